@@ -1,0 +1,69 @@
+"""bo-act: Bayesian optimization of activation functions over a learned embedding.
+
+Importing this package is light; torch and the rest are loaded when a name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bo_act.activations.catalogue import Catalogue
+    from bo_act.activations.expressions import Expression, canonical, parse
+    from bo_act.activations.module import Activation
+    from bo_act.activations.space import Space, load_space
+    from bo_act.errors import BoActError
+    from bo_act.features.compute import compute_features
+    from bo_act.features.fim import fim_spectra
+    from bo_act.features.table import FeatureTable
+    from bo_act.search.embedding import Embedding, PcaEmbedder
+    from bo_act.search.observations import Observations
+    from bo_act.search.searcher import Proposal, Searcher
+    from bo_act.specs import StudySpec, read_study
+    from bo_act.study.results import StudyResult
+    from bo_act.study.runner import run_study
+    from bo_act.study.sampler import ActivationSampler
+
+_HOME = {
+    "Activation": "activations.module",
+    "ActivationSampler": "study.sampler",
+    "BoActError": "errors",
+    "Catalogue": "activations.catalogue",
+    "Embedding": "search.embedding",
+    "Expression": "activations.expressions",
+    "FeatureTable": "features.table",
+    "Observations": "search.observations",
+    "PcaEmbedder": "search.embedding",
+    "Proposal": "search.searcher",
+    "Searcher": "search.searcher",
+    "Space": "activations.space",
+    "StudyResult": "study.results",
+    "StudySpec": "specs",
+    "canonical": "activations.expressions",
+    "compute_features": "features.compute",
+    "fim_spectra": "features.fim",
+    "load_space": "activations.space",
+    "parse": "activations.expressions",
+    "read_study": "specs",
+    "run_study": "study.runner",
+}
+
+__all__ = [  # noqa: PLE0604  (the keys are strings)
+    "__version__",
+    *_HOME,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bo_act' has no attribute {name!r}")
+    value = getattr(import_module(f"bo_act.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,214 @@
+"""Expressions: activation functions as immutable trees, their text, and their canonical form.
+
+The grammar, with the operators of ``operators.py``::
+
+    expression = "x" | NAME "(" expression { "," expression } ")"
+
+Spaces are allowed between tokens. Reading is bounded in length and depth, so that any text may
+be given to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bo_act.activations.operators import OPERATORS
+from bo_act.errors import ExpressionError, nearest
+
+MAX_LENGTH = 10_000
+MAX_DEPTH = 64
+
+_TOKEN = re.compile(r"\s*(?:([A-Za-z_][A-Za-z_0-9]*)|([(),]))")
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A node: the pre-activation ``x``, or an operator with its arguments.
+
+    Attributes:
+        name: ``"x"`` or an operator's name.
+        arguments: the operands, none for ``x``.
+    """
+
+    name: str
+    arguments: tuple[Expression, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.arguments:
+            return self.name
+        return f"{self.name}({','.join(map(str, self.arguments))})"
+
+    def nodes(self) -> Iterator[Expression]:
+        """Yield all nodes, arguments before the operators that take them."""
+        for argument in self.arguments:
+            yield from argument.nodes()
+        yield self
+
+    @property
+    def depth(self) -> int:
+        """The number of operators on the longest way down to ``x``."""
+        return 1 + max(argument.depth for argument in self.arguments) if self.arguments else 0
+
+
+X = Expression("x")
+ZERO = Expression("zero", (X,))
+ONE = Expression("one", (X,))
+
+
+def parse(text: str) -> Expression:
+    """Read an expression.
+
+    Raises:
+        ExpressionError: the text is no expression; says where and what was expected.
+    """
+    if not isinstance(text, str):
+        raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(
+            f"the text has {len(text)} characters, at most {MAX_LENGTH} are allowed"
+        )
+    return parse_tree(text, arities={name: op.accepts for name, op in OPERATORS.items()})
+
+
+def parse_tree(text: str, *, arities: dict[str, object]) -> Expression:
+    """Read a tree whose inner nodes are named as in ``arities``; see ``parse``.
+
+    Args:
+        text: what to read.
+        arities: name → predicate on the number of arguments. Schemas of spaces use more names
+            than expressions do.
+    """
+    reader = _Reader(text, arities)
+    tree = reader.node(0)
+    reader.end()
+    return tree
+
+
+class _Reader:
+    """Recursive descent over one text; ``position`` is where the next token starts."""
+
+    def __init__(self, text: str, arities: dict[str, object]) -> None:
+        self.text = text
+        self.arities = arities
+        self.position = 0
+
+    def error(self, message: str, position: int) -> ExpressionError:
+        return ExpressionError(message, text=self.text, position=position)
+
+    def token(self) -> tuple[str, int]:
+        match = _TOKEN.match(self.text, self.position)
+        if match is None:
+            rest = self.text[self.position :]
+            position = self.position + len(rest) - len(rest.lstrip())
+            if not rest.strip():
+                return "", position
+            raise self.error(f"unexpected character {rest.lstrip()[0]!r}", position)
+        self.position = match.end()
+        group = 1 if match.group(1) else 2
+        return match.group(group), match.start(group)
+
+    def node(self, depth: int) -> Expression:
+        name, start = self.token()
+        if not name:
+            raise self.error("expected 'x' or an operator, but the text ends", start)
+        if name in "(),":
+            raise self.error(f"expected 'x' or an operator, got {name!r}", start)
+        if name == "x":
+            return X
+        if name not in self.arities:
+            raise self.error(f"unknown operator {name!r}{nearest(name, self.arities)}", start)
+        if depth >= MAX_DEPTH:
+            raise self.error(f"nested more than {MAX_DEPTH} operators deep", start)
+        bracket, place = self.token()
+        if bracket != "(":
+            came = repr(bracket) if bracket else "the end of the text"
+            raise self.error(f"expected '(' after {name!r}, got {came}", place)
+        arguments = [self.node(depth + 1)]
+        while True:
+            mark, place = self.token()
+            if mark == ")":
+                break
+            if mark != ",":
+                came = repr(mark) if mark else "the end of the text"
+                raise self.error(f"expected ',' or ')' in {name}(...), got {came}", place)
+            arguments.append(self.node(depth + 1))
+        self.check(name, len(arguments), start)
+        return Expression(name, tuple(arguments))
+
+    def check(self, name: str, count: int, start: int) -> None:
+        accepts = self.arities[name]
+        if callable(accepts) and not accepts(count):
+            takes = f" takes {OPERATORS[name].arity}" if name in OPERATORS else ""
+            raise self.error(f"{name}{takes or ' does not take this'}, got {count}", start)
+
+    def end(self) -> None:
+        rest, start = self.token()
+        if rest:
+            raise self.error(f"expected the end of the text, got {rest!r}", start)
+
+
+# --- canonical form -------------------------------------------------------------------------
+
+# Applying these a second time changes nothing.
+_IDEMPOTENT = {"abs", "relu", "zero", "one"}
+
+
+def canonical(expression: Expression) -> Expression:
+    """Return the canonical form: equal in value at every x, in every floating dtype.
+
+    Arguments of commutative operators are ordered (shorter text first, then alphabetically);
+    ``identity``, ``zero`` and ``one`` are simplified where that is exact for every x, including
+    those at which a part is infinite or not a number (so ``mul(exp(x),zero(x))`` stays). The
+    sign of zero may change.
+    """
+    arguments = tuple(canonical(argument) for argument in expression.arguments)
+    name = expression.name
+    if name in ("zero", "one"):
+        return Expression(name, (X,))
+    if len(arguments) == 1:
+        return _unary(name, arguments[0])
+    if len(arguments) > 1:
+        if OPERATORS[name].commutative:
+            arguments = tuple(sorted(arguments, key=_order))
+        return _several(name, arguments)
+    return X
+
+
+def _order(expression: Expression) -> tuple[int, str]:
+    text = str(expression)
+    return len(text), text
+
+
+def _unary(name: str, inner: Expression) -> Expression:
+    if name == "identity":
+        return inner
+    if name == "negative" and inner.name == "negative":
+        return inner.arguments[0]
+    if name in _IDEMPOTENT and inner.name == name:
+        return inner
+    if name in ("abs", "square", "cosh") and inner.name == "negative":
+        return Expression(name, inner.arguments)
+    return Expression(name, (inner,))
+
+
+def _several(name: str, arguments: tuple[Expression, ...]) -> Expression:
+    first, second = arguments[0], arguments[-1]
+    if name in ("add", "sum_n", "mul", "prod_n"):
+        neutral = ZERO if name in ("add", "sum_n") else ONE
+        kept = tuple(a for a in arguments if a != neutral) or (neutral,)
+        return kept[0] if len(kept) == 1 else Expression(name, kept)
+    if name in ("max", "min", "max_n", "min_n"):
+        kept = tuple(dict.fromkeys(arguments))
+        return kept[0] if len(kept) == 1 else Expression(name, kept)
+    if (name == "sub" and second == ZERO) or (name in ("div", "pow") and second == ONE):
+        return first
+    if name == "sub" and first == ZERO:
+        return _unary("negative", second)
+    if name == "div" and first == ONE:
+        return _unary("reciprocal", second)
+    # IEEE 754: pow(a, 0) and pow(1, b) are 1 for every a and b, also for NaN.
+    if name == "pow" and (second == ZERO or first == ONE):
+        return ONE
+    return Expression(name, arguments)

@@ -1,0 +1,152 @@
+"""Activation: an expression as a torch module."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bo_act.activations.expressions import Expression, parse
+from bo_act.activations.operators import OPERATORS
+from bo_act.errors import ExpressionError
+
+_Step = tuple[str, tuple[int, ...]]
+
+
+class Activation(nn.Module):
+    """An activation function, elementwise, without parameters.
+
+    Works in every floating dtype, on every device, under autocast and ``torch.compile``.
+    Half-precision input is computed in float32 inside and returned in its own dtype, since
+    composed functions (``exp`` of ``square``) leave the range of half precision long before
+    their value does.
+
+    Args:
+        expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree.
+        normalize: shift and scale the output to mean 0 and variance 1 under x ~ N(0, 1).
+
+    Raises:
+        ExpressionError: the text is no expression, or ``normalize`` was asked of a function that
+            is constant or has no finite mean and variance.
+    """
+
+    def __init__(self, expression: str | Expression, *, normalize: bool = False) -> None:
+        super().__init__()
+        self.expression = parse(expression) if isinstance(expression, str) else expression
+        self.normalize = normalize
+        self._plan = _plan(self.expression)
+        self._functions = [OPERATORS[name].function for name, _ in self._plan]
+        self._shift, self._scale = 0.0, 1.0
+        if normalize:
+            mean, variance = moments(self.expression)
+            deviation = variance**0.5
+            # A constant's variance is rounding error, not zero.
+            if not deviation > 1e-9 * max(1.0, abs(mean)) or deviation == float("inf"):
+                raise ExpressionError(
+                    f"cannot normalize {self.expression}: under a standard-normal input its mean "
+                    f"is {mean:g} and its variance {variance:g}; expected both finite and the "
+                    "variance above zero. Use normalize=False"
+                )
+            self._shift, self._scale = mean, 1.0 / deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate elementwise.
+
+        Args:
+            x: pre-activations, any shape, floating dtype.
+
+        Returns:
+            Values, same shape and dtype.
+        """
+        narrow = x.dtype in (torch.float16, torch.bfloat16)
+        values = [x.float() if narrow else x]
+        with torch.autocast(x.device.type, enabled=False):
+            for function, (_, operands) in zip(self._functions, self._plan, strict=True):
+                values.append(function(*[values[i] for i in operands]))
+            value = values[-1]
+            if self.normalize:
+                value = (value - self._shift) * self._scale
+        return value.to(x.dtype) if narrow else value
+
+    def extra_repr(self) -> str:
+        """Show the expression inside ``Activation(...)``."""
+        return str(self.expression) + (", normalize=True" if self.normalize else "")
+
+    def __repr__(self) -> str:
+        return f"Activation({self.extra_repr()})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
+        # Nothing in here changes, and some operators are local functions.
+        copied = type(self).__new__(type(self))
+        nn.Module.__init__(copied)
+        copied.__dict__.update(
+            {k: v for k, v in self.__dict__.items() if k not in copied.__dict__}
+        )
+        copied.train(self.training)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (str(self.expression), self.normalize)
+
+
+def _rebuild(text: str, normalize: bool) -> Activation:
+    return Activation(text, normalize=normalize)
+
+
+def _plan(expression: Expression) -> list[_Step]:
+    """Order the distinct operators so that each stands after its operands.
+
+    Step k computes value k + 1; value 0 is x. Equal subtrees are computed once.
+    """
+    place: dict[Expression, int] = {}
+    steps: list[_Step] = []
+    for node in expression.nodes():
+        if node in place:
+            continue
+        if node.arguments:
+            steps.append((node.name, tuple(place[a] for a in node.arguments)))
+            place[node] = len(steps)
+        else:
+            place[node] = 0
+    return steps
+
+
+def evaluate(expression: Expression, x: Tensor) -> Tensor:
+    """Evaluate an expression elementwise, in the dtype of ``x``."""
+    values = [x]
+    for name, operands in _plan(expression):
+        values.append(OPERATORS[name].function(*[values[i] for i in operands]))
+    return values[-1]
+
+
+@cache
+def _normal_grid(reach: float, points: int) -> tuple[Tensor, Tensor]:
+    """Return points on [-reach, reach] and their weights under N(0, 1), summing to 1.
+
+    The trapezoidal rule, because it is as good with kinks as without, which a Gauss-Hermite rule
+    is not.
+    """
+    # Shifted off the exact zero in the middle: reciprocal(x) has a pole there.
+    x = torch.linspace(-reach, reach, points, dtype=torch.float64) + 1e-7
+    weights = torch.exp(-0.5 * x**2)
+    return x, weights / weights.sum()
+
+
+def moments(expression: Expression) -> tuple[float, float]:
+    """Return mean and variance of the output under x ~ N(0, 1), in float64.
+
+    Not finite where the function is not. Infinite where the integral has not converged, that is
+    where it depends on the grid (poles, tails that grow faster than the normal density falls).
+    """
+    found = []
+    for reach, points in ((10.0, 20_001), (9.0, 30_001)):
+        x, weights = _normal_grid(reach, points)
+        values = evaluate(expression, x)
+        mean = (weights * values).sum()
+        found.append((float(mean), float((weights * (values - mean) ** 2).sum())))
+    (mean_a, variance_a), (_, variance_b) = found
+    if abs(variance_a - variance_b) > 1e-2 * max(variance_a, variance_b) + 1e-12:
+        return mean_a, float("inf")
+    return mean_a, variance_a

@@ -1,0 +1,310 @@
+"""Space: the expressions that a space file describes, addressed by number.
+
+A schema is a tree whose inner nodes are slots (``unary``, ``binary``, ``nary``) or operators that
+stand for themselves. Filling the slots gives expressions; an expression's number is its place in
+the enumeration, schema after schema, with the last slot running fastest. Nothing is held for each
+expression: number, slots and tree are computed from one another.
+
+A slot is also an Optuna parameter, so that any sampler can search the space. Slots are named by
+their place in the tree: ``binary(unary(x),unary(x))`` has ``binary``, ``left`` and ``right``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING
+
+from bo_act.activations.expressions import Expression, X, canonical, parse, parse_tree
+from bo_act.activations.operators import OPERATORS, of_kind
+from bo_act.errors import ExpressionError, SpecError, nearest
+from bo_act.specs import SpaceSpec, read_space
+
+if TYPE_CHECKING:
+    from optuna.distributions import CategoricalDistribution
+    from optuna.trial import BaseTrial
+
+    from bo_act.activations.catalogue import Catalogue
+    from bo_act.activations.module import Activation
+
+KINDS = ("unary", "binary", "nary")
+SCHEMA_SLOT = "schema"
+EXPRESSION_SLOT = "expression"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a schema that takes one of several operators.
+
+    Attributes:
+        name: the Optuna parameter.
+        choices: operator names, in the order of the space file.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One schema with its slots in the order of the enumeration (from the root, left to right).
+
+    Attributes:
+        text: as written in the space file.
+        tree: inner nodes are slots' names or operators.
+        slots: empty for a single expression.
+    """
+
+    text: str
+    tree: Expression
+    slots: tuple[Slot, ...]
+
+    def __len__(self) -> int:
+        count = 1
+        for slot in self.slots:
+            count *= len(slot.choices)
+        return count
+
+    def fill(self, operators: Mapping[str, str]) -> Expression:
+        """Return the expression with the given operator in each slot."""
+
+        def build(node: Expression) -> Expression:
+            arguments = tuple(build(argument) for argument in node.arguments)
+            return Expression(operators.get(node.name, node.name), arguments)
+
+        return build(self.tree)
+
+    def operators(self, number: int) -> dict[str, str]:
+        """Return the operator of each slot for the expression of that number."""
+        chosen = []
+        for slot in reversed(self.slots):
+            number, place = divmod(number, len(slot.choices))
+            chosen.append((slot.name, slot.choices[place]))
+        return dict(reversed(chosen))
+
+    def number(self, operators: Mapping[str, str]) -> int:
+        """Return the number of the expression with these operators in its slots."""
+        number = 0
+        for slot in self.slots:
+            number = number * len(slot.choices) + slot.choices.index(operators[slot.name])
+        return number
+
+
+class Space:
+    """All expressions of a space file.
+
+    Args:
+        spec: the checked content of a space file.
+
+    Raises:
+        SpecError: an unknown operator, a schema that is none, a baseline that is no expression.
+    """
+
+    def __init__(self, spec: SpaceSpec) -> None:
+        self.spec = spec
+        self.name = spec.name
+        for kind in KINDS:
+            _check_operators(spec, kind)
+        self.shapes = tuple(_shape(text, spec) for text in spec.schemas)
+        self.singles = tuple(_expression(text, spec, "expressions") for text in spec.expressions)
+        self.baselines = tuple(_expression(text, spec, "baselines") for text in spec.baselines)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shapes)) + len(self.singles)
+
+    def __repr__(self) -> str:
+        return f"Space({self.name!r}, {len(self)} expressions)"
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The distinct functions of the space (computed at the first use)."""
+        from bo_act.activations.catalogue import Catalogue
+
+        return Catalogue.build(self)
+
+    @cached_property
+    def hash(self) -> str:
+        """Identify the space by what is in it: operators, schemas, expressions, domain."""
+        content = self.spec.model_dump_json(exclude={"name", "description", "baselines"})
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def expression(self, number: int) -> Expression:
+        """Return the expression of that number, from 0 to ``len(space) - 1``."""
+        for shape in self.shapes:
+            if number < len(shape):
+                return shape.fill(shape.operators(number))
+            number -= len(shape)
+        return self.singles[number]
+
+    def __iter__(self) -> Iterator[Expression]:
+        for shape in self.shapes:
+            names = [slot.name for slot in shape.slots]
+            for chosen in product(*(slot.choices for slot in shape.slots)):
+                yield shape.fill(dict(zip(names, chosen, strict=True)))
+        yield from self.singles
+
+    # --- Optuna parameters ------------------------------------------------------------------
+
+    @cached_property
+    def schema_choices(self) -> tuple[str, ...]:
+        """What the ``schema`` parameter can be; one entry means that there is none."""
+        return (*(shape.text for shape in self.shapes), *([EXPRESSION_SLOT] * bool(self.singles)))
+
+    @cached_property
+    def distributions(self) -> dict[str, CategoricalDistribution]:
+        """All slots of all schemas as Optuna distributions, by parameter name."""
+        from optuna.distributions import CategoricalDistribution
+
+        slots: dict[str, tuple[str, ...]] = {}
+        if len(self.schema_choices) > 1:
+            slots[SCHEMA_SLOT] = self.schema_choices
+        for shape in self.shapes:
+            slots.update((slot.name, slot.choices) for slot in shape.slots)
+        if self.singles:
+            slots[EXPRESSION_SLOT] = tuple(map(str, self.singles))
+        return {name: CategoricalDistribution(choices) for name, choices in slots.items()}
+
+    def params(self, number: int) -> dict[str, str]:
+        """Return the Optuna parameters of the expression of that number."""
+        schema = {}
+        for choice, shape in enumerate(self.shapes):
+            if number < len(shape):
+                if len(self.schema_choices) > 1:
+                    schema = {SCHEMA_SLOT: self.schema_choices[choice]}
+                return schema | shape.operators(number)
+            number -= len(shape)
+        if len(self.schema_choices) > 1:
+            schema = {SCHEMA_SLOT: EXPRESSION_SLOT}
+        return schema | {EXPRESSION_SLOT: str(self.singles[number])}
+
+    def number(self, params: Mapping[str, object]) -> int:
+        """Return the number of the expression with these Optuna parameters.
+
+        Others among them are left aside.
+
+        Raises:
+            ExpressionError: a slot is missing or holds what it cannot hold.
+        """
+        schema = params.get(SCHEMA_SLOT, self.schema_choices[0])
+        start = 0
+        try:
+            for shape in self.shapes:
+                if shape.text == schema:
+                    return start + shape.number({s.name: str(params[s.name]) for s in shape.slots})
+                start += len(shape)
+            texts = self.distributions[EXPRESSION_SLOT].choices
+            return start + texts.index(str(params[EXPRESSION_SLOT]))
+        except (KeyError, ValueError) as error:
+            raise ExpressionError(
+                f"these parameters are no member of the space {self.name!r}: {dict(params)}; "
+                f"its slots are {', '.join(self.distributions)}"
+            ) from error
+
+    def suggest(self, trial: BaseTrial, *, normalize: bool = False) -> Activation:
+        """Ask an Optuna trial for one function of the space.
+
+        With ``ActivationSampler`` the slots are filled with the proposed function; any other
+        sampler fills them in its own way.
+
+        Args:
+            trial: running or frozen trial.
+            normalize: as in ``Activation``.
+
+        Returns:
+            An ``Activation``, ready for a network.
+        """
+        from bo_act.activations.module import Activation
+
+        return Activation(self.suggest_expression(trial), normalize=normalize)
+
+    def suggest_expression(self, trial: BaseTrial) -> Expression:
+        """Ask an Optuna trial for one function of the space, as a canonical expression."""
+
+        def ask(name: str) -> str:
+            return str(trial.suggest_categorical(name, self.distributions[name].choices))
+
+        schema = ask(SCHEMA_SLOT) if SCHEMA_SLOT in self.distributions else self.schema_choices[0]
+        for shape in self.shapes:
+            if shape.text == schema:
+                return canonical(shape.fill({slot.name: ask(slot.name) for slot in shape.slots}))
+        return canonical(parse(ask(EXPRESSION_SLOT)))
+
+
+def load_space(name: str) -> Space:
+    """Load a space by name (``"act_bench"``) or by the path of its file.
+
+    Raises:
+        ContentNotFoundError: no such file.
+        SpecError: the file is not a space, or names an unknown operator.
+    """
+    return Space(read_space(name))
+
+
+# --- reading schemas ------------------------------------------------------------------------
+
+
+def _check_operators(spec: SpaceSpec, kind: str) -> None:
+    chosen: Sequence[str] = getattr(spec, kind)
+    known = of_kind(kind)  # type: ignore[arg-type]
+    for name in chosen:
+        if name not in known:
+            raise SpecError(
+                f"space {spec.name!r}: unknown {kind} operator {name!r}{nearest(name, known)}; "
+                f"known: {', '.join(known)}"
+            )
+    if len(set(chosen)) < len(chosen):
+        twice = next(name for name in chosen if list(chosen).count(name) > 1)
+        raise SpecError(f"space {spec.name!r}: {kind} operator {twice!r} is listed twice")
+
+
+def _expression(text: str, spec: SpaceSpec, key: str) -> Expression:
+    try:
+        return parse(text)
+    except ExpressionError as error:
+        raise SpecError(f"space {spec.name!r}, {key}: {error}") from error
+
+
+def _shape(text: str, spec: SpaceSpec) -> Shape:
+    arities: dict[str, object] = {name: op.accepts for name, op in OPERATORS.items()}
+    arities |= {
+        "unary": lambda count: count == 1,
+        "binary": lambda count: count == 2,
+        "nary": lambda count: count >= 2,
+    }
+    try:
+        tree = parse_tree(text, arities=arities)
+    except ExpressionError as error:
+        raise SpecError(f"space {spec.name!r}, schemas: {error}") from error
+    slots: list[Slot] = []
+
+    def name_slots(node: Expression, place: str) -> Expression:
+        if node == X:
+            return node
+        name = node.name
+        if name in KINDS:
+            choices: tuple[str, ...] = getattr(spec, name)
+            if not choices:
+                raise SpecError(
+                    f"space {spec.name!r}: the schema {text!r} has a {name!r} slot, but the file "
+                    f"lists no {name} operators; add `{name} = [...]`"
+                )
+            # The kind is in the name, so that schemas can share a slot of the same kind.
+            name = place + ("" if node.name == "unary" else f"_{name}") if place else name
+            slots.append(Slot(name, choices))
+        children = _places(len(node.arguments))
+        arguments = tuple(
+            name_slots(argument, f"{place}_{child}" if place else child)
+            for argument, child in zip(node.arguments, children, strict=True)
+        )
+        return Expression(name, arguments)
+
+    return Shape(text, name_slots(tree, ""), tuple(slots))
+
+
+def _places(count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ("inner",)
+    return ("left", "right") if count == 2 else tuple(f"arg{i + 1}" for i in range(count))

@@ -1,0 +1,86 @@
+"""Every error that bo-act raises on purpose.
+
+    BoActError
+    ├── ContentNotFoundError   a space, model or study that is nowhere to be found
+    ├── SpecError              a file whose content is not what its form asks for
+    ├── ExpressionError        a text that is not an activation function
+    ├── NetworkError           a model file or network that cannot be used
+    ├── DataError              a data set that cannot be read
+    ├── FeatureError           features that cannot be computed or read
+    ├── SearchError            a search that cannot go on
+    └── StorageError           a study storage that cannot be reached or holds something else
+
+Each message says what was expected, what came, and what to do. The command line prints it on one
+line and exits with 2.
+"""
+
+__all__ = [
+    "BoActError",
+    "ContentNotFoundError",
+    "DataError",
+    "ExpressionError",
+    "FeatureError",
+    "NetworkError",
+    "SearchError",
+    "SpecError",
+    "StorageError",
+    "nearest",
+]
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BoActError(Exception):
+    """The base of all errors that bo-act raises on purpose."""
+
+
+class ContentNotFoundError(BoActError):
+    """A space, model or study was asked for that does not exist."""
+
+
+class SpecError(BoActError):
+    """A study or space file does not have the form it should have."""
+
+
+class ExpressionError(BoActError):
+    """A text is not an activation function of the operator table.
+
+    Attributes:
+        text: the text that was read.
+        position: zero-based index in ``text`` where reading stopped.
+    """
+
+    def __init__(self, message: str, *, text: str = "", position: int | None = None) -> None:
+        self.text = text
+        self.position = position
+        if position is not None:
+            shown = text if len(text) <= 80 else text[:77] + "..."
+            message = f"{message} (at position {position} of {shown!r})"
+        super().__init__(message)
+
+
+class NetworkError(BoActError):
+    """A model file or a network does not fulfil its contract."""
+
+
+class DataError(BoActError):
+    """A data set is missing or is not what it should be."""
+
+
+class FeatureError(BoActError):
+    """Features cannot be computed or read."""
+
+
+class SearchError(BoActError):
+    """The search cannot go on: nothing to propose, or inputs that do not fit together."""
+
+
+class StorageError(BoActError):
+    """A storage cannot be reached, or holds a study that does not match."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the known word nearest to ``word``, or ``""``."""
+    match = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -1,0 +1,83 @@
+"""FeatureTable: what is known of each function of a catalogue before any training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bo_act.errors import FeatureError
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One kind of feature for all N functions.
+
+    Attributes:
+        values: (N, k) float32; rows of missing functions are NaN.
+        reasons: N texts: why a function has no such feature, ``""`` where it has.
+    """
+
+    values: np.ndarray
+    reasons: tuple[str, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.reasons):
+            raise FeatureError(
+                f"a block needs a reason (or '') for each of its {len(self.values)} rows, "
+                f"got {len(self.reasons)}"
+            )
+        bad = self.present & ~np.isfinite(self.values).all(axis=1)
+        if bad.any():
+            raise FeatureError(f"row {int(np.flatnonzero(bad)[0])} is not finite and has no reason")
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """(N,) bool: which functions have the feature."""
+        return np.array([not reason for reason in self.reasons], dtype=bool)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """All features of the N functions of one catalogue.
+
+    Attributes:
+        catalogue_hash: of the catalogue whose indices the rows are.
+        blocks: feature kind → block. ``outputs`` and ``moments`` come from the function alone;
+            ``fim`` (L · Q log-eigenvalue quantiles) and ``fim_null`` (L null-space masses) from
+            an untrained network of L layers that uses it.
+        provenance: what the features were computed from and with.
+    """
+
+    catalogue_hash: str
+    blocks: Mapping[str, Block]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        counts = {name: len(block.values) for name, block in self.blocks.items()}
+        if len(set(counts.values())) != 1:
+            raise FeatureError(f"expected blocks of one length, got {counts}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.blocks.values())).values)
+
+    @cached_property
+    def hash(self) -> str:
+        """Identify the table by its catalogue and its numbers."""
+        digest = hashlib.sha256(self.catalogue_hash.encode())
+        for name in sorted(self.blocks):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.blocks[name].values).tobytes())
+        return digest.hexdigest()
+
+    def missing(self) -> dict[str, dict[str, int]]:
+        """Count the reasons of what is missing: block → kind of reason → functions."""
+        counts: dict[str, dict[str, int]] = {}
+        for name, block in self.blocks.items():
+            kinds = [reason.split(",")[0] for reason in block.reasons if reason]
+            counts[name] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+        return counts

@@ -1,0 +1,75 @@
+"""Finding content: spaces, models and studies, by name or by path.
+
+A bare name is looked for in the working directory's own folder (``./spaces``, ``./models``,
+``./studies``) first and then in what is shipped with bo-act. Whatever looks like a path (a
+separator or the file ending) is taken as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_cache_dir
+
+from bo_act.errors import ContentNotFoundError, nearest
+
+Kind = Literal["spaces", "models", "studies"]
+
+SUFFIX: dict[Kind, str] = {"spaces": ".toml", "models": ".py", "studies": ".toml"}
+
+
+def shipped_folder(kind: Kind) -> Path:
+    """Return the folder of what is shipped: inside the wheel, or the repository's own."""
+    package = Path(__file__).resolve().parent
+    installed = package / "library" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def folders(kind: Kind) -> list[Path]:
+    """Return the folders that a bare name is looked for in, in that order."""
+    return [Path.cwd() / kind, shipped_folder(kind)]
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the bare names that can be used now, sorted."""
+    found = {path.stem for folder in folders(kind) for path in folder.glob("*" + SUFFIX[kind])}
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def find(kind: Kind, name: str) -> Path:
+    """Return the file of a space, model or study.
+
+    Args:
+        kind: which folder to look in.
+        name: a bare name (``"act_bench"``) or a path (``"my_spaces/small.toml"``).
+
+    Raises:
+        ContentNotFoundError: there is no such file.
+    """
+    suffix = SUFFIX[kind]
+    what = "study" if kind == "studies" else kind[:-1]
+    if name.endswith(suffix) or "/" in name or "\\" in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ContentNotFoundError(
+                f"no {what} file {name!r} (looked in {Path.cwd()}); "
+                f"give an existing path or one of the names: {', '.join(names(kind))}"
+            )
+        return path.resolve()
+    for folder in folders(kind):
+        path = folder / (name + suffix)
+        if path.is_file():
+            return path.resolve()
+    known = names(kind)
+    raise ContentNotFoundError(
+        f"no {what} named {name!r}{nearest(name, known)}; "
+        f"known names: {', '.join(known) or 'none'}; or give the path of a {suffix} file"
+    )
+
+
+def cache_dir() -> Path:
+    """Return the folder of caches (features, data): ``$BO_ACT_CACHE_DIR`` or the platform's."""
+    moved = os.environ.get("BO_ACT_CACHE_DIR")
+    return Path(moved).expanduser() if moved else Path(user_cache_dir("bo-act"))

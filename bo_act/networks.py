@@ -1,0 +1,235 @@
+"""Loading networks: one PyTorch file each, which defines ``build``.
+
+The contract of a model file::
+
+    def build(activation, *, in_channels, image_size, num_classes, <options>) -> nn.Module
+
+``activation()`` returns a fresh module; ``build`` calls it once for each place where the searched
+function stands. Options are further keyword arguments with defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.abc
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from bo_act import library
+from bo_act.errors import BoActError, NetworkError, nearest
+from bo_act.specs import ModelSpec
+
+CONTRACT = ("in_channels", "image_size", "num_classes")
+EXPECTED = "build(activation, *, in_channels, image_size, num_classes, <options>)"
+
+
+@dataclass(frozen=True)
+class NetworkBuilder:
+    """A network that can be built with any activation function.
+
+    Attributes:
+        name: the name or path that the study gives.
+        path: the model file.
+        source_hash: sha256 (hexadecimal) of the file's bytes and the options.
+        options: keyword arguments for ``build`` besides those of the contract.
+        build: the file's function.
+    """
+
+    name: str
+    path: Path
+    source_hash: str
+    options: Mapping[str, Any] = field(hash=False)
+    build: Callable[..., nn.Module] = field(repr=False, compare=False)
+
+    def __call__(
+        self,
+        activation: Callable[[], nn.Module],
+        *,
+        in_channels: int,
+        image_size: int,
+        num_classes: int,
+        seed: int,
+    ) -> nn.Module:
+        """Build the network; its initial weights follow from ``seed`` alone.
+
+        torch's global random state is left as it was.
+
+        Args:
+            activation: returns a fresh module of the activation function.
+            in_channels: channels of the images.
+            image_size: height and width of the images in pixels.
+            num_classes: number of values that the network returns for each image.
+            seed: of the initial weights.
+
+        Returns:
+            The network, from images (b, in_channels, image_size, image_size) to logits
+            (b, num_classes).
+
+        Raises:
+            NetworkError: ``build`` failed, returned something else, or never used ``activation``.
+        """
+        calls = 0
+
+        def counted() -> nn.Module:
+            nonlocal calls
+            calls += 1
+            return activation()
+
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            try:
+                network = self.build(
+                    counted,
+                    in_channels=in_channels,
+                    image_size=image_size,
+                    num_classes=num_classes,
+                    **self.options,
+                )
+            except (BoActError, torch.OutOfMemoryError):
+                raise  # out of memory is no fault of the file
+            except Exception as error:
+                raise NetworkError(
+                    f"{self.path}: build failed for {in_channels} channels, images of "
+                    f"{image_size} x {image_size} and {num_classes} classes: {_one_line(error)}"
+                ) from error
+        if not isinstance(network, nn.Module):
+            raise NetworkError(
+                f"{self.path}: expected build to return a torch.nn.Module, "
+                f"got {type(network).__name__}"
+            )
+        if calls == 0:
+            raise NetworkError(
+                f"{self.path}: build never called activation(), so no activation function would "
+                f"change this network; call it once for each activation layer"
+            )
+        return network
+
+
+def load_network(spec: ModelSpec) -> NetworkBuilder:
+    """Load a model file by name or path.
+
+    Raises:
+        ContentNotFoundError: no such file.
+        NetworkError: the file cannot be imported or does not fulfil the contract, or an option
+            is not one of its options.
+    """
+    path = library.find("models", spec.name)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise NetworkError(f"{path}: cannot be read: {_one_line(error)}") from error
+    options = dict(spec.options)
+    canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), default=str)
+    build = getattr(_import(path, source), "build", None)
+    if not callable(build):
+        came = "no such name" if build is None else f"{type(build).__name__} {build!r:.40}"
+        raise NetworkError(
+            f"{path}: expected a function {EXPECTED}, got {came}; define it in this file"
+        )
+    _check_signature(path, build, options)
+    return NetworkBuilder(
+        name=spec.name,
+        path=path,
+        source_hash=hashlib.sha256(source + b"\0" + canonical.encode()).hexdigest(),
+        options=options,
+        build=build,
+    )
+
+
+class _Source(importlib.abc.ExecutionLoader):
+    """Runs exactly the bytes that were hashed, and writes no bytecode beside the user's file."""
+
+    def __init__(self, path: Path, source: bytes) -> None:
+        self.path = path
+        self.source = source
+
+    def get_filename(self, fullname: str) -> str:  # noqa: ARG002
+        return str(self.path)
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002
+        return importlib.util.decode_source(self.source)
+
+
+def _import(path: Path, source: bytes) -> ModuleType:
+    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()
+    # Dataclasses and pickle look a class's module up in sys.modules, so it has to stay there;
+    # the digest keeps it apart from every other module.
+    name = f"_bo_act_model_{digest[:16]}"
+    loader = _Source(path, source)
+    module_spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if module_spec is None:
+        raise NetworkError(f"{path}: expected a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise NetworkError(
+            f"{path}: cannot be imported: {_one_line(error)}; "
+            f"expected a self-contained Python file that defines {EXPECTED}"
+        ) from error
+    return module
+
+
+def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError) as error:
+        raise NetworkError(
+            f"{path}: expected {EXPECTED}, got a build whose arguments cannot be read"
+        ) from error
+    contract = dict.fromkeys(CONTRACT)
+    try:
+        signature.bind_partial(None, **contract)
+    except TypeError as error:
+        raise NetworkError(
+            f"{path}: expected {EXPECTED}, got build{_shown(signature)}: {error}; "
+            f"change its arguments"
+        ) from error
+
+    parameters = list(signature.parameters.values())
+    known = [
+        parameter.name
+        for parameter in parameters[1:]
+        if parameter.name not in CONTRACT
+        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    fixed = {parameters[0].name, *CONTRACT}
+    for option in options:
+        if option in fixed or (option not in known and not takes_any):
+            hint = nearest(option, known) or f"; known options: {', '.join(known) or 'none'}"
+            raise NetworkError(f"{path}: unknown option {option!r}{hint}")
+    try:
+        signature.bind(None, **contract, **options)
+    except TypeError as error:
+        raise NetworkError(
+            f"{path}: build{_shown(signature)} cannot be called: {error}; give it a default "
+            f"value in the file or set it among the model's options"
+        ) from error
+
+
+def _shown(signature: inspect.Signature) -> str:
+    plain = [
+        parameter.replace(default=parameter.empty, annotation=parameter.empty)
+        for parameter in signature.parameters.values()
+    ]
+    return str(inspect.Signature(plain))
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name

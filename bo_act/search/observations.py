@@ -1,0 +1,71 @@
+"""Observations: what has been measured, and how it is shown to a Gaussian process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+from bo_act.errors import SearchError
+
+Targets = Literal["rank_normal", "winsorized", "standardized"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Values of n evaluated functions, larger is better.
+
+    Attributes:
+        indices: (n,) index in the catalogue.
+        values: (n,) float64; a diverged function has its chance-level value.
+        closed: indices that are not to be proposed though they have no value (pruned, given up).
+    """
+
+    indices: np.ndarray
+    values: np.ndarray
+    closed: frozenset[int] = field(default=frozenset())
+
+    def __post_init__(self) -> None:
+        if self.indices.shape != self.values.shape or self.indices.ndim != 1:
+            raise SearchError(
+                f"expected as many indices as values, got {self.indices.shape} and "
+                f"{self.values.shape}"
+            )
+        if not np.isfinite(self.values).all():
+            bad = int(np.flatnonzero(~np.isfinite(self.values))[0])
+            raise SearchError(
+                f"observation {bad} has the value {self.values[bad]}; expected a finite number "
+                "(a diverged function is given its chance-level value)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
+    """Map values to what the Gaussian process models.
+
+    About half of a space sits at chance level, far below all that is of interest, which a
+    Gaussian process with one length scale cannot follow.
+
+    Args:
+        values: (n,) larger is better.
+        how: ``rank_normal``: normal quantile of the rank, ties sharing the mean rank;
+            ``winsorized``: values below q25 - 1.5 · (q75 - q25) of the upper half raised to it,
+            then standardized; ``standardized``: mean 0, variance 1.
+
+    Returns:
+        (n,) float64, mean about 0 and of the order of 1.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if how == "rank_normal":
+        return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
+    if how == "winsorized":
+        upper = values[values >= np.median(values)]
+        low, high = np.quantile(upper, [0.25, 0.75])
+        values = np.maximum(values, low - 1.5 * (high - low))
+    deviation = values.std()
+    centred = values - values.mean()
+    return np.asarray(centred / deviation if deviation > 0 else centred)

@@ -1,0 +1,146 @@
+"""The surrogate: a Gaussian process over embedded points.
+
+n  observations                                 X  (n, d) their points
+m  candidates                                   P  (m, d) their points
+d  dimensions of the embedding                  K  (n, n) kernel matrix of X, with noise
+                                                L  (n, n) its Cholesky factor
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from botorch.exceptions import ModelFittingError
+from botorch.exceptions.warnings import OptimizationWarning
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.models.model import Model
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from botorch.utils.sampling import manual_seed
+from gpytorch.constraints import GreaterThan
+from gpytorch.distributions import MultivariateNormal
+from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel, ScaleKernel
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import GammaPrior, LogNormalPrior
+from linear_operator.operators import DiagLinearOperator
+from linear_operator.utils.cholesky import psd_safe_cholesky
+from torch import Tensor
+
+
+def block_kernel(blocks: Mapping[str, slice]) -> Kernel:
+    """Return a kernel with one length scale a block: the sum of the blocks and their product.
+
+    A block's own term lets it explain the value alone; the product lets functions be alike only
+    where they are alike in every block. Length scales have the dimension-scaled prior of
+    Hvarfner et al. (2024), arXiv 2402.02229.
+    """
+
+    def matern(columns: slice) -> MaternKernel:
+        dimensions = torch.arange(columns.start, columns.stop)
+        prior = LogNormalPrior(2.0**0.5 + 0.5 * float(torch.tensor(len(dimensions)).log()), 3.0**0.5)
+        return MaternKernel(
+            nu=2.5,
+            active_dims=dimensions,
+            lengthscale_prior=prior,
+            lengthscale_constraint=GreaterThan(0.025, transform=None, initial_value=prior.mode),
+        )
+
+    def scaled(kernel: Kernel) -> ScaleKernel:
+        return ScaleKernel(kernel, outputscale_prior=GammaPrior(2.0, 3.0))
+
+    terms = [scaled(matern(columns)) for columns in blocks.values()]
+    if len(blocks) > 1:
+        terms.append(scaled(ProductKernel(*[matern(columns) for columns in blocks.values()])))
+    return terms[0] if len(terms) == 1 else AdditiveKernel(*terms)
+
+
+def fit_gp(x: Tensor, y: Tensor, blocks: Mapping[str, slice], *, seed: int) -> SingleTaskGP:
+    """Fit a Gaussian process by the maximum of its marginal likelihood and priors.
+
+    Args:
+        x: (n, d) float64 points in [0, 1].
+        y: (n,) float64 warped targets.
+        blocks: columns of each feature block.
+        seed: of the restarts that a failed optimization makes; nothing else is random.
+
+    Returns:
+        The fitted model. Where every restart fails, the model has the priors' modes, and a
+        ``ModelFittingError``'s message is kept as ``model.fit_failure``.
+    """
+    model = SingleTaskGP(
+        x, y.unsqueeze(-1), covar_module=block_kernel(blocks), outcome_transform=None
+    )
+    model.fit_failure = ""
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with manual_seed(seed), warnings.catch_warnings():
+            # A restart is part of fitting; only the failure of all of them is of interest.
+            warnings.simplefilter("ignore", OptimizationWarning)
+            fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    except ModelFittingError as error:
+        model.load_state_dict(initial)
+        model.fit_failure = str(error)
+    model.eval()
+    return model
+
+
+class PoolModel(Model):  # type: ignore[misc]
+    """A fitted Gaussian process that answers for many single points fast.
+
+    BoTorch's acquisition functions ask it for posteriors as they ask any model. The Cholesky
+    factor is computed once and every point costs one triangular solve, where the general
+    posterior builds a joint distribution a point.
+
+    Args:
+        model: fitted, with n observations.
+        pending: (p, d) points under evaluation. They are taken as if observed at their predicted
+            mean (the "kriging believer" of Ginsbourger et al., 2010): the mean stays, the
+            uncertainty around them goes.
+    """
+
+    def __init__(self, model: SingleTaskGP, pending: Tensor | None = None) -> None:
+        super().__init__()
+        self.kernel = model.covar_module
+        self.noise = model.likelihood.noise.detach()
+        self.constant = model.mean_module.constant.detach()
+        self._condition(model.train_inputs[0], model.train_targets)
+        if pending is not None and len(pending):
+            mean, _ = self.mean_and_variance(pending)
+            self._condition(torch.cat([self.x, pending]), torch.cat([self.y, mean]))
+
+    def _condition(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+        with torch.no_grad():
+            covariance = self.kernel(x).to_dense()
+            covariance = covariance + self.noise * torch.eye(len(x), dtype=x.dtype)
+            self.factor = psd_safe_cholesky(covariance)
+            self.weights = torch.cholesky_solve((y - self.constant).unsqueeze(-1), self.factor)
+
+    @property
+    def num_outputs(self) -> int:
+        """One value is modelled."""
+        return 1
+
+    def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the posterior mean and variance of the noiseless value, (m,) each.
+
+        Args:
+            points: (m, d).
+        """
+        with torch.no_grad():
+            cross = self.kernel(self.x, points).to_dense()
+            mean = self.constant + (cross.mT @ self.weights).squeeze(-1)
+            half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
+            prior = self.kernel(points, diag=True)
+            return mean, (prior - half.square().sum(dim=0)).clamp_min(1e-12)
+
+    def posterior(self, X: Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:  # noqa: N803
+        """Return the marginal posteriors at points (m, 1, d)."""
+        mean, variance = self.mean_and_variance(X.squeeze(-2))
+        normal = MultivariateNormal(
+            mean.unsqueeze(-1), DiagLinearOperator(variance.unsqueeze(-1))
+        )
+        return GPyTorchPosterior(normal)

@@ -1,0 +1,330 @@
+"""The forms of all files that users write: spaces and studies.
+
+Unknown keys are refused with the nearest known one, values are checked, and every error is one
+line that names the file, the place in it, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bo_act import library
+from bo_act.errors import SpecError, nearest
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- spaces ---------------------------------------------------------------------------------
+
+
+class DomainSpec(Spec):
+    """The interval on which two functions are compared, and when they count as equal."""
+
+    low: float = -5.0
+    high: float = 5.0
+    points: Annotated[int, Field(ge=2)] = 1000
+    tolerance: PositiveFloat = 1e-6
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DomainSpec:
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, got low = {self.low}, high = {self.high}")
+        return self
+
+
+class SpaceSpec(Spec):
+    """A search space: operators, shapes of trees, and named functions.
+
+    Attributes:
+        unary, binary, nary: operator names that fill the slots of the schemas.
+        schemas: shapes of trees, e.g. ``"binary(unary(x),unary(x))"``; an operator's own name in
+            a schema stands for itself.
+        expressions: single functions that belong to the space besides the schemas.
+        baselines: functions to evaluate first; they need not be members of the schemas.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    unary: tuple[str, ...] = ()
+    binary: tuple[str, ...] = ()
+    nary: tuple[str, ...] = ()
+    schemas: tuple[str, ...] = ()
+    expressions: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    domain: DomainSpec = DomainSpec()
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> SpaceSpec:
+        if not self.schemas and not self.expressions:
+            raise ValueError("expected at least one of 'schemas' and 'expressions', got neither")
+        return self
+
+
+# --- studies --------------------------------------------------------------------------------
+
+
+class ModelSpec(Spec):
+    """A network: a name in ``models/`` or a path, and options passed on to its ``build``."""
+
+    name: Annotated[str, Field(min_length=1)]
+    options: dict[str, Any] = {}
+
+
+class DataSpec(Spec):
+    """A data set and how it is split. Test images are apart from all of this.
+
+    Attributes:
+        root: folder of the files (``fashion_mnist``); default: the cache folder.
+        download: fetch the files when they are missing.
+        train: at most that many training images (default: all that validation leaves).
+        validation: number of images held out of the training set for validation.
+        image_size: side in pixels to which images are average-pooled or padded (default: as is).
+        seed: decides which images are held out.
+    """
+
+    name: Literal["digits", "fashion_mnist"]
+    root: Path | None = None
+    download: bool = True
+    train: PositiveInt | None = None
+    validation: PositiveInt | None = None
+    image_size: PositiveInt | None = None
+    seed: int = 0
+
+
+class TrainingSpec(Spec):
+    """How one network is trained.
+
+    Attributes:
+        learning_rate: the peak of the schedule.
+        warmup: share of all steps in which the learning rate rises.
+        device: ``auto`` takes the GPU where there is one.
+        precision: ``auto`` is bfloat16 autocast on a GPU and float32 on a CPU.
+        threads: CPU threads for training; default: torch's own choice.
+    """
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 0.05
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup: Fraction = 0.3
+    label_smoothing: Fraction = 0.0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: PositiveInt | None = None
+
+
+class FeaturesSpec(Spec):
+    """What is known of each function before training.
+
+    Attributes:
+        fim: compute Fisher spectra of the untrained network (else output features alone).
+        fisher: how labels enter the Fisher matrix: sampled from the model's predictive
+            distribution (``mc``), all of them weighted by it (``exact``), or the true ones
+            (``empirical``).
+        batch_size: training images of the one batch that the Fisher matrix is computed on.
+        quantiles: numbers that each layer's spectrum is summarized as.
+        seed: of the network's initial weights and of the sampled labels.
+    """
+
+    fim: bool = True
+    fisher: Literal["mc", "exact", "empirical"] = "mc"
+    batch_size: PositiveInt = 128
+    quantiles: Annotated[int, Field(ge=8)] = 128
+    seed: int = 0
+
+
+class EmbeddingSpec(Spec):
+    """The embedding: principal components of each feature block, scaled by rank."""
+
+    name: Literal["pca"] = "pca"
+    outputs: Annotated[int, Field(ge=1, le=64)] = 6
+    fim: Annotated[int, Field(ge=1, le=64)] = 6
+
+
+class SurrogateSpec(Spec):
+    """The model of value over the embedding.
+
+    Attributes:
+        targets: what the Gaussian process sees: ranks mapped to normal quantiles, values with
+            the lower tail winsorized, or values standardized.
+    """
+
+    name: Literal["gp"] = "gp"
+    targets: Literal["rank_normal", "winsorized", "standardized"] = "rank_normal"
+
+
+class AcquisitionSpec(Spec):
+    """What is maximized over the candidates to choose the next one.
+
+    Attributes:
+        beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
+    """
+
+    name: Literal["ucb", "log_ei"] = "ucb"
+    beta: Annotated[float, Field(ge=0)] = 1.5
+
+
+class PrunerSpec(Spec):
+    """When a trial is stopped early.
+
+    Attributes:
+        startup_trials: trials that must have finished before any is pruned.
+        warmup_epochs: epochs of each trial before it can be pruned.
+        percentile: for ``percentile``: keep trials in the best that many per cent.
+    """
+
+    name: Literal["none", "median", "percentile"] = "none"
+    startup_trials: Annotated[int, Field(ge=0)] = 10
+    warmup_epochs: Annotated[int, Field(ge=0)] = 2
+    percentile: Annotated[float, Field(gt=0, le=100)] = 50.0
+
+
+class ConfirmSpec(Spec):
+    """Training the best functions anew, with fresh seeds, and reading the test set once.
+
+    Attributes:
+        top: the best functions of the search.
+        baselines: functions that they are compared with.
+        seeds: fresh seeds for each of them; 0 leaves the confirmation out.
+    """
+
+    top: PositiveInt = 3
+    baselines: tuple[str, ...] = ("relu(x)", "gelu(x)", "swish(x)")
+    seeds: Annotated[int, Field(ge=0)] = 5
+
+
+class StudySpec(Spec):
+    """One study: where it searches, on what, and how.
+
+    Attributes:
+        trials: finished trials (complete or pruned) after which the study ends.
+        initial: random functions after the baselines, before the surrogate proposes.
+        storage: any Optuna storage URL, or a path: ``.db`` is SQLite, other endings a journal
+            file; default: ``runs/<name>/journal.log``.
+        max_retries: how often a function is tried again after an infrastructure failure.
+    """
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    space: str = "act_bench"
+    trials: PositiveInt = 50
+    initial: Annotated[int, Field(ge=0)] = 2
+    seed: int = 0
+    storage: str | None = None
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    model: ModelSpec
+    data: DataSpec
+    training: TrainingSpec = TrainingSpec()
+    features: FeaturesSpec = FeaturesSpec()
+    embedding: EmbeddingSpec = EmbeddingSpec()
+    surrogate: SurrogateSpec = SurrogateSpec()
+    acquisition: AcquisitionSpec = AcquisitionSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+
+
+# --- reading --------------------------------------------------------------------------------
+
+S = TypeVar("S", bound=Spec)
+
+
+def read_space(name: str) -> SpaceSpec:
+    """Read a space file by name or path.
+
+    Raises:
+        ContentNotFoundError: no such file.
+        SpecError: the file is not a space.
+    """
+    return _read(library.find("spaces", name), SpaceSpec)
+
+
+def read_study(name: str, overrides: dict[str, str] | None = None) -> StudySpec:
+    """Read a study file by name or path.
+
+    Args:
+        name: bare name or path.
+        overrides: values that replace the file's, by dotted key: ``{"training.epochs": "3"}``;
+            each value is read as TOML, or as a plain string where it is not TOML.
+
+    Raises:
+        ContentNotFoundError: no such file.
+        SpecError: the file is not a study.
+    """
+    return _read(library.find("studies", name), StudySpec, overrides)
+
+
+def _read(path: Path, form: type[S], overrides: dict[str, str] | None = None) -> S:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as text: {error}") from error
+    for key, text in (overrides or {}).items():
+        _override(content, key, text)
+    try:
+        return form.model_validate(content)
+    except ValidationError as error:
+        raise SpecError(f"{path}: {explain(error, form)}") from error
+
+
+def _override(content: dict[str, Any], key: str, text: str) -> None:
+    *tables, last = key.split(".")
+    place = content
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise SpecError(f"--set {key}={text}: {table!r} is a value, not a table")
+    try:
+        place[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        place[last] = text
+
+
+def explain(error: ValidationError, form: type[Spec]) -> str:
+    """Say on one line what is wrong with a file, naming the nearest known key."""
+    parts = []
+    for problem in error.errors():
+        where = [str(step) for step in problem["loc"]]
+        place = ".".join(where) or "the file"
+        if problem["type"] == "extra_forbidden":
+            known = _keys_at(form, where[:-1])
+            hint = nearest(where[-1], known) or f"; known keys: {', '.join(known)}"
+            parts.append(f"unknown key {place!r}{hint}")
+        elif problem["type"] == "missing":
+            parts.append(f"missing key {place!r}")
+        elif problem["type"] == "value_error":
+            parts.append(f"{place}: {problem['ctx']['error']}")
+        else:
+            came = repr(problem["input"])
+            came = came if len(came) <= 60 else came[:57] + "..."
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            parts.append(f"{place}: {message}, got {came}")
+    return "; ".join(parts)
+
+
+def _keys_at(form: type[Spec], where: list[str]) -> list[str]:
+    for step in where:
+        field = form.model_fields.get(step)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, Spec)
+        ):
+            return []
+        form = field.annotation
+    return sorted(form.model_fields)

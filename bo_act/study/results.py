@@ -1,0 +1,139 @@
+"""What a study has found, read from its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.errors import StorageError
+from bo_act.study.confirm import REFERENCE, Confirmed
+
+DIVERGED = "diverged"
+"""The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One function as the search saw it.
+
+    Attributes:
+        activation: its text.
+        value: validation accuracy, a fraction.
+        trial: the trial's number; None where the study has not evaluated it.
+    """
+
+    activation: str
+    value: float | None
+    trial: int | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trials by state; ``complete`` includes the ``diverged`` ones."""
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    diverged: int = 0
+    running: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Trials with a result."""
+        return self.complete + self.pruned
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The outcome of a study.
+
+    Attributes:
+        study, storage: where its trials are.
+        trials: by state.
+        best: the best function by validation accuracy; None before any has completed.
+        baseline: ReLU in the same study.
+        top: the best functions, best first.
+        confirmed: fresh-seed results on the test set; empty before the confirmation.
+    """
+
+    study: str
+    storage: str
+    trials: Counts
+    best: Found | None
+    baseline: Found
+    top: tuple[Found, ...] = ()
+    confirmed: tuple[Confirmed, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return asdict(self)
+
+
+def summarize(
+    study: optuna.Study, storage: str, confirmed: Sequence[Confirmed] = (), *, top: int = 10
+) -> StudyResult:
+    """Read a study's outcome from its trials."""
+    trials = study.get_trials(deepcopy=False)
+    ranked = _ranked(trials)
+    reference = next((t for t in trials if _text(t) == REFERENCE and _measured(t)), None)
+    return StudyResult(
+        study=study.study_name,
+        storage=storage,
+        trials=count(trials),
+        best=_found(ranked[0]) if ranked else None,
+        baseline=_found(reference) if reference else Found(REFERENCE, None, None),
+        top=tuple(_found(trial) for trial in ranked[:top]),
+        confirmed=tuple(confirmed),
+    )
+
+
+def count(trials: Sequence[FrozenTrial]) -> Counts:
+    """Count trials by state."""
+    states = [trial.state for trial in trials]
+    return Counts(
+        complete=states.count(TrialState.COMPLETE),
+        pruned=states.count(TrialState.PRUNED),
+        failed=states.count(TrialState.FAIL),
+        diverged=sum(_diverged(trial) for trial in trials),
+        running=states.count(TrialState.RUNNING),
+    )
+
+
+def best_expressions(study: optuna.Study, top: int) -> list[Expression]:
+    """Return the functions of the best trials, best first, each once."""
+    texts = dict.fromkeys(_text(trial) for trial in _ranked(study.get_trials(deepcopy=False)))
+    return [canonical(parse(text)) for text in list(texts)[:top]]
+
+
+def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    # Of equal values the earlier trial is the better one: it does not depend on the storage.
+    return sorted(
+        (trial for trial in trials if _measured(trial)), key=lambda t: (-_value(t), t.number)
+    )
+
+
+def _measured(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE and not _diverged(trial)
+
+
+def _diverged(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get("status") == DIVERGED and trial.state == TrialState.COMPLETE
+
+
+def _value(trial: FrozenTrial) -> float:
+    if trial.value is None:
+        raise StorageError(f"trial {trial.number} is complete but has no value")
+    return trial.value
+
+
+def _text(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get("activation", ""))
+
+
+def _found(trial: FrozenTrial) -> Found:
+    return Found(_text(trial), _value(trial), trial.number)

@@ -1,0 +1,176 @@
+"""Running a study: ask for a function, train it, tell the result, until enough are done.
+
+A trial whose process died is taken over under its own number, with the function it was given,
+before anything new is asked for. So a study that was killed proposes what it would have proposed
+undisturbed, and no function is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from bo_act.activations.expressions import Expression
+from bo_act.errors import BoActError, SearchError
+from bo_act.features.table import FeatureTable
+from bo_act.specs import StudySpec
+from bo_act.study.claims import OWNER, Owner
+from bo_act.study.confirm import confirm
+from bo_act.study.results import DIVERGED, StudyResult, best_expressions, count, summarize
+from bo_act.study.sampler import ActivationSampler, is_abandoned
+from bo_act.study.storage import location, open_study
+from bo_act.study.task import Task
+
+# Failed trials in a row after which the cause is taken to lie outside the functions.
+_FAILURES_IN_A_ROW = 5
+
+
+@dataclass
+class Events:
+    """What a runner tells while it works; each may be replaced. Counts are (done, in all)."""
+
+    features: Callable[[int, int], None] = lambda done, total: None
+    search: Callable[[int, int, FrozenTrial | None], None] = lambda done, total, trial: None
+    confirmation: Callable[[int, int, str], None] = lambda done, total, text: None
+
+
+def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
+    """Run a study to its end, or go on with it.
+
+    Args:
+        spec: the study; ``spec.trials`` counts all finished trials, those of earlier calls too.
+        events: called as the study proceeds.
+
+    Returns:
+        The best functions, with fresh-seed results on the test set.
+
+    Raises:
+        BoActError: something in the study file, the data or the storage is not as it should be.
+    """
+    events = events or Events()
+    task = Task.load(spec)
+    study = open_study(spec, optuna.samplers.RandomSampler())
+    if _finished(study) < spec.trials:
+        study.sampler = make_sampler(task, task.features(events.features))
+        _keep_spec(spec)
+        _search(task, study, events)
+    found = best_expressions(study, spec.confirm.top)
+    confirmed = confirm(task, study, found, events.confirmation) if spec.confirm.seeds else []
+    return summarize(study, location(spec), confirmed)
+
+
+def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
+    """Return the sampler that a study file describes."""
+    spec = task.spec
+    return ActivationSampler(
+        task.space,
+        features=features,
+        initial=spec.initial,
+        embedding=spec.embedding,
+        surrogate=spec.surrogate,
+        acquisition=spec.acquisition,
+        seed=spec.seed,
+        max_retries=spec.max_retries,
+    )
+
+
+def _search(task: Task, study: optuna.Study, events: Events) -> None:
+    total = task.spec.trials
+    failures = 0
+    events.search(_finished(study), total, None)
+    while (done := _finished(study)) < total:
+        trial = _next_trial(study)
+        try:
+            expression = task.space.suggest_expression(trial)
+        except SearchError:
+            study.tell(trial, state=TrialState.FAIL)
+            if done:
+                return  # the whole space was evaluated: that is an end, too
+            raise
+        state = _run_trial(task, study, trial, expression)
+        failures = failures + 1 if state == TrialState.FAIL else 0
+        if failures >= _FAILURES_IN_A_ROW:
+            reason = study.trials[trial.number].user_attrs.get("failure", "")
+            raise SearchError(
+                f"{failures} trials failed one after the other, so the cause is not the function; "
+                f"the last: {reason}"
+            )
+        frozen = study.get_trials(deepcopy=False)[trial.number]
+        events.search(_finished(study), total, frozen)
+
+
+def _next_trial(study: optuna.Study) -> Trial:
+    """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        if is_abandoned(trial):
+            return Trial(study, trial._trial_id)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return study.ask()
+    # Born with its owner in one transaction: there is no moment in which it is nobody's.
+    template = create_trial(
+        state=TrialState.RUNNING, system_attrs={OWNER: Owner.me().as_attribute()}
+    )
+    template.datetime_start = datetime.now()
+    return Trial(study, study._storage.create_new_trial(study._study_id, template))
+
+
+def _run_trial(task: Task, study: optuna.Study, trial: Trial, expression: Expression) -> TrialState:
+    """Train one function and tell the study; return the trial's state."""
+    trial.set_user_attr("activation", str(expression))
+    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+    def report(epoch: int, accuracy: float) -> None:
+        # A trial that was taken over has reported some epochs before.
+        if epoch not in reported:
+            trial.report(accuracy, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        _, result = task.train(expression, seed=task.spec.seed, report=report)
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+        return TrialState.PRUNED
+    except BoActError:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        # Out of memory, a lost device, a full disk: not the function's fault as far as we know.
+        trial.set_user_attr("failure", _one_line(error))
+        trial.set_user_attr("traceback", traceback.format_exc(limit=8))
+        study.tell(trial, state=TrialState.FAIL)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return TrialState.FAIL
+    trial.set_user_attr("status", result.status)
+    trial.set_user_attr("seconds", round(result.seconds, 3))
+    if DIVERGED not in trial.constraints:
+        trial.set_constraint(DIVERGED, 1.0 if result.status == DIVERGED else 0.0)
+    study.tell(trial, result.validation_accuracy)
+    return TrialState.COMPLETE
+
+
+def _finished(study: optuna.Study) -> int:
+    return count(study.get_trials(deepcopy=False)).finished
+
+
+def _keep_spec(spec: StudySpec) -> None:
+    """Write the resolved study file to ``runs/<name>/study.json``."""
+    folder = Path("runs") / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".study.json"
+    temporary.write_text(json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
+    temporary.replace(folder / "study.json")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

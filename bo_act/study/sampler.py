@@ -1,0 +1,263 @@
+"""ActivationSampler: the searcher as an Optuna sampler."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.activations.space import Space
+from bo_act.errors import ExpressionError, SearchError
+from bo_act.features.compute import compute_features
+from bo_act.features.table import FeatureTable
+from bo_act.search.embedding import Embedder, Embedding, make_embedder
+from bo_act.search.observations import Observations
+from bo_act.search.searcher import Proposal, Searcher
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
+from bo_act.study.claims import CLAIM, OWNER, Owner
+
+# Contested proposals in a row before a random one is taken. Each attempt leaves the contested
+# candidates out, so that as many workers as this can collide at once.
+_ATTEMPTS = 32
+
+
+class ActivationSampler(BaseSampler):
+    """Proposes activation functions by Bayesian optimization over an embedding of their features.
+
+    The slots of the space are filled with one function; every other parameter of the study is
+    left to ``delegate``. The proposal depends on what is in the study and on ``seed``, never on
+    the process: a resumed study goes on as an uninterrupted one would have.
+
+    Several processes or threads may work on one study: each claims its function in the storage
+    and yields when another holds it.
+
+    Args:
+        space: where functions come from.
+        features: what is known of each function, from ``compute_features``; default: the output
+            features alone, computed here.
+        baselines: functions to evaluate first; default: those of the space file.
+        initial: random functions after the baselines, before the surrogate proposes.
+        embedding: a spec, or any object with ``fit(table) -> Embedding``.
+        surrogate: options of the Gaussian process.
+        acquisition: which acquisition function, with its options.
+        seed: of every random choice.
+        delegate: samples all other parameters; default: Optuna's TPE with the same seed.
+        max_retries: how often a function is proposed again after its trial failed.
+
+    Raises:
+        ExpressionError: a baseline is not in the space.
+        SearchError: the features belong to another space.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        features: FeatureTable | None = None,
+        baselines: Sequence[str] | None = None,
+        initial: int = 2,
+        embedding: EmbeddingSpec | Embedder | None = None,
+        surrogate: SurrogateSpec | None = None,
+        acquisition: AcquisitionSpec | None = None,
+        seed: int = 0,
+        delegate: BaseSampler | None = None,
+        max_retries: int = 2,
+    ) -> None:
+        catalogue = space.catalogue
+        features = compute_features(space) if features is None else features
+        if features.catalogue_hash != catalogue.hash:
+            raise SearchError(
+                f"the features were computed for another catalogue ({features.catalogue_hash[:12]})"
+                f" than that of the space {space.name!r} ({catalogue.hash[:12]}); compute them "
+                "again with compute_features(space, ...)"
+            )
+        if embedding is None or isinstance(embedding, EmbeddingSpec):
+            embedding = make_embedder(embedding or EmbeddingSpec())
+        first = space.baselines if baselines is None else baselines
+        self.space = space
+        self.embedding: Embedding = embedding.fit(features)
+        self.searcher = Searcher(
+            baselines=tuple(dict.fromkeys(catalogue.index(function) for function in first)),
+            initial=initial,
+            surrogate=surrogate or SurrogateSpec(),
+            acquisition=acquisition or AcquisitionSpec(),
+            seed=seed,
+        )
+        self.delegate = delegate or TPESampler(seed=seed)
+        self.max_retries = max_retries
+        self._slot_sampler = RandomSampler(seed=seed)
+
+    # --- Optuna's interface -----------------------------------------------------------------
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the slots of the space and whatever the delegate samples jointly."""
+        others = self.delegate.infer_relative_search_space(study, trial)
+        return {**others, **self.space.distributions}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Choose a function, claim it, and return its slots beside the delegate's values."""
+        self._raise_error_if_multi_objective(study)
+        slots = self.space.distributions
+        others = {name: d for name, d in search_space.items() if name not in slots}
+        values = self.delegate.sample_relative(study, trial, others) if others else {}
+        if any(name in slots for name in trial.system_attrs.get("fixed_params", {})):
+            return values  # an enqueued trial: its function was chosen by a person
+        return {**values, **self.space.catalogue.params(self._claim(study, trial))}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Leave parameters outside the space to the delegate."""
+        chosen = self._slot_sampler if param_name in self.space.distributions else self.delegate
+        return chosen.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Note which process runs the trial."""
+        if trial.system_attrs.get(OWNER) != (me := Owner.me().as_attribute()):
+            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me)
+        self.delegate.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Let the delegate see the result."""
+        self.delegate.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """Reseed the delegate; proposals have no state to reseed."""
+        self.delegate.reseed_rng()
+        self._slot_sampler.reseed_rng()
+
+    # --- proposing --------------------------------------------------------------------------
+
+    def view(self, study: Study, trial: FrozenTrial | None = None) -> View:
+        """Read the study as the searcher sees it.
+
+        Args:
+            study: a study of this space.
+            trial: the trial that a proposal is for; left out of what is seen.
+        """
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        before = len(trials) if trial is None else trial.number
+        return self._read([t for t in trials if t.number != before], before, sign)
+
+    def _read(self, trials: Sequence[FrozenTrial], before: int, sign: float) -> View:
+        indices, values = [], []
+        closed, pending = set(), set()
+        failures: Counter[int] = Counter()
+        lost = 0
+        for other in trials:
+            index = self._index(other)
+            gone = other.state == TrialState.FAIL or is_abandoned(other)
+            lost += gone and other.number < before
+            if index is None:
+                continue
+            if other.state == TrialState.COMPLETE and other.value is not None:
+                indices.append(index)
+                values.append(sign * other.value)
+            elif other.state == TrialState.PRUNED:
+                closed.add(index)
+            elif other.state == TrialState.FAIL:
+                failures[index] += 1
+            elif not gone:
+                pending.add(index)
+        closed |= {index for index, count in failures.items() if count > self.max_retries}
+        measured = np.array(values, dtype=np.float64)
+        finite = np.isfinite(measured)
+        # An objective may return infinity for a network that diverged: no better than the worst.
+        measured[~finite] = measured[finite].min() if finite.any() else 0.0
+        observations = Observations(
+            np.array(indices, dtype=np.int64), measured, frozenset(closed)
+        )
+        return View(observations, frozenset(pending), before - lost)
+
+    def _index(self, trial: FrozenTrial) -> int | None:
+        params: Mapping[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        try:
+            return self.space.catalogue.index(params)
+        except ExpressionError:
+            claim = trial.system_attrs.get(CLAIM)
+            return int(claim) if claim is not None else None
+
+    def _claim(self, study: Study, trial: FrozenTrial) -> int:
+        contested: set[int] = set()
+        for attempt in range(_ATTEMPTS + 1):
+            view = self.view(study, trial)
+            pending = view.pending | contested
+            proposal = self.searcher.propose(
+                self.embedding, view.observations, pending=pending, number=view.number
+            )
+            if attempt == _ATTEMPTS:
+                taken = set(view.observations.indices.tolist()) | view.observations.closed | pending
+                free = [i for i in np.flatnonzero(self.embedding.valid) if int(i) not in taken]
+                proposal = self.searcher.draw(
+                    np.array(free), number=view.number, attempt=attempt + trial.number
+                )
+            study._storage.set_trial_system_attr(trial._trial_id, CLAIM, proposal.index)
+            if proposal.index not in self.view(study, trial).pending:
+                break
+            contested.add(proposal.index)
+        self._note(study, trial, proposal)
+        return proposal.index
+
+    def _note(self, study: Study, trial: FrozenTrial, proposal: Proposal) -> None:
+        catalogue = self.space.catalogue
+        how: dict[str, Any] = {"by": proposal.by}
+        if proposal.mean is not None and proposal.deviation is not None:
+            how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
+        if proposal.note:
+            how["note"] = proposal.note
+        for name, value in {
+            "activation": catalogue.text(proposal.index),
+            "index": proposal.index,
+            "catalogue": catalogue.hash[:16],
+            "embedding": self.embedding.hash[:16],
+            "proposal": how,
+        }.items():
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+@dataclass(frozen=True)
+class View:
+    """A study as the searcher sees it.
+
+    Attributes:
+        observations: measured values, larger is better, and what is not to be proposed.
+        pending: indices that other live trials are evaluating.
+        number: the place of the next trial, lost trials not counted, so that a repetition of a
+            lost trial has the same random state.
+    """
+
+    observations: Observations
+    pending: frozenset[int]
+    number: int
+
+
+def is_abandoned(trial: FrozenTrial) -> bool:
+    """Tell whether a running trial's process is known to have ended."""
+    if trial.state != TrialState.RUNNING:
+        return False
+    owner = Owner.read(trial.system_attrs.get(OWNER))
+    return owner is not None and owner.is_gone()
+
+

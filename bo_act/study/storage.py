@@ -1,0 +1,166 @@
+"""Opening storages and studies, with errors that help."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import SQLAlchemyError
+
+from bo_act.errors import StorageError
+from bo_act.specs import PrunerSpec, StudySpec
+
+SPEC = "bo_act:spec"
+"""User attribute of a study: the resolved study file."""
+
+_LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
+
+# What may differ between two runs of one study: none of it changes what is searched or measured.
+_FREE = {"trials", "storage", "description", "confirm", "max_retries"}
+
+
+def location(spec: StudySpec) -> str:
+    """Return the storage of a study: as its file says, or ``runs/<name>/study.db``."""
+    return spec.storage or f"runs/{spec.name}/study.db"
+
+
+def open_storage(where: str, *, create: bool = True) -> BaseStorage:
+    """Open a storage.
+
+    Args:
+        where: an Optuna storage URL, or a path: ending in ``.log`` a journal file, else SQLite.
+        create: make a file (and its folders) that does not exist.
+
+    Raises:
+        StorageError: it cannot be reached, with the reason on one line.
+    """
+    if "://" not in where:
+        return _open_file(Path(where).expanduser(), create=create)
+    if where.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
+        where = where.replace("postgresql://", "postgresql+psycopg://", 1)
+    return _open_database(where)
+
+
+def _open_file(path: Path, *, create: bool) -> BaseStorage:
+    if not create and not path.is_file():
+        raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".log":
+            return JournalStorage(JournalFileBackend(str(path)))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"the study storage {path} cannot be opened: {error}") from error
+    return _open_database(f"sqlite:///{path}")
+
+
+def _open_database(url: str) -> BaseStorage:
+    options: dict[str, Any] = {}
+    if url.startswith("sqlite"):
+        options = {"connect_args": {"timeout": _LOCK_WAIT}}
+    try:
+        return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))
+    except (SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
+        hint = ""
+        if isinstance(error, ImportError):
+            hint = "; for PostgreSQL install the extra: pip install 'bo-act[postgres]'"
+        raise StorageError(
+            f"the storage {_without_password(url)} cannot be reached: {_first_line(error)}{hint}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    scheme, _, login = head.partition("://")
+    return f"{scheme}://{login.partition(':')[0]}@{tail}" if at else url
+
+
+def open_study(spec: StudySpec, sampler: BaseSampler) -> optuna.Study:
+    """Create the study of a file, or open it where it exists.
+
+    Raises:
+        StorageError: the storage cannot be reached, or holds a study of this name that was made
+            with other settings.
+    """
+    storage = open_storage(location(spec))
+    try:
+        study = optuna.create_study(
+            study_name=spec.name,
+            storage=storage,
+            sampler=sampler,
+            pruner=make_pruner(spec.pruner),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise StorageError(
+            f"the storage {_without_password(location(spec))} cannot be used: {_first_line(error)}"
+        ) from error
+    made_with = study.user_attrs.get(SPEC)
+    if made_with is None:
+        study.set_user_attr(SPEC, json.loads(spec.model_dump_json()))
+    else:
+        _check_same(spec, made_with)
+    return study
+
+
+def load_study(spec: StudySpec) -> optuna.Study:
+    """Open a study that exists, to read it.
+
+    Raises:
+        StorageError: the storage cannot be reached or has no such study.
+    """
+    where = location(spec)
+    storage = open_storage(where, create=False)
+    try:
+        return optuna.load_study(study_name=spec.name, storage=storage)
+    except KeyError as error:
+        raise StorageError(
+            f"the storage {_without_password(where)} has no study {spec.name!r}; "
+            "`bo-act run` makes it"
+        ) from error
+
+
+def make_pruner(spec: PrunerSpec) -> BasePruner:
+    """Return the Optuna pruner that a spec names."""
+    if spec.name == "median":
+        return MedianPruner(spec.startup_trials, spec.warmup_epochs)
+    if spec.name == "percentile":
+        return PercentilePruner(spec.percentile, spec.startup_trials, spec.warmup_epochs)
+    return NopPruner()
+
+
+def _check_same(spec: StudySpec, made_with: dict[str, Any]) -> None:
+    asked = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
+    # Keys that a later version added were at their defaults.
+    before = _flat({k: v for k, v in made_with.items() if k not in _FREE})
+    changed = [key for key in asked if key in before and before[key] != asked[key]]
+    if changed:
+        shown = ", ".join(f"{key} was {before[key]!r}, is {asked[key]!r}" for key in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise StorageError(
+            f"the study {spec.name!r} in {_without_password(location(spec))} was made with other "
+            f"settings: {shown}{more}; give the changed study another name "
+            f"(--set name=...), or another storage"
+        )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
