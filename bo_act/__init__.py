@@ -51,9 +51,29 @@ _HOME = {
     "run_study": "study.runner",
 }
 
-__all__ = [  # noqa: PLE0604  (the keys are strings)
+__all__ = [
+    "Activation",
+    "ActivationSampler",
+    "BoActError",
+    "Catalogue",
+    "Embedding",
+    "Expression",
+    "FeatureTable",
+    "Observations",
+    "PcaEmbedder",
+    "Proposal",
+    "Searcher",
+    "Space",
+    "StudyResult",
+    "StudySpec",
     "__version__",
-    *_HOME,
+    "canonical",
+    "compute_features",
+    "fim_spectra",
+    "load_space",
+    "parse",
+    "read_study",
+    "run_study",
 ]
 
 

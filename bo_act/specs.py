@@ -139,6 +139,9 @@ class FeaturesSpec(Spec):
             (``empirical``).
         batch_size: training images of the one batch that the Fisher matrix is computed on.
         quantiles: numbers that each layer's spectrum is summarized as.
+        precision: of the network while its Fisher matrix is computed. In float32 small
+            eigenvalues are lost in rounding and counted as null; float64 costs a small network
+            little and a convolutional one on a CPU several times the time.
         seed: of the network's initial weights and of the sampled labels.
     """
 
@@ -146,6 +149,7 @@ class FeaturesSpec(Spec):
     fisher: Literal["mc", "exact", "empirical"] = "mc"
     batch_size: PositiveInt = 128
     quantiles: Annotated[int, Field(ge=8)] = 128
+    precision: Literal["float32", "float64"] = "float32"
     seed: int = 0
 
 

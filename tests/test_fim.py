@@ -165,6 +165,7 @@ def test_equal_predictions_are_exact():
     torch.testing.assert_close(dense_kfac(block, True), expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_convolution_by_loops(data):

@@ -252,6 +252,7 @@ def test_without_root_the_cache_folder_is_used(tmp_path, monkeypatch):
             gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 200)) + b"k" * 200),
         ),
     ],
+    ids=["not gzip", "cut off", "no sizes", "other count", "other labels"],
 )
 def test_damaged_files_are_named(tmp_path, name, content):
     write_files(tmp_path, packed=True)
@@ -451,9 +452,30 @@ def test_batches_cover_the_data_without_the_partial_one(digits, batch_size, size
 def test_every_setting_trains(digits, values):
     result = train(network(), digits, replace_training(epochs=5, **values), seed=0)
     assert result.validation_accuracy > 0.6
-    assert (
-        result.train_loss != train(network(), digits, replace_training(epochs=5), seed=0).train_loss
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ({}, {"optimizer": "adamw"}),
+        ({}, {"learning_rate": 0.04}),
+        ({}, {"momentum": 0.8}),
+        ({}, {"nesterov": False}),
+        ({}, {"weight_decay": 0.01}),
+        ({"optimizer": "adamw"}, {"weight_decay": 0.01}),
+        ({}, {"schedule": "cosine"}),
+        ({}, {"schedule": "constant"}),
+        ({}, {"warmup": 0.5}),
+        ({}, {"label_smoothing": 0.1}),
+        ({}, {"precision": "bfloat16"}),
+    ],
+)
+def test_every_setting_makes_a_difference(digits, base, change):
+    first, second = (
+        train(network(), small(digits), replace_training(**values), seed=0)
+        for values in (base, base | change)
     )
+    assert first.train_loss != second.train_loss
 
 
 def test_bfloat16_reaches_the_layers_and_not_the_loss(digits):

@@ -1,0 +1,1 @@
+"""Activation functions: operators, expressions, torch modules, and the spaces that hold them."""

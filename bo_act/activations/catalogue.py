@@ -160,7 +160,7 @@ def _values_of_all(space: Space) -> Iterator[Tensor]:
     """Yield (rows, points) values of all expressions in the order of their numbers."""
     x = grid(space.spec.domain)
     for shape in space.shapes:
-        yield from _chunked(_values(shape.tree, shape, x, top=True))
+        yield from _chunked(_values(shape.tree, shape, x))
     if space.singles:
         yield torch.stack([evaluate(expression, x) for expression in space.singles])
 
@@ -170,7 +170,7 @@ def _chunked(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
         yield from block.split(_CHUNK)
 
 
-def _values(node: Expression, shape: Shape, x: Tensor, *, top: bool = False) -> Iterator[Tensor]:
+def _values(node: Expression, shape: Shape, x: Tensor) -> Iterator[Tensor]:
     """Yield the values of all fillings of a subtree, slots in order, the last running fastest."""
     if node == X:
         yield x.unsqueeze(0)

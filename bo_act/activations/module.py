@@ -81,9 +81,7 @@ class Activation(nn.Module):
         # Nothing in here changes, and some operators are local functions.
         copied = type(self).__new__(type(self))
         nn.Module.__init__(copied)
-        copied.__dict__.update(
-            {k: v for k, v in self.__dict__.items() if k not in copied.__dict__}
-        )
+        copied.__dict__.update({k: v for k, v in self.__dict__.items() if k not in copied.__dict__})
         copied.train(self.training)
         return copied
 

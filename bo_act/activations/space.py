@@ -111,6 +111,8 @@ class Space:
         self.shapes = tuple(_shape(text, spec) for text in spec.schemas)
         self.singles = tuple(_expression(text, spec, "expressions") for text in spec.expressions)
         self.baselines = tuple(_expression(text, spec, "baselines") for text in spec.baselines)
+        _check_distinct(spec, "schemas", [str(shape.tree) for shape in self.shapes])
+        _check_distinct(spec, "expressions", [str(single) for single in self.singles])
 
     def __len__(self) -> int:
         return sum(map(len, self.shapes)) + len(self.singles)
@@ -133,11 +135,16 @@ class Space:
 
     def expression(self, number: int) -> Expression:
         """Return the expression of that number, from 0 to ``len(space) - 1``."""
+        self._check_number(number)
         for shape in self.shapes:
             if number < len(shape):
                 return shape.fill(shape.operators(number))
             number -= len(shape)
         return self.singles[number]
+
+    def _check_number(self, number: int) -> None:
+        if not 0 <= number < len(self):
+            raise IndexError(f"expected a number from 0 to {len(self) - 1}, got {number}")
 
     def __iter__(self) -> Iterator[Expression]:
         for shape in self.shapes:
@@ -169,6 +176,7 @@ class Space:
 
     def params(self, number: int) -> dict[str, str]:
         """Return the Optuna parameters of the expression of that number."""
+        self._check_number(number)
         schema = {}
         for choice, shape in enumerate(self.shapes):
             if number < len(shape):
@@ -188,9 +196,10 @@ class Space:
         Raises:
             ExpressionError: a slot is missing or holds what it cannot hold.
         """
-        schema = params.get(SCHEMA_SLOT, self.schema_choices[0])
         start = 0
         try:
+            several = len(self.schema_choices) > 1
+            schema = params[SCHEMA_SLOT] if several else self.schema_choices[0]
             for shape in self.shapes:
                 if shape.text == schema:
                     return start + shape.number({s.name: str(params[s.name]) for s in shape.slots})
@@ -255,9 +264,13 @@ def _check_operators(spec: SpaceSpec, kind: str) -> None:
                 f"space {spec.name!r}: unknown {kind} operator {name!r}{nearest(name, known)}; "
                 f"known: {', '.join(known)}"
             )
-    if len(set(chosen)) < len(chosen):
-        twice = next(name for name in chosen if list(chosen).count(name) > 1)
-        raise SpecError(f"space {spec.name!r}: {kind} operator {twice!r} is listed twice")
+    _check_distinct(spec, kind, chosen)
+
+
+def _check_distinct(spec: SpaceSpec, key: str, entries: Sequence[str]) -> None:
+    for place, entry in enumerate(entries):
+        if entry in entries[:place]:
+            raise SpecError(f"space {spec.name!r}, {key}: {entry!r} is listed twice")
 
 
 def _expression(text: str, spec: SpaceSpec, key: str) -> Expression:

@@ -70,7 +70,15 @@ def compute_features(
             )
         provenance |= spec.model_dump() | {"key": key}
         store = None if key is None else FeatureStore(provenance, root=cache)
-        worker = _Spectra(catalogue, blocks["outputs"], network, images, labels, spec, device)
+        worker = _Spectra(
+            catalogue,
+            blocks["outputs"],
+            network=network,
+            images=images,
+            labels=labels,
+            spec=spec,
+            device=device,
+        )
         blocks |= worker.blocks(store, progress)
     return FeatureTable(catalogue.hash, blocks, provenance)
 
@@ -82,6 +90,7 @@ class _Spectra:
         self,
         catalogue: Catalogue,
         outputs: Block,
+        *,
         network: MakeNetwork,
         images: Tensor,
         labels: Tensor,
@@ -93,7 +102,8 @@ class _Spectra:
         self.network = network
         self.spec = spec
         self.device = torch.device(device)
-        self.images = images.to(self.device)
+        self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
+        self.images = images.to(self.device, self.dtype)
         self.labels = labels.to(self.device)
 
     def blocks(self, store: FeatureStore | None, progress: Progress | None) -> dict[str, Block]:
@@ -139,7 +149,7 @@ class _Spectra:
     def _spectrum(self, activation: nn.Module) -> Any:
         with torch.random.fork_rng():
             torch.manual_seed(self.spec.seed)
-            network = self.network(lambda: activation).to(self.device)
+            network = self.network(lambda: activation).to(self.device, self.dtype)
         return fim_spectra(
             network,
             self.images,

@@ -52,8 +52,8 @@ def output_blocks(catalogue: Catalogue) -> dict[str, Block]:
         ``outputs`` (N, 256): arcsinh of the value at the normal quantiles (arcsinh keeps
         values that grow like exp(exp(x)) inside float32; ``sinh`` gives them back).
         ``moments`` (N, 4): arcsinh of mean, deviation, mean slope and deviation of the slope
-        under the same grid. Functions that are not finite on the grid are missing, with the
-        reason.
+        under the same grid. Functions for which any of this is not finite are missing, with
+        the reason.
     """
     x = normal_quantiles()
     outputs = np.full((len(catalogue), POINTS), np.nan, dtype=np.float32)
@@ -66,9 +66,11 @@ def output_blocks(catalogue: Catalogue) -> dict[str, Block]:
             if bad.any() and not reasons[index]:
                 where = float(x[bad][0])
                 reasons[index] = f"{what} is not finite, first at x = {where:.3g}"
+        summary = torch.stack([value.mean(), value.std(), slope.mean(), slope.std()])
+        if not reasons[index] and not torch.isfinite(summary).all():
+            reasons[index] = "deviation is not finite, though value and slope are"
         if reasons[index]:
             continue
         outputs[index] = torch.asinh(value).numpy()
-        summary = torch.stack([value.mean(), value.std(), slope.mean(), slope.std()])
         moments[index] = torch.asinh(summary).numpy()
     return {"outputs": Block(outputs, tuple(reasons)), "moments": Block(moments, tuple(reasons))}

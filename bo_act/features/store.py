@@ -1,8 +1,8 @@
 """The feature store: computed Fisher spectra on disk, in shards, so that nothing is lost.
 
 One folder an exact key (catalogue, network source, data batch, options, version); each shard is a
-Parquet file written under a temporary name and renamed, so a shard that exists is complete. An
-unreadable one is computed again.
+Parquet file written under a temporary name and renamed, so a shard that exists is complete. A
+damaged or unreadable one is computed again.
 """
 
 from __future__ import annotations
@@ -62,19 +62,17 @@ class FeatureStore:
         if not path.is_file():
             return None
         try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
+            table = pq.read_table(path, page_checksum_verification=True)
+            if table.num_rows != rows:
+                raise ValueError(f"{table.num_rows} rows instead of {rows}")
+            return Shard(
+                np.stack(table["quantiles"].to_numpy()).astype(np.float32),
+                np.stack(table["null_mass"].to_numpy()).astype(np.float32),
+                table["reason"].to_pylist(),
+            )
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             warnings.warn(f"{path} cannot be read and is computed again: {error}", stacklevel=2)
             return None
-        if table.num_rows != rows:
-            warnings.warn(
-                f"{path} has {table.num_rows} rows instead of {rows} and is computed again",
-                stacklevel=2,
-            )
-            return None
-        quantiles = np.stack(table["quantiles"].to_numpy()).astype(np.float32)
-        null_mass = np.stack(table["null_mass"].to_numpy()).astype(np.float32)
-        return Shard(quantiles, null_mass, table["reason"].to_pylist())
 
     def write(self, number: int, shard: Shard) -> None:
         """Keep a shard."""
@@ -86,7 +84,7 @@ class FeatureStore:
             }
         )
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         self._replace(self._path(number), buffer.getvalue().to_pybytes())
 
     def _path(self, number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,8 @@ class Block:
     reasons: tuple[str, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
+        if self.values.ndim != 2:
+            raise FeatureError(f"expected values (N, k), got shape {self.values.shape}")
         if len(self.values) != len(self.reasons):
             raise FeatureError(
                 f"a block needs a reason (or '') for each of its {len(self.values)} rows, "
@@ -78,6 +81,7 @@ class FeatureTable:
         """Count the reasons of what is missing: block → kind of reason → functions."""
         counts: dict[str, dict[str, int]] = {}
         for name, block in self.blocks.items():
-            kinds = [reason.split(",")[0] for reason in block.reasons if reason]
+            # What follows the kind of a reason says where: at which layer, at which x.
+            kinds = [re.split(r" at |, ", reason)[0] for reason in block.reasons if reason]
             counts[name] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
         return counts

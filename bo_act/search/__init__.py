@@ -1,0 +1,1 @@
+"""Proposing: embedding, surrogate, acquisition, and the searcher that joins them."""

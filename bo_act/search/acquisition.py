@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from botorch.acquisition import AcquisitionFunction, LogExpectedImprovement, UpperConfidenceBound
+from botorch.acquisition.acquisition import AcquisitionFunction
+from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
 from torch import Tensor
 
 from bo_act.search.surrogate import PoolModel
 from bo_act.specs import AcquisitionSpec
 
-# Candidates scored at once: 500 observations × 16,384 candidates in float64 are 66 MB.
+# Candidates scored at once: 500 observations by 16,384 candidates in float64 are 66 MB.
 _CHUNK = 16_384
 
 

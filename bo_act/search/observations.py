@@ -66,6 +66,6 @@ def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
         upper = values[values >= np.median(values)]
         low, high = np.quantile(upper, [0.25, 0.75])
         values = np.maximum(values, low - 1.5 * (high - low))
-    deviation = values.std()
-    centred = values - values.mean()
-    return np.asarray(centred / deviation if deviation > 0 else centred)
+    if np.ptp(values) == 0:  # its deviation is rounding error, not zero
+        return np.zeros_like(values)
+    return np.asarray((values - values.mean()) / values.std())

@@ -7,7 +7,7 @@ a benchmark and parallel workers the same code.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -53,8 +53,8 @@ class Searcher:
 
     baselines: tuple[int, ...] = ()
     initial: int = 2
-    surrogate: SurrogateSpec = SurrogateSpec()
-    acquisition: AcquisitionSpec = AcquisitionSpec()
+    surrogate: SurrogateSpec = field(default_factory=SurrogateSpec)
+    acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
     seed: int = 0
 
     def propose(
@@ -111,14 +111,12 @@ class Searcher:
         usable = embedding.valid[observations.indices]
         y = torch.from_numpy(warp_targets(observations.values[usable], self.surrogate.targets))
         x = torch.from_numpy(embedding.points[observations.indices[usable]])
-        model = fit_gp(x, y, embedding.blocks, seed=self.seed + number)
+        model, failure = fit_gp(x, y, embedding.blocks, seed=self.seed + number)
         waiting = [index for index in sorted(pending) if embedding.valid[index]]
         pool = PoolModel(model, torch.from_numpy(embedding.points[waiting]))
         acquisition = make_acquisition(self.acquisition, pool, float(y.max()))
         scores = score_pool(acquisition, torch.from_numpy(embedding.points[candidates]))
         chosen = int(candidates[int(scores.argmax())])
         mean, variance = pool.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
-        note = f"the surrogate kept its priors: {model.fit_failure}" if model.fit_failure else ""
-        return Proposal(
-            chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note
-        )
+        note = f"the surrogate kept its priors: {failure}" if failure else ""
+        return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)

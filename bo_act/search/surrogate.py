@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from botorch.exceptions import ModelFittingError
+from botorch.exceptions.errors import ModelFittingError
 from botorch.exceptions.warnings import OptimizationWarning
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
@@ -40,7 +40,9 @@ def block_kernel(blocks: Mapping[str, slice]) -> Kernel:
 
     def matern(columns: slice) -> MaternKernel:
         dimensions = torch.arange(columns.start, columns.stop)
-        prior = LogNormalPrior(2.0**0.5 + 0.5 * float(torch.tensor(len(dimensions)).log()), 3.0**0.5)
+        prior = LogNormalPrior(
+            2.0**0.5 + 0.5 * float(torch.tensor(len(dimensions)).log()), 3.0**0.5
+        )
         return MaternKernel(
             nu=2.5,
             active_dims=dimensions,
@@ -57,7 +59,9 @@ def block_kernel(blocks: Mapping[str, slice]) -> Kernel:
     return terms[0] if len(terms) == 1 else AdditiveKernel(*terms)
 
 
-def fit_gp(x: Tensor, y: Tensor, blocks: Mapping[str, slice], *, seed: int) -> SingleTaskGP:
+def fit_gp(
+    x: Tensor, y: Tensor, blocks: Mapping[str, slice], *, seed: int
+) -> tuple[SingleTaskGP, str]:
     """Fit a Gaussian process by the maximum of its marginal likelihood and priors.
 
     Args:
@@ -67,13 +71,13 @@ def fit_gp(x: Tensor, y: Tensor, blocks: Mapping[str, slice], *, seed: int) -> S
         seed: of the restarts that a failed optimization makes; nothing else is random.
 
     Returns:
-        The fitted model. Where every restart fails, the model has the priors' modes, and a
-        ``ModelFittingError``'s message is kept as ``model.fit_failure``.
+        The fitted model and ``""``. Where every restart fails, the model with the priors' modes
+        and the reason.
     """
     model = SingleTaskGP(
         x, y.unsqueeze(-1), covar_module=block_kernel(blocks), outcome_transform=None
     )
-    model.fit_failure = ""
+    failure = ""
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         with manual_seed(seed), warnings.catch_warnings():
@@ -82,12 +86,12 @@ def fit_gp(x: Tensor, y: Tensor, blocks: Mapping[str, slice], *, seed: int) -> S
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
     except ModelFittingError as error:
         model.load_state_dict(initial)
-        model.fit_failure = str(error)
+        failure = str(error)
     model.eval()
-    return model
+    return model, failure
 
 
-class PoolModel(Model):  # type: ignore[misc]
+class PoolModel(Model):
     """A fitted Gaussian process that answers for many single points fast.
 
     BoTorch's acquisition functions ask it for posteriors as they ask any model. The Cholesky
@@ -137,10 +141,8 @@ class PoolModel(Model):  # type: ignore[misc]
             prior = self.kernel(points, diag=True)
             return mean, (prior - half.square().sum(dim=0)).clamp_min(1e-12)
 
-    def posterior(self, X: Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:  # noqa: N803
+    def posterior(self, X: Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:
         """Return the marginal posteriors at points (m, 1, d)."""
         mean, variance = self.mean_and_variance(X.squeeze(-2))
-        normal = MultivariateNormal(
-            mean.unsqueeze(-1), DiagLinearOperator(variance.unsqueeze(-1))
-        )
+        normal = MultivariateNormal(mean.unsqueeze(-1), DiagLinearOperator(variance.unsqueeze(-1)))
         return GPyTorchPosterior(normal)

@@ -1,0 +1,1 @@
+"""The Optuna side: sampler, storage, runner, confirmation and results."""

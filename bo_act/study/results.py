@@ -11,7 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import StorageError
-from bo_act.study.confirm import REFERENCE, Confirmed
+from bo_act.specs import StudySpec
+from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
+from bo_act.study.storage import load_study, location
 
 DIVERGED = "diverged"
 """The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
@@ -92,6 +94,17 @@ def summarize(
     )
 
 
+def read_result(spec: StudySpec) -> StudyResult:
+    """Read the outcome of a study that was run, without measuring anything.
+
+    Raises:
+        StorageError: there is no such study.
+    """
+    study = load_study(spec)
+    confirmed = read_confirmed(spec, study, best_expressions(study, spec.confirm.top))
+    return summarize(study, location(spec), confirmed)
+
+
 def count(trials: Sequence[FrozenTrial]) -> Counts:
     """Count trials by state."""
     states = [trial.state for trial in trials]
@@ -108,6 +121,12 @@ def best_expressions(study: optuna.Study, top: int) -> list[Expression]:
     """Return the functions of the best trials, best first, each once."""
     texts = dict.fromkeys(_text(trial) for trial in _ranked(study.get_trials(deepcopy=False)))
     return [canonical(parse(text)) for text in list(texts)[:top]]
+
+
+def best_value(study: optuna.Study) -> float | None:
+    """Return the best validation accuracy so far, None before any."""
+    ranked = _ranked(study.get_trials(deepcopy=False))
+    return _value(ranked[0]) if ranked else None
 
 
 def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

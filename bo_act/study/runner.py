@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +22,14 @@ from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.confirm import confirm
-from bo_act.study.results import DIVERGED, StudyResult, best_expressions, count, summarize
+from bo_act.study.results import (
+    DIVERGED,
+    StudyResult,
+    best_expressions,
+    best_value,
+    count,
+    summarize,
+)
 from bo_act.study.sampler import ActivationSampler, is_abandoned
 from bo_act.study.storage import location, open_study
 from bo_act.study.task import Task
@@ -33,13 +38,17 @@ from bo_act.study.task import Task
 _FAILURES_IN_A_ROW = 5
 
 
-@dataclass
 class Events:
-    """What a runner tells while it works; each may be replaced. Counts are (done, in all)."""
+    """What a runner tells while it works; a subclass shows it. Nothing is done with it here."""
 
-    features: Callable[[int, int], None] = lambda done, total: None
-    search: Callable[[int, int, FrozenTrial | None], None] = lambda done, total, trial: None
-    confirmation: Callable[[int, int, str], None] = lambda done, total, text: None
+    def features(self, done: int, total: int) -> None:
+        """Features of so many functions are there."""
+
+    def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
+        """So many trials are done; ``trial`` is the one that has just ended, None at the start."""
+
+    def confirmation(self, done: int, total: int, text: str) -> None:
+        """So many fresh-seed runs are done; ``text`` is the function that is next."""
 
 
 def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
@@ -85,7 +94,7 @@ def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
 def _search(task: Task, study: optuna.Study, events: Events) -> None:
     total = task.spec.trials
     failures = 0
-    events.search(_finished(study), total, None)
+    events.search(_finished(study), total, None, best_value(study))
     while (done := _finished(study)) < total:
         trial = _next_trial(study)
         try:
@@ -104,7 +113,7 @@ def _search(task: Task, study: optuna.Study, events: Events) -> None:
                 f"the last: {reason}"
             )
         frozen = study.get_trials(deepcopy=False)[trial.number]
-        events.search(_finished(study), total, frozen)
+        events.search(_finished(study), total, frozen, best_value(study))
 
 
 def _next_trial(study: optuna.Study) -> Trial:

@@ -186,9 +186,7 @@ class ActivationSampler(BaseSampler):
         finite = np.isfinite(measured)
         # An objective may return infinity for a network that diverged: no better than the worst.
         measured[~finite] = measured[finite].min() if finite.any() else 0.0
-        observations = Observations(
-            np.array(indices, dtype=np.int64), measured, frozenset(closed)
-        )
+        observations = Observations(np.array(indices, dtype=np.int64), measured, frozenset(closed))
         return View(observations, frozenset(pending), before - lost)
 
     def _index(self, trial: FrozenTrial) -> int | None:
@@ -259,5 +257,3 @@ def is_abandoned(trial: FrozenTrial) -> bool:
         return False
     owner = Owner.read(trial.system_attrs.get(OWNER))
     return owner is not None and owner.is_gone()
-
-

@@ -23,7 +23,15 @@ SPEC = "bo_act:spec"
 _LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
 
 # What may differ between two runs of one study: none of it changes what is searched or measured.
-_FREE = {"trials", "storage", "description", "confirm", "max_retries"}
+_FREE: dict[str, Any] = {
+    "trials": True,
+    "storage": True,
+    "description": True,
+    "confirm": True,
+    "max_retries": True,
+    "data": {"root", "download"},
+    "training": {"device", "threads"},
+}
 
 
 def location(spec: StudySpec) -> str:
@@ -143,8 +151,8 @@ def make_pruner(spec: PrunerSpec) -> BasePruner:
 
 def _check_same(spec: StudySpec, made_with: dict[str, Any]) -> None:
     asked = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
-    # Keys that a later version added were at their defaults.
-    before = _flat({k: v for k, v in made_with.items() if k not in _FREE})
+    # A key that is missing before was added by a later version and had no effect then.
+    before = _flat(made_with)
     changed = [key for key in asked if key in before and before[key] != asked[key]]
     if changed:
         shown = ", ".join(f"{key} was {before[key]!r}, is {asked[key]!r}" for key in changed[:4])

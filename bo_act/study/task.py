@@ -16,7 +16,7 @@ from bo_act.features.table import FeatureTable
 from bo_act.networks import NetworkBuilder, load_network
 from bo_act.specs import StudySpec
 from bo_act.training.data import Data, load_data
-from bo_act.training.trainer import TrainingResult, pick_device, train
+from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,17 @@ class Task:
         train_set = self.data.train
         order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(spec.seed))
         batch = order[: spec.batch_size]
-        return compute_features(
-            self.space,
-            network=lambda activation: self.network(activation, seed=spec.seed),
-            images=train_set.images[batch],
-            labels=train_set.labels[batch],
-            spec=spec,
-            device=pick_device(self.spec.training.device),
-            key={"network": self.builder.source_hash, "data": self.data.digest},
-            progress=progress,
-        )
+        with cpu_threads(self.spec.training.threads):
+            return compute_features(
+                self.space,
+                network=lambda activation: self.network(activation, seed=spec.seed),
+                images=train_set.images[batch],
+                labels=train_set.labels[batch],
+                spec=spec,
+                device=pick_device(self.spec.training.device),
+                key={"network": self.builder.source_hash, "data": self.data.digest},
+                progress=progress,
+            )
 
     def train(
         self,
@@ -87,7 +88,5 @@ class Task:
         """
         network = self.network(lambda: Activation(expression), seed=seed)
         # Apart, so that the order of the data does not repeat the weights' random numbers.
-        result = train(
-            network, self.data, self.spec.training, seed=seed + 1_000_003, report=report
-        )
+        result = train(network, self.data, self.spec.training, seed=seed + 1_000_003, report=report)
         return network, result

@@ -78,7 +78,7 @@ def train(
     """
     started = time.perf_counter()
     device = pick_device(spec.device)
-    with _threads(spec.threads), torch.random.fork_rng(_rng_devices(device)):
+    with cpu_threads(spec.threads), torch.random.fork_rng(_rng_devices(device)):
         torch.manual_seed(seed)
         network.to(device)
         images = data.train.to(device)
@@ -295,7 +295,8 @@ def _rng_devices(device: torch.device) -> list[torch.device]:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with so many CPU threads inside; None leaves them as they are."""
     if count is None:
         yield
         return

@@ -1,0 +1,67 @@
+# make quickstart   set up and run a first search
+# make test         set up and run the tests
+# make check        style, types and the order of the rooms
+# make help         all of it
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: help quickstart install test test-all check format wheel clean
+
+help:
+	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
+	@echo "make test         set up and run the tests (under five minutes on two cores)"
+	@echo "make test-all     the tests, those that take minutes included"
+	@echo "make check        style, types, and the order of the rooms"
+	@echo "make format       put the style right"
+	@echo "make wheel        build the wheel into dist/"
+	@echo "make clean        remove the environment and what was built (studies stay in runs/)"
+
+quickstart: $(VENV)/.installed
+	@echo "== bo-act run quickstart"
+	@$(BIN)/bo-act run quickstart
+
+test: $(VENV)/.installed-dev
+	@echo "== tests"
+	@$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
+
+test-all: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build --wheel
+
+install: $(VENV)/.installed
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "bo-act needs Python 3.11 or newer; none was found"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "bo-act needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V)."; \
+		  echo "Name another one: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@echo "== new environment in $(VENV) ($$($(PYTHON) -V))"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "== installing bo-act and what it needs (PyTorch is several GB on Linux)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "== installing what the tests need"
+	@$(PIP) -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*

@@ -1,0 +1,233 @@
+"""What people see in a terminal: progress on stderr, tables and plots on stdout.
+
+Nothing is drawn on a stderr that is not a terminal, except one line a phase.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from bo_act.study.runner import Events
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from bo_act.features.table import FeatureTable
+    from bo_act.study.confirm import Confirmed, Interval
+    from bo_act.study.results import StudyResult
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Live(Events):
+    """Progress of a study: one bar a phase and one line a trial."""
+
+    def __init__(self, bars: Progress, *, quiet: bool) -> None:
+        self.bars = bars
+        self.quiet = quiet
+        self.tasks: dict[str, TaskID] = {}
+        self.best: float | None = None
+
+    def features(self, done: int, total: int) -> None:
+        """Show features computed so far."""
+        self._show("features", "features of the space", done, total)
+
+    def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
+        """Show a finished trial, and the best value so far."""
+        if trial is not None and not self.quiet and err.is_terminal:
+            self.bars.console.print(self._line(trial))
+        self.best = best
+        self._show("search", "search", done, total, "" if best is None else f"best {best:.4f}")
+
+    def confirmation(self, done: int, total: int, text: str) -> None:
+        """Show fresh-seed runs done so far."""
+        self._show("confirmation", "confirmation with fresh seeds", done, total, text)
+
+    def _show(self, key: str, title: str, done: int, total: int, note: str = "") -> None:
+        if self.quiet:
+            return
+        if key not in self.tasks:
+            self.tasks[key] = self.bars.add_task(title, total=total, note="")
+            if not err.is_terminal:
+                err.print(f"{title}: {total - done} of {total} to do")
+        self.bars.update(self.tasks[key], completed=done, total=total, note=note)
+
+    def _line(self, trial: FrozenTrial) -> str:
+        text = trial.user_attrs.get("activation", "?")
+        by = trial.user_attrs.get("proposal", {}).get("by", "")
+        state = trial.state.name.lower()
+        if trial.user_attrs.get("status") == "diverged":
+            shown = "[red]diverged[/]"
+        elif trial.value is None or state != "complete":
+            shown = f"[yellow]{state}[/]"
+        else:
+            better = self.best is None or trial.value > self.best
+            shown = f"[bold green]{trial.value:.4f}[/]  " if better else f"{trial.value:.4f}  "
+        return f"  {trial.number:>4}  {shown}  {text}  [dim]{by}[/]"
+
+
+@contextmanager
+def live(*, quiet: bool) -> Iterator[Events]:
+    """Show the progress of a study while it runs."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left[/]"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}[/]"),
+        console=err,
+        disable=quiet or not err.is_terminal,
+    )
+    with bars:
+        yield Live(bars, quiet=quiet)
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def study_tables(result: StudyResult) -> None:
+    """Print what a study found: the search's best and the confirmation."""
+    counts = result.trials
+    out.print(
+        f"[bold]{result.study}[/]: {counts.complete} complete ({counts.diverged} diverged), "
+        f"{counts.pruned} pruned, {counts.failed} failed; trials in {result.storage}",
+        soft_wrap=True,
+    )
+    if result.best is None:
+        out.print("No function has been evaluated yet.")
+        return
+    table = Table(title="Best of the search (validation accuracy, one seed)", title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("activation", overflow="fold")
+    table.add_column("validation", justify="right")
+    table.add_column("trial", justify="right")
+    for rank, found in enumerate(result.top, start=1):
+        table.add_row(str(rank), found.activation, _percent(found.value), str(found.trial))
+    out.print(table)
+    if result.baseline.value is not None:
+        out.print(f"relu(x) in the same search: {_percent(result.baseline.value)}")
+    if result.confirmed:
+        out.print(_confirmed_table(result.confirmed))
+        out.print(_verdict(result.confirmed))
+
+
+def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
+    seeds = confirmed[0].seeds
+    table = Table(
+        title=f"Confirmed on the test set ({seeds} fresh seeds, mean and 95% interval)",
+        title_justify="left",
+    )
+    table.add_column("activation", overflow="fold")
+    table.add_column("test accuracy", justify="right")
+    table.add_column("minus ReLU", justify="right")
+    table.add_column("validation", justify="right")
+    for place, row in enumerate(confirmed):
+        note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
+        last_found = row.role == "found" and confirmed[place + 1].role == "baseline"
+        table.add_row(
+            row.activation + note,
+            _with_interval(row.test, "{:.2f}%"),
+            "" if row.minus_relu is None else _with_interval(row.minus_relu, "{:+.2f}"),
+            _percent(row.validation.mean),
+            end_section=last_found,
+        )
+    return table
+
+
+def _verdict(confirmed: Sequence[Confirmed]) -> str:
+    # Chosen by fresh validation accuracy: choosing by test accuracy would flatter the winner.
+    found = [row for row in confirmed if row.role == "found"]
+    winner = max(found, key=lambda row: row.validation.mean)
+    gain = winner.minus_relu
+    if gain is None:
+        return "Of the functions found, ReLU itself has the best fresh validation accuracy."
+    shown = f"{_with_interval(gain, '{:+.2f}')} points of test accuracy against ReLU"
+    name = f"[bold]{winner.activation}[/], the best of them by validation,"
+    if gain.low is None:
+        return f"{name} has {shown}; one seed gives no interval (confirm.seeds)."
+    if gain.low > 0:
+        return f"{name} is better than ReLU: {shown}."
+    if gain.high is not None and gain.high < 0:
+        return f"{name} is worse than ReLU: {shown}."
+    return f"{name} has {shown}: the interval includes zero, so nothing is confirmed."
+
+
+def feature_table(table: FeatureTable, seconds: float) -> None:
+    """Print what is known of a space and what is missing, with the reasons."""
+    shown = Table(
+        title=f"Features of {len(table)} functions ({seconds:.1f} s)", title_justify="left"
+    )
+    shown.add_column("block")
+    shown.add_column("columns", justify="right")
+    shown.add_column("present", justify="right")
+    shown.add_column("missing", justify="right")
+    shown.add_column("why")
+    before: dict[str, int] | None = None
+    for name, missing in table.missing().items():
+        block = table.blocks[name]
+        why = "\n".join(f"{count} {reason}" for reason, count in missing.items())
+        present = int(block.present.sum())
+        shown.add_row(
+            name,
+            str(block.values.shape[1]),
+            str(present),
+            str(len(table) - present),
+            "the same" if missing and missing == before else why,
+        )
+        before = missing
+    out.print(shown)
+
+
+def key_values(title: str, rows: dict[str, Any]) -> None:
+    """Print a two-column table."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    out.print(table)
+
+
+def plot(x: Sequence[float], curves: dict[str, Sequence[float]], *, title: str) -> None:
+    """Draw curves over x in the terminal; what is not finite is left out."""
+    import plotext
+
+    plotext.clear_figure()
+    plotext.theme("pro" if out.is_terminal else "clear")
+    plotext.plotsize(min(out.width, 80), 20)
+    for name, y in curves.items():
+        pairs = [(a, b) for a, b in zip(x, y, strict=True) if abs(b) < float("inf")]
+        if pairs:
+            plotext.plot(*map(list, zip(*pairs, strict=True)), label=name, marker="braille")
+    plotext.title(title)
+    drawn = plotext.build()
+    sys.stdout.write((drawn if out.is_terminal else plotext.uncolorize(drawn)) + "\n")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}%"
+
+
+def _with_interval(value: Interval, form: str) -> str:
+    shown = form.format(100 * value.mean)
+    if value.low is None or value.high is None:
+        return shown
+    return f"{shown} ±{50 * (value.high - value.low):.2f}"

@@ -1,0 +1,51 @@
+"""What all tests share: caches of their own, one thread, and spaces that are built once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.space import Space, load_space
+from bo_act.specs import SpaceSpec
+
+# Compiling or fitting may be slow once; a deadline would only make that test fail at times.
+settings.register_profile("bo-act", deadline=None)
+settings.load_profile("bo-act")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Small tensors: threads cost more than they bring, and test processes share the cores.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def act_bench() -> Space:
+    return load_space("act_bench")
+
+
+@pytest.fixture(scope="session")
+def act_bench_catalogue(act_bench) -> Catalogue:
+    return act_bench.catalogue
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Space:
+    """48 expressions with constants, a pole and a function without features."""
+    return Space(
+        SpaceSpec(
+            name="tiny",
+            unary=("zero", "one", "identity", "exp", "tanh"),
+            binary=("add", "div"),
+            schemas=("binary(unary(x),unary(x))",),
+            expressions=("relu(x)", "square(x)"),
+            baselines=("relu(x)", "tanh(x)"),
+        )
+    )
