@@ -21,6 +21,9 @@ from bo_act.errors import BoActError, SpecError
 if TYPE_CHECKING:
     from bo_act.specs import StudySpec
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
 app = typer.Typer(
     help="Search for a better activation function for your network and data.",
     epilog="First steps: bo-act run quickstart",
@@ -255,8 +258,10 @@ def main() -> None:
         app()
     except BoActError as error:
         sys.exit(_complain(f"error: {error}", code=2))
-    except KeyboardInterrupt:
-        sys.exit(_complain("interrupted; the same command goes on from here", code=130))
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer answers Ctrl-C with this code and not a word
+            _complain("interrupted; the same command goes on from here", code=INTERRUPTED)
+        raise
 
 
 def _complain(message: str, *, code: int) -> int:

@@ -142,9 +142,11 @@ def _principal(curves: np.ndarray, components: int) -> np.ndarray:
     variances, vectors = np.linalg.eigh(centred.T @ centred)
     rank = int((variances > 1e-10 * max(variances[-1], 1e-300)).sum())
     leading = vectors[:, ::-1][:, : min(components, rank)]
-    # The sign of an eigenvector is arbitrary: make its largest entry positive.
-    largest = np.abs(leading).argmax(axis=0)
-    leading = leading * np.sign(leading[largest, np.arange(leading.shape[1])])
+    # The sign of an eigenvector is arbitrary: make its first large entry positive. (The largest one
+    # is no choice where the curves are odd functions: it has a twin of the other sign.)
+    sizes = np.abs(leading)
+    large = (sizes > 0.7 * sizes.max(axis=0)).argmax(axis=0)
+    leading = leading * np.sign(leading[large, np.arange(leading.shape[1])])
     return np.asarray(centred @ leading)
 
 

@@ -123,6 +123,7 @@ class ActivationSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Leave parameters outside the space to the delegate."""
+        self._raise_error_if_multi_objective(study)
         chosen = self._slot_sampler if param_name in self.space.distributions else self.delegate
         return chosen.sample_independent(study, trial, param_name, param_distribution)
 
@@ -194,7 +195,8 @@ class ActivationSampler(BaseSampler):
         try:
             return self.space.catalogue.index(params)
         except ExpressionError:
-            claim = trial.system_attrs.get(CLAIM)
+            # A trial that is between its claim and its parameters.
+            claim = trial.system_attrs.get(CLAIM) if trial.state == TrialState.RUNNING else None
             return int(claim) if claim is not None else None
 
     def _claim(self, study: Study, trial: FrozenTrial) -> int:
@@ -206,13 +208,14 @@ class ActivationSampler(BaseSampler):
                 self.embedding, view.observations, pending=pending, number=view.number
             )
             if attempt == _ATTEMPTS:
-                taken = set(view.observations.indices.tolist()) | view.observations.closed | pending
+                taken = view.taken | contested
                 free = [i for i in np.flatnonzero(self.embedding.valid) if int(i) not in taken]
                 proposal = self.searcher.draw(
                     np.array(free), number=view.number, attempt=attempt + trial.number
                 )
             study._storage.set_trial_system_attr(trial._trial_id, CLAIM, proposal.index)
-            if proposal.index not in self.view(study, trial).pending:
+            # Another may have claimed it meanwhile, or have finished it.
+            if proposal.index not in self.view(study, trial).taken:
                 break
             contested.add(proposal.index)
         self._note(study, trial, proposal)
@@ -249,6 +252,12 @@ class View:
     observations: Observations
     pending: frozenset[int]
     number: int
+
+    @property
+    def taken(self) -> frozenset[int]:
+        """Indices that are not to be proposed."""
+        measured = self.observations.indices.tolist()
+        return self.pending | self.observations.closed | frozenset(measured)
 
 
 def is_abandoned(trial: FrozenTrial) -> bool:

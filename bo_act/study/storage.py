@@ -11,7 +11,7 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from bo_act.errors import StorageError
@@ -62,10 +62,31 @@ def _open_file(path: Path, *, create: bool) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".log":
-            return JournalStorage(JournalFileBackend(str(path)))
+            lock = JournalFileSymlinkLock(str(path))
+            _mend_journal(path, lock)
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, ValueError) as error:
         raise StorageError(f"the study storage {path} cannot be opened: {error}") from error
     return _open_database(f"sqlite:///{path}")
+
+
+def _mend_journal(path: Path, lock: JournalFileSymlinkLock) -> None:
+    """Cut off a last line that was never finished.
+
+    A process that died while it wrote leaves half a line, whose write nobody relied on; the next
+    writer would add to it and make the whole journal unreadable.
+    """
+    if not path.is_file():
+        return
+    lock.acquire()
+    try:
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("rb+") as file:
+                file.truncate(whole)
+    finally:
+        lock.release()
 
 
 def _open_database(url: str) -> BaseStorage:

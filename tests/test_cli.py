@@ -1,0 +1,262 @@
+"""The command line as a person or a script meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bo_act import cli
+
+STUDY = """
+name = "tiny"
+space = "classic"
+trials = 5
+initial = 0
+[model]
+name = "mlp"
+options = { widths = [8] }
+[data]
+name = "digits"
+train = 200
+validation = 100
+[training]
+epochs = 2
+threads = 1
+device = "cpu"
+[features]
+batch_size = 32
+quantiles = 16
+[confirm]
+top = 1
+seeds = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(STUDY)
+
+
+@pytest.fixture
+def bo_act(capfd, monkeypatch):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bo-act", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            sys.exit(0)
+        told = capfd.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return run
+
+
+# --- what works -----------------------------------------------------------------------------
+
+
+def test_space_as_json(bo_act):
+    code, out, _ = bo_act("space", "act_bench", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert list(found) == ["name", "expressions", "unique", "finite", "hash"]
+    assert (found["expressions"], found["unique"], found["finite"]) == (5103, 2826, 2412)
+
+
+def test_space_for_people_lists_its_functions(bo_act):
+    code, out, _ = bo_act("space", "classic", "--functions")
+    assert code == 0
+    assert "34" in out
+    assert "mul(x,tanh(softplus(tanh(x))))" in out.splitlines()
+
+
+def test_run_best_and_features(bo_act):
+    code, out, err = bo_act("run", "tiny.toml", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert "search: 5 of 5 to do" in err
+    assert found["study"] == "tiny"
+    assert found["storage"] == "runs/tiny/study.db"
+    assert {"complete", "pruned", "failed", "diverged"} <= set(found["trials"])
+    assert found["trials"]["complete"] == 5
+    assert {"activation", "value", "trial"} == set(found["best"])
+    assert found["baseline"]["activation"] == "relu(x)"
+    assert 0 < found["baseline"]["value"] <= found["best"]["value"]
+    relu = next(row for row in found["confirmed"] if row["activation"] == "relu(x)")
+    assert relu["test"]["low"] <= relu["test"]["mean"] <= relu["test"]["high"]
+
+    code, out, err = bo_act("best", "tiny.toml", "--json")
+    assert (code, json.loads(out), err) == (0, found, "")
+    code, out, err = bo_act("run", "tiny.toml", "--quiet")
+    assert (code, err) == (0, "")
+    assert "Confirmed on the test set (2 fresh seeds" in out
+    assert found["best"]["activation"] in out
+
+    code, out, _ = bo_act("features", "tiny.toml", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["functions"] == 34
+    assert {"outputs", "moments", "fim", "fim_null"} == set(found["blocks"])
+    code, out, _ = bo_act("features", "tiny.toml")
+    assert "fim_null" in out
+
+
+def test_set_replaces_values(bo_act):
+    code, out, _ = bo_act(
+        "run", "tiny.toml", "--json", "--set", "trials=4", "--set", "name=other",
+        "--set", "confirm.seeds=0", "--storage", "elsewhere.log",
+    )  # fmt: skip
+    found = json.loads(out)
+    assert code == 0
+    assert (found["study"], found["storage"]) == ("other", "elsewhere.log")
+    assert found["trials"]["complete"] == 4
+    assert found["confirmed"] == []
+    assert Path("elsewhere.log").is_file()
+
+
+def test_show_draws_in_the_terminal_and_to_a_picture(bo_act):
+    code, out, _ = bo_act("show", "mul(sigmoid(x),erf(x))")
+    assert code == 0
+    assert "slope" in out
+    assert "\x1b" not in out
+    code, out, _ = bo_act("show", "relu(x)", "--json", "--png", "relu.png")
+    found = json.loads(out)
+    assert found["mean"] == pytest.approx(0.3989, abs=1e-3)
+    assert found["variance"] == pytest.approx(0.3408, abs=1e-3)
+    assert Path("relu.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = bo_act("show", "pow(x,tanh(x))")
+    assert code == 0
+    assert "not finite at" in out
+
+
+def test_version_and_help(bo_act):
+    assert bo_act("--version")[1].startswith("bo-act ")
+    assert "run quickstart" in bo_act("--help")[1]
+    for command in ("space", "features", "run", "best", "show"):
+        code, out, _ = bo_act(command, "--help")
+        assert code == 0
+        assert f"Example: bo-act {command}" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["show", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    script = (
+        "import sys; sys.argv = ['bo-act', *sys.argv[1:]]\n"
+        "from bo_act.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'optuna', 'botorch', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_study_is_said_without_importing_torch():
+    script = (
+        "import sys; sys.argv = ['bo-act', 'run', 'quickstrat']\n"
+        "from bo_act.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "sys.exit(9 if 'torch' in sys.modules else code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "did you mean 'quickstart'?" in done.stderr
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+def changed(old: str, new: str) -> str:
+    assert old in STUDY
+    Path("bad.toml").write_text(STUDY.replace(old, new))
+    return "bad.toml"
+
+
+def bad_model(text: str) -> str:
+    Path("net.py").write_text(text)
+    return changed('name = "mlp"\noptions = { widths = [8] }', 'name = "net.py"')
+
+
+BAD = {
+    "unknown key": (lambda: ["run", changed("epochs = 2", "epoch = 2")], "did you mean 'epochs'?"),
+    "wrong type": (lambda: ["run", changed("epochs = 2", 'epochs = "two"')], "got 'two'"),
+    "missing table": (lambda: ["run", changed('[model]\nname = "mlp"', "[model]")], "'model.name'"),
+    "not TOML": (lambda: ["run", changed("trials = 5", "trials = ")], "not valid TOML"),
+    "no such study": (lambda: ["run", "quickstrat"], "did you mean 'quickstart'?"),
+    "no such space": (
+        lambda: ["run", changed('space = "classic"', 'space = "clasic"')],
+        "did you mean 'classic'?",
+    ),
+    "misspelled operator": (lambda: ["show", "softpluss(x)"], "did you mean 'softplus'?"),
+    "unclosed bracket": (lambda: ["show", "add(relu(x),tanh(x)"], "end of the text (at position"),
+    "missing data": (
+        lambda: [
+            "run",
+            changed('name = "digits"', 'name = "fashion_mnist"\nroot = "no"\ndownload = false'),
+        ],
+        "train-images-idx3-ubyte",
+    ),
+    "unreachable storage": (
+        lambda: ["run", "tiny.toml", "--storage", "postgresql://me@127.0.0.1:1/db"],
+        "cannot be reached",
+    ),
+    "model without build": (lambda: ["run", bad_model("x = 1\n")], "build"),
+    "model that fails": (lambda: ["run", bad_model("import nothing_like_this\n")], "net.py"),
+    "bad --set": (lambda: ["run", "tiny.toml", "--set", "trials"], "expects KEY=VALUE"),
+    "not run yet": (lambda: ["best", "tiny.toml"], "bo-act run"),
+    "no GPU": (
+        lambda: ["run", "tiny.toml", "--set", "training.device=cuda:7"],
+        "use 'auto' or 'cpu'",
+    ),
+    "unwritable picture": (lambda: ["show", "relu(x)", "--png", "no/where.png"], "cannot write"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_ends_with_one_line_that_helps(bo_act, what):
+    arguments, says = BAD[what]
+    code, out, err = bo_act(*arguments())
+    assert code == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert "Traceback" not in err
+
+
+def test_interrupted(bo_act, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bo_act.study.runner.run_study", interrupted)
+    code, _, err = bo_act("run", "tiny.toml")
+    assert code == 130
+    assert "goes on from here" in err
+
+
+def test_defects_keep_their_traceback():
+    """What is no BoActError is our mistake, and is shown whole."""
+    script = (
+        "import sys; sys.argv = ['bo-act', 'space', 'classic']\n"
+        "import bo_act.activations.space as s\n"
+        "def broken(name): raise RuntimeError('a defect')\n"
+        "s.load_space = broken\n"
+        "from bo_act.cli import main; main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: a defect" in done.stderr

@@ -1,0 +1,310 @@
+"""Whole studies: from a study file to results, resumed, killed, gone wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from bo_act.errors import NetworkError, SearchError, StorageError
+from bo_act.specs import StudySpec
+from bo_act.study.confirm import interval
+from bo_act.study.results import read_result
+from bo_act.study.runner import Events, run_study
+from bo_act.study.storage import load_study, open_storage
+from bo_act.study.task import Task
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE = """
+name = "few"
+schemas = ["binary(unary(x),unary(x))"]
+unary = ["identity", "tanh", "relu", "exp", "erf", "reciprocal"]
+binary = ["add", "mul", "max"]
+baselines = ["relu(x)", "tanh(x)"]
+"""
+
+BASE = {
+    "name": "tiny",
+    "space": "few.toml",
+    "trials": 8,
+    "model": {"name": "mlp", "options": {"widths": [16, 16]}},
+    "data": {"name": "digits", "train": 256, "validation": 200},
+    "training": {"epochs": 3, "batch_size": 64, "threads": 1, "device": "cpu"},
+    "features": {"batch_size": 32, "quantiles": 16},
+    "confirm": {"top": 2, "seeds": 2, "baselines": ["gelu(x)"]},
+}
+
+
+def make(**changes) -> StudySpec:
+    content = json.loads(json.dumps(BASE))
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(content.get(key), dict):
+            content[key] |= value
+        else:
+            content[key] = value
+    return StudySpec.model_validate(content)
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("few.toml").write_text(SPACE)
+
+
+class Recorder(Events):
+    def __init__(self) -> None:
+        self.trained: list[int] = []
+        self.confirmed: list[str] = []
+
+    def search(self, done, total, trial, best):
+        if trial is not None:
+            self.trained.append(trial.number)
+
+    def confirmation(self, done, total, text):
+        self.confirmed.append(text)
+
+
+def history(spec: StudySpec) -> list[tuple]:
+    return [
+        (t.number, t.user_attrs["activation"], t.value, t.state.name, t.intermediate_values)
+        for t in load_study(spec).trials
+    ]
+
+
+# --- a study --------------------------------------------------------------------------------
+
+
+def test_a_study_runs_to_its_end_and_a_second_call_does_nothing():
+    spec = make()
+    result = run_study(spec)
+    assert result.trials.complete == 8
+    assert result.trials.failed == result.trials.running == 0
+    assert result.best is not None
+    assert result.best.value == max(found.value for found in result.top)
+    assert result.baseline.activation == "relu(x)"
+    assert result.baseline.value == load_study(spec).trials[0].value
+    rows = {row.activation: row for row in result.confirmed}
+    assert [row.role for row in result.confirmed] == ["found"] * 2 + ["baseline"] * (len(rows) - 2)
+    assert {"relu(x)", "gelu(x)"} <= set(rows)
+    assert all(row.seeds == 2 for row in result.confirmed)
+    assert rows["relu(x)"].minus_relu is None
+
+    again = Recorder()
+    assert run_study(spec, events=again) == result == read_result(spec)
+    assert again.trained == []
+    json.dumps(result.as_json(), allow_nan=False)
+    assert json.loads(Path("runs/tiny/study.json").read_text())["trials"] == 8
+
+
+def test_more_trials_go_on_from_where_it_stopped():
+    longer = make(name="longer", trials=10, confirm={"seeds": 0})
+    run_study(longer)
+    stepwise = make(name="stepwise", trials=4, confirm={"seeds": 0})
+    run_study(stepwise)
+    run_study(stepwise.model_copy(update={"trials": 10}))
+    assert history(stepwise) == history(longer)
+
+
+def test_an_interrupted_confirmation_goes_on():
+    class Stop(Events):
+        def confirmation(self, done, total, text):
+            if done == 3:
+                raise KeyboardInterrupt
+
+    spec = make()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(spec, events=Stop())
+    kept = [name for name in load_study(spec).user_attrs if "confirmed" in name]
+    assert len(kept) == 3
+    assert read_result(spec).confirmed == ()
+    result = run_study(spec)
+    assert all(row.seeds == 2 for row in result.confirmed)
+    fresh = run_study(make(name="fresh"))
+    assert fresh.confirmed == result.confirmed
+
+
+def test_other_settings_under_the_same_name_are_refused():
+    run_study(make(trials=2, confirm={"seeds": 0}))
+    with pytest.raises(StorageError, match=r"training\.epochs was 3, is 5"):
+        run_study(make(training={"epochs": 5}))
+    run_study(make(trials=2, confirm={"seeds": 0}, training={"threads": None}))
+
+
+def test_test_images_are_not_read_before_the_confirmation(monkeypatch):
+    from bo_act.training.data import Data
+
+    reads = []
+    load = Data.load_test
+    monkeypatch.setattr(Data, "load_test", lambda self: reads.append(1) or load(self))
+    run_study(make(trials=4, confirm={"seeds": 0}))
+    assert reads == []
+    run_study(make(trials=4))
+    assert reads == [1]
+
+
+# --- results that are not values ------------------------------------------------------------
+
+
+def test_a_diverged_function_is_a_result(tmp_path):
+    spec = make(trials=3, confirm={"seeds": 1, "top": 1})
+    Path("few.toml").write_text(SPACE.replace('"relu(x)", "tanh(x)"', '"exp(x)", "relu(x)"'))
+    spec = make(trials=3, confirm={"seeds": 1, "top": 1}, training={"learning_rate": 1e6})
+    result = run_study(spec)
+    assert result.trials.diverged >= 1
+    assert result.trials.complete == 3
+    for trial in load_study(spec).trials:
+        diverged = trial.user_attrs["status"] == "diverged"
+        assert trial.constraints == {"diverged": float(diverged)}
+        assert not diverged or trial.value == pytest.approx(0.1)
+
+
+def test_a_pruned_function_is_not_proposed_again():
+    spec = make(
+        trials=14,
+        confirm={"seeds": 0},
+        pruner={"name": "percentile", "percentile": 20.0, "startup_trials": 3, "warmup_epochs": 0},
+    )
+    result = run_study(spec)
+    assert result.trials.pruned > 0
+    assert result.trials.finished == 14
+    functions = [row[1] for row in history(spec)]
+    assert len(set(functions)) == 14
+
+
+def test_an_infrastructure_failure_is_retried(monkeypatch):
+    undisturbed = make(name="undisturbed", confirm={"seeds": 0})
+    run_study(undisturbed)
+    train = Task.train
+    calls = Counter()
+
+    def flaky(self, expression, **options):
+        calls[str(expression)] += 1
+        if str(expression) == "tanh(x)" and calls["tanh(x)"] == 1:
+            raise RuntimeError("CUDA error: the device\nis gone")
+        return train(self, expression, **options)
+
+    monkeypatch.setattr(Task, "train", flaky)
+    spec = make(confirm={"seeds": 0})
+    result = run_study(spec)
+    assert (result.trials.complete, result.trials.failed) == (8, 1)
+    failed = load_study(spec).get_trials(states=[TrialState.FAIL])
+    assert failed[0].user_attrs["failure"] == "RuntimeError: CUDA error: the device is gone"
+    assert calls["tanh(x)"] == 2
+    done = [row[1:3] for row in history(spec) if row[3] == "COMPLETE"]
+    assert done == [row[1:3] for row in history(undisturbed)]
+
+
+def test_a_study_in_which_everything_fails_ends(monkeypatch):
+    def broken(self, expression, **options):
+        raise RuntimeError("no space left on device")
+
+    monkeypatch.setattr(Task, "train", broken)
+    with pytest.raises(SearchError, match="no space left on device"):
+        run_study(make())
+
+
+def test_a_whole_space_can_be_evaluated():
+    Path("few.toml").write_text(
+        'name = "few"\nexpressions = ["relu(x)", "tanh(x)", "erf(x)"]\nbaselines = ["relu(x)"]\n'
+    )
+    result = run_study(make(trials=50, confirm={"seeds": 0}))
+    assert result.trials.complete == 3
+
+
+def test_a_network_that_does_not_fit_is_an_error_and_not_a_result():
+    Path("net.py").write_text(
+        "from torch import nn\n"
+        "def build(activation, *, in_channels, image_size, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(7, num_classes), activation())\n"
+    )
+    with pytest.raises(NetworkError):
+        run_study(make(model={"name": "net.py", "options": {}}, features={"fim": False}))
+
+
+# --- kill -9 --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", ["runs/killed/study.db", "runs/killed/study.log"])
+def test_nothing_is_lost_by_kill_9(storage):
+    """Ten kills at random moments: the study ends as one that was never disturbed."""
+    settings = {"trials": 14, "confirm": {"seeds": 0}, "training": {"epochs": 12}}
+    undisturbed = make(name="undisturbed", **settings)
+    started = time.monotonic()
+    run_study(undisturbed)
+    whole = time.monotonic() - started
+    spec = make(name="killed", storage=storage, **settings)
+    randomness = random.Random(storage)
+    kills = 0
+    for _ in range(200):
+        child = os.fork()
+        if child == 0:
+            run_study(spec)
+            os._exit(0)
+        # Early kills too: at the start the study is made, later kills land between two writes.
+        time.sleep(randomness.uniform(0.02, 0.3) * min(whole, 4.0))
+        if kills < 10:
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            kills += 1
+        else:
+            assert os.WEXITSTATUS(status) == 0
+            break
+    assert kills >= 3
+    assert history(spec) == history(undisturbed)
+    assert all(row[3] == "COMPLETE" for row in history(spec))
+    assert max(Counter(row[1] for row in history(spec)).values()) == 1
+
+
+def test_a_torn_last_line_of_a_journal_is_mended():
+    spec = make(trials=3, storage="journal.log", confirm={"seeds": 0})
+    run_study(spec)
+    whole = Path("journal.log").read_bytes()
+    Path("journal.log").write_bytes(whole + b'{"op_code": 5, "wor')
+    run_study(spec.model_copy(update={"trials": 5}))
+    assert len(history(spec)) == 5
+    assert Path("journal.log").read_bytes().startswith(whole)
+
+
+# --- storages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("postgresql://me:secret@127.0.0.1:1/db", "me@127.0.0.1:1/db cannot be reached"),
+        ("nonsense://somewhere", "cannot be reached"),
+        ("sqlite:////no/such/folder/study.db", "cannot be reached"),
+        ("/proc/no/study.db", "cannot be opened"),
+    ],
+)
+def test_a_storage_that_cannot_be_reached(where, says):
+    with pytest.raises(StorageError, match=says) as caught:
+        open_storage(where)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_study_that_was_never_run():
+    with pytest.raises(StorageError, match="bo-act run"):
+        read_result(make(name="never"))
+
+
+# --- intervals ------------------------------------------------------------------------------
+
+
+def test_interval_is_students():
+    # Five values with mean 3 and standard error sqrt(0.5); t(0.975, 4) = 2.7764.
+    found = interval([1, 2, 3, 4, 5])
+    assert found.mean == 3
+    assert found.high - found.mean == pytest.approx(2.7764 * 0.5**0.5, rel=1e-4)
+    assert interval([0.5]).low is None
