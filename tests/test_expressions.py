@@ -16,11 +16,13 @@ from bo_act.activations.operators import OPERATORS
 from bo_act.errors import ExpressionError
 
 
-def naive(expression: Expression, x: Tensor) -> Tensor:
-    """Evaluate by plain recursion."""
+def naive(expression: Expression, x: Tensor, *, signed_zero: bool = True) -> Tensor:
+    """Evaluate by plain recursion, on request with one zero: -0.0 + 0.0 is 0.0."""
     if not expression.arguments:
-        return x
-    return OPERATORS[expression.name].function(*[naive(a, x) for a in expression.arguments])
+        return x if signed_zero else x + 0.0
+    arguments = [naive(a, x, signed_zero=signed_zero) for a in expression.arguments]
+    value = OPERATORS[expression.name].function(*arguments)
+    return value if signed_zero else value + 0.0
 
 
 # --- reading and printing -------------------------------------------------------------------
@@ -118,12 +120,12 @@ PIECES = st.sampled_from([*OPERATORS, "x", "(", ")", ",", " ", "\x1c", "\x85", "
 @example("exp(" * 2400)
 @example("\x00")
 def test_any_text_is_an_expression_or_an_expression_error(text):
+    told = ""
     try:
-        expression = parse(text)
+        assert str(parse(text)) == "".join(text.split())
     except ExpressionError as error:
-        assert "\n" not in str(error)
-    else:
-        assert parse(str(expression)) == expression
+        told = str(error)
+    assert "\n" not in told
 
 
 # --- the canonical form ---------------------------------------------------------------------
@@ -135,7 +137,8 @@ POINTS += [7.3, -7.3, 33.0, -33.0, 88.8, -88.8, 710.0, -710.0, 1e20, -1e20, 3e38
 
 def assert_equal_values(one: Expression, other: Expression, dtype: torch.dtype) -> None:
     x = torch.tensor(POINTS, dtype=torch.float64).to(dtype)
-    torch.testing.assert_close(naive(one, x), naive(other, x), rtol=0, atol=0, equal_nan=True)
+    a, b = (naive(e, x, signed_zero=False) for e in (one, other))
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 @settings(max_examples=300)

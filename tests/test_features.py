@@ -58,7 +58,9 @@ def test_value_and_slope(text):
     with mpmath.workdps(40):
         for point, y, dy in zip(x.tolist(), value.tolist(), slope.tolist(), strict=True):
             assert y == pytest.approx(float(TRUTH[text](mpf(point))), rel=1e-13, abs=1e-15)
-            assert dy == pytest.approx(float(mp.diff(TRUTH[text], mpf(point))), rel=1e-11, abs=1e-13)
+            assert dy == pytest.approx(
+                float(mp.diff(TRUTH[text], mpf(point))), rel=1e-11, abs=1e-13
+            )
 
 
 def test_output_blocks_are_those_of_the_oracle():
@@ -148,7 +150,7 @@ def test_a_block_is_checked(values, reasons, message):
 
 
 def test_a_table_is_checked():
-    with pytest.raises(FeatureError, match="blocks of one length, got .*'a': 3, 'b': 2"):
+    with pytest.raises(FeatureError, match=r"blocks of one length, got .*'a': 3, 'b': 2"):
         FeatureTable("h", {"a": block(3), "b": block(2)})
     with pytest.raises(FeatureError, match="blocks of one length"):
         FeatureTable("h", {})
@@ -405,9 +407,7 @@ def test_a_damaged_shard_is_computed_again(tiny, monkeypatch, tmp_path, damage):
     elif damage == "columns":
         path.write_bytes(content.replace(b"null_mass", b"nuII_mass"))
     else:
-        path.write_bytes(
-            {"truncated": content[:-20], "empty": b"", "garbage": b"x" * 500}[damage]
-        )
+        path.write_bytes({"truncated": content[:-20], "empty": b"", "garbage": b"x" * 500}[damage])
     network = Counted()
     with pytest.warns(UserWarning, match="computed again"):
         again = features(tiny, network, cache=cache)

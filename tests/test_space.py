@@ -306,9 +306,7 @@ def test_slots_are_named_by_place_and_shared_by_schemas(mixed):
     assert distributions.pop("binary") == CategoricalDistribution(("add", "sub", "max"))
     assert distributions.pop("inner_binary") == CategoricalDistribution(("add", "sub", "max"))
     assert distributions.pop("nary") == CategoricalDistribution(("sum_n", "prod_n", "max_n"))
-    assert distributions.pop("expression") == CategoricalDistribution(
-        ("gelu(x)", "mul(x,erf(x))")
-    )
+    assert distributions.pop("expression") == CategoricalDistribution(("gelu(x)", "mul(x,erf(x))"))
     assert distributions.pop("schema") == CategoricalDistribution((*MIXED.schemas, "expression"))
     assert not distributions
     del mixed.__dict__["distributions"]
@@ -409,7 +407,10 @@ GOOD = 'name = "t"\nschemas = ["unary(x)"]\nunary = ["relu", "exp"]\n'
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD.replace("relu", "rellu"), r"unknown unary operator 'rellu' \(did you mean 'relu'\?\)"),
+        (
+            GOOD.replace("relu", "rellu"),
+            r"unknown unary operator 'rellu' \(did you mean 'relu'\?\)",
+        ),
         (GOOD.replace("relu", "add"), "unknown unary operator 'add'.*known: zero, one"),
         (GOOD + 'binary = ["exp"]', "unknown binary operator 'exp'"),
         (GOOD.replace("exp", "relu"), "unary: 'relu' is listed twice"),
@@ -451,7 +452,9 @@ def test_a_good_space_file(tmp_path):
 
 
 def test_a_space_that_is_not_there():
-    with pytest.raises(ContentNotFoundError, match="did you mean 'act_bench'.*known names: .*classic"):
+    with pytest.raises(
+        ContentNotFoundError, match=r"did you mean 'act_bench'.*known names: .*classic"
+    ):
         load_space("act_bensh")
 
 

@@ -104,10 +104,18 @@ def test_a_path_is_taken_as_it_is(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("spaces", "clasic", r"no space named 'clasic' \(did you mean 'classic'\?\); known names: "),
+        (
+            "spaces",
+            "clasic",
+            r"no space named 'clasic' \(did you mean 'classic'\?\); known names: ",
+        ),
         ("studies", "qickstart", r"no study named 'qickstart' \(did you mean 'quickstart'\?\)"),
         ("models", "zzzzzz", r"no model named 'zzzzzz'; known names: .*mlp.*path of a \.py file"),
-        ("spaces", "classic.toml", r"no space file 'classic.toml' \(looked in .*act_bench, classic"),
+        (
+            "spaces",
+            "classic.toml",
+            r"no space file 'classic.toml' \(looked in .*act_bench, classic",
+        ),
         ("models", "nets/a", r"no model file 'nets/a'"),
         ("spaces", "", "no space named ''"),
     ],
@@ -208,7 +216,7 @@ def test_all_problems_are_told_at_once(study):
 def test_missing_tables(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text('name = "mine"\n[model]\n')
-    with pytest.raises(SpecError, match="missing key 'model.name'; missing key 'data'"):
+    with pytest.raises(SpecError, match=r"missing key 'model.name'; missing key 'data'"):
         read_study(str(path))
 
 
@@ -227,7 +235,11 @@ def test_all_errors_are_of_one_tree():
     assert all(issubclass(c, BoActError) for c in classes)
     for c in classes:
         assert c.__name__ in errors.__doc__
-    defined = {k for k, v in vars(errors).items() if isinstance(v, type) and v.__module__ == errors.__name__}
+    defined = {
+        k
+        for k, v in vars(errors).items()
+        if isinstance(v, type) and v.__module__ == errors.__name__
+    }
     assert defined | {"nearest"} == set(errors.__all__)
 
 

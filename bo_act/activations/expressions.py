@@ -161,8 +161,8 @@ def canonical(expression: Expression) -> Expression:
     Arguments of commutative operators are ordered (shorter text first, then alphabetically);
     ``identity``, ``zero`` and ``one`` are simplified where that is exact for every x, including
     those at which a part is infinite or not a number (so ``mul(exp(x),zero(x))`` stays). The
-    sign of zero may change, which no operator makes anything of. Sums and products of three and
-    more are equal up to rounding and where no partial result overflows.
+    sign of zero may change, and with it that of an infinity where the zero is divided by. Sums
+    and products of three and more are equal up to rounding and where no partial result overflows.
     """
     arguments = tuple(canonical(argument) for argument in expression.arguments)
     name = expression.name

@@ -67,31 +67,13 @@ def _mish(x: Tensor) -> Tensor:
     return x * torch.tanh(_softplus(x))
 
 
-# Zero has no sign where there is a pole: 1 / -0.0 is inf, as 1 / 0.0 is. Otherwise simplifications
-# such as `f + 0`, which may change the sign of zero alone, would move values from -inf to inf.
-def _unsigned_zero(x: Tensor) -> Tensor:
-    return x + 0.0
-
-
-def _reciprocal(x: Tensor) -> Tensor:
-    return torch.reciprocal(_unsigned_zero(x))
-
-
-def _div(a: Tensor, b: Tensor) -> Tensor:
-    return torch.div(a, _unsigned_zero(b))
-
-
-def _pow(a: Tensor, b: Tensor) -> Tensor:
-    return torch.pow(_unsigned_zero(a), b)
-
-
 _UNARY: list[tuple[str, Callable[[Tensor], Tensor], str]] = [
     ("zero", torch.zeros_like, "0"),
     ("one", torch.ones_like, "1"),
     ("identity", lambda x: x, "x"),
     ("negative", torch.neg, "-x"),
     ("abs", torch.abs, "|x|"),
-    ("reciprocal", _reciprocal, "1 / x"),
+    ("reciprocal", torch.reciprocal, "1 / x"),
     ("square", torch.square, "x^2"),
     ("exp", torch.exp, "e^x"),
     ("erf", torch.erf, "erf(x)"),
@@ -123,8 +105,8 @@ _BINARY: list[tuple[str, Callable[[Tensor, Tensor], Tensor], str, bool]] = [
     ("add", torch.add, "a + b", True),
     ("sub", torch.sub, "a - b", False),
     ("mul", torch.mul, "a b", True),
-    ("div", _div, "a / b", False),
-    ("pow", _pow, "a^b", False),
+    ("div", torch.div, "a / b", False),
+    ("pow", torch.pow, "a^b", False),
     ("max", torch.maximum, "max(a, b)", True),
     ("min", torch.minimum, "min(a, b)", True),
 ]

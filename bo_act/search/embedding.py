@@ -80,16 +80,17 @@ class PcaEmbedder:
         Functions that lack a block have no place. Without Fisher spectra the output features are
         the whole embedding.
         """
-        parts = {"outputs": _output_columns(table)}
         valid = table.blocks["outputs"].present.copy()
         if "fim" in table.blocks:
-            parts["fim"] = _fim_columns(table)
             valid &= table.blocks["fim"].present
         if not valid.any():
             raise SearchError(
                 "no function of the space has all its features, so nothing can be embedded; "
                 "`bo-act features` shows the reasons"
             )
+        parts = {"outputs": _output_columns(table)}
+        if "fim" in table.blocks:
+            parts["fim"] = _fim_columns(table)
         components = {"outputs": self.outputs, "fim": self.fim}
         columns, blocks, start = [], {}, 0
         for name, (extra, curves) in parts.items():

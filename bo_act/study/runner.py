@@ -33,6 +33,7 @@ from bo_act.study.results import (
 from bo_act.study.sampler import ActivationSampler, is_abandoned
 from bo_act.study.storage import location, open_study
 from bo_act.study.task import Task
+from bo_act.training.trainer import cpu_threads
 
 # Failed trials in a row after which the cause is taken to lie outside the functions.
 _FAILURES_IN_A_ROW = 5
@@ -70,7 +71,8 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
     if _finished(study) < spec.trials:
         study.sampler = make_sampler(task, task.features(events.features))
         _keep_spec(spec)
-        _search(task, study, events)
+        with cpu_threads(spec.training.threads):
+            _search(task, study, events)
     found = best_expressions(study, spec.confirm.top)
     confirmed = confirm(task, study, found, events.confirmation) if spec.confirm.seeds else []
     return summarize(study, location(spec), confirmed)

@@ -1,0 +1,691 @@
+"""Embeddings, the surrogate against BoTorch's own, and the searcher as a pure function."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
+from botorch.exceptions.errors import ModelFittingError
+from botorch.optim import optimize_acqf_discrete
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm, rankdata
+from sklearn.decomposition import PCA
+from strategies import embeddings
+
+from bo_act.activations.space import Space
+from bo_act.errors import SearchError
+from bo_act.features.outputs import output_blocks
+from bo_act.features.table import Block, FeatureTable
+from bo_act.search import acquisition as acquiring
+from bo_act.search import surrogate as surrogates
+from bo_act.search.acquisition import make_acquisition, score_pool
+from bo_act.search.embedding import Embedding, PcaEmbedder, make_embedder
+from bo_act.search.observations import Observations, warp_targets
+from bo_act.search.searcher import Searcher
+from bo_act.search.surrogate import PoolModel, block_kernel, fit_gp
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SpaceSpec, SurrogateSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning")
+
+
+# --- embeddings -----------------------------------------------------------------------------
+
+ODD = ("identity", "negative", "tanh", "erf", "arctan", "softsign", "sinh", "bessel_i1e")
+MIXED = ("zero", "one", "identity", "reciprocal", "exp", "relu", "swish", "softplus", "cosh")
+
+
+def output_table(unary: tuple[str, ...], binary: tuple[str, ...]) -> FeatureTable:
+    spec = SpaceSpec(
+        name="t", unary=unary, binary=binary, schemas=("binary(unary(x),unary(x))", "unary(x)")
+    )
+    catalogue = Space(spec).catalogue
+    return FeatureTable(catalogue.hash, output_blocks(catalogue))
+
+
+def with_spectra(table: FeatureTable, layers: int = 3, quantiles: int = 16) -> FeatureTable:
+    """Add made-up spectra: ascending, a different place and width in each layer; some missing."""
+    rng = np.random.default_rng(0)
+    rows = len(table)
+    place = rng.normal(-8, 4, size=(rows, layers, 1))
+    width = rng.uniform(0.5, 3, size=(rows, layers, 1))
+    levels = norm.ppf((np.arange(quantiles) + 0.5) / quantiles)
+    values = (place + width * levels).reshape(rows, -1).astype(np.float32)
+    null = rng.uniform(size=(rows, layers)).astype(np.float32)
+    reasons = list(table.blocks["outputs"].reasons)
+    reasons[3] = reasons[3] or "eigenvalues do not converge"
+    gone = np.array([bool(reason) for reason in reasons])
+    values[gone], null[gone] = np.nan, np.nan
+    blocks = {"fim": Block(values, tuple(reasons)), "fim_null": Block(null, tuple(reasons))}
+    return replace(table, blocks={**table.blocks, **blocks})
+
+
+def taken(table: FeatureTable, rows: np.ndarray) -> FeatureTable:
+    """The same table with other rows."""
+    blocks = {
+        name: Block(block.values[rows], tuple(block.reasons[row] for row in rows))
+        for name, block in table.blocks.items()
+    }
+    return replace(table, blocks=blocks)
+
+
+OUTPUTS = output_table(MIXED, ("add", "mul", "div"))
+ODD_OUTPUTS = output_table(ODD, ("add", "sub"))
+SPECTRA = with_spectra(OUTPUTS)
+
+
+class EmbedderContract:
+    """What every embedder has to fulfil; a subclass names the embedder and the tables."""
+
+    tables: tuple[FeatureTable, ...]
+    blocks: tuple[str, ...]
+
+    def embedder(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def table(self) -> FeatureTable:
+        return self.tables[0]
+
+    def test_points_are_in_the_unit_cube_and_the_rest_is_masked(self, table):
+        embedding = self.embedder().fit(table)
+        assert len(embedding) == len(table) == len(embedding.points)
+        assert embedding.points.dtype == np.float64
+        inside = embedding.points[embedding.valid]
+        assert (inside >= 0).all()
+        assert (inside <= 1).all()
+        assert np.isnan(embedding.points[~embedding.valid]).all()
+        assert 0 < embedding.valid.sum() < len(table)
+
+    def test_only_functions_with_all_features_have_a_place(self, table):
+        present = np.all([block.present for block in table.blocks.values()], axis=0)
+        np.testing.assert_array_equal(self.embedder().fit(table).valid, present)
+
+    def test_blocks_tile_the_columns(self, table):
+        embedding = self.embedder().fit(table)
+        assert tuple(embedding.blocks) == self.blocks
+        covered = [i for block in embedding.blocks.values() for i in range(block.start, block.stop)]
+        assert covered == list(range(embedding.points.shape[1]))
+
+    def test_it_is_deterministic_and_leaves_the_table(self, table):
+        before = table.hash
+        one, other = (
+            self.embedder().fit(table),
+            self.embedder().fit(taken(table, np.arange(len(table)))),
+        )
+        np.testing.assert_array_equal(one.points, other.points)
+        assert one.hash == other.hash
+        assert FeatureTable(table.catalogue_hash, table.blocks).hash == before
+
+    def test_the_order_of_rows_does_not_matter(self):
+        for table in self.tables:
+            embedding = self.embedder().fit(table)
+            for seed in range(3):
+                order = np.random.default_rng(seed).permutation(len(table))
+                other = self.embedder().fit(taken(table, order))
+                np.testing.assert_allclose(other.points, embedding.points[order], atol=1e-12)
+
+    def test_missing_rows_do_not_touch_the_others(self, table):
+        embedding = self.embedder().fit(table)
+        rows = np.flatnonzero(embedding.valid)
+        alone = self.embedder().fit(taken(table, rows))
+        assert alone.valid.all()
+        np.testing.assert_allclose(alone.points, embedding.points[rows], atol=1e-12)
+
+    def test_no_column_is_constant(self, table):
+        embedding = self.embedder().fit(table)
+        assert (np.ptp(embedding.points[embedding.valid], axis=0) > 0).all()
+        name = self.blocks[-1]
+        values = table.blocks[name].values.copy()
+        values[table.blocks[name].present] = 1.25
+        blocks = {**table.blocks, name: Block(values, table.blocks[name].reasons)}
+        fewer = self.embedder().fit(replace(table, blocks=blocks))
+        assert fewer.points.shape[1] < embedding.points.shape[1]
+        assert (np.ptp(fewer.points[fewer.valid], axis=0) > 0).all()
+
+    def test_the_hash_is_of_the_features(self, table):
+        hashes = {self.embedder().fit(table).hash}
+        for name in self.blocks:
+            values = table.blocks[name].values.copy()
+            first, *_, last = np.flatnonzero(table.blocks[name].present)
+            values[[first, last]] = values[[last, first]]
+            blocks = {**table.blocks, name: Block(values, table.blocks[name].reasons)}
+            hashes.add(self.embedder().fit(replace(table, blocks=blocks)).hash)
+        assert len(hashes) == 1 + len(self.blocks)
+
+    def test_nothing_to_embed(self, table):
+        gone = tuple("gone" for _ in range(len(table)))
+        blocks = {n: Block(np.full_like(b.values, np.nan), gone) for n, b in table.blocks.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(SearchError, match="nothing can be embedded"):
+                self.embedder().fit(replace(table, blocks=blocks))
+
+
+class TestPcaOfOutputs(EmbedderContract):
+    tables = (OUTPUTS, ODD_OUTPUTS)
+    blocks = ("outputs",)
+
+    def embedder(self):
+        return PcaEmbedder()
+
+    def test_components(self):
+        for count in (1, 3):
+            embedding = PcaEmbedder(outputs=count).fit(OUTPUTS)
+            assert embedding.points.shape[1] == 4 + count  # moments, components
+
+    def test_it_is_sklearns_pca_by_rank(self):
+        embedding = PcaEmbedder(outputs=3).fit(OUTPUTS)
+        valid = embedding.valid
+        values = np.sinh(OUTPUTS.blocks["outputs"].values[valid].astype(np.float64))
+        deviation = values.std(axis=1, keepdims=True)
+        centred = values - values.mean(axis=1, keepdims=True)
+        shape = np.where(deviation > 1e-6, centred / np.maximum(deviation, 1e-6), 0)
+        assert_ranks_up_to_sign(embedding.points[valid, 4:], PCA(3).fit_transform(shape))
+        moments = OUTPUTS.blocks["moments"].values[valid].astype(np.float64)
+        for column in range(4):
+            assert_ranks_up_to_sign(
+                embedding.points[valid, column : column + 1], moments[:, [column]], sign=False
+            )
+
+    def test_ranks_do_not_feel_how_far_the_far_away_are(self):
+        points = PcaEmbedder().fit(OUTPUTS).points
+        points = points[~np.isnan(points).any(axis=1)]
+        assert points.min() >= 0.5 / len(points) - 1e-12
+        assert points.max() <= 1 - 0.5 / len(points) + 1e-12
+        np.testing.assert_allclose(points.mean(axis=0), 0.5)
+
+
+class TestPcaWithSpectra(EmbedderContract):
+    tables = (SPECTRA, with_spectra(ODD_OUTPUTS))
+    blocks = ("outputs", "fim")
+
+    def embedder(self):
+        return PcaEmbedder(outputs=4, fim=4)
+
+    def test_it_is_sklearns_pca_by_rank(self):
+        embedding = PcaEmbedder(fim=4).fit(SPECTRA)
+        valid = SPECTRA.blocks["fim"].present
+        quantiles = SPECTRA.blocks["fim"].values[valid].astype(np.float64)
+        null = SPECTRA.blocks["fim_null"].values[valid].astype(np.float64)
+        joined = np.column_stack([quantiles, null * quantiles.std() * 4.0])  # 4 is sqrt(16)
+        columns = embedding.points[valid][:, embedding.blocks["fim"]]
+        assert_ranks_up_to_sign(columns, PCA(4).fit_transform(joined))
+
+    def test_the_null_space_matters(self):
+        null = SPECTRA.blocks["fim_null"]
+        blocks = {**SPECTRA.blocks, "fim_null": Block(null.values * 0.5, null.reasons)}
+        other = self.embedder().fit(replace(SPECTRA, blocks=blocks))
+        assert other.hash != self.embedder().fit(SPECTRA).hash
+
+
+def assert_ranks_up_to_sign(columns: np.ndarray, scores: np.ndarray, *, sign: bool = True) -> None:
+    assert columns.shape == scores.shape
+    rounded = np.round(scores / np.abs(scores).max(axis=0), 6)
+    expected = (rankdata(rounded, axis=0) - 0.5) / len(scores)
+    for column, wanted in zip(columns.T, expected.T, strict=True):
+        errors = [np.abs(column - wanted)] + ([np.abs(column - (1 - wanted))] if sign else [])
+        # A score on the edge between two rounded values may take either rank.
+        assert min((error > 1e-12).mean() for error in errors) < 0.05
+        assert min(error.max() for error in errors) < 2 / len(scores)
+
+
+def test_make_embedder():
+    assert make_embedder(EmbeddingSpec(outputs=3, fim=2)) == PcaEmbedder(outputs=3, fim=2)
+
+
+@pytest.mark.parametrize(
+    ("points", "valid", "message"),
+    [
+        (np.zeros((3, 2)), np.ones(2, dtype=bool), r"expected points \(N, d\)"),
+        (np.zeros(3), np.ones(3, dtype=bool), r"expected points \(N, d\)"),
+        (np.full((3, 2), np.nan), np.array([False, True, False]), "not finite"),
+    ],
+)
+def test_an_embedding_is_checked(points, valid, message):
+    with pytest.raises(SearchError, match=message):
+        Embedding(points, {"outputs": slice(0, 2)}, valid)
+
+
+# --- observations and targets ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_observations_are_finite(value):
+    with pytest.raises(SearchError, match=f"observation 1 has the value {value}"):
+        Observations(np.array([3, 4]), np.array([0.5, value]))
+
+
+def test_observations_are_of_one_length():
+    with pytest.raises(SearchError, match=r"got \(2,\) and \(1,\)"):
+        Observations(np.array([3, 4]), np.array([0.5]))
+    assert len(Observations(np.array([3, 4]), np.array([0.5, 0.6]))) == 2
+
+
+# Like accuracies: few digits, many ties.
+VALUES = st.lists(
+    st.integers(-(10**6), 10**6).map(lambda i: i / 1000) | st.sampled_from([0.1, 0.7]),
+    min_size=1,
+    max_size=40,
+).map(np.array)
+WARPS = st.sampled_from(["rank_normal", "winsorized", "standardized"])
+
+
+@given(VALUES, WARPS)
+def test_warped_targets_are_finite_centred_and_in_order(values, how):
+    warped = warp_targets(values, how)
+    assert warped.shape == values.shape
+    assert warped.dtype == np.float64
+    assert np.isfinite(warped).all()
+    assert abs(warped.mean()) < 0.5
+    assert np.abs(warped).max() <= max(3.0, np.sqrt(len(values)) + 1e-9)
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(warped[order]) >= 0).all()
+    for value in values:
+        assert len(set(warped[values == value])) == 1
+    if how != "winsorized":
+        assert len(set(warped)) == len(set(values))
+
+
+@given(VALUES, WARPS, st.randoms(use_true_random=False))
+def test_warping_does_not_depend_on_the_order(values, how, random):
+    order = list(range(len(values)))
+    random.shuffle(order)
+    np.testing.assert_allclose(
+        warp_targets(values[order], how), warp_targets(values, how)[order], atol=1e-9
+    )
+
+
+@given(VALUES)
+def test_winsorized_keeps_the_order_above_its_floor(values):
+    upper = values[values >= np.median(values)]
+    q25, q75 = np.quantile(upper, [0.25, 0.75])
+    floor = q25 - 1.5 * (q75 - q25)
+    warped = warp_targets(values, "winsorized")
+    above = values > floor
+    assert len(set(warped[above])) == len(set(values[above]))
+    assert len(set(warped[~above])) <= 1
+    assert above.any() or len(set(upper)) == 1
+
+
+@given(st.floats(-1e3, 1e3), st.integers(1, 9), WARPS)
+def test_equal_values_carry_nothing(value, count, how):
+    np.testing.assert_array_equal(warp_targets(np.full(count, value), how), np.zeros(count))
+
+
+def test_warps_of_a_skewed_sample():
+    values = np.array([0.1, 0.1, 0.1, 0.1, 0.80, 0.82, 0.85, 0.9])
+    ranks = warp_targets(values, "rank_normal")
+    np.testing.assert_allclose(ranks[-1], norm.ppf(7.5 / 8))
+    np.testing.assert_allclose(ranks[:4], norm.ppf(2 / 8))
+    standard = warp_targets(values, "standardized")
+    np.testing.assert_allclose([standard.mean(), standard.std()], [0, 1], atol=1e-12)
+    # Upper half 0.8 … 0.9: q25 = 0.815, q75 = 0.8625, so the floor is 0.74375.
+    raised = np.maximum(values, 0.74375)
+    np.testing.assert_allclose(
+        warp_targets(values, "winsorized"), (raised - raised.mean()) / raised.std()
+    )
+
+
+# --- the surrogate --------------------------------------------------------------------------
+
+BLOCKS = {"outputs": slice(0, 2), "fim": slice(2, 4)}
+
+
+def smooth(points: np.ndarray) -> np.ndarray:
+    """An objective on two blocks of two columns, its best near a corner region."""
+    a, b = points[:, :2], points[:, 2:]
+    hill = np.exp(-6 * ((a - 0.8) ** 2).sum(axis=1)) + np.exp(-6 * ((b - 0.3) ** 2).sum(axis=1))
+    return hill + hill**2 / 2
+
+
+@pytest.fixture(scope="module")
+def cloud() -> np.ndarray:
+    return np.random.default_rng(0).uniform(size=(120, 4))
+
+
+@pytest.fixture(scope="module", params=[{"outputs": slice(0, 4)}, BLOCKS], ids=["one", "two"])
+def fitted(request, cloud):
+    x = torch.from_numpy(cloud[:15])
+    y = torch.from_numpy(warp_targets(smooth(cloud[:15]), "rank_normal"))
+    model, failure = fit_gp(x, y, request.param, seed=0)
+    assert failure == ""
+    return model
+
+
+@pytest.fixture(scope="module")
+def pool_points(cloud) -> torch.Tensor:
+    # Also the observed points themselves, and one that is very near to one of them.
+    return torch.from_numpy(np.vstack([cloud, cloud[:1] + 1e-9]))
+
+
+PENDING = slice(40, 44)
+
+
+def test_mean_and_variance_are_botorchs(fitted, pool_points):
+    expected = fitted.posterior(pool_points)
+    for mean, variance in (
+        PoolModel(fitted).mean_and_variance(pool_points),
+        PoolModel(fitted, pool_points[:0]).mean_and_variance(pool_points),
+    ):
+        torch.testing.assert_close(mean, expected.mean.squeeze(-1), rtol=0, atol=1e-6)
+        torch.testing.assert_close(variance, expected.variance.squeeze(-1), rtol=0, atol=1e-6)
+    assert float(expected.variance.detach().max()) > 1e-2
+    posterior = PoolModel(fitted).posterior(pool_points.unsqueeze(1))
+    assert posterior.mean.shape == posterior.variance.shape == (121, 1, 1)
+    torch.testing.assert_close(posterior.mean.squeeze(-1), expected.mean, rtol=0, atol=1e-6)
+
+
+def test_pending_points_are_believed_as_botorch_would(fitted, pool_points):
+    waiting = pool_points[PENDING]
+    believed = fitted.posterior(waiting).mean.detach()
+    conditioned = fitted.condition_on_observations(waiting, believed)
+    expected = conditioned.posterior(pool_points)
+    mean, variance = PoolModel(fitted, waiting).mean_and_variance(pool_points)
+    torch.testing.assert_close(mean, expected.mean.squeeze(-1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(variance, expected.variance.squeeze(-1), rtol=0, atol=1e-6)
+    before_mean, before = PoolModel(fitted).mean_and_variance(pool_points)
+    torch.testing.assert_close(mean, before_mean, rtol=0, atol=1e-6)
+    assert (variance <= before + 1e-9).all()
+    assert (variance[PENDING] < 0.5 * before[PENDING]).all()
+
+
+def test_the_surrogate_learns(fitted, cloud):
+    mean, _ = PoolModel(fitted).mean_and_variance(torch.from_numpy(cloud[15:]))
+    assert np.corrcoef(rankdata(mean.numpy()), rankdata(smooth(cloud[15:])))[0, 1] > 0.7
+
+
+def test_a_kernel_of_two_blocks_is_their_sum_and_product():
+    x = torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kernel = block_kernel(BLOCKS).double()
+    first, second, both = (term.outputscale.item() for term in kernel.kernels)
+    near = x.clone()
+    near[:, 2:] += 1e3  # nothing in common in the second block
+    cross = kernel(x[:1], near[:1]).to_dense().item()
+    assert cross == pytest.approx(first, rel=1e-6)
+    assert kernel(x[:1]).to_dense().item() == pytest.approx(first + second + both, rel=1e-9)
+
+
+def test_a_fit_that_fails_keeps_the_priors(monkeypatch, cloud):
+    def failing(mll):
+        mll.model.covar_module.outputscale = 7.0
+        raise ModelFittingError("all attempts failed")
+
+    monkeypatch.setattr(surrogates, "fit_gpytorch_mll", failing)
+    x, y = torch.from_numpy(cloud[:5]), torch.arange(5, dtype=torch.float64)
+    model, failure = fit_gp(x, y, {"outputs": slice(0, 4)}, seed=0)
+    assert failure == "all attempts failed"
+    assert model.covar_module.outputscale.item() < 2.0
+    indices = np.arange(5)
+    embedding = Embedding(cloud, {"outputs": slice(0, 4)}, np.ones(120, dtype=bool))
+    proposal = Searcher().propose(embedding, Observations(indices, cloud[:5, 0]), number=5)
+    assert proposal.by == "acquisition"
+    assert proposal.note == "the surrogate kept its priors: all attempts failed"
+
+
+# --- acquisition ----------------------------------------------------------------------------
+
+ACQUISITIONS = [
+    AcquisitionSpec(name="ucb", beta=1.5),
+    AcquisitionSpec(name="ucb", beta=0),
+    AcquisitionSpec(name="log_ei"),
+]
+
+
+def botorchs_own(spec: AcquisitionSpec, model, best: float):
+    if spec.name == "log_ei":
+        return LogExpectedImprovement(model, best_f=best)
+    return UpperConfidenceBound(model, beta=spec.beta**2)
+
+
+@pytest.mark.parametrize("spec", ACQUISITIONS, ids=str)
+def test_scores_are_botorchs(fitted, pool_points, spec):
+    best = float(fitted.train_targets.max())
+    points = pool_points[15:]
+    scores = score_pool(make_acquisition(spec, PoolModel(fitted), best), points)
+    oracle = botorchs_own(spec, fitted, best)
+    expected = oracle(points[:-1].unsqueeze(1)).detach()
+    assert scores.shape == (len(points),)
+    torch.testing.assert_close(scores[:-1], expected, rtol=1e-5, atol=1e-6)
+    # The choice is that of BoTorch's own optimizer over the same points.
+    chosen, value = optimize_acqf_discrete(oracle, q=1, choices=points[:-1])
+    assert torch.equal(chosen[0], points[int(scores[:-1].argmax())])
+    assert float(value) == pytest.approx(float(scores[:-1].max()), rel=1e-5, abs=1e-6)
+
+
+def test_ucb_is_mean_plus_beta_deviations(fitted, pool_points):
+    pool = PoolModel(fitted)
+    mean, variance = pool.mean_and_variance(pool_points)
+    scores = score_pool(make_acquisition(AcquisitionSpec(beta=2.5), pool, 0.0), pool_points)
+    torch.testing.assert_close(scores, mean + 2.5 * variance.sqrt())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 121, 1000])
+def test_chunks_do_not_matter(fitted, pool_points, monkeypatch, chunk):
+    acquisition = make_acquisition(ACQUISITIONS[0], PoolModel(fitted), 1.0)
+    whole = score_pool(acquisition, pool_points)
+    monkeypatch.setattr(acquiring, "_CHUNK", chunk)
+    torch.testing.assert_close(score_pool(acquisition, pool_points), whole, rtol=1e-12, atol=1e-12)
+
+
+# --- the searcher ---------------------------------------------------------------------------
+
+
+def none_yet() -> Observations:
+    return Observations(np.array([], dtype=np.int64), np.array([]))
+
+
+def run(searcher: Searcher, embedding: Embedding, objective: np.ndarray, trials: int):
+    """Propose and measure in turn."""
+    proposals, indices = [], []
+    for number in range(trials):
+        taken = np.array(indices, dtype=np.int64)
+        observations = Observations(taken, objective[taken])
+        proposals.append(searcher.propose(embedding, observations, number=number))
+        indices.append(proposals[-1].index)
+    return proposals
+
+
+@pytest.fixture(scope="module")
+def cloud_embedding(cloud) -> Embedding:
+    valid = np.ones(len(cloud), dtype=bool)
+    valid[100:] = False
+    points = cloud.copy()
+    points[100:] = np.nan
+    return Embedding(points, BLOCKS, valid)
+
+
+def test_baselines_then_random_ones_then_the_acquisition(cloud, cloud_embedding):
+    baselines = (7, 110, 3)  # 110 has no place in the embedding, but can be measured
+    searcher = Searcher(baselines=baselines, initial=3)
+    proposals = run(searcher, cloud_embedding, smooth(cloud), 8)
+    assert [p.by for p in proposals] == ["baseline"] * 3 + ["random"] * 3 + ["acquisition"] * 2
+    assert tuple(p.index for p in proposals[:3]) == baselines
+    assert len({p.index for p in proposals}) == 8
+    assert all(p.mean is None and p.deviation is None for p in proposals[:6])
+    assert all(p.deviation > 0 and p.note == "" for p in proposals[6:])
+
+
+def test_a_baseline_that_is_pending_or_closed_is_not_waited_for(cloud_embedding):
+    searcher = Searcher(baselines=(7, 8, 9))
+    assert searcher.propose(cloud_embedding, none_yet(), pending=[7], number=1).index == 8
+    closed = replace(none_yet(), closed=frozenset({7}))
+    assert searcher.propose(cloud_embedding, closed, pending=[8], number=2).index == 9
+
+
+def test_random_ones_depend_on_seed_and_number(cloud_embedding):
+    def draw(seed: int, number: int) -> int:
+        return Searcher(seed=seed).propose(cloud_embedding, none_yet(), number=number).index
+
+    assert len({draw(seed, number) for seed in range(4) for number in range(4)}) > 10
+    assert draw(2, 3) == draw(2, 3)
+    candidates = np.arange(100)
+    attempts = {Searcher().draw(candidates, number=0, attempt=k).index for k in range(10)}
+    assert len(attempts) > 5
+
+
+def test_random_while_values_say_nothing(cloud_embedding):
+    flat = Observations(np.array([1, 2, 3, 4]), np.full(4, 0.1))
+    assert Searcher().propose(cloud_embedding, flat, number=4).by == "random"
+    # Two different values, one of them of a function without a place.
+    hidden = Observations(np.array([1, 2, 110]), np.array([0.1, 0.1, 0.9]))
+    assert Searcher().propose(cloud_embedding, hidden, number=4).by == "random"
+
+
+@pytest.mark.parametrize("spec", ACQUISITIONS, ids=str)
+def test_the_proposal_is_the_best_of_botorchs_own_scores(cloud, cloud_embedding, spec):
+    indices, pending = np.arange(12), [50, 51, 105]
+    values = smooth(cloud[:12])
+    proposal = Searcher(acquisition=spec, seed=4).propose(
+        cloud_embedding, Observations(indices, values), pending=pending, number=9
+    )
+    y = torch.from_numpy(warp_targets(values, "rank_normal"))
+    model, _ = fit_gp(torch.from_numpy(cloud[:12]), y, BLOCKS, seed=13)
+    waiting = torch.from_numpy(cloud[50:52])
+    model = model.condition_on_observations(waiting, model.posterior(waiting).mean.detach())
+    free = [i for i in range(12, 100) if i not in pending]
+    points = torch.from_numpy(cloud[free])
+    scores = botorchs_own(spec, model, float(y.max()))(points.unsqueeze(1))
+    assert proposal.index == free[int(scores.argmax())]
+    posterior = model.posterior(torch.from_numpy(cloud[[proposal.index]]))
+    assert proposal.mean == pytest.approx(posterior.mean.item(), abs=1e-6)
+    assert proposal.deviation == pytest.approx(posterior.variance.sqrt().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("targets", ["rank_normal", "winsorized", "standardized"])
+def test_targets_can_be_chosen(cloud, cloud_embedding, targets):
+    searcher = Searcher(surrogate=SurrogateSpec(targets=targets))
+    observations = Observations(np.arange(10), np.where(np.arange(10) < 5, 0.1, smooth(cloud[:10])))
+    proposal = searcher.propose(cloud_embedding, observations, number=10)
+    assert proposal.by == "acquisition"
+    assert proposal.index in range(10, 100)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_what_is_taken_is_never_proposed(data):
+    embedding = data.draw(embeddings())
+    every = range(len(embedding))
+    some = st.lists(st.sampled_from(every), unique=True, max_size=len(embedding))
+    indices = np.array(data.draw(some), dtype=np.int64)
+    values = data.draw(
+        st.lists(st.sampled_from([0.1, 0.5, 0.9]), min_size=len(indices), max_size=len(indices))
+    )
+    pending = data.draw(some)
+    closed = frozenset(data.draw(some))
+    baselines = tuple(data.draw(st.lists(st.sampled_from(every), max_size=3)))
+    searcher = Searcher(
+        baselines=baselines,
+        initial=data.draw(st.integers(0, 2)),
+        acquisition=AcquisitionSpec(name=data.draw(st.sampled_from(["ucb", "log_ei"]))),
+    )
+    observations = Observations(indices, np.array(values), closed)
+    gone = set(indices.tolist()) | set(pending) | closed
+    open_baselines = [index for index in baselines if index not in gone]
+    free = set(np.flatnonzero(embedding.valid).tolist()) - gone
+
+    def propose():
+        return searcher.propose(embedding, observations, pending=pending, number=5)
+
+    if not open_baselines and not free:
+        with pytest.raises(SearchError, match="nothing is left to propose"):
+            propose()
+        return
+    proposal = propose()
+    if open_baselines:
+        assert (proposal.index, proposal.by) == (open_baselines[0], "baseline")
+    else:
+        assert proposal.index in free
+        assert proposal.by != "baseline"
+
+
+def test_an_exhausted_space(cloud_embedding):
+    indices = np.arange(90)
+    observations = Observations(indices, np.zeros(90), closed=frozenset(range(90, 97)))
+    with pytest.raises(SearchError, match="of 120 functions 100 have a place"):
+        Searcher().propose(cloud_embedding, observations, pending=[97, 98, 99], number=3)
+    left = Searcher().propose(cloud_embedding, observations, pending=[97, 99], number=3)
+    assert left.index == 98
+
+
+CHILD = """
+import json, sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from bo_act.search.embedding import Embedding
+from bo_act.search.observations import Observations
+from bo_act.search.searcher import Searcher
+case = json.load(sys.stdin)
+blocks = {name: slice(*ends) for name, ends in case["blocks"].items()}
+points = np.array(case["points"])
+embedding = Embedding(points, blocks, ~np.isnan(points).any(axis=1))
+observations = Observations(np.array(case["indices"]), np.array(case["values"]), frozenset({30}))
+p = Searcher(seed=2).propose(embedding, observations, pending={41, 40, 39}, number=6)
+print(json.dumps([p.index, p.by, p.mean, p.deviation]))
+"""
+
+
+def test_a_proposal_is_a_function_of_its_arguments(cloud, cloud_embedding):
+    values = smooth(cloud[:9])
+    observations = Observations(np.arange(9), values, frozenset({30}))
+    searcher = Searcher(seed=2)
+
+    def propose(pending=(39, 40, 41)):
+        return searcher.propose(cloud_embedding, observations, pending=pending, number=6)
+
+    first = propose()
+    assert first.by == "acquisition"
+    torch.manual_seed(123)
+    np.random.seed(5)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    searcher.propose(cloud_embedding, observations, number=7)  # another one in between
+    assert propose() == first
+    assert propose((41, 39, 40)) == first
+    assert propose({40, 41, 39}) == first
+    # … and it leaves the process as it was.
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.random.get_state()[1].tolist() == numpy_state
+
+    case = {
+        "blocks": {name: [s.start, s.stop] for name, s in BLOCKS.items()},
+        "points": cloud_embedding.points.tolist(),
+        "indices": list(range(9)),
+        "values": values.tolist(),
+    }
+    other = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHILD],
+        input=json.dumps(case),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+    )
+    assert json.loads(other.stdout) == [first.index, first.by, first.mean, first.deviation]
+
+
+@pytest.mark.parametrize(
+    ("trials", "share"), [(12, 0.5), pytest.param(25, 0.25, marks=pytest.mark.slow)]
+)
+def test_it_beats_random_search(trials, share):
+    better, gaps = 0, []
+    for seed in range(5):
+        points = np.random.default_rng(seed).uniform(size=(300, 4))
+        objective = smooth(points)
+        embedding = Embedding(points, BLOCKS, np.ones(300, dtype=bool))
+        start = tuple(int(i) for i in np.random.default_rng([seed, 1]).permutation(300)[:4])
+        chosen = [p.index for p in run(Searcher(start, 2, seed=seed), embedding, objective, trials)]
+        drawn = [*start, *np.random.default_rng([seed, 2]).choice(300, trials - 4, replace=False)]
+        ours, theirs = objective[chosen].max(), objective[drawn].max()
+        better += ours > theirs
+        gaps.append((objective.max() - ours, objective.max() - theirs))
+    regret, random_regret = np.mean(gaps, axis=0)
+    assert better >= 4
+    assert regret < share * random_regret
