@@ -48,11 +48,13 @@ def bo_act(capfd, monkeypatch):
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["bo-act", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        try:
             cli.main()
-            sys.exit(0)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
         told = capfd.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
+        return code, told.out, told.err
 
     return run
 

@@ -143,7 +143,7 @@ def test_a_resumed_study_proposes_what_an_uninterrupted_one_does(space, features
             sampler=ActivationSampler(space, features=features, **settings),
             load_if_exists=True,
         )
-        np.random.seed(np.random.randint(1000))  # noqa: NPY002 (the global state must not matter)
+        np.random.seed(np.random.randint(1000))  # the global state must not matter
         study.optimize(objective(space), n_trials=1)
     assert proposed(study) == proposed(whole)
 
