@@ -52,7 +52,7 @@ class SpaceSpec(Spec):
         schemas: shapes of trees, e.g. ``"binary(unary(x),unary(x))"``; an operator's own name in
             a schema stands for itself.
         expressions: single functions that belong to the space besides the schemas.
-        baselines: functions to evaluate first; they need not be members of the schemas.
+        baselines: members of the space to evaluate first, in this order.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -108,7 +108,7 @@ class TrainingSpec(Spec):
 
     Attributes:
         learning_rate: the peak of the schedule.
-        warmup: share of all steps in which the learning rate rises.
+        warmup: share of all steps in which the learning rate rises; ``constant`` has none.
         device: ``auto`` takes the GPU where there is one.
         precision: ``auto`` is bfloat16 autocast on a GPU and float32 on a CPU.
         threads: CPU threads for training; default: torch's own choice.

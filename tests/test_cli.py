@@ -130,6 +130,7 @@ def test_show_draws_in_the_terminal_and_to_a_picture(bo_act):
     found = json.loads(out)
     assert found["mean"] == pytest.approx(0.3989, abs=1e-3)
     assert found["variance"] == pytest.approx(0.3408, abs=1e-3)
+    assert len(found["outputs"]) == 256
     assert Path("relu.png").read_bytes().startswith(b"\x89PNG")
     code, out, _ = bo_act("show", "pow(x,tanh(x))")
     assert code == 0

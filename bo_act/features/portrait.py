@@ -24,6 +24,7 @@ class Portrait:
         x, value, slope: 401 points; not finite where the function is not.
         mean, variance: of the output under x ~ N(0, 1).
         slope_mean, slope_deviation: of the slope under the quantile grid.
+        outputs: f at the 256 quantiles of the standard normal, the output features.
     """
 
     activation: str
@@ -34,6 +35,7 @@ class Portrait:
     variance: float
     slope_mean: float
     slope_deviation: float
+    outputs: list[float]
 
     def rows(self) -> dict[str, str]:
         """Return what is shown to people, by name."""
@@ -63,6 +65,7 @@ class Portrait:
             "x": self.x,
             "value": [plain(v) for v in self.value],
             "slope": [plain(v) for v in self.slope],
+            "outputs": [plain(v) for v in self.outputs],
         }
 
 
@@ -71,7 +74,7 @@ def portrait(expression: Expression) -> Portrait:
     expression = canonical(expression)
     x = torch.linspace(-5.0, 5.0, 401, dtype=torch.float64)
     value, slope = value_and_slope(expression, x)
-    _, normal_slope = value_and_slope(expression, normal_quantiles())
+    outputs, normal_slope = value_and_slope(expression, normal_quantiles())
     mean, variance = moments(expression)
     return Portrait(
         activation=str(expression),
@@ -82,6 +85,7 @@ def portrait(expression: Expression) -> Portrait:
         variance=variance,
         slope_mean=float(normal_slope.mean()),
         slope_deviation=float(normal_slope.std()),
+        outputs=outputs.tolist(),
     )
 
 

@@ -69,10 +69,10 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler())
     if _finished(study) < spec.trials:
-        study.sampler = make_sampler(task, task.features(events.features))
+        study.sampler = sampler = make_sampler(task, task.features(events.features))
         _keep_spec(spec)
         with cpu_threads(spec.training.threads):
-            _search(task, study, events)
+            _search(task, study, sampler, events)
     found = best_expressions(study, spec.confirm.top)
     confirmed = confirm(task, study, found, events.confirmation) if spec.confirm.seeds else []
     return summarize(study, location(spec), confirmed)
@@ -93,20 +93,15 @@ def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
     )
 
 
-def _search(task: Task, study: optuna.Study, events: Events) -> None:
+def _search(task: Task, study: optuna.Study, sampler: ActivationSampler, events: Events) -> None:
     total = task.spec.trials
     failures = 0
     events.search(_finished(study), total, None, best_value(study))
-    while (done := _finished(study)) < total:
-        trial = _next_trial(study)
-        try:
-            expression = task.space.suggest_expression(trial)
-        except SearchError:
-            study.tell(trial, state=TrialState.FAIL)
-            if done:
-                return  # the whole space was evaluated: that is an end, too
-            raise
-        state = _run_trial(task, study, trial, expression)
+    while _finished(study) < total:
+        trial = _next_trial(study, sampler)
+        if trial is None:
+            return  # the whole space was evaluated: that is an end, too
+        state = _run_trial(task, study, trial, task.space.suggest_expression(trial))
         failures = failures + 1 if state == TrialState.FAIL else 0
         if failures >= _FAILURES_IN_A_ROW:
             reason = study.trials[trial.number].user_attrs.get("failure", "")
@@ -118,14 +113,19 @@ def _search(task: Task, study: optuna.Study, events: Events) -> None:
         events.search(_finished(study), total, frozen, best_value(study))
 
 
-def _next_trial(study: optuna.Study) -> Trial:
-    """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
+def _next_trial(study: optuna.Study, sampler: ActivationSampler) -> Trial | None:
+    """Return the trial to run now: an abandoned one, an enqueued one, or a new one.
+
+    None where no function is left for a new one.
+    """
     trials = study.get_trials(deepcopy=False)
     for trial in trials:
         if is_abandoned(trial):
             return Trial(study, trial._trial_id)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return study.ask()
+    if not sampler.remaining(study):
+        return None
     # Born with its owner in one transaction: there is no moment in which it is nobody's.
     template = create_trial(
         state=TrialState.RUNNING, system_attrs={OWNER: Owner.me().as_attribute()}
@@ -164,6 +164,7 @@ def _run_trial(task: Task, study: optuna.Study, trial: Trial, expression: Expres
         return TrialState.FAIL
     trial.set_user_attr("status", result.status)
     trial.set_user_attr("seconds", round(result.seconds, 3))
+    trial.set_user_attr("train_loss", [float(f"{loss:.6g}") for loss in result.train_loss])
     if DIVERGED not in trial.constraints:
         trial.set_constraint(DIVERGED, 1.0 if result.status == DIVERGED else 0.0)
     study.tell(trial, result.validation_accuracy)

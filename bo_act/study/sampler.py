@@ -162,6 +162,11 @@ class ActivationSampler(BaseSampler):
         before = len(trials) if trial is None else trial.number
         return self._read([t for t in trials if t.number != before], before, sign)
 
+    def remaining(self, study: Study) -> int:
+        """Count the functions that can still be proposed."""
+        candidates = set(np.flatnonzero(self.embedding.valid).tolist())
+        return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
+
     def _read(self, trials: Sequence[FrozenTrial], before: int, sign: float) -> View:
         indices, values = [], []
         closed, pending = set(), set()
