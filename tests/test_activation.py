@@ -227,6 +227,12 @@ def test_normalize_refuses_what_has_no_scale(text):
     Activation(text)
 
 
+def test_a_hole_at_zero_does_not_matter():
+    # tanh(x)/x is not a number at 0 alone.
+    y = Activation("div(tanh(x),x)", normalize=True)(GRID[:16])
+    assert torch.isfinite(y).all()
+
+
 def test_the_grid_of_moments_is_built_once():
     module._normal_grid.cache_clear()
     moments(parse("relu(x)"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import NARY, UNARY, expressions, shuffled
+from strategies import BINARY, NARY, UNARY, expressions, shuffled
 from torch import Tensor
 
 from bo_act.activations.expressions import MAX_DEPTH, MAX_LENGTH, Expression, X, canonical, parse
@@ -180,6 +180,18 @@ SIMPLE = st.recursive(
 def test_simplifications_are_exact(expression):
     for dtype in (torch.float32, torch.float64):
         assert_equal_values(expression, canonical(expression), dtype)
+
+
+@pytest.mark.parametrize("outer", UNARY + BINARY)
+def test_every_pair_of_operators_is_simplified_exactly(outer):
+    parts = [Expression(name, (X,)) for name in UNARY]
+    for inner in parts:
+        others = [()] if outer in UNARY else [(part,) for part in parts]
+        for rest in others:
+            expression = Expression(outer, (inner, *rest))
+            if (short := canonical(expression)) != expression:
+                assert_equal_values(expression, short, torch.float32)
+                assert_equal_values(expression, short, torch.float64)
 
 
 @given(st.sampled_from(["sum_n", "prod_n"]), st.permutations(UNARY).map(lambda some: some[:4]))

@@ -143,10 +143,10 @@ class EmbedderContract:
     def test_no_column_is_constant(self, table):
         embedding = self.embedder().fit(table)
         assert (np.ptp(embedding.points[embedding.valid], axis=0) > 0).all()
-        name = self.blocks[-1]
-        values = table.blocks[name].values.copy()
-        values[table.blocks[name].present] = 1.25
-        blocks = {**table.blocks, name: Block(values, table.blocks[name].reasons)}
+        moments = table.blocks["moments"]
+        values = moments.values.copy()
+        values[moments.present, 0] = 1.25
+        blocks = {**table.blocks, "moments": Block(values, moments.reasons)}
         fewer = self.embedder().fit(replace(table, blocks=blocks))
         assert fewer.points.shape[1] < embedding.points.shape[1]
         assert (np.ptp(fewer.points[fewer.valid], axis=0) > 0).all()
@@ -313,7 +313,7 @@ def test_winsorized_keeps_the_order_above_its_floor(values):
     above = values > floor
     assert len(set(warped[above])) == len(set(values[above]))
     assert len(set(warped[~above])) <= 1
-    assert above.any() or len(set(upper)) == 1
+    assert above.any() or floor == values.max()  # three quarters of the upper half are the best
 
 
 @given(st.floats(-1e3, 1e3), st.integers(1, 9), WARPS)

@@ -151,9 +151,7 @@ def fingerprints(values: Tensor, domain: DomainSpec) -> list[bytes]:
     cells = torch.round(torch.asinh(values) / domain.tolerance)
     # Infinities stay themselves; all NaN are one; -0.0 + 0.0 is 0.0.
     cells = torch.where(torch.isnan(cells), torch.nan, cells) + 0.0
-    rows = cells.numpy()
-    rows[np.isnan(rows)] = np.nan
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in cells.numpy()]
 
 
 def _values_of_all(space: Space) -> Iterator[Tensor]:
