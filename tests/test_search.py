@@ -415,7 +415,7 @@ def test_a_kernel_of_two_blocks_is_their_sum_and_product():
 
 
 def test_a_fit_that_fails_keeps_the_priors(monkeypatch, cloud):
-    def failing(mll):
+    def failing(mll, **_):
         mll.model.covar_module.outputscale = 7.0
         raise ModelFittingError("all attempts failed")
 
