@@ -238,3 +238,8 @@ def test_the_grid_of_moments_is_built_once():
     moments(parse("relu(x)"))
     moments(parse("tanh(x)"))
     assert module._normal_grid.cache_info().misses == 2
+
+
+def test_shapes_alone_can_be_followed():
+    shape = (2, 3)
+    assert Activation("mul(sigmoid(x),erf(x))")(torch.empty(shape, device="meta")).shape == shape

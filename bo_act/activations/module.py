@@ -62,12 +62,11 @@ class Activation(nn.Module):
         """
         narrow = x.dtype in (torch.float16, torch.bfloat16)
         values = [x.float() if narrow else x]
-        with torch.autocast(x.device.type, enabled=False):
-            for function, (_, operands) in zip(self._functions, self._plan, strict=True):
-                values.append(function(*[values[i] for i in operands]))
-            value = values[-1]
-            if self.normalize:
-                value = (value - self._shift) * self._scale
+        for function, (_, operands) in zip(self._functions, self._plan, strict=True):
+            values.append(function(*[values[i] for i in operands]))
+        value = values[-1]
+        if self.normalize:
+            value = (value - self._shift) * self._scale
         return value.to(x.dtype) if narrow else value
 
     def extra_repr(self) -> str:
