@@ -234,8 +234,9 @@ def test_a_network_that_does_not_fit_is_an_error_and_not_a_result():
 
 
 @pytest.mark.parametrize("storage", ["runs/killed/study.db", "runs/killed/study.log"])
-def test_nothing_is_lost_by_kill_9(storage):
+def test_nothing_is_lost_by_kill_9(storage, monkeypatch):
     """Ten kills at random moments: the study ends as one that was never disturbed."""
+    monkeypatch.setattr("bo_act.study.storage._STALE_LOCK", 3)  # some kills hit a lock's holder
     settings = {"trials": 14, "confirm": {"seeds": 0}, "training": {"epochs": 12}}
     undisturbed = make(name="undisturbed", **settings)
     started = time.monotonic()
@@ -273,6 +274,15 @@ def test_a_torn_last_line_of_a_journal_is_mended():
     run_study(spec.model_copy(update={"trials": 5}))
     assert len(history(spec)) == 5
     assert Path("journal.log").read_bytes().startswith(whole)
+
+
+def test_the_lock_of_a_killed_writer_is_taken_over(monkeypatch):
+    monkeypatch.setattr("bo_act.study.storage._STALE_LOCK", 3)
+    spec = make(trials=3, storage="journals/one.log", confirm={"seeds": 0})
+    run_study(spec)
+    Path("journals/one.log.lock").symlink_to(Path("journals/one.log").resolve())
+    run_study(spec.model_copy(update={"trials": 4}))
+    assert len(history(spec)) == 4
 
 
 # --- storages -------------------------------------------------------------------------------

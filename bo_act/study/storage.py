@@ -22,6 +22,8 @@ SPEC = "bo_act:spec"
 
 _LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
 
+_STALE_LOCK = 10  # seconds after which a journal's lock is taken from a writer that is silent
+
 # What may differ between two runs of one study: none of it changes what is searched or measured.
 _FREE: dict[str, Any] = {
     "trials": True,
@@ -62,7 +64,10 @@ def _open_file(path: Path, *, create: bool) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".log":
-            lock = JournalFileSymlinkLock(str(path))
+            # Absolute: Optuna's lock is a link to the file, and one that leads nowhere, as a
+            # relative one does, is waited for without end when its owner was killed.
+            path = path.resolve()
+            lock = JournalFileSymlinkLock(str(path), grace_period=_STALE_LOCK)
             _mend_journal(path, lock)
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, ValueError) as error:
