@@ -1,0 +1,114 @@
+"""Tables, verdicts and the live view, as text."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from bo_act import terminal
+from bo_act.study.confirm import Confirmed, Interval
+from bo_act.study.results import Counts, Found, StudyResult
+
+
+def row(name: str, test: float, validation: float, gain: tuple | None, role="found") -> Confirmed:
+    return Confirmed(
+        activation=name,
+        role=role,
+        seeds=5,
+        diverged=1 if name == "exp(x)" else 0,
+        test=Interval(test, test - 0.01, test + 0.01),
+        validation=Interval(validation, validation - 0.01, validation + 0.01),
+        minus_relu=None if gain is None else Interval(*gain),
+    )
+
+
+RELU = row("relu(x)", 0.90, 0.90, None, role="baseline")
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    def show(result: StudyResult, width: int = 100) -> str:
+        page = io.StringIO()
+        monkeypatch.setattr(terminal, "out", Console(file=page, width=width, highlight=False))
+        terminal.study_tables(result)
+        return page.getvalue()
+
+    return show
+
+
+def result(*confirmed: Confirmed) -> StudyResult:
+    found = (Found("tanh(x)", 0.95, 7), Found("relu(x)", 0.9, 1))
+    return StudyResult(
+        "s", "runs/s/study.db", Counts(complete=9, diverged=2), found[0], found[1], found, confirmed
+    )
+
+
+def test_the_verdict_is_on_the_best_by_validation_not_by_test(screen):
+    lucky = row("erf(x)", test=0.99, validation=0.91, gain=(0.09, 0.08, 0.10))
+    chosen = row("tanh(x)", test=0.93, validation=0.94, gain=(0.03, 0.02, 0.04))
+    text = " ".join(screen(result(lucky, chosen, RELU)).split())
+    assert "tanh(x), the best of them by validation, is better than ReLU: +3.00 ±1.00" in text
+
+
+@pytest.mark.parametrize(
+    ("gain", "says"),
+    [
+        ((0.01, -0.01, 0.03), "the interval includes zero, so nothing is confirmed"),
+        ((-0.03, -0.04, -0.02), "is worse than ReLU: -3.00 ±1.00"),
+        ((0.02, None, None), "one seed gives no interval"),
+        (None, "ReLU itself has the best fresh validation accuracy"),
+    ],
+)
+def test_what_is_not_confirmed_is_not_claimed(screen, gain, says):
+    text = " ".join(screen(result(row("tanh(x)", 0.9, 0.94, gain), RELU)).split())
+    assert says in text
+    assert "is better than" not in text
+
+
+def test_divergence_is_shown_and_tables_fit_a_narrow_terminal(screen):
+    shown = result(row("exp(x)", 0.9, 0.94, (0.01, 0.0, 0.02)), RELU)
+    assert "exp(x) (1 of 5 diverged)" in screen(shown)
+    text = screen(shown, width=60)
+    assert "9 complete (2 diverged)" in text
+    assert max(map(len, text.splitlines()[1:])) <= 60
+
+
+def test_a_study_without_trials(screen):
+    text = screen(StudyResult("s", "x.db", Counts(), None, Found("relu(x)", None, None)))
+    assert "No function has been evaluated yet." in text
+
+
+def trial(state: TrialState, value: float | None, **attributes):
+    return create_trial(state=state, value=value, user_attrs={"activation": "elu(x)", **attributes})
+
+
+def test_the_live_view_names_every_kind_of_trial(monkeypatch):
+    page = io.StringIO()
+    console = Console(file=page, force_terminal=True, width=90, color_system=None)
+    monkeypatch.setattr(terminal, "err", console)
+    with terminal.live(quiet=False) as events:
+        events.features(5, 10)
+        events.search(1, 4, trial(TrialState.COMPLETE, 0.9), 0.9)
+        events.search(2, 4, trial(TrialState.COMPLETE, 0.1, status="diverged"), 0.9)
+        events.search(3, 4, trial(TrialState.PRUNED, 0.5), 0.9)
+        events.search(4, 4, trial(TrialState.FAIL, None), 0.9)
+        events.confirmation(0, 3, "tanh(x)")
+    text = page.getvalue()
+    for word in ("0.9000", "diverged", "pruned", "fail", "best 0.9000", "tanh(x)"):
+        assert word in text
+
+
+def test_nothing_is_drawn_where_there_is_no_terminal(monkeypatch):
+    page = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=page, force_terminal=False, width=90))
+    with terminal.live(quiet=False) as events:
+        for done in range(11):
+            events.features(done, 10)
+    assert page.getvalue() == "features of the space: 10 of 10 to do\n"
+    page.truncate(0)
+    with terminal.live(quiet=True) as events:
+        events.features(1, 10)
+    assert page.getvalue().strip("\x00") == ""
