@@ -63,8 +63,8 @@ class Live(Events):
         if self.quiet:
             return
         if key not in self.tasks:
-            self.tasks[key] = self.bars.add_task(title, total=total, note="")
-            if not err.is_terminal:
+            self.tasks[key] = self.bars.add_task(title, total=total, completed=done, note="")
+            if not err.is_terminal and done < total:
                 err.print(f"{title}: {total - done} of {total} to do")
         self.bars.update(self.tasks[key], completed=done, total=total, note=note)
 

@@ -386,11 +386,14 @@ def test_an_interrupted_computation_goes_on_where_it_stopped(tiny, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         features(tiny, first, progress=stop)
     total = len(tiny.catalogue)
-    assert seen == [(8, total), (16, total)]
+    assert seen == [(0, total), (8, total), (16, total)]
     done = int(fresh.blocks["fim"].present[:16].sum())
     assert first.calls == 1 + done
-    assert_same_table(features(tiny, second), fresh)
+    seen.clear()
+    assert_same_table(features(tiny, second, progress=lambda *counts: seen.append(counts)), fresh)
     assert second.calls == whole.calls - done
+    assert seen[:2] == [(16, total), (24, total)]
+    assert seen[-1] == (total, total)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "rows", "columns"])

@@ -52,7 +52,7 @@ def compute_features(
         key: what identifies the network; where given, spectra are kept on disk and a second call
             reads them.
         cache: folder of what is kept; default: the cache folder.
-        progress: called with (functions done, functions in all).
+        progress: called with (functions done, functions in all), first with what was kept.
 
     Raises:
         FeatureError: the network has no layer that the Fisher spectra cover, or ``network`` was
@@ -111,17 +111,22 @@ class _Spectra:
         # An ordinary network first: one in which nothing is covered is an error, not 2,826 rows
         # without a feature. It also tells the number of layers.
         layers = len(self._spectrum(nn.Tanh()).layers)
+        pieces = [range(start, min(start + SHARD, total)) for start in range(0, total, SHARD)]
+        kept = [store.read(n, len(rows)) if store else None for n, rows in enumerate(pieces)]
+        done = sum(len(rows) for rows, shard in zip(pieces, kept, strict=True) if shard)
+        if progress:
+            progress(done, total)
         shards = []
-        for number, start in enumerate(range(0, total, SHARD)):
-            rows = range(start, min(start + SHARD, total))
-            shard = store.read(number, len(rows)) if store else None
+        for number, rows in enumerate(pieces):
+            shard = kept[number]
             if shard is None:
                 shard = self._shard(rows, layers)
                 if store:
                     store.write(number, shard)
+                done += len(rows)
+                if progress:
+                    progress(done, total)
             shards.append(shard)
-            if progress:
-                progress(rows.stop, total)
         reasons = tuple(reason for shard in shards for reason in shard.reasons)
         return {
             "fim": Block(np.concatenate([s.quantiles for s in shards]), reasons),
