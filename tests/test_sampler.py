@@ -218,7 +218,8 @@ def study(space, features):
 def test_pruned_functions_have_no_value_and_do_not_come_back(space, study):
     study.add_trial(trial_of(space, 5, TrialState.PRUNED, intermediate_values={0: 0.9}))
     view = study.sampler.view(study)
-    assert 5 in view.observations.closed
+    assert view.observations.pruned == {5}
+    assert 5 in view.taken
     assert len(view.observations) == 0
 
 

@@ -20,11 +20,14 @@ class Observations:
     Attributes:
         indices: (n,) index in the catalogue.
         values: (n,) float64; a diverged function has its chance-level value.
-        closed: indices that are not to be proposed though they have no value (pruned, given up).
+        pruned: indices whose evaluation was stopped early: their value is not known, but that it
+            is no good one is.
+        closed: indices that are not to be proposed though nothing is known of them (given up).
     """
 
     indices: np.ndarray
     values: np.ndarray
+    pruned: frozenset[int] = field(default=frozenset())
     closed: frozenset[int] = field(default=frozenset())
 
     def __post_init__(self) -> None:
@@ -42,6 +45,11 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def taken(self) -> frozenset[int]:
+        """Indices that are not to be proposed."""
+        return frozenset(self.indices.tolist()) | self.pruned | self.closed
 
 
 def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:

@@ -76,7 +76,7 @@ class Searcher:
         Raises:
             SearchError: every candidate was evaluated, is pending or has no place.
         """
-        taken = set(observations.indices.tolist()) | observations.closed | set(pending)
+        taken = observations.taken | set(pending)
         for index in self.baselines:
             if index not in taken:
                 return Proposal(index, "baseline")
@@ -92,13 +92,9 @@ class Searcher:
         extra = len(taken - set(self.baselines))
         usable = embedding.valid[observations.indices]
         if extra < self.initial or len(set(observations.values[usable].tolist())) < 2:
-            return self.draw(candidates, number=number)
+            generator = np.random.default_rng([self.seed, number])
+            return Proposal(int(generator.choice(candidates)), "random")
         return self._by_acquisition(embedding, observations, pending, candidates, number)
-
-    def draw(self, candidates: np.ndarray, *, number: int, attempt: int = 0) -> Proposal:
-        """Choose at random, the same for the same seed, number and attempt."""
-        generator = np.random.default_rng([self.seed, number, attempt])
-        return Proposal(int(generator.choice(candidates)), "random")
 
     def _by_acquisition(
         self,
@@ -112,8 +108,15 @@ class Searcher:
         y = torch.from_numpy(warp_targets(observations.values[usable], self.surrogate.targets))
         x = torch.from_numpy(embedding.points[observations.indices[usable]])
         model, failure = fit_gp(x, y, embedding.blocks, seed=self.seed + number)
-        waiting = [index for index in sorted(pending) if embedding.valid[index]]
-        pool = PoolModel(model, torch.from_numpy(embedding.points[waiting]))
+        # Pruned functions did worse than most: believed to be no better than the median.
+        ceilings = dict.fromkeys(sorted(pending), torch.inf)
+        ceilings |= dict.fromkeys(sorted(observations.pruned), float(y.median()))
+        believed = [index for index in ceilings if embedding.valid[index]]
+        pool = PoolModel(
+            model,
+            torch.from_numpy(embedding.points[believed]),
+            torch.tensor([ceilings[index] for index in believed], dtype=torch.float64),
+        )
         acquisition = make_acquisition(self.acquisition, pool, float(y.max()))
         scores = score_pool(acquisition, torch.from_numpy(embedding.points[candidates]))
         chosen = int(candidates[int(scores.argmax())])

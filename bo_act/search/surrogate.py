@@ -107,20 +107,28 @@ class PoolModel(Model):
 
     Args:
         model: fitted, with n observations.
-        pending: (p, d) points under evaluation. They are taken as if observed at their predicted
+        believed: (p, d) points without a value. They are taken as if observed at their predicted
             mean (the "kriging believer" of Ginsbourger et al., 2010): the mean stays, the
             uncertainty around them goes.
+        ceiling: (p,) what their values are known not to exceed; infinite where nothing is known.
     """
 
-    def __init__(self, model: SingleTaskGP, pending: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: SingleTaskGP,
+        believed: Tensor | None = None,
+        ceiling: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.kernel = model.covar_module
         self.noise = model.likelihood.noise.detach()
         self.constant = model.mean_module.constant.detach()
         self._condition(model.train_inputs[0], model.train_targets)
-        if pending is not None and len(pending):
-            mean, _ = self.mean_and_variance(pending)
-            self._condition(torch.cat([self.x, pending]), torch.cat([self.y, mean]))
+        if believed is not None and len(believed):
+            value, _ = self.mean_and_variance(believed)
+            if ceiling is not None:
+                value = torch.minimum(value, ceiling)
+            self._condition(torch.cat([self.x, believed]), torch.cat([self.y, value]))
 
     def _condition(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y

@@ -23,10 +23,6 @@ from bo_act.search.searcher import Proposal, Searcher
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.claims import CLAIM, OWNER, Owner
 
-# Contested proposals in a row before a random one is taken. Each attempt leaves the contested
-# candidates out, so that as many workers as this can collide at once.
-_ATTEMPTS = 32
-
 
 class ActivationSampler(BaseSampler):
     """Proposes activation functions by Bayesian optimization over an embedding of their features.
@@ -169,7 +165,7 @@ class ActivationSampler(BaseSampler):
 
     def _read(self, trials: Sequence[FrozenTrial], before: int, sign: float) -> View:
         indices, values = [], []
-        closed, pending = set(), set()
+        pruned, pending = set(), set()
         failures: Counter[int] = Counter()
         lost = 0
         for other in trials:
@@ -182,17 +178,19 @@ class ActivationSampler(BaseSampler):
                 indices.append(index)
                 values.append(sign * other.value)
             elif other.state == TrialState.PRUNED:
-                closed.add(index)
+                pruned.add(index)
             elif other.state == TrialState.FAIL:
                 failures[index] += 1
             elif not gone:
                 pending.add(index)
-        closed |= {index for index, count in failures.items() if count > self.max_retries}
+        closed = {index for index, count in failures.items() if count > self.max_retries}
         measured = np.array(values, dtype=np.float64)
         finite = np.isfinite(measured)
         # An objective may return infinity for a network that diverged: no better than the worst.
         measured[~finite] = measured[finite].min() if finite.any() else 0.0
-        observations = Observations(np.array(indices, dtype=np.int64), measured, frozenset(closed))
+        observations = Observations(
+            np.array(indices, dtype=np.int64), measured, frozenset(pruned), frozenset(closed)
+        )
         return View(observations, frozenset(pending), before - lost)
 
     def _index(self, trial: FrozenTrial) -> int | None:
@@ -206,18 +204,14 @@ class ActivationSampler(BaseSampler):
 
     def _claim(self, study: Study, trial: FrozenTrial) -> int:
         contested: set[int] = set()
-        for attempt in range(_ATTEMPTS + 1):
+        while True:  # ends: each round leaves one more candidate out
             view = self.view(study, trial)
-            pending = view.pending | contested
             proposal = self.searcher.propose(
-                self.embedding, view.observations, pending=pending, number=view.number
+                self.embedding,
+                view.observations,
+                pending=view.pending | contested,
+                number=view.number,
             )
-            if attempt == _ATTEMPTS:
-                taken = view.taken | contested
-                free = [i for i in np.flatnonzero(self.embedding.valid) if int(i) not in taken]
-                proposal = self.searcher.draw(
-                    np.array(free), number=view.number, attempt=attempt + trial.number
-                )
             study._storage.set_trial_system_attr(trial._trial_id, CLAIM, proposal.index)
             # Another may have claimed it meanwhile, or have finished it.
             if proposal.index not in self.view(study, trial).taken:
@@ -261,8 +255,7 @@ class View:
     @property
     def taken(self) -> frozenset[int]:
         """Indices that are not to be proposed."""
-        measured = self.observations.indices.tolist()
-        return self.pending | self.observations.closed | frozenset(measured)
+        return self.pending | self.observations.taken
 
 
 def is_abandoned(trial: FrozenTrial) -> bool:
