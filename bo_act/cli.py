@@ -70,7 +70,9 @@ def _root(
 
 @app.command(epilog="Example: bo-act space act_bench")
 def space(
-    name: Annotated[str, typer.Argument(help="Name of a space, or path of its .toml file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="SPACE", help="Name of a space, or path of its .toml file.")
+    ],
     functions: Annotated[
         bool, typer.Option("--functions", help="List every distinct function.")
     ] = False,
