@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from bo_act import library
 from bo_act.errors import NetworkError, SearchError, StorageError
 from bo_act.specs import StudySpec
 from bo_act.study.confirm import interval
@@ -139,6 +140,41 @@ def test_other_settings_under_the_same_name_are_refused():
     run_study(make(trials=2, confirm={"seeds": 0}, training={"threads": None}))
 
 
+def test_a_network_that_changed_under_the_study_is_refused():
+    net = Path(library.find("models", "mlp")).read_text()
+    Path("net.py").write_text(net)
+    spec = make(trials=2, confirm={"seeds": 0}, model={"name": "net.py"})
+    run_study(spec)
+    Path("net.py").write_text(net + "\n# a change\n")
+    with pytest.raises(StorageError, match="the network's file changed since"):
+        run_study(spec.model_copy(update={"trials": 3}))
+    Path("net.py").write_text(net)
+    assert run_study(spec.model_copy(update={"trials": 3})).trials.complete == 3
+
+
+def test_an_interrupted_trial_is_taken_over_in_the_same_process(monkeypatch):
+    undisturbed = make(name="undisturbed", confirm={"seeds": 0})
+    run_study(undisturbed)
+    train = Task.train
+    calls = []
+
+    def interrupted(self, expression, *, seed, report):
+        def stop(epoch, accuracy):
+            report(epoch, accuracy)
+            if len(calls) == 3 and epoch == 1:
+                raise KeyboardInterrupt
+
+        calls.append(str(expression))
+        return train(self, expression, seed=seed, report=stop)
+
+    monkeypatch.setattr(Task, "train", interrupted)
+    spec = make(confirm={"seeds": 0})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(spec)
+    run_study(spec)
+    assert history(spec) == history(undisturbed)
+
+
 def test_test_images_are_not_read_before_the_confirmation(monkeypatch):
     from bo_act.training.data import Data
 
@@ -226,8 +262,13 @@ def test_a_network_that_does_not_fit_is_an_error_and_not_a_result():
         "def build(activation, *, in_channels, image_size, num_classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(7, num_classes), activation())\n"
     )
+    spec = make(trials=2, model={"name": "net.py", "options": {}}, features={"fim": False})
     with pytest.raises(NetworkError):
-        run_study(make(model={"name": "net.py", "options": {}}, features={"fim": False}))
+        run_study(spec)
+    fixed = Path("net.py").read_text().replace("Linear(7", "Linear(64")
+    Path("net.py").write_text(fixed)
+    result = run_study(spec)
+    assert (result.trials.complete, result.trials.failed) == (2, 0)
 
 
 # --- kill -9 --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 OWNER = "bo_act:owner"
-"""System attribute of a trial: the process that runs it."""
+"""System attribute of a trial: the process that runs it, None once that has given it back."""
 
 CLAIM = "bo_act:claim"
 """System attribute of a trial: the index of the function it was given."""

@@ -67,7 +67,7 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
     """
     events = events or Events()
     task = Task.load(spec)
-    study = open_study(spec, optuna.samplers.RandomSampler())
+    study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     if _finished(study) < spec.trials:
         study.sampler = sampler = make_sampler(task, task.features(events.features))
         _keep_spec(spec)
@@ -151,8 +151,10 @@ def _run_trial(task: Task, study: optuna.Study, trial: Trial, expression: Expres
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
         return TrialState.PRUNED
-    except BoActError:
-        study.tell(trial, state=TrialState.FAIL)
+    except (BoActError, KeyboardInterrupt):
+        # Nothing that the function is to blame for, nor the machine: whoever runs the study next
+        # takes the trial over.
+        study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
         raise
     except (RuntimeError, MemoryError, OSError) as error:
         # Out of memory, a lost device, a full disk: not the function's fault as far as we know.

@@ -259,8 +259,8 @@ class View:
 
 
 def is_abandoned(trial: FrozenTrial) -> bool:
-    """Tell whether a running trial's process is known to have ended."""
-    if trial.state != TrialState.RUNNING:
+    """Tell whether a running trial was given back, or its process is known to have ended."""
+    if trial.state != TrialState.RUNNING or OWNER not in trial.system_attrs:
         return False
-    owner = Owner.read(trial.system_attrs.get(OWNER))
-    return owner is not None and owner.is_gone()
+    owner = Owner.read(trial.system_attrs[OWNER])
+    return owner is None or owner.is_gone()

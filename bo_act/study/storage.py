@@ -20,6 +20,9 @@ from bo_act.specs import PrunerSpec, StudySpec
 SPEC = "bo_act:spec"
 """User attribute of a study: the resolved study file."""
 
+CONTENT = "bo_act:content"
+"""User attribute of a study: hashes of what the study file names."""
+
 _LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
 
 _STALE_LOCK = 10  # seconds after which a journal's lock is taken from a writer that is silent
@@ -120,8 +123,15 @@ def _without_password(url: str) -> str:
     return f"{scheme}://{login.partition(':')[0]}@{tail}" if at else url
 
 
-def open_study(spec: StudySpec, sampler: BaseSampler) -> optuna.Study:
+def open_study(
+    spec: StudySpec, sampler: BaseSampler, *, content: dict[str, str] | None = None
+) -> optuna.Study:
     """Create the study of a file, or open it where it exists.
+
+    Args:
+        spec: the study file.
+        sampler: for the trials to come.
+        content: hashes of what the file names, by what to call it.
 
     Raises:
         StorageError: the storage cannot be reached, or holds a study of this name that was made
@@ -141,11 +151,12 @@ def open_study(spec: StudySpec, sampler: BaseSampler) -> optuna.Study:
         raise StorageError(
             f"the storage {_without_password(location(spec))} cannot be used: {_first_line(error)}"
         ) from error
-    made_with = study.user_attrs.get(SPEC)
-    if made_with is None:
-        study.set_user_attr(SPEC, json.loads(spec.model_dump_json()))
+    if any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
+        _check_same(spec, study.user_attrs.get(SPEC, {}))
+        _check_content(spec, content or {}, study.user_attrs.get(CONTENT, {}))
     else:
-        _check_same(spec, made_with)
+        study.set_user_attr(SPEC, json.loads(spec.model_dump_json()))
+        study.set_user_attr(CONTENT, content or {})
     return study
 
 
@@ -187,6 +198,16 @@ def _check_same(spec: StudySpec, made_with: dict[str, Any]) -> None:
             f"the study {spec.name!r} in {_without_password(location(spec))} was made with other "
             f"settings: {shown}{more}; give the changed study another name "
             f"(--set name=...), or another storage"
+        )
+
+
+def _check_content(spec: StudySpec, content: dict[str, str], before: dict[str, str]) -> None:
+    changed = [name for name in content if before.get(name, content[name]) != content[name]]
+    if changed:
+        raise StorageError(
+            f"{' and '.join(changed)} changed since the study {spec.name!r} began, so its trials "
+            "do not compare with new ones; undo the change, or give the changed study another "
+            "name (--set name=...)"
         )
 
 

@@ -41,6 +41,15 @@ class Task:
         pick_device(spec.training.device)
         return cls(spec, space, load_data(spec.data), builder)
 
+    @property
+    def content(self) -> dict[str, str]:
+        """What the study file names, by its hash: trials of other content do not compare."""
+        return {
+            "the space's functions": self.space.catalogue.hash,
+            "the data": self.data.digest,
+            "the network's file": self.builder.source_hash,
+        }
+
     def network(self, activation: Callable[[], nn.Module], *, seed: int) -> nn.Module:
         """Build the untrained network with fresh activation modules and the seed's weights."""
         data = self.data
