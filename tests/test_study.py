@@ -296,7 +296,7 @@ def test_nothing_is_lost_by_kill_9(storage, monkeypatch):
                 os._exit(1)
         if kills < 10:
             # Too short for ten children to finish the work, and some too short to begin it.
-            time.sleep(randomness.uniform(0.01, 0.17) * whole)
+            time.sleep(randomness.uniform(0.01, 0.07) * whole)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
