@@ -24,7 +24,8 @@ from bo_act.errors import ExpressionError
 from bo_act.specs import DomainSpec
 
 if TYPE_CHECKING:
-    from bo_act.activations.space import Shape, Space
+    from bo_act.activations.schemas import Shape
+    from bo_act.activations.space import Space
 
 # Rows of values evaluated at once: 4,096 functions at 1,000 points are 33 MB.
 _CHUNK = 4096

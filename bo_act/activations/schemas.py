@@ -1,0 +1,124 @@
+"""Schemas: shapes of trees with slots for operators.
+
+A schema is a tree whose inner nodes are slots (``unary``, ``binary``, ``nary``) or operators that
+stand for themselves. Slots are named by their place in the tree: ``binary(unary(x),unary(x))`` has
+``binary``, ``left`` and ``right``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bo_act.activations.expressions import Expression, X, parse_tree
+from bo_act.activations.operators import OPERATORS
+from bo_act.errors import ExpressionError, SpecError
+from bo_act.specs import SpaceSpec
+
+KINDS = ("unary", "binary", "nary")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a schema that takes one of several operators.
+
+    Attributes:
+        name: the Optuna parameter.
+        choices: operator names, in the order of the space file.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One schema with its slots in the order of the enumeration (from the root, left to right).
+
+    Attributes:
+        text: as written in the space file.
+        tree: inner nodes are slots' names or operators.
+        slots: empty for a single expression.
+    """
+
+    text: str
+    tree: Expression
+    slots: tuple[Slot, ...]
+
+    def __len__(self) -> int:
+        count = 1
+        for slot in self.slots:
+            count *= len(slot.choices)
+        return count
+
+    def fill(self, operators: Mapping[str, str]) -> Expression:
+        """Return the expression with the given operator in each slot."""
+
+        def build(node: Expression) -> Expression:
+            arguments = tuple(build(argument) for argument in node.arguments)
+            return Expression(operators.get(node.name, node.name), arguments)
+
+        return build(self.tree)
+
+    def operators(self, number: int) -> dict[str, str]:
+        """Return the operator of each slot for the expression of that number."""
+        chosen = []
+        for slot in reversed(self.slots):
+            number, place = divmod(number, len(slot.choices))
+            chosen.append((slot.name, slot.choices[place]))
+        return dict(reversed(chosen))
+
+    def number(self, operators: Mapping[str, str]) -> int:
+        """Return the number of the expression with these operators in its slots."""
+        number = 0
+        for slot in self.slots:
+            number = number * len(slot.choices) + slot.choices.index(operators[slot.name])
+        return number
+
+
+def read_schema(text: str, spec: SpaceSpec) -> Shape:
+    """Read a schema of a space file.
+
+    Raises:
+        SpecError: it is no schema, or the file lists no operators for one of its slots.
+    """
+    arities: dict[str, object] = {name: op.accepts for name, op in OPERATORS.items()}
+    arities |= {
+        "unary": lambda count: count == 1,
+        "binary": lambda count: count == 2,
+        "nary": lambda count: count >= 2,
+    }
+    try:
+        tree = parse_tree(text, arities=arities)
+    except ExpressionError as error:
+        raise SpecError(f"space {spec.name!r}, schemas: {error}") from error
+    slots: list[Slot] = []
+
+    def name_slots(node: Expression, place: str) -> Expression:
+        if node == X:
+            return node
+        name = node.name
+        if name in KINDS:
+            choices: tuple[str, ...] = getattr(spec, name)
+            if not choices:
+                raise SpecError(
+                    f"space {spec.name!r}: the schema {text!r} has a {name!r} slot, but the file "
+                    f"lists no {name} operators; add `{name} = [...]`"
+                )
+            # The kind is in the name, so that schemas can share a slot of the same kind.
+            name = place + ("" if node.name == "unary" else f"_{name}") if place else name
+            slots.append(Slot(name, choices))
+        children = _places(len(node.arguments))
+        arguments = tuple(
+            name_slots(argument, f"{place}_{child}" if place else child)
+            for argument, child in zip(node.arguments, children, strict=True)
+        )
+        return Expression(name, arguments)
+
+    return Shape(text, name_slots(tree, ""), tuple(slots))
+
+
+def _places(count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ("inner",)
+    return ("left", "right") if count == 2 else tuple(f"arg{i + 1}" for i in range(count))
