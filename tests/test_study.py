@@ -175,6 +175,23 @@ def test_an_interrupted_trial_is_taken_over_in_the_same_process(monkeypatch):
     assert history(spec) == history(undisturbed)
 
 
+def test_the_confirmation_uses_seeds_that_the_search_did_not(monkeypatch):
+    train = Task.train
+    seeds = []
+
+    def noted(self, expression, *, seed, report=None):
+        seeds.append((report is not None, seed))
+        return train(self, expression, seed=seed, report=report)
+
+    monkeypatch.setattr(Task, "train", noted)
+    run_study(make(trials=3, seed=4))
+    searched = {seed for searching, seed in seeds if searching}
+    confirmed = [seed for searching, seed in seeds if not searching]
+    assert searched == {4}
+    assert len(set(confirmed)) == 2
+    assert not searched & set(confirmed)
+
+
 def test_test_images_are_not_read_before_the_confirmation(monkeypatch):
     from bo_act.training.data import Data
 
@@ -324,7 +341,7 @@ def test_the_lock_of_a_killed_writer_is_taken_over(monkeypatch):
     monkeypatch.setattr("bo_act.study.storage._STALE_LOCK", 3)
     spec = make(trials=3, storage="journals/one.log", confirm={"seeds": 0})
     run_study(spec)
-    Path("journals/one.log.lock").symlink_to(Path("journals/one.log").resolve())
+    open_storage("journals/one.log")._backend._lock.acquire()  # and never released
     run_study(spec.model_copy(update={"trials": 4}))
     assert len(history(spec)) == 4
 

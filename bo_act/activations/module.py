@@ -76,16 +76,9 @@ class Activation(nn.Module):
     def __repr__(self) -> str:
         return f"Activation({self.extra_repr()})"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
-        # Nothing in here changes, and some operators are local functions.
-        copied = type(self).__new__(type(self))
-        nn.Module.__init__(copied)
-        copied.__dict__.update({k: v for k, v in self.__dict__.items() if k not in copied.__dict__})
-        copied.train(self.training)
-        return copied
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (str(self.expression), self.normalize)
+        # Some operators are local functions, which neither pickle nor copy can follow.
+        return _rebuild, (str(self.expression), self.normalize), {"training": self.training}
 
 
 def _rebuild(text: str, normalize: bool) -> Activation:

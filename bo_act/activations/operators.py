@@ -50,9 +50,8 @@ class Operator:
         ]
 
 
-# The largest power of e that stays finite when multiplied by x is not needed: expm1 is only ever
-# taken of the negative part, so that the other branch of a `where` cannot overflow and poison
-# the gradient with inf · 0.
+# expm1 is taken of the negative part alone: in the branch that `where` leaves out it would overflow
+# and poison the gradient with inf · 0.
 def _elish(x: Tensor) -> Tensor:
     negative = torch.expm1(torch.clamp(x, max=0.0))
     return torch.where(x >= 0, x, negative) * torch.sigmoid(x)
