@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.features.fim import NULL_LOG, fim_spectra, log_eigenvalues
+from bo_act.features.fim import NULL_LOG, fim_spectra
 from bo_act.features.kfac import Fisher, LayerFactors, kronecker_factors
+from bo_act.features.spectrum import log_eigenvalues
 
 FISHERS: tuple[Fisher, ...] = ("mc", "exact", "empirical")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -571,45 +572,45 @@ class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(4))
-        self.steps = nn.Conv1d(4, 4, 3, padding=1)
+        self.table = nn.Embedding(7, 4)
         self.norm = nn.LayerNorm(4)
         self.unused = nn.Linear(4, 4)
+        self.slope = nn.PReLU()
         self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.steps(x.mT + self.shift[:, None]).mT
-        return self.head(self.norm(x).mean(1))
+        x = x + self.shift + self.table.weight[:5]
+        return self.head(self.slope(self.norm(x)).mean(1))
 
 
 def test_uncovered_layers_are_named():
     result = fim_spectra(seeded(Mixed), randn(3, 5, 4), None)
-    assert result.layers == ("head",)
-    assert result.uncovered == ("(root)", "steps", "unused")
+    assert result.layers == ("norm", "head")
+    assert result.uncovered == ("(root)", "table", "unused", "slope")
 
 
 class OwnPadding(nn.Conv2d):
-    """Pads its input itself, from a given call on."""
+    """Pads the images that have come to a given size itself."""
 
     def __init__(self, *args, since: int, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.since = since
 
     def forward(self, x: Tensor) -> Tensor:
-        self.since -= 1
-        return super().forward(nn.functional.pad(x, (1,) * 4) if self.since < 0 else x)
+        return super().forward(nn.functional.pad(x, (1,) * 4) if x.shape[-1] == self.since else x)
 
 
 def test_a_layer_that_uses_its_inputs_differently_is_not_covered():
-    for since, side in ((0, 5), (1, 3)):
+    for calls, since, side in ((1, 5, 5), (2, 3, 3)):
         layer = OwnPadding(2, 2, 3, since=since)
-        layers = [layer] * (since + 1)
+        layers = [layer] * calls
         network = seeded(
             lambda layers=layers, side=side: nn.Sequential(
                 *layers, nn.Flatten(), nn.Linear(2 * side * side, 3)
             )
         )
         result = fim_spectra(network, randn(3, 2, 5, 5), None)
-        assert result.layers == (str(since + 2),)
+        assert result.layers == (str(calls + 1),)
         assert result.uncovered == ("0",)
 
 
@@ -619,11 +620,10 @@ def test_a_network_that_is_one_layer():
 
 
 def test_nothing_covered_is_an_error():
-    network = seeded(
-        lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.PReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-    )
-    with pytest.raises(FeatureError, match=r"Linear or Conv2d.*Conv1d, PReLU"):
-        fim_spectra(network, randn(3, 2, 5), None)
+    network = seeded(lambda: nn.Sequential(nn.Bilinear(2, 2, 3), nn.BatchNorm1d(3), nn.PReLU()))
+    network[0].forward = lambda x: nn.Bilinear.forward(network[0], x, x)
+    with pytest.raises(FeatureError, match=r"no layer.*convolution.*BatchNorm1d, Bilinear, PReLU"):
+        fim_spectra(network, randn(5, 2), None)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from bo_act.features.store import SHARD, FeatureStore, Shard
 from bo_act.features.table import Block, FeatureTable
 from bo_act.specs import FeaturesSpec
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
 
 MakeNetwork = Callable[[Callable[[], nn.Module]], nn.Module]
@@ -139,7 +139,7 @@ class _Spectra:
         null_mass = np.full((len(rows), layers), np.nan, dtype=np.float32)
         reasons = []
         for place, index in enumerate(rows):
-            reason = self.outputs.reasons[index] and "not computed: output features are missing"
+            reason = self.outputs.reasons[index] and "output features are missing"
             if not reason:
                 try:
                     spectrum = self._spectrum(self.catalogue.activation(index))

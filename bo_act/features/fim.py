@@ -4,10 +4,6 @@ Symbols, with shapes (those of the factors are in ``bo_act.features.kfac``):
 
     L    layers that the factors cover
     Q    quantiles of one layer's spectrum
-    k, p, q  groups of a layer; inputs (and bias) and outputs of one group
-    λ_A  (k, p) eigenvalues of a layer's input factor
-    λ_G  (k, q) eigenvalues of its output-gradient factor
-    λ    (k·p·q,) eigenvalues of its block A ⊗ G: all products λ_A · λ_G within a group
 """
 
 from __future__ import annotations
@@ -15,14 +11,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.features.kfac import Fisher, LayerFactors, kronecker_factors
+from bo_act.features.kfac import (
+    Fisher,
+    Loss,
+    Sharing,
+    Statistics,
+    kronecker_factors,
+    refuse_randomness,
+)
+from bo_act.features.shared import Shared
+from bo_act.features.spectrum import faster_device, log_eigenvalues
 
-__all__ = ["NULL_LOG", "FimSpectra", "fim_spectra", "log_eigenvalues"]
+__all__ = ["NULL_LOG", "FimSpectra", "fim_spectra"]
 
 # Stands for every quantile of a layer that has null eigenvalues alone (no gradient arrives): the
 # lower end of the published histograms, below what living layers have, and still near enough to
@@ -57,8 +61,13 @@ def fim_spectra(
     labels: Tensor | None,
     *,
     fisher: Fisher = "mc",
+    loss: Loss = "cross_entropy",
+    label_smoothing: float = 0.0,
+    weight_sharing: Sharing = "expand",
+    statistics: Statistics = "batch",
     quantiles: int = 128,
     seed: int = 0,
+    shared: Shared | None = None,
 ) -> FimSpectra:
     """Compute the spectrum of each layer's block of the Fisher matrix by K-FAC.
 
@@ -66,20 +75,47 @@ def fim_spectra(
     log spectra, up to the resolution of 1/Q. No value returned is NaN or infinite.
 
     Args:
-        network: maps (B, ...) images to (B, C) logits; left as it was.
+        network: maps (B, ...) images to (B, C) outputs; left as it was.
         images: (B, ...), of the network's dtype and on its device.
-        labels: (B,) integers in [0, C); used by ``fisher="empirical"`` alone, else may be None.
-        fisher: ``mc``, ``exact`` or ``empirical``, see ``kronecker_factors``.
+        labels: (B,) integers in [0, C) or (B, C) targets; used by ``fisher="empirical"`` alone,
+            else may be None.
+        fisher: ``mc``, ``exact`` or ``empirical``; this one and the next four are explained at
+            ``kronecker_factors``.
+        loss: ``cross_entropy`` or ``mse``.
+        label_smoothing: of the true labels.
+        weight_sharing: ``expand`` or ``reduce``.
+        statistics: ``batch`` or ``running``.
         quantiles: Q, numbers that each layer's spectrum is summarized as.
-        seed: of the labels drawn for ``mc``.
+        seed: of the targets drawn for ``mc``.
+        shared: given for each of many functions of one network on the same images, it saves what
+            they have in common; the network is then checked for randomness once, not each time.
 
     Raises:
-        FeatureError: as ``kronecker_factors``; or the eigenvalues do not converge.
+        FeatureError: as ``kronecker_factors``; or the network's outputs are random; or the
+            eigenvalues do not converge.
     """
     if quantiles < 1:
         raise FeatureError(f"expected at least one quantile, got {quantiles}")
-    factors = kronecker_factors(network, images, labels, fisher=fisher, seed=seed)
-    spectra = [log_eigenvalues(layer) for layer in factors.layers]
+    if shared is None or not shared.checked:
+        refuse_randomness(network, images, statistics=statistics)
+    factors = kronecker_factors(
+        network,
+        images,
+        labels,
+        fisher=fisher,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        weight_sharing=weight_sharing,
+        statistics=statistics,
+        seed=seed,
+        shared=shared,
+    )
+    device = None
+    if shared is not None:
+        if not shared.checked:
+            shared.checked, shared.solver = True, faster_device(list(factors.layers))
+        device = shared.solver
+    spectra = [log_eigenvalues(layer, shared=shared, device=device) for layer in factors.layers]
     weights = np.array([layer.weights for layer in factors.layers], dtype=np.int64)
     alive = np.array([len(spectrum) for spectrum in spectra], dtype=np.int64)
     return FimSpectra(
@@ -89,40 +125,6 @@ def fim_spectra(
         layers=tuple(layer.name for layer in factors.layers),
         uncovered=factors.uncovered,
     )
-
-
-def log_eigenvalues(layer: LayerFactors) -> NDArray[np.float64]:
-    """Return the natural logarithms of a block's non-null eigenvalues, ascending.
-
-    The eigenvalues of A ⊗ G are the products of those of A and G, so their logarithms are the
-    outer sum of two short vectors.
-
-    Returns:
-        (n,) float64 with n between 0 and ``layer.weights``; the other eigenvalues are null.
-
-    Raises:
-        FeatureError: the eigenvalues do not converge.
-    """
-    log_a = _log_spectrum(layer.a, layer)
-    log_g = _log_spectrum(layer.g, layer)
-    sums = log_a[:, :, None] + log_g[:, None, :]
-    alive: NDArray[np.float64] = sums[sums > -np.inf]
-    alive.sort()
-    return alive
-
-
-def _log_spectrum(factor: Tensor, layer: LayerFactors) -> NDArray[np.float64]:
-    """Return (k, n) logarithms of the eigenvalues of (k, n, n) factors, -inf for the null ones."""
-    try:
-        values: NDArray[np.float64] = torch.linalg.eigvalsh(factor).cpu().numpy()
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise FeatureError(f"eigenvalues of layer {layer.name!r} do not converge") from error
-    # Rounding of a matrix of size n moves its eigenvalues by up to about eps · n · the largest
-    # one (the rule of numpy's matrix_rank), so that what lies below cannot be told from zero.
-    # eps is that of the dtype in which the factor was summed, not of eigvalsh's float64.
-    floor = layer.eps * values.shape[-1] * values[:, -1:]
-    logs = np.full_like(values, -np.inf)
-    return np.log(values, out=logs, where=values > np.maximum(floor, 0.0))
 
 
 def _quantiles(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:

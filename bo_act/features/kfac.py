@@ -20,12 +20,16 @@ The block of one layer's weights is approximated as F ≈ A ⊗ G. Symbols, with
 This is Martens and Grosse 2015 (arXiv 1503.05671, eq. 1) for T = 1 and the treatment of Grosse and
 Martens 2016 (arXiv 1602.01407, theorem 1) for convolutions; they write A as a sum over positions
 and G as a mean, which is the same product. Eschenhagen et al. 2023 (arXiv 2311.00636) call it
-K-FAC-expand and use it for every layer that shares weights.
+K-FAC-expand and use it for every layer that shares weights. Their other setting, K-FAC-reduce,
+sums over an image's positions first, and is exact for a linear network that ends in a mean:
+
+    A = 1/B · sum over images of x̄ x̄ᵀ,       x̄ = mean over positions of x
+    G = 1/B · sum over images of E[d̄ d̄ᵀ],    d̄ = sum over positions of d
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -35,13 +39,25 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bo_act.errors import FeatureError, nearest
-from bo_act.features.kfac_layer import COVERED, LayerFactors, LayerTrace
+from bo_act.features.attention import AttentionTrace
+from bo_act.features.layers import WEIGHTED, LayerFactors, Sharing, Trace, WeightTrace
+from bo_act.features.loss import Fisher, Loss, output_gradients
+from bo_act.features.norms import NORMS, NormTrace
+from bo_act.features.patches import Convolution
+from bo_act.features.shared import Shared
 
-__all__ = ["Fisher", "KroneckerFactors", "LayerFactors", "kronecker_factors"]
+__all__ = [
+    "Fisher",
+    "KroneckerFactors",
+    "LayerFactors",
+    "Loss",
+    "Sharing",
+    "Statistics",
+    "kronecker_factors",
+    "refuse_randomness",
+]
 
-Fisher = Literal["mc", "exact", "empirical"]
-
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+Statistics = Literal["batch", "running"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +66,7 @@ class KroneckerFactors:
 
     Attributes:
         layers: covered layers, in the order of ``network.named_modules()``.
-        uncovered: names of modules that hold parameters which belong to no block. The affine
-            parameters of norm layers are left out of the Fisher matrix and not named.
+        uncovered: names of modules that hold parameters which belong to no block.
     """
 
     layers: tuple[LayerFactors, ...]
@@ -64,75 +79,172 @@ def kronecker_factors(
     labels: Tensor | None,
     *,
     fisher: Fisher = "mc",
+    loss: Loss = "cross_entropy",
+    label_smoothing: float = 0.0,
+    weight_sharing: Sharing = "expand",
+    statistics: Statistics = "batch",
     seed: int = 0,
+    shared: Shared | None = None,
 ) -> KroneckerFactors:
-    """Compute the Kronecker factors of every ``Linear`` and ``Conv2d`` layer of a network.
+    """Compute the Kronecker factors of every layer of a network that has some.
 
-    The formulas are at the head of the module; the loss is the cross-entropy. Norm layers that
-    keep running statistics use those of the batch, and leave the running ones as they are; the
-    rest of the network is in evaluation mode, so that dropout and its relatives do nothing. With
-    batch statistics, d contains what an image does to the losses of the others. The network's
-    modes, buffers, hooks and gradients are left as they were, and so is the global random state.
+    Those are linear layers and convolutions, the projections of ``nn.MultiheadAttention``, and
+    the scale and shift of normalization layers (``NormTrace``). The formulas are at the head of
+    the module. With batch statistics, d contains what an image does to the losses of the others.
+    The rest of the network is in evaluation mode, so that dropout and its relatives do nothing.
+    The network's modes, buffers, hooks and gradients are left as they were, and so is the global
+    random state.
 
     Args:
-        network: maps (B, ...) images to (B, C) logits.
+        network: maps (B, ...) images to (B, C) outputs.
         images: (B, ...), of the network's dtype and on its device.
-        labels: (B,) integers in [0, C); used by ``empirical`` alone, else may be None.
-        fisher: where the labels in E[d dᵀ] come from: one drawn for each image from the
+        labels: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
+            ``mse``); used by ``empirical`` alone, else may be None.
+        fisher: where the targets in E[d dᵀ] come from: one drawn for each image from the
             network's prediction (``mc``), all of them weighted by it (``exact``, C backward
             passes), or the true ones (``empirical``).
-        seed: of the drawn labels.
+        loss: what the outputs mean, see ``bo_act.features.loss``.
+        label_smoothing: of the true labels, as in ``nn.CrossEntropyLoss``.
+        weight_sharing: ``expand`` or ``reduce``, see the head of the module.
+        statistics: of layers that keep running statistics: those of the batch, leaving the
+            running ones as they are, or the running ones.
+        seed: of the drawn targets.
+        shared: what other networks on the same images have in common with this one.
 
     Raises:
         FeatureError: the arguments do not fit together, no layer is covered, or a value of the
             forward or backward pass is not finite (the message names the layer).
     """
-    if fisher not in get_args(Fisher):
-        known = get_args(Fisher)
-        raise FeatureError(
-            f"expected fisher to be one of {', '.join(known)}, got {fisher!r}"
-            f"{nearest(str(fisher), known)}"
-        )
+    for name, value, known in (
+        ("weight_sharing", weight_sharing, get_args(Sharing)),
+        ("statistics", statistics, get_args(Statistics)),
+    ):
+        if value not in known:
+            raise FeatureError(
+                f"expected {name} to be one of {', '.join(known)}, got {value!r}"
+                f"{nearest(str(value), known)}"
+            )
     batch = images.shape[0] if images.dim() else 0
     if batch == 0:
         raise FeatureError(f"expected a batch of images, got shape {tuple(images.shape)}")
-    traces = {
-        module: LayerTrace(name or "(root)", module)
-        for name, module in network.named_modules()
-        if isinstance(module, COVERED)
-    }
-    with _borrowed(network), torch.enable_grad():
+    hooked, attentions = _traces(network, batch, weight_sharing, shared)
+    with _borrowed(network, statistics, attentions), torch.enable_grad():
         handles = [
-            module.register_forward_hook(trace.forward, with_kwargs=True)
-            for module, trace in traces.items()
+            module.register_forward_hook(trace.hook, with_kwargs=True)
+            for module, trace in hooked.items()
         ]
         try:
-            logits = network(images.detach().clone())  # it may change its input in place
+            outputs = network(images.detach().clone())  # it may change its input in place
         finally:
             for handle in handles:
                 handle.remove()
-        _check_logits(logits, batch)
-        covered = [trace for trace in traces.values() if trace.covered]
-        if not covered:
+        _check_outputs(outputs, batch)
+        traces = _covered(network, hooked, attentions)
+        if not any(isinstance(trace, WeightTrace) for trace in traces):
             raise FeatureError(_nothing_covered(network))
-        vectors = _logit_gradients(logits, labels, fisher, seed)
-        _backward(logits, vectors, covered)
-
-    names = {trace.name for trace in covered}
+        vectors = output_gradients(
+            outputs, labels, fisher=fisher, loss=loss, label_smoothing=label_smoothing, seed=seed
+        )
+        _backward(outputs, vectors, traces)
     return KroneckerFactors(
-        layers=tuple(trace.factors(batch) for trace in covered),
-        uncovered=tuple(
-            name or "(root)"
-            for name, module in network.named_modules()
-            if (name or "(root)") not in names
-            and not isinstance(module, NORMS)
-            and any(True for _ in module.parameters(recurse=False))
-        ),
+        layers=tuple(trace.factors() for trace in traces),
+        uncovered=_uncovered(network, {trace.name for trace in traces}),
     )
 
 
+def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statistics) -> None:
+    """Refuse a network whose outputs differ from one forward pass to the next.
+
+    Raises:
+        FeatureError: they do.
+    """
+    devices = [images.device] if images.is_cuda else []
+    with _borrowed(network, statistics, {}), torch.no_grad(), torch.random.fork_rng(devices):
+        first, second = (network(images.clone()) for _ in range(2))
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return  # no outputs that have a Fisher matrix, which kronecker_factors says better
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise FeatureError(
+            "two forward passes of the same network on the same batch give different outputs (by "
+            f"up to {float((first - second).abs().max()):.3g}), so its Fisher matrix would not be "
+            "the same twice: something in it draws random numbers in evaluation mode. Look for "
+            "functional.dropout without training=self.training, and for layers that add noise"
+        )
+
+
+# --- the network's layers -------------------------------------------------------------------
+
+
+def _traces(
+    network: nn.Module, batch: int, sharing: Sharing, shared: Shared | None
+) -> tuple[dict[nn.Module, Trace], dict[nn.MultiheadAttention, AttentionTrace]]:
+    """Return the traces of layers that a hook sees, and those of attention modules."""
+    hooked: dict[nn.Module, Trace] = {}
+    attentions: dict[nn.MultiheadAttention, AttentionTrace] = {}
+
+    def linear(name: str, biased: bool) -> WeightTrace:
+        return WeightTrace(name, batch, biased=biased, sharing=sharing, shared=shared)
+
+    for name, module in network.named_modules():
+        label = name or "(root)"
+        if isinstance(module, WEIGHTED):
+            convolution = None if isinstance(module, nn.Linear) else Convolution.of(module)
+            hooked[module] = WeightTrace(
+                label,
+                batch,
+                biased=module.bias is not None,
+                convolution=convolution,
+                sharing=sharing,
+                shared=shared,
+            )
+        elif isinstance(module, nn.MultiheadAttention):
+            if type(module).forward is nn.MultiheadAttention.forward:
+                attentions[module] = AttentionTrace(label, module, linear)
+        elif isinstance(module, NORMS) and getattr(module, "weight", None) is not None:
+            hooked[module] = NormTrace(label, batch, module)
+    return hooked, attentions
+
+
+def _covered(
+    network: nn.Module,
+    hooked: dict[nn.Module, Trace],
+    attentions: dict[nn.MultiheadAttention, AttentionTrace],
+) -> list[Trace]:
+    """Return the traces of layers that were called, in the order of the network."""
+    traces: list[Trace] = []
+    for module in network.modules():
+        if isinstance(module, nn.MultiheadAttention) and module in attentions:
+            traces += attentions[module].parts
+        elif module in hooked:
+            traces.append(hooked[module])
+    return [trace for trace in traces if trace.covered]
+
+
+def _uncovered(network: nn.Module, covered: set[str]) -> tuple[str, ...]:
+    """Return the names of modules and parameters that are in no block."""
+    names = []
+    inside: set[nn.Module] = set()  # what a covered attention module has seen to
+    for name, module in network.named_modules():
+        label = name or "(root)"
+        if isinstance(module, nn.MultiheadAttention) and f"{label}.out_proj" in covered:
+            inside.add(module.out_proj)
+            names += [f"{label}.{extra}" for extra in ("bias_k", "bias_v")
+                      if getattr(module, extra) is not None]  # fmt: skip
+        elif label not in covered and module not in inside and _has_parameters(module):
+            names.append(label)
+    return tuple(names)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
 @contextmanager
-def _borrowed(network: nn.Module) -> Iterator[None]:
+def _borrowed(
+    network: nn.Module,
+    statistics: Statistics,
+    attentions: dict[nn.MultiheadAttention, AttentionTrace],
+) -> Iterator[None]:
     """Put a network into the mode described in ``kronecker_factors``, and back at the end."""
     modes = [(module, module.training) for module in network.modules()]
     buffers = [
@@ -140,90 +252,60 @@ def _borrowed(network: nn.Module) -> Iterator[None]:
         for module, _ in modes
         for name, buffer in module.named_buffers(recurse=False)
     ]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
+        # In evaluation mode torch may run a whole transformer layer in one step, unseen.
+        torch.backends.mha.set_fastpath_enabled(False)
         for module, _ in modes:
-            module.training = isinstance(module, _NormBase)
+            module.training = statistics == "batch" and isinstance(module, _NormBase)
         for module, name, buffer in buffers:
             setattr(module, name, buffer.clone())  # the network works on copies
+        for attention, trace in attentions.items():
+            attention.forward = trace.forward  # type: ignore[method-assign]
         yield
     finally:
+        for attention in attentions:
+            vars(attention).pop("forward", None)
         for module, name, buffer in buffers:
             setattr(module, name, buffer)
         for module, mode in modes:
             module.training = mode
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _logit_gradients(
-    logits: Tensor, labels: Tensor | None, fisher: Fisher, seed: int
-) -> list[Tensor]:
-    """Return (B, C) gradients of the loss with respect to the logits, one for each backward pass.
-
-    Computed on the CPU, so that a seed draws the same labels on every device, and in float64,
-    because p - 1 of a saturated prediction cancels.
-    """
-    p = logits.detach().cpu().double().softmax(dim=1)
-    if fisher == "exact":
-        # The sum over c of p_c (p - e_c)(p - e_c)ᵀ is E[d dᵀ] at the logits.
-        steps = (p.unsqueeze(0) - torch.eye(p.shape[1]).unsqueeze(1).double()) * p.T.sqrt()[
-            ..., None
-        ]
-        return list(steps.to(logits))
-    if fisher == "mc":
-        chosen = torch.multinomial(p, 1, generator=torch.Generator().manual_seed(seed))
-    else:
-        chosen = _checked_labels(labels, p)
-    return [(p - torch.zeros_like(p).scatter_(1, chosen, 1.0)).to(logits)]
-
-
-def _backward(logits: Tensor, vectors: list[Tensor], traces: list[LayerTrace]) -> None:
+def _backward(outputs: Tensor, vectors: list[Tensor], traces: Sequence[Trace]) -> None:
     """Ask for the gradients of layer outputs alone: no weight gradient is computed."""
-    owners = [trace for trace in traces for _ in trace.edges]
     edges = [edge for trace in traces for edge in trace.edges]
     for index, vector in enumerate(vectors):
-        gradients = torch.autograd.grad(
-            logits,
-            edges,
-            grad_outputs=vector,
-            retain_graph=index + 1 < len(vectors),
-            allow_unused=True,
+        gradients = iter(
+            torch.autograd.grad(
+                outputs,
+                edges,
+                grad_outputs=vector,
+                retain_graph=index + 1 < len(vectors),
+                allow_unused=True,
+            )
         )
-        for trace, gradient in zip(owners, gradients, strict=True):
-            if gradient is not None:
-                trace.backward(gradient)
+        for trace in traces:
+            trace.backward([next(gradients) for _ in trace.edges])
 
 
-def _check_logits(logits: object, batch: int) -> None:
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != batch:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+def _check_outputs(outputs: object, batch: int) -> None:
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or outputs.shape[0] != batch:
+        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise FeatureError(f"expected logits of shape ({batch}, classes), got {came}")
-    if not bool(logits.detach().isfinite().all()):
+    if not bool(outputs.detach().isfinite().all()):
         raise FeatureError("not finite in the forward pass at the logits")
-    if not logits.requires_grad:
+    if not outputs.requires_grad:
         raise FeatureError("the logits are cut from the graph (torch.no_grad in the network?)")
-
-
-def _checked_labels(labels: Tensor | None, p: Tensor) -> Tensor:
-    batch, classes = p.shape
-    if labels is None or labels.shape != (batch,) or labels.is_floating_point():
-        came = "None" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise FeatureError(f"expected {batch} integer labels for the empirical Fisher, got {came}")
-    labels = labels.detach().cpu().long()
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise FeatureError(
-            f"expected labels in [0, {classes}), got {int(labels.min())} to {int(labels.max())}"
-        )
-    return labels.unsqueeze(1)
 
 
 def _nothing_covered(network: nn.Module) -> str:
     found = sorted(
-        {
-            type(module).__name__
-            for module in network.modules()
-            if any(True for _ in module.parameters(recurse=False))
-        }
+        {type(module).__name__ for module in network.modules() if _has_parameters(module)}
     )
     return (
-        "the network has no layer to compute a Fisher matrix of: expected a Linear or Conv2d that "
-        f"the forward pass calls, got layers of the types {', '.join(found) or '(none)'}"
+        "the network has no layer to compute a Fisher matrix of: expected a linear layer, a "
+        "convolution or nn.MultiheadAttention that the forward pass calls, got layers of the types "
+        f"{', '.join(found) or '(none)'}"
     )

@@ -1,0 +1,108 @@
+"""Gradients of the loss with respect to a network's outputs, for each kind of Fisher matrix.
+
+Symbols, with shapes:
+
+    B, C     images; outputs of the network
+    f, p     (B, C) outputs; their softmax
+    t        (B, C) targets
+
+The network's outputs are the parameters of a distribution: logits of a categorical one
+(``cross_entropy``) or means of normal ones of variance 1 (``mse``: the loss is half the sum of
+squares, ½‖f - t‖²; a mean over outputs, or no half, only shifts all log-eigenvalues alike). The
+Fisher matrix is the covariance of the gradient when targets are drawn from that distribution.
+Label smoothing and soft targets change the true targets, not what the network predicts: they are
+in the empirical matrix alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bo_act.errors import FeatureError, nearest
+
+__all__ = ["Fisher", "Loss", "output_gradients"]
+
+Fisher = Literal["mc", "exact", "empirical"]
+Loss = Literal["cross_entropy", "mse"]
+
+
+def output_gradients(
+    outputs: Tensor,
+    labels: Tensor | None,
+    *,
+    fisher: Fisher,
+    loss: Loss,
+    label_smoothing: float,
+    seed: int,
+) -> list[Tensor]:
+    """Return (B, C) gradients with respect to the outputs, one for each backward pass.
+
+    Computed on the CPU, so that a seed draws the same targets on every device, and in float64,
+    because p - 1 of a saturated prediction cancels.
+
+    Raises:
+        FeatureError: an unknown option, or labels that do not fit the outputs.
+    """
+    for name, value, known in (
+        ("fisher", fisher, get_args(Fisher)),
+        ("loss", loss, get_args(Loss)),
+    ):
+        if value not in known:
+            raise FeatureError(
+                f"expected {name} to be one of {', '.join(known)}, got {value!r}"
+                f"{nearest(str(value), known)}"
+            )
+    f = outputs.detach().cpu().double()
+    generator = torch.Generator().manual_seed(seed)
+    if fisher == "empirical":
+        targets = _targets(labels, f, loss, label_smoothing)
+        vectors = [(f.softmax(1) if loss == "cross_entropy" else f) - targets]
+    elif loss == "mse":
+        if fisher == "exact":  # the sum over c of e_c e_cᵀ is the covariance I
+            vectors = list(torch.eye(f.shape[1]).double().unsqueeze(1).expand(-1, *f.shape))
+        else:
+            vectors = [torch.randn(f.shape, generator=generator, dtype=torch.float64)]
+    else:
+        p = f.softmax(1)
+        if fisher == "exact":
+            # The sum over c of p_c (p - e_c)(p - e_c)ᵀ is E[d dᵀ] at the logits.
+            one_hot = torch.eye(p.shape[1]).double().unsqueeze(1)
+            vectors = list((p.unsqueeze(0) - one_hot) * p.T.sqrt()[..., None])
+        else:
+            chosen = torch.multinomial(p, 1, generator=generator)
+            vectors = [p - torch.zeros_like(p).scatter_(1, chosen, 1.0)]
+    return [vector.to(outputs) for vector in vectors]
+
+
+def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: float) -> Tensor:
+    """Return t from (B,) classes or (B, C) targets."""
+    batch, classes = f.shape
+    shape = None if labels is None else tuple(labels.shape)
+    if labels is not None and labels.is_floating_point() and shape == (batch, classes):
+        targets = labels.detach().cpu().double()
+        if loss == "cross_entropy" and not bool(
+            (targets >= 0).all() and ((targets.sum(1) - 1).abs() < 1e-3).all()
+        ):
+            raise FeatureError(
+                "expected soft targets that are probabilities (not negative, each row summing to "
+                f"1), got values from {targets.min():.3g} to {targets.max():.3g}"
+            )
+    elif labels is not None and not labels.is_floating_point() and shape == (batch,):
+        labels = labels.detach().cpu().long()
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            raise FeatureError(
+                f"expected labels in [0, {classes}), got {int(labels.min())} to {int(labels.max())}"
+            )
+        targets = torch.nn.functional.one_hot(labels, classes).double()
+    else:
+        came = "None" if labels is None else f"{labels.dtype} of shape {shape}"
+        raise FeatureError(
+            f"expected {batch} integer labels for the empirical Fisher, or targets of shape "
+            f"({batch}, {classes}), got {came}"
+        )
+    if loss == "mse":
+        return targets
+    return targets * (1.0 - label_smoothing) + label_smoothing / classes

@@ -1,0 +1,105 @@
+"""Normalization layers: the Fisher blocks of their scale and shift.
+
+Symbols, with shapes:
+
+    B, T   images; positions of one image, over all calls of the layer
+    k      channels, or elements, that have a scale of their own
+    x̂, d   (B, T, k) normalized inputs; gradients with respect to the layer's outputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from bo_act.features.layers import LayerFactors, Trace, at_least_float32
+from bo_act.features.patches import double
+
+__all__ = ["NORMS", "NormTrace"]
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+class NormTrace(Trace):
+    """The scale gamma and shift beta of a normalization layer: one block (2, 2) a channel.
+
+    y = gamma x̂ + beta, so an image's gradients are the sums over its positions of d x̂ and of d.
+    Blocks across channels are left out, as Osawa et al. 2019 (arXiv 1811.12019, unit-wise Fisher)
+    do; within a channel nothing is approximated.
+
+    Args:
+        name: of the layer.
+        images: B.
+        layer: one of ``NORMS`` with affine parameters.
+    """
+
+    def __init__(self, name: str, images: int, layer: Any) -> None:
+        super().__init__(name, images)
+        self.layer = layer
+        self.shifted = getattr(layer, "bias", None) is not None
+        self.last = isinstance(layer, nn.LayerNorm | nn.RMSNorm)
+        self.normalized: list[Tensor] = []
+        self.blocks: Tensor | None = None
+
+    def _see(self, x: Tensor, y: Tensor) -> bool:  # noqa: ARG002
+        self.scale(x, "forward")
+        if x.shape[0] % self.images or x.dim() < 2:
+            return False
+        self.normalized.append(self._by_image(_normalize(self.layer, x)))
+        return True
+
+    def backward(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients with respect to the outputs of each call, shaped like the outputs."""
+        total: Tensor | None = None
+        for x, gradient in zip(self.normalized, gradients, strict=True):
+            if gradient is None:
+                continue
+            values = at_least_float32(gradient)
+            scale = self.scale(values, "backward")
+            d = self._by_image(values if scale == 1.0 else values / scale)
+            parts = [(d * x).sum(1)] + [d.sum(1)] * self.shifted
+            pairs = double(torch.stack(parts, dim=-1)) * scale  # (B, k, 2)
+            total = pairs if total is None else total + pairs
+        if total is not None:
+            product = torch.einsum("bki,bkj->kij", total, total)
+            self.blocks = product if self.blocks is None else self.blocks.add_(product)
+
+    def factors(self) -> LayerFactors:
+        """Return the mean over B."""
+        k, p = self.normalized[0].shape[-1], 1 + self.shifted
+        like = double(self.normalized[0].new_zeros(1))
+        a = like.new_zeros(k, p, p) if self.blocks is None else self.blocks / self.images
+        self.check(a)
+        return LayerFactors(self.name, a, like.new_ones(k, 1, 1), k * p, self.eps, kind="norm")
+
+    def _by_image(self, values: Tensor) -> Tensor:
+        """Return (B, T, k)."""
+        if self.last:
+            values = values.flatten(-len(self.layer.normalized_shape))
+        else:
+            values = values.movedim(1, -1)
+        return values.reshape(self.images, -1, values.shape[-1])
+
+
+def _normalize(layer: Any, x: Tensor) -> Tensor:
+    """Return what the layer computes before its scale and shift."""
+    functional = nn.functional
+    if isinstance(layer, nn.LayerNorm):
+        return functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+    if isinstance(layer, nn.RMSNorm):
+        return functional.rms_norm(x, layer.normalized_shape, eps=layer.eps)
+    if isinstance(layer, nn.GroupNorm):
+        return functional.group_norm(x, layer.num_groups, eps=layer.eps)
+    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+        own = layer.training or layer.running_mean is None
+        return functional.instance_norm(
+            x, None if own else layer.running_mean, None if own else layer.running_var,
+            use_input_stats=own, eps=layer.eps,
+        )  # fmt: skip
+    if layer.training or layer.running_mean is None:
+        return functional.batch_norm(x, None, None, training=True, eps=layer.eps)
+    return functional.batch_norm(x, layer.running_mean, layer.running_var, eps=layer.eps)

@@ -1,0 +1,144 @@
+"""Input factors of convolutions: the sum of x xᵀ over all patches x of all images.
+
+Symbols, with shapes:
+
+    B, C, k  images, channels, groups; c = C/k channels of one group
+    p        size of one group's patch: c times the places of the kernel
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Convolution", "double", "patch_means", "patch_products"]
+
+ConvLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+# Bytes of patches that are held at once.
+_CHUNK = 1 << 27
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What a convolution does with its input, axis by axis.
+
+    Attributes:
+        kernel, stride, dilation: of each spatial axis.
+        padding: (before, after) of each spatial axis.
+        groups: k.
+        mode: of the padding, as ``nn.functional.pad`` names it.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    groups: int
+    mode: str
+
+    @classmethod
+    def of(cls, layer: ConvLayer) -> Convolution:
+        """Read a layer's settings."""
+        padding = []
+        for axis, kernel in enumerate(layer.kernel_size):
+            if layer.padding == "same":
+                total = layer.dilation[axis] * (kernel - 1)
+                padding.append((total // 2, total - total // 2))
+            else:
+                pad = 0 if isinstance(layer.padding, str) else int(layer.padding[axis])
+                padding.append((pad, pad))
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        return cls(
+            tuple(layer.kernel_size),
+            tuple(layer.stride),
+            tuple(layer.dilation),
+            tuple(padding),
+            layer.groups,
+            mode,
+        )
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether a patch is a pixel and each pixel is one, so that this is a linear layer."""
+        ones = {*self.kernel, *self.stride, self.groups}
+        return ones == {1} and not any(map(any, self.padding))
+
+    def outputs(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the number of positions along each axis for an input of these sizes."""
+        return tuple(
+            (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, dilation, (before, after) in zip(
+                sizes, self.kernel, self.stride, self.dilation, self.padding, strict=True
+            )
+        )
+
+    def padded(self, x: Tensor) -> tuple[Tensor, Convolution]:
+        """Return the padded input and the same convolution without padding."""
+        pads = [pad for pair in reversed(self.padding) for pad in pair]
+        bare = replace(self, padding=((0, 0),) * len(self.padding), mode="constant")
+        return (nn.functional.pad(x, pads, mode=self.mode) if any(pads) else x), bare
+
+
+def patch_products(x: Tensor, convolution: Convolution, one: float | None) -> Tensor:
+    """Return the sum of x xᵀ over all patches of all images.
+
+    Args:
+        x: (B, C, ...) images with one to three spatial axes.
+        convolution: how patches are taken.
+        one: appended to each patch, for a bias; None appends nothing.
+
+    Returns:
+        (k, p, p) float64, or p + 1 with ``one``; rows in the order of the layer's weight. The
+        products are formed in the dtype of ``x``.
+    """
+    total: Tensor | None = None
+    for rows in patches(x, convolution, one):
+        part = double(rows @ rows.mT)
+        total = part if total is None else total.add_(part)
+    if total is None:
+        raise ValueError(f"expected at least one image, got shape {tuple(x.shape)}")
+    return total
+
+
+def patch_means(x: Tensor, convolution: Convolution, one: float | None) -> Tensor:
+    """Return the mean patch of each image, (k, p, B) in the dtype of ``x``."""
+    positions = math.prod(convolution.outputs(tuple(x.shape[2:])))
+    return torch.cat(
+        [
+            rows.unflatten(-1, (-1, positions)).mean(-1)
+            for rows in patches(x, convolution, one)
+        ],
+        dim=-1,
+    )  # fmt: skip
+
+
+def double(values: Tensor) -> Tensor:
+    """Return values in float64, on the CPU where the device has no such numbers."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
+
+
+def patches(x: Tensor, convolution: Convolution, one: float | None) -> Iterator[Tensor]:
+    """Yield (k, p, positions) patches, a few images at a time."""
+    positions = math.prod(convolution.outputs(tuple(x.shape[2:])))
+    size = x.shape[1] * math.prod(convolution.kernel) * positions * x.element_size()
+    for images in x.split(max(1, _CHUNK // max(size, 1))):
+        padded, bare = convolution.padded(images)
+        axes = len(bare.kernel)
+        for axis in range(axes):  # (B, C, H, W) becomes (B, C, H', W', K1, K2), a view
+            reach = bare.dilation[axis] * (bare.kernel[axis] - 1) + 1
+            padded = padded.unfold(2 + axis, reach, bare.stride[axis])
+            padded = padded[..., :: bare.dilation[axis]]
+        padded = padded.unflatten(1, (bare.groups, -1))
+        order = [*range(3 + axes, 3 + 2 * axes), 0, *range(3, 3 + axes)]
+        padded = padded.permute(1, 2, *order)
+        p, count = math.prod(padded.shape[1 : 2 + axes]), math.prod(padded.shape[2 + axes :])
+        rows = x.new_empty(bare.groups, p + (one is not None), count)
+        rows[:, :p].view(padded.shape).copy_(padded)  # the one copy of the patches
+        if one is not None:
+            rows[:, p] = one
+        yield rows

@@ -1,0 +1,137 @@
+"""Input factors of convolutions: patches and correlations against torch's own unfold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bo_act.features import layers
+from bo_act.features.correlation import correlated_products, worthwhile
+from bo_act.features.kfac import kronecker_factors
+from bo_act.features.patches import Convolution, patch_means, patch_products
+
+# The layers of the networks that are shipped, and others: channels, size, kernel, stride, padding.
+SHAPES = [
+    (96, 32, 3, 1, 1),
+    (96, 32, 3, 2, 1),
+    (16, 9, 3, 1, 0),
+    (16, 12, 5, 1, 2),
+    (8, 14, 3, 3, 1),
+]
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unfolded(x: Tensor, layer: nn.Conv2d, one: float | None) -> Tensor:
+    """All patches (k, p, positions), by torch's unfold."""
+    x = nn.functional.pad(x, [p for pair in reversed(Convolution.of(layer).padding) for p in pair],
+                          mode=Convolution.of(layer).mode)  # fmt: skip
+    rows = []
+    for group in x.chunk(layer.groups, dim=1):
+        patches = nn.functional.unfold(
+            group, layer.kernel_size, dilation=layer.dilation, stride=layer.stride
+        )
+        patches = patches.transpose(0, 1).flatten(1)
+        if one is not None:
+            patches = torch.cat([patches, torch.full_like(patches[:1], one)])
+        rows.append(patches)
+    return torch.stack(rows)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, Tensor]:
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    groups, channels = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    kernel, dilation, stride = pair(1, 4), pair(1, 2), pair(1, 3)
+    padding = draw(st.one_of(st.just("same"), st.just(pair(0, 2))))
+    if padding == "same":
+        stride = (1, 1)
+    needed = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    sizes = [draw(st.integers(n, n + 5)) for n in needed]
+    mode = draw(st.sampled_from(["zeros", "zeros", "replicate"]))
+    layer = nn.Conv2d(
+        groups * channels, groups, kernel, stride=stride, padding=padding, dilation=dilation,
+        groups=groups, padding_mode=mode,
+    )  # fmt: skip
+    return layer, randn(2, groups * channels, *sizes, seed=draw(st.integers(0, 999)))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@settings(max_examples=150)
+@given(case=convolutions(), one=st.sampled_from([None, 1.0, 0.25]))
+def test_both_ways_are_the_product_of_all_patches(case, one):
+    layer, x = case
+    rows = unfolded(x, layer, one)
+    expected = rows @ rows.mT
+    convolution = Convolution.of(layer)
+    for way in (correlated_products, patch_products):
+        torch.testing.assert_close(way(x, convolution, one), expected, rtol=1e-11, atol=1e-12)
+    means = rows.unflatten(-1, (2, -1)).mean(-1)
+    torch.testing.assert_close(patch_means(x, convolution, one), means, rtol=1e-12, atol=1e-14)
+    assert convolution.outputs(tuple(x.shape[2:])) == tuple(layer.double()(x).shape[2:])
+
+
+@pytest.mark.parametrize("chunk", [1, 3000])
+@pytest.mark.parametrize("case", [(3, 7, 2, 1, 1), (2, 8, 3, 2, 1)])
+def test_little_memory_changes_nothing(case, chunk, monkeypatch):
+    channels, size, kernel, stride, padding = case
+    layer = nn.Conv2d(channels, 4, kernel, stride=stride, padding=padding)
+    x, convolution = randn(5, channels, size, size), Convolution.of(layer)
+    whole = correlated_products(x, convolution, 1.0)
+    monkeypatch.setattr("bo_act.features.correlation._CHUNK", chunk)
+    monkeypatch.setattr("bo_act.features.patches._CHUNK", chunk)
+    torch.testing.assert_close(correlated_products(x, convolution, 1.0), whole)
+    torch.testing.assert_close(patch_products(x, convolution, 1.0), whole)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_float32_is_as_good_as_a_product_of_patches(case):
+    channels, size, kernel, stride, padding = case
+    layer = nn.Conv2d(channels, 4, kernel, stride=stride, padding=padding)
+    x, convolution = randn(4, channels, size, size).relu(), Convolution.of(layer)
+    expected = correlated_products(x, convolution, 1.0)
+    got = correlated_products(x.float(), convolution, 1.0)
+    largest = torch.linalg.eigvalsh(expected).max()
+    error = torch.linalg.matrix_norm(got - expected, 2).max() / largest
+    # The tolerance below which eigenvalues are taken for null.
+    assert error < torch.finfo(torch.float32).eps * math.sqrt(expected.shape[-1])
+
+
+def test_which_way_is_taken():
+    def choice(channels: int, size: int, **options) -> bool:
+        layer = nn.Conv2d(channels, channels, **options)
+        return worthwhile(torch.empty(8, channels, size, size), Convolution.of(layer))
+
+    for channels, size, kernel, stride, padding in SHAPES[:3]:
+        assert choice(channels, size, kernel_size=kernel, stride=stride, padding=padding)
+    assert not choice(3, 32, kernel_size=3, padding=1)  # few channels
+    assert not choice(16, 32, kernel_size=3, padding=1, groups=16)  # depthwise
+    assert not choice(16, 32, kernel_size=4, stride=4)  # patches that do not overlap
+    assert not choice(16, 3, kernel_size=3)  # one position
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_network_has_the_same_factors_either_way(memory, monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(8, 12, 3, padding=1), nn.Tanh(), nn.Conv2d(12, 16, 3, stride=2, padding=1),
+        nn.Tanh(), nn.Conv2d(16, 8, 3, groups=1, bias=False), nn.Flatten(), nn.Linear(8 * 9, 3),
+    ).double().to(memory_format=memory)  # fmt: skip
+    images = randn(6, 8, 10, 10).to(memory_format=memory)
+    by_correlation = kronecker_factors(network, images, None).layers
+    called = []
+    monkeypatch.setattr(layers, "worthwhile", lambda *_: called.append(1) or False)
+    by_patches = kronecker_factors(network, images, None).layers
+    assert len(called) == 3
+    for one, other in zip(by_correlation, by_patches, strict=True):
+        torch.testing.assert_close(one.a, other.a, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(one.g, other.g)

@@ -1,0 +1,237 @@
+"""Eigenvalues that are checked, what networks share, and vectors in the form of Act-Bench."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bo_act.errors import FeatureError
+from bo_act.features import layers as layers_module
+from bo_act.features.act_bench import act_bench_vector, edges
+from bo_act.features.fim import fim_spectra
+from bo_act.features.kfac import LayerFactors, kronecker_factors
+from bo_act.features.shared import Shared
+from bo_act.features.spectrum import eigenvalues, faster_device, log_eigenvalues
+from bo_act.networks import load_network
+from bo_act.specs import ModelSpec
+
+SINGLE, DOUBLE = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build().double()
+
+
+# --- eigenvalues ----------------------------------------------------------------------------
+
+
+@given(
+    n=st.integers(1, 12), k=st.integers(1, 3), seed=st.integers(0, 99),
+    size=st.sampled_from([1e-200, 1e-30, 1.0, 1e200]), eps=st.sampled_from([SINGLE, DOUBLE]),
+)  # fmt: skip
+def test_eigenvalues_of_known_matrices(n, k, seed, size, eps):
+    bases = torch.linalg.qr(randn(k, n, n, seed=seed)).Q
+    known = randn(k, n, seed=seed + 1).abs().sort().values * size
+    found = eigenvalues(bases @ torch.diag_embed(known) @ bases.mT, eps=eps)
+    torch.testing.assert_close(found / size, known / size, rtol=1e-9, atol=1e-12)
+
+
+def test_coarse_matrices_get_a_coarse_solver(monkeypatch):
+    used = []
+    real = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda m: used.append(m.dtype) or real(m))
+    x = randn(400, 200) * torch.logspace(0, -2, 200, dtype=torch.float64)
+    matrix = (x.T @ x)[None] * 1e-60
+    coarse = eigenvalues(matrix, eps=SINGLE)
+    fine = eigenvalues(matrix, eps=DOUBLE)
+    assert used == [torch.float32, torch.float64]
+    assert coarse.dtype == torch.float64
+    # Well below what rounding in the factor itself does: eps · n of the largest.
+    assert float((coarse - fine).abs().max() / fine.max()) < 10 * SINGLE
+    eigenvalues(matrix[:, :50, :50], eps=SINGLE)
+    assert used[2:] == [torch.float64]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros_like, lambda v: v + 1e-3 * v.max(), lambda v: v * 1.01, lambda v: v * torch.nan],
+)
+def test_wrong_eigenvalues_are_computed_again(wrong, monkeypatch):
+    real = torch.linalg.eigvalsh
+    x = randn(200, 150)
+    matrix = (x.T @ x)[None]
+    expected = real(matrix)
+    monkeypatch.setattr(
+        torch.linalg, "eigvalsh", lambda m: wrong(real(m)) if m.dtype == torch.float32 else real(m)
+    )
+    torch.testing.assert_close(eigenvalues(matrix, eps=SINGLE), expected, rtol=1e-9, atol=1e-9)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda m: wrong(real(m)))
+    with pytest.raises(FeatureError, match="size 150 do not sum up to their trace"):
+        eigenvalues(matrix, eps=SINGLE)
+    layer = LayerFactors("conv", matrix, matrix, 150**2, SINGLE)
+    with pytest.raises(FeatureError, match="of layer 'conv': of matrices of size 150"):
+        log_eigenvalues(layer)
+
+
+def test_without_a_floor_every_positive_eigenvalue_counts():
+    x = randn(3, 6)
+    a = (x.T @ x)[None]
+    layer = LayerFactors("layer", a, torch.ones(1, 1, 1).double(), 6, SINGLE)
+    assert len(log_eigenvalues(layer)) == 3
+    positive = int((torch.linalg.eigvalsh(a) > 0).sum())
+    assert len(log_eigenvalues(layer, floor=False)) == positive >= 3
+
+
+def test_the_only_device_is_the_fastest():
+    layer = LayerFactors("layer", torch.eye(3)[None], torch.eye(2)[None], 6, DOUBLE)
+    assert faster_device([layer]).type == "cpu"
+
+
+# --- what networks share --------------------------------------------------------------------
+
+
+def net(activation: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.Conv2d(3, 8, 3), activation(), nn.Conv2d(8, 4, 3), activation(),
+        nn.Flatten(), nn.Linear(4 * 9, 3),
+    )  # fmt: skip
+
+
+FUNCTIONS = (nn.Tanh, nn.ReLU, nn.Sigmoid, nn.Tanh)
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_shared_factors_change_nothing(sharing):
+    images, shared = randn(5, 2, 9, 9), Shared()
+    for function in FUNCTIONS:
+        network = seeded(lambda f=function: net(f))
+        alone = fim_spectra(network, images, None, weight_sharing=sharing)
+        together = fim_spectra(network, images, None, weight_sharing=sharing, shared=shared)
+        np.testing.assert_array_equal(together.quantiles, alone.quantiles)
+        np.testing.assert_array_equal(together.null_mass, alone.null_mass)
+    assert sorted(shared.spectra) == ["0", "1"]
+
+
+def test_what_stands_before_the_activation_is_computed_once(monkeypatch):
+    counts = []
+    real = layers_module.patch_products
+    monkeypatch.setattr(
+        layers_module, "patch_products", lambda *a: counts.append(a[0].shape[1]) or real(*a)
+    )
+    monkeypatch.setattr(layers_module, "worthwhile", lambda *a: False)
+    images, shared = randn(5, 2, 9, 9), Shared()
+    for function in FUNCTIONS:
+        kronecker_factors(seeded(lambda f=function: net(f)), images, None, shared=shared)
+    assert counts == [2, 3, 8, 8, 8, 8]
+    last = kronecker_factors(seeded(lambda: net(nn.GELU)), images, None, shared=shared)
+    assert [layer.shared for layer in last.layers] == [True, True, False, False]
+
+
+def test_other_images_are_not_taken_for_the_same():
+    shared = Shared()
+    network = seeded(lambda: net(nn.Tanh))
+    for seed in (0, 1, 1):
+        images = randn(5, 2, 9, 9, seed=seed)
+        expected = kronecker_factors(network, images, None).layers
+        got = kronecker_factors(network, images, None, shared=shared).layers
+        assert all(torch.equal(a.a, b.a) for a, b in zip(got, expected, strict=True))
+    assert not any(layer.shared for layer in got)
+
+
+def test_little_memory_keeps_the_first_inputs_alone():
+    images = randn(5, 2, 9, 9)
+    shared = Shared(limit=images.numel() * 8)
+    flags = []
+    for function in FUNCTIONS:
+        network = seeded(lambda f=function: net(f))
+        found = kronecker_factors(network, images, None, shared=shared).layers
+        flags.append([layer.shared for layer in found])
+    assert flags == [[False] * 4] + [[True, False, False, False]] * 3
+
+
+def test_a_network_is_checked_for_randomness_once(monkeypatch):
+    network, images, calls = seeded(lambda: net(nn.Tanh)), randn(5, 2, 9, 9), []
+    network.register_forward_hook(lambda *call: calls.append(1))
+    shared = Shared()
+    for expected in (3, 1, 1):
+        calls.clear()
+        fim_spectra(network, images, None, shared=shared)
+        assert len(calls) == expected
+
+
+# --- Act-Bench ------------------------------------------------------------------------------
+
+
+def test_the_layout_of_all_cnn_c():
+    """13,683 numbers; the layers' weights are those of the released files."""
+    builder = load_network(ModelSpec(name="all_cnn_c"))
+    network = builder(nn.Tanh, in_channels=3, image_size=32, num_classes=10, seed=0)
+    images = randn(2, 3, 32, 32).float()
+    weights = [
+        layer.weights
+        for layer in kronecker_factors(network, images, None, statistics="running").layers
+    ]
+    assert weights == [2688, 83040, 83040, 166080, 331968, 331968, 331968, 37056, 1930]
+    assert sum(max(len(edges(w)) - 1, 0) for w in weights) == 13_683
+
+
+def small(activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3), nn.BatchNorm2d(12), activation(), nn.Conv2d(12, 24, 3), activation(),
+        nn.Flatten(), nn.Linear(24 * 4, 10),
+    )  # fmt: skip
+
+
+def test_a_vector_from_the_dense_matrix():
+    """Of a layer without null eigenvalues: the rounding errors of those are anyone's."""
+    network, images, labels = seeded(small), randn(40, 1, 6, 6), torch.arange(40) % 10
+    vector = act_bench_vector(network.train(), images, labels)
+    assert network.training
+    network.eval()
+    seen = []
+    handle = network[3].register_forward_hook(lambda *call: seen.extend([call[1][0], call[2]]))
+    loss = nn.functional.cross_entropy(network(images), labels)
+    handle.remove()
+    (d,) = torch.autograd.grad(loss, seen[1:])
+    x = nn.functional.unfold(seen[0].detach(), 3).transpose(1, 2).flatten(0, 1)
+    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    d = d.flatten(2).transpose(1, 2).flatten(0, 1)
+    values = torch.linalg.eigvalsh(torch.kron(x.T @ x / len(x), d.T @ d / 40)).numpy()
+    assert len(values) == 109 * 24
+    assert values[0] > 1e-12 * values[-1]
+    bins = np.linspace(-100, 100, 26)
+    expected = [np.mean(np.log(values) < high) for high in bins[1:]]
+    np.testing.assert_allclose(vector[:25], expected, atol=1e-12)
+    assert 0 < vector[10] < 1
+    assert len(vector) == 25 + len(edges(97 * 10)) - 1
+
+
+def test_a_layer_without_gradient_keeps_its_place():
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0 * x.detach() + 1
+
+    images, labels = randn(7, 1, 6, 6), torch.arange(7) % 10
+    vector = act_bench_vector(seeded(lambda: small(Constant)), images, labels)
+    assert len(vector) == len(act_bench_vector(seeded(small), images, labels))
+    first = len(edges(24 * 109)) - 1
+    assert (vector[:first] == 0).all()
+    assert vector[-1] == 1
+
+
+def test_small_layers_have_no_bins():
+    network = seeded(lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)))
+    assert len(act_bench_vector(network, randn(6, 5), torch.arange(6) % 3)) == 0
+    assert len(edges(199)) == 1
