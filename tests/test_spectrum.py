@@ -85,6 +85,16 @@ def test_wrong_eigenvalues_are_computed_again(wrong, monkeypatch):
         log_eigenvalues(layer)
 
 
+def test_products_in_float32_are_not_quite_symmetric():
+    """The check must not take that for a wrong solver (also not below the size for float32)."""
+    for n in (10, 200):
+        x = randn(1000, n).float()
+        product = (x.T @ x).double()[None]
+        product[0, 0, 1:] *= 1 + 1e-6
+        found = eigenvalues(product, eps=SINGLE)
+        torch.testing.assert_close(found, torch.linalg.eigvalsh(product), rtol=1e-4, atol=1e-4)
+
+
 def test_without_a_floor_every_positive_eigenvalue_counts():
     x = randn(3, 6)
     a = (x.T @ x)[None]

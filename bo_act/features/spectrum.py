@@ -110,7 +110,8 @@ def eigenvalues(
     n = matrices.shape[-1]
     # Scaled by the trace, so that float32 neither overflows nor loses what is small.
     scale = matrices.diagonal(dim1=-2, dim2=-1).abs().sum(-1).clamp_min(1e-300)[:, None, None]
-    scaled = matrices / scale
+    # A product x xᵀ is symmetric up to rounding; solvers read one half, the check reads both.
+    scaled = (matrices + matrices.mT) / (2 * scale)
     coarse = n >= _SMALL and eps >= torch.finfo(torch.float32).eps
     attempts = [torch.float32] * coarse + [torch.float64]
     places = [device or matrices.device] * len(attempts) + [torch.device("cpu")]
