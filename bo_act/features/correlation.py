@@ -140,17 +140,20 @@ def correlated_products(x: Tensor, convolution: Convolution, one: float | None) 
             pairs[phase, other, delta].append((left, right))
     full = _correlations(images, list(pairs), lattice, k)
 
-    size = c * taps + (one is not None)
-    result = torch.empty(k, size, size, dtype=torch.float64, device=full[next(iter(full))].device)
-    blocks = result[:, : c * taps, : c * taps].unflatten(2, (c, taps)).unflatten(1, (c, taps))
+    device = full[next(iter(full))].device
+    blocks = torch.empty(k, taps, c, taps, c, dtype=torch.float64, device=device)
     for key, members in pairs.items():
         border = _Border(images, key, lattice, k)
         for left, right in members:
-            block = full[key] - border.outside(lattice.seen(*lattice.taps[left]),
-                                               lattice.seen(*lattice.taps[right]))  # fmt: skip
-            blocks[:, :, left, :, right] = block
+            block = border.within(full[key], lattice.taps[left], lattice.taps[right])
+            blocks[:, left, :, right] = block
             if left != right:
-                blocks[:, :, right, :, left] = block.mT
+                blocks[:, right, :, left] = block.mT
+    size = c * taps + (one is not None)
+    result = torch.empty(k, size, size, dtype=torch.float64, device=device)
+    weights = result[:, : c * taps, : c * taps]
+    # The order of a layer's weight: channels first, taps within them.
+    weights.unflatten(2, (c, taps)).unflatten(1, (c, taps)).copy_(blocks.permute(0, 2, 1, 4, 3))
     if one is not None:
         sums = {phase: double(image.sum(0)) for phase, image in images.items()}
         for tap, (phase, a) in enumerate(lattice.taps):
@@ -251,7 +254,7 @@ class _Border:
 
     def __init__(self, images: dict[Phase, Tensor], key: Key, lattice: _Lattice, k: int) -> None:
         phase, other, self.delta = key
-        self.left, self.right, self.k = images[phase], images[other], k
+        self.left, self.right, self.lattice, self.k = images[phase], images[other], lattice, k
         sizes, others = lattice.size(phase), lattice.size(other)
         # Pixels q of the left image for which q + δ is a pixel of the right one.
         self.full = [
@@ -260,22 +263,21 @@ class _Border:
         ]
         self.kept: dict[tuple[int | None, int | None], Tensor] = {}
 
-    def outside(self, left: list[range], right: list[range]) -> Tensor | float:
-        """Return the sum over pixels of the correlation beyond what both taps see."""
+    def within(
+        self, correlation: Tensor, left: tuple[Phase, Phase], right: tuple[Phase, Phase]
+    ) -> Tensor:
+        """Return the correlation less what is beyond what both taps see, (k, c, c)."""
         lost = []
-        for axis in range(2):
-            shifted = range(
-                right[axis].start - self.delta[axis], right[axis].stop - self.delta[axis]
-            )
-            lost.append([i for i in self.full[axis] if i not in left[axis] or i not in shifted])
-        total: Tensor | float = 0.0
-        for row in lost[0]:
-            total = total + self._strip(row, None)
-        for column in lost[1]:
-            total = total + self._strip(None, column)
+        for full, one, other, delta in zip(
+            self.full, self.lattice.seen(*left), self.lattice.seen(*right), self.delta, strict=True
+        ):
+            lost.append([i for i in full if i not in one or i + delta not in other])
+        terms = [(row, None) for row in lost[0]] + [(None, column) for column in lost[1]]
+        for row, column in terms:
+            correlation = correlation - self._strip(row, column)
         for row, column in product(*lost):
-            total = total - self._strip(row, column)  # counted twice above
-        return total
+            correlation = correlation + self._strip(row, column)  # subtracted twice above
+        return correlation
 
     def _strip(self, row: int | None, column: int | None) -> Tensor:
         """Return the sum over one row, one column, or their crossing; (k, c, c) float64."""
