@@ -77,14 +77,15 @@ class AttentionTrace:
 
 def _bare(module: nn.MultiheadAttention) -> nn.MultiheadAttention:
     """Return the same attention with projections that change nothing."""
-    with torch.random.fork_rng(devices=[]):  # the new module draws weights that are not used
-        bare = nn.MultiheadAttention(
-            module.embed_dim,
-            module.num_heads,
-            bias=False,
-            add_zero_attn=module.add_zero_attn,
-            batch_first=module.batch_first,
-        ).eval()
+    # On the meta device, so that its own weights, which are not used, draw no random numbers.
+    bare = nn.MultiheadAttention(
+        module.embed_dim,
+        module.num_heads,
+        bias=False,
+        add_zero_attn=module.add_zero_attn,
+        batch_first=module.batch_first,
+        device="meta",
+    ).eval()
     unit = torch.eye(module.embed_dim).to(module.out_proj.weight)
     bare.in_proj_weight = nn.Parameter(unit.repeat(3, 1), requires_grad=False)
     bare.out_proj.weight = nn.Parameter(unit, requires_grad=False)

@@ -6,6 +6,8 @@ activation is the same in each of them. It is recognized by its inputs, number b
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,7 +22,8 @@ class Shared:
     """Sums over a layer's inputs and their spectra, kept from network to network.
 
     Nothing is assumed of where the activations stand: the inputs of the first network's layers
-    are kept, as far as the limit reaches, and dropped when another network's differ.
+    are kept, as far as the limit reaches, and dropped when another network's differ. Several threads
+    may use it at a time.
 
     Args:
         limit: bytes of inputs that are kept.
@@ -38,23 +41,27 @@ class Shared:
         self.spectra: dict[str, NDArray[np.float64]] = {}
         self._kept: dict[Call, tuple[Tensor, Tensor]] = {}
         self._differ: set[Call] = set()
+        self._lock = threading.Lock()
 
     def find(self, call: Call, x: Tensor) -> Tensor | None:
         """Return the sums that were offered for a call with equal inputs."""
-        if call not in self._kept:
+        entry = self._kept.get(call)
+        if entry is None:
             return None
-        known, sums = self._kept[call]
+        known, sums = entry
         if known.dtype == x.dtype and known.device == x.device and torch.equal(known, x):
             return sums
-        del self._kept[call]
-        self.limit += known.numel() * known.element_size()
-        self._differ.add(call)
+        with self._lock:
+            if self._kept.pop(call, None) is not None:
+                self.limit += known.numel() * known.element_size()
+            self._differ.add(call)
         return None
 
     def offer(self, call: Call, x: Tensor, sums: Tensor) -> None:
         """Keep the sums of a call; ``sums`` is not changed by anyone from now on."""
         size = x.numel() * x.element_size()
-        if call in self._kept or call in self._differ or size > self.limit:
-            return
-        self.limit -= size
-        self._kept[call] = (x.clone(), sums)
+        with self._lock:
+            if call in self._kept or call in self._differ or size > self.limit:
+                return
+            self.limit -= size
+            self._kept[call] = (x.clone(), sums)
