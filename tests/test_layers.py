@@ -356,7 +356,9 @@ def test_a_whole_transformer_layer_is_covered(frozen):
             return self.head(self.layer(x).mean(1))
 
     network = seeded(Encoder).eval().requires_grad_(not frozen)
+    before = torch.get_rng_state()
     result = fim_spectra(network, randn(6, 5, 4), None)
+    assert torch.equal(before, torch.get_rng_state())
     parts = ("q_proj", "k_proj", "v_proj", "out_proj")
     assert result.layers == (
         *(f"layer.self_attn.{part}" for part in parts),

@@ -22,8 +22,8 @@ class Shared:
     """Sums over a layer's inputs and their spectra, kept from network to network.
 
     Nothing is assumed of where the activations stand: the inputs of the first network's layers
-    are kept, as far as the limit reaches, and dropped when another network's differ. Several threads
-    may use it at a time.
+    are kept, as far as the limit reaches, and dropped when another network's differ. Any number
+    of threads may use it at a time.
 
     Args:
         limit: bytes of inputs that are kept.
