@@ -77,7 +77,12 @@ def test_both_ways_are_the_product_of_all_patches(case, one):
         torch.testing.assert_close(way(x, convolution, one), expected, rtol=1e-11, atol=1e-12)
     means = rows.unflatten(-1, (2, -1)).mean(-1)
     torch.testing.assert_close(patch_means(x, convolution, one), means, rtol=1e-12, atol=1e-14)
-    assert convolution.outputs(tuple(x.shape[2:])) == tuple(layer.double()(x).shape[2:])
+    # The patches are those that the layer itself multiplies by its weight.
+    y = layer.double()(x) - layer.bias.view(1, -1, 1, 1)
+    weight = layer.weight.view(layer.groups, -1, layer.weight[0].numel())
+    by_patch = (weight @ rows[:, : weight.shape[2]]).flatten(0, 1)
+    torch.testing.assert_close(by_patch, y.transpose(0, 1).flatten(1))
+    assert convolution.outputs(tuple(x.shape[2:])) == tuple(y.shape[2:])
 
 
 @pytest.mark.parametrize("chunk", [1, 3000])

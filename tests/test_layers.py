@@ -236,6 +236,24 @@ def test_statistics_of_the_batch_or_running():
     assert all(torch.equal(state[name], after) for name, after in network.state_dict().items())
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_gradients_of_norms_whose_squares_leave_float32(size):
+    def build(factor: float) -> nn.Module:
+        """Scale and weight cancel; the gradient between them is that large."""
+        network = seeded(lambda: nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 4), nn.Linear(4, 3)))
+        with torch.no_grad():
+            network[0].weight.div_(factor)
+            network[1].weight.mul_(factor)
+        return network
+
+    images = randn(6, 5)
+    expected = block(build(size), images, "0").a
+    got = block(build(size).float(), images.float(), "0").a
+    assert 0 < float(expected.abs().max()) < torch.inf
+    torch.testing.assert_close(got / expected.abs().max(), expected / expected.abs().max(),
+                               rtol=0, atol=1e-5)  # fmt: skip
+
+
 # --- attention ------------------------------------------------------------------------------
 
 
@@ -367,6 +385,28 @@ def test_a_whole_transformer_layer_is_covered(frozen):
     assert result.uncovered == ()
     assert result.weights.sum() == sum(p.numel() for p in network.parameters())
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_frozen_encoder_with_padding_is_covered():
+    """Torch would give its layers nested tensors."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            padding = torch.zeros(x.shape[:2], dtype=torch.bool)
+            padding[:, 3:] = True
+            return self.head(self.encoder(x, src_key_padding_mask=padding)[:, 0])
+
+    network = seeded(Encoder)
+    free = fim_spectra(network, randn(6, 5, 4), None)
+    frozen = fim_spectra(network.eval().requires_grad_(False), randn(6, 5, 4), None)
+    assert len(frozen.layers) == 9
+    np.testing.assert_allclose(frozen.quantiles, free.quantiles)
 
 
 class OwnAttention(nn.MultiheadAttention):
