@@ -137,19 +137,32 @@ class FeaturesSpec(Spec):
         fisher: how labels enter the Fisher matrix: sampled from the model's predictive
             distribution (``mc``), all of them weighted by it (``exact``), or the true ones
             (``empirical``).
+        loss: what the network's outputs mean: logits, or the mean of a normal distribution of
+            variance 1 (the loss is half the squared error; labels are one-hot targets).
+        label_smoothing: of the true labels; ``empirical`` alone has any.
+        weight_sharing: how a layer used at many positions of an image is treated: positions as
+            if they were images of their own (``expand``), or summed up first (``reduce``).
+        statistics: that batch normalization works with: of the batch, or the running ones.
         batch_size: training images of the one batch that the Fisher matrix is computed on.
         quantiles: numbers that each layer's spectrum is summarized as.
         precision: of the network while its Fisher matrix is computed. In float32 small
             eigenvalues are lost in rounding and counted as null; float64 costs a small network
             little and a convolutional one on a CPU several times the time.
+        subset: how many functions get a Fisher spectrum: the baselines and others, spread out
+            over the output features; None means all of them.
         seed: of the network's initial weights and of the sampled labels.
     """
 
     fim: bool = True
     fisher: Literal["mc", "exact", "empirical"] = "mc"
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    label_smoothing: Fraction = 0.0
+    weight_sharing: Literal["expand", "reduce"] = "expand"
+    statistics: Literal["batch", "running"] = "batch"
     batch_size: PositiveInt = 128
     quantiles: Annotated[int, Field(ge=8)] = 128
     precision: Literal["float32", "float64"] = "float32"
+    subset: PositiveInt | None = None
     seed: int = 0
 
 

@@ -310,7 +310,7 @@ def test_spectra_are_missing_where_outputs_are(tiny):
     assert missing.sum() > 1
     for name in ("fim", "fim_null"):
         reasons = np.array(table.blocks[name].reasons)
-        assert set(reasons[missing]) == {"not computed: output features are missing"}
+        assert set(reasons[missing]) == {"output features are missing"}
         assert np.isnan(table.blocks[name].values[missing]).all()
     assert network.calls <= 1 + (~missing).sum()
 

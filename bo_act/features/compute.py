@@ -139,7 +139,7 @@ class _Spectra:
         null_mass = np.full((len(rows), layers), np.nan, dtype=np.float32)
         reasons = []
         for place, index in enumerate(rows):
-            reason = self.outputs.reasons[index] and "not computed: output features are missing"
+            reason = self.outputs.reasons[index] and "output features are missing"
             if not reason:
                 try:
                     spectrum = self._spectrum(self.catalogue.activation(index))

@@ -13,6 +13,9 @@ import numpy as np
 
 from bo_act.errors import FeatureError
 
+NOT_COMPUTED = "not computed"
+"""The reason of a feature that could be computed and was not asked for."""
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -20,7 +23,8 @@ class Block:
 
     Attributes:
         values: (N, k) float32; rows of missing functions are NaN.
-        reasons: N texts: why a function has no such feature, ``""`` where it has.
+        reasons: N texts: why a function has no such feature, ``""`` where it has. A function
+            that has none of this kind differs from one that was left out (``NOT_COMPUTED``).
     """
 
     values: np.ndarray
@@ -42,6 +46,11 @@ class Block:
     def present(self) -> np.ndarray:
         """(N,) bool: which functions have the feature."""
         return np.array([not reason for reason in self.reasons], dtype=bool)
+
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """(N,) bool: for which functions the feature was not asked."""
+        return np.array([reason == NOT_COMPUTED for reason in self.reasons], dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
