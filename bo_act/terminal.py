@@ -6,6 +6,7 @@ Nothing is drawn on a stderr that is not a terminal, except one line a phase.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -43,10 +44,15 @@ class Live(Events):
         self.quiet = quiet
         self.tasks: dict[str, TaskID] = {}
         self.best: float | None = None
+        self.pace: _Pace | None = None
 
     def features(self, done: int, total: int) -> None:
-        """Show features computed so far."""
-        self._show("features", "features of the space", done, total)
+        """Show features computed so far, how fast, and how long it takes yet."""
+        self.pace = self.pace or _Pace(done)
+        note = self.pace.note(done, total)
+        self._show("features", "features of the space", done, total, note)
+        if not (self.quiet or err.is_terminal) and note and self.pace.due():
+            err.print(f"features of the space: {done:,} of {total:,}, {note}", soft_wrap=True)
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """Show a finished trial, and the best value so far."""
@@ -80,6 +86,31 @@ class Live(Events):
             better = self.best is None or trial.value > self.best
             shown = f"[bold green]{trial.value:.4f}[/]  " if better else f"{trial.value:.4f}  "
         return f"  {trial.number:>4}  {shown}  {text}  [dim]{by}[/]"
+
+
+class _Pace:
+    """How fast something goes that was at ``first`` when the clock started."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.started = self.said = time.monotonic()
+
+    def note(self, done: int, total: int) -> str:
+        """Return rate and time left, ``""`` as long as nothing was done."""
+        seconds = time.monotonic() - self.started
+        if done <= self.first or seconds <= 0:
+            return ""
+        rate = (done - self.first) / seconds
+        left = f", {duration((total - done) / rate)} left" if done < total else ""
+        return f"{rate:.3g} functions/s{left}"
+
+    def due(self) -> bool:
+        """Return whether a minute has gone by since this was last the case."""
+        now = time.monotonic()
+        if now - self.said < 60:
+            return False
+        self.said = now
+        return True
 
 
 @contextmanager
@@ -194,6 +225,37 @@ def feature_table(table: FeatureTable, seconds: float) -> None:
         )
         before = missing
     out.print(shown)
+
+
+def feature_store(table: FeatureTable) -> None:
+    """Print which layers the spectra are of and where they are kept."""
+    found = table.provenance
+    if "layers" not in found:
+        return
+    uncovered = ", ".join(found["uncovered"])
+    rows = {"layers": ", ".join(found["layers"])}
+    if uncovered:
+        rows["in no block"] = f"{uncovered} (the spectra say nothing of their parameters)"
+    if found["store"]:
+        rows["kept in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
+    key_values("Fisher spectra", rows)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
 
 
 def key_values(title: str, rows: dict[str, Any]) -> None:
