@@ -15,7 +15,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 
 import torch
@@ -270,7 +270,7 @@ def cores_each(workers: int) -> int:
 
 
 def _device(device: torch.device, slot: int) -> torch.device:
-    if device.type == "cuda" and device.index is None:
+    if device == torch.device("cuda"):  # any
         return torch.device("cuda", slot % torch.cuda.device_count())
     return device
 
@@ -279,6 +279,9 @@ def _device(device: torch.device, slot: int) -> torch.device:
 def _no_interrupts() -> Iterator[None]:
     """Let processes that start inside never see Ctrl-C: it is their parent that ends them."""
     mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+    if mask:
+        # Starts with the first process otherwise, and lets the interrupts in again.
+        resource_tracker.ensure_running()
     before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
     try:
         yield
