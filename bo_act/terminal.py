@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+FEATURES = "features of the space"
+
 
 class Live(Events):
     """Progress of a study: one bar a phase and one line a trial."""
@@ -49,10 +51,13 @@ class Live(Events):
     def features(self, done: int, total: int) -> None:
         """Show features computed so far, how fast, and how long it takes yet."""
         self.pace = self.pace or _Pace(done)
-        note = self.pace.note(done, total)
-        self._show("features", "features of the space", done, total, note)
-        if not (self.quiet or err.is_terminal) and note and self.pace.due():
-            err.print(f"features of the space: {done:,} of {total:,}, {note}", soft_wrap=True)
+        rate = self.pace.rate(done)
+        note = f"{rate:.3g} functions/s" if rate else ""
+        self._show("features", FEATURES, done, total, note)
+        # Hours of work may go to a log file: a line a minute, then.
+        if rate and not (self.quiet or err.is_terminal) and self.pace.due():
+            left = duration((total - done) / rate)
+            err.print(f"{FEATURES}: {done:,} of {total:,}, {note}, {left} left", soft_wrap=True)
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """Show a finished trial, and the best value so far."""
@@ -95,14 +100,10 @@ class _Pace:
         self.first = first
         self.started = self.said = time.monotonic()
 
-    def note(self, done: int, total: int) -> str:
-        """Return rate and time left, ``""`` as long as nothing was done."""
+    def rate(self, done: int) -> float:
+        """Return how much is done a second, 0 as long as nothing was."""
         seconds = time.monotonic() - self.started
-        if done <= self.first or seconds <= 0:
-            return ""
-        rate = (done - self.first) / seconds
-        left = f", {duration((total - done) / rate)} left" if done < total else ""
-        return f"{rate:.3g} functions/s{left}"
+        return (done - self.first) / seconds if seconds > 0 else 0.0
 
     def due(self) -> bool:
         """Return whether a minute has gone by since this was last the case."""
@@ -126,6 +127,8 @@ def live(*, quiet: bool) -> Iterator[Events]:
         TextColumn("[dim]{task.fields[note]}[/]"),
         console=err,
         disable=quiet or not err.is_terminal,
+        # A shard of features may take minutes; rich looks at the last 30 seconds otherwise.
+        speed_estimate_period=3600,
     )
     with bars:
         yield Live(bars, quiet=quiet)

@@ -304,8 +304,10 @@ features = { precision = "float64" }
 def command(cache: Path, workers: int) -> subprocess.Popen[str]:
     (cache.parent / "study.toml").write_text(STUDY)
     return subprocess.Popen(
-        [sys.executable, "-m", "bo_act.cli", "features", "study.toml", "--json"]
-        + ["--quiet", "--workers", str(workers)],
+        [
+            sys.executable,
+            *f"-m bo_act.cli features study.toml --json -q --workers {workers}".split(),
+        ],
         cwd=cache.parent,
         env=environment() | {"BO_ACT_CACHE_DIR": str(cache)},
         stdout=subprocess.PIPE,

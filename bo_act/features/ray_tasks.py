@@ -6,12 +6,15 @@ Without a cluster (``RAY_ADDRESS``) a Ray of its own is started on this machine 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO, cast
 
 import torch
 
@@ -52,9 +55,11 @@ def compute_with_ray(
     # A task sees its own GPU alone, as the first one.
     where = "cuda" if cuda else str(device)
     mine = not ray.is_initialized()
-    if mine:
-        _start(ray, cpus=workers * threads)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))))
+        if mine:
+            _start(ray, cpus=workers * threads)
+            stack.callback(ray.shutdown)
         task = ray.remote(max_retries=ATTEMPTS - 1, **needs)(_work)
         sent = [_put(ray, job)]
         name = uuid.uuid4().hex
@@ -73,9 +78,21 @@ def compute_with_ray(
             if isinstance(answer, BaseException):
                 raise answer
             yield answer
-    finally:
-        if mine:
-            ray.shutdown()
+
+
+class _WithoutRay:
+    """A stream as it is, but for what Ray's own threads say: that a worker died, to stdout."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _work(
