@@ -21,6 +21,7 @@ from bo_act.features import spectra as computing_spectra
 from bo_act.features.compute import compute_features
 from bo_act.features.fim import fim_spectra
 from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks, value_and_slope
+from bo_act.features.store import FeatureStore
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.specs import FeaturesSpec, SpaceSpec
 
@@ -302,6 +303,7 @@ OTHER_IMAGES[3, 0, 1, 1] += 1e-3
         {"key": None},
         {"images": OTHER_IMAGES},
         {"images": IMAGES.double()},
+        {"images": IMAGES.view(6, 1, 1, 4)},
         {"labels": LABELS.flip(0)},
         {"spec": SPEC.model_copy(update={"seed": 3})},
         {"spec": SPEC.model_copy(update={"fisher": "exact"})},
@@ -314,7 +316,7 @@ OTHER_IMAGES[3, 0, 1, 1] += 1e-3
         {"version": "torch"},
         {"version": "algorithm"},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes),
 )
 def test_whatever_changes_the_numbers_is_computed_anew(tiny, monkeypatch, changes):
     first, again = Counted(), Counted()
@@ -380,6 +382,18 @@ def test_a_damaged_shard_is_computed_again_and_nothing_else(tiny, monkeypatch, t
     last = Counted()
     assert_same_table(features(tiny, last, cache=cache), fresh)
     assert last.calls == 1
+
+
+def test_the_first_of_two_rows_holds(tiny):
+    """What another process kept for the same functions changes nothing."""
+    table = features(tiny)
+    names = ("algorithm", "catalogue", "torch", "network", "batch", "options")
+    store = FeatureStore({name: table.provenance[name] for name in names})
+    assert str(store.folder) == table.provenance["store"]["folder"]
+    (shard,) = store.shards()
+    store.add(dataclasses.replace(shard, quantiles=shard.quantiles + 1))
+    assert len(list(store.shards())) == 2
+    assert_same_table(features(tiny), table)
 
 
 def test_a_store_that_cannot_be_read_back_is_an_error(tiny, monkeypatch):
