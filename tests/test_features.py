@@ -316,7 +316,7 @@ OTHER_IMAGES[3, 0, 1, 1] += 1e-3
         {"version": "torch"},
         {"version": "algorithm"},
     ],
-    ids=lambda changes: "-".join(changes),
+    ids="-".join,
 )
 def test_whatever_changes_the_numbers_is_computed_anew(tiny, monkeypatch, changes):
     first, again = Counted(), Counted()
