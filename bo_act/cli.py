@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -116,10 +116,18 @@ def space(
         typer.echo(text)
 
 
-@app.command(epilog="Example: bo-act features quickstart")
+@app.command(epilog="Example: bo-act features quickstart --workers 2")
 def features(
     study: StudyName,
+    *,
     changes: Set = None,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many compute spectra at a time.")
+    ] = 1,
+    executor: Annotated[
+        Literal["process", "ray"],
+        typer.Option(help="Workers on this machine, or wherever Ray runs them (RAY_ADDRESS)."),
+    ] = "process",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -131,10 +139,11 @@ def features(
     task = Task.load(spec)
     started = time.perf_counter()
     with terminal.live(quiet=quiet) as events:
-        table = task.features(events.features)
+        table = task.features(events.features, workers=workers, executor=executor)
     seconds = time.perf_counter() - started
     if not as_json:
         terminal.feature_table(table, seconds)
+        terminal.feature_store(table)
         return
     missing = table.missing()
     _print_json(
@@ -149,6 +158,9 @@ def features(
                 }
                 for name, block in table.blocks.items()
             },
+            "layers": table.provenance.get("layers"),
+            "uncovered": table.provenance.get("uncovered"),
+            "store": table.provenance.get("store"),
             "seconds": round(seconds, 3),
             "hash": table.hash,
         }
@@ -251,6 +263,12 @@ def _quiet_libraries() -> None:
     # Said by libraries about their own inside, at import; nothing that a user could change.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.showwarning = _warn  # type: ignore[assignment]
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    # A line for people, who have no use for the place in our code.
+    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
 
 
 def main() -> None:

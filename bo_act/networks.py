@@ -43,6 +43,8 @@ class NetworkBuilder:
         source_hash: sha256 (hexadecimal) of the file's bytes and the options.
         options: keyword arguments for ``build`` besides those of the contract.
         build: the file's function.
+        source: the file's bytes, which travel with a pickled builder: another process builds
+            from exactly what was hashed, whatever has become of the file.
     """
 
     name: str
@@ -50,6 +52,10 @@ class NetworkBuilder:
     source_hash: str
     options: Mapping[str, Any] = field(hash=False)
     build: Callable[..., nn.Module] = field(repr=False, compare=False)
+    source: bytes = field(repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _builder, (self.name, self.path, self.source, dict(self.options))
 
     def __call__(
         self,
@@ -129,7 +135,10 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
         source = path.read_bytes()
     except OSError as error:
         raise NetworkError(f"{path}: cannot be read: {_one_line(error)}") from error
-    options = dict(spec.options)
+    return _builder(spec.name, path, source, dict(spec.options))
+
+
+def _builder(name: str, path: Path, source: bytes, options: dict[str, Any]) -> NetworkBuilder:
     canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), default=str)
     build = getattr(_import(path, source), "build", None)
     if not callable(build):
@@ -139,11 +148,12 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
         )
     _check_signature(path, build, options)
     return NetworkBuilder(
-        name=spec.name,
+        name=name,
         path=path,
         source_hash=hashlib.sha256(source + b"\0" + canonical.encode()).hexdigest(),
         options=options,
         build=build,
+        source=source,
     )
 
 

@@ -6,6 +6,7 @@ Nothing is drawn on a stderr that is not a terminal, except one line a phase.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+FEATURES = "features of the space"
+
 
 class Live(Events):
     """Progress of a study: one bar a phase and one line a trial."""
@@ -43,10 +46,18 @@ class Live(Events):
         self.quiet = quiet
         self.tasks: dict[str, TaskID] = {}
         self.best: float | None = None
+        self.pace: _Pace | None = None
 
     def features(self, done: int, total: int) -> None:
-        """Show features computed so far."""
-        self._show("features", "features of the space", done, total)
+        """Show features computed so far, how fast, and how long it takes yet."""
+        self.pace = self.pace or _Pace(done)
+        rate = self.pace.rate(done)
+        note = f"{rate:.3g} functions/s" if rate else ""
+        self._show("features", FEATURES, done, total, note)
+        # Hours of work may go to a log file: a line a minute, then.
+        if rate and not (self.quiet or err.is_terminal) and self.pace.due():
+            left = duration((total - done) / rate)
+            err.print(f"{FEATURES}: {done:,} of {total:,}, {note}, {left} left", soft_wrap=True)
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """Show a finished trial, and the best value so far."""
@@ -82,6 +93,27 @@ class Live(Events):
         return f"  {trial.number:>4}  {shown}  {text}  [dim]{by}[/]"
 
 
+class _Pace:
+    """How fast something goes that was at ``first`` when the clock started."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.started = self.said = time.monotonic()
+
+    def rate(self, done: int) -> float:
+        """Return how much is done a second, 0 as long as nothing was."""
+        seconds = time.monotonic() - self.started
+        return (done - self.first) / seconds if seconds > 0 else 0.0
+
+    def due(self) -> bool:
+        """Return whether a minute has gone by since this was last the case."""
+        now = time.monotonic()
+        if now - self.said < 60:
+            return False
+        self.said = now
+        return True
+
+
 @contextmanager
 def live(*, quiet: bool) -> Iterator[Events]:
     """Show the progress of a study while it runs."""
@@ -95,6 +127,8 @@ def live(*, quiet: bool) -> Iterator[Events]:
         TextColumn("[dim]{task.fields[note]}[/]"),
         console=err,
         disable=quiet or not err.is_terminal,
+        # A shard of features may take minutes; rich looks at the last 30 seconds otherwise.
+        speed_estimate_period=3600,
     )
     with bars:
         yield Live(bars, quiet=quiet)
@@ -194,6 +228,37 @@ def feature_table(table: FeatureTable, seconds: float) -> None:
         )
         before = missing
     out.print(shown)
+
+
+def feature_store(table: FeatureTable) -> None:
+    """Print which layers the spectra are of and where they are kept."""
+    found = table.provenance
+    if "layers" not in found:
+        return
+    uncovered = ", ".join(found["uncovered"])
+    rows = {"layers": ", ".join(found["layers"])}
+    if uncovered:
+        rows["in no block"] = f"{uncovered} (the spectra say nothing of their parameters)"
+    if found["store"]:
+        rows["kept in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
+    key_values("Fisher spectra", rows)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
 
 
 def key_values(title: str, rows: dict[str, Any]) -> None:

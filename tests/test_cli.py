@@ -104,8 +104,25 @@ def test_run_best_and_features(bo_act):
     assert code == 0
     assert found["functions"] == 34
     assert {"outputs", "moments", "fim", "fim_null"} == set(found["blocks"])
-    code, out, _ = bo_act("features", "tiny.toml")
+    assert (found["layers"], found["uncovered"]) == (["1", "3"], [])
+    assert Path(found["store"]["folder"], "manifest.jsonl").is_file()
+    code, out, err = bo_act("features", "tiny.toml")
     assert "fim_null" in out
+    assert "kept in" in out
+    assert err == ""  # all was kept
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_one_line_for_people(bo_act):
+    bo_act("features", "tiny.toml", "--quiet")
+    (shard,) = Path("cache").glob("features/*/fim-*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-9])
+    code, out, err = bo_act("features", "tiny.toml", "--json", "--quiet")
+    assert code == 0
+    assert json.loads(out)["blocks"]["fim"]["present"] == 34
+    assert err.startswith("warning: damaged shards in ")
+    assert f"{shard.name} (" in err
+    assert err.count("\n") == 1
 
 
 def test_set_replaces_values(bo_act):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import warnings
+import json
 
 import mpmath
 import numpy as np
@@ -18,11 +17,13 @@ from bo_act.activations.expressions import parse
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features import compute as computing
+from bo_act.features import spectra as computing_spectra
 from bo_act.features.compute import compute_features
 from bo_act.features.fim import fim_spectra
 from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks, value_and_slope
-from bo_act.features.store import FeatureStore, Shard
-from bo_act.features.table import Block, FeatureTable
+from bo_act.features.spectra import Piece, Spectra, SpectraJob
+from bo_act.features.store import FeatureStore
+from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.specs import FeaturesSpec, SpaceSpec
 
 
@@ -173,77 +174,11 @@ def test_the_tables_hash_is_of_its_numbers():
     assert len({other.hash for other in others} | {table.hash}) == 5
 
 
-# --- the store ------------------------------------------------------------------------------
-
-
-def shard(rows: int = 5) -> Shard:
-    rng = np.random.default_rng(0)
-    quantiles = rng.normal(size=(rows, 16)).astype(np.float32)
-    null_mass = rng.uniform(size=(rows, 2)).astype(np.float32)
-    quantiles[2], null_mass[2] = np.nan, np.nan
-    return Shard(quantiles, null_mass, ["", "", "because, é", "", ""])
-
-
-def assert_same(one: Shard | None, other: Shard) -> None:
-    assert one is not None
-    np.testing.assert_array_equal(one.quantiles, other.quantiles)
-    np.testing.assert_array_equal(one.null_mass, other.null_mass)
-    assert one.quantiles.dtype == one.null_mass.dtype == np.float32
-    assert one.reasons == other.reasons
-
-
-def test_a_shard_comes_back(tmp_path):
-    store = FeatureStore({"a": 1}, root=tmp_path)
-    assert store.read(0, 5) is None
-    store.write(0, shard())
-    assert_same(store.read(0, 5), shard())
-    assert_same(FeatureStore({"a": 1}, root=tmp_path).read(0, 5), shard())
-    assert store.read(1, 5) is None
-    assert not list(tmp_path.glob("**/.*"))  # no temporary file is left
-
-
-def test_another_key_shares_nothing(tmp_path):
-    FeatureStore({"a": 1, "b": [2]}, root=tmp_path).write(0, shard())
-    assert_same(FeatureStore({"b": [2], "a": 1}, root=tmp_path).read(0, 5), shard())
-    for key in ({"a": 1}, {"a": 2, "b": [2]}, {"a": 1, "b": [2], "c": None}):
-        assert FeatureStore(key, root=tmp_path).read(0, 5) is None
-
-
-def test_the_store_is_in_the_cache_folder(tmp_path):
-    assert FeatureStore({"a": 1}).folder.parent == tmp_path / "cache" / "features"
-
-
-def test_a_damaged_shard_is_never_taken_for_a_good_one(tmp_path):
-    store = FeatureStore({"a": 1}, root=tmp_path)
-    store.write(0, shard())
-    (path,) = store.folder.glob("*.parquet")
-    good = path.read_bytes()
-    refused = 0
-    for place in range(4, len(good), 9):  # the bytes of all pages and of the footer
-        bad = bytearray(good)
-        bad[place] ^= 0x55
-        for content in (bytes(bad), good[:place]):
-            path.write_bytes(content)
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                found = store.read(0, 5)
-            if found is None:
-                refused += 1
-                assert "computed again" in str(told[-1].message)
-            else:  # a byte that says nothing of the numbers
-                np.testing.assert_array_equal(found.quantiles, shard().quantiles)
-                np.testing.assert_array_equal(found.null_mass, shard().null_mass)
-    assert refused > len(good) / 9
-
-
-def test_a_shard_of_other_length_is_not_taken(tmp_path):
-    store = FeatureStore({"a": 1}, root=tmp_path)
-    store.write(0, shard())
-    with pytest.warns(UserWarning, match="5 rows instead of 4"):
-        assert store.read(0, 4) is None
-
-
 # --- the whole table ------------------------------------------------------------------------
+
+
+# Networks of an ordinary function that are built first: two, which have to be equal.
+PROBES = 2
 
 
 class Counted:
@@ -312,18 +247,18 @@ def test_spectra_are_missing_where_outputs_are(tiny):
         reasons = np.array(table.blocks[name].reasons)
         assert set(reasons[missing]) == {"output features are missing"}
         assert np.isnan(table.blocks[name].values[missing]).all()
-    assert network.calls <= 1 + (~missing).sum()
+    assert network.calls <= PROBES + (~missing).sum()
 
 
 def test_a_function_whose_spectrum_fails_is_missing(tiny, monkeypatch):
-    real = computing.fim_spectra
+    real = computing_spectra.fim_spectra
 
     def failing(network, *arguments, **options):
         if "tanh" in repr(network) and "Activation" in repr(network):
             raise FeatureError("eigenvalues do not converge, at least here")
         return real(network, *arguments, **options)
 
-    monkeypatch.setattr(computing, "fim_spectra", failing)
+    monkeypatch.setattr(computing_spectra, "fim_spectra", failing)
     table = features(tiny)
     index = tiny.catalogue.index("tanh(x)")
     assert table.blocks["fim"].reasons[index] == "eigenvalues do not converge, at least here"
@@ -357,24 +292,63 @@ def test_a_second_call_reads_what_the_first_kept(tiny, monkeypatch):
     fresh = features(tiny, key=None)
     first, second = Counted(), Counted()
     assert_same_table(features(tiny, first), fresh)
-    assert first.calls > 10
+    assert first.calls == PROBES + fresh.blocks["fim"].present.sum()
     assert_same_table(features(tiny, second), fresh)
-    assert second.calls == 1  # the ordinary network that tells the number of layers
-    for changes in (
+    assert second.calls == PROBES  # the ordinary network that tells the layers, twice
+
+
+OTHER_IMAGES = IMAGES.clone()
+OTHER_IMAGES[3, 0, 1, 1] += 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"key": {"network": "other"}},
-        {"spec": SPEC.model_copy(update={"seed": 3})},
         {"key": None},
-    ):
-        again = Counted()
-        features(tiny, again, **changes)
-        assert again.calls == first.calls
+        {"images": OTHER_IMAGES},
+        {"images": IMAGES.double()},
+        {"images": IMAGES.view(6, 1, 1, 4)},
+        {"labels": LABELS.flip(0)},
+        {"spec": SPEC.model_copy(update={"seed": 3})},
+        {"spec": SPEC.model_copy(update={"fisher": "exact"})},
+        {"spec": SPEC.model_copy(update={"loss": "mse"})},
+        {"spec": SPEC.model_copy(update={"fisher": "empirical", "label_smoothing": 0.1})},
+        {"spec": SPEC.model_copy(update={"weight_sharing": "reduce"})},
+        {"spec": SPEC.model_copy(update={"statistics": "running"})},
+        {"spec": SPEC.model_copy(update={"quantiles": 9})},
+        {"spec": SPEC.model_copy(update={"precision": "float64"})},
+        {"version": "torch"},
+        {"version": "algorithm"},
+    ],
+    ids="-".join,
+)
+def test_whatever_changes_the_numbers_is_computed_anew(tiny, monkeypatch, changes):
+    first, again = Counted(), Counted()
+    features(tiny, first)
+    changes = dict(changes)
+    version = changes.pop("version", None)
+    if version == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9.9+cpu")
+    elif version == "algorithm":
+        monkeypatch.setattr(computing, "ALGORITHM", 999)
+    features(tiny, again, **changes)
+    assert again.calls == first.calls
+
+
+def test_what_does_not_change_the_numbers_is_not_computed_anew(tiny, monkeypatch):
+    features(tiny)
+    monkeypatch.setattr(torch, "__version__", torch.__version__.split("+")[0] + "+elsewhere")
+    again = Counted()
+    features(tiny, again, spec=SPEC.model_copy(update={"batch_size": 3, "subset": 5}))
+    assert again.calls == PROBES
 
 
 def test_an_interrupted_computation_goes_on_where_it_stopped(tiny, monkeypatch):
     monkeypatch.setattr(computing, "SHARD", 8)
-    fresh = features(tiny, key=None)
     whole = Counted()
-    features(tiny, whole, key=None)
+    fresh = features(tiny, whole, key=None)
+    total = int(fresh.blocks["outputs"].present.sum())
     seen = []
 
     def stop(done: int, total: int) -> None:
@@ -385,40 +359,168 @@ def test_an_interrupted_computation_goes_on_where_it_stopped(tiny, monkeypatch):
     first, second = Counted(), Counted()
     with pytest.raises(KeyboardInterrupt):
         features(tiny, first, progress=stop)
-    total = len(tiny.catalogue)
     assert seen == [(0, total), (8, total), (16, total)]
-    done = int(fresh.blocks["fim"].present[:16].sum())
-    assert first.calls == 1 + done
+    assert first.calls == PROBES + 16
     seen.clear()
     assert_same_table(features(tiny, second, progress=lambda *counts: seen.append(counts)), fresh)
-    assert second.calls == whole.calls - done
+    assert second.calls == whole.calls - 16
     assert seen[:2] == [(16, total), (24, total)]
     assert seen[-1] == (total, total)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "rows", "columns"])
-def test_a_damaged_shard_is_computed_again(tiny, monkeypatch, tmp_path, damage):
+def test_a_damaged_shard_is_computed_again_and_nothing_else(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(computing, "SHARD", 8)
     cache = tmp_path / "kept"
     fresh = features(tiny, cache=cache)
-    paths = sorted(cache.glob("*/*.parquet"))
-    assert len(paths) == math.ceil(len(tiny.catalogue) / 8)
-    path = paths[1]
-    content = path.read_bytes()
-    if damage == "rows":
-        path.write_bytes(paths[-1].read_bytes())
-    elif damage == "columns":
-        path.write_bytes(content.replace(b"null_mass", b"nuII_mass"))
-    else:
-        path.write_bytes({"truncated": content[:-20], "empty": b"", "garbage": b"x" * 500}[damage])
+    (manifest,) = cache.glob("*/manifest.jsonl")
+    second = json.loads(manifest.read_text().splitlines()[1])
+    path = manifest.parent / second["file"]
+    path.write_bytes(path.read_bytes()[:-20])
     network = Counted()
-    with pytest.warns(UserWarning, match="computed again"):
+    with pytest.warns(UserWarning, match="the spectra of 8 functions are computed again") as told:
         again = features(tiny, network, cache=cache)
+    (warning,) = told
+    assert path.name in str(warning.message)
+    assert tiny.catalogue.text(second["functions"][0]) in str(warning.message)
     assert_same_table(again, fresh)
-    assert network.calls == 1 + int(fresh.blocks["fim"].present[8:16].sum())
+    assert network.calls == PROBES + 8
     last = Counted()
     assert_same_table(features(tiny, last, cache=cache), fresh)
-    assert last.calls == 1
+    assert last.calls == PROBES
+
+
+def test_the_first_of_two_rows_holds(tiny):
+    """What another process kept for the same functions changes nothing."""
+    table = features(tiny)
+    names = ("algorithm", "catalogue", "torch", "network", "batch", "options")
+    store = FeatureStore({name: table.provenance[name] for name in names})
+    assert str(store.folder) == table.provenance["store"]["folder"]
+    (shard,) = store.shards()
+    store.add(dataclasses.replace(shard, quantiles=shard.quantiles + 1))
+    assert len(list(store.shards())) == 2
+    assert_same_table(features(tiny), table)
+
+
+def test_a_store_that_cannot_be_read_back_is_an_error(tiny, monkeypatch):
+    monkeypatch.setattr(computing.FeatureStore, "shards", lambda self: iter(()))
+    with pytest.raises(FeatureError, match="cannot be read back"):
+        features(tiny)
+
+
+# --- subsets --------------------------------------------------------------------------------
+
+
+def subset(count: int | None) -> FeaturesSpec:
+    return SPEC.model_copy(update={"subset": count})
+
+
+def test_a_subset_has_spectra_and_the_rest_is_left_out(tiny):
+    full = features(tiny, key=None)
+    network = Counted()
+    part = features(tiny, network, key=None, spec=subset(7))
+    assert network.calls == PROBES + 7
+    for name in ("fim", "fim_null"):
+        block, outputs = part.blocks[name], part.blocks["outputs"]
+        assert block.present.sum() == 7
+        np.testing.assert_array_equal(block.left_out, outputs.present & ~block.present)
+        assert set(np.array(block.reasons)[~outputs.present]) == {"output features are missing"}
+        np.testing.assert_array_equal(
+            block.values[block.present], full.blocks[name].values[block.present]
+        )
+        assert np.isnan(block.values[~block.present]).all()
+    for baseline in tiny.baselines:
+        assert part.blocks["fim"].present[tiny.catalogue.index(baseline)]
+    assert part.missing()["fim"][NOT_COMPUTED] > 0
+    assert_same_table(features(tiny, key=None, spec=subset(10_000)), full)
+
+
+def test_a_larger_subset_computes_the_difference_alone(tiny):
+    full = features(tiny, key=None)
+    small = features(tiny, spec=subset(7))
+    assert small.blocks["fim"].present.sum() == 7
+    network = Counted()
+    larger = features(tiny, network, spec=subset(12))
+    new = larger.blocks["fim"].present & ~small.blocks["fim"].present
+    assert network.calls == PROBES + new.sum()
+    network = Counted()
+    assert_same_table(features(tiny, network, spec=subset(None)), full)
+    assert network.calls == PROBES + full.blocks["fim"].present.sum() - (7 + new.sum())
+    # What is there beyond a subset is not taken into its table.
+    network = Counted()
+    assert_same_table(features(tiny, network, spec=subset(7)), small)
+    assert network.calls == PROBES
+
+
+def test_a_baseline_outside_the_space_or_without_features_is_no_matter():
+    space = Space(
+        SpaceSpec(
+            name="named",
+            expressions=("relu(x)", "tanh(x)", "reciprocal(x)", "exp(exp(exp(x)))"),
+            baselines=("mish(x)", "exp(exp(exp(x)))", "tanh(x)"),
+        )
+    )
+    table = features(space, spec=subset(1))
+    assert table.blocks["fim"].present.tolist() == [False, True, False, False]
+
+
+# --- layers that are not covered ------------------------------------------------------------
+
+
+def test_a_network_that_draws_its_weights_elsewhere_is_refused(tiny):
+    generator = torch.Generator().manual_seed(0)
+
+    def build(activation) -> nn.Module:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), activation(), nn.Linear(3, 2))
+        nn.init.normal_(network[3].weight, generator=generator)
+        return network
+
+    with pytest.raises(FeatureError, match=r"differ \(in '3.weight'\).*torch's global generator"):
+        features(tiny, build)
+
+
+def test_all_options_reach_the_spectra(tiny):
+    """Each of them changes the numbers, to those that fim_spectra gives."""
+
+    def build(activation) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 2, (1, 2)), nn.BatchNorm2d(2), activation(), nn.Flatten(), nn.Linear(4, 2)
+        )
+
+    index, seen = tiny.catalogue.index("tanh(x)"), set()
+    for change in (
+        {},
+        {"loss": "mse"},
+        {"fisher": "empirical"},
+        {"fisher": "empirical", "label_smoothing": 0.3},
+        {"weight_sharing": "reduce"},
+        {"statistics": "running"},
+        {"fisher": "exact"},
+        {"precision": "float64"},
+    ):
+        spec = SPEC.model_copy(update=change)
+        table = features(tiny, build, spec=spec, key=None)
+        found = table.blocks["fim"].values[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SPEC.seed)
+            network = build(lambda: tiny.catalogue.activation(index))
+        dtype = torch.float64 if spec.precision == "float64" else torch.float32
+        options = spec.model_dump(
+            include={"fisher", "loss", "label_smoothing", "weight_sharing", "statistics"}
+        )
+        expected = fim_spectra(network.to(dtype), IMAGES.to(dtype), LABELS, quantiles=8, **options)
+        np.testing.assert_allclose(found, expected.quantiles.ravel(), rtol=1e-4)
+        seen.add(found.tobytes())
+    assert len(seen) == 8
+
+
+def test_several_functions_in_flight_change_nothing(tiny):
+    job = SpectraJob(Counted(), IMAGES, LABELS, SPEC)
+    indices = np.flatnonzero(output_blocks(tiny.catalogue)["outputs"].present)
+    piece = Piece(indices, tuple(tiny.catalogue.text(int(i)) for i in indices))
+    one, three = (Spectra(job, torch.device("cpu"), in_flight=n).shard(piece) for n in (1, 3))
+    np.testing.assert_array_equal(one.quantiles, three.quantiles)
+    np.testing.assert_array_equal(one.null_mass, three.null_mass)
+    assert one.reasons == three.reasons
 
 
 def test_a_network_in_which_nothing_is_covered(tiny):
@@ -435,15 +537,40 @@ def test_a_network_in_which_nothing_is_covered(tiny):
         features(tiny, lambda activation: Scaled(activation()))
 
 
+class Partly(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.layers = nn.Sequential(nn.Linear(4, 3), activation(), nn.Linear(3, 2))
+
+    def forward(self, x):
+        return self.layers(x.flatten(1) * self.scale)
+
+
+def test_uncovered_parameters_are_named_once_and_kept(tiny):
+    with pytest.warns(UserWarning, match="the spectra say nothing of them") as told:
+        table = features(tiny, Partly)
+    (warning,) = told
+    assert "(root)" in str(warning.message)
+    assert warning.filename == __file__
+    assert table.provenance["uncovered"] == ("(root)",)
+    assert table.provenance["layers"] == ("layers.0", "layers.2")
+
+
 @pytest.mark.parametrize("missing", ["images", "labels"])
 def test_a_network_needs_a_batch(tiny, missing):
     with pytest.raises(FeatureError, match="spectra need a batch"):
         features(tiny, **{missing: None})
 
 
-def test_provenance(tiny):
+def test_provenance(tiny, tmp_path):
     table = features(tiny)
     assert table.provenance["catalogue"] == tiny.catalogue.hash
-    assert table.provenance["quantiles"] == 8
-    assert table.provenance["key"] == {"network": "tiny"}
+    assert table.provenance["options"]["quantiles"] == 8
+    assert table.provenance["network"] == {"network": "tiny"}
+    assert table.provenance["uncovered"] == ()
+    store = table.provenance["store"]
+    assert store["folder"].startswith(str(tmp_path))
+    assert store["bytes"] == sum(p.stat().st_size for p in tmp_path.glob("**/*.parquet"))
+    assert features(tiny, key=None).provenance["store"] is None
     assert dataclasses.replace(table, provenance={}).hash == table.hash

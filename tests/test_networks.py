@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def size(network: nn.Module) -> int:
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_a_builder_travels_with_its_source(tmp_path):
+    builder = load(tmp_path, GOOD, width=6)
+    packed = pickle.dumps(builder)
+    expected = made(builder).state_dict()
+    # What the file has become does not matter, nor whether there is one, as on another machine.
+    for change in (lambda p: p.write_text(GOOD + "\nx = 1\n"), Path.unlink):
+        change(tmp_path / "net.py")
+        again = pickle.loads(packed)
+        assert again == builder
+        assert again.source_hash == builder.source_hash
+        found = made(again).state_dict()
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
 # --- the shipped files -----------------------------------------------------------------------

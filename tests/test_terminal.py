@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import time
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from bo_act import terminal
+from bo_act.features.table import Block, FeatureTable
 from bo_act.study.confirm import Confirmed, Interval
 from bo_act.study.results import Counts, Found, StudyResult
 
@@ -112,3 +115,56 @@ def test_nothing_is_drawn_where_there_is_no_terminal(monkeypatch):
     with terminal.live(quiet=True) as events:
         events.features(1, 10)
     assert page.getvalue().strip("\x00") == ""
+
+
+def test_a_log_file_gets_a_line_a_minute(monkeypatch):
+    page = io.StringIO()
+    now = [0.0]
+    monkeypatch.setattr(terminal, "err", Console(file=page, force_terminal=False, width=90))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.live(quiet=False) as events:
+        for done in range(1000, 3001, 100):  # 1,000 were kept; ten seconds for each hundred
+            events.features(done, 3000)
+            now[0] += 10
+    first, *lines = page.getvalue().splitlines()
+    assert first == "features of the space: 2000 of 3000 to do"
+    assert lines[0] == "features of the space: 1,600 of 3,000, 10 functions/s, 0:02:20 left"
+    assert len(lines) == 3
+
+
+def test_rate_and_time_left_are_shown(monkeypatch):
+    page = io.StringIO()
+    console = Console(file=page, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(terminal, "err", console)
+    with terminal.live(quiet=False) as events:
+        for done in (100, 200, 300):
+            events.features(done, 100_000)
+            time.sleep(0.05)
+    assert "functions/s" in page.getvalue()
+    assert "left" in page.getvalue()
+
+
+def test_where_the_spectra_are_and_what_they_say_nothing_of(monkeypatch):
+    page = io.StringIO()
+    monkeypatch.setattr(terminal, "out", Console(file=page, width=100))
+    provenance = {
+        "layers": ("conv", "head"),
+        "uncovered": ("positions",),
+        "store": {"folder": "/kept/abc", "bytes": 1_234_567},
+    }
+    block = Block(np.zeros((1, 1), dtype=np.float32), ("",))
+    terminal.feature_store(FeatureTable("h", {"fim": block}, provenance))
+    text = page.getvalue()
+    for shown in ("conv, head", "positions (the spectra say nothing", "/kept/abc (1.23 MB)"):
+        assert shown in text
+    page.truncate(0)
+    terminal.feature_store(FeatureTable("h", {"fim": block}))
+    assert page.getvalue().strip("\x00") == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (999, "999 bytes"), (54_321, "54.3 kB"), (2e12, "2e+03 GB"), (7e9, "7 GB")],
+)
+def test_sizes(count, shown):
+    assert terminal.size(count) == shown

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
-from bo_act.errors import FeatureError
-from bo_act.features.fim import fim_spectra
+from bo_act.errors import ExpressionError, FeatureError
+from bo_act.features.fim import FimSpectra
 from bo_act.features.outputs import output_blocks
+from bo_act.features.spectra import MakeNetwork, Piece, Spectra, SpectraJob
 from bo_act.features.store import SHARD, FeatureStore, Shard
-from bo_act.features.table import Block, FeatureTable
+from bo_act.features.subset import spread
+from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.specs import FeaturesSpec
 
 ALGORITHM = 2
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
 
-MakeNetwork = Callable[[Callable[[], nn.Module]], nn.Module]
 Progress = Callable[[int, int], None]
+Executor = Literal["process", "ray"]
 
 
 def compute_features(
@@ -37,6 +42,9 @@ def compute_features(
     key: dict[str, Any] | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
+    workers: int = 1,
+    executor: Executor = "process",
+    threads: int | None = None,
 ) -> FeatureTable:
     """Compute the features of every function of a space.
 
@@ -52,114 +60,181 @@ def compute_features(
         key: what identifies the network; where given, spectra are kept on disk and a second call
             reads them.
         cache: folder of what is kept; default: the cache folder.
-        progress: called with (functions done, functions in all), first with what was kept.
+        progress: called with (spectra done, spectra in all), first with what was kept.
+        workers: how many compute spectra at a time; with ``process``, 1 is this process itself.
+        executor: ``process`` has its workers on this machine, ``ray`` wherever Ray runs them.
+        threads: CPU threads of a worker that is not this process; default: the cores, shared out.
 
     Raises:
         FeatureError: the network has no layer that the Fisher spectra cover, or ``network`` was
-            given without a batch.
+            given without a batch; what is computed cannot be kept; the workers cannot work.
     """
     catalogue = space.catalogue if isinstance(space, Space) else space
     spec = spec or FeaturesSpec()
+    if workers < 1 or executor not in get_args(Executor):
+        raise FeatureError(
+            f"expected at least one worker and the executor 'process' or 'ray', "
+            f"got {workers} and {executor!r}"
+        )
     blocks = output_blocks(catalogue)
     provenance: dict[str, Any] = {"algorithm": ALGORITHM, "catalogue": catalogue.hash}
-    if network is not None and spec.fim:
-        if images is None or labels is None:
+    if network is None or not spec.fim:
+        return FeatureTable(catalogue.hash, blocks, provenance)
+    if images is None or labels is None:
+        raise FeatureError(
+            "Fisher spectra need a batch: give images (B, C, H, W) and labels (B,) beside "
+            "the network, or leave the network out for output features alone"
+        )
+    job = SpectraJob(network, images.detach().cpu(), labels.detach().cpu(), spec)
+    provenance |= {
+        "torch": torch.__version__.split("+")[0],
+        "network": key,
+        "batch": job.batch_digest(),
+        # What is left out changes which functions are computed, and on which batch, and no number.
+        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"}),
+    }
+    store = None if key is None else FeatureStore(provenance, root=cache)
+    spectra = Spectra(job, torch.device(device))
+    # An ordinary network first: one in which nothing is covered is an error, not 2,826 rows
+    # without a feature.
+    probe = spectra.probe
+    _warn_of_uncovered(probe)
+    wanted = _wanted(catalogue, blocks["outputs"], spec.subset)
+    missing = wanted if store is None else _missing(store, wanted, catalogue)
+    rows = _Rows(blocks["outputs"], wanted, probe)
+    keep = rows.put if store is None else store.add
+    done = len(wanted) - len(missing)
+    if progress:
+        progress(done, len(wanted))
+    pieces = _pieces(catalogue, missing)
+    with closing(_shards(spectra, pieces, workers, executor, threads)) as shards:
+        for shard in shards:
+            keep(shard)
+            done += len(shard.indices)
+            if progress:
+                progress(done, len(wanted))
+    if store is not None:
+        # Read even what was computed just now: another process may have been the first to keep
+        # some rows, and all processes shall have the same table.
+        for shard in store.shards():
+            rows.put(shard)
+    provenance |= {
+        "subset": spec.subset,
+        "layers": probe.layers,
+        "uncovered": probe.uncovered,
+        "store": None if store is None else {"folder": str(store.folder), "bytes": store.size},
+    }
+    return FeatureTable(catalogue.hash, blocks | rows.blocks(), provenance)
+
+
+def _wanted(catalogue: Catalogue, outputs: Block, subset: int | None) -> NDArray[np.int64]:
+    """Return the ascending indices of the functions that shall have spectra."""
+    if subset is None or subset >= len(catalogue):
+        return np.flatnonzero(outputs.present)
+    include = []
+    for baseline in catalogue.space.baselines:
+        with suppress(ExpressionError):  # a baseline need not be a function of the space
+            include.append(catalogue.index(baseline))
+    present = [index for index in dict.fromkeys(include) if outputs.present[index]]
+    return spread(outputs, subset, include=present)
+
+
+def _missing(
+    store: FeatureStore, wanted: NDArray[np.int64], catalogue: Catalogue
+) -> NDArray[np.int64]:
+    """Return which of the wanted functions a store lacks; warn where it had them."""
+    survey = store.survey(wanted)
+    if survey.damaged:
+        files = ", ".join(f"{file} ({what})" for file, what in list(survey.damaged.items())[:5])
+        more = f" and {len(survey.damaged) - 5} more" if len(survey.damaged) > 5 else ""
+        lost = _piece(catalogue, survey.lost)
+        warnings.warn(
+            f"damaged shards in {store.folder}: {files}{more}; the spectra of "
+            f"{len(lost.indices)} functions are computed again: {lost}",
+            stacklevel=3,
+        )
+    return survey.missing
+
+
+def _warn_of_uncovered(probe: FimSpectra) -> None:
+    if probe.uncovered:
+        warnings.warn(
+            f"the parameters of {', '.join(probe.uncovered)} belong to no block of the Fisher "
+            f"matrix: the spectra say nothing of them (covered: {', '.join(probe.layers)})",
+            stacklevel=3,
+        )
+
+
+def _pieces(catalogue: Catalogue, indices: NDArray[np.int64]) -> list[Piece]:
+    starts = range(0, len(indices), SHARD)
+    return [_piece(catalogue, indices[start : start + SHARD]) for start in starts]
+
+
+def _piece(catalogue: Catalogue, indices: NDArray[np.int64]) -> Piece:
+    return Piece(indices, tuple(catalogue.text(int(index)) for index in indices))
+
+
+def _shards(
+    spectra: Spectra,
+    pieces: Sequence[Piece],
+    workers: int,
+    executor: Executor,
+    threads: int | None,
+) -> Generator[Shard]:
+    """Compute pieces; shards come as they are done."""
+    if executor == "process" and workers == 1:
+        for piece in pieces:
+            yield spectra.shard(piece)
+    elif pieces:
+        if executor == "ray":
+            from bo_act.features.ray_tasks import compute_with_ray as compute
+        else:
+            from bo_act.features.workers import compute_in_processes as compute
+        yield from compute(
+            spectra.job, pieces, device=spectra.device, workers=workers, threads=threads
+        )
+
+
+class _Rows:
+    """The Fisher blocks of a catalogue while they are filled.
+
+    Args:
+        outputs: of all N functions; those without output features have no spectra either.
+        wanted: indices of the functions that shall have spectra.
+        probe: tells the width of a row.
+    """
+
+    def __init__(self, outputs: Block, wanted: NDArray[np.int64], probe: FimSpectra) -> None:
+        layers, quantiles = probe.quantiles.shape
+        count = len(outputs.reasons)
+        self.quantiles = np.full((count, layers * quantiles), np.nan, dtype=np.float32)
+        self.null_mass = np.full((count, layers), np.nan, dtype=np.float32)
+        self.reasons = [reason and "output features are missing" for reason in outputs.reasons]
+        for index in np.setdiff1d(np.flatnonzero(outputs.present), wanted):
+            self.reasons[index] = NOT_COMPUTED
+        self.empty = np.zeros(count, dtype=bool)
+        self.empty[wanted] = True
+
+    def put(self, shard: Shard) -> None:
+        """Fill the rows of a shard that are wanted and still empty."""
+        new = self.empty[shard.indices]
+        places = shard.indices[new]
+        self.quantiles[places] = shard.quantiles[new]
+        self.null_mass[places] = shard.null_mass[new]
+        for place, row in zip(places.tolist(), np.flatnonzero(new).tolist(), strict=True):
+            self.reasons[place] = shard.reasons[row]
+        self.empty[places] = False
+
+    def blocks(self) -> dict[str, Block]:
+        """Return the blocks, all rows filled.
+
+        Raises:
+            FeatureError: rows that were computed have been lost on the way.
+        """
+        if self.empty.any():
             raise FeatureError(
-                "Fisher spectra need a batch: give images (B, C, H, W) and labels (B,) beside "
-                "the network, or leave the network out for output features alone"
+                f"the spectra of {int(self.empty.sum())} functions were written and cannot be "
+                f"read back: something removes or damages the files; check the disk and run again"
             )
-        provenance |= spec.model_dump() | {"key": key}
-        store = None if key is None else FeatureStore(provenance, root=cache)
-        worker = _Spectra(
-            catalogue,
-            blocks["outputs"],
-            network=network,
-            images=images,
-            labels=labels,
-            spec=spec,
-            device=device,
-        )
-        blocks |= worker.blocks(store, progress)
-    return FeatureTable(catalogue.hash, blocks, provenance)
-
-
-class _Spectra:
-    """Fisher spectra of all functions of a catalogue, shard by shard."""
-
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        outputs: Block,
-        *,
-        network: MakeNetwork,
-        images: Tensor,
-        labels: Tensor,
-        spec: FeaturesSpec,
-        device: str | torch.device,
-    ) -> None:
-        self.catalogue = catalogue
-        self.outputs = outputs
-        self.network = network
-        self.spec = spec
-        self.device = torch.device(device)
-        self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
-        self.images = images.to(self.device, self.dtype)
-        self.labels = labels.to(self.device)
-
-    def blocks(self, store: FeatureStore | None, progress: Progress | None) -> dict[str, Block]:
-        total = len(self.catalogue)
-        # An ordinary network first: one in which nothing is covered is an error, not 2,826 rows
-        # without a feature. It also tells the number of layers.
-        layers = len(self._spectrum(nn.Tanh()).layers)
-        pieces = [range(start, min(start + SHARD, total)) for start in range(0, total, SHARD)]
-        kept = [store.read(n, len(rows)) if store else None for n, rows in enumerate(pieces)]
-        done = sum(len(rows) for rows, shard in zip(pieces, kept, strict=True) if shard)
-        if progress:
-            progress(done, total)
-        shards = []
-        for number, rows in enumerate(pieces):
-            shard = kept[number]
-            if shard is None:
-                shard = self._shard(rows, layers)
-                if store:
-                    store.write(number, shard)
-                done += len(rows)
-                if progress:
-                    progress(done, total)
-            shards.append(shard)
-        reasons = tuple(reason for shard in shards for reason in shard.reasons)
-        return {
-            "fim": Block(np.concatenate([s.quantiles for s in shards]), reasons),
-            "fim_null": Block(np.concatenate([s.null_mass for s in shards]), reasons),
-        }
-
-    def _shard(self, rows: range, layers: int) -> Shard:
-        width = layers * self.spec.quantiles
-        quantiles = np.full((len(rows), width), np.nan, dtype=np.float32)
-        null_mass = np.full((len(rows), layers), np.nan, dtype=np.float32)
-        reasons = []
-        for place, index in enumerate(rows):
-            reason = self.outputs.reasons[index] and "output features are missing"
-            if not reason:
-                try:
-                    spectrum = self._spectrum(self.catalogue.activation(index))
-                except FeatureError as error:
-                    reason = str(error)
-                else:
-                    quantiles[place] = spectrum.quantiles.reshape(-1)
-                    null_mass[place] = spectrum.null_mass
-            reasons.append(reason)
-        return Shard(quantiles, null_mass, reasons)
-
-    def _spectrum(self, activation: nn.Module) -> Any:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.spec.seed)
-            network = self.network(lambda: activation).to(self.device, self.dtype)
-        return fim_spectra(
-            network,
-            self.images,
-            self.labels,
-            fisher=self.spec.fisher,
-            quantiles=self.spec.quantiles,
-            seed=self.spec.seed,
-        )
+        reasons = tuple(self.reasons)
+        return {"fim": Block(self.quantiles, reasons), "fim_null": Block(self.null_mass, reasons)}

@@ -1,17 +1,27 @@
-"""The feature store: computed Fisher spectra on disk, in shards, so that nothing is lost.
+"""The feature store: computed Fisher spectra on disk, so that nothing is computed twice.
 
-One folder an exact key (catalogue, network source, data batch, options, version); each shard is a
-Parquet file written under a temporary name and renamed, so a shard that exists is complete. A
-damaged or unreadable one is computed again.
+One folder an exact key (everything that the numbers depend on), and in it
+
+    key.json           the key, for people
+    fim-….parquet      a shard: the rows of some functions, named by its content
+    manifest.jsonl     one line a shard, written after it: file, checksum, functions, device, time
+
+A shard counts once its line is there, and only while its bytes have the line's checksum. The
+store is the union of its shards in the order of the manifest, whichever process wrote them; the
+first row of a function is the one that holds. Nothing is ever changed in place, so any number of
+processes may use one store, and one that is killed leaves at worst a shard without a line or a
+torn line, which both are as if they were not there.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,26 +29,64 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from bo_act.errors import FeatureError
 from bo_act.library import cache_dir
 
 SHARD = 128
 """Functions a shard: a few seconds of work for a small network."""
 
+# A temporary file lives for a moment; one this old (in seconds) belongs to a process that died.
+_ABANDONED = 3600.0
 
-@dataclass(frozen=True)
+_NAME = re.compile(r"fim-[0-9a-f]{16}\.parquet")
+
+
+@dataclass(frozen=True, eq=False)
 class Shard:
-    """Fisher features of a run of functions.
+    """Fisher features of n functions.
 
     Attributes:
-        quantiles: (rows, L · Q) float32, NaN where missing.
-        null_mass: (rows, L) float32, NaN where missing.
-        reasons: why a row is missing, or ``""``.
+        indices: (n,) int64, of the functions in their catalogue.
+        quantiles: (n, L · Q) float32, NaN where missing.
+        null_mass: (n, L) float32, NaN where missing.
+        reasons: n texts: why a row is missing, or ``""``.
+        device: what computed it; kept in the manifest alone.
+        seconds: how long that took; kept in the manifest alone.
     """
 
-    quantiles: np.ndarray
-    null_mass: np.ndarray
-    reasons: list[str]
+    indices: NDArray[np.int64]
+    quantiles: NDArray[np.float32]
+    null_mass: NDArray[np.float32]
+    reasons: tuple[str, ...]
+    device: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """What the manifest says of one shard."""
+
+    file: str
+    sha256: str
+    bytes: int
+    functions: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a store has of the functions that are wanted.
+
+    Attributes:
+        missing: ascending indices of the functions that no good shard has.
+        lost: those of them that a shard had which is now damaged.
+        damaged: name of each such shard → what is wrong with it.
+    """
+
+    missing: NDArray[np.int64]
+    lost: NDArray[np.int64]
+    damaged: Mapping[str, str]
 
 
 class FeatureStore:
@@ -47,51 +95,206 @@ class FeatureStore:
     Args:
         key: everything that the numbers depend on; JSON-serializable.
         root: parent of all such folders; default: ``features`` in the cache folder.
+
+    Raises:
+        FeatureError: the folder cannot be made.
     """
 
     def __init__(self, key: Mapping[str, Any], *, root: Path | None = None) -> None:
         text = json.dumps(key, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:24]
         self.folder = (root or cache_dir() / "features") / digest
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._replace(self.folder / "key.json", text.encode())
-
-    def read(self, number: int, rows: int) -> Shard | None:
-        """Return a shard, or None where it has to be computed."""
-        path = self._path(number)
-        if not path.is_file():
-            return None
+        self._manifest = self.folder / "manifest.jsonl"
         try:
-            table = pq.read_table(path, page_checksum_verification=True)
-            if table.num_rows != rows:
-                raise ValueError(f"{table.num_rows} rows instead of {rows}")
-            return Shard(
-                np.stack(table["quantiles"].to_numpy()).astype(np.float32),
-                np.stack(table["null_mass"].to_numpy()).astype(np.float32),
-                table["reason"].to_pylist(),
-            )
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            warnings.warn(f"{path} cannot be read and is computed again: {error}", stacklevel=2)
-            return None
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Only where it is missing: a complete store can be read from a read-only disk.
+            if not (self.folder / "key.json").is_file():
+                self._write("key.json", (text + "\n").encode())
+            self._sweep()
+        except OSError as error:
+            raise self._cannot_keep(error) from error
 
-    def write(self, number: int, shard: Shard) -> None:
-        """Keep a shard."""
-        table = pa.table(
-            {
-                "quantiles": pa.array(list(shard.quantiles), type=pa.list_(pa.float32())),
-                "null_mass": pa.array(list(shard.null_mass), type=pa.list_(pa.float32())),
-                "reason": pa.array(shard.reasons, type=pa.string()),
-            }
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(line.bytes for line in self._lines())
+
+    def survey(self, wanted: NDArray[np.int64]) -> Survey:
+        """Check every shard's bytes and return what is missing.
+
+        Args:
+            wanted: ascending indices of the functions that matter.
+        """
+        good: list[_Line] = []
+        bad: list[tuple[_Line, str]] = []
+        for line in self._lines():
+            content, what = self._content(line)
+            if content is None:
+                bad.append((line, what))
+            else:
+                good.append(line)
+        missing = np.setdiff1d(wanted, _functions(good))
+        # Damage that another shard makes up for is nobody's concern.
+        bad = [(line, what) for line, what in bad if np.isin(line.functions, missing).any()]
+        return Survey(
+            missing,
+            np.intersect1d(missing, _functions(line for line, _ in bad)),
+            {line.file: what for line, what in bad},
         )
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-        self._replace(self._path(number), buffer.getvalue().to_pybytes())
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"fim-{number:05d}.parquet"
+    def add(self, shard: Shard) -> None:
+        """Keep a shard.
 
-    @staticmethod
-    def _replace(path: Path, content: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        Raises:
+            FeatureError: it cannot be written: no permission, no space. What was kept stays.
+        """
+        content = _to_parquet(shard)
+        digest = hashlib.sha256(content).hexdigest()
+        name = f"fim-{digest[:16]}.parquet"
+        line = {
+            "file": name,
+            "sha256": digest,
+            "bytes": len(content),
+            "functions": shard.indices.tolist(),
+            "device": shard.device,
+            "seconds": round(shard.seconds, 3),
+        }
+        try:
+            self._write(name, content)
+            self._append(json.dumps(line, separators=(",", ":")))
+        except OSError as error:
+            raise self._cannot_keep(error) from error
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield the good shards in the order of the manifest."""
+        for line in self._lines():
+            content, _ = self._content(line)
+            if content is not None:
+                yield _from_parquet(content)
+
+    # --- files --------------------------------------------------------------------------------
+
+    def _lines(self) -> list[_Line]:
+        """Return the lines that can be read, one a file."""
+        try:
+            text = self._manifest.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise FeatureError(f"{self._manifest}: cannot be read: {error.strerror}") from error
+        return list({line.file: line for line in _parsed(text.splitlines())}.values())
+
+    def _content(self, line: _Line) -> tuple[bytes | None, str]:
+        """Return a shard's bytes, or None and what is wrong with them."""
+        try:
+            content = (self.folder / line.file).read_bytes()
+        except FileNotFoundError:
+            return None, "gone"
+        except OSError as error:
+            return None, f"cannot be read: {error.strerror}"
+        if len(content) != line.bytes:
+            return None, f"{len(content)} bytes instead of {line.bytes}"
+        if hashlib.sha256(content).hexdigest() != line.sha256:
+            return None, "altered"
+        return content, ""
+
+    def _append(self, line: str) -> None:
+        with self._manifest.open("a+b", buffering=0) as manifest:
+            end = manifest.seek(0, os.SEEK_END)
+            torn = False
+            if end:
+                manifest.seek(end - 1)
+                torn = manifest.read(1) != b"\n"
+            # In one write, at the end wherever that is by then: lines of two processes never mix.
+            content = ("\n" * torn + line + "\n").encode()
+            if manifest.write(content) != len(content):
+                raise OSError(errno.ENOSPC, "no space left for the manifest")
+
+    def _write(self, name: str, content: bytes) -> None:
+        temporary = self.folder / f".{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(self.folder / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed while writing have left."""
+        for path in self.folder.glob(".*.tmp"):
+            try:
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
+            except FileNotFoundError:
+                pass  # renamed in this moment, or swept by another process
+
+    def _cannot_keep(self, error: OSError) -> FeatureError:
+        return FeatureError(
+            f"{self.folder}: features cannot be kept: {error.strerror or error}; what was kept "
+            f"before stays. Make room or allow writing there, or set BO_ACT_CACHE_DIR to another "
+            f"folder, and run the same again"
+        )
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[_Line]:
+    """Yield the lines that say what a line must; a torn one says nothing."""
+    for text in lines:
+        try:
+            line = json.loads(text)
+            found = _Line(
+                file=line["file"],
+                sha256=line["sha256"],
+                bytes=int(line["bytes"]),
+                functions=np.array(line["functions"], dtype=np.int64).reshape(-1),
+            )
+            if _NAME.fullmatch(found.file):
+                yield found
+        except (ValueError, TypeError, KeyError, OverflowError):
+            continue
+
+
+def _functions(lines: Iterable[_Line]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, dtype=np.int64), *(line.functions for line in lines)])
+
+
+def _to_parquet(shard: Shard) -> bytes:
+    def lists(values: NDArray[np.float32]) -> pa.Array:
+        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+    table = pa.table(
+        {
+            "index": pa.array(shard.indices, type=pa.int64()),
+            "quantiles": lists(shard.quantiles),
+            "null_mass": lists(shard.null_mass),
+            "reason": pa.array(shard.reasons, type=pa.string()),
+        }
+    )
+    buffer = pa.BufferOutputStream()
+    # Bytes of one significance together: sorted numbers shrink to about a half.
+    floats = ["quantiles.list.element", "null_mass.list.element"]
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=["reason"],
+        use_byte_stream_split=floats,
+    )
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def _from_parquet(content: bytes) -> Shard:
+    table = pq.read_table(pa.BufferReader(content))
+
+    def numbers(column: str) -> NDArray[np.float32]:
+        array = table[column].combine_chunks()
+        flat: NDArray[np.float32] = array.flatten().to_numpy()
+        return flat.reshape(len(array), -1)
+
+    return Shard(
+        indices=table["index"].to_numpy(),
+        quantiles=numbers("quantiles"),
+        null_mass=numbers("null_mass"),
+        reasons=tuple(table["reason"].to_pylist()),
+    )

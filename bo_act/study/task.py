@@ -11,12 +11,49 @@ from torch import nn
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
 from bo_act.activations.space import Space, load_space
-from bo_act.features.compute import Progress, compute_features
+from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.networks import NetworkBuilder, load_network
 from bo_act.specs import StudySpec
 from bo_act.training.data import Data, load_data
 from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
+
+
+@dataclass(frozen=True)
+class StudyNetwork:
+    """A study's network but for its activation function; travels to other processes.
+
+    Attributes:
+        builder: the model file.
+        in_channels, image_size, num_classes: of the data.
+        seed: of the initial weights.
+    """
+
+    builder: NetworkBuilder
+    in_channels: int
+    image_size: int
+    num_classes: int
+    seed: int
+
+    def __call__(self, activation: Callable[[], nn.Module]) -> nn.Module:
+        """Build the untrained network with fresh activation modules."""
+        return self.builder(
+            activation,
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            num_classes=self.num_classes,
+            seed=self.seed,
+        )
+
+    @property
+    def key(self) -> dict[str, str | int]:
+        """What the network follows from, besides its activation function and the seed."""
+        return {
+            "source": self.builder.source_hash,
+            "in_channels": self.in_channels,
+            "image_size": self.image_size,
+            "num_classes": self.num_classes,
+        }
 
 
 @dataclass(frozen=True)
@@ -50,35 +87,46 @@ class Task:
             "the network's file": self.builder.source_hash,
         }
 
-    def network(self, activation: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-        """Build the untrained network with fresh activation modules and the seed's weights."""
+    def network(self, *, seed: int) -> StudyNetwork:
+        """Return the untrained network with the seed's weights, but for its activation function."""
         data = self.data
-        return self.builder(
-            activation,
-            in_channels=data.in_channels,
-            image_size=data.image_size,
-            num_classes=data.num_classes,
-            seed=seed,
-        )
+        return StudyNetwork(self.builder, data.in_channels, data.image_size, data.num_classes, seed)
 
-    def features(self, progress: Progress | None = None) -> FeatureTable:
-        """Compute the feature table, or read it where it was computed before."""
+    def features(
+        self,
+        progress: Progress | None = None,
+        *,
+        workers: int = 1,
+        executor: Executor = "process",
+    ) -> FeatureTable:
+        """Compute the feature table, or read it where it was computed before.
+
+        Args:
+            progress: called with (spectra done, spectra in all).
+            workers: how many compute spectra at a time, see ``compute_features``.
+            executor: where they are, see ``compute_features``.
+        """
         spec = self.spec.features
         if not spec.fim:
             return compute_features(self.space, spec=spec)
         train_set = self.data.train
         order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(spec.seed))
         batch = order[: spec.batch_size]
-        with cpu_threads(self.spec.training.threads):
+        network = self.network(seed=spec.seed)
+        threads = self.spec.training.threads
+        with cpu_threads(threads):
             return compute_features(
                 self.space,
-                network=lambda activation: self.network(activation, seed=spec.seed),
+                network=network,
                 images=train_set.images[batch],
                 labels=train_set.labels[batch],
                 spec=spec,
                 device=pick_device(self.spec.training.device),
-                key={"network": self.builder.source_hash, "data": self.data.digest},
+                key=network.key,
                 progress=progress,
+                workers=workers,
+                executor=executor,
+                threads=threads,
             )
 
     def train(
@@ -95,7 +143,7 @@ class Task:
             seed: of the initial weights and, separately drawn from it, the order of the data.
             report: called after each epoch with its number and the validation accuracy.
         """
-        network = self.network(lambda: Activation(expression), seed=seed)
+        network = self.network(seed=seed)(lambda: Activation(expression))
         # Apart, so that the order of the data does not repeat the weights' random numbers.
         result = train(network, self.data, self.spec.training, seed=seed + 1_000_003, report=report)
         return network, result

@@ -1,0 +1,160 @@
+"""Shards of Fisher spectra as Ray tasks: the same pieces, on the machines of a cluster.
+
+Without a cluster (``RAY_ADDRESS``) a Ray of its own is started on this machine and stopped again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
+from types import ModuleType
+from typing import Any, TextIO, cast
+
+import torch
+
+from bo_act.errors import FeatureError
+from bo_act.features.spectra import Piece, Spectra, SpectraJob
+from bo_act.features.store import Shard
+from bo_act.features.workers import ATTEMPTS, cores_each, deadly, portable
+
+_opened: dict[str, Spectra] = {}  # in a Ray worker: the job that it works on, by its name
+
+
+def compute_with_ray(
+    job: SpectraJob,
+    pieces: Sequence[Piece],
+    *,
+    device: torch.device,
+    workers: int,
+    threads: int | None = None,
+) -> Iterator[Shard]:
+    """Compute pieces as Ray tasks; shards come as they are done.
+
+    Args:
+        job: what to compute.
+        pieces: of which functions.
+        device: where; a task has one GPU to itself if it is a CUDA device.
+        workers: number of tasks at a time.
+        threads: CPU threads of each task; default: this machine's cores, shared out.
+
+    Raises:
+        FeatureError: Ray is missing or cannot be reached; the network cannot travel; ``ATTEMPTS``
+            workers died over one piece.
+        Exception: what a task raised.
+    """
+    threads = threads or cores_each(workers)
+    ray = _import_ray()
+    cuda = device.type == "cuda"
+    needs = {"num_gpus": 1} if cuda else {"num_cpus": threads}
+    # A task sees its own GPU alone, as the first one.
+    where = "cuda" if cuda else str(device)
+    mine = not ray.is_initialized()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))))
+        if mine:
+            _start(ray, cpus=workers * threads)
+            stack.callback(ray.shutdown)
+        task = ray.remote(max_retries=ATTEMPTS - 1, **needs)(_work)
+        sent = [_put(ray, job)]
+        name = uuid.uuid4().hex
+        waiting = deque(pieces)
+        running: dict[Any, Piece] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                piece = waiting.popleft()
+                running[task.remote(name, sent, piece, where, threads)] = piece
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            piece = running.pop(done)
+            try:
+                answer = ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise _failed(ray, piece, error) from error
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+
+
+class _WithoutRay:
+    """A stream as it is, but for what Ray's own threads say: that a worker died, to stdout."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _work(
+    name: str, sent: list[Any], piece: Piece, device: str, threads: int
+) -> Shard | BaseException:
+    """Compute one piece in a Ray worker; an error is an answer, so that it arrives as itself."""
+    import ray
+
+    try:
+        torch.set_num_threads(threads)
+        if name not in _opened:
+            _opened.clear()
+            _opened[name] = Spectra(ray.get(sent[0]), torch.device(device))
+        return _opened[name].shard(piece)
+    except Exception as error:
+        return portable(error)
+
+
+def _import_ray() -> ModuleType:
+    # Read by Ray when it is imported or starts; what a user has set himself stays.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise FeatureError(
+            'the executor "ray" needs Ray: pip install "bo-act[ray]"; without it, '
+            'executor="process" uses this machine\'s cores and GPUs'
+        ) from error
+    module: ModuleType = ray
+    return module
+
+
+def _start(ray: ModuleType, *, cpus: int) -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(
+                address=address or "local", log_to_driver=False, logging_level="ERROR", **local
+            )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        what = f"reached at {address}" if address else "started on this machine"
+        raise FeatureError(
+            f"Ray cannot be {what}: {error}; check RAY_ADDRESS and 'ray status', "
+            f'or use executor="process"'
+        ) from error
+
+
+def _put(ray: ModuleType, job: SpectraJob) -> Any:
+    try:
+        return ray.put(job)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FeatureError(
+            f"several workers need a network that can be pickled, and this one cannot: {error}; "
+            f"give a function at the top level of a module, or compute with workers=1"
+        ) from error
+
+
+def _failed(ray: ModuleType, piece: Piece, error: Exception) -> FeatureError:
+    if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
+        return deadly(piece, type(error).__name__)
+    text = " ".join(str(error).split())[:300]
+    return FeatureError(f"Ray failed over the spectra of {piece}: {text}")

@@ -1,0 +1,290 @@
+"""Worker processes on this machine that compute shards of Fisher spectra.
+
+The parent hands out pieces, one at a time to each worker, and alone keeps what comes back. A
+worker that dies costs the time of its piece: it is replaced and the piece is handed out again.
+Workers end with their parent, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection, wait
+
+import torch
+
+from bo_act.errors import BoActError, FeatureError
+from bo_act.features.spectra import Piece, Spectra, SpectraJob
+from bo_act.features.store import Shard
+
+ATTEMPTS = 3
+"""Workers that may die over one piece before that is taken to be the piece's fault."""
+
+_READY = "ready"
+
+
+def compute_in_processes(
+    job: SpectraJob,
+    pieces: Sequence[Piece],
+    *,
+    device: torch.device,
+    workers: int,
+    threads: int | None = None,
+) -> Iterator[Shard]:
+    """Compute pieces in worker processes; shards come as they are done.
+
+    Args:
+        job: what to compute.
+        pieces: of which functions.
+        device: where; of several GPUs each worker takes the next one, unless one is named.
+        workers: number of processes.
+        threads: CPU threads of each; default: the cores, shared out.
+
+    Raises:
+        FeatureError: the network cannot travel; workers do not start; ``ATTEMPTS`` workers died
+            over one piece.
+        Exception: what a worker raised.
+    """
+    crew = _Crew(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
+    try:
+        crew.begin()
+        left = len(pieces)
+        while left:
+            wait([end for worker in crew.workers for end in worker.ends])
+            for slot, worker in enumerate(crew.workers):
+                try:
+                    answer = worker.answer()
+                except EOFError:
+                    crew.replace(slot)
+                    continue
+                if isinstance(answer, BaseException):
+                    raise answer
+                if answer is not None:
+                    crew.feed(worker)
+                if isinstance(answer, Shard):
+                    left -= 1
+                    yield answer
+    finally:
+        crew.end()
+
+
+class _Crew:
+    """The workers, the pieces that wait, and who died over which."""
+
+    def __init__(
+        self,
+        job: SpectraJob,
+        pieces: Sequence[Piece],
+        device: torch.device,
+        size: int,
+        threads: int,
+    ) -> None:
+        self.packed = _packed(job)
+        self.device = device
+        self.size = size
+        self.threads = threads
+        self.waiting = deque(pieces)
+        self.deaths: Counter[Piece] = Counter()
+        self.stillborn = 0
+        self.workers: list[_Worker] = []
+
+    def begin(self) -> None:
+        """Start all workers."""
+        for slot in range(self.size):
+            self.workers.append(self._worker(slot))
+
+    def feed(self, worker: _Worker) -> None:
+        """Give a worker that has answered its next piece."""
+        self.stillborn = 0
+        worker.take(self.waiting.popleft() if self.waiting else None)
+
+    def replace(self, slot: int) -> None:
+        """Put a new worker in a dead one's place, its piece first in the queue."""
+        worker = self.workers[slot]
+        exit_code = worker.end(patience=5.0)
+        if worker.piece is not None:
+            self.deaths[worker.piece] += 1
+            if self.deaths[worker.piece] == ATTEMPTS:
+                raise deadly(worker.piece, f"exit code {exit_code}")
+            self.waiting.appendleft(worker.piece)
+        elif not worker.started:
+            self.stillborn += 1
+            if self.stillborn == ATTEMPTS:
+                raise _no_start(exit_code)
+        self.workers[slot] = self._worker(slot)
+
+    def end(self) -> None:
+        """End all workers."""
+        for worker in self.workers:
+            worker.end()
+
+    def _worker(self, slot: int) -> _Worker:
+        return _Worker(self.packed, _device(self.device, slot), self.threads)
+
+
+class _Worker:
+    """A worker process as its parent sees it.
+
+    Attributes:
+        piece: what it computes now.
+        started: whether it has said that it is ready.
+    """
+
+    def __init__(self, packed: bytes, device: torch.device, threads: int) -> None:
+        # Spawned: a fork would share CUDA's and OpenMP's state with the parent, which neither
+        # stands.
+        context = get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(other, packed, str(device), threads), daemon=True
+        )
+        with _no_interrupts():
+            self.process.start()
+        other.close()  # so that the connection ends with the worker
+        self.ends = (self.connection, self.process.sentinel)  # one is ready when it has news
+        self.piece: Piece | None = None
+        self.started = False
+
+    def take(self, piece: Piece | None) -> None:
+        """Start with a piece; None lets the worker wait."""
+        self.piece = piece
+        if piece is not None:
+            with suppress(OSError):  # it has died, as the next answer will say
+                self.connection.send(piece)
+
+    def answer(self) -> Shard | BaseException | str | None:
+        """Return what the worker says, None if nothing yet.
+
+        Raises:
+            EOFError: it has died.
+        """
+        dead = self.process.exitcode is not None
+        try:
+            if not self.connection.poll():
+                if dead:
+                    raise EOFError
+                return None
+            answer: Shard | BaseException | str = self.connection.recv()
+        except OSError as error:
+            raise EOFError from error
+        self.started = True
+        return answer
+
+    def end(self, patience: float = 0.0) -> int | None:
+        """End the process, after so many seconds whatever it does, and return its exit code."""
+        self.process.join(patience)
+        self.process.kill()  # it holds nothing that could be left half done
+        self.process.join()
+        self.connection.close()
+        return self.process.exitcode
+
+
+# --- in the worker --------------------------------------------------------------------------
+
+
+def _work(connection: Connection, packed: bytes, device: str, threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        spectra = Spectra(_unpacked(packed), torch.device(device))
+        connection.send(_READY)
+        while True:
+            connection.send(spectra.shard(connection.recv()))
+    except Exception as error:
+        with suppress(OSError):  # the parent is gone
+            connection.send(portable(error))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def portable(error: Exception) -> Exception:
+    """Return an error as it can travel: itself, with where it arose, if it can be pickled."""
+    if not isinstance(error, BoActError):
+        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return FeatureError(f"a worker failed: {type(error).__name__}: {error}")
+    return error
+
+
+# --- what is said of it ---------------------------------------------------------------------
+
+
+def deadly(piece: Piece, how: str) -> FeatureError:
+    """Return the error that a piece is which no worker survives."""
+    return FeatureError(
+        f"{ATTEMPTS} workers died one after the other ({how}) over the spectra of {piece}; what "
+        f"was computed before is kept. Too little memory is the usual cause: use fewer workers "
+        f"or a smaller features.batch_size"
+    )
+
+
+def _no_start(exit_code: int | None) -> FeatureError:
+    return FeatureError(
+        f"{ATTEMPTS} workers ended (exit code {exit_code}) before they could begin. A script that "
+        f"starts workers has to be a file and to do its work under if __name__ == '__main__':"
+    )
+
+
+def _packed(job: SpectraJob) -> bytes:
+    try:
+        return pickle.dumps(job)
+    except Exception as error:
+        raise FeatureError(
+            f"several workers need a network that can be pickled, and this one cannot: {error}; "
+            f"give a function at the top level of a module instead of a lambda or an inner "
+            f"function, or compute with workers=1"
+        ) from error
+
+
+def _unpacked(packed: bytes) -> SpectraJob:
+    try:
+        job: SpectraJob = pickle.loads(packed)
+    except (AttributeError, ImportError) as error:
+        raise FeatureError(
+            f"the network cannot be loaded in a worker: {error}; define it at the top level of a "
+            f"module that can be imported there, or compute with workers=1"
+        ) from error
+    return job
+
+
+def cores_each(workers: int) -> int:
+    """Return the CPU threads of each worker: the cores that this process may use, shared out."""
+    # Not all platforms can tell which cores a process may use.
+    usable = getattr(os, "sched_getaffinity", None)
+    cores = len(usable(0)) if usable else os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
+def _device(device: torch.device, slot: int) -> torch.device:
+    if device == torch.device("cuda"):  # any
+        return torch.device("cuda", slot % torch.cuda.device_count())
+    return device
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Let processes that start inside never see Ctrl-C: it is their parent that ends them."""
+    mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+    if mask:
+        # Starts with the first process otherwise, and lets the interrupts in again.
+        resource_tracker.ensure_running()
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
+    try:
+        yield
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)

@@ -1,0 +1,80 @@
+"""Ray tasks: the same numbers, and a Ray worker that is killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from test_workers import Net, assert_same_table, features, kept
+
+from bo_act.activations.space import Space
+from bo_act.errors import FeatureError
+from bo_act.features import compute as computing
+from bo_act.features import ray_tasks
+from bo_act.specs import SpaceSpec
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr(computing, "SHARD", 8)
+
+
+@pytest.fixture
+def few() -> Space:
+    return Space(
+        SpaceSpec(
+            name="few",
+            unary=("identity", "tanh", "relu", "exp", "erf"),
+            binary=("add", "mul"),
+            schemas=("binary(unary(x),unary(x))",),
+            baselines=("relu(x)",),
+        )
+    )
+
+
+def test_without_ray(few, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(FeatureError, match=r'pip install "bo-act\[ray\]"'):
+        features(few, workers=2, executor="ray")
+
+
+def test_no_cluster_at_the_address(few, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    with pytest.raises(FeatureError, match="cannot be reached at nonsense"):
+        features(few, workers=2, executor="ray")
+
+
+def test_a_killed_ray_worker_costs_nothing_but_time(few, tmp_path, monkeypatch, capfd):
+    ray = pytest.importorskip("ray")
+    here = Path(__file__).parent
+    # Ray's workers find bo_act and this folder as this process does.
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    ray_tasks._import_ray()
+    fresh = features(few, cache=tmp_path / "alone")
+    capfd.readouterr()
+    ray_tasks._start(ray, cpus=2)
+    try:
+        table = features(
+            few,
+            Net("die_once", tmp_path),
+            cache=tmp_path / "killed",
+            workers=2,
+            executor="ray",
+        )
+        assert (tmp_path / "died").exists()
+        assert_same_table(table, fresh)
+        assert kept(tmp_path / "killed") == kept(tmp_path / "alone")
+        assert ray.is_initialized()  # what was not started here is not stopped here
+
+        with pytest.raises(ZeroDivisionError, match="a defect of the network"):
+            features(few, Net("fail"), key=None, workers=2, executor="ray")
+        with pytest.raises(FeatureError, match=r"3 workers died .*add"):
+            features(few, Net("die"), key=None, workers=2, executor="ray")
+    finally:
+        ray.shutdown()
+    told = capfd.readouterr()
+    assert told.out + told.err == ""
