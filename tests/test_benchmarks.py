@@ -103,6 +103,9 @@ def test_the_comparison_sees_what_it_should(modules):
     assert plain_fim.compare(summary(fewer), {"layer": layer(logs)})[0] == 0.0
     missing = np.where(logs < limit / 2, -np.inf, logs)
     assert plain_fim.compare(summary(missing), {"layer": layer(logs)})[0] == np.inf
+    assert plain_fim.compare(ours, {"other": layer(logs)}) == (np.inf, 0.0)
+    ours.quantiles[0, -1] = np.nan
+    assert plain_fim.compare(ours, {"layer": layer(logs)})[0] == np.inf
 
 
 def test_images_follow_from_the_seed_and_neighbouring_pixels_are_alike(modules):

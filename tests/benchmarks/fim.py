@@ -64,7 +64,8 @@ class Result:
         layers: that the way covers.
         seconds: of each repeat, a list with one number a function.
         cpu_seconds: the same in processor seconds, of all threads together.
-        peak_memory: bytes at most during the first two functions, over those before.
+        peak_memory: bytes at most during the first two functions, over those before; None where
+            the system does not tell.
     """
 
     network: str
@@ -73,7 +74,7 @@ class Result:
     layers: int
     seconds: list[list[float]]
     cpu_seconds: list[list[float]]
-    peak_memory: int
+    peak_memory: int | None
 
     @property
     def first(self) -> float:
@@ -141,14 +142,13 @@ def measure(problem: Problem, options: argparse.Namespace) -> tuple[list[Result]
             compared.append(share)
             if function == FUNCTIONS[0]:
                 traces = {name: layer.traces for name, layer in found["plain"].items()}
-    layers = {"ours": len(found["ours"].layers), "plain": len(found["plain"])}
     network = problem.network(FUNCTIONS[0])
     results = [
         Result(
             network=problem.name,
             way=way,
             parameters=sum(weight.numel() for weight in network.parameters()),
-            layers=layers[way],
+            layers=len(found[way].layers if way == "ours" else found[way]),
             seconds=seconds[way],
             cpu_seconds=cpu_seconds[way],
             peak_memory=peak_memory(problem, way, options),
@@ -156,21 +156,21 @@ def measure(problem: Problem, options: argparse.Namespace) -> tuple[list[Result]
         for way in WAYS
     ]
     ours = our_traces(network, problem)
-    apart = max(
-        abs(a - b) / b
-        for name in ours.keys() & traces.keys()
-        for a, b in zip(ours[name], traces[name], strict=True)
-    )
+    common = ours.keys() & traces.keys()
+    pairs = torch.tensor([(ours[name], traces[name]) for name in common], dtype=torch.float64)
+    apart = ((pairs[:, 0] - pairs[:, 1]).abs() / pairs[:, 1]).max().item()
     return results, Agreement(problem.name, worst, median(compared), apart)
 
 
-def peak_memory(problem: Problem, way: str, options: argparse.Namespace) -> int:
+def peak_memory(problem: Problem, way: str, options: argparse.Namespace) -> int | None:
     """Return the bytes that the first two functions took at most, in a new process on the CPU."""
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run_two(problem, way)
         return torch.cuda.max_memory_allocated() - before
+    if sys.platform != "linux":
+        return None
     command = [sys.executable, __file__, "--networks", problem.name, "--peak", way]
     command += ["--batch", str(options.batch), "--threads", str(options.threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -215,21 +215,18 @@ def table(results: Sequence[Result], agreements: Sequence[Agreement]) -> Table:
         "ratio", "peak, MB", "quantiles", "trace",
     ):  # fmt: skip
         shown.add_column(column, justify="left" if column in {"network", "way"} else "right")
-    pairs = zip(results[::2], results[1::2], agreements, strict=True)
-    for ours, plain, agreement in pairs:
+    for ours, plain, agreement in zip(results[::2], results[1::2], agreements, strict=True):
         for result in (ours, plain):
-            times = result.later
-            span = f"{median(times):.3f} ({min(times):.3f} to {max(times):.3f})"
-            mine = result is ours
+            times, mine = result.later, result is ours
             shown.add_row(
                 result.network if mine else "",
                 f"{result.parameters:,}" if mine else "",
                 result.way,
                 str(result.layers),
                 f"{result.first:.3f}",
-                span,
+                f"{median(times):.3f} ({min(times):.3f} to {max(times):.3f})",
                 f"{median(plain.later) / median(ours.later):.1f}" if mine else "",
-                f"{result.peak_memory / 1e6:.0f}",
+                "" if result.peak_memory is None else f"{result.peak_memory / 1e6:.0f}",
                 f"{agreement.quantile_difference:.1e}" if mine else "",
                 f"{agreement.trace_difference:.1e}" if mine else "",
             )

@@ -100,7 +100,8 @@ def compare(ours: FimSpectra, plain: dict[str, PlainLayer]) -> tuple[float, floa
     Eigenvalues of a product below eps · n times its largest (n the size of the larger factor) may
     consist of rounding alone. Above that, the j-th largest of one way is held against the j-th
     largest of the other; from the largest, because the two ways may count different numbers of
-    the smallest as null.
+    the smallest as null. The difference is infinite where ours lacks an eigenvalue that plain
+    resolves, or nothing can be compared.
     """
     worst, compared, of = 0.0, 0, 0
     for index, name in enumerate(ours.layers):
@@ -117,6 +118,6 @@ def compare(ours: FimSpectra, plain: dict[str, PlainLayer]) -> tuple[float, floa
         rank = alive + (-odd * alive // (2 * QUANTILES))  # from the largest, which has 0
         inside = rank < resolved
         difference = np.abs(ours.quantiles[index][inside] - descending[rank[inside]])
-        worst = max(worst, difference.max(initial=0.0))
+        worst = max(worst, np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
         compared, of = compared + len(difference), of + QUANTILES
-    return float(worst), compared / max(of, 1)
+    return (float(worst), compared / of) if compared else (np.inf, 0.0)
