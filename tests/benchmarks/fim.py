@@ -137,6 +137,7 @@ def measure(problem: Problem, options: argparse.Namespace) -> tuple[list[Result]
                 found[way], wall, cpu = timed(run, options.device)
                 seconds[way][-1].append(wall)
                 cpu_seconds[way][-1].append(cpu)
+                print(f"{problem.name} {function} {way} {wall:.3f} s", file=sys.stderr)
             difference, share = compare(found["ours"], found["plain"])
             worst = max(worst, difference)
             compared.append(share)
