@@ -87,7 +87,7 @@ def test_the_comparison_sees_what_it_should(modules):
         return plain_fim.PlainLayer(np.sort(logs), np.zeros(128), (1.0, 1.0), size=20)
 
     rng = np.random.default_rng(0)
-    limit = np.log(np.finfo(np.float32).eps * 20)
+    limit = np.log(plain_fim.RESOLUTION * 20)
     logs = np.concatenate([rng.uniform(limit, 0.0, 100), rng.uniform(-40, limit, 80), [0.0]])
     logs = np.concatenate([logs, np.full(19, -np.inf)])
     ours = summary(logs)

@@ -21,6 +21,12 @@ from bo_act.features.fim import FimSpectra
 
 QUANTILES = 128
 
+# Eigenvalues are compared down to this, times the size of the larger factor, times the largest
+# one. eps · n is the rounding of a matrix of size n; that of float32 sums over thousands of
+# positions comes on top: it gave the gradients of the logits, which add up to zero, a null
+# eigenvalue of 22 · eps · n (All-CNN-C, n = 10).
+RESOLUTION = 10 * float(np.finfo(np.float32).eps)
+
 
 @dataclass(frozen=True, eq=False)
 class PlainLayer:
@@ -97,10 +103,9 @@ def plain_layer(layer: nn.Module, x: Tensor, d: Tensor) -> PlainLayer:
 def compare(ours: FimSpectra, plain: dict[str, PlainLayer]) -> tuple[float, float]:
     """Return the largest difference of quantiles, and the share of them that was compared.
 
-    Eigenvalues of a product below eps · n times its largest (n the size of the larger factor) may
-    consist of rounding alone. Above that, the j-th largest of one way is held against the j-th
-    largest of the other; from the largest, because the two ways may count different numbers of
-    the smallest as null. The difference is infinite where ours lacks an eigenvalue that plain
+    What lies below ``RESOLUTION`` may consist of rounding alone. Above it, the j-th largest of one
+    way is held against the j-th largest of the other; from the largest, because the two ways may
+    count different numbers of the smallest as null. The difference is infinite where ours lacks an eigenvalue that plain
     resolves, or nothing can be compared.
     """
     worst, compared, of = 0.0, 0, 0
@@ -109,7 +114,7 @@ def compare(ours: FimSpectra, plain: dict[str, PlainLayer]) -> tuple[float, floa
         if layer is None:
             continue
         descending = layer.logs[::-1]
-        limit = descending[0] + np.log(np.finfo(np.float32).eps * layer.size)
+        limit = descending[0] + np.log(RESOLUTION * layer.size)
         resolved = np.count_nonzero(descending > limit)
         alive = round(ours.weights[index] * (1 - ours.null_mass[index]))
         if alive < resolved:
