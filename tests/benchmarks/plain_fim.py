@@ -105,8 +105,8 @@ def compare(ours: FimSpectra, plain: dict[str, PlainLayer]) -> tuple[float, floa
 
     What lies below ``RESOLUTION`` may consist of rounding alone. Above it, the j-th largest of one
     way is held against the j-th largest of the other; from the largest, because the two ways may
-    count different numbers of the smallest as null. The difference is infinite where ours lacks an eigenvalue that plain
-    resolves, or nothing can be compared.
+    count different numbers of the smallest as null. The difference is infinite where ours lacks an
+    eigenvalue that plain resolves, or nothing can be compared.
     """
     worst, compared, of = 0.0, 0, 0
     for index, name in enumerate(ours.layers):
