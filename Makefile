@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format wheel clean
+.PHONY: help quickstart install test test-all check format benchmark-fim wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-all     the tests, those that take minutes included"
 	@echo "make check        style, types, and the order of the rooms"
 	@echo "make format       put the style right"
+	@echo "make benchmark-fim  time the Fisher spectra (minutes; ARGS=--help shows the options)"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make clean        remove the environment and what was built (studies stay in runs/)"
 
@@ -39,6 +40,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+benchmark-fim: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/fim.py $(ARGS)
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel

@@ -67,6 +67,8 @@ def test_a_builder_travels_with_its_source(tmp_path):
         ("small_cnn", 28, 1, 24_058),
         ("small_cnn", 8, 1, 24_058),
         ("all_cnn_c", 32, 3, 1_369_738),
+        ("resnet56", 32, 3, 853_018),
+        ("vit", 32, 3, 2_693_194),
     ],
 )
 def test_shipped_networks_have_the_size_they_state(name, side, channels, parameters):
@@ -77,7 +79,10 @@ def test_shipped_networks_have_the_size_they_state(name, side, channels, paramet
     assert f"{parameters:,}" in sys.modules[builder.build.__module__].__doc__
 
 
-@pytest.mark.parametrize(("name", "count"), [("mlp", 3), ("small_cnn", 3), ("all_cnn_c", 8)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("mlp", 3), ("small_cnn", 3), ("all_cnn_c", 8), ("resnet56", 55), ("vit", 6)],
+)
 def test_each_activation_layer_is_a_module_of_its_own(name, count):
     network = made(load_network(ModelSpec(name=name)), nn.Softplus)
     layers = [module for module in network.modules() if isinstance(module, nn.Softplus)]
@@ -103,6 +108,71 @@ def test_all_cnn_c_is_the_published_one():
     ]
 
 
+def test_resnet56_is_the_published_one():
+    builder = load_network(ModelSpec(name="resnet56"))
+    network = made(builder, side=32, channels=3)
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    shapes = [
+        (layer.in_channels, layer.out_channels, layer.kernel_size[0], layer.stride[0])
+        for layer in layers
+    ]
+    assert shapes == [
+        (3, 16, 3, 1), *[(16, 16, 3, 1)] * 18,
+        (16, 32, 3, 2), *[(32, 32, 3, 1)] * 17,
+        (32, 64, 3, 2), *[(64, 64, 3, 1)] * 17,
+    ]  # fmt: skip
+    # The published sizes of ResNet-20 and ResNet-110, in millions (table 6).
+    for blocks, millions in ((3, 0.27), (18, 1.7)):
+        spec = ModelSpec(name="resnet56", options={"blocks": blocks})
+        shown = f"{size(made(load_network(spec), side=32, channels=3)) / 1e6:.2g}"
+        assert float(shown) == millions
+
+
+def test_resnet56_shortcuts_pass_the_input_on():
+    network = made(load_network(ModelSpec(name="resnet56")), nn.Identity, side=7, channels=3)
+    halving = network[12]
+    for weight in halving.parameters():
+        nn.init.zeros_(weight)
+    x = torch.randn(2, 16, 7, 7, generator=torch.Generator().manual_seed(0))
+    y = halving(x)
+    assert y.shape == (2, 32, 4, 4)
+    assert torch.equal(y[:, :16], x[:, :, ::2, ::2])
+    assert not y[:, 16:].any()
+
+
+def test_vit_sees_patches_row_by_row():
+    spec = ModelSpec(name="vit", options={"width": 6, "heads": 2, "depth": 1})
+    tokens = made(load_network(spec), side=8)[0]
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weight, bias = tokens.patches.weight.flatten(1), tokens.patches.bias
+    for place, (row, column) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
+        pixels = images[:, 0, row : row + 4, column : column + 4].flatten(1)
+        expected = pixels @ weight.T + bias + tokens.position[place]
+        torch.testing.assert_close(tokens(images)[:, place], expected)
+
+
+def test_vit_without_positions_does_not_know_the_order_of_patches():
+    network = made(load_network(ModelSpec(name="vit")), nn.GELU, side=8).double()
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    swapped = images.roll(4, dims=3)
+    assert not torch.allclose(network(images), network(swapped))
+    nn.init.zeros_(network[0].position)
+    torch.testing.assert_close(network(images), network(swapped))
+
+
+@pytest.mark.parametrize("name", ["mlp", "small_cnn", "all_cnn_c", "resnet56", "vit"])
+def test_gradients_reach_all_parameters(name):
+    network = made(load_network(ModelSpec(name=name)), nn.Softplus)
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    network(images).logsumexp(dim=1).sum().backward()
+    still = {
+        name
+        for name, weight in network.named_parameters()
+        if weight.grad is None or not weight.grad.any()
+    }
+    assert not still
+
+
 def test_options_reach_the_network():
     assert size(made(load_network(ModelSpec(name="mlp", options={"widths": [8]})))) == 610
     plain = made(load_network(ModelSpec(name="small_cnn", options={"batch_norm": False})))
@@ -112,6 +182,30 @@ def test_options_reach_the_network():
     rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
     assert rates == [0.2, 0.5, 0.5]
     assert sum(isinstance(module, nn.Softplus) for module in network.modules()) == 9
+    narrow = {"patch": 2, "depth": 2, "width": 8, "heads": 4, "mlp_ratio": 3}
+    network = made(load_network(ModelSpec(name="vit", options=narrow)))
+    blocks = [module for module in network.modules() if isinstance(module, nn.MultiheadAttention)]
+    assert [(block.num_heads, block.embed_dim) for block in blocks] == [(4, 8), (4, 8)]
+    assert network[0].position.shape == (16, 8)
+    assert network[1].mlp[1].out_features == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("resnet56", {"blocks": 0}, "expected at least one block a stage, got 0"),
+        ("resnet56", {"widths": []}, "narrower than the one before, got []"),
+        ("resnet56", {"widths": [16, 8]}, "narrower than the one before, got [16, 8]"),
+        ("vit", {"patch": 3}, "multiple of the patch of 3 pixels, got 8"),
+        ("vit", {"heads": 5}, "multiple of 5 heads, got 192"),
+        ("vit", {"depth": 0}, "expected depth of at least 1, got 0"),
+        ("vit", {"mlp_ratio": 0}, "expected mlp_ratio of at least 1, got 0"),
+    ],
+)
+def test_impossible_options_are_refused(name, options, says):
+    with pytest.raises(NetworkError) as error:
+        made(load_network(ModelSpec(name=name, options=options)))
+    assert says in one_line(error)
 
 
 def test_small_cnn_refuses_images_that_it_would_pool_away():
@@ -134,7 +228,7 @@ class Shifted(nn.Module):
         return torch.tanh(x + self.shift)
 
 
-@pytest.mark.parametrize("name", ["mlp", "small_cnn", "all_cnn_c"])
+@pytest.mark.parametrize("name", ["mlp", "small_cnn", "all_cnn_c", "resnet56", "vit"])
 def test_initial_weights_follow_from_the_seed_alone(name):
     builder = load_network(ModelSpec(name=name))
     first = made(builder, nn.ReLU, seed=3)
