@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from bo_act import __version__
 from bo_act.features.fim import FimSpectra, fim_spectra
 from bo_act.features.kfac import kronecker_factors
+from bo_act.features.shared import Shared
+from bo_act.features.spectra import channels_last
 
 
 def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:
@@ -39,7 +41,19 @@ def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:
     The true labels spare both ways the drawing of labels, and cost the one backward pass that the
     default (``fisher="mc"``) costs.
     """
-    return partial(fim_spectra, fisher="empirical", quantiles=QUANTILES)
+    shared = Shared()
+
+    def call(network: nn.Module, images: Tensor, labels: Tensor) -> FimSpectra:
+        return fim_spectra(
+            channels_last(network),
+            channels_last(images),
+            labels,
+            fisher="empirical",
+            quantiles=QUANTILES,
+            shared=shared,
+        )
+
+    return call
 
 
 def our_traces(network: nn.Module, problem: Problem) -> dict[str, tuple[float, float]]:
