@@ -48,6 +48,9 @@ _TO_INTEGER = 6755399441055744.0
 _NAN, _INFINITY = 2.0**50 - 1, 2.0**50 - 7
 
 
+_CODES = {name: code for code, name in enumerate(("x", *OPERATORS))}
+
+
 @dataclass(frozen=True)
 class Grouping:
     """What is known of each of E expressions.
@@ -161,10 +164,14 @@ def _distinct_operands(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct tuples of operands of all places together, and the inverse."""
     tuples = np.concatenate([rows for _, rows in places], axis=1)
-    if OPERATORS[name].commutative:
+    if name in CONSTANTS:
+        tuples[:] = 0
+    elif OPERATORS[name].commutative:
         # Exact but for the sign of zero, which keys do not see. Three and more operands are
-        # folded from the left, and rounding makes that depend on the order of the others.
-        tuples[:2] = np.sort(tuples[:2], axis=0)
+        # folded from the left, and rounding makes a sum or product depend on the order of the
+        # later ones.
+        swapped = len(tuples) if name in ("max_n", "min_n") else 2
+        tuples[:swapped] = np.sort(tuples[:swapped], axis=0)
     return _distinct(tuples)
 
 
@@ -268,7 +275,7 @@ class _Trees:
             if name in CONSTANTS:
                 return np.full(forms.shape[1], len(name) + len("(x)"))
             _, first, which = np.unique(
-                [form.name for form in self.forms], return_index=True, return_inverse=True
+                [_CODES[form.name] for form in self.forms], return_index=True, return_inverse=True
             )
             examples = map(str, self._simplified(name, first[np.newaxis]))
             gain = np.array([len(text) for text in examples]) - length[first]

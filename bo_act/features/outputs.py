@@ -8,7 +8,7 @@ of the normal distribution: no sampling noise, and fewer of them say more.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -84,7 +84,7 @@ def output_blocks(catalogue: Catalogue) -> dict[str, Block]:
 # Functions evaluated at once: a tensor of 512 rows is 1 MB.
 _CHUNK = 512
 _CODES = {name: code for code, name in enumerate(OPERATORS)}
-_FUNCTIONS = [operator.function for operator in OPERATORS.values()]
+_FUNCTIONS: list[Callable[..., Tensor]] = [operator.function for operator in OPERATORS.values()]
 
 _Operands = tuple[tuple[int, ...], ...]
 
@@ -127,12 +127,11 @@ def _apply(codes: np.ndarray, operands: Sequence[Tensor]) -> Tensor:
     """Apply to each row its own operator, given as (rows,) codes."""
     names, counts = np.unique(codes, return_counts=True)
     if len(names) == 1:
-        return _FUNCTIONS[names[0]](*operands)
+        return _FUNCTIONS[int(names[0])](*operands)
     order = torch.from_numpy(np.argsort(codes, kind="stable"))
     parts = [operand.index_select(0, order).split(counts.tolist()) for operand in operands]
-    results = [
-        _FUNCTIONS[n](*part) for n, part in zip(names, zip(*parts, strict=True), strict=True)
-    ]
+    rows = zip(*parts, strict=True)
+    results = [_FUNCTIONS[name](*row) for name, row in zip(names, rows, strict=True)]
     return torch.cat(results).index_select(0, torch.argsort(order))
 
 
