@@ -175,3 +175,27 @@ def test_a_cut_of_the_large_space_is_the_oracles(large):
     np.testing.assert_array_equal(catalogue.finite, finite)
     for index in range(0, len(catalogue), 5):
         assert catalogue.index(catalogue.text(index)) == index
+
+
+@pytest.mark.slow
+def test_the_whole_large_space(large):
+    seen: list[tuple[int, int]] = []
+    catalogue = Catalogue.build(large, progress=lambda *step: seen.append(step))
+    assert len(catalogue.group) == 1_023_524
+    # Kernels of other processors may round a few functions into other cells.
+    assert len(catalogue) == pytest.approx(388_570, abs=100)
+    assert int(catalogue.finite.sum()) == pytest.approx(363_386, abs=100)
+    assert seen[-1][0] == seen[-1][1] == seen[0][1]
+    assert len({catalogue.index(baseline) for baseline in large.baselines}) == 8
+    for number in range(0, len(large), 1009):
+        expression = large.expression(number)
+        index = int(catalogue.group[number])
+        assert catalogue.index(expression) == catalogue.index(large.params(number)) == index
+        assert len(catalogue.text(index)) <= len(str(canonical(expression)))
+        values = evaluate(expression, grid(large.spec.domain))
+        own = evaluate(catalogue.expression(index), grid(large.spec.domain))
+        # Half a cell to either side.
+        assert torch.allclose(
+            torch.asinh(values), torch.asinh(own), rtol=0, atol=1.01e-6, equal_nan=True
+        )
+        assert bool(catalogue.finite[index]) == bool(torch.isfinite(values).all())

@@ -112,3 +112,19 @@ def test_nothing_is_drawn_where_there_is_no_terminal(monkeypatch):
     with terminal.live(quiet=True) as events:
         events.features(1, 10)
     assert page.getvalue().strip("\x00") == ""
+
+
+@pytest.mark.parametrize(
+    ("terminal_there", "moment", "shown"),
+    [(True, 0.0, True), (True, 60.0, False), (False, 0.0, False)],
+)
+def test_the_bar_of_a_grouping_is_for_a_terminal_and_for_long_work(
+    monkeypatch, terminal_there, moment, shown
+):
+    page = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=page, force_terminal=terminal_there))
+    monkeypatch.setattr(terminal, "_MOMENT", moment)
+    with terminal.counting() as progress:
+        progress(30, 100)
+        progress(60, 100)
+    assert ("grouping equal functions" in page.getvalue()) == shown

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 class Catalogue:
     """N distinct functions of a space, and every expression's group.
 
+    Functions are in the order of their first expressions.
+
     Attributes:
         space: where the expressions come from.
-        representative: (N,) number in the space of each group's shortest spelling; ascending.
+        representative: (N,) number in the space of each group's shortest spelling.
         group: (len(space),) index of each expression's group.
         finite: (N,) whether the function is finite at every point of the domain.
         keys: (N,) uint64 fingerprint of each function's values on the domain.
