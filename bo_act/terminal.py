@@ -117,7 +117,6 @@ def counting() -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        disable=not err.is_terminal,
     )
     started = time.monotonic()
     task = bars.add_task("", total=None)
