@@ -76,7 +76,7 @@ def fingerprints(values: Tensor, domain: DomainSpec) -> tuple[np.ndarray, np.nda
     """Return a key a function, equal where the functions are, and whether it is finite.
 
     The key is the multilinear hash of the cells, sum of cell · weight modulo 2^64 with odd random
-    weights. Among a million different functions the chance that any two have one key is 3e-8.
+    weights. Among a million different functions the chance that any two have one key is below 1e-7.
 
     Args:
         values: (rows, P) float64 on the domain's ``grid``.
