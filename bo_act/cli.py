@@ -79,10 +79,13 @@ def space(
     as_json: Json = False,
 ) -> None:
     """Count the functions of a search space."""
+    from bo_act import terminal
+    from bo_act.activations.kept import load_catalogue
     from bo_act.activations.space import load_space
 
     loaded = load_space(name)
-    catalogue = loaded.catalogue
+    with terminal.counting() as progress:
+        catalogue = load_catalogue(loaded, progress=progress)
     summary: dict[str, Any] = {
         "name": loaded.name,
         "expressions": len(loaded),
@@ -90,13 +93,10 @@ def space(
         "finite": int(catalogue.finite.sum()),
         "hash": catalogue.hash,
     }
-    if functions:
-        summary["functions"] = [catalogue.text(i) for i in range(len(catalogue))]
+    texts = map(catalogue.text, range(len(catalogue) if functions else 0))
     if as_json:
-        _print_json(summary)
+        _print_json(summary | ({"functions": list(texts)} if functions else {}))
         return
-    from bo_act import terminal
-
     domain = loaded.spec.domain
     terminal.key_values(
         f"Space {loaded.name}: {loaded.spec.description}",
@@ -112,7 +112,7 @@ def space(
             "hash": catalogue.hash[:16],
         },
     )
-    for text in summary.get("functions", []):
+    for text in texts:
         typer.echo(text)
 
 

@@ -35,7 +35,8 @@ class DomainSpec(Spec):
     low: float = -5.0
     high: float = 5.0
     points: Annotated[int, Field(ge=2)] = 1000
-    tolerance: PositiveFloat = 1e-6
+    # Below 1e-12, large values have no digits left that could differ.
+    tolerance: Annotated[float, Field(ge=1e-12)] = 1e-6
 
     @model_validator(mode="after")
     def _ordered(self) -> DomainSpec:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
-from bo_act.study.runner import Events
+from bo_act.study.events import Events
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -36,6 +37,9 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 FEATURES = "features of the space"
+
+# Seconds of work that need no progress bar.
+_MOMENT = 0.5
 
 
 class Live(Events):
@@ -132,6 +136,33 @@ def live(*, quiet: bool) -> Iterator[Events]:
     )
     with bars:
         yield Live(bars, quiet=quiet)
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[int, int], None]]:
+    """Show how far the grouping of a space is, where it takes more than a moment."""
+    bars = Progress(
+        TextColumn("grouping equal functions"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left[/]"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    started = time.monotonic()
+    task = bars.add_task("", total=None)
+
+    def progress(done: int, total: int) -> None:
+        if time.monotonic() - started > _MOMENT:
+            bars.start()
+            bars.update(task, completed=done, total=total)
+
+    try:
+        yield progress
+    finally:
+        bars.stop()
 
 
 # --- tables ---------------------------------------------------------------------------------

@@ -77,6 +77,13 @@ def test_space_for_people_lists_its_functions(bo_act):
     assert "mul(x,tanh(softplus(tanh(x))))" in out.splitlines()
 
 
+def test_space_as_json_with_functions(bo_act):
+    code, out, _ = bo_act("space", "classic", "--functions", "--json")
+    functions = json.loads(out)["functions"]
+    assert code == 0
+    assert len(functions) == len(set(functions)) == 34
+
+
 def test_run_best_and_features(bo_act):
     code, out, err = bo_act("run", "tiny.toml", "--json")
     found = json.loads(out)

@@ -9,11 +9,14 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
 from mpmath import mp, mpf
 from scipy.stats import norm
+from strategies import space_specs
 from torch import nn
 
-from bo_act.activations.expressions import parse
+from bo_act.activations.expressions import Expression, parse
+from bo_act.activations.operators import of_kind
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features import compute as computing
@@ -33,6 +36,14 @@ def named(*expressions: str) -> Space:
 
 # --- output features ------------------------------------------------------------------------
 
+MIXED = SpaceSpec(
+    name="mixed",
+    unary=of_kind("unary"),
+    nary=("sum_n", "prod_n", "min_n"),
+    binary=("div", "pow"),
+    schemas=("nary(x,unary(x),square(x))", "unary(binary(unary(x),abs(x)))"),
+    expressions=("one(x)", "sum_n(x,exp(x),mul(x,relu(x)),exp(x))"),
+)
 TRUTH = {
     "tanh(x)": mp.tanh,
     "mul(x,erf(softplus(x)))": lambda x: x * mp.erf(mp.log1p(mp.exp(x))),
@@ -105,6 +116,39 @@ def test_what_is_not_finite_is_missing_with_its_reason(text, reason):
         if reason is not None:
             assert block.reasons[1].startswith(reason)
             assert np.isnan(block.values[1]).all()
+
+
+def one_by_one(expression: Expression) -> tuple[np.ndarray, np.ndarray, str]:
+    """Outputs, moments and reason of one function alone."""
+    x = normal_quantiles()
+    value, slope = value_and_slope(expression, x)
+    summary = torch.stack([value.mean(), value.std(), slope.mean(), slope.std()])
+    for what, row in (("value", value), ("slope", slope)):
+        bad = ~torch.isfinite(row)
+        if bad.any():
+            reason = f"{what} is not finite, first at x = {float(x[bad][0]):.3g}"
+            break
+    else:
+        finite = torch.isfinite(summary).all()
+        reason = "" if finite else "deviation is not finite, though value and slope are"
+    return torch.asinh(value).numpy(), torch.asinh(summary).numpy(), reason
+
+
+@settings(max_examples=25)
+@given(space_specs())
+@example(MIXED)
+def test_many_functions_at_once_have_the_features_of_each_alone(spec):
+    catalogue = Space(spec).catalogue
+    blocks = output_blocks(catalogue)
+    for index in range(len(catalogue)):
+        outputs, moments, reason = one_by_one(catalogue.expression(index))
+        for name, expected in (("outputs", outputs), ("moments", moments)):
+            assert blocks[name].reasons[index] == reason
+            if not reason:
+                # Sums over the points may be in another order; a mean near zero is all rounding.
+                np.testing.assert_allclose(
+                    blocks[name].values[index], expected, rtol=2e-7, atol=1e-12
+                )
 
 
 def test_every_function_of_act_bench_has_features_or_a_reason(act_bench_catalogue):

@@ -168,3 +168,19 @@ def test_where_the_spectra_are_and_what_they_say_nothing_of(monkeypatch):
 )
 def test_sizes(count, shown):
     assert terminal.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("terminal_there", "moment", "shown"),
+    [(True, 0.0, True), (True, 60.0, False), (False, 0.0, False)],
+)
+def test_the_bar_of_a_grouping_is_for_a_terminal_and_for_long_work(
+    monkeypatch, terminal_there, moment, shown
+):
+    page = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=page, force_terminal=terminal_there))
+    monkeypatch.setattr(terminal, "_MOMENT", moment)
+    with terminal.counting() as progress:
+        progress(30, 100)
+        progress(60, 100)
+    assert ("grouping equal functions" in page.getvalue()) == shown

@@ -151,8 +151,11 @@ class _Reader:
 
 # --- canonical form -------------------------------------------------------------------------
 
+CONSTANTS = ("zero", "one")
+"""Operators whose value does not depend on x; written of x alone."""
+
 # Applying these a second time changes nothing.
-_IDEMPOTENT = {"abs", "relu", "zero", "one"}
+_IDEMPOTENT = {"abs", "relu"}
 
 
 def canonical(expression: Expression) -> Expression:
@@ -164,17 +167,20 @@ def canonical(expression: Expression) -> Expression:
     sign of zero may change, and with it that of an infinity where the zero is divided by. Sums
     and products of three and more are equal up to rounding and where no partial result overflows.
     """
-    arguments = tuple(canonical(argument) for argument in expression.arguments)
-    name = expression.name
-    if name in ("zero", "one"):
+    if expression == X:
+        return X
+    return simplified(expression.name, tuple(map(canonical, expression.arguments)))
+
+
+def simplified(name: str, arguments: tuple[Expression, ...]) -> Expression:
+    """Return the canonical form of an operator with operands in canonical form."""
+    if name in CONSTANTS:
         return Expression(name, (X,))
     if len(arguments) == 1:
         return _unary(name, arguments[0])
-    if len(arguments) > 1:
-        if OPERATORS[name].commutative:
-            arguments = tuple(sorted(arguments, key=_order))
-        return _several(name, arguments)
-    return X
+    if OPERATORS[name].commutative:
+        arguments = tuple(sorted(arguments, key=_order))
+    return _several(name, arguments)
 
 
 def _order(expression: Expression) -> tuple[int, str]:

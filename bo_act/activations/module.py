@@ -36,7 +36,7 @@ class Activation(nn.Module):
         super().__init__()
         self.expression = parse(expression) if isinstance(expression, str) else expression
         self.normalize = normalize
-        self._plan = _plan(self.expression)
+        self._plan = plan(self.expression)
         self._functions = [OPERATORS[name].function for name, _ in self._plan]
         self._shift, self._scale = 0.0, 1.0
         if normalize:
@@ -85,7 +85,7 @@ def _rebuild(text: str, normalize: bool) -> Activation:
     return Activation(text, normalize=normalize)
 
 
-def _plan(expression: Expression) -> list[_Step]:
+def plan(expression: Expression) -> list[_Step]:
     """Order the distinct operators so that each stands after its operands.
 
     Step k computes value k + 1; value 0 is x. Equal subtrees are computed once.
@@ -106,7 +106,7 @@ def _plan(expression: Expression) -> list[_Step]:
 def evaluate(expression: Expression, x: Tensor) -> Tensor:
     """Evaluate an expression elementwise, in the dtype of ``x``."""
     values = [x]
-    for name, operands in _plan(expression):
+    for name, operands in plan(expression):
         values.append(OPERATORS[name].function(*[values[i] for i in operands]))
     return values[-1]
 

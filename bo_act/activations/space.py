@@ -60,10 +60,10 @@ class Space:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The distinct functions of the space (computed at the first use)."""
-        from bo_act.activations.catalogue import Catalogue
+        """The distinct functions of the space (computed at the first use; kept if it is big)."""
+        from bo_act.activations.kept import load_catalogue
 
-        return Catalogue.build(self)
+        return load_catalogue(self)
 
     @cached_property
     def hash(self) -> str:

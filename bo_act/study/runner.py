@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import Trial, TrialState, create_trial
 
 from bo_act.activations.expressions import Expression
 from bo_act.errors import BoActError, SearchError
@@ -22,6 +22,7 @@ from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.confirm import confirm
+from bo_act.study.events import Events
 from bo_act.study.results import (
     DIVERGED,
     StudyResult,
@@ -37,19 +38,6 @@ from bo_act.training.trainer import cpu_threads
 
 # Failed trials in a row after which the cause is taken to lie outside the functions.
 _FAILURES_IN_A_ROW = 5
-
-
-class Events:
-    """What a runner tells while it works; a subclass shows it. Nothing is done with it here."""
-
-    def features(self, done: int, total: int) -> None:
-        """Features of so many functions are there."""
-
-    def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
-        """So many trials are done; ``trial`` is the one that has just ended, None at the start."""
-
-    def confirmation(self, done: int, total: int, text: str) -> None:
-        """So many fresh-seed runs are done; ``text`` is the function that is next."""
 
 
 def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:

@@ -1,0 +1,291 @@
+"""Grouping: which expressions of a space are the same function, and how short each is written.
+
+Made for millions of expressions: none of them is built. Every inner subtree is evaluated once for
+each filling, and rows that agree in every bit are kept once, since equal operands give equal
+results. An expression is then an operator and the numbers of its operands' rows; each distinct
+such tuple is evaluated in a chunk that stays in the processor's cache, and only a key of 64 bits
+is kept of its values.
+
+Symbols: P points, E expressions, F fillings of a subtree, k operands, M tuples of operands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bo_act.activations.expressions import CONSTANTS, ONE, ZERO, Expression, X, simplified
+from bo_act.activations.operators import OPERATORS
+from bo_act.activations.schemas import Shape
+from bo_act.specs import DomainSpec
+
+if TYPE_CHECKING:
+    from bo_act.activations.space import Space
+
+Progress = Callable[[int, int], None]
+
+# Values evaluated at once: 256 kB of float64 stay in the second-level cache, and torch does not
+# spread so few over threads, so that results do not depend on their number.
+_CHUNK = 32_768
+
+# A kernel's last few values may go through other instructions, with other rounding. With points
+# in multiples of this there is no such remainder, and a row is the same alone or among others.
+_LANES = 16
+
+# Adding 1.5 · 2^52 to a float64 rounds it to an integer, which the low bits then hold.
+_TO_INTEGER = 6755399441055744.0
+# Cells of what is not finite. Odd, lest differences be multiples of a high power of two, which
+# would weaken the key; larger than every finite cell, arcsinh(1.8e308) / 1e-12 = 7e14.
+_NAN, _INFINITY = 2.0**50 - 1, 2.0**50 - 7
+
+
+_CODES = {name: code for code, name in enumerate(("x", *OPERATORS))}
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What is known of each of E expressions.
+
+    Attributes:
+        keys: (E,) uint64, equal where the functions are.
+        finite: (E,) whether the function is finite at every point.
+        lengths: (E,) characters of the canonical form.
+    """
+
+    keys: np.ndarray
+    finite: np.ndarray
+    lengths: np.ndarray
+
+
+def grid(domain: DomainSpec) -> Tensor:
+    """Return the domain's points, float64, the last repeated up to a multiple of 16."""
+    x = torch.linspace(domain.low, domain.high, domain.points, dtype=torch.float64)
+    return torch.cat([x, x[-1:].expand(-len(x) % _LANES)])
+
+
+def fingerprints(values: Tensor, domain: DomainSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return a key a function, equal where the functions are, and whether it is finite.
+
+    The key is the multilinear hash of the cells, sum of cell · weight modulo 2^64 with odd random
+    weights. Among a million different functions the chance that any two have one key is below 1e-7.
+
+    Args:
+        values: (rows, P) float64 on the domain's ``grid``.
+        domain: gives the tolerance.
+
+    Returns:
+        (rows,) uint64 keys and (rows,) bool.
+    """
+    with np.errstate(all="ignore"):
+        scaled = torch.from_numpy(np.arcsinh(values.numpy()))  # five times faster than torch.asinh
+    finite = torch.isfinite(scaled.sum(dim=1))
+    scaled.div_(domain.tolerance)
+    torch.nan_to_num(scaled, nan=_NAN, posinf=_INFINITY, neginf=-_INFINITY, out=scaled)
+    cells = scaled.add_(_TO_INTEGER).numpy().view(np.uint64)
+    return np.einsum("ij,j->i", cells, _weights(cells.shape[1])), finite.numpy()
+
+
+@cache
+def _weights(points: int) -> np.ndarray:
+    content = hashlib.shake_128(b"bo-act grouping").digest(8 * points)
+    return np.frombuffer(content, dtype="<u8").astype(np.uint64) | np.uint64(1)
+
+
+def group(space: Space, progress: Progress | None = None) -> Grouping:
+    """Evaluate all expressions of a space.
+
+    Args:
+        space: where the expressions come from.
+        progress: called with (tuples evaluated, tuples in all).
+    """
+    shapes = (*space.shapes, *(Shape(str(single), single, ()) for single in space.singles))
+    trees = _Trees(grid(space.spec.domain), 1 + sum(map(_inner_fillings, shapes)))
+    lengths = np.empty(len(space), dtype=np.int64)
+    # (operator, number of operands) → where in the enumeration and (k, F) rows of the operands
+    work: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = defaultdict(list)
+    start = 0
+    for shape in shapes:
+        # x alone is the same function as identity(x), and is written as short.
+        root = Expression("identity", (X,)) if shape.tree == X else shape.tree
+        rows, forms = trees.operands(root, shape)
+        for name in _choices(root, shape):
+            work[name, len(rows)].append((start, rows))
+            lengths[start : start + rows.shape[1]] = trees.lengths(name, forms)
+            start += rows.shape[1]
+
+    keys = np.empty(len(space), dtype=np.uint64)
+    finite = np.empty(len(space), dtype=bool)
+    distinct = {job: _distinct_operands(job[0], places) for job, places in work.items()}
+    total = sum(tuples.shape[1] for tuples, _ in distinct.values())
+    done = 0
+    for job, places in work.items():
+        tuples, inverse = distinct.pop(job)
+        found_keys = np.empty(tuples.shape[1], dtype=np.uint64)
+        found_finite = np.empty(tuples.shape[1], dtype=bool)
+        for chunk, values in trees.evaluate(job[0], tuples):
+            found_keys[chunk], found_finite[chunk] = fingerprints(values, space.spec.domain)
+            done += len(values)
+            if progress:
+                progress(done, total)
+        passed = 0
+        for start, rows in places:
+            count = rows.shape[1]
+            which = inverse[passed : passed + count]
+            keys[start : start + count] = found_keys[which]
+            finite[start : start + count] = found_finite[which]
+            passed += count
+    return Grouping(keys, finite, lengths)
+
+
+def _choices(node: Expression, shape: Shape) -> tuple[str, ...]:
+    return next((slot.choices for slot in shape.slots if slot.name == node.name), (node.name,))
+
+
+def _inner_fillings(shape: Shape) -> int:
+    """Count the fillings of all inner subtrees of a schema."""
+
+    def fillings(node: Expression) -> int:
+        return len(_choices(node, shape)) * math.prod(map(fillings, node.arguments))
+
+    return sum(map(fillings, shape.tree.nodes())) - fillings(shape.tree)
+
+
+def _distinct_operands(
+    name: str, places: list[tuple[int, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct tuples of operands of all places together, and the inverse."""
+    tuples = np.concatenate([rows for _, rows in places], axis=1)
+    if name in CONSTANTS:
+        tuples[:] = 0
+    elif OPERATORS[name].commutative:
+        # Exact but for the sign of zero, which keys do not see. Three and more operands are
+        # folded from the left, and rounding makes a sum or product depend on the order of the
+        # later ones.
+        swapped = len(tuples) if name in ("max_n", "min_n") else 2
+        tuples[:swapped] = np.sort(tuples[:swapped], axis=0)
+    return _distinct(tuples)
+
+
+def _distinct(tuples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct columns of (k, M) numbers, and each column's place among them."""
+    codes = tuples[0]
+    for row in tuples[1:]:
+        # Ranks instead of codes: products of the ranges could leave 64 bits.
+        codes = np.unique(codes, return_inverse=True)[1] * (row.max() + 1) + row
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return tuples[:, first], inverse
+
+
+class _Trees:
+    """Distinct rows of values and canonical forms of all inner subtrees, by number.
+
+    Args:
+        x: (P,) points; x itself has row 0 and form 0.
+        limit: of the number of distinct rows.
+    """
+
+    def __init__(self, x: Tensor, limit: int) -> None:
+        # Memory that is never written to costs nothing.
+        self.values = x.new_empty(limit, len(x))
+        self.values[0] = x
+        self.rows = {x.numpy().tobytes(): 0}
+        self.forms = [X]
+        self.texts = {"x": 0}
+
+    def operands(self, node: Expression, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and forms, each (k, F), of all fillings of a node's operands.
+
+        In the order of the enumeration: the last operand runs fastest.
+        """
+        parts = [self._fillings(argument, shape) for argument in node.arguments]
+        places = np.indices([len(rows) for rows, _ in parts], dtype=np.int32)
+        places = places.reshape(len(parts), -1)
+        rows = np.stack([r[place] for (r, _), place in zip(parts, places, strict=True)])
+        forms = np.stack([f[place] for (_, f), place in zip(parts, places, strict=True)])
+        return rows, forms
+
+    def _fillings(self, node: Expression, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+        """Return (F,) rows and (F,) forms of all fillings of a subtree."""
+        if node == X:
+            return np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        rows, forms = self.operands(node, shape)
+        row_tuples, row_of = _distinct(rows)
+        form_tuples, form_of = _distinct(forms)
+        names = _choices(node, shape)
+        all_rows = [self._rows(name, row_tuples)[row_of] for name in names]
+        all_forms = [
+            np.array([self._form(form) for form in self._simplified(name, form_tuples)])[form_of]
+            for name in names
+        ]
+        return np.concatenate(all_rows), np.concatenate(all_forms)
+
+    def evaluate(self, name: str, tuples: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the values of an operator at (k, M) operands, chunk by chunk."""
+        function = OPERATORS[name].function
+        size = max(1, _CHUNK // self.values.shape[1])
+        for start in range(0, tuples.shape[1], size):
+            chunk = slice(start, start + size)
+            yield chunk, function(*(self._select(numbers[chunk]) for numbers in tuples))
+
+    def _select(self, numbers: np.ndarray) -> Tensor:
+        first, last = int(numbers[0]), int(numbers[-1])
+        if last - first == len(numbers) - 1 and (np.diff(numbers) == 1).all():
+            return self.values[first : last + 1]  # the usual case with one operand: no copy
+        return self.values.index_select(0, torch.from_numpy(numbers))
+
+    def _rows(self, name: str, tuples: np.ndarray) -> np.ndarray:
+        """Evaluate (k, M) operands, keep new rows, and return the (M,) numbers of all."""
+        found = np.empty(tuples.shape[1], dtype=np.int64)
+        for chunk, values in self.evaluate(name, tuples):
+            known = len(self.rows)
+            keys = [row.tobytes() for row in values.numpy()]
+            found[chunk] = [self.rows.setdefault(key, len(self.rows)) for key in keys]
+            numbers, first = np.unique(found[chunk], return_index=True)
+            new = torch.from_numpy(first[numbers >= known])
+            self.values[known : len(self.rows)] = values[new]
+        return found
+
+    def _form(self, form: Expression) -> int:
+        number = self.texts.setdefault(str(form), len(self.forms))
+        if number == len(self.forms):
+            self.forms.append(form)
+        return number
+
+    def _simplified(self, name: str, tuples: np.ndarray) -> list[Expression]:
+        """Return an operator's canonical forms with operands of the (k, M) forms."""
+        return [simplified(name, tuple(self.forms[n] for n in c)) for c in tuples.T.tolist()]
+
+    def lengths(self, name: str, forms: np.ndarray) -> np.ndarray:
+        """Return the (F,) lengths of an operator's canonical forms with (k, F) operands.
+
+        An operator of one operand simplifies by the operand's own operator alone, one of several
+        where operands are equal, zero or one. All else is written out.
+        """
+        length = np.array([len(text) for text in self.texts])
+        if len(forms) == 1:
+            if name in CONSTANTS:
+                return np.full(forms.shape[1], len(name) + len("(x)"))
+            _, first, which = np.unique(
+                [_CODES[form.name] for form in self.forms], return_index=True, return_inverse=True
+            )
+            examples = map(str, self._simplified(name, first[np.newaxis]))
+            gain = np.array([len(text) for text in examples]) - length[first]
+            return np.asarray((length + gain[which])[forms[0]])
+        total = len(name) + 1 + len(forms) + length[forms].sum(axis=0)
+        special = np.isin(forms, [self._form(ZERO), self._form(ONE)]).any(axis=0)
+        for place, operand in enumerate(forms):
+            special |= (forms[:place] == operand).any(axis=0)
+        if special.any():
+            tuples, inverse = _distinct(forms[:, special])
+            texts = map(str, self._simplified(name, tuples))
+            total[special] = np.array([len(text) for text in texts])[inverse]
+        return np.asarray(total)

@@ -1,0 +1,77 @@
+"""Catalogues of big spaces kept on disk, so that grouping a million expressions is done once.
+
+One file a space, written under a temporary name and renamed, so a file that exists is complete. A
+damaged or unreadable one is built again.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bo_act.activations.catalogue import Catalogue
+from bo_act.library import cache_dir
+
+if TYPE_CHECKING:
+    from bo_act.activations.grouping import Progress
+    from bo_act.activations.space import Space
+
+ALGORITHM = 1
+"""Raised whenever a catalogue of the same space changes, so that old files are left aside."""
+
+KEPT_FROM = 100_000
+"""Expressions from which on a catalogue is kept; smaller ones take less than a second or two."""
+
+
+def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalogue:
+    """Return the catalogue of a space: what is kept of it, else a new one, kept where it is big.
+
+    Args:
+        space: where the expressions come from.
+        progress: as in ``Catalogue.build``; not called where the catalogue is kept.
+    """
+    if len(space) < KEPT_FROM:
+        return Catalogue.build(space, progress=progress)
+    path = cache_dir() / "catalogues" / f"{space.hash}-{ALGORITHM}.npz"
+    if path.is_file():
+        try:
+            return _read(path, space)
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            warnings.warn(f"{path} cannot be read and is built again: {error}", stacklevel=2)
+    catalogue = Catalogue.build(space, progress=progress)
+    try:
+        _write(path, catalogue)
+    except OSError as error:
+        warnings.warn(f"the catalogue cannot be kept in {path}: {error}", stacklevel=2)
+    return catalogue
+
+
+def _read(path: Path, space: Space) -> Catalogue:
+    with np.load(path, allow_pickle=False) as content:
+        group = content["group"].astype(np.int64)
+        representative, finite, keys = (content[n] for n in ("representative", "finite", "keys"))
+    functions = int(group.max()) + 1
+    shapes = (len(group), representative.shape, finite.shape, keys.shape)
+    if shapes != (len(space), (functions,), (functions,), (functions,)):
+        raise ValueError(f"arrays of {shapes} for {functions} functions of {len(space)}")
+    return Catalogue(space, representative, group, finite, keys)
+
+
+def _write(path: Path, catalogue: Catalogue) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            group=catalogue.group.astype(np.int32),
+            representative=catalogue.representative,
+            finite=catalogue.finite,
+            keys=catalogue.keys,
+        )
+    temporary.replace(path)
