@@ -83,7 +83,7 @@ class FeatureTable:
         digest = hashlib.sha256(self.catalogue_hash.encode())
         for name in sorted(self.blocks):
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.blocks[name].values).tobytes())
+            digest.update(np.ascontiguousarray(self.blocks[name].values).data)
         return digest.hexdigest()
 
     def missing(self) -> dict[str, dict[str, int]]:
