@@ -111,7 +111,7 @@ class PcaEmbedder:
             imputed = valid & ~known
             if imputed.any():
                 places, error = _impute(outputs, known[valid], spectra)
-                spectra = np.column_stack([places, error])
+                spectra = np.column_stack([places, error]) if error.any() else places
             parts["fim"] = spectra
         blocks, width = {}, 0
         for name, part in parts.items():
