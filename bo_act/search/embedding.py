@@ -19,7 +19,7 @@ from bo_act.specs import EmbeddingSpec
 # Functions with a spectrum that one without is placed by. More blur, fewer are less reliable; the
 # error on held-out spectra is flat between 12 and 24.
 _NEIGHBOURS = 24
-# Functions placed at once: their neighbours' coordinates are 25 MB.
+# Functions placed at once: their neighbours' coordinates are 19 MB.
 _CHUNK = 16_384
 
 
@@ -73,10 +73,7 @@ class PcaEmbedder:
     """Principal components of each feature block, each scaled by rank to [0, 1].
 
     A function whose Fisher spectrum was not computed is placed by the spectra of functions with
-    similar outputs. Where there are such functions, the block ``fim`` has one coordinate more: how
-    far the place is likely to be from the true one, 0 where the spectrum is known. That makes the
-    squared distance to a function with a known spectrum the expected one, so that the surrogate
-    is no surer of an imputed place than it should be.
+    similar outputs.
 
     Attributes:
         outputs: components of the z-scored function, besides its mean, scale and slopes.
@@ -110,8 +107,7 @@ class PcaEmbedder:
             spectra = spectrum_coordinates(table.blocks, np.flatnonzero(known), self.fim)
             imputed = valid & ~known
             if imputed.any():
-                places, error = _impute(outputs, known[valid], spectra)
-                spectra = np.column_stack([places, error]) if error.any() else places
+                spectra = _impute(outputs, known[valid], spectra)
             parts["fim"] = spectra
         blocks, width = {}, 0
         for name, part in parts.items():
@@ -129,9 +125,7 @@ def make_embedder(spec: EmbeddingSpec) -> Embedder:
     return PcaEmbedder(outputs=spec.outputs, fim=spec.fim)
 
 
-def _impute(
-    outputs: np.ndarray, known: np.ndarray, spectra: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _impute(outputs: np.ndarray, known: np.ndarray, spectra: np.ndarray) -> np.ndarray:
     """Put functions without a spectrum where those with the most similar outputs are.
 
     Modified Shepard interpolation (Franke and Nielson 1980): a neighbour's weight falls like the
@@ -144,12 +138,10 @@ def _impute(
         spectra: (m, e) its coordinates.
 
     Returns:
-        (n, e) coordinates, and (n,) the expected distance of an imputed place from the true one:
-        the weighted deviation of its neighbours from it. 0 where the spectrum is known.
+        (n, e) coordinates of all functions.
     """
     places = np.empty((len(outputs), spectra.shape[1]))
     places[known] = spectra
-    error = np.zeros(len(outputs))
     tree = cKDTree(outputs[known])
     ranks = range(1, min(_NEIGHBOURS, len(spectra)) + 1)
     missing = np.flatnonzero(~known)
@@ -159,8 +151,5 @@ def _impute(
         # A millionth more: at least one weight has to remain where all are equally far.
         weights = (1 / distance - 1 / (distance[:, -1:] * (1 + 1e-6))) ** 2
         weights /= weights.sum(axis=1, keepdims=True)
-        around = spectra[nearest]
-        places[some] = np.einsum("nk,nke->ne", weights, around)
-        squares = np.square(around - places[some][:, None]).sum(axis=2)
-        error[some] = np.sqrt((weights * squares).sum(axis=1))
-    return places, error
+        places[some] = np.einsum("nk,nke->ne", weights, spectra[nearest])
+    return places
