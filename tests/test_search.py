@@ -23,9 +23,11 @@ from strategies import embeddings
 
 from bo_act.activations.space import Space
 from bo_act.errors import SearchError
+from bo_act.features import coordinates
 from bo_act.features.outputs import output_blocks
-from bo_act.features.table import Block, FeatureTable
+from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.search import acquisition as acquiring
+from bo_act.search import embedding as embedders
 from bo_act.search import surrogate as surrogates
 from bo_act.search.acquisition import make_acquisition, score_pool
 from bo_act.search.embedding import Embedding, PcaEmbedder, make_embedder
@@ -77,6 +79,18 @@ def taken(table: FeatureTable, rows: np.ndarray) -> FeatureTable:
     return replace(table, blocks=blocks)
 
 
+def left_out(table: FeatureTable, rows: np.ndarray) -> FeatureTable:
+    """The same table, without the spectra of some functions that could have one."""
+    blocks = dict(table.blocks)
+    for name in ("fim", "fim_null"):
+        values, reasons = blocks[name].values.copy(), list(blocks[name].reasons)
+        for row in rows:
+            values[row] = np.nan
+            reasons[row] = reasons[row] or NOT_COMPUTED
+        blocks[name] = Block(values, tuple(reasons))
+    return replace(table, blocks=blocks)
+
+
 OUTPUTS = output_table(MIXED, ("add", "mul", "div"))
 ODD_OUTPUTS = output_table(ODD, ("add", "sub"))
 SPECTRA = with_spectra(OUTPUTS)
@@ -105,9 +119,19 @@ class EmbedderContract:
         assert np.isnan(embedding.points[~embedding.valid]).all()
         assert 0 < embedding.valid.sum() < len(table)
 
-    def test_only_functions_with_all_features_have_a_place(self, table):
-        present = np.all([block.present for block in table.blocks.values()], axis=0)
-        np.testing.assert_array_equal(self.embedder().fit(table).valid, present)
+    def test_only_functions_that_lack_no_feature_have_a_place(self, table):
+        there = [block.present | block.left_out for block in table.blocks.values()]
+        embedding = self.embedder().fit(table)
+        np.testing.assert_array_equal(embedding.valid, np.all(there, axis=0))
+        left = np.any([block.left_out for block in table.blocks.values()], axis=0)
+        np.testing.assert_array_equal(embedding.imputed, np.flatnonzero(left))
+
+    def test_chunks_change_nothing(self, table, monkeypatch):
+        embedding = self.embedder().fit(table)
+        monkeypatch.setattr(coordinates, "_CHUNK", 7)
+        monkeypatch.setattr(embedders, "_CHUNK", 7)
+        other = self.embedder().fit(table)
+        np.testing.assert_allclose(other.points, embedding.points, atol=1e-12)
 
     def test_blocks_tile_the_columns(self, table):
         embedding = self.embedder().fit(table)
@@ -225,6 +249,104 @@ class TestPcaWithSpectra(EmbedderContract):
         blocks = {**SPECTRA.blocks, "fim_null": Block(null.values * 0.5, null.reasons)}
         other = self.embedder().fit(replace(SPECTRA, blocks=blocks))
         assert other.hash != self.embedder().fit(SPECTRA).hash
+
+
+THIRD = np.arange(0, len(SPECTRA), 3)
+PARTIAL = left_out(SPECTRA, THIRD)
+
+
+class TestPcaWithSpectraLeftOut(EmbedderContract):
+    tables = (PARTIAL, left_out(with_spectra(ODD_OUTPUTS), np.arange(0, len(ODD_OUTPUTS), 2)))
+    blocks = ("outputs", "fim")
+
+    def embedder(self):
+        return PcaEmbedder(outputs=4, fim=4)
+
+    def test_functions_with_a_spectrum_lie_where_they_would_without_the_others(self):
+        known = np.setdiff1d(np.arange(len(PARTIAL)), THIRD)
+        embedding = self.embedder().fit(PARTIAL)
+        alone = self.embedder().fit(taken(PARTIAL, known))
+        fim = embedding.points[:, embedding.blocks["fim"]]
+        np.testing.assert_array_equal(fim[known], alone.points[:, alone.blocks["fim"]])
+        # … and all of them have the very outputs they have with all spectra.
+        outputs = embedding.points[:, embedding.blocks["outputs"]]
+        np.testing.assert_array_equal(outputs, self.embedder().fit(SPECTRA).points[:, :8])
+
+    def test_the_rest_lie_where_a_loop_puts_them(self):
+        embedding = self.embedder().fit(PARTIAL)
+        outputs, fim = (embedding.points[:, columns] for columns in embedding.blocks.values())
+        known = np.flatnonzero(PARTIAL.blocks["fim"].present)
+        assert len(embedding.imputed) > 20
+        for row in embedding.imputed:
+            distances = np.linalg.norm(outputs[known] - outputs[row], axis=1)
+            nearest = np.argsort(distances)[:24]
+            radius = distances[nearest[-1]]
+            weights = ((radius - distances[nearest]) / (radius * distances[nearest])) ** 2
+            weights /= weights.sum()
+            np.testing.assert_allclose(fim[row], weights @ fim[known[nearest]], atol=1e-4)
+
+    def test_a_twin_decides_alone(self):
+        rows = np.flatnonzero(SPECTRA.blocks["fim"].present)
+        twice = left_out(taken(SPECTRA, np.concatenate([rows, rows[:9]])), [0, 2])
+        embedding = self.embedder().fit(twice)
+        np.testing.assert_allclose(embedding.points[[0, 2]], embedding.points[[-9, -7]], atol=1e-6)
+
+    @pytest.mark.parametrize("known", [0, 1, 2])
+    def test_hardly_any_spectrum(self, known):
+        rows = np.flatnonzero(SPECTRA.blocks["fim"].present)
+        embedding = self.embedder().fit(left_out(taken(SPECTRA, rows), np.arange(known, len(rows))))
+        assert embedding.valid.all()
+        assert len(embedding.imputed) == (len(rows) - known if known else 0)
+        alone = self.embedder().fit(replace(SPECTRA, blocks=taken(OUTPUTS, rows).blocks))
+        np.testing.assert_array_equal(embedding.points[:, :8], alone.points)
+        # Two are one component; one is nothing to tell apart.
+        assert embedding.points.shape[1] == 8 + (known == 2)
+
+    def test_neighbours_that_are_all_equally_far(self):
+        outputs = np.array([[0.5, 0.5], [0.5, 0.9], [0.5, 0.1], [0.9, 0.5], [0.1, 0.5]])
+        spectra = np.array([[0.1], [0.3], [0.5], [0.9]])
+        places = embedders._impute(outputs, np.arange(5) > 0, spectra)
+        np.testing.assert_allclose(places[0], spectra.mean())
+        np.testing.assert_array_equal(places[1:], spectra)
+
+
+def one_piece(table: FeatureTable, components: int) -> np.ndarray:
+    """The embedding without chunks: every block as one float64 array."""
+
+    def principal(curves: np.ndarray) -> np.ndarray:
+        centred = curves - curves.mean(axis=0)
+        vectors = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :components]
+        sizes = np.abs(vectors)
+        large = (sizes > 0.7 * sizes.max(axis=0)).argmax(axis=0)
+        return centred @ (vectors * np.sign(vectors[large, np.arange(components)]))
+
+    valid = table.blocks["fim"].present
+    f, moments, quantiles, null = (
+        table.blocks[name].values[valid].astype(np.float64)
+        for name in ("outputs", "moments", "fim", "fim_null")
+    )
+    f = np.sinh(f)
+    mean, deviation = f.mean(axis=1, keepdims=True), f.std(axis=1, keepdims=True)
+    flat = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
+    shape = np.where(flat, 0.0, (f - mean) / np.where(flat, 1.0, deviation))
+    null *= np.std(quantiles) * np.sqrt(quantiles.shape[1] // null.shape[1])
+    spectra = np.column_stack([quantiles, null])
+    columns = np.column_stack([moments, principal(shape), principal(spectra)])
+    rounded = np.round(columns / np.abs(columns).max(axis=0), 6)
+    points = np.full((len(table), columns.shape[1]), np.nan)
+    points[valid] = (rankdata(rounded, axis=0) - 0.5) / len(columns)
+    return points
+
+
+def test_a_whole_table_is_embedded_as_in_one_piece(act_bench_catalogue):
+    blocks = output_blocks(act_bench_catalogue)
+    for table in (
+        with_spectra(FeatureTable(act_bench_catalogue.hash, blocks), 4, 64),
+        SPECTRA,
+    ):
+        embedding = PcaEmbedder().fit(table)
+        assert len(embedding.imputed) == 0
+        np.testing.assert_array_equal(embedding.points, one_piece(table, 6))
 
 
 def assert_ranks_up_to_sign(columns: np.ndarray, scores: np.ndarray, *, sign: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -99,7 +99,7 @@ def compute_features(
     # without a feature.
     probe = spectra.probe
     _warn_of_uncovered(probe)
-    wanted = _wanted(catalogue, blocks["outputs"], spec.subset)
+    wanted = _wanted(catalogue, blocks, spec.subset)
     missing = wanted if store is None else _missing(store, wanted, catalogue)
     rows = _Rows(blocks["outputs"], wanted, probe)
     keep = rows.put if store is None else store.add
@@ -127,8 +127,11 @@ def compute_features(
     return FeatureTable(catalogue.hash, blocks | rows.blocks(), provenance)
 
 
-def _wanted(catalogue: Catalogue, outputs: Block, subset: int | None) -> NDArray[np.int64]:
+def _wanted(
+    catalogue: Catalogue, blocks: Mapping[str, Block], subset: int | None
+) -> NDArray[np.int64]:
     """Return the ascending indices of the functions that shall have spectra."""
+    outputs = blocks["outputs"]
     if subset is None or subset >= len(catalogue):
         return np.flatnonzero(outputs.present)
     include = []
@@ -136,7 +139,7 @@ def _wanted(catalogue: Catalogue, outputs: Block, subset: int | None) -> NDArray
         with suppress(ExpressionError):  # a baseline need not be a function of the space
             include.append(catalogue.index(baseline))
     present = [index for index in dict.fromkeys(include) if outputs.present[index]]
-    return spread(outputs, subset, include=present)
+    return spread(blocks, subset, include=present)
 
 
 def _missing(

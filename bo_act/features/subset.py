@@ -1,27 +1,85 @@
-"""Which functions of a large space get a Fisher spectrum."""
+"""A subset of functions, spread out over a space that is too large to know all of it.
+
+Farthest-point traversal (Gonzalez 1985, "Clustering to minimize the maximum intercluster
+distance"): each further function is the one that is farthest from all chosen so far. No function
+is then left farther from a chosen one than twice the least possible.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bo_act.errors import FeatureError
+from bo_act.features.coordinates import output_coordinates
 from bo_act.features.table import Block
 
+# Of the z-scored function, beside its moments; as many as the embedding takes by default.
+_COMPONENTS = 6
 
-def spread(outputs: Block, count: int, *, include: Sequence[int]) -> NDArray[np.int64]:
-    """Choose functions that have output features.
+
+def spread(
+    blocks: Mapping[str, Block], count: int, *, include: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Choose functions that are spread out over the output features.
+
+    Distances are Euclidean in the coordinates of the embedding's own output block. Being ranks,
+    they have no far-away corner for the choice to be spent on, and they are where the search
+    looks for neighbours.
 
     Args:
-        outputs: (N, k) output features.
-        count: how many functions to choose.
-        include: indices that are chosen in any case.
+        blocks: ``outputs`` and ``moments`` of N functions.
+        count: how many functions; of fewer with output features, all are chosen.
+        include: functions to start from, such as the baselines. Those without output features are
+            skipped.
 
     Returns:
-        Ascending indices, ``count`` of them or all that there are.
+        (count,) indices of the functions, ascending. The same on every machine.
+
+    Raises:
+        FeatureError: there are more functions in ``include`` than may be chosen.
     """
-    present = np.flatnonzero(outputs.present)
-    first = [index for index in present.tolist() if index not in set(include)]
-    kept = [index for index in include if outputs.present[index]]
-    return np.array(sorted([*kept, *first][: max(count, len(kept))]), dtype=np.int64)
+    rows = np.flatnonzero(blocks["outputs"].present)
+    start = np.flatnonzero(np.isin(rows, include))
+    if count < max(1, len(start)):
+        raise FeatureError(
+            f"expected a subset of at least {max(1, len(start))} functions, of which {len(start)} "
+            f"are to be included, got {count}; ask for a larger subset"
+        )
+    if count >= len(rows):
+        return rows
+    return rows[np.sort(farthest(output_coordinates(blocks, rows, _COMPONENTS), count, start))]
+
+
+def farthest(
+    points: np.ndarray, count: int, start: Sequence[int] | np.ndarray = ()
+) -> NDArray[np.int64]:
+    """Choose points by farthest-point traversal, in order of choice.
+
+    Args:
+        points: (n, d).
+        count: how many, at most n.
+        start: distinct points that are chosen first; none means the first one of all.
+
+    Returns:
+        (count,) indices; of equally far points the lowest.
+    """
+    # One contiguous float32 column a dimension, and plain elementwise arithmetic: half the memory
+    # traffic of rows, and the same bits on every machine, which a matrix product would not give.
+    columns = np.ascontiguousarray(points.T, dtype=np.float32)
+    chosen = np.empty(count, dtype=np.int64)
+    nearest = np.full(len(points), np.inf, dtype=np.float32)
+    distance, part = np.empty_like(nearest), np.empty_like(nearest)
+    for step in range(count):
+        centre = int(start[step]) if step < len(start) else int(nearest.argmax())
+        chosen[step] = centre
+        distance.fill(0)
+        for column in columns:
+            np.subtract(column, column[centre], out=part)
+            np.multiply(part, part, out=part)
+            np.add(distance, part, out=distance)
+        np.minimum(nearest, distance, out=nearest)
+        nearest[centre] = -1  # never again, though nothing be left but its equals
+    return chosen
