@@ -33,7 +33,7 @@ from bo_act.features.patches import Convolution, double
 __all__ = ["correlated_products", "worthwhile"]
 
 # Bytes of Fourier coefficients and their products that are held at once.
-_CHUNK = 1 << 27
+_CHUNK = 1 << 25
 
 # Channels of a group from which a matrix product is a better use of a processor than a copy.
 _FEW_CHANNELS = 8

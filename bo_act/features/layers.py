@@ -10,7 +10,7 @@ Symbols, with shapes, as in ``bo_act.features.kfac``:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -113,16 +113,51 @@ class Trace:
         """Return the layer's factors once all passes are done."""
         raise NotImplementedError
 
-    def scale(self, values: Tensor, where: str) -> float:
-        """Return a power of two by which values are divided so that their squares are in range."""
-        largest = (
-            float(torch.linalg.vector_norm(values, math.inf).item()) if values.numel() else 0.0
-        )
+    def _scale(self, values: Tensor, where: str, least: float = 0.0) -> float:
+        """Return a power of two by which values are divided so that their squares are in range.
+
+        Args:
+            values: of any shape.
+            where: ``forward`` or ``backward``.
+            least: another value among them.
+
+        Raises:
+            FeatureError: one of them is not finite.
+        """
+        largest = 0.0
+        if values.numel():
+            largest = float(torch.linalg.vector_norm(values, math.inf).item())
         if not math.isfinite(largest):
             raise FeatureError(f"not finite in the {where} pass at layer {self.name!r}")
+        largest = max(largest, least)
         if largest == 0.0 or SAFE_RANGE[0] < largest < SAFE_RANGE[1]:
             return 1.0
         return math.ldexp(1.0, math.frexp(largest)[1])
+
+    def _squares(
+        self,
+        values: Tensor,
+        where: str,
+        products: Callable[[Tensor, float], Tensor],
+        least: float = 0.0,
+    ) -> Tensor:
+        """Return sums of products of values, which are scaled where they left the range.
+
+        The products themselves tell whether they did, so that the usual case needs no look at the
+        values before.
+
+        Args:
+            values: of any shape.
+            where: ``forward`` or ``backward``.
+            products: from values and what they were divided by, (k, n, n) float64.
+            least: as in ``_scale``.
+        """
+        sums = products(values, 1.0)
+        largest = float(sums.diagonal(dim1=-2, dim2=-1).max().item())
+        if SAFE_RANGE[0] ** 2 < largest < SAFE_RANGE[1] ** 2:
+            return sums
+        scale = self._scale(values, where, least)
+        return sums if scale == 1.0 else products(values / scale, scale).mul_(scale * scale)
 
     def check(self, *factors: Tensor) -> None:
         """Refuse factors that overflowed."""
@@ -188,32 +223,31 @@ class WeightTrace(Trace):
 
     def _input_sums(self, x: Tensor, positions: int) -> Tensor:
         """Return this call's sum of x xᵀ (``expand``), or of x by image, (k, p, B) (``reduce``)."""
-        scale = self.scale(x, "forward")
-        if self.biased:
-            scale = max(scale, 1.0)  # the 1 of the bias is one of the values
-        x = x if scale == 1.0 else x / scale
-        one = 1.0 / scale if self.biased else None
-        convolution = self.convolution
-        pointwise = convolution is not None and convolution.pointwise
-        if pointwise:
+        if self.convolution is not None and self.convolution.pointwise:
             x = x.movedim(1, -1)
-        if self.sharing == "reduce":
-            share = self._share(x, positions)
-            if convolution is None or pointwise:
-                means = x.reshape(self.images, share, x.shape[-1]).mean(1).T.unsqueeze(0)
-                if one is not None:
-                    means = nn.functional.pad(means, (0, 0, 0, 1), value=one)
-            else:
-                means = patch_means(x, convolution, one)
-                means = means.unflatten(-1, (self.images, -1)).mean(-1)
-            return double(means) * (scale * share)
-        if convolution is None or pointwise:
-            sums = _linear_products(x.reshape(-1, x.shape[-1]), one)
-        elif worthwhile(x, convolution):
-            sums = correlated_products(x, convolution, one)
-        else:
-            sums = patch_products(x, convolution, one)
-        return sums if scale == 1.0 else sums.mul_(scale * scale)
+        if self.sharing == "expand":
+            # The 1 of the bias is one of the values.
+            return self._squares(x, "forward", self._products, least=float(self.biased))
+        scale = self._scale(x, "forward", least=float(self.biased))
+        share = self._share(x, positions)
+        return double(self._means(x / scale, share, 1.0 / scale)) * (scale * share)
+
+    def _products(self, x: Tensor, scale: float) -> Tensor:
+        one = 1.0 / scale if self.biased else None
+        if self.convolution is None or self.convolution.pointwise:
+            return _linear_products(x.reshape(-1, x.shape[-1]), one)
+        way = correlated_products if worthwhile(x, self.convolution) else patch_products
+        return way(x, self.convolution, one)
+
+    def _means(self, x: Tensor, share: int, one: float) -> Tensor:
+        if self.convolution is not None and not self.convolution.pointwise:
+            patches = patch_means(x, self.convolution, one if self.biased else None)
+            by_image: Tensor = patches.unflatten(-1, (self.images, -1)).mean(-1)
+            return by_image
+        means = x.reshape(self.images, share, x.shape[-1]).mean(1).T.unsqueeze(0)
+        if self.biased:
+            means = nn.functional.pad(means, (0, 0, 0, 1), value=one)
+        return means
 
     def backward(self, gradients: Sequence[Tensor | None]) -> None:
         """Add the gradients with respect to the outputs of each call, shaped like the outputs."""
@@ -222,22 +256,29 @@ class WeightTrace(Trace):
             if gradient is None:
                 continue
             values = at_least_float32(gradient)
-            scale = self.scale(values, "backward")
-            rows = values if scale == 1.0 else values / scale
             if self.convolution is not None:
-                rows = rows.movedim(-1 - len(self.convolution.kernel), -1)
-            rows = rows.reshape(-1, self.groups, rows.shape[-1] // self.groups).transpose(0, 1)
+                values = values.movedim(-1 - len(self.convolution.kernel), -1)
             if self.sharing == "expand":
-                self._add(double(rows.mT @ rows), scale * scale)
+                self._add(self._squares(values, "backward", self._covariance))
             else:
+                scale = self._scale(values, "backward")
+                rows = self._rows(values / scale)
                 share = self._share(gradient, rows.shape[1])
                 part = double(rows.unflatten(1, (self.images, share)).sum(2)) * scale
                 reduced = part if reduced is None else reduced + part
         if reduced is not None:
-            self._add(reduced.mT @ reduced, 1.0)
+            self._add(reduced.mT @ reduced)
 
-    def _add(self, product: Tensor, scale: float) -> None:
-        product = product if scale == 1.0 else product.mul_(scale)
+    def _rows(self, values: Tensor) -> Tensor:
+        """Return (k, positions, q) from (..., k·q)."""
+        q = values.shape[-1] // self.groups
+        return values.reshape(-1, self.groups, q).transpose(0, 1)
+
+    def _covariance(self, values: Tensor, scale: float) -> Tensor:  # noqa: ARG002
+        rows = self._rows(values)
+        return double(rows.mT @ rows)
+
+    def _add(self, product: Tensor) -> None:
         self.gradients = product if self.gradients is None else self.gradients.add_(product)
 
     def _share(self, values: Tensor, positions: int) -> int:

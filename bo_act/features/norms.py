@@ -46,7 +46,7 @@ class NormTrace(Trace):
         self.blocks: Tensor | None = None
 
     def _see(self, x: Tensor, y: Tensor) -> bool:  # noqa: ARG002
-        self.scale(x, "forward")
+        self._scale(x, "forward")
         if x.shape[0] % self.images or x.dim() < 2:
             return False
         self.normalized.append(self._by_image(_normalize(self.layer, x)))
@@ -59,7 +59,7 @@ class NormTrace(Trace):
             if gradient is None:
                 continue
             values = at_least_float32(gradient)
-            scale = self.scale(values, "backward")
+            scale = self._scale(values, "backward")
             d = self._by_image(values if scale == 1.0 else values / scale)
             parts = [(d * x).sum(1)] + [d.sum(1)] * self.shifted
             pairs = double(torch.stack(parts, dim=-1)) * scale  # (B, k, 2)

@@ -57,11 +57,12 @@ def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:
 
 
 def our_traces(network: nn.Module, problem: Problem) -> dict[str, tuple[float, float]]:
-    """Return the traces of both factors of each layer, by name."""
+    """Return the traces of both factors of each layer of weights, by name."""
     factors = kronecker_factors(network, problem.images, problem.labels, fisher="empirical")
     return {
         layer.name: (torch.einsum("kii", layer.a).item(), torch.einsum("kii", layer.g).item())
         for layer in factors.layers
+        if layer.kind == "weight"
     }
 
 
