@@ -565,6 +565,7 @@ def test_several_functions_in_flight_change_nothing(tiny):
     np.testing.assert_array_equal(one.quantiles, three.quantiles)
     np.testing.assert_array_equal(one.null_mass, three.null_mass)
     assert one.reasons == three.reasons
+    assert torch.backends.mha.get_fastpath_enabled()  # a switch that all threads share
 
 
 def test_a_network_in_which_nothing_is_covered(tiny):

@@ -77,4 +77,6 @@ def test_a_killed_ray_worker_costs_nothing_but_time(few, tmp_path, monkeypatch, 
     finally:
         ray.shutdown()
     told = capfd.readouterr()
-    assert told.out + told.err == ""
+    # A Ray that was started outside of compute_features may say after it that a worker has died.
+    said = [line for line in (told.out + told.err).splitlines() if "(raylet)" not in line]
+    assert said == []

@@ -29,6 +29,7 @@ sums over an image's positions first, and is exact for a linear network that end
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -252,10 +253,8 @@ def _borrowed(
         for module, _ in modes
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+    _SLOWLY.begin()
     try:
-        # In evaluation mode torch may run a whole transformer layer in one step, unseen.
-        torch.backends.mha.set_fastpath_enabled(False)
         for module, _ in modes:
             module.training = statistics == "batch" and isinstance(module, _NormBase)
         for module, name, buffer in buffers:
@@ -270,7 +269,36 @@ def _borrowed(
             setattr(module, name, buffer)
         for module, mode in modes:
             module.training = mode
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+        _SLOWLY.end()
+
+
+class _Slowly:
+    """Keeps torch from running a whole transformer layer in one step, in which nothing is seen.
+
+    The switch is one for all threads: the first one to begin turns the fast path off, and the last
+    to end leaves it as it was.
+    """
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.before = True
+        self.lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                self.before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self.users += 1
+
+    def end(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                torch.backends.mha.set_fastpath_enabled(self.before)
+
+
+_SLOWLY = _Slowly()
 
 
 def _backward(outputs: Tensor, vectors: list[Tensor], traces: Sequence[Trace]) -> None:
