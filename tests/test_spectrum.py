@@ -66,9 +66,16 @@ def test_coarse_matrices_get_a_coarse_solver(monkeypatch):
 
 @pytest.mark.parametrize(
     "wrong",
-    [torch.zeros_like, lambda v: v + 1e-3 * v.max(), lambda v: v * 1.01, lambda v: v * torch.nan],
+    [
+        torch.zeros_like,
+        lambda v: v + 1e-3 * v.max(),
+        lambda v: v * 1.01,
+        lambda v: v * torch.nan,
+        lambda v: torch.linalg.cholesky(-torch.eye(2)),  # raises what eigvalsh does
+    ],
 )
 def test_wrong_eigenvalues_are_computed_again(wrong, monkeypatch):
+    """Wrong ones, and those that do not come."""
     real = torch.linalg.eigvalsh
     x = randn(200, 150)
     matrix = (x.T @ x)[None]
@@ -78,10 +85,12 @@ def test_wrong_eigenvalues_are_computed_again(wrong, monkeypatch):
     )
     torch.testing.assert_close(eigenvalues(matrix, eps=SINGLE), expected, rtol=1e-9, atol=1e-9)
     monkeypatch.setattr(torch.linalg, "eigvalsh", lambda m: wrong(real(m)))
-    with pytest.raises(FeatureError, match="size 150 do not sum up to their trace"):
+    with pytest.raises(
+        FeatureError, match="matrix of size 150 do not converge, or not to its trace"
+    ):
         eigenvalues(matrix, eps=SINGLE)
     layer = LayerFactors("conv", matrix, matrix, 150**2, SINGLE)
-    with pytest.raises(FeatureError, match="of layer 'conv': of matrices of size 150"):
+    with pytest.raises(FeatureError, match="at layer 'conv': those of a matrix of size 150"):
         log_eigenvalues(layer)
 
 

@@ -73,10 +73,8 @@ def _log_spectrum(
     """Return (k, n) logarithms of the eigenvalues of (k, n, n) factors, -inf for the null ones."""
     try:
         values = eigenvalues(factor, eps=layer.eps, device=device).cpu().numpy()
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise FeatureError(f"eigenvalues of layer {layer.name!r} do not converge") from error
     except FeatureError as error:
-        raise FeatureError(f"eigenvalues of layer {layer.name!r}: {error}") from error
+        raise FeatureError(f"eigenvalues at layer {layer.name!r}: {error}") from error
     # Rounding of a matrix of size n moves its eigenvalues by up to about eps · n · the largest
     # one (the rule of numpy's matrix_rank), so that what lies below cannot be told from zero.
     # eps is that of the dtype in which the factor was summed, not of the solver's.
@@ -94,7 +92,7 @@ def eigenvalues(
     Factors that were summed in float32 are wrong by about eps · n of their largest eigenvalue, so
     float32 is as good a solver for them as any, at half the time. Sum and sum of squares have to
     be the trace and the squared Frobenius norm: some versions of GPU solvers fail silently. What
-    fails is done again in float64 on the CPU.
+    fails, or does not converge, is done again in float64 on the CPU.
 
     Args:
         matrices: (k, n, n) float64, symmetric.
@@ -116,13 +114,17 @@ def eigenvalues(
     attempts = [torch.float32] * coarse + [torch.float64]
     places = [device or matrices.device] * len(attempts) + [torch.device("cpu")]
     for dtype, place in zip([*attempts, torch.float64], places, strict=True):
-        values: Tensor = torch.linalg.eigvalsh(scaled.to(place, dtype)).to(matrices.device).double()
+        try:
+            values: Tensor = torch.linalg.eigvalsh(scaled.to(place, dtype))
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            continue
+        values = values.to(matrices.device).double()
         if _right(scaled, values, _TOLERANCE[dtype]):
             result: Tensor = values * scale[:, :, 0]
             return result
     raise FeatureError(
-        f"of matrices of size {n} do not sum up to their trace and Frobenius norm, neither on "
-        f"{places[0]} nor in float64 on the CPU; the linear algebra library is at fault"
+        f"those of a matrix of size {n} do not converge, or not to its trace and Frobenius norm, "
+        f"neither on {places[0]} nor in float64 on the CPU"
     )
 
 
