@@ -269,7 +269,7 @@ def feature_store(table: FeatureTable) -> None:
     uncovered = ", ".join(found["uncovered"])
     rows = {"layers": ", ".join(found["layers"])}
     if uncovered:
-        rows["in no block"] = f"{uncovered} (the spectra say nothing of their parameters)"
+        rows["in no block"] = f"{uncovered} (the spectra say nothing of them)"
     if found["store"]:
         rows["kept in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
     key_values("Fisher spectra", rows)

@@ -593,12 +593,12 @@ class Partly(nn.Module):
 
 
 def test_uncovered_parameters_are_named_once_and_kept(tiny):
-    with pytest.warns(UserWarning, match="the spectra say nothing of them") as told:
+    with pytest.warns(UserWarning, match="say nothing of these parameters") as told:
         table = features(tiny, Partly)
     (warning,) = told
-    assert "(root)" in str(warning.message)
+    assert "not covered by the Fisher matrix: scale; " in str(warning.message)
     assert warning.filename == __file__
-    assert table.provenance["uncovered"] == ("(root)",)
+    assert table.provenance["uncovered"] == ("scale",)
     assert table.provenance["layers"] == ("layers.0", "layers.2")
 
 

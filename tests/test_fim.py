@@ -586,7 +586,7 @@ class Mixed(nn.Module):
 def test_uncovered_layers_are_named():
     result = fim_spectra(seeded(Mixed), randn(3, 5, 4), None)
     assert result.layers == ("norm", "head")
-    assert result.uncovered == ("(root)", "table", "unused", "slope")
+    assert result.uncovered == ("shift", "table", "unused", "slope")
 
 
 class OwnPadding(nn.Conv2d):

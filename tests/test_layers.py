@@ -418,7 +418,11 @@ def test_attention_with_a_forward_of_its_own_is_not_covered():
     module = seeded(lambda: OwnAttention(4, 2, batch_first=True))
     result = fim_spectra(Reader(module, module, False).double(), randn(3, 5, 4), None)
     assert result.layers == ("head",)
-    assert result.uncovered == ("attention", "attention.out_proj")
+    assert result.uncovered == (
+        "attention.in_proj_weight",
+        "attention.in_proj_bias",
+        "attention.out_proj",
+    )
 
 
 # --- weight sharing -------------------------------------------------------------------------

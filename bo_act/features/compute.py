@@ -162,8 +162,8 @@ def _missing(
 def _warn_of_uncovered(probe: FimSpectra) -> None:
     if probe.uncovered:
         warnings.warn(
-            f"the parameters of {', '.join(probe.uncovered)} belong to no block of the Fisher "
-            f"matrix: the spectra say nothing of them (covered: {', '.join(probe.layers)})",
+            f"not covered by the Fisher matrix: {', '.join(probe.uncovered)}; the spectra of the "
+            f"{len(probe.layers)} layers that are say nothing of these parameters",
             stacklevel=3,
         )
 

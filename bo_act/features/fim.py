@@ -45,7 +45,7 @@ class FimSpectra:
             zero.
         weights: (L,) int64, number of the layer's weights and biases.
         layers: names of the layers.
-        uncovered: names of modules whose parameters are in no block.
+        uncovered: names of layers and parameters that are in no block.
     """
 
     quantiles: NDArray[np.float64]

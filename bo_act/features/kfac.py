@@ -67,7 +67,8 @@ class KroneckerFactors:
 
     Attributes:
         layers: covered layers, in the order of ``network.named_modules()``.
-        uncovered: names of modules that hold parameters which belong to no block.
+        uncovered: names of layers, and of parameters of modules made of several layers, which
+            belong to no block.
     """
 
     layers: tuple[LayerFactors, ...]
@@ -232,7 +233,9 @@ def _uncovered(network: nn.Module, covered: set[str]) -> tuple[str, ...]:
             names += [f"{label}.{extra}" for extra in ("bias_k", "bias_v")
                       if getattr(module, extra) is not None]  # fmt: skip
         elif label not in covered and module not in inside and _has_parameters(module):
-            names.append(label)
+            # A module of several parts is not uncovered as a whole: its own parameters are.
+            own = [entry for entry, _ in module.named_parameters(name, recurse=False)]
+            names += own if any(module.children()) or not name else [name]
     return tuple(names)
 
 
