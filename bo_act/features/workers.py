@@ -2,7 +2,8 @@
 
 The parent hands out pieces, one at a time to each worker, and alone keeps what comes back. A
 worker that dies costs the time of its piece: it is replaced and the piece is handed out again.
-Workers end with their parent, however it ends.
+Workers end with their parent, however it ends. What they say to each other is pickled, as
+multiprocessing does; nothing pickled is ever kept or read from a file.
 """
 
 from __future__ import annotations
