@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_workers import Net, assert_same_table, features, kept
+from test_workers import Net, a_few, assert_same_table, features, kept
 
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features import compute as computing
 from bo_act.features import ray_tasks
-from bo_act.specs import SpaceSpec
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +22,7 @@ def _small_shards(monkeypatch):
 
 @pytest.fixture
 def few() -> Space:
-    return Space(
-        SpaceSpec(
-            name="few",
-            unary=("identity", "tanh", "relu", "exp", "erf"),
-            binary=("add", "mul"),
-            schemas=("binary(unary(x),unary(x))",),
-            baselines=("relu(x)",),
-        )
-    )
+    return a_few()
 
 
 def test_without_ray(few, monkeypatch):

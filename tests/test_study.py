@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import time
 from collections import Counter
 from pathlib import Path
 
 import optuna
 import pytest
+from kills import killed_ten_times
 from optuna.trial import TrialState
 
 from bo_act import library
@@ -302,26 +301,7 @@ def test_nothing_is_lost_by_kill_9(storage, monkeypatch):
     whole = time.monotonic() - started
     spec = make(name="killed", storage=storage, **settings)
     randomness = random.Random(storage)
-    kills = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            try:
-                run_study(spec)
-                os._exit(0)
-            finally:  # whatever happens, the tests must not run on in here
-                os._exit(1)
-        if kills < 10:
-            # Too short for ten children to finish the work, and some too short to begin it.
-            time.sleep(randomness.uniform(0.01, 0.07) * whole)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            kills += 1
-        else:
-            assert os.WEXITSTATUS(status) == 0
-            break
-    assert kills == 10
+    killed_ten_times(lambda: run_study(spec), lambda: randomness.uniform(0.01, 0.07) * whole)
     assert history(spec) == history(undisturbed)
     assert all(row[3] == "COMPLETE" for row in history(spec))
     assert max(Counter(row[1] for row in history(spec)).values()) == 1

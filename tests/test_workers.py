@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kills import killed_ten_times
 from torch import nn
 
 from bo_act.activations.space import Space
@@ -73,8 +74,7 @@ class Net:
         raise ZeroDivisionError("a defect of the network")
 
 
-@pytest.fixture
-def few() -> Space:
+def a_few() -> Space:
     return Space(
         SpaceSpec(
             name="few",
@@ -84,6 +84,11 @@ def few() -> Space:
             baselines=("relu(x)",),
         )
     )
+
+
+@pytest.fixture
+def few() -> Space:
+    return a_few()
 
 
 @pytest.fixture(autouse=True)
@@ -174,10 +179,10 @@ def test_workers_that_make_no_sense(few, changes):
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_workers import Net, features, few
+from test_workers import Net, a_few, features
 from bo_act.features import compute
 compute.SHARD = 1000
-features(few.__wrapped__(), Net({what!r}, Path({folder!r})), workers=2)
+features(a_few(), Net({what!r}, Path({folder!r})), workers=2)
 """
 
 
@@ -275,26 +280,10 @@ def test_nothing_is_lost_by_kill_9(few, tmp_path, monkeypatch):
     fresh = features(few, cache=tmp_path / "alone")
     whole = 0.03 * int(fresh.blocks["fim"].present.sum())  # what Net("linger") takes at least
     randomness = random.Random(0)
-    kills = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            try:
-                features(few, Net("linger"), cache=tmp_path / "killed")
-                os._exit(0)
-            finally:  # whatever happens, the tests must not run on in here
-                os._exit(1)
-        if kills < 10:
-            # Too short for ten children to finish the work, and some too short to begin it.
-            time.sleep(randomness.uniform(0.02, 0.16) * whole)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            kills += 1
-        else:
-            assert os.WEXITSTATUS(status) == 0
-            break
-    assert kills == 10
+    killed_ten_times(
+        lambda: features(few, Net("linger"), cache=tmp_path / "killed"),
+        lambda: randomness.uniform(0.02, 0.16) * whole,
+    )
     assert_same_table(features(few, cache=tmp_path / "killed"), fresh)
     assert kept(tmp_path / "killed") == kept(tmp_path / "alone")
 

@@ -39,10 +39,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bo_act.errors import FeatureError, nearest
+from bo_act.errors import FeatureError
 from bo_act.features.attention import AttentionTrace
 from bo_act.features.layers import WEIGHTED, LayerFactors, Sharing, Trace, WeightTrace
-from bo_act.features.loss import Fisher, Loss, output_gradients
+from bo_act.features.loss import Fisher, Loss, check_choice, output_gradients
 from bo_act.features.norms import NORMS, NormTrace
 from bo_act.features.patches import Convolution
 from bo_act.features.shared import Shared
@@ -117,15 +117,8 @@ def kronecker_factors(
         FeatureError: the arguments do not fit together, no layer is covered, or a value of the
             forward or backward pass is not finite (the message names the layer).
     """
-    for name, value, known in (
-        ("weight_sharing", weight_sharing, get_args(Sharing)),
-        ("statistics", statistics, get_args(Statistics)),
-    ):
-        if value not in known:
-            raise FeatureError(
-                f"expected {name} to be one of {', '.join(known)}, got {value!r}"
-                f"{nearest(str(value), known)}"
-            )
+    check_choice("weight_sharing", weight_sharing, get_args(Sharing))
+    check_choice("statistics", statistics, get_args(Statistics))
     batch = images.shape[0] if images.dim() else 0
     if batch == 0:
         raise FeatureError(f"expected a batch of images, got shape {tuple(images.shape)}")

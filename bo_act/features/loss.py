@@ -16,6 +16,7 @@ in the empirical matrix alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from bo_act.errors import FeatureError, nearest
 
-__all__ = ["Fisher", "Loss", "output_gradients"]
+__all__ = ["Fisher", "Loss", "check_choice", "output_gradients"]
 
 Fisher = Literal["mc", "exact", "empirical"]
 Loss = Literal["cross_entropy", "mse"]
@@ -46,15 +47,8 @@ def output_gradients(
     Raises:
         FeatureError: an unknown option, or labels that do not fit the outputs.
     """
-    for name, value, known in (
-        ("fisher", fisher, get_args(Fisher)),
-        ("loss", loss, get_args(Loss)),
-    ):
-        if value not in known:
-            raise FeatureError(
-                f"expected {name} to be one of {', '.join(known)}, got {value!r}"
-                f"{nearest(str(value), known)}"
-            )
+    check_choice("fisher", fisher, get_args(Fisher))
+    check_choice("loss", loss, get_args(Loss))
     f = outputs.detach().cpu().double()
     generator = torch.Generator().manual_seed(seed)
     if fisher == "empirical":
@@ -75,6 +69,19 @@ def output_gradients(
             chosen = torch.multinomial(p, 1, generator=generator)
             vectors = [p - torch.zeros_like(p).scatter_(1, chosen, 1.0)]
     return [vector.to(outputs) for vector in vectors]
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse an option that is none of those known.
+
+    Raises:
+        FeatureError: it names the nearest one.
+    """
+    if value not in known:
+        raise FeatureError(
+            f"expected {name} to be one of {', '.join(known)}, got {value!r}"
+            f"{nearest(str(value), known)}"
+        )
 
 
 def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: float) -> Tensor:
