@@ -8,6 +8,8 @@
     ├── DataError              a data set that cannot be read
     ├── FeatureError           features that cannot be computed or read
     ├── SearchError            a search that cannot go on
+    ├── BenchmarkError         a benchmark that cannot be read, built or replayed
+    ├── WorkerError            worker processes that cannot start or do not survive
     └── StorageError           a study storage that cannot be reached or holds something else
 
 Each message says what was expected, what came, and what to do. The command line prints it on one
@@ -15,6 +17,7 @@ line and exits with 2.
 """
 
 __all__ = [
+    "BenchmarkError",
     "BoActError",
     "ContentNotFoundError",
     "DataError",
@@ -24,6 +27,7 @@ __all__ = [
     "SearchError",
     "SpecError",
     "StorageError",
+    "WorkerError",
     "nearest",
 ]
 
@@ -74,6 +78,14 @@ class FeatureError(BoActError):
 
 class SearchError(BoActError):
     """The search cannot go on: nothing to propose, or inputs that do not fit together."""
+
+
+class BenchmarkError(BoActError):
+    """A benchmark cannot be read, built or replayed."""
+
+
+class WorkerError(BoActError):
+    """Worker processes cannot start, or die over their work."""
 
 
 class StorageError(BoActError):

@@ -1,0 +1,130 @@
+"""Benchmark: what every function of a space achieves on one task, measured beforehand.
+
+N  functions of the catalogue      S  runs of each function, with different seeds
+E  epochs of a run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bo_act.activations.space import Space
+from bo_act.errors import BenchmarkError
+from bo_act.features.table import FeatureTable
+
+METRICS = (
+    "train_accuracy",
+    "validation_accuracy",
+    "test_accuracy",
+    "train_loss",
+    "validation_loss",
+    "test_loss",
+    "seconds",
+)
+"""What is measured in a run: accuracies (fractions), losses (nats), wall time in seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Measured values of the N functions of a catalogue.
+
+    Attributes:
+        name: of the benchmark.
+        space: whose catalogue's indices the rows are.
+        runs: metric → (N, S) float64; NaN where a function was not run, and the losses of
+            diverged runs.
+        diverged: (N, S) bool: runs whose loss ceased to be finite; their accuracies are those of
+            chance.
+        chance: accuracy of guessing.
+        features: what is known of each function before training.
+        curves: (N, S, E) float32 validation accuracy after each epoch, NaN where a run did not
+            get that far; None where curves were not kept.
+        provenance: how it was made or read; what JSON can hold.
+        unmatched: expressions of the file that are no function of the space.
+    """
+
+    name: str
+    space: Space
+    runs: Mapping[str, NDArray[np.float64]] = field(repr=False)
+    diverged: NDArray[np.bool_] = field(repr=False)
+    chance: float
+    features: FeatureTable = field(repr=False)
+    curves: NDArray[np.float32] | None = field(default=None, repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    unmatched: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        shape = self.diverged.shape
+        expected = (len(self.space.catalogue), shape[-1])
+        shapes = {name: values.shape for name, values in self.runs.items()}
+        if set(shapes) != set(METRICS) or shape != expected or set(shapes.values()) != {shape}:
+            raise BenchmarkError(
+                f"expected the metrics {', '.join(METRICS)} as arrays (N, S) of "
+                f"N = {expected[0]} functions, got {shapes} and diverged {shape}"
+            )
+        if self.curves is not None and self.curves.shape[:2] != shape:
+            raise BenchmarkError(
+                f"expected curves (N, S, E) with (N, S) = {shape}, got {self.curves.shape}"
+            )
+        if self.features.catalogue_hash != self.space.catalogue.hash:
+            raise BenchmarkError("the features belong to another catalogue than the values")
+        if not self.measured.any():
+            raise BenchmarkError(f"benchmark {self.name!r} has not one measured function")
+
+    def __len__(self) -> int:
+        return len(self.diverged)
+
+    @property
+    def seeds(self) -> int:
+        """S, the runs of each function."""
+        return self.diverged.shape[1]
+
+    @cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """(N,) bool: functions with at least one run."""
+        return np.isfinite(self.runs["validation_accuracy"]).any(axis=1)
+
+    def mean(self, metric: str) -> NDArray[np.float64]:
+        """Return the mean of a metric over the runs of each function, (N,); NaN without any."""
+        return _mean(self.runs[metric])
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """(N,) mean validation accuracy: what a search on the benchmark is told."""
+        return self.mean("validation_accuracy")
+
+    @cached_property
+    def test(self) -> NDArray[np.float64]:
+        """(N,) mean test accuracy, which no search is told."""
+        return self.mean("test_accuracy")
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """(N,) 1 is the best by ``values``, ties share the better rank; 0 where not measured."""
+        ordered = np.sort(-self.values[self.measured])
+        ranks = np.zeros(len(self), dtype=np.int64)
+        ranks[self.measured] = 1 + np.searchsorted(ordered, -self.values[self.measured])
+        return ranks
+
+    @cached_property
+    def best(self) -> int:
+        """Index of the function with the largest value."""
+        return int(np.nanargmax(self.values))
+
+    @cached_property
+    def expectation(self) -> float:
+        """Mean value of a function drawn at random from those measured."""
+        return float(self.values[self.measured].mean())
+
+
+def _mean(runs: NDArray[np.float64]) -> NDArray[np.float64]:
+    there = np.isfinite(runs)
+    count = there.sum(axis=1)
+    total = np.where(there, runs, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
