@@ -10,7 +10,7 @@ import pytest
 from test_workers import Net, a_few, assert_same_table, features, kept
 
 from bo_act.activations.space import Space
-from bo_act.errors import FeatureError
+from bo_act.errors import FeatureError, WorkerError
 from bo_act.features import compute as computing
 from bo_act.features import ray_tasks
 
@@ -63,7 +63,7 @@ def test_a_killed_ray_worker_costs_nothing_but_time(few, tmp_path, monkeypatch, 
 
         with pytest.raises(ZeroDivisionError, match="a defect of the network"):
             features(few, Net("fail"), key=None, workers=2, executor="ray")
-        with pytest.raises(FeatureError, match=r"3 workers died .*add"):
+        with pytest.raises(WorkerError, match=r"3 workers died .*add"):
             features(few, Net("die"), key=None, workers=2, executor="ray")
     finally:
         ray.shutdown()

@@ -19,9 +19,9 @@ from kills import killed_ten_times
 from torch import nn
 
 from bo_act.activations.space import Space
-from bo_act.errors import DataError, FeatureError
+from bo_act import workers
+from bo_act.errors import DataError, FeatureError, WorkerError
 from bo_act.features import compute as computing
-from bo_act.features import workers
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.specs import FeaturesSpec, SpaceSpec
@@ -137,7 +137,7 @@ def test_a_killed_worker_costs_nothing_but_time(few, tmp_path):
 
 def test_functions_that_no_worker_survives_are_named(few, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "ATTEMPTS", 2)
-    with pytest.raises(FeatureError, match=r"2 workers died .*exit code -9.* and 5 more") as caught:
+    with pytest.raises(WorkerError, match=r"2 workers died .*exit code -9.* and 5 more") as caught:
         features(few, Net("die_late", tmp_path), cache=tmp_path, workers=2)
     assert PLACE in str(caught.value) or "of x" in str(caught.value)
     # All that the other worker had time for is kept, and the rest can be computed.
@@ -158,7 +158,7 @@ def test_errors_are_made_to_travel():
     assert workers.portable(ours) is ours
     assert not hasattr(ours, "__notes__")
     instead = workers.portable(Unportable("cannot", "travel"))
-    assert isinstance(instead, FeatureError)
+    assert isinstance(instead, WorkerError)
     assert str(instead) == "a worker failed: Unportable: cannot travel"
 
 
@@ -166,7 +166,7 @@ def test_a_network_that_cannot_travel(few):
     def inner(activation):
         return Net()(activation)
 
-    with pytest.raises(FeatureError, match=r"top level of a module .* workers=1"):
+    with pytest.raises(WorkerError, match=r"top level of a module .* workers=1"):
         features(few, inner, workers=2)
 
 

@@ -192,7 +192,7 @@ def _shards(
         if executor == "ray":
             from bo_act.features.ray_tasks import compute_with_ray as compute
         else:
-            from bo_act.features.workers import compute_in_processes as compute
+            from bo_act.workers import compute_in_processes as compute
         yield from compute(
             spectra.job, pieces, device=spectra.device, workers=workers, threads=threads
         )

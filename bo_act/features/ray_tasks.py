@@ -18,10 +18,10 @@ from typing import Any, TextIO, cast
 
 import torch
 
-from bo_act.errors import FeatureError
+from bo_act.errors import BoActError, FeatureError
 from bo_act.features.spectra import Piece, Spectra, SpectraJob
 from bo_act.features.store import Shard
-from bo_act.features.workers import ATTEMPTS, cores_each, deadly, portable
+from bo_act.workers import ATTEMPTS, cores_each, deadly, portable
 
 _opened: dict[str, Spectra] = {}  # in a Ray worker: the job that it works on, by its name
 
@@ -45,7 +45,7 @@ def compute_with_ray(
 
     Raises:
         FeatureError: Ray is missing or cannot be reached; the network cannot travel; ``ATTEMPTS``
-            workers died over one piece.
+            workers died over one piece (WorkerError).
         Exception: what a task raised.
     """
     threads = threads or cores_each(workers)
@@ -153,7 +153,7 @@ def _put(ray: ModuleType, job: SpectraJob) -> Any:
         ) from error
 
 
-def _failed(ray: ModuleType, piece: Piece, error: Exception) -> FeatureError:
+def _failed(ray: ModuleType, piece: Piece, error: Exception) -> BoActError:
     if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
         return deadly(piece, type(error).__name__)
     text = " ".join(str(error).split())[:300]

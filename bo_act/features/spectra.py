@@ -71,6 +71,10 @@ class SpectraJob:
     labels: Tensor
     spec: FeaturesSpec
 
+    def __call__(self, device: torch.device) -> Callable[[Piece], Shard]:
+        """Open the job on a device; what comes back computes pieces."""
+        return Spectra(self, device).shard
+
     def batch_digest(self) -> str:
         """Identify the batch by its very numbers, dtype and shape."""
         digest = hashlib.sha256()

@@ -129,7 +129,19 @@ def evaluate(
     device: torch.device | str,
     precision: Precision = "auto",
 ) -> float:
-    """Return the accuracy of a network, a fraction; it is evaluated in evaluation mode.
+    """Return the accuracy of a network, a fraction; see ``measure``."""
+    return measure(network, images, batch_size=batch_size, device=device, precision=precision)[0]
+
+
+def measure(
+    network: nn.Module,
+    images: ImageSet,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    precision: Precision = "auto",
+) -> tuple[float, float]:
+    """Return accuracy and mean cross-entropy of a network, which is put into evaluation mode.
 
     Args:
         network: from images (b, c, h, w) to logits (b, classes).
@@ -137,6 +149,9 @@ def evaluate(
         batch_size: images at a time.
         device: where to compute.
         precision: as in ``TrainingSpec``.
+
+    Returns:
+        Accuracy, a fraction, and the loss in nats, without label smoothing.
     """
     device = torch.device(device)
     network.to(device)
@@ -144,12 +159,17 @@ def evaluate(
     was_training = network.training
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    # Sums of float32 losses over a whole data set would lose digits.
+    loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64)
+    loss = loss.to(device)
     with torch.no_grad(), _autocast(device, precision):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
-            correct += (network(images.images[batch]).argmax(1) == images.labels[batch]).sum()
+            logits, labels = network(images.images[batch]).float(), images.labels[batch]
+            correct += (logits.argmax(1) == labels).sum()
+            loss += functional.cross_entropy(logits, labels, reduction="sum")
     network.train(was_training)
-    return int(correct) / len(images)
+    return int(correct) / len(images), float(loss) / len(images)
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Worker processes on this machine that compute shards of Fisher spectra.
+"""Worker processes on this machine that share out the pieces of a job.
 
 The parent hands out pieces, one at a time to each worker, and alone keeps what comes back. A
 worker that dies costs the time of its piece: it is replaced and the piece is handed out again.
@@ -14,43 +14,47 @@ import signal
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
-from bo_act.errors import BoActError, FeatureError
-from bo_act.features.spectra import Piece, Spectra, SpectraJob
-from bo_act.features.store import Shard
+from bo_act.errors import BoActError, WorkerError
+
+Piece = TypeVar("Piece", bound=Hashable)
+Result = TypeVar("Result")
+Job = Callable[[torch.device], Callable[[Piece], Result]]
+"""What is to be done: called once in each worker, it returns what computes a piece there."""
+
+_Kind = Literal["ready", "result", "error"]
 
 ATTEMPTS = 3
 """Workers that may die over one piece before that is taken to be the piece's fault."""
 
-_READY = "ready"
-
 
 def compute_in_processes(
-    job: SpectraJob,
+    job: Job[Piece, Result],
     pieces: Sequence[Piece],
     *,
     device: torch.device,
     workers: int,
     threads: int | None = None,
-) -> Iterator[Shard]:
-    """Compute pieces in worker processes; shards come as they are done.
+) -> Iterator[Result]:
+    """Compute pieces in worker processes; results come as they are done.
 
     Args:
-        job: what to compute.
-        pieces: of which functions.
+        job: can be pickled.
+        pieces: can be pickled; their text names them in errors.
         device: where; of several GPUs each worker takes the next one, unless one is named.
         workers: number of processes.
         threads: CPU threads of each; default: the cores, shared out.
 
     Raises:
-        FeatureError: the network cannot travel; workers do not start; ``ATTEMPTS`` workers died
-            over one piece.
+        WorkerError: the job cannot travel; workers do not start; ``ATTEMPTS`` workers died over
+            one piece.
         Exception: what a worker raised.
     """
     crew = _Crew(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
@@ -65,23 +69,25 @@ def compute_in_processes(
                 except EOFError:
                     crew.replace(slot)
                     continue
-                if isinstance(answer, BaseException):
-                    raise answer
-                if answer is not None:
-                    crew.feed(worker)
-                if isinstance(answer, Shard):
+                if answer is None:
+                    continue
+                kind, content = answer
+                if kind == "error":
+                    raise content
+                crew.feed(worker)
+                if kind == "result":
                     left -= 1
-                    yield answer
+                    yield content
     finally:
         crew.end()
 
 
-class _Crew:
+class _Crew(Generic[Piece]):
     """The workers, the pieces that wait, and who died over which."""
 
     def __init__(
         self,
-        job: SpectraJob,
+        job: Job[Piece, Any],
         pieces: Sequence[Piece],
         device: torch.device,
         size: int,
@@ -94,14 +100,14 @@ class _Crew:
         self.waiting = deque(pieces)
         self.deaths: Counter[Piece] = Counter()
         self.stillborn = 0
-        self.workers: list[_Worker] = []
+        self.workers: list[_Worker[Piece]] = []
 
     def begin(self) -> None:
         """Start all workers."""
         for slot in range(self.size):
             self.workers.append(self._worker(slot))
 
-    def feed(self, worker: _Worker) -> None:
+    def feed(self, worker: _Worker[Piece]) -> None:
         """Give a worker that has answered its next piece."""
         self.stillborn = 0
         worker.take(self.waiting.popleft() if self.waiting else None)
@@ -126,11 +132,11 @@ class _Crew:
         for worker in self.workers:
             worker.end()
 
-    def _worker(self, slot: int) -> _Worker:
+    def _worker(self, slot: int) -> _Worker[Piece]:
         return _Worker(self.packed, _device(self.device, slot), self.threads)
 
 
-class _Worker:
+class _Worker(Generic[Piece]):
     """A worker process as its parent sees it.
 
     Attributes:
@@ -160,7 +166,7 @@ class _Worker:
             with suppress(OSError):  # it has died, as the next answer will say
                 self.connection.send(piece)
 
-    def answer(self) -> Shard | BaseException | str | None:
+    def answer(self) -> tuple[_Kind, Any] | None:
         """Return what the worker says, None if nothing yet.
 
         Raises:
@@ -172,7 +178,7 @@ class _Worker:
                 if dead:
                     raise EOFError
                 return None
-            answer: Shard | BaseException | str = self.connection.recv()
+            answer: tuple[_Kind, Any] = self.connection.recv()
         except OSError as error:
             raise EOFError from error
         self.started = True
@@ -194,13 +200,13 @@ def _work(connection: Connection, packed: bytes, device: str, threads: int) -> N
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
-        spectra = Spectra(_unpacked(packed), torch.device(device))
-        connection.send(_READY)
+        compute = _unpacked(packed)(torch.device(device))
+        connection.send(("ready", None))
         while True:
-            connection.send(spectra.shard(connection.recv()))
+            connection.send(("result", compute(connection.recv())))
     except Exception as error:
         with suppress(OSError):  # the parent is gone
-            connection.send(portable(error))
+            connection.send(("error", portable(error)))
 
 
 def _end_with_parent() -> None:
@@ -217,45 +223,45 @@ def portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return FeatureError(f"a worker failed: {type(error).__name__}: {error}")
+        return WorkerError(f"a worker failed: {type(error).__name__}: {error}")
     return error
 
 
 # --- what is said of it ---------------------------------------------------------------------
 
 
-def deadly(piece: Piece, how: str) -> FeatureError:
+def deadly(piece: object, how: str) -> WorkerError:
     """Return the error that a piece is which no worker survives."""
-    return FeatureError(
-        f"{ATTEMPTS} workers died one after the other ({how}) over the spectra of {piece}; what "
-        f"was computed before is kept. Too little memory is the usual cause: use fewer workers "
-        f"or a smaller features.batch_size"
+    return WorkerError(
+        f"{ATTEMPTS} workers died one after the other ({how}) over {piece}; what was computed "
+        f"before is kept. Too little memory is the usual cause: use fewer workers or a smaller "
+        f"batch_size"
     )
 
 
-def _no_start(exit_code: int | None) -> FeatureError:
-    return FeatureError(
+def _no_start(exit_code: int | None) -> WorkerError:
+    return WorkerError(
         f"{ATTEMPTS} workers ended (exit code {exit_code}) before they could begin. A script that "
         f"starts workers has to be a file and to do its work under if __name__ == '__main__':"
     )
 
 
-def _packed(job: SpectraJob) -> bytes:
+def _packed(job: Job[Any, Any]) -> bytes:
     try:
         return pickle.dumps(job)
     except Exception as error:
-        raise FeatureError(
+        raise WorkerError(
             f"several workers need a network that can be pickled, and this one cannot: {error}; "
             f"give a function at the top level of a module instead of a lambda or an inner "
             f"function, or compute with workers=1"
         ) from error
 
 
-def _unpacked(packed: bytes) -> SpectraJob:
+def _unpacked(packed: bytes) -> Job[Any, Any]:
     try:
-        job: SpectraJob = pickle.loads(packed)
+        job: Job[Any, Any] = pickle.loads(packed)
     except (AttributeError, ImportError) as error:
-        raise FeatureError(
+        raise WorkerError(
             f"the network cannot be loaded in a worker: {error}; define it at the top level of a "
             f"module that can be imported there, or compute with workers=1"
         ) from error
