@@ -50,18 +50,15 @@ class Live(Events):
         self.quiet = quiet
         self.tasks: dict[str, TaskID] = {}
         self.best: float | None = None
-        self.pace: _Pace | None = None
+        self.paces: dict[str, _Pace] = {}
 
     def features(self, done: int, total: int) -> None:
         """Show features computed so far, how fast, and how long it takes yet."""
-        self.pace = self.pace or _Pace(done)
-        rate = self.pace.rate(done)
-        note = f"{rate:.3g} functions/s" if rate else ""
-        self._show("features", FEATURES, done, total, note)
-        # Hours of work may go to a log file: a line a minute, then.
-        if rate and not (self.quiet or err.is_terminal) and self.pace.due():
-            left = duration((total - done) / rate)
-            err.print(f"{FEATURES}: {done:,} of {total:,}, {note}, {left} left", soft_wrap=True)
+        self._show_paced(FEATURES, "functions", done, total)
+
+    def runs(self, done: int, total: int, what: str) -> None:
+        """Show runs done so far, how fast, and how long it takes yet."""
+        self._show_paced(what, "runs", done, total)
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """Show a finished trial, and the best value so far."""
@@ -73,6 +70,16 @@ class Live(Events):
     def confirmation(self, done: int, total: int, text: str) -> None:
         """Show fresh-seed runs done so far."""
         self._show("confirmation", "confirmation with fresh seeds", done, total, text)
+
+    def _show_paced(self, title: str, unit: str, done: int, total: int) -> None:
+        pace = self.paces.setdefault(title, _Pace(done))
+        rate = pace.rate(done)
+        note = f"{rate:.3g} {unit}/s" if rate else ""
+        self._show(title, title, done, total, note)
+        # Hours of work may go to a log file: a line a minute, then.
+        if rate and not (self.quiet or err.is_terminal) and pace.due():
+            left = duration((total - done) / rate)
+            err.print(f"{title}: {done:,} of {total:,}, {note}, {left} left", soft_wrap=True)
 
     def _show(self, key: str, title: str, done: int, total: int, note: str = "") -> None:
         if self.quiet:

@@ -83,12 +83,12 @@ class Benchmark:
     @property
     def seeds(self) -> int:
         """S, the runs of each function."""
-        return self.diverged.shape[1]
+        return int(self.diverged.shape[1])
 
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
         """(N,) bool: functions with at least one run."""
-        return np.isfinite(self.runs["validation_accuracy"]).any(axis=1)
+        return np.asarray(np.isfinite(self.runs["validation_accuracy"]).any(axis=1))
 
     def mean(self, metric: str) -> NDArray[np.float64]:
         """Return the mean of a metric over the runs of each function, (N,); NaN without any."""

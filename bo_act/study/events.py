@@ -19,3 +19,6 @@ class Events:
 
     def confirmation(self, done: int, total: int, text: str) -> None:
         """So many fresh-seed runs are done; ``text`` is the function that is next."""
+
+    def runs(self, done: int, total: int, what: str) -> None:
+        """So many runs of a benchmark or a comparison are done."""

@@ -1,0 +1,136 @@
+"""RunJournal: the runs of a build, one line of JSON each, safe against being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bo_act.errors import BenchmarkError
+
+_FORM = 1
+
+
+class RunJournal:
+    """A file of runs that one process at a time may extend.
+
+    Its first line says what the runs were made from. A line that a killed process left half
+    written is cut off; a line is only believed once its end is there.
+
+    Args:
+        path: of the file; made with its folder where it is missing.
+        made_from: all that the runs depend on.
+
+    Raises:
+        BenchmarkError: the runs were made from something else, the file is damaged, or another
+            process has it open.
+    """
+
+    def __init__(self, path: Path, made_from: Mapping[str, Any]) -> None:
+        self.path = path
+        self.header = {"form": _FORM, "made_from": json.loads(json.dumps(made_from))}
+        self._records: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def __enter__(self) -> RunJournal:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise BenchmarkError(
+                f"another build is at work in {self.path.parent}; wait for its end, or give "
+                f"another folder"
+            ) from error
+        try:
+            self._file = self.path.open("a+b")
+            self._read()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def __contains__(self, place: tuple[int, int]) -> bool:
+        return place in self._records
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keep a run: after this it outlasts the process and the machine."""
+        self._write(record)
+        self._records.setdefault((record["index"], record["seed"]), record)
+
+    def records(self, seeds: int) -> list[dict[str, Any]]:
+        """Return the runs with seeds below ``seeds``."""
+        return [record for (_, seed), record in self._records.items() if seed < seeds]
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+        if not whole:
+            self._write(self.header)
+            return
+        first, *lines = content[:whole].splitlines()
+        self._check(self._parse(first, 1))
+        for number, line in enumerate(lines, start=2):
+            record = self._parse(line, number)
+            try:
+                self._records.setdefault((record["index"], record["seed"]), record)
+            except KeyError as error:
+                raise self._damaged(number, f"it has no {error}") from error
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise self._damaged(number, str(error)) from error
+        if not isinstance(record, dict):
+            raise self._damaged(number, "it is no JSON object")
+        return record
+
+    def _damaged(self, number: int, why: str) -> BenchmarkError:
+        return BenchmarkError(
+            f"{self.path}, line {number} is damaged: {why}; remove that line, and its run is made "
+            f"again"
+        )
+
+    def _check(self, header: dict[str, Any]) -> None:
+        if header == self.header:
+            return
+        theirs, ours = _flat(header), _flat(self.header)
+        differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+        shown = ", ".join(
+            f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing[:3]
+        )
+        raise BenchmarkError(
+            f"{self.path} holds runs made from something else: {shown}; give another folder, or "
+            f"remove this one"
+        )
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
