@@ -125,7 +125,7 @@ def build_benchmark(
     folder = folder or Path("runs") / spec.name / "benchmark"
     catalogue = task.space.catalogue
     texts = [catalogue.text(index) for index in range(len(catalogue))]
-    with RunJournal(folder / "runs.jsonl", made_from(task)) as journal:
+    with RunJournal(folder / "runs.jsonl", made_from(task), key=("index", "seed")) as journal:
         # A seed after the other: a build that is stopped early has each function once.
         todo = [
             Run(index, text, seed)
@@ -144,7 +144,7 @@ def build_benchmark(
             journal.add(record)
             done += 1
             events.runs(done, total, "runs")
-        records = journal.records(seeds)
+        records = [journal[index, seed] for index in range(len(catalogue)) for seed in range(seeds)]
     features = task.features(events.features, workers=workers)
     return assemble(task, records, features, seeds=seeds, name=name or spec.name)
 

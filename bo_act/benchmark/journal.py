@@ -1,10 +1,10 @@
-"""RunJournal: the runs of a build, one line of JSON each, safe against being killed."""
+"""RunJournal: runs of a build or a comparison, one line of JSON each, safe against kills."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,16 +25,18 @@ class RunJournal:
     Args:
         path: of the file; made with its folder where it is missing.
         made_from: all that the runs depend on.
+        key: the fields that tell one run from another.
 
     Raises:
         BenchmarkError: the runs were made from something else, the file is damaged, or another
             process has it open.
     """
 
-    def __init__(self, path: Path, made_from: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, made_from: Mapping[str, Any], *, key: Sequence[str]) -> None:
         self.path = path
+        self.key = tuple(key)
         self.header = {"form": _FORM, "made_from": json.loads(json.dumps(made_from))}
-        self._records: dict[tuple[int, int], dict[str, Any]] = {}
+        self._records: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def __enter__(self) -> RunJournal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ class RunJournal:
             self._lock.acquire()
         except Timeout as error:
             raise BenchmarkError(
-                f"another build is at work in {self.path.parent}; wait for its end, or give "
+                f"another process is at work in {self.path.parent}; wait for its end, or give "
                 f"another folder"
             ) from error
         try:
@@ -63,17 +65,19 @@ class RunJournal:
         self._file.close()
         self._lock.release()
 
-    def __contains__(self, place: tuple[int, int]) -> bool:
-        return place in self._records
+    def __contains__(self, run: tuple[Any, ...]) -> bool:
+        return run in self._records
+
+    def __getitem__(self, run: tuple[Any, ...]) -> dict[str, Any]:
+        return self._records[run]
 
     def add(self, record: dict[str, Any]) -> None:
         """Keep a run: after this it outlasts the process and the machine."""
         self._write(record)
-        self._records.setdefault((record["index"], record["seed"]), record)
+        self._records.setdefault(self._run(record), record)
 
-    def records(self, seeds: int) -> list[dict[str, Any]]:
-        """Return the runs with seeds below ``seeds``."""
-        return [record for (_, seed), record in self._records.items() if seed < seeds]
+    def _run(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(record[field] for field in self.key)
 
     def _write(self, content: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
@@ -94,7 +98,7 @@ class RunJournal:
         for number, line in enumerate(lines, start=2):
             record = self._parse(line, number)
             try:
-                self._records.setdefault((record["index"], record["seed"]), record)
+                self._records.setdefault(self._run(record), record)
             except KeyError as error:
                 raise self._damaged(number, f"it has no {error}") from error
 

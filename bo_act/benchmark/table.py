@@ -6,6 +6,7 @@ E  epochs of a run
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,6 +90,16 @@ class Benchmark:
     def measured(self) -> NDArray[np.bool_]:
         """(N,) bool: functions with at least one run."""
         return np.asarray(np.isfinite(self.runs["validation_accuracy"]).any(axis=1))
+
+    @cached_property
+    def hash(self) -> str:
+        """Identify the benchmark by its functions, their runs, curves and features."""
+        digest = hashlib.sha256(self.features.hash.encode())
+        for metric in METRICS:
+            digest.update(np.ascontiguousarray(self.runs[metric]).data)
+        if self.curves is not None:
+            digest.update(np.ascontiguousarray(self.curves).data)
+        return digest.hexdigest()
 
     def mean(self, metric: str) -> NDArray[np.float64]:
         """Return the mean of a metric over the runs of each function, (N,); NaN without any."""

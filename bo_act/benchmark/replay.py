@@ -1,0 +1,139 @@
+"""Replaying a search on a benchmark: stored values instead of trainings, and the rest as it is.
+
+The search is an Optuna study with the very samplers of real studies. Its storage is the memory,
+and a trial that would train for minutes is answered at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial, TrialState
+
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import BenchmarkError, ExpressionError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of a replayed search.
+
+    Attributes:
+        evaluation: its number, from 1.
+        index: of the function in the catalogue.
+        activation: its text.
+        value: what the search was told; for a pruned one the last value of its curve.
+        test: mean test accuracy, which the search is not told.
+        suggest_seconds: how long the search took to propose it.
+        pruned: whether it was stopped before its last epoch.
+    """
+
+    evaluation: int
+    index: int
+    activation: str
+    value: float
+    test: float
+    suggest_seconds: float
+    pruned: bool
+
+
+def initial_design(benchmark: Benchmark, *, seed: int, initial: int = 2) -> list[int]:
+    """Return the functions that a search begins with: the same ones for every method.
+
+    Args:
+        benchmark: the baselines of its space come first, those that were measured.
+        seed: of the random ones.
+        initial: random measured functions after the baselines.
+    """
+    catalogue = benchmark.space.catalogue
+    design = []
+    for baseline in benchmark.space.baselines:
+        try:
+            design.append(catalogue.index(baseline))
+        except ExpressionError:  # a baseline need not be a function of the space
+            continue
+    design = [index for index in dict.fromkeys(design) if benchmark.measured[index]]
+    others = np.setdiff1d(np.flatnonzero(benchmark.measured), design)
+    generator = np.random.default_rng([seed, len(design)])
+    drawn = generator.choice(others, size=min(initial, len(others)), replace=False)
+    return design + [int(index) for index in drawn]
+
+
+def replay(
+    benchmark: Benchmark,
+    sampler: BaseSampler,
+    *,
+    evaluations: int,
+    design: Sequence[int] = (),
+    pruner: BasePruner | None = None,
+) -> list[Step]:
+    """Let a sampler search a benchmark.
+
+    A function that the benchmark has no value of counts as an evaluation at chance level, as a
+    network that does not learn would. A pruner sees the mean curve of a function's runs, epoch by
+    epoch.
+
+    Args:
+        benchmark: answers.
+        sampler: of a study of the benchmark's space.
+        evaluations: trials in all, those of the design included.
+        design: indices of the functions to begin with.
+        pruner: may stop trials; needs a benchmark with curves.
+
+    Raises:
+        BenchmarkError: a pruner was given and the benchmark has no curves.
+    """
+    if pruner is not None and benchmark.curves is None:
+        raise BenchmarkError(
+            f"benchmark {benchmark.name!r} has no learning curves, so nothing can be pruned on "
+            "it; leave the pruner out, or use a benchmark made by `bo-act bench build`"
+        )
+    catalogue = benchmark.space.catalogue
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or NopPruner())
+    for index in design:
+        study.enqueue_trial(catalogue.params(index))
+    steps = []
+    for evaluation in range(1, evaluations + 1):
+        started = time.perf_counter()
+        trial = study.ask()
+        benchmark.space.suggest_expression(trial)
+        seconds = time.perf_counter() - started
+        index = catalogue.index(trial.params)
+        value, pruned = _answer(benchmark, study, trial, index)
+        test = float(benchmark.test[index]) if benchmark.measured[index] else benchmark.chance
+        step = Step(evaluation, index, catalogue.text(index), value, test, seconds, pruned)
+        steps.append(step)
+    return steps
+
+
+def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:
+    """Return the mean validation accuracy after each epoch that any run reached, (E',)."""
+    if benchmark.curves is None:
+        return np.empty(0)
+    curves = benchmark.curves[index].astype(np.float64)
+    there = np.isfinite(curves)
+    reached = there.any(axis=0)
+    total = np.where(there, curves, 0.0).sum(axis=0)
+    return np.asarray(total[reached] / there.sum(axis=0)[reached])
+
+
+def _answer(
+    benchmark: Benchmark, study: optuna.Study, trial: Trial, index: int
+) -> tuple[float, bool]:
+    if not isinstance(study.pruner, NopPruner):
+        for epoch, accuracy in enumerate(mean_curve(benchmark, index)):
+            trial.report(float(accuracy), epoch)
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return float(accuracy), True
+    measured = benchmark.measured[index]
+    value = float(benchmark.values[index]) if measured else benchmark.chance
+    study.tell(trial, value)
+    return value, False
