@@ -269,7 +269,7 @@ def read_space(name: str) -> SpaceSpec:
         ContentNotFoundError: no such file.
         SpecError: the file is not a space.
     """
-    return _read(library.find("spaces", name), SpaceSpec)
+    return read_spec(library.find("spaces", name), SpaceSpec)
 
 
 def read_study(name: str, overrides: dict[str, str] | None = None) -> StudySpec:
@@ -284,10 +284,11 @@ def read_study(name: str, overrides: dict[str, str] | None = None) -> StudySpec:
         ContentNotFoundError: no such file.
         SpecError: the file is not a study.
     """
-    return _read(library.find("studies", name), StudySpec, overrides)
+    return read_spec(library.find("studies", name), StudySpec, overrides)
 
 
-def _read(path: Path, form: type[S], overrides: dict[str, str] | None = None) -> S:
+def read_spec(path: Path, form: type[S], overrides: dict[str, str] | None = None) -> S:
+    """Read a file of any form; see ``read_study``."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.main import get_command
 
 from bo_act.cli import app
 from bo_act.specs import SpaceSpec, Spec, StudySpec
@@ -105,7 +106,7 @@ def test_every_key_of_a_study_is_documented():
 
 
 def test_commands_in_the_docs_exist():
-    commands = {command.callback.__name__ for command in app.registered_commands}
+    commands = set(get_command(app).commands)
     for page in PAGES:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL):
             assert set(re.findall(r"^bo-act (\w+)", block, flags=re.MULTILINE)) <= commands

@@ -18,8 +18,8 @@ import torch
 from kills import killed_ten_times
 from torch import nn
 
-from bo_act.activations.space import Space
 from bo_act import workers
+from bo_act.activations.space import Space
 from bo_act.errors import DataError, FeatureError, WorkerError
 from bo_act.features import compute as computing
 from bo_act.features.compute import compute_features

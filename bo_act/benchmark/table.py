@@ -116,6 +116,15 @@ class Benchmark:
         return self.mean("test_accuracy")
 
     @cached_property
+    def deviations(self) -> NDArray[np.float64]:
+        """(N,) standard deviation of the validation accuracy between runs; NaN for one run."""
+        runs = self.runs["validation_accuracy"]
+        there = np.isfinite(runs)
+        count = there.sum(axis=1)
+        squares = np.where(there, (runs - self.values[:, None]) ** 2, 0.0).sum(axis=1)
+        return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
+
+    @cached_property
     def ranks(self) -> NDArray[np.int64]:
         """(N,) 1 is the best by ``values``, ties share the better rank; 0 where not measured."""
         ordered = np.sort(-self.values[self.measured])

@@ -77,6 +77,11 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(next(iter(self.blocks.values())).values)
 
+    def without(self, *kinds: str) -> FeatureTable:
+        """Return the table without the blocks of these names."""
+        blocks = {name: block for name, block in self.blocks.items() if name not in kinds}
+        return FeatureTable(self.catalogue_hash, blocks, self.provenance)
+
     @cached_property
     def hash(self) -> str:
         """Identify the table by its catalogue and its numbers."""

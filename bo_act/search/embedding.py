@@ -53,6 +53,13 @@ class Embedding:
     def __len__(self) -> int:
         return len(self.points)
 
+    def restricted(self, among: np.ndarray) -> Embedding:
+        """Return the embedding in which only functions of ``among``, (N,) bool, have a place."""
+        valid = self.valid & among
+        points = np.where(valid[:, None], self.points, np.nan)
+        imputed = self.imputed[among[self.imputed]]
+        return Embedding(points, self.blocks, valid, self.provenance, imputed)
+
     @cached_property
     def hash(self) -> str:
         """Identify the embedding by its numbers, to the precision of float32."""

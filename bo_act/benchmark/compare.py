@@ -1,0 +1,286 @@
+"""Comparing search methods: the same starts on the same benchmarks, many seeds, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import bo_act
+from bo_act.benchmark.journal import RunJournal
+from bo_act.benchmark.metrics import summary, table
+from bo_act.benchmark.replay import initial_design, replay
+from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import BenchmarkError, nearest
+from bo_act.search.embedding import Embedding, make_embedder
+from bo_act.search.method import METHODS, MethodSpec
+from bo_act.study.events import Events
+from bo_act.study.methods import make_method_sampler
+from bo_act.workers import compute_in_processes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+# What decides a search: runs made by other code do not compare.
+_CODE = ("activations", "features", "search", "study", "benchmark/replay.py")
+
+
+@dataclass(frozen=True)
+class ReplayRun:
+    """One search: which method, on which benchmark, and its seed."""
+
+    benchmark: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.benchmark} with seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class CompareJob:
+    """Replays searches.
+
+    Attributes:
+        methods: by name.
+        evaluations: of each search, the initial design included.
+        initial: random functions after the baselines.
+    """
+
+    methods: Mapping[str, MethodSpec]
+    evaluations: int
+    initial: int
+
+    def __call__(self, _: torch.device) -> Callable[[ReplayRun], dict[str, Any]]:
+        """Return what replays a run; searches run on the CPU, whatever the device."""
+        return _Replayer(self)
+
+
+class _Replayer:
+    def __init__(self, job: CompareJob) -> None:
+        self.job = job
+        self.benchmarks: dict[str, Benchmark] = {}
+        self.embeddings: dict[str, Embedding] = {}
+
+    def __call__(self, run: ReplayRun) -> dict[str, Any]:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if run.benchmark not in self.benchmarks:
+            self.benchmarks[run.benchmark] = open_benchmark(run.benchmark)
+        benchmark = self.benchmarks[run.benchmark]
+        method = self.job.methods[run.method]
+        sampler = make_method_sampler(
+            method, benchmark.space, self._embedding(run, method), seed=run.seed
+        )
+        design = initial_design(benchmark, seed=run.seed, initial=self.job.initial)
+        steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
+        columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
+        columns["suggest_seconds"] = [float(f"{s:.4g}") for s in columns["suggest_seconds"]]
+        return {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **columns}
+
+    def _embedding(self, run: ReplayRun, method: MethodSpec) -> Embedding | None:
+        """Fit an embedding once for all seeds: the features do not change."""
+        if not method.embeds:
+            return None
+        key = f"{run.benchmark} {method.fim} {method.embedding!r}"
+        if key not in self.embeddings:
+            self.embeddings[key] = embed(self.benchmarks[run.benchmark], method)
+        return self.embeddings[key]
+
+
+def embed(benchmark: Benchmark, method: MethodSpec) -> Embedding:
+    """Return the embedding of a benchmark's functions; those not measured have no place in it."""
+    features = benchmark.features
+    if not method.fim:
+        features = features.without("fim", "fim_null")
+    return make_embedder(method.embedding).fit(features).restricted(benchmark.measured)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The runs of a comparison, and what they say.
+
+    Attributes:
+        steps: one row for each evaluation: benchmark, method, seed, evaluation, index,
+            activation, value, test, suggest_seconds, pruned.
+        benchmarks: name → benchmark.
+        summary: as ``bo-act compare --json`` prints it.
+    """
+
+    steps: DataFrame = field(repr=False)
+    benchmarks: Mapping[str, Benchmark] = field(repr=False)
+    summary: Mapping[str, Any] = field(repr=False)
+
+    @cached_property
+    def table(self) -> DataFrame:
+        """One row for each method and benchmark."""
+        return table(self.summary)
+
+    def figures(self) -> dict[str, Figure]:
+        """Draw regret, ranks and suggestion times over evaluations: name → matplotlib figure."""
+        from bo_act.benchmark import figures
+
+        return {
+            "regret": figures.regret_curves(self.steps, self.benchmarks),
+            "ranks": figures.rank_curves(self.steps, self.benchmarks),
+            "suggestion_times": figures.suggestion_times(self.steps),
+        }
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write ``steps.parquet``, ``summary.json`` and the figures; return the files."""
+        from bo_act.benchmark import figures
+
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / "steps.parquet", folder / "summary.json"]
+        temporary = folder / ".writing"
+        self.steps.to_parquet(temporary, index=False, compression="zstd")
+        temporary.replace(files[0])
+        temporary.write_text(json.dumps(self.summary, indent=2, allow_nan=False) + "\n")
+        temporary.replace(files[1])
+        for name, figure in self.figures().items():
+            files += figures.save(figure, folder, name)
+        return files
+
+
+def compare(
+    benchmarks: Sequence[str],
+    methods: Sequence[str | tuple[str, MethodSpec]] = ("default", "published", "random"),
+    *,
+    evaluations: int = 100,
+    seeds: int = 30,
+    initial: int = 2,
+    workers: int = 1,
+    out: Path | None = None,
+    events: Events | None = None,
+) -> Comparison:
+    """Replay searches and compare them.
+
+    Every method starts from the same functions at the same seed. Runs are kept in ``out`` as they
+    end: the same call goes on with what is missing, and more seeds, methods or benchmarks add to
+    what is there.
+
+    Args:
+        benchmarks: names or paths, see ``open_benchmark``.
+        methods: names in ``METHODS``, or names with specs of your own.
+        evaluations: of each search, the initial design included.
+        seeds: searches of each method on each benchmark, with seeds from 0.
+        initial: random functions after the baselines of the space.
+        workers: processes at a time, one thread each.
+        out: folder that runs are kept in; default: nothing is kept.
+        events: called as it proceeds.
+
+    Raises:
+        BenchmarkError: a name is unknown, a number makes no sense, or ``out`` holds runs that
+            other code or options made.
+    """
+    specs = _methods(methods)
+    if not benchmarks or min(evaluations, seeds, workers) < 1 or initial < 0:
+        raise BenchmarkError(
+            f"expected at least one benchmark, evaluation, seed and worker, got "
+            f"{len(benchmarks)}, {evaluations}, {seeds} and {workers}"
+        )
+    opened = {name: open_benchmark(name) for name in dict.fromkeys(benchmarks)}
+    events = events or Events()
+    runs = [
+        ReplayRun(benchmark, method, seed)
+        for seed in range(seeds)
+        for method in specs
+        for benchmark in opened
+    ]
+    job = CompareJob(specs, evaluations, initial)
+    with ExitStack() as stack:
+        if out is None:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        journal = stack.enter_context(
+            RunJournal(
+                out / "runs.jsonl",
+                {"evaluations": evaluations, "initial": initial, "code": code_digest()},
+                key=("benchmark", "benchmark_hash", "method", "method_spec", "seed"),
+            )
+        )
+        keys = {run: _key(run, opened, specs) for run in runs}
+        todo = [run for run in runs if keys[run] not in journal]
+        done = len(runs) - len(todo)
+        events.runs(done, len(runs), "searches")
+        for record in _replayed(job, todo, workers):
+            run = ReplayRun(record["benchmark"], record["method"], record["seed"])
+            _, benchmark_hash, _, method_spec, _ = keys[run]
+            journal.add(record | {"benchmark_hash": benchmark_hash, "method_spec": method_spec})
+            done += 1
+            events.runs(done, len(runs), "searches")
+        records = [journal[keys[run]] for run in runs]
+    steps = _frame(records)
+    return Comparison(steps, opened, summary(steps, opened))
+
+
+def code_digest() -> str:
+    """Identify the code that decides a search."""
+    package = Path(bo_act.__file__).parent
+    digest = hashlib.sha256()
+    for place in _CODE:
+        found = package / place
+        for file in sorted(found.glob("*.py")) if found.is_dir() else [found]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Any:
+    if workers > 1 and len(runs) > 1:
+        yield from compute_in_processes(
+            job, runs, device=torch.device("cpu"), workers=workers, threads=1
+        )
+        return
+    replayer = job(torch.device("cpu"))
+    for run in runs:
+        yield replayer(run)
+
+
+def _methods(methods: Sequence[str | tuple[str, MethodSpec]]) -> dict[str, MethodSpec]:
+    specs: dict[str, MethodSpec] = {}
+    for method in methods:
+        name = method if isinstance(method, str) else method[0]
+        if isinstance(method, tuple):
+            specs[name] = method[1]
+        elif name in METHODS:
+            specs[name] = METHODS[name]
+        else:
+            raise BenchmarkError(
+                f"no method named {name!r}{nearest(name, METHODS)}; known methods: "
+                f"{', '.join(METHODS)}"
+            )
+    if not specs:
+        raise BenchmarkError(f"expected at least one method of: {', '.join(METHODS)}")
+    return specs
+
+
+def _key(
+    run: ReplayRun, benchmarks: Mapping[str, Benchmark], specs: Mapping[str, MethodSpec]
+) -> tuple[Any, ...]:
+    spec = hashlib.sha256(specs[run.method].model_dump_json().encode()).hexdigest()[:16]
+    return run.benchmark, benchmarks[run.benchmark].hash[:16], run.method, spec, run.seed
+
+
+def _frame(records: Sequence[Mapping[str, Any]]) -> DataFrame:
+    import pandas as pd
+
+    names = ("evaluation", "index", "activation", "value", "test", "suggest_seconds", "pruned")
+    parts = [
+        pd.DataFrame(
+            {"benchmark": r["benchmark"], "method": r["method"], "seed": r["seed"]}
+            | {name: r[name] for name in names},
+            columns=["benchmark", "method", "seed", *names],
+        )
+        for r in records
+    ]
+    return pd.concat(parts, ignore_index=True)

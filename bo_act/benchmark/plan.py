@@ -1,0 +1,57 @@
+"""ComparisonPlan: what to compare, from a file or from options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from bo_act.errors import SpecError
+from bo_act.search.method import METHODS, MethodSpec
+from bo_act.specs import PositiveInt, Spec, read_spec
+
+
+class ComparisonPlan(Spec):
+    """A comparison.
+
+    Attributes:
+        benchmarks: names or paths.
+        methods: names of built-in methods, or of those in ``method``.
+        method: methods of one's own, by name.
+        evaluations: of each search, the initial design included.
+        seeds: searches of each method on each benchmark.
+        initial: random functions after the baselines.
+    """
+
+    benchmarks: tuple[str, ...] = ("digits_mlp", "fashion_mnist_small_cnn")
+    methods: tuple[str, ...] = ("default", "published", "random")
+    method: dict[str, MethodSpec] = Field(default_factory=dict)
+    evaluations: PositiveInt = 100
+    seeds: PositiveInt = 30
+    initial: Annotated[int, Field(ge=0)] = 2
+
+    def chosen(self) -> list[str | tuple[str, MethodSpec]]:
+        """Return the methods as ``compare`` takes them; own ones come after named ones."""
+        named: list[str | tuple[str, MethodSpec]] = [
+            (name, self.method[name]) if name in self.method else name for name in self.methods
+        ]
+        return named + [(name, m) for name, m in self.method.items() if name not in self.methods]
+
+
+def read_plan(path: Path | None, changes: dict[str, Any]) -> ComparisonPlan:
+    """Read a comparison file, if there is one, and replace what options say.
+
+    Raises:
+        SpecError: the file is not a comparison, or gives a built-in method's name to another.
+    """
+    plan = ComparisonPlan() if path is None else read_spec(path, ComparisonPlan)
+    for name in plan.method:
+        if name in METHODS:
+            raise SpecError(
+                f"{path}: method.{name}: there is a built-in method of that name; give yours "
+                f"another name"
+            )
+    return plan.model_copy(
+        update={k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    )

@@ -1,0 +1,79 @@
+"""The command line: ``bo-act``. Results on stdout, progress and errors on stderr.
+
+Exit codes: 0 done, 1 a defect in bo-act, 2 bad input (with one line that says what to do), 130
+interrupted. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from bo_act import __version__
+from bo_act.cli import benchmarks, studies
+from bo_act.errors import BoActError
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+app = typer.Typer(
+    help="Search for a better activation function for your network and data.",
+    epilog="First steps: bo-act run quickstart",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bo-act {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.add_typer(studies.commands)
+app.add_typer(benchmarks.commands)
+
+
+def _quiet_libraries() -> None:
+    # Said by libraries about their own inside, at import; nothing that a user could change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.showwarning = _warn  # type: ignore[assignment]
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    # A line for people, who have no use for the place in our code.
+    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``bo-act``."""
+    _quiet_libraries()
+    try:
+        app()
+    except BoActError as error:
+        sys.exit(_complain(f"error: {error}", code=2))
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer answers Ctrl-C with this code and not a word
+            _complain("interrupted; the same command goes on from here", code=INTERRUPTED)
+        raise
+
+
+def _complain(message: str, *, code: int) -> int:
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    return code

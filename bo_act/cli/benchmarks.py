@@ -1,0 +1,151 @@
+"""Commands about benchmarks: building, reading and fetching them, and comparing searches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bo_act.cli.options import Json, Quiet, Set, StudyName, print_json, read
+
+commands = typer.Typer()
+bench = typer.Typer(help="Build, read and fetch benchmarks.", no_args_is_help=True)
+commands.add_typer(bench, name="bench")
+
+Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Processes at a time.")]
+Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Runs with different seeds.")]
+
+
+@bench.command(epilog="Example: bo-act bench build digits_mlp --seeds 3 --workers 2")
+def build(
+    study: StudyName,
+    *,
+    seeds: Seeds = 3,
+    workers: Workers = 1,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Where runs are kept (default: runs/STUDY/benchmark)."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The benchmark (default: FOLDER/STUDY.parquet)."
+        ),
+    ] = None,
+    changes: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train every function of a study's space; a second call goes on where the first stopped."""
+    spec = read(study, changes)
+    from bo_act import terminal
+    from bo_act.benchmark.act_bench import write_act_bench
+    from bo_act.benchmark.build import build_benchmark
+    from bo_act.benchmark.store import save
+    from bo_act.terminal import benchmarks
+
+    folder = folder or Path("runs") / spec.name / "benchmark"
+    out = out or folder / f"{spec.name}.parquet"
+    with terminal.live(quiet=quiet) as events:
+        built = build_benchmark(spec, seeds=seeds, workers=workers, folder=folder, events=events)
+    save(built, out)
+    released = out.with_suffix(".json.gz")
+    write_act_bench(built, released)
+    benchmarks.say(f"wrote {out} and, in the form of Act-Bench, {released}")
+    benchmarks.show(built, as_json=print_json if as_json else None)
+
+
+@bench.command(epilog="Example: bo-act bench show digits_mlp")
+def show(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Name of a benchmark, or path of its file.")
+    ],
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the best.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show what a benchmark holds: counts, the best functions, and how much of that is luck."""
+    from bo_act.benchmark.store import open_benchmark
+    from bo_act.terminal import benchmarks
+
+    benchmarks.show(open_benchmark(file), top=top, as_json=print_json if as_json else None)
+
+
+@bench.command(epilog="Example: bo-act bench fetch https://example.org/act_bench_cnn.json.gz")
+def fetch(
+    url: Annotated[str, typer.Argument(help="Address of a released file.")],
+    *,
+    folder: Annotated[Path, typer.Option("--to", help="Folder to keep it in.")] = Path("data"),
+    sha256: Annotated[str | None, typer.Option(help="What the file's checksum has to be.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Download a benchmark file; a second call goes on where the first one stopped."""
+    from bo_act.benchmark.fetch import fetch as download
+    from bo_act.terminal import benchmarks
+
+    with benchmarks.downloading(quiet=quiet) as progress:
+        path = download(url, folder, sha256=sha256, progress=progress)
+    typer.echo(path)
+
+
+@commands.command(
+    epilog="Example: bo-act compare --benchmark digits_mlp --method default --method random"
+)
+def compare(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A comparison as a .toml file, instead of options."),
+    ] = None,
+    *,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option("--benchmark", "-b", metavar="FILE", help="Name or path; several times."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", metavar="NAME", help="Search method; several times."),
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of each search (default 100).")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Searches of each method (default 30).")
+    ] = None,
+    workers: Workers = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Keep runs and figures here.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare search methods by replaying them on benchmarks."""
+    from bo_act import terminal
+    from bo_act.benchmark.compare import compare as run_comparison
+    from bo_act.benchmark.plan import read_plan
+    from bo_act.terminal import benchmarks
+
+    given = {
+        "benchmarks": benchmark,
+        "methods": method,
+        "evaluations": evaluations,
+        "seeds": seeds,
+    }
+    plan = read_plan(file, {key: value for key, value in given.items() if value})
+    with terminal.live(quiet=quiet) as events:
+        found = run_comparison(
+            plan.benchmarks,
+            plan.chosen(),
+            evaluations=plan.evaluations,
+            seeds=plan.seeds,
+            initial=plan.initial,
+            workers=workers,
+            out=out,
+            events=events,
+        )
+    if out is not None:
+        for path in found.save(out):
+            benchmarks.say(f"wrote {path}")
+    if as_json:
+        print_json(dict(found.summary))
+    else:
+        benchmarks.comparison(found)

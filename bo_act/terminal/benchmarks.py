@@ -1,0 +1,173 @@
+"""What people see of benchmarks and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from bo_act import terminal
+
+if TYPE_CHECKING:
+    from bo_act.benchmark.compare import Comparison
+    from bo_act.benchmark.table import Benchmark
+
+_BINS = 20
+_BAR = 40  # characters
+
+
+def say(line: str) -> None:
+    """Print a line on stderr."""
+    terminal.err.print(line, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def downloading(*, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
+    """Show how far a download is."""
+    bars = Progress(
+        TextColumn("download"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=terminal.err,
+        disable=quiet or not terminal.err.is_terminal,
+    )
+    with bars:
+        task = bars.add_task("", total=None)
+
+        def progress(done: int, total: int | None) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield progress
+
+
+def show(
+    benchmark: Benchmark,
+    *,
+    top: int = 10,
+    as_json: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Print what a benchmark holds; with ``as_json``, hand that over instead."""
+    content = described(benchmark, top=top)
+    if as_json is not None:
+        as_json(content)
+        return
+    diverged = content["diverged"]
+    rows = {
+        "space": f"{benchmark.space.name} ({len(benchmark):,} functions)",
+        "measured": f"{content['measured']:,}, {benchmark.seeds} runs each",
+        "diverged": f"{diverged['runs']:,} of {content['runs']:,} runs ({diverged['share']:.1%}), "
+        f"{diverged['functions']:,} functions in every run",
+        "Fisher spectra": f"{content['with_spectra']:,}",
+        "learning curves": f"{content['epochs']} epochs" if content["epochs"] else "none",
+        "time of all runs": terminal.duration(content["seconds"]) if content["seconds"] else "?",
+        "hash": benchmark.hash[:16],
+    }
+    if benchmark.unmatched:
+        more = len(benchmark.unmatched) - 5
+        rows["not in the space"] = ", ".join(benchmark.unmatched[:5]) + (
+            f" and {more} more" if more > 0 else ""
+        )
+    terminal.key_values(f"Benchmark {benchmark.name}", rows)
+    _histogram(benchmark)
+    _best(benchmark, content)
+
+
+def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
+    """Return what ``bo-act bench show --json`` prints."""
+    from bo_act.benchmark.luck import luck
+
+    there = np.isfinite(benchmark.runs["validation_accuracy"])
+    seconds = benchmark.runs["seconds"][there]
+    order = np.argsort(-np.where(benchmark.measured, benchmark.values, -np.inf), kind="stable")
+    fim = benchmark.features.blocks.get("fim")
+    deviation = benchmark.deviations
+    best = [
+        {
+            "activation": benchmark.space.catalogue.text(int(index)),
+            "validation": float(benchmark.values[index]),
+            "deviation": None if benchmark.seeds < 2 else float(deviation[index]),
+            "test": _number(benchmark.test[index]),
+        }
+        for index in order[: min(top, int(benchmark.measured.sum()))]
+    ]
+    return {
+        "name": benchmark.name,
+        "space": benchmark.space.name,
+        "functions": len(benchmark),
+        "measured": int(benchmark.measured.sum()),
+        "runs": int(there.sum()),
+        "diverged": {
+            "runs": int(benchmark.diverged.sum()),
+            "share": float(benchmark.diverged.sum() / there.sum()),
+            "functions": int((benchmark.diverged | ~there).all(axis=1)[benchmark.measured].sum()),
+        },
+        "unmatched": list(benchmark.unmatched),
+        "with_spectra": 0 if fim is None else int(fim.present.sum()),
+        "epochs": 0 if benchmark.curves is None else benchmark.curves.shape[2],
+        "seconds": _number(seconds.sum()) if np.isfinite(seconds).all() else None,
+        "chance": benchmark.chance,
+        "best": best,
+        "luck": luck(benchmark, top=top) if benchmark.seeds > 1 else None,
+        "hash": benchmark.hash,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _histogram(benchmark: Benchmark) -> None:
+    values = benchmark.values[benchmark.measured]
+    counts, edges = np.histogram(values, bins=_BINS, range=(0.0, max(1e-9, float(values.max()))))
+    table = Table(title="Functions by mean validation accuracy", title_justify="left")
+    table.add_column("accuracy", justify="right")
+    table.add_column("functions", justify="right")
+    table.add_column("")
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "█" * round(_BAR * count / counts.max())
+        table.add_row(f"{low:.1%} to {high:.1%}", str(count), bar or ("▏" if count else ""))
+    terminal.out.print(table)
+
+
+def _best(benchmark: Benchmark, content: dict[str, Any]) -> None:
+    several = benchmark.seeds > 1
+    table = Table(
+        title=f"Best by validation accuracy (mean of {benchmark.seeds} runs)"
+        if several
+        else "Best by validation accuracy",
+        title_justify="left",
+    )
+    table.add_column("rank", justify="right")
+    table.add_column("activation", overflow="fold")
+    table.add_column("validation", justify="right")
+    if several:
+        table.add_column("s.d. of runs", justify="right")
+    table.add_column("test", justify="right")
+    for rank, row in enumerate(content["best"], start=1):
+        spread = [f"{100 * row['deviation']:.2f}"] if several else []
+        test = "" if row["test"] is None else f"{row['test']:.2%}"
+        table.add_row(str(rank), row["activation"], f"{row['validation']:.2%}", *spread, test)
+    terminal.out.print(table)
+
+
+def comparison(found: Comparison) -> None:
+    """Print the table of a comparison, and who beats whom."""
+    frame = found.table
+    table = Table(title="Comparison of searches", title_justify="left")
+    for column in frame.columns:
+        text = frame[column].dtype == object or str(frame[column].dtype).startswith("str")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    terminal.out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
