@@ -1,8 +1,8 @@
-"""Finding content: spaces, models and studies, by name or by path.
+"""Finding content: spaces, models, studies and benchmarks, by name or by path.
 
 A bare name is looked for in the working directory's own folder (``./spaces``, ``./models``,
-``./studies``) first and then in what is shipped with bo-act. Whatever looks like a path (a
-separator or the file ending) is taken as it is.
+``./studies``, ``./studies/benchmarks``) first and then in what is shipped with bo-act. Whatever
+looks like a path (a separator or the file ending) is taken as it is.
 """
 
 from __future__ import annotations
@@ -15,9 +15,21 @@ from platformdirs import user_cache_dir
 
 from bo_act.errors import ContentNotFoundError, nearest
 
-Kind = Literal["spaces", "models", "studies"]
+Kind = Literal["spaces", "models", "studies", "studies/benchmarks"]
 
-SUFFIX: dict[Kind, str] = {"spaces": ".toml", "models": ".py", "studies": ".toml"}
+SUFFIX: dict[Kind, str] = {
+    "spaces": ".toml",
+    "models": ".py",
+    "studies": ".toml",
+    "studies/benchmarks": ".parquet",
+}
+
+_ONE: dict[Kind, str] = {
+    "spaces": "space",
+    "models": "model",
+    "studies": "study",
+    "studies/benchmarks": "benchmark",
+}
 
 
 def shipped_folder(kind: Kind) -> Path:
@@ -39,7 +51,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name: str) -> Path:
-    """Return the file of a space, model or study.
+    """Return the file of a space, model, study or benchmark.
 
     Args:
         kind: which folder to look in.
@@ -49,7 +61,7 @@ def find(kind: Kind, name: str) -> Path:
         ContentNotFoundError: there is no such file.
     """
     suffix = SUFFIX[kind]
-    what = "study" if kind == "studies" else kind[:-1]
+    what = _ONE[kind]
     if name.endswith(suffix) or "/" in name or "\\" in name:
         path = Path(name).expanduser()
         if not path.is_file():

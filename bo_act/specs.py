@@ -168,33 +168,63 @@ class FeaturesSpec(Spec):
 
 
 class EmbeddingSpec(Spec):
-    """The embedding: principal components of each feature block, scaled by rank."""
+    """The embedding, from features to points.
 
-    name: Literal["pca"] = "pca"
+    Attributes:
+        name: principal components of each feature block, scaled by rank (``pca``), or the
+            published two dimensions of UMAP (``umap``; needs the extra ``umap``).
+        outputs, fim: for ``pca``: components of the output features and of the Fisher spectra.
+        seed: for ``umap``.
+    """
+
+    name: Literal["pca", "umap"] = "pca"
     outputs: Annotated[int, Field(ge=1, le=64)] = 6
     fim: Annotated[int, Field(ge=1, le=64)] = 6
+    seed: int = 0
+
+
+class StrategySpec(Spec):
+    """What chooses once the start of a search is over.
+
+    Attributes:
+        name: a surrogate and an acquisition function (``model``), regularized evolution
+            (``evolution``), or nothing but chance (``random``).
+        population: for ``evolution``: functions alive.
+        tournament: for ``evolution``: functions that compete to be the parent.
+    """
+
+    name: Literal["model", "evolution", "random"] = "model"
+    population: PositiveInt = 20
+    tournament: PositiveInt = 5
 
 
 class SurrogateSpec(Spec):
     """The model of value over the embedding.
 
     Attributes:
-        targets: what the Gaussian process sees: ranks mapped to normal quantiles, values with
-            the lower tail winsorized, or values standardized.
+        name: a Gaussian process (``gp``), nearest neighbours (``knn``) or a random forest.
+        targets: what the model sees: ranks mapped to normal quantiles, values with the lower
+            tail winsorized, or values standardized.
+        neighbours: for ``knn``.
+        trees: for ``forest``.
     """
 
-    name: Literal["gp"] = "gp"
+    name: Literal["gp", "knn", "forest"] = "gp"
     targets: Literal["rank_normal", "winsorized", "standardized"] = "rank_normal"
+    neighbours: PositiveInt = 3
+    trees: PositiveInt = 100
 
 
 class AcquisitionSpec(Spec):
     """What is maximized over the candidates to choose the next one.
 
     Attributes:
+        name: upper confidence bound, logarithm of the expected improvement, or the mean alone
+            (``greedy``).
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
     """
 
-    name: Literal["ucb", "log_ei"] = "ucb"
+    name: Literal["ucb", "log_ei", "greedy"] = "ucb"
     beta: Annotated[float, Field(ge=0)] = 1.5
 
 
@@ -250,6 +280,7 @@ class StudySpec(Spec):
     data: DataSpec
     training: TrainingSpec = TrainingSpec()
     features: FeaturesSpec = FeaturesSpec()
+    strategy: StrategySpec = StrategySpec()
     embedding: EmbeddingSpec = EmbeddingSpec()
     surrogate: SurrogateSpec = SurrogateSpec()
     acquisition: AcquisitionSpec = AcquisitionSpec()

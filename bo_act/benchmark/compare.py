@@ -91,7 +91,7 @@ class _Replayer:
 
     def _embedding(self, run: ReplayRun, method: MethodSpec) -> Embedding | None:
         """Fit an embedding once for all seeds: the features do not change."""
-        if not method.embeds:
+        if method.optuna is not None:
             return None
         key = f"{run.benchmark} {method.fim} {method.embedding!r}"
         if key not in self.embeddings:

@@ -6,7 +6,9 @@ is read, and Fisher spectra are kept.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from bo_act import library
 from bo_act.activations.space import Space
+from bo_act.benchmark.act_bench import READER, read_act_bench
 from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.features.outputs import output_blocks
@@ -108,6 +112,32 @@ def load(path: Path) -> Benchmark:
         raise BenchmarkError(
             f"{path}: the file is damaged: {type(error).__name__}: {error}"
         ) from error
+
+
+def open_benchmark(name: str) -> Benchmark:
+    """Open a benchmark by name or path.
+
+    A file in the form of Act-Bench is converted once; the result is kept in the cache folder.
+
+    Args:
+        name: a shipped benchmark's name, or the path of a ``.parquet`` file, or of a ``.json`` or
+            ``.json.gz`` file of the form of Act-Bench.
+
+    Raises:
+        ContentNotFoundError: there is no such file.
+        BenchmarkError: it is no benchmark.
+    """
+    if not name.endswith((".json", ".json.gz")):
+        return load(library.find("studies/benchmarks", name))
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise BenchmarkError(f"no benchmark file {name!r} (looked in {Path.cwd()})")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    kept = library.cache_dir() / "benchmarks" / f"{digest}-{FORM}.{READER}.parquet"
+    if not kept.is_file():
+        save(read_act_bench(path), kept)
+    return replace(load(kept), name=path.name.removesuffix(".gz").removesuffix(".json"))
 
 
 def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
-from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
+from botorch.acquisition.analytic import (
+    LogExpectedImprovement,
+    PosteriorMean,
+    UpperConfidenceBound,
+)
 from torch import Tensor
 
-from bo_act.search.surrogate import PoolModel
+from bo_act.search.pointwise import PointwiseModel
 from bo_act.specs import AcquisitionSpec
 
 # Candidates scored at once. 500 observations by 2,048 candidates in float64 are 8 MB, which the
@@ -15,7 +19,9 @@ from bo_act.specs import AcquisitionSpec
 _CHUNK = 2_048
 
 
-def make_acquisition(spec: AcquisitionSpec, model: PoolModel, best: float) -> AcquisitionFunction:
+def make_acquisition(
+    spec: AcquisitionSpec, model: PointwiseModel, best: float
+) -> AcquisitionFunction:
     """Return the BoTorch acquisition function that a spec names.
 
     Args:
@@ -26,6 +32,8 @@ def make_acquisition(spec: AcquisitionSpec, model: PoolModel, best: float) -> Ac
     if spec.name == "ucb":
         # BoTorch's beta multiplies the variance.
         return UpperConfidenceBound(model, beta=spec.beta**2)
+    if spec.name == "greedy":
+        return PosteriorMean(model)
     return LogExpectedImprovement(model, best_f=best)
 
 

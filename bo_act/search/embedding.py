@@ -129,6 +129,10 @@ class PcaEmbedder:
 
 def make_embedder(spec: EmbeddingSpec) -> Embedder:
     """Return the embedder that a spec names."""
+    if spec.name == "umap":
+        from bo_act.search.umap_embedding import UmapEmbedder  # imports this module
+
+        return UmapEmbedder(seed=spec.seed)
     return PcaEmbedder(outputs=spec.outputs, fim=spec.fim)
 
 

@@ -6,7 +6,7 @@ a benchmark and parallel workers the same code.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +17,8 @@ from bo_act.errors import SearchError
 from bo_act.search.acquisition import make_acquisition, score_pool
 from bo_act.search.embedding import Embedding
 from bo_act.search.observations import Observations, warp_targets
+from bo_act.search.pointwise import PointwiseModel
+from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate import PoolModel, fit_gp
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
@@ -27,14 +29,15 @@ class Proposal:
 
     Attributes:
         index: in the catalogue.
-        by: a baseline, a random choice, or the acquisition function.
+        by: a baseline, a random choice of the start, the acquisition function, or a strategy
+            that needs no surrogate.
         mean, deviation: the surrogate's prediction in units of the warped target, where it was
             asked.
         note: what went other than planned, for people.
     """
 
     index: int
-    by: Literal["baseline", "random", "acquisition"]
+    by: Literal["baseline", "random", "acquisition", "strategy"]
     mean: float | None = None
     deviation: float | None = None
     note: str = ""
@@ -48,6 +51,7 @@ class Searcher:
         baselines: indices to evaluate first, in order.
         initial: random candidates after the baselines.
         surrogate, acquisition: as in a study file.
+        strategy: chooses after the start, in place of surrogate and acquisition.
         seed: of every random choice, together with the trial's number.
     """
 
@@ -55,6 +59,7 @@ class Searcher:
     initial: int = 2
     surrogate: SurrogateSpec = field(default_factory=SurrogateSpec)
     acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
+    strategy: Strategy | None = None
     seed: int = 0
 
     def propose(
@@ -89,11 +94,13 @@ class Searcher:
                 f"{int(embedding.valid.sum())} have a place in the embedding, and all of them "
                 "were evaluated or are being evaluated"
             )
+        generator = np.random.default_rng([self.seed, number])
         extra = len(taken - set(self.baselines))
         usable = embedding.valid[observations.indices]
         if extra < self.initial or len(set(observations.values[usable].tolist())) < 2:
-            generator = np.random.default_rng([self.seed, number])
             return Proposal(int(generator.choice(candidates)), "random")
+        if self.strategy is not None:
+            return Proposal(self.strategy.choose(observations, candidates, generator), "strategy")
         return self._by_acquisition(embedding, observations, pending, candidates, number)
 
     def _by_acquisition(
@@ -107,19 +114,57 @@ class Searcher:
         usable = embedding.valid[observations.indices]
         y = torch.from_numpy(warp_targets(observations.values[usable], self.surrogate.targets))
         x = torch.from_numpy(embedding.points[observations.indices[usable]])
-        model, failure = fit_gp(x, y, embedding.blocks, seed=self.seed + number)
         # Pruned functions did worse than most: believed to be no better than the median.
         ceilings = dict.fromkeys(sorted(pending), torch.inf)
         ceilings |= dict.fromkeys(sorted(observations.pruned), float(y.median()))
         believed = [index for index in ceilings if embedding.valid[index]]
-        pool = PoolModel(
-            model,
-            torch.from_numpy(embedding.points[believed]),
-            torch.tensor([ceilings[index] for index in believed], dtype=torch.float64),
+        model, note = fit_surrogate(
+            self.surrogate,
+            x,
+            y,
+            embedding.blocks,
+            believed=torch.from_numpy(embedding.points[believed]),
+            ceiling=torch.tensor([ceilings[index] for index in believed], dtype=torch.float64),
+            seed=self.seed + number,
         )
-        acquisition = make_acquisition(self.acquisition, pool, float(y.max()))
+        acquisition = make_acquisition(self.acquisition, model, float(y.max()))
         scores = score_pool(acquisition, torch.from_numpy(embedding.points[candidates]))
-        chosen = int(candidates[int(scores.argmax())])
-        mean, variance = pool.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
-        note = f"the surrogate kept its priors: {failure}" if failure else ""
+        # Models of few neighbours give many the same score: the first is no better than another.
+        best = candidates[(scores == scores.max()).numpy()]
+        chosen = int(np.random.default_rng([self.seed, number]).choice(best))
+        mean, variance = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
         return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+
+
+def fit_surrogate(
+    spec: SurrogateSpec,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    blocks: Mapping[str, slice],
+    *,
+    believed: torch.Tensor,
+    ceiling: torch.Tensor,
+    seed: int,
+) -> tuple[PointwiseModel, str]:
+    """Fit the surrogate that a spec names.
+
+    Args:
+        spec: which one.
+        x: (n, d) float64 points in [0, 1].
+        y: (n,) float64 warped targets.
+        blocks: columns of each feature block.
+        believed: (p, d) points without a value, taken as if observed at their predicted mean.
+        ceiling: (p,) what their values are known not to exceed.
+        seed: of what is random in fitting.
+
+    Returns:
+        The model, and what went other than planned.
+    """
+    if spec.name != "gp":
+        # scikit-learn takes a while to import.
+        from bo_act.search.regressors import RegressorModel
+
+        return RegressorModel(spec, x, y, believed=believed, ceiling=ceiling, seed=seed), ""
+    model, failure = fit_gp(x, y, blocks, seed=seed)
+    note = f"the surrogate kept its priors: {failure}" if failure else ""
+    return PoolModel(model, believed, ceiling), note

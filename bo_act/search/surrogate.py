@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from botorch.exceptions.errors import ModelFittingError
 from botorch.exceptions.warnings import OptimizationWarning
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
-from botorch.models.model import Model
-from botorch.posteriors.gpytorch import GPyTorchPosterior
 from botorch.utils.sampling import manual_seed
 from gpytorch.constraints import GreaterThan
-from gpytorch.distributions import MultivariateNormal
 from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
-from linear_operator.operators import DiagLinearOperator
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
+
+from bo_act.search.pointwise import PointwiseModel
 
 # Relative change of the objective at which L-BFGS stops. scipy's 2e-9 took some 120 evaluations a
 # fit; this took 2.7 times less time, for about 0.01 of log likelihood an observation.
@@ -98,12 +95,11 @@ def fit_gp(
     return model, failure
 
 
-class PoolModel(Model):
+class PoolModel(PointwiseModel):
     """A fitted Gaussian process that answers for many single points fast.
 
-    BoTorch's acquisition functions ask it for posteriors as they ask any model. The Cholesky
-    factor is computed once and every point costs one triangular solve, where the general
-    posterior builds a joint distribution a point.
+    The Cholesky factor is computed once and every point costs one triangular solve, where the
+    general posterior builds a joint distribution a point.
 
     Args:
         model: fitted, with n observations.
@@ -138,11 +134,6 @@ class PoolModel(Model):
             self.factor = psd_safe_cholesky(covariance)
             self.weights = torch.cholesky_solve((y - self.constant).unsqueeze(-1), self.factor)
 
-    @property
-    def num_outputs(self) -> int:
-        """One value is modelled."""
-        return 1
-
     def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and variance of the noiseless value, (m,) each.
 
@@ -155,9 +146,3 @@ class PoolModel(Model):
             half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
             prior = self.kernel(points, diag=True)
             return mean, (prior - half.square().sum(dim=0)).clamp_min(1e-12)
-
-    def posterior(self, X: Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:
-        """Return the marginal posteriors at points (m, 1, d)."""
-        mean, variance = self.mean_and_variance(X.squeeze(-2))
-        normal = MultivariateNormal(mean.unsqueeze(-1), DiagLinearOperator(variance.unsqueeze(-1)))
-        return GPyTorchPosterior(normal)

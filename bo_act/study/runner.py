@@ -23,6 +23,7 @@ from bo_act.specs import StudySpec
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.confirm import confirm
 from bo_act.study.events import Events
+from bo_act.study.methods import make_strategy
 from bo_act.study.results import (
     DIVERGED,
     StudyResult,
@@ -76,6 +77,7 @@ def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
         embedding=spec.embedding,
         surrogate=spec.surrogate,
         acquisition=spec.acquisition,
+        strategy=make_strategy(spec.strategy, task.space),
         seed=spec.seed,
         max_retries=spec.max_retries,
     )

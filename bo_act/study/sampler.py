@@ -20,6 +20,7 @@ from bo_act.features.table import FeatureTable
 from bo_act.search.embedding import Embedder, Embedding, make_embedder
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Proposal, Searcher
+from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.claims import CLAIM, OWNER, Owner
 
@@ -40,9 +41,11 @@ class ActivationSampler(BaseSampler):
             features alone, computed here.
         baselines: functions to evaluate first; default: those of the space file.
         initial: random functions after the baselines, before the surrogate proposes.
-        embedding: a spec, or any object with ``fit(table) -> Embedding``.
+        embedding: a spec, any object with ``fit(table) -> Embedding``, or an embedding of the
+            space's functions, which needs no features.
         surrogate: options of the Gaussian process.
         acquisition: which acquisition function, with its options.
+        strategy: chooses in place of surrogate and acquisition, once the start is over.
         seed: of every random choice.
         delegate: samples all other parameters; default: Optuna's TPE with the same seed.
         max_retries: how often a function is proposed again after its trial failed.
@@ -59,31 +62,31 @@ class ActivationSampler(BaseSampler):
         features: FeatureTable | None = None,
         baselines: Sequence[str] | None = None,
         initial: int = 2,
-        embedding: EmbeddingSpec | Embedder | None = None,
+        embedding: EmbeddingSpec | Embedder | Embedding | None = None,
         surrogate: SurrogateSpec | None = None,
         acquisition: AcquisitionSpec | None = None,
+        strategy: Strategy | None = None,
         seed: int = 0,
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
     ) -> None:
         catalogue = space.catalogue
-        features = compute_features(space) if features is None else features
-        if features.catalogue_hash != catalogue.hash:
+        if not isinstance(embedding, Embedding):
+            embedding = _embedded(space, features, embedding)
+        if len(embedding) != len(catalogue):
             raise SearchError(
-                f"the features were computed for another catalogue ({features.catalogue_hash[:12]})"
-                f" than that of the space {space.name!r} ({catalogue.hash[:12]}); compute them "
-                "again with compute_features(space, ...)"
+                f"expected an embedding of the {len(catalogue)} functions of the space "
+                f"{space.name!r}, got one of {len(embedding)}"
             )
-        if embedding is None or isinstance(embedding, EmbeddingSpec):
-            embedding = make_embedder(embedding or EmbeddingSpec())
         first = space.baselines if baselines is None else baselines
         self.space = space
-        self.embedding: Embedding = embedding.fit(features)
+        self.embedding = embedding
         self.searcher = Searcher(
             baselines=tuple(dict.fromkeys(catalogue.index(function) for function in first)),
             initial=initial,
             surrogate=surrogate or SurrogateSpec(),
             acquisition=acquisition or AcquisitionSpec(),
+            strategy=strategy,
             seed=seed,
         )
         self.delegate = delegate or TPESampler(seed=seed)
@@ -235,6 +238,21 @@ class ActivationSampler(BaseSampler):
             "proposal": how,
         }.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def _embedded(
+    space: Space, features: FeatureTable | None, embedding: EmbeddingSpec | Embedder | None
+) -> Embedding:
+    features = compute_features(space) if features is None else features
+    if features.catalogue_hash != space.catalogue.hash:
+        raise SearchError(
+            f"the features were computed for another catalogue ({features.catalogue_hash[:12]})"
+            f" than that of the space {space.name!r} ({space.catalogue.hash[:12]}); compute them "
+            "again with compute_features(space, ...)"
+        )
+    if embedding is None or isinstance(embedding, EmbeddingSpec):
+        embedding = make_embedder(embedding or EmbeddingSpec())
+    return embedding.fit(features)
 
 
 @dataclass(frozen=True)

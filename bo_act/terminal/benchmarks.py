@@ -59,9 +59,11 @@ def show(
     diverged = content["diverged"]
     rows = {
         "space": f"{benchmark.space.name} ({len(benchmark):,} functions)",
-        "measured": f"{content['measured']:,}, {benchmark.seeds} runs each",
+        "measured": f"{content['measured']:,}, {_runs(benchmark)} each",
         "diverged": f"{diverged['runs']:,} of {content['runs']:,} runs ({diverged['share']:.1%}), "
-        f"{diverged['functions']:,} functions in every run",
+        f"{diverged['functions']:,} functions in every run"
+        if benchmark.seeds > 1
+        else f"{diverged['runs']:,} functions ({diverged['share']:.1%})",
         "Fisher spectra": f"{content['with_spectra']:,}",
         "learning curves": f"{content['epochs']} epochs" if content["epochs"] else "none",
         "time of all runs": terminal.duration(content["seconds"]) if content["seconds"] else "?",
@@ -75,6 +77,8 @@ def show(
     terminal.key_values(f"Benchmark {benchmark.name}", rows)
     _histogram(benchmark)
     _best(benchmark, content)
+    if content["luck"] is not None:
+        _luck(content["luck"])
 
 
 def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
         "diverged": {
             "runs": int(benchmark.diverged.sum()),
             "share": float(benchmark.diverged.sum() / there.sum()),
-            "functions": int((benchmark.diverged | ~there).all(axis=1)[benchmark.measured].sum()),
+            "functions": int(np.all(benchmark.diverged | ~there, axis=1)[benchmark.measured].sum()),
         },
         "unmatched": list(benchmark.unmatched),
         "with_spectra": 0 if fim is None else int(fim.present.sum()),
@@ -153,6 +157,22 @@ def _best(benchmark: Benchmark, content: dict[str, Any]) -> None:
         test = "" if row["test"] is None else f"{row['test']:.2%}"
         table.add_row(str(rank), row["activation"], f"{row['validation']:.2%}", *spread, test)
     terminal.out.print(table)
+
+
+def _runs(benchmark: Benchmark) -> str:
+    return "1 run" if benchmark.seeds == 1 else f"{benchmark.seeds} runs"
+
+
+def _luck(found: dict[str, float]) -> None:
+    rows = {
+        "a run with the mean of the others": f"Spearman {found['correlation']:.2f} over all, "
+        f"{found['correlation_top']:.2f} within their best fifth",
+        "s.d. of runs in that fifth": f"{100 * found['deviation']:.2f} points (median)",
+        "best by the others": f"{found['chosen']:.2%} there, {found['held_out']:.2%} in the run "
+        f"held out: {100 * found['shrinkage']:.2f} points were luck",
+        "regret": f"{100 * found['regret_of_mean']:.2f} points below the best by all runs",
+    }
+    terminal.key_values("How much of the top is luck", rows)
 
 
 def comparison(found: Comparison) -> None:

@@ -1,0 +1,379 @@
+"""Files in the form of Act-Bench: one JSON object, expression → record.
+
+The form is that of Bingham and Miikkulainen (2023), arXiv 2301.05785. Files are read record by
+record, so that memory holds the resulting arrays and one record at a time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bo_act.activations.space import Space, load_space
+from bo_act.benchmark.cdf import cdf_vector, layer_ends, layer_quantiles
+from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.errors import BenchmarkError, ExpressionError
+from bo_act.features.outputs import output_blocks
+from bo_act.features.table import Block, FeatureTable
+
+READER = 1
+"""Raised whenever the same file is read to another benchmark."""
+
+KEYS = {
+    "train_accuracy": "Train Accuracy",
+    "validation_accuracy": "Validation Accuracy",
+    "test_accuracy": "Test Accuracy",
+    "train_loss": "Train Loss",
+    "validation_loss": "Validation Loss",
+    "test_loss": "Test Loss",
+    "seconds": "Runtime (s)",
+}
+"""Metric → its key in a record."""
+
+_VECTOR = "Fisher log eigenvalue CDF"
+_SPELLINGS = "Equivalent Activation Functions"
+_CHUNK = 1 << 20  # characters
+_CLASSES = (2, 3, 5, 10, 20, 50, 100, 200, 365, 1000)
+# A network that learns nothing answers with one class, whose share of the images is not quite 1/C.
+_AT_CHANCE = 1.1
+
+
+def read_act_bench(
+    path: Path,
+    *,
+    space: Space | None = None,
+    chance: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Benchmark:
+    """Read a released file, plain or compressed with gzip.
+
+    A record whose key matches no function of the space in any spelling is listed in ``unmatched``.
+    Records of functions that are one in the space are put together: medians of their values, the
+    first spectrum. Vectors that are null, empty or of a length that is not the most frequent one
+    mean that there are no spectral features. The file has histograms of log eigenvalues, and they
+    become quantiles; the range of a layer's histogram is taken to be that of the released files,
+    [-100, 100], which scales the quantiles and nothing else.
+
+    Args:
+        path: ``.json`` or ``.json.gz``.
+        space: whose functions they are; default: ``act_bench``.
+        chance: accuracy of guessing; default: that of 1/2 to 1/1000 which is nearest to the low
+            end (the 5% quantile) of the validation accuracies.
+        progress: called with the number of records read.
+
+    Returns:
+        A benchmark of one run. ``diverged`` are functions whose accuracy is at most 1.1 times
+        that of chance: the file does not tell divergence from learning nothing.
+
+    Raises:
+        BenchmarkError: the file is truncated, damaged or of another form; the message names the
+            record.
+    """
+    space = space or load_space("act_bench")
+    catalogue = space.catalogue
+    values: dict[int, list[list[float]]] = {}
+    vectors: dict[int, NDArray[np.float32]] = {}
+    unmatched = []
+    count = 0
+    for key, record in _records(path):
+        where = f"{path}: record {key!r}"
+        numbers = [_number(record, metric, where) for metric in METRICS]
+        vector, spellings = _vector(record, where), _spellings(record, where)
+        index = _index(space, [key, *spellings])
+        if index is None:
+            unmatched.append(key)
+        else:
+            values.setdefault(index, []).append(numbers)
+            if vector is not None and len(vectors.get(index, ())) <= len(vector):
+                vectors[index] = vector
+        count += 1
+        if progress is not None:
+            progress(count)
+    if not values:
+        raise BenchmarkError(
+            f"{path}: none of its {count} records is a function of the space {space.name!r}"
+        )
+    runs = {metric: np.full((len(catalogue), 1), np.nan) for metric in METRICS}
+    for index, found in values.items():
+        for metric, column in zip(METRICS, zip(*found, strict=True), strict=True):
+            known = [number for number in column if np.isfinite(number)]
+            runs[metric][index] = np.median(known) if known else np.nan
+    accuracy = runs["validation_accuracy"][:, 0]
+    if chance is None:
+        shares = 1 / np.array(_CLASSES)
+        low = max(float(np.nanquantile(accuracy, 0.05)), 1e-6)
+        chance = float(shares[np.argmin(np.abs(np.log(shares / low)))])
+    there = np.array(sorted(values))
+    accuracy[there] = np.where(np.isfinite(accuracy[there]), accuracy[there], chance)
+    blocks = dict(output_blocks(catalogue))
+    spectra, layers = _spectra(len(catalogue), there, vectors)
+    name = path.name.removesuffix(".gz").removesuffix(".json")
+    return Benchmark(
+        name,
+        space,
+        runs,
+        (runs["validation_accuracy"] <= _AT_CHANCE * chance),
+        chance,
+        FeatureTable(catalogue.hash, blocks | spectra, {"source": path.name, "bins": layers}),
+        None,
+        {
+            "source": path.name,
+            "records": count,
+            "merged": sum(len(found) - 1 for found in values.values()),
+        },
+        tuple(unmatched),
+    )
+
+
+def write_act_bench(benchmark: Benchmark, path: Path) -> None:
+    """Write a benchmark in the form of Act-Bench, compressed where the name ends in ``.gz``.
+
+    Values are medians over the runs. Spectra are written as distribution functions in 100 bins a
+    layer over [-100, 100]; null eigenvalues are in none of them, as in the released files.
+    """
+    catalogue = benchmark.space.catalogue
+    order = np.argsort(catalogue.group, kind="stable")
+    starts = np.searchsorted(catalogue.group[order], np.arange(len(catalogue) + 1))
+    fim = benchmark.features.blocks.get("fim")
+    layers = 0
+    if fim is not None:
+        layers = benchmark.features.blocks["fim_null"].values.shape[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing")
+    binary: IO[bytes] = temporary.open("wb")
+    if path.suffix == ".gz":  # without the time, so that the same content gives the same file
+        binary = gzip.GzipFile("", "wb", fileobj=binary, mtime=0)  # type: ignore[assignment]
+    with binary as file:
+        separator = "{"
+        for index in np.flatnonzero(benchmark.measured):
+            record: dict[str, Any] = {
+                key: float(np.median(known)) if len(known) else np.nan
+                for metric, key in KEYS.items()
+                for known in [_finite(benchmark.runs[metric][index])]
+            }
+            same = order[starts[index] : starts[index + 1]]
+            record[_SPELLINGS] = [str(benchmark.space.expression(int(n))) for n in same]
+            record[_VECTOR] = None
+            if fim is not None and fim.present[index]:
+                record[_VECTOR] = cdf_vector(fim.values[index].reshape(layers, -1))
+            text = f"{separator}{json.dumps(catalogue.text(int(index)))}: {json.dumps(record)}"
+            file.write(text.encode())
+            separator = ",\n"
+        file.write(b"}\n")
+    temporary.replace(path)
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[np.isfinite(values)]
+
+
+def _spectra(
+    count: int, there: NDArray[np.int64], vectors: dict[int, NDArray[np.float32]]
+) -> tuple[dict[str, Block], list[int]]:
+    """Return the blocks ``fim`` and ``fim_null``, if there are any spectra, and bins by layer."""
+    lengths = Counter(len(vector) for vector in vectors.values() if len(vector))
+    if not lengths:
+        return {}, []
+    usual = max(lengths, key=lambda length: (lengths[length], length))
+    reasons = ["not in the file"] * count
+    for index in there:
+        reasons[index] = "no vector in the file"
+    whole = {}
+    for index, vector in vectors.items():
+        if len(vector) == usual and np.isfinite(vector).all():
+            whole[index] = vector
+        elif len(vector) == usual:
+            reasons[index] = "a vector with numbers that are not finite"
+        elif len(vector):
+            reasons[index] = f"a vector of {len(vector):,} numbers where {usual:,} are usual"
+    ends = layer_ends(whole.values(), usual)
+    rows: dict[int, NDArray[np.float32]] = {}
+    for index, vector in whole.items():
+        quantiles = layer_quantiles(vector, ends)
+        if quantiles is None:
+            reasons[index] = "a vector that is no distribution function in some layer"
+        else:
+            rows[index] = quantiles
+            reasons[index] = ""
+    if not rows:
+        return {}, []
+    width = len(next(iter(rows.values())))
+    fim = np.full((count, width), np.nan, dtype=np.float32)
+    null = np.full((count, len(ends)), np.nan, dtype=np.float32)
+    for index, row in rows.items():
+        fim[index], null[index] = row, 0.0
+    bins = np.diff([0, *ends]).tolist()
+    return {"fim": Block(fim, tuple(reasons)), "fim_null": Block(null, tuple(reasons))}, bins
+
+
+# --- records --------------------------------------------------------------------------------
+
+
+def _index(space: Space, spellings: list[str]) -> int | None:
+    for text in spellings:
+        try:
+            return space.catalogue.index(text)
+        except ExpressionError:
+            continue
+    return None
+
+
+def _number(record: dict[str, Any], metric: str, where: str) -> float:
+    key = KEYS[metric]
+    if key not in record and metric != "validation_accuracy":
+        return float("nan")
+    value = record.get(key)
+    if value is None and metric != "validation_accuracy":
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BenchmarkError(f"{where}: expected a number for {key!r}, got {_short(value)}")
+    if metric.endswith("accuracy") and not (np.isnan(value) or 0 <= value <= 1):
+        raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {value}")
+    return float(value)
+
+
+def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
+    value = record.get(_VECTOR)
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise BenchmarkError(
+            f"{where}: expected a list of numbers for {_VECTOR!r}, got {_short(value)}"
+        )
+    try:
+        vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BenchmarkError(
+            f"{where}: expected numbers alone in {_VECTOR!r}, got {_short(value)}"
+        ) from error
+    if vector.ndim != 1:
+        raise BenchmarkError(f"{where}: expected a flat list for {_VECTOR!r}, got a nested one")
+    return vector
+
+
+def _spellings(record: dict[str, Any], where: str) -> list[str]:
+    value = record.get(_SPELLINGS) or []
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise BenchmarkError(f"{where}: expected texts for {_SPELLINGS!r}, got {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the records of a file one by one."""
+    with _text(path) as file:
+        scanner = _Scanner(file, path)
+        if (found := scanner.peek()) != "{":
+            raise BenchmarkError(
+                f"{path}: expected an object of records, got {found!r} at the beginning"
+            )
+        scanner.skip()
+        seen: set[str] = set()
+        while scanner.peek() != "}":
+            if seen:
+                scanner.expect(",")
+            key = scanner.value()
+            if not isinstance(key, str) or not key.strip():
+                raise BenchmarkError(f"{scanner.where}: expected an expression, got {_short(key)}")
+            if key in seen:
+                raise BenchmarkError(f"{path}: record {key!r} is there twice")
+            seen.add(key)
+            scanner.last = key
+            scanner.expect(":")
+            record = scanner.value()
+            if not isinstance(record, dict):
+                raise BenchmarkError(
+                    f"{path}: record {key!r}: expected an object, got {_short(record)}"
+                )
+            yield key, record
+        scanner.skip()
+        if scanner.peek():
+            raise BenchmarkError(f"{path}: expected the end after {scanner.last!r}, got more")
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[IO[str]]:
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        opener: Callable[..., Any] = gzip.open if packed else open
+        with opener(path, "rt", encoding="utf-8") as text:
+            yield text
+    except (OSError, EOFError, zlib.error) as error:
+        raise BenchmarkError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: expected text in UTF-8: {error}") from error
+
+
+class _Scanner:
+    """JSON values from a text of any length, one at a time."""
+
+    def __init__(self, file: IO[str], path: Path) -> None:
+        self.file, self.path = file, path
+        self.buffer, self.at, self.ended = "", 0, False
+        self.last = ""
+        self.decoder = json.JSONDecoder()
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}: after record {self.last!r}" if self.last else f"{self.path}"
+
+    def _more(self) -> bool:
+        chunk = self.file.read(_CHUNK)
+        self.buffer, self.at = self.buffer[self.at :] + chunk, 0
+        self.ended = not chunk
+        return bool(chunk)
+
+    def peek(self) -> str:
+        """Return the next character that is no white space; "" at the end."""
+        while True:
+            while self.at < len(self.buffer):
+                if not self.buffer[self.at].isspace():
+                    return self.buffer[self.at]
+                self.at += 1
+            if not self._more():
+                return ""
+
+    def skip(self) -> None:
+        self.at += 1
+
+    def expect(self, character: str) -> None:
+        found = self.peek()
+        if found != character:
+            raise self._broken(f"expected {character!r}, got {found!r}" if found else "")
+        self.skip()
+
+    def value(self) -> Any:
+        self.peek()
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.buffer, self.at)
+            except json.JSONDecodeError as error:
+                # What looks wrong may be a value of which the rest was not read yet.
+                if not self._more():
+                    raise self._broken(error.msg) from error
+                continue
+            except RecursionError as error:
+                raise self._broken("it is nested too deeply") from error
+            self.at = end
+            return value
+
+    def _broken(self, why: str) -> BenchmarkError:
+        if self.ended and not self.buffer[self.at :].rstrip().endswith("}"):
+            return BenchmarkError(
+                f"{self.where}: the file ends in the middle; it is truncated, get it again"
+            )
+        return BenchmarkError(f"{self.where}: not valid JSON: {why}")

@@ -1,0 +1,63 @@
+"""Spectra as Act-Bench files have them: histograms of log eigenvalues, summed up by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES = 128
+_LOW, _HIGH = -100.0, 100.0  # of the released histograms
+_BINS = 100  # of those that we write
+_ROUNDING = 1e-4  # by which a distribution function may fall
+_SHARE = 0.1  # of the vectors that fall where a layer ends
+
+
+def layer_ends(vectors: Collection[NDArray[np.float32]], length: int) -> list[int]:
+    """Find where each layer's numbers end, from where vectors fall; the last is ``length``.
+
+    A distribution function never falls, and the next one begins lower than the last one ended.
+
+    Args:
+        vectors: (length,) each.
+        length: of all of them.
+    """
+    falls = np.zeros(max(length - 1, 0), dtype=np.int64)
+    for vector in vectors:
+        falls += np.diff(vector) < -_ROUNDING
+    ends = np.flatnonzero(falls > _SHARE * len(vectors)) + 1
+    return [*ends.tolist(), length]
+
+
+def layer_quantiles(vector: NDArray[np.float32], ends: Sequence[int]) -> NDArray[np.float32] | None:
+    """Turn a vector into 128 quantiles a layer, at the levels (i + 1/2) / 128.
+
+    Between the edges of a bin the distribution is taken to be uniform. What lies beyond the last
+    edge (a distribution function that ends below 1) is put there.
+
+    Args:
+        vector: (n,) the layers' distribution functions at the right edges of their bins.
+        ends: of the L layers.
+
+    Returns:
+        (L · 128,), or None where a layer's numbers fall, are all zero or leave [0, 1].
+    """
+    levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    parts = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        heights = np.concatenate([[0.0], vector[start:end].astype(np.float64)])
+        inside = 0 < heights[-1] <= 1 + _ROUNDING and heights.min() >= 0
+        if not inside or (np.diff(heights) < -_ROUNDING).any():
+            return None
+        heights = np.maximum.accumulate(heights)
+        parts.append(np.interp(levels, heights, np.linspace(_LOW, _HIGH, len(heights))))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def cdf_vector(quantiles: NDArray[np.float32]) -> list[float]:
+    """Turn (L, Q) quantiles into L distribution functions at the right edges of 100 bins."""
+    levels = (np.arange(quantiles.shape[1]) + 0.5) / quantiles.shape[1]
+    edges = np.linspace(_LOW, _HIGH, _BINS + 1)[1:]
+    rows = [np.interp(edges, row, levels, left=0.0, right=1.0) for row in quantiles]
+    return [round(float(value), 6) for row in rows for value in row]

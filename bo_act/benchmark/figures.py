@@ -1,0 +1,174 @@
+"""Figures of comparisons: regret, ranks and suggestion times over evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from bo_act.benchmark.metrics import Progress, floor, progress
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+# Okabe and Ito's colours, which people who see few colours can tell apart; then other strokes.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STROKES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+_PANEL = (5.2, 3.8)  # inches
+_RESAMPLES = 1_000
+
+
+def regret_curves(steps: DataFrame, benchmarks: Mapping[str, Benchmark]) -> Figure:
+    """Draw the mean normalized regret, one panel a benchmark.
+
+    Bands are 95% percentile bootstrap intervals of the mean over seeds. The axis is logarithmic; a
+    mean of zero stands at its lower end.
+    """
+    runs = progress(steps, benchmarks)
+    names = _names(runs, 0)
+    figure, panels = _panels(len(names))
+    for name, axes in zip(names, panels, strict=True):
+        lowest = floor(benchmarks[name]) / len(next(iter(runs.values())).seeds)
+        for method, style in _styles(_names(runs, 1)).items():
+            if (name, method) in runs:
+                values = np.maximum(runs[name, method].normalized, 0)
+                low, mean, high = (np.maximum(v, lowest) for v in _bootstrap(values))
+                _line(axes, mean, low, high, style)
+        axes.set_yscale("log")
+        axes.set_title(name)
+        axes.set_xlabel("evaluations")
+    panels[0].set_ylabel("regret (1 = a random function)")
+    return _with_legend(figure, _names(runs, 1))
+
+
+def rank_curves(steps: DataFrame, benchmarks: Mapping[str, Benchmark]) -> Figure:
+    """Draw the mean rank among the methods, over all benchmarks and seeds that all have.
+
+    In each paired run the method with the least regret has rank 1, equal ones share the mean rank.
+    """
+    runs = progress(steps, benchmarks)
+    methods = _names(runs, 1)
+    groups = []
+    for name in _names(runs, 0):
+        there = [runs.get((name, method)) for method in methods]
+        if all(found is not None for found in there):
+            groups.append(_paired([found for found in there if found is not None]))
+    if not groups:
+        raise BenchmarkError("expected a benchmark that every method ran on, got none")
+    length = min(group.shape[2] for group in groups)
+    regret = np.concatenate([group[:, :, :length] for group in groups], axis=1)
+    ranks = rankdata(regret, axis=0)
+    figure, (axes,) = _panels(1)
+    for position, style in enumerate(_styles(methods).values()):
+        low, mean, high = _bootstrap(ranks[position])
+        _line(axes, mean, low, high, style)
+    axes.invert_yaxis()
+    axes.set_xlabel("evaluations")
+    axes.set_ylabel(f"mean rank among {len(methods)} methods")
+    return _with_legend(figure, methods)
+
+
+def suggestion_times(steps: DataFrame) -> Figure:
+    """Draw the median seconds of a suggestion, with a band from the 10th to the 90th percentile.
+
+    The first evaluations are those of the initial design, which is given.
+    """
+    methods = [str(name) for name in dict.fromkeys(steps["method"])]
+    figure, (axes,) = _panels(1)
+    for method, style in _styles(methods).items():
+        by_evaluation = steps[steps["method"] == method].groupby("evaluation")["suggest_seconds"]
+        low, mid, high = (by_evaluation.quantile(q).to_numpy() for q in (0.1, 0.5, 0.9))
+        _line(axes, mid, low, high, style)
+    axes.set_yscale("log")
+    axes.set_xlabel("evaluations")
+    axes.set_ylabel("time of a suggestion (s)")
+    return _with_legend(figure, methods)
+
+
+def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
+    """Write a figure as PNG and SVG; the same figure gives the same files."""
+    import matplotlib as mpl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
+    with mpl.rc_context({"svg.hashsalt": stem}):
+        figure.savefig(png, dpi=200, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:
+    """Return (methods, seeds, evaluations) regret of the seeds that all have."""
+    seeds = there[0].seeds
+    length = min(found.regret.shape[1] for found in there)
+    for found in there[1:]:
+        seeds = np.intersect1d(seeds, found.seeds)
+    return np.stack([f.regret[np.isin(f.seeds, seeds), :length] for f in there])
+
+
+def _bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Return lower end, mean and upper end of the 95% interval of the mean over axis 0."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(len(values), size=(_RESAMPLES, len(values)))
+    weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(values)) / len(values)
+    low, high = np.quantile(weights @ values, [0.025, 0.975], axis=0)
+    return low, values.mean(axis=0), high
+
+
+def _names(runs: Mapping[tuple[str, str], Any], place: int) -> list[str]:
+    return list(dict.fromkeys(key[place] for key in runs))
+
+
+def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    count = len(_COLOURS)
+    return {
+        method: {
+            "color": _COLOURS[place % count],
+            "linestyle": _STROKES[place // count % len(_STROKES)],
+            "label": method,
+        }
+        for place, method in enumerate(methods)
+    }
+
+
+def _line(
+    axes: Axes,
+    mid: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    style: Mapping[str, Any],
+) -> None:
+    x = np.arange(1, len(mid) + 1)
+    axes.plot(x, mid, linewidth=1.6, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    try:
+        from matplotlib.figure import Figure as Drawing
+    except ImportError as error:
+        raise BenchmarkError(
+            'figures need matplotlib; install it with: pip install "bo-act[report]"'
+        ) from error
+    figure = Drawing(figsize=(_PANEL[0] * count + 1.4, _PANEL[1]), layout="constrained")
+    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    for axes in panels:
+        axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _with_legend(figure: Figure, methods: Sequence[str]) -> Figure:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], linewidth=1.6, **style) for style in _styles(methods).values()]
+    figure.legend(handles=lines, loc="outside right center", frameon=False)
+    return figure

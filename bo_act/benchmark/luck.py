@@ -1,0 +1,73 @@
+"""How much of a benchmark's top is luck: what one seed's best are worth with another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import BenchmarkError
+
+
+def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
+    """Compare the runs of the same functions.
+
+    Each run in turn is held out, and functions are chosen by the mean of the others. Whatever is
+    chosen by its value has been lucky on average; the held-out run has not.
+
+    Args:
+        benchmark: with at least two runs of each function.
+        top: how many of the best.
+
+    Returns:
+        All in validation accuracy, averaged over the held-out runs: ``correlation`` (Spearman)
+        of a run with the mean of the others over all functions, and ``correlation_top`` within
+        the fifth that is best by the others; ``deviation``, the median over that fifth of
+        the standard deviation between runs; ``chosen``, the value by which the best function was
+        chosen; ``held_out``, its value in the held-out run; ``shrinkage``, the difference;
+        ``regret``, how far ``held_out`` is below the largest value of the held-out run, itself a
+        lucky one; ``regret_of_mean``, how far the chosen one is below the best by the mean of all
+        runs, in that mean; and ``kept``, the share of the ``top`` that is the top of the held-out
+        run as well.
+
+    Raises:
+        BenchmarkError: there is only one run of each function.
+    """
+    runs = benchmark.runs["validation_accuracy"]
+    runs = runs[np.isfinite(runs).all(axis=1)]
+    count = runs.shape[1]
+    if count < 2 or len(runs) < 5:
+        raise BenchmarkError(
+            f"expected at least two runs of at least five functions to tell luck from merit, got "
+            f"{count} runs of {len(runs)} functions; build with more --seeds"
+        )
+    mean = runs.mean(axis=1)
+    found: dict[str, list[float]] = {}
+    for held_out in range(count):
+        others = np.delete(runs, held_out, axis=1).mean(axis=1)
+        fresh = runs[:, held_out]
+        order = np.argsort(-others, kind="stable")
+        fifth, best = order[: len(order) // 5], order[0]
+        size = min(top, len(order))
+        again = np.argsort(-fresh, kind="stable")[:size]
+        for name, value in {
+            "correlation": stats.spearmanr(others, fresh).statistic,
+            "correlation_top": _correlation(others[fifth], fresh[fifth]),
+            "deviation": np.median(runs[fifth].std(axis=1, ddof=1)),
+            "chosen": others[best],
+            "held_out": fresh[best],
+            "shrinkage": others[best] - fresh[best],
+            "regret": fresh.max() - fresh[best],
+            "regret_of_mean": mean.max() - mean[best],
+            "kept": len(set(again) & set(order[:size])) / size,
+        }.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: float(np.mean(values)) for name, values in found.items()} | {"runs": count}
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
+        return 0.0
+    return float(stats.spearmanr(one, other).statistic)

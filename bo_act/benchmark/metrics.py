@@ -1,0 +1,290 @@
+"""What the runs of a comparison say: regret, ranks, and which method beats which.
+
+S  seeds (runs) of a method on a benchmark      T  evaluations of a run
+
+The incumbent is the function with the best value so far. Its regret is what the best function of
+the benchmark is better by, in validation accuracy; normalized, 1 is the regret of a function drawn
+at random, on average. The search never sees test accuracies; test regret is that of the same
+incumbent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_RESAMPLES = 10_000
+_TOP = 0.01  # share of the measured functions
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """The runs of one method on one benchmark, evaluation by evaluation.
+
+    Attributes:
+        seeds: (S,) ascending.
+        regret, test_regret: (S, T) in accuracy, of the incumbent.
+        normalized: (S, T) regret over that of a random function.
+        rank: (S, T) of the incumbent among the measured functions, 1 is the best.
+        seconds: (S, T) that each suggestion took.
+    """
+
+    seeds: NDArray[np.int64]
+    regret: Floats
+    test_regret: Floats
+    normalized: Floats
+    rank: NDArray[np.int64]
+    seconds: Floats
+
+
+def progress(
+    steps: DataFrame, benchmarks: Mapping[str, Benchmark]
+) -> dict[tuple[str, str], Progress]:
+    """Follow the incumbent through every run: (benchmark, method) → progress.
+
+    Args:
+        steps: one row for each evaluation, see ``Comparison``.
+        benchmarks: name → benchmark; all that the steps name.
+
+    Raises:
+        BenchmarkError: the runs of a method differ in length.
+    """
+    found = {}
+    ordered = steps.sort_values(["seed", "evaluation"], kind="stable")
+    for (name, method), rows in ordered.groupby(["benchmark", "method"], sort=False):
+        seeds, counts = np.unique(rows["seed"], return_counts=True)
+        if len(set(counts)) > 1:
+            raise BenchmarkError(
+                f"expected runs of one length of {method!r} on {name!r}, got {sorted(set(counts))}"
+            )
+        shape = (len(seeds), int(counts[0]))
+        found[str(name), str(method)] = _progress(
+            benchmarks[str(name)],
+            seeds,
+            rows["index"].to_numpy().reshape(shape),
+            # A pruned function's last value is not its value.
+            np.where(rows["pruned"], -np.inf, rows["value"]).reshape(shape),
+            rows["suggest_seconds"].to_numpy(dtype=np.float64).reshape(shape),
+        )
+    return found
+
+
+def _progress(
+    benchmark: Benchmark,
+    seeds: NDArray[np.int64],
+    index: NDArray[np.int64],
+    value: Floats,
+    seconds: Floats,
+) -> Progress:
+    best_so_far = np.maximum.accumulate(value, axis=1)
+    new = np.concatenate(
+        [np.ones((len(value), 1), dtype=bool), value[:, 1:] > best_so_far[:, :-1]], axis=1
+    )
+    when = np.maximum.accumulate(np.where(new, np.arange(value.shape[1]), 0), axis=1)
+    incumbent = np.take_along_axis(index, when, axis=1)
+    # What was not measured counts as a network that learns nothing, behind all that was.
+    measured = benchmark.measured
+    truth = np.where(measured, benchmark.values, benchmark.chance)
+    test = np.where(measured & np.isfinite(benchmark.test), benchmark.test, benchmark.chance)
+    ranks = np.where(measured, benchmark.ranks, measured.sum() + 1)
+    regret = truth.max() - truth[incumbent]
+    return Progress(
+        np.asarray(seeds, dtype=np.int64),
+        regret,
+        test.max() - test[incumbent],
+        regret / spread(benchmark),
+        ranks[incumbent],
+        seconds,
+    )
+
+
+def spread(benchmark: Benchmark) -> float:
+    """Return by how much the best function is better than a random one is on average."""
+    return float(benchmark.values[benchmark.best] - benchmark.expectation) or 1.0
+
+
+def floor(benchmark: Benchmark) -> float:
+    """Return half the smallest normalized regret above zero: where logarithms end."""
+    values = np.unique(benchmark.values[benchmark.measured])
+    gap = float(values[-1] - values[-2]) if len(values) > 1 else 1.0
+    return gap / 2 / spread(benchmark)
+
+
+def evaluations_to_top(rank: NDArray[np.int64], count: int) -> dict[str, Any]:
+    """Tell after how many evaluations a run's incumbent was among the best hundredth.
+
+    Args:
+        rank: (S, T) of the incumbents.
+        count: measured functions.
+
+    Returns:
+        ``median`` over the runs, those that never got there (``censored``) counted as longer than
+        any; None where they are half or more.
+    """
+    inside = rank <= max(1, int(np.ceil(_TOP * count)))
+    got_there = inside.any(axis=1)
+    first = np.where(got_there, inside.argmax(axis=1) + 1.0, np.inf)
+    ordered = np.sort(first)
+    low, high = ordered[(len(first) - 1) // 2], ordered[len(first) // 2]
+    return {
+        "median": float((low + high) / 2) if np.isfinite(high) else None,
+        "censored": int((~got_there).sum()),
+        "runs": len(first),
+    }
+
+
+def mean_interval(values: Floats) -> tuple[float, list[float] | None]:
+    """Return the mean of (S,) values and its 95% interval by Student's t; None for one value."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, [mean - half, mean + half]
+
+
+def probability_of_beating(
+    one: Mapping[str, Progress], other: Mapping[str, Progress], *, seed: int = 0
+) -> dict[str, Any]:
+    """Estimate the probability that one method ends with less regret than another.
+
+    A run of each with the same seed on the same benchmark, hence the same start, is a pair; equal
+    regret counts half. The interval is a percentile bootstrap over benchmarks and, within each,
+    over pairs: few benchmarks make it wide, as they should.
+
+    Args:
+        one: benchmark → progress of the method in question.
+        other: the same of the other.
+        seed: of the bootstrap.
+
+    Returns:
+        ``probability``, ``ci95`` (None without any pair), ``pairs``, and by benchmark
+        ``benchmarks``.
+    """
+    wins = {}
+    for name in one.keys() & other.keys():
+        _, mine, theirs = np.intersect1d(one[name].seeds, other[name].seeds, return_indices=True)
+        if len(mine):
+            difference = other[name].regret[theirs, -1] - one[name].regret[mine, -1]
+            wins[name] = (np.sign(difference) + 1) / 2
+    wins = dict(sorted(wins.items()))
+    if not wins:
+        return {"probability": None, "ci95": None, "pairs": 0, "benchmarks": {}}
+    generator = np.random.default_rng(seed)
+    pairs = list(wins.values())
+    drawn = generator.integers(len(pairs), size=(_RESAMPLES, len(pairs)))
+    means = np.empty(drawn.shape)
+    for number, some in enumerate(pairs):
+        here = drawn == number
+        again = generator.integers(len(some), size=(int(here.sum()), len(some)))
+        means[here] = some[again].mean(axis=1)
+    low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
+    return {
+        "probability": float(np.mean([some.mean() for some in pairs])),
+        "ci95": [float(low), float(high)],
+        "pairs": sum(map(len, pairs)),
+        "benchmarks": {name: float(some.mean()) for name, some in wins.items()},
+    }
+
+
+def summary(
+    steps: DataFrame,
+    benchmarks: Mapping[str, Benchmark],
+    at: Sequence[int] = (10, 20, 30, 50, 75, 100),
+) -> dict[str, Any]:
+    """Sum up a comparison, in what JSON can hold.
+
+    Args:
+        steps: one row for each evaluation.
+        benchmarks: name → benchmark.
+        at: evaluations to report, besides the last one; those beyond it are left out.
+
+    Returns:
+        ``methods`` → name → ``benchmarks`` → name → figures, and ``comparisons``, one for each two
+        methods. Regrets are in accuracy (0.01 is one percentage point).
+    """
+    runs = progress(steps, benchmarks)
+    methods: dict[str, dict[str, Progress]] = {}
+    for (benchmark, method), found in runs.items():
+        methods.setdefault(method, {})[benchmark] = found
+    return {
+        "methods": {
+            method: {
+                "benchmarks": {
+                    name: _figures(found, benchmarks[name], at) for name, found in on.items()
+                }
+            }
+            for method, on in methods.items()
+        },
+        "comparisons": [
+            {"a": a, "b": b} | probability_of_beating(methods[a], methods[b])
+            for a, b in combinations(methods, 2)
+        ],
+    }
+
+
+def _figures(found: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[str, Any]:
+    last = found.regret.shape[1]
+    places = sorted({place for place in at if place < last} | {last})
+    regret = {place: mean_interval(found.regret[:, place - 1]) for place in places}
+    logs = np.log10(np.maximum(found.normalized, floor(benchmark)))
+    return {
+        "runs": len(found.seeds),
+        "regret": {str(place): mean for place, (mean, _) in regret.items()},
+        "ci95": {str(place): interval for place, (_, interval) in regret.items()},
+        "normalized_regret": _means(found.normalized, places),
+        "test_regret": _means(found.test_regret, places),
+        "median_rank": {str(p): float(np.median(found.rank[:, p - 1])) for p in places},
+        "area_log_regret": float(logs.mean()),
+        "evaluations_to_top_1pct": evaluations_to_top(found.rank, int(benchmark.measured.sum())),
+        "suggest_seconds": {
+            "median": float(np.median(found.seconds)),
+            "p95": float(np.quantile(found.seconds, 0.95)),
+        },
+    }
+
+
+def _means(values: Floats, places: Sequence[int]) -> dict[str, float]:
+    return {str(place): float(values[:, place - 1].mean()) for place in places}
+
+
+def table(summed: Mapping[str, Any]) -> DataFrame:
+    """Return a summary as people read it: a row for each benchmark and method, the best first.
+
+    Regrets are in percentage points of accuracy.
+    """
+    import pandas as pd
+
+    rows = []
+    for method, on in summed["methods"].items():
+        for name, found in on["benchmarks"].items():
+            last = list(found["regret"])[-1]
+            interval = found["ci95"][last]
+            top = found["evaluations_to_top_1pct"]
+            rows.append(
+                {"benchmark": name, "method": method}
+                | {f"regret {place}": 100 * mean for place, mean in found["regret"].items()}
+                | {
+                    "± 95%": None if interval is None else 50 * (interval[1] - interval[0]),
+                    "median rank": found["median_rank"][last],
+                    "test regret": 100 * found["test_regret"][last],
+                    "area": found["area_log_regret"],
+                    "to top 1%": None if top["median"] is None else top["median"],
+                    "seconds": found["suggest_seconds"]["median"],
+                }
+            )
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(["benchmark", "area"], kind="stable", ignore_index=True)

@@ -1,0 +1,49 @@
+"""Search methods by name: what a comparison compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, StrategySpec, SurrogateSpec
+
+
+class MethodSpec(Spec):
+    """A way to search.
+
+    Attributes:
+        optuna: one of Optuna's own samplers on the slots of the space, in place of all below.
+        strategy, embedding, surrogate, acquisition: as in a study file.
+        fim: use Fisher spectra where there are any (else output features alone).
+    """
+
+    optuna: Literal["random", "tpe", "gp"] | None = None
+    strategy: StrategySpec = StrategySpec()
+    embedding: EmbeddingSpec = EmbeddingSpec()
+    surrogate: SurrogateSpec = SurrogateSpec()
+    acquisition: AcquisitionSpec = AcquisitionSpec()
+    fim: bool = True
+
+
+METHODS: Mapping[str, MethodSpec] = {
+    "default": MethodSpec(),
+    "ucb": MethodSpec(acquisition=AcquisitionSpec(name="ucb")),
+    "log_ei": MethodSpec(acquisition=AcquisitionSpec(name="log_ei")),
+    "greedy": MethodSpec(acquisition=AcquisitionSpec(name="greedy")),
+    "outputs": MethodSpec(fim=False),
+    "forest": MethodSpec(
+        surrogate=SurrogateSpec(name="forest"), acquisition=AcquisitionSpec(name="log_ei")
+    ),
+    # Bingham and Miikkulainen (2023), arXiv 2301.05785.
+    "published": MethodSpec(
+        embedding=EmbeddingSpec(name="umap"),
+        surrogate=SurrogateSpec(name="knn", targets="standardized"),
+        acquisition=AcquisitionSpec(name="greedy"),
+    ),
+    "evolution": MethodSpec(strategy=StrategySpec(name="evolution")),
+    "random": MethodSpec(strategy=StrategySpec(name="random")),
+    "optuna_random": MethodSpec(optuna="random"),
+    "tpe": MethodSpec(optuna="tpe"),
+    "gpsampler": MethodSpec(optuna="gp"),
+}
+"""``default`` is what a study does when its file says nothing."""

@@ -1,0 +1,35 @@
+"""PointwiseModel: a surrogate that answers for single points, as BoTorch's acquisitions ask."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from botorch.models.model import Model
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from gpytorch.distributions import MultivariateNormal
+from linear_operator.operators import DiagLinearOperator
+from torch import Tensor
+
+
+class PointwiseModel(Model, ABC):
+    """Base of all surrogates: mean and variance of one value at each of many points."""
+
+    @property
+    def num_outputs(self) -> int:
+        """One value is modelled."""
+        return 1
+
+    @abstractmethod
+    def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the variance of the noiseless value, (m,) each.
+
+        Args:
+            points: (m, d).
+        """
+
+    def posterior(self, X: Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:
+        """Return the marginal posteriors at points (m, 1, d)."""
+        mean, variance = self.mean_and_variance(X.squeeze(-2))
+        normal = MultivariateNormal(mean.unsqueeze(-1), DiagLinearOperator(variance.unsqueeze(-1)))
+        return GPyTorchPosterior(normal)

@@ -1,0 +1,114 @@
+"""Strategies that need no surrogate: random search and regularized evolution.
+
+A strategy chooses once the start of a search is over; ``Searcher`` does all the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
+from bo_act.search.observations import Observations
+
+# Mutations tried before another one is added to each, and how often that is repeated.
+_ATTEMPTS = 25
+_MOST_MUTATIONS = 4
+
+
+class Strategy(Protocol):
+    """Whatever chooses among candidates by what was observed."""
+
+    def choose(
+        self,
+        observations: Observations,
+        candidates: np.ndarray,
+        generator: np.random.Generator,
+    ) -> int:
+        """Return one of the candidates.
+
+        Args:
+            observations: n values so far, in the order of their trials.
+            candidates: ascending indices of functions that may be proposed; at least one.
+            generator: of every random choice; given by seed and trial number alone.
+        """
+        ...
+
+
+class RandomSearch:
+    """Any candidate, each as likely."""
+
+    def choose(
+        self,
+        observations: Observations,
+        candidates: np.ndarray,
+        generator: np.random.Generator,
+    ) -> int:
+        """Return a random candidate; nothing observed matters."""
+        del observations
+        return int(generator.choice(candidates))
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Regularized evolution (Real et al. 2019, arXiv 1802.01548) of expressions.
+
+    The last ``population`` observed functions are alive. Of ``tournament`` random ones among them
+    the best is the parent, and its child has another operator in one slot, or another shape of
+    tree. A child that was evaluated before, or is another spelling of one, is drawn again.
+
+    Attributes:
+        space: whose slots are mutated.
+        population: functions alive.
+        tournament: functions that compete to be the parent.
+    """
+
+    space: Space
+    population: int = 20
+    tournament: int = 5
+
+    def choose(
+        self,
+        observations: Observations,
+        candidates: np.ndarray,
+        generator: np.random.Generator,
+    ) -> int:
+        """Return a child of a good living function, or a random candidate where all fail."""
+        alive = observations.indices[-self.population :]
+        values = observations.values[-self.population :]
+        if len(alive):
+            size = min(self.tournament, len(alive))
+            rivals = generator.choice(len(alive), size=size, replace=False)
+            parent = int(alive[rivals[values[rivals].argmax()]])
+            free = frozenset(candidates.tolist())
+            for mutations in range(1, _MOST_MUTATIONS + 1):
+                for _ in range(_ATTEMPTS):
+                    child = self._child(parent, mutations, generator)
+                    if child in free:
+                        return child
+        return int(generator.choice(candidates))
+
+    def _child(self, parent: int, mutations: int, generator: np.random.Generator) -> int:
+        catalogue, choices = self.space.catalogue, self.space.distributions
+        params: dict[str, str] = dict(catalogue.params(parent))
+        for _ in range(mutations):
+            name = str(generator.choice(sorted(params)))
+            others = [c for c in choices[name].choices if c != params[name]]
+            if not others:
+                continue
+            params[name] = str(others[generator.integers(len(others))])
+            if name == SCHEMA_SLOT:  # another shape has slots of its own
+                params = self._filled(params[SCHEMA_SLOT], generator)
+        return catalogue.index(params)
+
+    def _filled(self, schema: str, generator: np.random.Generator) -> dict[str, str]:
+        """Return a random expression of a shape, each as likely."""
+        names = [EXPRESSION_SLOT]
+        for shape in self.space.shapes:
+            if shape.text == schema:
+                names = [slot.name for slot in shape.slots]
+        choices = [self.space.distributions[name].choices for name in names]
+        drawn = [str(some[generator.integers(len(some))]) for some in choices]
+        return {SCHEMA_SLOT: schema} | dict(zip(names, drawn, strict=True))
