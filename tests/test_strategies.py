@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -342,6 +344,18 @@ def test_umap_is_the_union_of_two_graphs(table):
     np.testing.assert_allclose(valid, scaled, atol=1e-6)
     without = make_embedder(EmbeddingSpec(name="umap", seed=3)).fit(table)
     assert without.valid.sum() == embedding.valid.sum() + 1
+
+
+def test_umap_leaves_the_threads_of_torch_alone(tmp_path):
+    """Numba sets them to all cores, and two processes on two cores were ten times slower."""
+    script = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from bo_act import compute_features, load_space\n"
+        "from bo_act.search.umap_embedding import UmapEmbedder\n"
+        "UmapEmbedder().fit(compute_features(load_space('classic')))\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=tmp_path)
 
 
 def test_umap_needs_some_functions(table):

@@ -11,7 +11,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -149,10 +149,10 @@ def write_act_bench(benchmark: Benchmark, path: Path) -> None:
         layers = benchmark.features.blocks["fim_null"].values.shape[1]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")
-    binary: IO[bytes] = temporary.open("wb")
-    if path.suffix == ".gz":  # without the time, so that the same content gives the same file
-        binary = gzip.GzipFile("", "wb", fileobj=binary, mtime=0)  # type: ignore[assignment]
-    with binary as file:
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(temporary.open("wb"))
+        if path.suffix == ".gz":  # without the time, so that equal content gives equal files
+            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
         separator = "{"
         for index in np.flatnonzero(benchmark.measured):
             record: dict[str, Any] = {

@@ -11,7 +11,7 @@ QUANTILES = 128
 _LOW, _HIGH = -100.0, 100.0  # of the released histograms
 _BINS = 100  # of those that we write
 _ROUNDING = 1e-4  # by which a distribution function may fall
-_SHARE = 0.1  # of the vectors that fall where a layer ends
+_SHARE = 0.5  # of the vectors that fall where a layer ends
 
 
 def layer_ends(vectors: Collection[NDArray[np.float32]], length: int) -> list[int]:

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
@@ -53,7 +54,12 @@ class UmapEmbedder:
                 f"expected more than {_SPECTRUM_NEIGHBOURS} functions with all their features for "
                 f"an embedding by UMAP, got {len(rows)}; use embedding.name = 'pca'"
             )
-        places = self._layout(table, rows)
+        threads = torch.get_num_threads()
+        try:
+            places = self._layout(table, rows)
+        finally:
+            # numba, which umap-learn brings, sets them anew for the whole process.
+            torch.set_num_threads(threads)
         low, high = places.min(axis=0), places.max(axis=0)
         points = np.full((len(table), 2), np.nan)
         points[rows] = (places - low) / np.where(high > low, high - low, 1.0)
