@@ -20,6 +20,8 @@ from bo_act.benchmark.metrics import summary, table
 from bo_act.benchmark.replay import initial_design, replay
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
+from bo_act.benchmark.warm import WarmStart
+from bo_act.benchmark.warm import warm_start as learn
 from bo_act.errors import BenchmarkError, nearest
 from bo_act.search.embedding import Embedding, make_embedder
 from bo_act.search.method import METHODS, MethodSpec
@@ -32,7 +34,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # What decides a search: runs made by other code do not compare.
-_CODE = ("activations", "features", "search", "study", "benchmark/replay.py")
+_CODE = (
+    "activations",
+    "features",
+    "search",
+    "study",
+    "benchmark/replay.py",
+    "benchmark/warm.py",
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,13 @@ class CompareJob:
         methods: by name.
         evaluations: of each search, the initial design included.
         initial: random functions after the baselines.
+        sources: benchmarks to learn from.
     """
 
     methods: Mapping[str, MethodSpec]
     evaluations: int
     initial: int
+    sources: tuple[str, ...] = ()
 
     def __call__(self, _: torch.device) -> Callable[[ReplayRun], dict[str, Any]]:
         """Return what replays a run; searches run on the CPU, whatever the device."""
@@ -71,23 +82,41 @@ class _Replayer:
         self.job = job
         self.benchmarks: dict[str, Benchmark] = {}
         self.embeddings: dict[str, Embedding] = {}
+        self.warm: dict[str, WarmStart] = {}
 
     def __call__(self, run: ReplayRun) -> dict[str, Any]:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if run.benchmark not in self.benchmarks:
-            self.benchmarks[run.benchmark] = open_benchmark(run.benchmark)
-        benchmark = self.benchmarks[run.benchmark]
+        benchmark = self._benchmark(run.benchmark)
         method = self.job.methods[run.method]
         sampler = make_method_sampler(
             method, benchmark.space, self._embedding(run, method), seed=run.seed
         )
-        design = initial_design(benchmark, seed=run.seed, initial=self.job.initial)
+        warm = self._warm_start(run)
+        design = initial_design(
+            benchmark,
+            seed=run.seed,
+            initial=self.job.initial,
+            first=() if warm is None else warm.best,
+        )
         steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
         columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
         columns["suggest_seconds"] = [float(f"{s:.4g}") for s in columns["suggest_seconds"]]
         return {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **columns}
+
+    def _benchmark(self, name: str) -> Benchmark:
+        if name not in self.benchmarks:
+            self.benchmarks[name] = open_benchmark(name)
+        return self.benchmarks[name]
+
+    def _warm_start(self, run: ReplayRun) -> WarmStart | None:
+        if not self.job.sources:
+            return None
+        if run.benchmark not in self.warm:
+            sources = [self._benchmark(name) for name in self.job.sources]
+            self.warm[run.benchmark] = learn(self._benchmark(run.benchmark).space, sources)
+        return self.warm[run.benchmark]
 
     def _embedding(self, run: ReplayRun, method: MethodSpec) -> Embedding | None:
         """Fit an embedding once for all seeds: the features do not change."""
@@ -95,7 +124,9 @@ class _Replayer:
             return None
         key = f"{run.benchmark} {method.fim} {method.embedding!r}"
         if key not in self.embeddings:
-            self.embeddings[key] = embed(self.benchmarks[run.benchmark], method)
+            embedding = embed(self._benchmark(run.benchmark), method)
+            warm = self._warm_start(run)
+            self.embeddings[key] = embedding if warm is None else warm.enrich(embedding)
         return self.embeddings[key]
 
 
@@ -160,6 +191,7 @@ def compare(
     evaluations: int = 100,
     seeds: int = 30,
     initial: int = 2,
+    warm_start: Sequence[str] = (),
     workers: int = 1,
     out: Path | None = None,
     events: Events | None = None,
@@ -176,6 +208,8 @@ def compare(
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark, with seeds from 0.
         initial: random functions after the baselines of the space.
+        warm_start: benchmarks to learn from: their five best functions are evaluated after the
+            baselines, and every function's rank in them is part of the embedding.
         workers: processes at a time, one thread each.
         out: folder that runs are kept in; default: nothing is kept.
         events: called as it proceeds.
@@ -198,14 +232,25 @@ def compare(
         for method in specs
         for benchmark in opened
     ]
-    job = CompareJob(specs, evaluations, initial)
+    sources = {name: open_benchmark(name) for name in dict.fromkeys(warm_start)}
+    if repeated := sources.keys() & opened.keys():
+        raise BenchmarkError(
+            f"expected other benchmarks to learn from than to search on, got "
+            f"{', '.join(sorted(repeated))} as both"
+        )
+    job = CompareJob(specs, evaluations, initial, tuple(sources))
     with ExitStack() as stack:
         if out is None:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = stack.enter_context(
             RunJournal(
                 out / "runs.jsonl",
-                {"evaluations": evaluations, "initial": initial, "code": code_digest()},
+                {
+                    "evaluations": evaluations,
+                    "initial": initial,
+                    "warm_start": [source.hash[:16] for source in sources.values()],
+                    "code": code_digest(),
+                },
                 key=("benchmark", "benchmark_hash", "method", "method_spec", "seed"),
             )
         )

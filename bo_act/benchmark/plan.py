@@ -22,6 +22,7 @@ class ComparisonPlan(Spec):
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark.
         initial: random functions after the baselines.
+        warm_start: benchmarks to learn from, names or paths.
     """
 
     benchmarks: tuple[str, ...] = ("digits_mlp", "fashion_mnist_small_cnn")
@@ -30,6 +31,7 @@ class ComparisonPlan(Spec):
     evaluations: PositiveInt = 100
     seeds: PositiveInt = 30
     initial: Annotated[int, Field(ge=0)] = 2
+    warm_start: tuple[str, ...] = ()
 
     def chosen(self) -> list[str | tuple[str, MethodSpec]]:
         """Return the methods as ``compare`` takes them; own ones come after named ones."""

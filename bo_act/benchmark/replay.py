@@ -44,22 +44,25 @@ class Step:
     pruned: bool
 
 
-def initial_design(benchmark: Benchmark, *, seed: int, initial: int = 2) -> list[int]:
+def initial_design(
+    benchmark: Benchmark, *, seed: int, initial: int = 2, first: Sequence[int] = ()
+) -> list[int]:
     """Return the functions that a search begins with: the same ones for every method.
 
     Args:
         benchmark: the baselines of its space come first, those that were measured.
         seed: of the random ones.
         initial: random measured functions after the baselines.
+        first: functions between the baselines and the random ones.
     """
     catalogue = benchmark.space.catalogue
-    design = []
+    design: list[int] = []
     for baseline in benchmark.space.baselines:
         try:
             design.append(catalogue.index(baseline))
         except ExpressionError:  # a baseline need not be a function of the space
             continue
-    design = [index for index in dict.fromkeys(design) if benchmark.measured[index]]
+    design = [index for index in dict.fromkeys([*design, *first]) if benchmark.measured[index]]
     others = np.setdiff1d(np.flatnonzero(benchmark.measured), design)
     generator = np.random.default_rng([seed, len(design)])
     drawn = generator.choice(others, size=min(initial, len(others)), replace=False)

@@ -111,6 +111,12 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Searches of each method (default 30).")
     ] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--warm-start", metavar="FILE", help="Benchmark to learn from; several times."
+        ),
+    ] = None,
     workers: Workers = 1,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Keep runs and figures here.")
@@ -129,6 +135,7 @@ def compare(
         "methods": method,
         "evaluations": evaluations,
         "seeds": seeds,
+        "warm_start": warm_start,
     }
     plan = read_plan(file, {key: value for key, value in given.items() if value})
     with terminal.live(quiet=quiet) as events:
@@ -138,6 +145,7 @@ def compare(
             evaluations=plan.evaluations,
             seeds=plan.seeds,
             initial=plan.initial,
+            warm_start=plan.warm_start,
             workers=workers,
             out=out,
             events=events,

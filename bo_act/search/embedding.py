@@ -60,6 +60,13 @@ class Embedding:
         imputed = self.imputed[among[self.imputed]]
         return Embedding(points, self.blocks, valid, self.provenance, imputed)
 
+    def with_block(self, name: str, columns: np.ndarray) -> Embedding:
+        """Return the embedding with further coordinates, (N, k) in [0, 1]."""
+        width = self.points.shape[1]
+        points = np.column_stack([self.points, np.where(self.valid[:, None], columns, np.nan)])
+        blocks = {**self.blocks, name: slice(width, width + columns.shape[1])}
+        return Embedding(points, blocks, self.valid, self.provenance, self.imputed)
+
     @cached_property
     def hash(self) -> str:
         """Identify the embedding by its numbers, to the precision of float32."""

@@ -178,16 +178,39 @@ def _luck(found: dict[str, float]) -> None:
 def comparison(found: Comparison) -> None:
     """Print the table of a comparison, and who beats whom."""
     frame = found.table
-    table = Table(title="Comparison of searches", title_justify="left")
+    table = Table(
+        title="Comparison of searches",
+        title_justify="left",
+        caption=_CAPTION,
+        caption_justify="left",
+    )
     for column in frame.columns:
-        text = frame[column].dtype == object or str(frame[column].dtype).startswith("str")
+        text = column in ("benchmark", "method")
         table.add_column(column, justify="left" if text else "right", overflow="fold")
+    shown = ""
     for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+        name, *cells = row
+        table.add_row("" if name == shown else str(name), *map(_cell, cells))
+        shown = name
     terminal.out.print(table)
+    first = next(iter(found.summary["methods"]))
+    rows = {
+        pair["b"]: f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, {pair['ci95'][1]:.2f}]"
+        for pair in found.summary["comparisons"]
+        if pair["a"] == first and pair["probability"] is not None
+    }
+    if rows:
+        terminal.key_values(f"Probability that {first} beats (in the end, 95% interval)", rows)
+
+
+_CAPTION = (
+    "regret N: mean regret after N evaluations, in points of validation accuracy; ± of the last; "
+    "median rank and test regret of what was found; area: mean log10 of the normalized regret; "
+    "to top 1%: median evaluations; seconds: median of a suggestion"
+)
 
 
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return ""
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,112 @@
+"""How good a surrogate is, apart from any search: order and honesty of its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from bo_act.benchmark.metrics import mean_interval
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import BenchmarkError
+from bo_act.search.embedding import Embedding
+from bo_act.search.observations import warp_targets
+from bo_act.search.searcher import fit_surrogate
+from bo_act.specs import SurrogateSpec
+
+LEVELS = (0.5, 0.8, 0.95)
+"""Of the central intervals whose coverage is counted."""
+
+
+def surrogate_quality(
+    benchmark: Benchmark,
+    embedding: Embedding,
+    surrogate: SurrogateSpec,
+    *,
+    observations: int = 50,
+    seeds: int = 10,
+) -> dict[str, Any]:
+    """Fit a surrogate to random functions and let it predict all others.
+
+    Coverage is of the value as the surrogate sees it: a held-out value is warped as if it had been
+    observed besides the others, by where it falls among them. Those outside the range of what was
+    observed are left out, as the warped scale ends there.
+
+    Args:
+        benchmark: truth.
+        embedding: of its functions.
+        surrogate: which model.
+        observations: functions that it is fitted to.
+        seeds: random choices of them.
+
+    Returns:
+        Means over the seeds with 95% intervals: ``tau``, Kendall's tau-b of predicted mean and
+        value over all held-out functions; ``tau_top``, within the truly best fifth of them; and
+        ``coverage``, level → share of held-out values inside the central interval.
+
+    Raises:
+        BenchmarkError: there are too few functions.
+    """
+    usable = np.flatnonzero(embedding.valid & benchmark.measured)
+    if len(usable) < observations + 10 or observations < 2:
+        raise BenchmarkError(
+            f"expected at least {observations + 10} functions with features and at least two "
+            f"observations, got {len(usable)} and {observations}"
+        )
+    found: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        drawn = np.random.default_rng(seed).permutation(usable)
+        seen, unseen = drawn[:observations], drawn[observations:]
+        known, truth = benchmark.values[seen], benchmark.values[unseen]
+        model, _ = fit_surrogate(
+            surrogate,
+            torch.from_numpy(embedding.points[seen]),
+            torch.from_numpy(warp_targets(known, surrogate.targets)),
+            embedding.blocks,
+            believed=torch.empty(0, embedding.points.shape[1], dtype=torch.float64),
+            ceiling=torch.empty(0, dtype=torch.float64),
+            seed=seed,
+        )
+        mean, variance = (
+            part.numpy()
+            for part in model.mean_and_variance(torch.from_numpy(embedding.points[unseen]))
+        )
+        noise = float(getattr(model, "noise", torch.zeros(1)).mean())
+        best = np.argsort(-truth, kind="stable")[: len(truth) // 5]
+        found.setdefault("tau", []).append(_tau(mean, truth))
+        found.setdefault("tau_top", []).append(_tau(mean[best], truth[best]))
+        inside = (truth >= known.min()) & (truth <= known.max())
+        target = _warped(known, truth[inside], warp_targets(known, surrogate.targets))
+        distance = np.abs(target - mean[inside]) / np.sqrt(variance[inside] + noise)
+        for level, share in _coverage(distance, LEVELS).items():
+            found.setdefault(level, []).append(share)
+    summed = {}
+    for name, values in found.items():
+        middle, interval = mean_interval(np.array(values))
+        summed[name] = {"mean": middle, "ci95": interval}
+    coverage = {f"{level:g}": summed.pop(f"{level:g}") for level in LEVELS}
+    return {**summed, "coverage": coverage, "observations": observations, "seeds": seeds}
+
+
+def _tau(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+    tau = float(stats.kendalltau(predicted, truth).statistic)
+    return tau if np.isfinite(tau) else 0.0  # all predictions equal
+
+
+def _warped(
+    known: NDArray[np.float64], values: NDArray[np.float64], targets: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Map values to warped targets, linearly between those of the known values."""
+    points, first = np.unique(known, return_index=True)
+    return np.asarray(np.interp(values, points, targets[first]))
+
+
+def _coverage(distance: NDArray[np.float64], levels: Sequence[float]) -> dict[str, float]:
+    return {
+        f"{level:g}": float((distance <= stats.norm.ppf(0.5 + level / 2)).mean())
+        for level in levels
+    }

@@ -1,0 +1,372 @@
+"""Comparisons: paired, resumable, complete; with warm starts, figures and commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks_of_tests import random_benchmark
+
+from bo_act import cli
+from bo_act.activations.space import Space, load_space
+from bo_act.benchmark import compare as comparing
+from bo_act.benchmark import figures
+from bo_act.benchmark.compare import compare, embed
+from bo_act.benchmark.metrics import progress
+from bo_act.benchmark.plan import read_plan
+from bo_act.benchmark.quality import surrogate_quality
+from bo_act.benchmark.replay import initial_design
+from bo_act.benchmark.store import open_benchmark, save
+from bo_act.benchmark.table import Benchmark
+from bo_act.benchmark.warm import warm_start
+from bo_act.errors import BenchmarkError, SpecError
+from bo_act.search.method import METHODS, MethodSpec
+from bo_act.specs import AcquisitionSpec, SpaceSpec, SurrogateSpec
+
+FAST = ("random", "evolution", "optuna_random")
+
+
+@pytest.fixture(scope="module")
+def one() -> Benchmark:
+    return random_benchmark(load_space("classic"), seed=1)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch, one) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(["one", "two"], start=1):
+        benchmark = random_benchmark(load_space("classic"), seed=seed)
+        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+NAMES = ("one.parquet", "two.parquet")
+
+
+def without_times(steps: pd.DataFrame) -> pd.DataFrame:
+    return steps.drop(columns="suggest_seconds")
+
+
+def test_every_method_starts_from_the_same_functions(files, one):
+    found = compare(NAMES, FAST, evaluations=14, seeds=3)
+    assert len(found.steps) == 2 * 3 * 3 * 14
+    assert list(found.steps.columns) == [
+        *("benchmark", "method", "seed", "evaluation", "index", "activation", "value", "test"),
+        *("suggest_seconds", "pruned"),
+    ]
+    for (name, seed), rows in found.steps.groupby(["benchmark", "seed"]):
+        design = initial_design(open_benchmark(name), seed=seed)
+        for _, run in rows.groupby("method"):
+            assert run["index"].tolist()[: len(design)] == design
+    assert set(found.summary["methods"]) == set(FAST)
+    assert set(found.summary["methods"]["random"]["benchmarks"]) == set(NAMES)
+    assert len(found.table) == 6
+
+
+def test_workers_change_nothing(files):
+    methods = ("random", "default")
+    alone = compare(NAMES[:1], methods, evaluations=12, seeds=2)
+    shared = compare(NAMES[:1], methods, evaluations=12, seeds=2, workers=2)
+    pd.testing.assert_frame_equal(without_times(alone.steps), without_times(shared.steps))
+
+
+def test_what_is_there_is_not_run_again(files, monkeypatch):
+    out = files / "out"
+    first = compare(NAMES[:1], FAST[:2], evaluations=12, seeds=2, out=out)
+    ran: list[str] = []
+    replayed = comparing._replayed
+    monkeypatch.setattr(
+        comparing,
+        "_replayed",
+        lambda job, runs, workers: (ran.extend(map(str, runs)), replayed(job, runs, workers))[1],
+    )
+    again = compare(NAMES[:1], FAST[:2], evaluations=12, seeds=2, out=out)
+    assert ran == []
+    pd.testing.assert_frame_equal(first.steps, again.steps)
+    more = compare(NAMES, FAST, evaluations=12, seeds=3, out=out)
+    assert len(ran) == 2 * 3 * 3 - 4
+    pd.testing.assert_frame_equal(
+        without_times(more.steps),
+        without_times(compare(NAMES, FAST, evaluations=12, seeds=3).steps),
+    )
+    # The same name for another method is another method.
+    mine = [("mine", MethodSpec(acquisition=AcquisitionSpec(name="greedy")))]
+    ran.clear()
+    compare(NAMES[:1], mine, evaluations=12, seeds=1, out=out)
+    compare(NAMES[:1], [("mine", METHODS["random"])], evaluations=12, seeds=1, out=out)
+    assert len(ran) == 2
+
+
+def test_runs_of_other_code_or_options_are_refused(files, monkeypatch):
+    out = files / "out"
+    compare(NAMES[:1], FAST[:1], evaluations=12, seeds=1, out=out)
+    with pytest.raises(BenchmarkError, match="evaluations"):
+        compare(NAMES[:1], FAST[:1], evaluations=13, seeds=1, out=out)
+    monkeypatch.setattr(comparing, "code_digest", lambda: "another")
+    with pytest.raises(BenchmarkError, match="code"):
+        compare(NAMES[:1], FAST[:1], evaluations=12, seeds=1, out=out)
+
+
+def test_a_killed_comparison_goes_on(files):
+    """Killed three times, it ends with the steps of one that was let run."""
+    script = (
+        "from pathlib import Path\n"
+        "from bo_act.benchmark.compare import compare\n"
+        f"compare({NAMES!r}, {FAST!r}, evaluations=14, seeds=40, out=Path('out'))\n"
+    )
+    journal = files / "out" / "runs.jsonl"
+    for kills in range(3):
+        before = journal.stat().st_size if journal.exists() else 0
+        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script])
+        deadline = time.monotonic() + 120
+        while not journal.exists() or journal.stat().st_size < before + 20_000:
+            assert child.poll() is None, f"ended before kill {kills}"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    lines = journal.read_text().count("\n")
+    assert 3 < lines < 240
+    resumed = compare(NAMES, FAST, evaluations=14, seeds=40, out=files / "out")
+    undisturbed = compare(NAMES, FAST, evaluations=14, seeds=40)
+    pd.testing.assert_frame_equal(without_times(resumed.steps), without_times(undisturbed.steps))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"benchmarks": []}, "at least one benchmark"),
+        ({"methods": []}, "at least one method of: default"),
+        ({"methods": ["defualt"]}, r"no method named 'defualt'.*default"),
+        ({"seeds": 0}, "at least one"),
+        ({"warm_start": ["one.parquet"]}, "other benchmarks to learn from"),
+    ],
+)
+def test_bad_arguments(files, options, message):
+    arguments = {"benchmarks": NAMES[:1], "methods": FAST[:1]} | options
+    benchmarks, methods = arguments.pop("benchmarks"), arguments.pop("methods")
+    with pytest.raises(BenchmarkError, match=message):
+        compare(benchmarks, methods, **arguments)
+
+
+# --- plans ----------------------------------------------------------------------------------
+
+
+def test_a_plan_from_a_file_and_from_options(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        'benchmarks = ["a"]\nmethods = ["random", "mine"]\nseeds = 3\nwarm_start = ["b"]\n'
+        "[method.mine]\nacquisition = { name = 'greedy' }\n"
+        "[method.other]\noptuna = 'tpe'\n"
+    )
+    plan = read_plan(path, {"seeds": 7, "benchmarks": ["c", "d"]})
+    assert (plan.seeds, plan.benchmarks, plan.warm_start) == (7, ("c", "d"), ("b",))
+    names = [m if isinstance(m, str) else m[0] for m in plan.chosen()]
+    assert names == ["random", "mine", "other"]
+    assert plan.chosen()[1][1].acquisition.name == "greedy"
+    path.write_text("[method.random]\nfim = false\n")
+    with pytest.raises(SpecError, match=r"method\.random: there is a built-in method"):
+        read_plan(path, {})
+    path.write_text("seed = 3\n")
+    with pytest.raises(SpecError, match=r"unknown key 'seed'.*seeds"):
+        read_plan(path, {})
+
+
+# --- warm start -----------------------------------------------------------------------------
+
+
+def test_ranks_of_sources_are_matched_by_what_functions_compute(one):
+    spec = SpaceSpec(
+        name="other", expressions=("max(x,zero(x))", "tanh(x)", "mul(x,sigmoid(x))", "square(x)")
+    )
+    other = random_benchmark(Space(spec), seed=4)  # its last function is not measured
+    found = warm_start(one.space, [other], top=2)
+    index = one.space.catalogue.index
+    places = [index(text) for text in ("relu(x)", "tanh(x)", "swish(x)")]
+    order = np.argsort(np.argsort(other.values[:3]))
+    np.testing.assert_allclose(found.ranks[places, 0], (order + 0.5) / 3)
+    others = np.setdiff1d(np.arange(len(one)), places)
+    assert (found.ranks[others] == 0.5).all()
+    assert list(found.best) == [places[i] for i in np.argsort(-other.values[:3])[:2]]
+    same = warm_start(one.space, [one], top=3)
+    assert same.best[0] == one.best
+    assert same.ranks[-1, 0] == 0.5
+    alien = random_benchmark(Space(SpaceSpec(name="x", expressions=("cosh(x)", "sinh(x)"))))
+    with pytest.raises(BenchmarkError, match="has no function of the space 'classic'"):
+        warm_start(one.space, [alien])
+
+
+def test_an_embedding_with_sources(one):
+    embedding = embed(one, METHODS["default"])
+    warm = warm_start(one.space, [one])
+    joined = warm.enrich(embedding)
+    assert list(joined.blocks) == [*embedding.blocks, "sources"]
+    valid = embedding.valid
+    np.testing.assert_array_equal(joined.points[valid, :-1], embedding.points[valid])
+    np.testing.assert_array_equal(joined.points[valid, -1], warm.ranks[valid, 0])
+    assert np.isnan(joined.points[~valid]).all()
+
+
+def test_a_good_source_leads_to_the_best_at_once(files, one):
+    save(dataclasses.replace(one, name="same"), files / "same.parquet")
+    found = compare(
+        ["one.parquet"], ["default", "random"], evaluations=14, seeds=2, warm_start=["same.parquet"]
+    )
+    for (_, method), run in progress(found.steps, found.benchmarks).items():
+        assert (run.regret[:, -1] == 0).all(), method
+    design = len(initial_design(one, seed=0, initial=0))
+    best = open_benchmark("one.parquet").best
+    assert set(found.steps.loc[found.steps["index"] == best, "evaluation"]) <= set(
+        range(1, design + 6)
+    )
+
+
+# --- surrogates -----------------------------------------------------------------------------
+
+
+def smooth(benchmark: Benchmark, noise: float) -> tuple[Benchmark, object]:
+    """Values that follow from the embedding."""
+    embedding = embed(benchmark, METHODS["default"])
+    points = np.where(embedding.valid[:, None], embedding.points, 0.5)
+    value = np.sin(3 * points[:, 0]) + points[:, 1]
+    value += np.random.default_rng(0).normal(0, noise, len(value))
+    runs = {metric: value[:, None].copy() for metric in benchmark.runs}
+    changed = dataclasses.replace(
+        benchmark, runs=runs, diverged=np.zeros((len(value), 1), bool), curves=None
+    )
+    return changed, embedding
+
+
+@pytest.fixture(scope="module")
+def larger(act_bench) -> Benchmark:
+    return random_benchmark(act_bench, runs=1)
+
+
+def test_quality_of_surrogates_that_see_something_and_nothing(larger):
+    known, embedding = smooth(larger, 0.05)
+    for name in ("gp", "forest", "knn"):
+        good = surrogate_quality(known, embedding, SurrogateSpec(name=name), seeds=3)
+        assert good["tau"]["mean"] > 0.5, name
+        assert good["tau_top"]["mean"] > 0.1, name
+    blind = surrogate_quality(larger, embedding, SurrogateSpec(), seeds=3)
+    assert abs(blind["tau"]["mean"]) < 0.1
+
+
+def test_coverage_of_a_gaussian_process_whose_assumptions_hold(larger):
+    known, embedding = smooth(larger, 0.3)
+    spec = SurrogateSpec(targets="standardized")
+    found = surrogate_quality(known, embedding, spec, observations=80, seeds=4)
+    for level, share in found["coverage"].items():
+        assert abs(share["mean"] - float(level)) < 0.1, (level, share)
+    json.dumps(found, allow_nan=False)
+    with pytest.raises(BenchmarkError, match=r"got .* and 1"):
+        surrogate_quality(known, embedding, spec, observations=1)
+
+
+# --- figures --------------------------------------------------------------------------------
+
+
+def test_figures_show_every_method(files):
+    found = compare(NAMES, FAST, evaluations=12, seeds=3)
+    drawn = found.figures()
+    assert set(drawn) == {"regret", "ranks", "suggestion_times"}
+    left, right = drawn["regret"].axes
+    assert [axes.get_title() for axes in (left, right)] == list(NAMES)
+    runs = progress(found.steps, found.benchmarks)
+    for axes, name in ((left, NAMES[0]), (right, NAMES[1])):
+        assert axes.get_yscale() == "log"
+        assert [line.get_label() for line in axes.lines] == list(FAST)
+        for line, method in zip(axes.lines, FAST, strict=True):
+            mean = runs[name, method].normalized.mean(axis=0)
+            positive = mean > 0
+            np.testing.assert_allclose(np.asarray(line.get_ydata())[positive], mean[positive])
+    (ranks,) = drawn["ranks"].axes
+    total = sum(np.asarray(line.get_ydata()) for line in ranks.lines)
+    np.testing.assert_allclose(total, 6)  # 1 + 2 + 3
+    (times,) = drawn["suggestion_times"].axes
+    assert times.get_yscale() == "log"
+    written = found.save(files / "out")
+    assert {path.name for path in written} == {
+        *("steps.parquet", "summary.json"),
+        *(f"{stem}.{kind}" for stem in drawn for kind in ("png", "svg")),
+    }
+    first = {path.name: path.read_bytes() for path in written}
+    assert first["regret.png"].startswith(b"\x89PNG")
+    assert first["regret.svg"].lstrip().startswith(b"<?xml")
+    assert {path.name: path.read_bytes() for path in found.save(files / "out")} == first
+    pd.testing.assert_frame_equal(pd.read_parquet(files / "out" / "steps.parquet"), found.steps)
+    assert json.loads(first["summary.json"]) == found.summary
+
+
+def test_methods_beyond_the_colours_have_other_strokes():
+    styles = figures._styles([str(number) for number in range(14)])
+    assert len({(s["color"], str(s["linestyle"])) for s in styles.values()}) == 14
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bo_act(files, capfd, monkeypatch):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bo-act", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        told = capfd.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def test_compare_as_a_command(bo_act, files):
+    options = [o for name in NAMES for o in ("--benchmark", name)]
+    options += [o for name in FAST for o in ("--method", name)]
+    options += ["--evaluations", "12", "--seeds", "2", "--out", "out"]
+    code, out, err = bo_act("compare", *options, "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    figures_of = summary["methods"]["random"]["benchmarks"]["two.parquet"]
+    assert set(figures_of) >= {
+        *("regret", "ci95", "median_rank", "test_regret", "evaluations_to_top_1pct"),
+        "suggest_seconds",
+    }
+    assert "out/regret.svg" in err
+    code, out, err = bo_act("compare", *options)
+    assert code == 0
+    for name in (*FAST, *NAMES):
+        assert name in out
+    assert "beats" in out
+    code, _, err = bo_act("compare", "--benchmark", "none")
+    assert code != 0
+    assert "no benchmark named 'none'" in err
+
+
+def test_show_as_a_command(bo_act):
+    code, out, _ = bo_act("bench", "show", "one.parquet", "--json", "--top", "3")
+    content = json.loads(out)
+    assert code == 0
+    assert len(content["best"]) == 3
+    assert content["measured"] == content["functions"] - 1
+    assert content["luck"]["runs"] == 2
+    code, out, _ = bo_act("bench", "show", "one.parquet")
+    assert code == 0
+    assert "How much of the top is luck" in out
+    assert content["best"][0]["activation"] in out
+    code, _, err = bo_act("bench", "show", "nothing.json")
+    assert code != 0
+    assert "no benchmark file 'nothing.json'" in err
+    code, _, err = bo_act("bench", "fetch", "nothing.json")
+    assert code != 0
+    assert "act-bench on GitHub" in err
