@@ -1,5 +1,6 @@
 # make quickstart   set up and run a first search
 # make test         set up and run the tests
+# make compare      compare search methods on the measured benchmarks
 # make check        style, types and the order of the rooms
 # make help         all of it
 
@@ -8,12 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format benchmark-fim wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
 	@echo "make test         set up and run the tests (under five minutes on two cores)"
 	@echo "make test-all     the tests, those that take minutes included"
+	@echo "make compare      compare search methods on the benchmarks (under ten minutes on two cores)"
+	@echo "make compare-all  all methods, 30 seeds (an hour on two cores; goes on where it stopped)"
 	@echo "make check        style, types, and the order of the rooms"
 	@echo "make format       put the style right"
 	@echo "make benchmark-fim  time the Fisher spectra (minutes; ARGS=--help shows the options)"
@@ -41,6 +44,15 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+compare: $(VENV)/.installed-compare
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
+		studies/comparisons/standing.toml --out runs/compare/standing --name standing
+
+compare-all: $(VENV)/.installed-compare
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
+		studies/comparisons/all_methods.toml --out runs/compare/all --name "all methods" \
+		--figures docs/figures
+
 benchmark-fim: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/fim.py $(ARGS)
 
@@ -65,6 +77,11 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "== installing what the tests need"
 	@$(PIP) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-compare: $(VENV)/.installed
+	@echo "== installing what comparisons need"
+	@$(PIP) -e ".[umap,report]"
 	@touch $@
 
 clean:

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from bo_act.activations.expressions import Expression, canonical, parse
     from bo_act.activations.module import Activation
     from bo_act.activations.space import Space, load_space
+    from bo_act.benchmark.build import build_benchmark
+    from bo_act.benchmark.compare import Comparison, compare
+    from bo_act.benchmark.replay import replay
+    from bo_act.benchmark.store import open_benchmark
+    from bo_act.benchmark.table import Benchmark
     from bo_act.errors import BoActError
     from bo_act.features.compute import compute_features
     from bo_act.features.fim import fim_spectra
     from bo_act.features.table import FeatureTable
     from bo_act.search.embedding import Embedding, PcaEmbedder
+    from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
     from bo_act.search.searcher import Proposal, Searcher
     from bo_act.specs import StudySpec, read_study
@@ -30,11 +36,15 @@ if TYPE_CHECKING:
 _HOME = {
     "Activation": "activations.module",
     "ActivationSampler": "study.sampler",
+    "Benchmark": "benchmark.table",
     "BoActError": "errors",
     "Catalogue": "activations.catalogue",
+    "Comparison": "benchmark.compare",
     "Embedding": "search.embedding",
     "Expression": "activations.expressions",
     "FeatureTable": "features.table",
+    "METHODS": "search.method",
+    "MethodSpec": "search.method",
     "Observations": "search.observations",
     "PcaEmbedder": "search.embedding",
     "Proposal": "search.searcher",
@@ -42,23 +52,31 @@ _HOME = {
     "Space": "activations.space",
     "StudyResult": "study.results",
     "StudySpec": "specs",
+    "build_benchmark": "benchmark.build",
     "canonical": "activations.expressions",
+    "compare": "benchmark.compare",
     "compute_features": "features.compute",
     "fim_spectra": "features.fim",
     "load_space": "activations.space",
+    "open_benchmark": "benchmark.store",
     "parse": "activations.expressions",
     "read_study": "specs",
+    "replay": "benchmark.replay",
     "run_study": "study.runner",
 }
 
 __all__ = [
+    "METHODS",
     "Activation",
     "ActivationSampler",
+    "Benchmark",
     "BoActError",
     "Catalogue",
+    "Comparison",
     "Embedding",
     "Expression",
     "FeatureTable",
+    "MethodSpec",
     "Observations",
     "PcaEmbedder",
     "Proposal",
@@ -67,12 +85,16 @@ __all__ = [
     "StudyResult",
     "StudySpec",
     "__version__",
+    "build_benchmark",
     "canonical",
+    "compare",
     "compute_features",
     "fim_spectra",
     "load_space",
+    "open_benchmark",
     "parse",
     "read_study",
+    "replay",
     "run_study",
 ]
 

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from typer.main import get_command
 
+from bo_act.benchmark.plan import ComparisonPlan, read_plan
 from bo_act.cli import app
 from bo_act.specs import SpaceSpec, Spec, StudySpec
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/**/*.md")])
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -72,6 +73,8 @@ def test_the_docs_python_runs(act_bench):
     }
     exec("import bo_act\n" + search, names)
     assert names["proposal"].index not in {17, 0, 1, 2, 3, 4}
+    (compared,) = blocks("docs/benchmarks.md", "python")
+    exec("import bo_act\n" + compared, {})
     (spaces,) = blocks("docs/spaces.md", "python")
     names = {"evaluate": lambda activation: 0.0}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -82,6 +85,10 @@ def test_the_docs_python_runs(act_bench):
 def test_files_in_the_docs_validate():
     for text in blocks("README.md", "toml"):
         StudySpec.model_validate(tomllib.loads(text))
+    for text in blocks("docs/benchmarks.md", "toml"):
+        assert ComparisonPlan.model_validate(tomllib.loads(text)).chosen()
+    for file in (ROOT / "studies" / "comparisons").glob("*.toml"):
+        assert read_plan(file, {}).chosen()
     for text in blocks("docs/spaces.md", "toml"):
         SpaceSpec.model_validate(tomllib.loads(text))
 

@@ -178,21 +178,20 @@ def _luck(found: dict[str, float]) -> None:
 def comparison(found: Comparison) -> None:
     """Print the table of a comparison, and who beats whom."""
     frame = found.table
-    table = Table(
-        title="Comparison of searches",
-        title_justify="left",
-        caption=_CAPTION,
-        caption_justify="left",
-    )
-    for column in frame.columns:
-        text = column in ("benchmark", "method")
-        table.add_column(column, justify="left" if text else "right", overflow="fold")
-    shown = ""
-    for row in frame.itertuples(index=False):
-        name, *cells = row
-        table.add_row("" if name == shown else str(name), *map(_cell, cells))
-        shown = name
-    terminal.out.print(table)
+    regrets = [column for column in frame.columns if column.startswith("regret ")]
+    shown = list(dict.fromkeys([*_nearest(regrets, (20, 50)), regrets[-1]]))
+    columns = [*shown, "± 95%", "median rank", "test regret", "to top 1%", "seconds"]
+    for name, rows in frame.groupby("benchmark", sort=False):
+        table = Table(title=f"Regret on {name}, in points", title_justify="left")
+        table.add_column("method", no_wrap=True)
+        for column in columns:
+            table.add_column(_HEADS.get(column, column.removeprefix("regret ")), justify="right")
+        for _, row in rows.iterrows():
+            cells = row[columns].astype(object)
+            cells["seconds"] *= 1000
+            table.add_row(row["method"], *map(_cell, cells))
+        terminal.out.print(table)
+    terminal.out.print(_CAPTION, style="dim")
     first = next(iter(found.summary["methods"]))
     rows = {
         pair["b"]: f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, {pair['ci95'][1]:.2f}]"
@@ -203,14 +202,30 @@ def comparison(found: Comparison) -> None:
         terminal.key_values(f"Probability that {first} beats (in the end, 95% interval)", rows)
 
 
+_HEADS = {
+    "± 95%": "±",
+    "median rank": "rank",
+    "test regret": "test",
+    "to top 1%": "to 1%",
+    "seconds": "ms",
+}
+
 _CAPTION = (
-    "regret N: mean regret after N evaluations, in points of validation accuracy; ± of the last; "
-    "median rank and test regret of what was found; area: mean log10 of the normalized regret; "
-    "to top 1%: median evaluations; seconds: median of a suggestion"
+    "The best first, by regret over the whole search. By columns: mean regret after that many "
+    "evaluations, in points of validation accuracy; ± for the last one, 95%; median rank of what "
+    "was found; its regret in test accuracy; median evaluations until the best found is in the top "
+    "hundredth; median time of a suggestion."
 )
+
+
+def _nearest(regrets: list[str], wanted: tuple[int, ...]) -> list[str]:
+    places = [int(column.split()[1]) for column in regrets]
+    return [f"regret {place}" for place in wanted if place in places]
 
 
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.2f}" if value < 10 else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,95 @@
+"""The standing check: compare the methods of a file, and put the table into the documentation.
+
+Run by ``make compare``. The table stands between two markers in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from pandas import DataFrame
+
+from bo_act.benchmark.compare import compare
+from bo_act.benchmark.plan import read_plan
+from bo_act.terminal import benchmarks, live
+
+ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+
+
+def markdown(frame: DataFrame, comparisons: list[dict]) -> str:
+    """Return the table of a comparison as Markdown, a row for each benchmark and method."""
+    first = comparisons[0]["a"] if comparisons else ""
+    beats = {pair["b"]: pair for pair in comparisons if pair["a"] == first}
+    regrets = [c for c in frame.columns if c.startswith("regret ")]
+    shown = [c for c in regrets if c.split()[1] in ("20", "50")] + [regrets[-1]]
+    columns = [*shown, "± 95%", "median rank", "test regret", "to top 1%", "seconds"]
+    lines = [
+        f"| benchmark | method | {' | '.join(columns)} | {first} beats it |",
+        "|---" * 2 + "|---:" * (len(columns) + 1) + "|",
+    ]
+    for _, row in frame.iterrows():
+        cells = ["-" if row[c] is None or row[c] != row[c] else f"{row[c]:.2g}" for c in columns]
+        pair = beats.get(row["method"])
+        won = "" if pair is None else f"{pair['benchmarks'][row['benchmark']]:.2f}"
+        lines.append(f"| {row['benchmark']} | `{row['method']}` | {' | '.join(cells)} | {won} |")
+    lines.append("")
+    for name, pair in beats.items():
+        low, high = pair["ci95"]
+        lines.append(
+            f"- P(`{first}` beats `{name}`) = {pair['probability']:.2f} [{low:.2f}, {high:.2f}]"
+        )
+    return "\n".join(lines)
+
+
+def put(document: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of a document.
+
+    Raises:
+        ValueError: the document has no such markers.
+    """
+    content = document.read_text(encoding="utf-8")
+    begin, end = BEGIN.format(name), END.format(name)
+    if content.count(begin) != 1 or content.count(end) != 1:
+        raise ValueError(f"{document}: expected {begin} and {end} once each")
+    before, _, rest = content.partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Compare and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plan", type=Path, help="comparison file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--name", required=True, help="of the markers in docs/benchmarks.md")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--figures", type=Path, help="folder that the figures are copied to")
+    options = parser.parse_args()
+    plan = read_plan(options.plan, {})
+    with live(quiet=False) as events:
+        found = compare(
+            plan.benchmarks,
+            plan.chosen(),
+            evaluations=plan.evaluations,
+            seeds=plan.seeds,
+            initial=plan.initial,
+            warm_start=plan.warm_start,
+            workers=options.workers,
+            out=options.out,
+            events=events,
+        )
+    found.save(options.out)
+    benchmarks.comparison(found)
+    table = f"{plan.seeds} seeds.\n\n{markdown(found.table, found.summary['comparisons'])}"
+    put(ROOT / "docs" / "benchmarks.md", options.name, table)
+    if options.figures is not None:
+        options.figures.mkdir(parents=True, exist_ok=True)
+        for file in options.out.glob("*.svg"):
+            (options.figures / file.name).write_bytes(file.read_bytes())
+
+
+if __name__ == "__main__":
+    main()
