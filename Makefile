@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -20,6 +20,7 @@ help:
 	@echo "make check        style, types, and the order of the rooms"
 	@echo "make format       put the style right"
 	@echo "make benchmark-fim  time the Fisher spectra (minutes; ARGS=--help shows the options)"
+	@echo "make benchmark-surrogates  order and honesty of the surrogates' predictions (a minute)"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make clean        remove the environment and what was built (studies stay in runs/)"
 
@@ -55,6 +56,9 @@ compare-all: $(VENV)/.installed-compare
 
 benchmark-fim: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/fim.py $(ARGS)
+
+benchmark-surrogates: $(VENV)/.installed-compare
+	$(BIN)/python -W ignore tests/benchmarks/surrogates.py $(ARGS)
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel
