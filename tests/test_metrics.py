@@ -93,6 +93,16 @@ def test_progress_is_a_plain_loop(indices, pruned):
     assert found.seeds.tolist() == [3]
 
 
+def test_of_equal_functions_the_first_stays():
+    runs = {metric: values.copy() for metric, values in ONE.runs.items()}
+    runs["validation_accuracy"][[3, 4]] = 0.99
+    tied = dataclasses.replace(ONE, runs=runs)
+    steps = steps_of("one", "a", 0, [4, 3]).assign(value=0.99)
+    found = progress(steps, {"one": tied})["one", "a"]
+    assert tied.test[3] != tied.test[4]
+    assert found.test_regret[0] == pytest.approx(np.nanmax(tied.test) - tied.test[[4, 4]])
+
+
 def test_runs_of_different_lengths_are_refused():
     steps = pd.concat([steps_of("one", "a", 0, [1, 2]), steps_of("one", "a", 1, [1])])
     with pytest.raises(BenchmarkError, match="expected runs of one length of 'a' on 'one'"):
