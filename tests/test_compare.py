@@ -353,6 +353,25 @@ def test_compare_as_a_command(bo_act, files):
     assert "no benchmark named 'none'" in err
 
 
+def test_build_as_a_command(bo_act, files):
+    options = ["--set", "space=classic", "--set", "training.epochs=1", "--set", "data.train=100"]
+    options += ["--set", "features.fim=false", "--seeds", "2", "--folder", "built"]
+    code, out, err = bo_act("bench", "build", "quickstart", *options, "--json")
+    assert code == 0, err
+    assert json.loads(out)["runs"] == 2 * json.loads(out)["functions"]
+    assert "runs: " in err
+    first = (files / "built" / "quickstart.parquet").read_bytes()
+    (files / "built" / "quickstart.parquet").unlink()
+    code, out, err = bo_act("bench", "build", "quickstart", *options)
+    assert code == 0
+    assert "wrote built/quickstart.parquet" in err
+    assert (files / "built" / "quickstart.parquet").read_bytes() == first
+    assert (files / "built" / "quickstart.json.gz").is_file()
+    code, _, err = bo_act("bench", "build", "quickstart", *options, "--set", "training.epochs=2")
+    assert code != 0
+    assert "built" in err
+
+
 def test_show_as_a_command(bo_act):
     code, out, _ = bo_act("bench", "show", "one.parquet", "--json", "--top", "3")
     content = json.loads(out)

@@ -61,7 +61,7 @@ def show(
         "space": f"{benchmark.space.name} ({len(benchmark):,} functions)",
         "measured": f"{content['measured']:,}, {_runs(benchmark)} each",
         "diverged": f"{diverged['runs']:,} of {content['runs']:,} runs ({diverged['share']:.1%}), "
-        f"{diverged['functions']:,} functions in every run"
+        f"{diverged['functions']:,} of the functions in every run"
         if benchmark.seeds > 1
         else f"{diverged['runs']:,} functions ({diverged['share']:.1%})",
         "Fisher spectra": f"{content['with_spectra']:,}",
