@@ -261,6 +261,22 @@ def test_running_trials_are_pending_and_abandoned_ones_are_not(space, study):
     assert view.number == 2
 
 
+def test_what_a_process_finished_before_it_ended_is_not_abandoned(space, study, monkeypatch):
+    study.add_trial(
+        trial_of(space, 5, TrialState.RUNNING, system_attrs={OWNER: Owner.me().as_attribute()})
+    )
+
+    def finishes_and_ends(_: Owner) -> bool:
+        if study.trials[0].state == TrialState.RUNNING:
+            study.tell(0, 0.5)
+        return True
+
+    monkeypatch.setattr(Owner, "is_gone", finishes_and_ends)
+    view = study.sampler.view(study)
+    assert view.observations.taken == {5}
+    assert view.number == 1
+
+
 def test_infinite_values_count_as_the_worst(space, features):
     study = optuna.create_study(
         direction="minimize", sampler=ActivationSampler(space, features=features)

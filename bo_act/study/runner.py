@@ -32,7 +32,7 @@ from bo_act.study.results import (
     count,
     summarize,
 )
-from bo_act.study.sampler import ActivationSampler, is_abandoned
+from bo_act.study.sampler import ActivationSampler, read_trials
 from bo_act.study.storage import location, open_study
 from bo_act.study.task import Task
 from bo_act.training.trainer import cpu_threads
@@ -108,10 +108,9 @@ def _next_trial(study: optuna.Study, sampler: ActivationSampler) -> Trial | None
 
     None where no function is left for a new one.
     """
-    trials = study.get_trials(deepcopy=False)
-    for trial in trials:
-        if is_abandoned(trial):
-            return Trial(study, trial._trial_id)
+    trials, abandoned = read_trials(study)
+    if abandoned:
+        return Trial(study, trials[min(abandoned)]._trial_id)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return study.ask()
     if not sampler.remaining(study):

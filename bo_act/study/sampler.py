@@ -156,24 +156,27 @@ class ActivationSampler(BaseSampler):
             study: a study of this space.
             trial: the trial that a proposal is for; left out of what is seen.
         """
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials, abandoned = read_trials(study)
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         before = len(trials) if trial is None else trial.number
-        return self._read([t for t in trials if t.number != before], before, sign)
+        others = [other for other in trials if other.number != before]
+        return self._read(others, abandoned, before, sign)
 
     def remaining(self, study: Study) -> int:
         """Count the functions that can still be proposed."""
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
         return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
 
-    def _read(self, trials: Sequence[FrozenTrial], before: int, sign: float) -> View:
+    def _read(
+        self, trials: Sequence[FrozenTrial], abandoned: frozenset[int], before: int, sign: float
+    ) -> View:
         indices, values = [], []
         pruned, pending = set(), set()
         failures: Counter[int] = Counter()
         lost = 0
         for other in trials:
             index = self._index(other)
-            gone = other.state == TrialState.FAIL or is_abandoned(other)
+            gone = other.state == TrialState.FAIL or other.number in abandoned
             lost += gone and other.number < before
             if index is None:
                 continue
@@ -276,8 +279,28 @@ class View:
         return self.pending | self.observations.taken
 
 
-def is_abandoned(trial: FrozenTrial) -> bool:
-    """Tell whether a running trial was given back, or its process is known to have ended."""
+def read_trials(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
+    """Read a study's trials and which of them are abandoned.
+
+    Returns:
+        The trials in their order, not copied, and the numbers of those that still run although
+        they were given back or their process has ended.
+    """
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    gone = {t.number: t.system_attrs[OWNER] for t in trials if _has_lost_its_owner(t)}
+    if gone:
+        # A process may have finished its trial and ended after the trials were read. What is read
+        # once it has ended is its last word.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return trials, frozenset(
+        number
+        for number, owner in gone.items()
+        if trials[number].state == TrialState.RUNNING
+        and trials[number].system_attrs[OWNER] == owner
+    )
+
+
+def _has_lost_its_owner(trial: FrozenTrial) -> bool:
     if trial.state != TrialState.RUNNING or OWNER not in trial.system_attrs:
         return False
     owner = Owner.read(trial.system_attrs[OWNER])
