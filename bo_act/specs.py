@@ -219,12 +219,15 @@ class AcquisitionSpec(Spec):
     """What is maximized over the candidates to choose the next one.
 
     Attributes:
-        name: upper confidence bound, logarithm of the expected improvement, or the mean alone
-            (``greedy``).
+        name: upper confidence bound, logarithm of the expected improvement, of the same with noise
+            in the incumbent (``log_nei``) or of the probability of improvement, max-value entropy
+            (GIBBON), one draw of the posterior (``thompson``), or the mean alone (``greedy``).
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
     """
 
-    name: Literal["ucb", "log_ei", "greedy"] = "ucb"
+    name: Literal[
+        "ucb", "log_ei", "log_nei", "log_pi", "max_value_entropy", "thompson", "greedy"
+    ] = "ucb"
     beta: Annotated[float, Field(ge=0)] = 1.5
 
 

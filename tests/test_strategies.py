@@ -23,7 +23,7 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import Block, FeatureTable
-from bo_act.search.acquisition import make_acquisition, score_pool
+from bo_act.search.acquisition import score_pool
 from bo_act.search.embedding import Embedding, make_embedder
 from bo_act.search.method import METHODS, MethodSpec
 from bo_act.search.observations import Observations, warp_targets
@@ -291,11 +291,11 @@ def test_believed_points_count_as_seen(seen, name):
 
 
 @pytest.mark.parametrize("name", ["knn", "forest"])
-@pytest.mark.parametrize("acquisition", ["ucb", "log_ei", "greedy"])
+@pytest.mark.parametrize("acquisition", ["ucb", "log_ei", "log_pi", "max_value_entropy", "greedy"])
 def test_every_acquisition_works_on_every_surrogate(seen, name, acquisition):
     model = fitted(name, *seen)
     points = torch.rand(3000, 4, dtype=torch.float64)
-    scores = score_pool(make_acquisition(AcquisitionSpec(name=acquisition), model, 1.0), points)
+    scores = score_pool(AcquisitionSpec(name=acquisition), model, points, 1.0)
     assert scores.shape == (3000,)
     assert torch.isfinite(scores).all()
     if acquisition == "greedy":

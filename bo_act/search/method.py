@@ -29,6 +29,10 @@ METHODS: Mapping[str, MethodSpec] = {
     "default": MethodSpec(),
     "ucb": MethodSpec(acquisition=AcquisitionSpec(name="ucb")),
     "log_ei": MethodSpec(acquisition=AcquisitionSpec(name="log_ei")),
+    "log_nei": MethodSpec(acquisition=AcquisitionSpec(name="log_nei")),
+    "log_pi": MethodSpec(acquisition=AcquisitionSpec(name="log_pi")),
+    "max_value_entropy": MethodSpec(acquisition=AcquisitionSpec(name="max_value_entropy")),
+    "thompson": MethodSpec(acquisition=AcquisitionSpec(name="thompson")),
     "greedy": MethodSpec(acquisition=AcquisitionSpec(name="greedy")),
     "outputs": MethodSpec(fim=False),
     "forest": MethodSpec(

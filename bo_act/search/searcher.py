@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from bo_act.errors import SearchError
-from bo_act.search.acquisition import make_acquisition, score_pool
+from bo_act.search.acquisition import score_pool
 from bo_act.search.embedding import Embedding
+from bo_act.search.gaussian_process import GaussianProcess
+from bo_act.search.hyperparameters import fit_hyperparameters
 from bo_act.search.observations import Observations, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.strategies import Strategy
-from bo_act.search.surrogate import PoolModel, fit_gp
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
 
@@ -127,13 +128,23 @@ class Searcher:
             ceiling=torch.tensor([ceilings[index] for index in believed], dtype=torch.float64),
             seed=self.seed + number,
         )
-        acquisition = make_acquisition(self.acquisition, model, float(y.max()))
-        scores = score_pool(acquisition, torch.from_numpy(embedding.points[candidates]))
+        scores = score_pool(
+            self.acquisition,
+            model,
+            torch.from_numpy(embedding.points[candidates]),
+            float(y.max()),
+            seed=_draw_seed(self.seed, number),
+        )
         # Models of few neighbours give many the same score: the first is no better than another.
         best = candidates[(scores == scores.max()).numpy()]
         chosen = int(np.random.default_rng([self.seed, number]).choice(best))
         mean, variance = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
         return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+
+
+def _draw_seed(seed: int, number: int) -> int:
+    """Mix a seed and a trial's number, so that no two (seed, number) draw the same."""
+    return int(np.random.SeedSequence([seed, number, 1]).generate_state(1)[0])
 
 
 def fit_surrogate(
@@ -165,6 +176,6 @@ def fit_surrogate(
         from bo_act.search.regressors import RegressorModel
 
         return RegressorModel(spec, x, y, believed=believed, ceiling=ceiling, seed=seed), ""
-    model, failure = fit_gp(x, y, blocks, seed=seed)
+    hyperparameters, failure = fit_hyperparameters(x.numpy(), y.numpy(), blocks)
     note = f"the surrogate kept its priors: {failure}" if failure else ""
-    return PoolModel(model, believed, ceiling), note
+    return GaussianProcess(x, y, blocks, hyperparameters, believed=believed, ceiling=ceiling), note

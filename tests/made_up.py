@@ -1,0 +1,16 @@
+"""A made-up search problem: points of two blocks and a smooth objective on them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+BLOCKS = {"outputs": slice(0, 2), "fim": slice(2, 4)}
+CLOUD = np.random.default_rng(0).uniform(size=(120, 4))
+CLOUD.setflags(write=False)
+
+
+def smooth(points: np.ndarray) -> np.ndarray:
+    """An objective on two blocks of two columns, its best near a corner region."""
+    a, b = points[:, :2], points[:, 2:]
+    hill = np.exp(-6 * ((a - 0.8) ** 2).sum(axis=1)) + np.exp(-6 * ((b - 0.3) ** 2).sum(axis=1))
+    return hill + hill**2 / 2
