@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from bo_act.activations.expressions import Expression, canonical, parse
     from bo_act.activations.module import Activation
     from bo_act.activations.space import Space, load_space
-    from bo_act.benchmark.build import build_benchmark
-    from bo_act.benchmark.compare import Comparison, compare
-    from bo_act.benchmark.replay import replay
     from bo_act.benchmark.store import open_benchmark
     from bo_act.benchmark.table import Benchmark
+    from bo_act.comparison.compare import Comparison, compare
+    from bo_act.comparison.replay import replay
     from bo_act.errors import BoActError
     from bo_act.features.compute import compute_features
     from bo_act.features.fim import fim_spectra
@@ -28,10 +27,13 @@ if TYPE_CHECKING:
     from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
     from bo_act.search.searcher import Proposal, Searcher
+    from bo_act.search.warm_start import Source
     from bo_act.specs import StudySpec, read_study
     from bo_act.study.results import StudyResult
     from bo_act.study.runner import run_study
     from bo_act.study.sampler import ActivationSampler
+    from bo_act.study.sources import read_sources
+    from bo_act.study.survey import build_benchmark
 
 _HOME = {
     "Activation": "activations.module",
@@ -39,7 +41,7 @@ _HOME = {
     "Benchmark": "benchmark.table",
     "BoActError": "errors",
     "Catalogue": "activations.catalogue",
-    "Comparison": "benchmark.compare",
+    "Comparison": "comparison.compare",
     "Embedding": "search.embedding",
     "Expression": "activations.expressions",
     "FeatureTable": "features.table",
@@ -49,19 +51,21 @@ _HOME = {
     "PcaEmbedder": "search.embedding",
     "Proposal": "search.searcher",
     "Searcher": "search.searcher",
+    "Source": "search.warm_start",
     "Space": "activations.space",
     "StudyResult": "study.results",
     "StudySpec": "specs",
-    "build_benchmark": "benchmark.build",
+    "build_benchmark": "study.survey",
     "canonical": "activations.expressions",
-    "compare": "benchmark.compare",
+    "compare": "comparison.compare",
     "compute_features": "features.compute",
     "fim_spectra": "features.fim",
     "load_space": "activations.space",
     "open_benchmark": "benchmark.store",
     "parse": "activations.expressions",
+    "read_sources": "study.sources",
     "read_study": "specs",
-    "replay": "benchmark.replay",
+    "replay": "comparison.replay",
     "run_study": "study.runner",
 }
 
@@ -81,6 +85,7 @@ __all__ = [
     "PcaEmbedder",
     "Proposal",
     "Searcher",
+    "Source",
     "Space",
     "StudyResult",
     "StudySpec",
@@ -93,6 +98,7 @@ __all__ = [
     "load_space",
     "open_benchmark",
     "parse",
+    "read_sources",
     "read_study",
     "replay",
     "run_study",

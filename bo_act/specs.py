@@ -231,6 +231,18 @@ class AcquisitionSpec(Spec):
     beta: Annotated[float, Field(ge=0)] = 1.5
 
 
+class WarmStartSpec(Spec):
+    """What other tasks are learnt from.
+
+    Attributes:
+        sources: benchmarks (names or files) and studies (names or ``.toml`` files).
+        first: how many of the functions that are best in them are evaluated first.
+    """
+
+    sources: tuple[str, ...] = ()
+    first: Annotated[int, Field(ge=0)] = 5
+
+
 class PrunerSpec(Spec):
     """When a trial is stopped early.
 
@@ -287,6 +299,7 @@ class StudySpec(Spec):
     embedding: EmbeddingSpec = EmbeddingSpec()
     surrogate: SurrogateSpec = SurrogateSpec()
     acquisition: AcquisitionSpec = AcquisitionSpec()
+    warm_start: WarmStartSpec = WarmStartSpec()
     pruner: PrunerSpec = PrunerSpec()
     confirm: ConfirmSpec = ConfirmSpec()
 

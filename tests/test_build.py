@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from bo_act.benchmark.build import build_benchmark
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.specs import StudySpec
 from bo_act.study.events import Events
+from bo_act.study.survey import build_benchmark
 from bo_act.study.task import Task
 from bo_act.training.trainer import train
 
@@ -199,7 +199,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from test_build import study
-from bo_act.benchmark.build import build_benchmark
+from bo_act.study.survey import build_benchmark
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     build_benchmark(study(folder), seeds=2, workers=2, folder=folder / "r")

@@ -17,20 +17,19 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 
 from bo_act import cli
-from bo_act.activations.space import Space, load_space
-from bo_act.benchmark import compare as comparing
-from bo_act.benchmark import figures
-from bo_act.benchmark.compare import compare, embed
-from bo_act.benchmark.metrics import progress
-from bo_act.benchmark.plan import read_plan
-from bo_act.benchmark.quality import surrogate_quality
-from bo_act.benchmark.replay import initial_design
+from bo_act.activations.space import load_space
 from bo_act.benchmark.store import open_benchmark, save
 from bo_act.benchmark.table import Benchmark
-from bo_act.benchmark.warm import warm_start
+from bo_act.comparison import compare as comparing
+from bo_act.comparison import figures
+from bo_act.comparison.compare import compare, embed
+from bo_act.comparison.metrics import progress
+from bo_act.comparison.plan import read_plan
+from bo_act.comparison.quality import surrogate_quality
+from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, SpecError
 from bo_act.search.method import METHODS, MethodSpec
-from bo_act.specs import AcquisitionSpec, SpaceSpec, SurrogateSpec
+from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
 FAST = ("random", "evolution", "optuna_random")
 
@@ -120,7 +119,7 @@ def test_a_killed_comparison_goes_on(files):
     """Killed three times, it ends with the steps of one that was let run."""
     script = (
         "from pathlib import Path\n"
-        "from bo_act.benchmark.compare import compare\n"
+        "from bo_act.comparison.compare import compare\n"
         f"compare({NAMES!r}, {FAST!r}, evaluations=14, seeds=40, out=Path('out'))\n"
     )
     journal = files / "out" / "runs.jsonl"
@@ -179,55 +178,6 @@ def test_a_plan_from_a_file_and_from_options(tmp_path):
     path.write_text("seed = 3\n")
     with pytest.raises(SpecError, match=r"unknown key 'seed'.*seeds"):
         read_plan(path, {})
-
-
-# --- warm start -----------------------------------------------------------------------------
-
-
-def test_ranks_of_sources_are_matched_by_what_functions_compute(one):
-    spec = SpaceSpec(
-        name="other", expressions=("max(x,zero(x))", "tanh(x)", "mul(x,sigmoid(x))", "square(x)")
-    )
-    other = random_benchmark(Space(spec), seed=4)  # its last function is not measured
-    found = warm_start(one.space, [other], top=2)
-    index = one.space.catalogue.index
-    places = [index(text) for text in ("relu(x)", "tanh(x)", "swish(x)")]
-    order = np.argsort(np.argsort(other.values[:3]))
-    np.testing.assert_allclose(found.ranks[places, 0], (order + 0.5) / 3)
-    others = np.setdiff1d(np.arange(len(one)), places)
-    assert (found.ranks[others] == 0.5).all()
-    assert list(found.best) == [places[i] for i in np.argsort(-other.values[:3])[:2]]
-    same = warm_start(one.space, [one], top=3)
-    assert same.best[0] == one.best
-    assert same.ranks[-1, 0] == 0.5
-    alien = random_benchmark(Space(SpaceSpec(name="x", expressions=("cosh(x)", "sinh(x)"))))
-    with pytest.raises(BenchmarkError, match="has no function of the space 'classic'"):
-        warm_start(one.space, [alien])
-
-
-def test_an_embedding_with_sources(one):
-    embedding = embed(one, METHODS["default"])
-    warm = warm_start(one.space, [one])
-    joined = warm.enrich(embedding)
-    assert list(joined.blocks) == [*embedding.blocks, "sources"]
-    valid = embedding.valid
-    np.testing.assert_array_equal(joined.points[valid, :-1], embedding.points[valid])
-    np.testing.assert_array_equal(joined.points[valid, -1], warm.ranks[valid, 0])
-    assert np.isnan(joined.points[~valid]).all()
-
-
-def test_a_good_source_leads_to_the_best_at_once(files, one):
-    save(dataclasses.replace(one, name="same"), files / "same.parquet")
-    found = compare(
-        ["one.parquet"], ["default", "random"], evaluations=14, seeds=2, warm_start=["same.parquet"]
-    )
-    for (_, method), run in progress(found.steps, found.benchmarks).items():
-        assert (run.regret[:, -1] == 0).all(), method
-    design = len(initial_design(one, seed=0, initial=0))
-    best = open_benchmark("one.parquet").best
-    assert set(found.steps.loc[found.steps["index"] == best, "evaluation"]) <= set(
-        range(1, design + 6)
-    )
 
 
 # --- surrogates -----------------------------------------------------------------------------

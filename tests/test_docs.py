@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from typer.main import get_command
 
-from bo_act.benchmark.plan import ComparisonPlan, read_plan
 from bo_act.cli import app
+from bo_act.comparison.plan import ComparisonPlan, read_plan
 from bo_act.specs import SpaceSpec, Spec, StudySpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def test_the_docs_python_runs(act_bench):
 
     from bo_act import compute_features
 
-    (search,) = blocks("docs/search.md", "python")
+    search, warm = blocks("docs/search.md", "python")
     names: dict = {
         "space": act_bench,
         "features": compute_features(act_bench),
@@ -73,6 +73,8 @@ def test_the_docs_python_runs(act_bench):
     }
     exec("import bo_act\n" + search, names)
     assert names["proposal"].index not in {17, 0, 1, 2, 3, 4}
+    exec(warm, names)
+    assert list(names["sampler"].embedding.blocks) == ["outputs", "sources"]
     (compared,) = blocks("docs/benchmarks.md", "python")
     exec("import bo_act\n" + compared, {})
     (spaces,) = blocks("docs/spaces.md", "python")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from bo_act.activations.space import load_space
 from bo_act.benchmark.luck import luck
-from bo_act.benchmark.metrics import (
+from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.metrics import (
     Progress,
     evaluations_to_top,
     floor,
@@ -26,7 +27,6 @@ from bo_act.benchmark.metrics import (
     summary,
     table,
 )
-from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError
 
 ONE = random_benchmark(load_space("classic"), runs=2, seed=1)

@@ -10,8 +10,8 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 
 from bo_act.activations.space import load_space
-from bo_act.benchmark.replay import initial_design, mean_curve, replay
 from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.comparison.replay import initial_design, mean_curve, replay
 from bo_act.errors import BenchmarkError
 from bo_act.study.sampler import ActivationSampler
 

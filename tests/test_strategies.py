@@ -17,9 +17,9 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from sklearn.ensemble import RandomForestRegressor
 
 from bo_act.activations.space import Space, load_space
-from bo_act.benchmark.compare import embed
-from bo_act.benchmark.replay import initial_design, replay
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.compare import embed
+from bo_act.comparison.replay import initial_design, replay
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import Block, FeatureTable

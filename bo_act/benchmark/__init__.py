@@ -1,1 +1,1 @@
-"""Benchmarks: measured values of a whole space, searches replayed on them, and comparisons."""
+"""Benchmarks: measured values of a whole space, in files of our own and in the Act-Bench form."""

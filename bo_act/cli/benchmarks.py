@@ -41,8 +41,8 @@ def build(
     spec = read(study, changes)
     from bo_act import terminal
     from bo_act.benchmark.act_bench import write_act_bench
-    from bo_act.benchmark.build import build_benchmark
     from bo_act.benchmark.store import save
+    from bo_act.study.survey import build_benchmark
     from bo_act.terminal import benchmarks
 
     folder = folder or Path("runs") / spec.name / "benchmark"
@@ -126,8 +126,8 @@ def compare(
 ) -> None:
     """Compare search methods by replaying them on benchmarks."""
     from bo_act import terminal
-    from bo_act.benchmark.compare import compare as run_comparison
-    from bo_act.benchmark.plan import read_plan
+    from bo_act.comparison.compare import compare as run_comparison
+    from bo_act.comparison.plan import read_plan
     from bo_act.terminal import benchmarks
 
     given = {

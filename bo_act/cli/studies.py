@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -115,13 +116,21 @@ def features(
 @commands.command(epilog="Example: bo-act run quickstart --set trials=40 --set training.epochs=20")
 def run(
     study: StudyName,
+    *,
     changes: Set = None,
     storage: Storage = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--warm-start", metavar="NAME", help="Benchmark or study to learn from; several times."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Search for better functions; a second call goes on where the first one stopped."""
-    spec = read(study, changes, storage)
+    learnt = [f"warm_start.sources={json.dumps(warm_start)}"] if warm_start else []
+    spec = read(study, [*(changes or []), *learnt], storage)
     from bo_act import terminal
     from bo_act.study.runner import run_study
 

@@ -9,19 +9,20 @@ d  dimensions of the embedding                  K  (n, n) kernel matrix of X, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bo_act.search.hyperparameters import LEAST_LENGTHSCALE, Hyperparameters
+from bo_act.search.hyperparameters import LEAST_LENGTHSCALE, SOURCES, Hyperparameters
 from bo_act.search.pointwise import PointwiseModel
 
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP
     from gpytorch.kernels import Kernel
+    from gpytorch.means import Mean
 
 _FEW = 64  # observations that bound the variance
 _UNITS = 8  # of rounding, by which a mean in float32 may be off
@@ -55,6 +56,7 @@ class GaussianProcess(PointwiseModel):
     ) -> None:
         super().__init__()
         self.blocks, self.hyperparameters = dict(blocks), hyperparameters
+        self.features = [piece for name, piece in blocks.items() if name != SOURCES]
         self.noise = torch.tensor(hyperparameters.noise, dtype=x.dtype)
         self.prior_variance = float(hyperparameters.variances.sum())
         self._condition(x, y)
@@ -69,13 +71,23 @@ class GaussianProcess(PointwiseModel):
         covariance = self.covariance(x, x)
         covariance.diagonal().add_(self.noise)
         self.factor = torch.linalg.cholesky(covariance)
-        residual = (y - self.hyperparameters.constant).unsqueeze(-1)
+        residual = (y - self.prior_mean(x)).unsqueeze(-1)
         self.weights = torch.cholesky_solve(residual, self.factor)
+
+    def prior_mean(self, points: Tensor) -> Tensor:
+        """Return the prior mean of points (m, d), (m,)."""
+        trend = points[:, self.blocks.get(SOURCES, slice(0, 0))]
+        slopes = torch.from_numpy(self.hyperparameters.slopes).to(points.dtype)
+        return self.hyperparameters.constant + trend @ slopes
 
     def covariance(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the prior covariance of points (n, d) and (m, d), (n, m)."""
         h = self.hyperparameters
-        distances = [torch.cdist(a[:, piece], b[:, piece]) for piece in self.blocks.values()]
+        distances = [
+            # By matrix multiplication, the distance of near points would be all rounding.
+            torch.cdist(a[:, piece], b[:, piece], compute_mode="donot_use_mm_for_euclid_dist")
+            for piece in self.features
+        ]
         total = a.new_zeros(len(a), len(b))
         for distance, lengthscale, variance in zip(distances, h.own, h.variances, strict=False):
             total.add_(_matern(distance / lengthscale), alpha=float(variance))
@@ -88,14 +100,14 @@ class GaussianProcess(PointwiseModel):
     def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and variance of the noiseless value, (m,) each."""
         cross = self.covariance(self.x, points)
-        mean = self.hyperparameters.constant + (cross.mT @ self.weights).squeeze(-1)
+        mean = self.prior_mean(points) + (cross.mT @ self.weights).squeeze(-1)
         half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
         return mean, (self.prior_variance - half.square().sum(dim=0)).clamp_min(1e-12)
 
     def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean (m,) and covariance (m, m) of noiseless values together."""
         cross = self.covariance(self.x, points)
-        mean = self.hyperparameters.constant + (cross.mT @ self.weights).squeeze(-1)
+        mean = self.prior_mean(points) + (cross.mT @ self.weights).squeeze(-1)
         half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
         return mean, self.covariance(points, points) - half.mT @ half
 
@@ -114,7 +126,7 @@ class GaussianProcess(PointwiseModel):
         # A sum of n rounded products is off by at most n units in the last place of their sizes.
         unit = torch.finfo(torch.float32).eps * self.prior_variance
         slack = _UNITS * unit * float(self.weights.abs().sum())
-        mean = (cross.mT @ weights).squeeze(-1).double() + self.hyperparameters.constant + slack
+        mean = self.prior_mean(points) + (cross.mT @ weights).squeeze(-1).double() + slack
         half = torch.linalg.solve_triangular(factor, cross[few], upper=False)
         variance = self.prior_variance * (1 + 1e-4) - half.square().sum(dim=0).double()
         return mean, variance.clamp_min(1e-12)
@@ -152,7 +164,7 @@ class GaussianProcess(PointwiseModel):
         """
         x, h = self.x, self.hyperparameters
         options: dict[str, Any] = {"dtype": x.dtype, "generator": generator}
-        pieces = list(self.blocks.values())
+        pieces = self.features
         terms = [[(b, h.own[b])] for b in range(len(pieces))]
         if len(h.joint):
             terms.append(list(enumerate(h.joint)))
@@ -172,7 +184,7 @@ class GaussianProcess(PointwiseModel):
         weights = torch.cat(sizes) * torch.randn(frequency.shape[1], **options)
 
         def prior(points: Tensor) -> Tensor:
-            return h.constant + (points @ frequency + phase).cos_() @ weights
+            return self.prior_mean(points) + (points @ frequency + phase).cos_() @ weights
 
         error = self.noise.sqrt() * torch.randn(len(x), **options)
         missed = (self.y - prior(x) - error).unsqueeze(-1)
@@ -204,10 +216,10 @@ class GaussianProcess(PointwiseModel):
         factor = self._noiseless_factor
         cross = self.covariance(self.x, points)
         half = torch.linalg.solve_triangular(factor, cross, upper=False)
-        away = (values - self.hyperparameters.constant).mT
+        away = (values - self.prior_mean(self.x)).mT
         missed = torch.linalg.solve_triangular(factor, away, upper=False)
         variance = self.prior_variance - half.square().sum(dim=0)
-        return self.hyperparameters.constant + missed.mT @ half, variance.clamp_min(1e-12)
+        return self.prior_mean(points) + missed.mT @ half, variance.clamp_min(1e-12)
 
     @cached_property
     def _noiseless_factor(self) -> Tensor:
@@ -226,15 +238,26 @@ class GaussianProcess(PointwiseModel):
         model = SingleTaskGP(
             self.x,
             self.y.unsqueeze(-1),
-            covar_module=_botorch_kernel(self.blocks, h),
+            covar_module=_botorch_kernel(self.features, h),
+            mean_module=_botorch_mean(self.blocks, h),
             outcome_transform=None,
         )
         model.likelihood.noise = h.noise
-        model.mean_module.constant = h.constant
         return model.eval()
 
 
-def _botorch_kernel(blocks: Mapping[str, slice], h: Hyperparameters) -> Kernel:
+def _botorch_mean(blocks: Mapping[str, slice], h: Hyperparameters) -> Mean:
+    from gpytorch.means import LinearMean
+
+    width = max(piece.stop for piece in blocks.values())
+    mean = LinearMean(width).double()
+    mean.weights.data.zero_()
+    mean.weights.data[blocks.get(SOURCES, slice(0, 0)), 0] = torch.from_numpy(h.slopes)
+    mean.bias.data.fill_(h.constant)
+    return mean
+
+
+def _botorch_kernel(features: Sequence[slice], h: Hyperparameters) -> Kernel:
     from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import AdditiveKernel, MaternKernel, ProductKernel, ScaleKernel
 
@@ -252,10 +275,9 @@ def _botorch_kernel(blocks: Mapping[str, slice], h: Hyperparameters) -> Kernel:
         kernel.outputscale = variance
         return kernel
 
-    pieces = list(blocks.values())
-    terms = [matern(columns, s) for columns, s in zip(pieces, h.own, strict=True)]
+    terms = [matern(columns, s) for columns, s in zip(features, h.own, strict=True)]
     if len(h.joint):
-        factors = [matern(columns, s) for columns, s in zip(pieces, h.joint, strict=True)]
+        factors = [matern(columns, s) for columns, s in zip(features, h.joint, strict=True)]
         terms.append(ProductKernel(*factors))
     return AdditiveKernel(*[scaled(t, a) for t, a in zip(terms, h.variances, strict=True)])
 

@@ -15,6 +15,7 @@ class MethodSpec(Spec):
         optuna: one of Optuna's own samplers on the slots of the space, in place of all below.
         strategy, embedding, surrogate, acquisition: as in a study file.
         fim: use Fisher spectra where there are any (else output features alone).
+        warm_start: learn from the sources of a comparison, where it has any.
     """
 
     optuna: Literal["random", "tpe", "gp"] | None = None
@@ -23,10 +24,12 @@ class MethodSpec(Spec):
     surrogate: SurrogateSpec = SurrogateSpec()
     acquisition: AcquisitionSpec = AcquisitionSpec()
     fim: bool = True
+    warm_start: bool = True
 
 
 METHODS: Mapping[str, MethodSpec] = {
     "default": MethodSpec(),
+    "cold": MethodSpec(warm_start=False),
     "ucb": MethodSpec(acquisition=AcquisitionSpec(name="ucb")),
     "log_ei": MethodSpec(acquisition=AcquisitionSpec(name="log_ei")),
     "log_nei": MethodSpec(acquisition=AcquisitionSpec(name="log_nei")),

@@ -78,6 +78,8 @@ def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
         surrogate=spec.surrogate,
         acquisition=spec.acquisition,
         strategy=make_strategy(spec.strategy, task.space),
+        warm_start=spec.warm_start.sources,
+        first=spec.warm_start.first,
         seed=spec.seed,
         max_retries=spec.max_retries,
     )

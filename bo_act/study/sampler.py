@@ -21,8 +21,10 @@ from bo_act.search.embedding import Embedder, Embedding, make_embedder
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Proposal, Searcher
 from bo_act.search.strategies import Strategy
+from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.claims import CLAIM, OWNER, Owner
+from bo_act.study.sources import read_sources
 
 
 class ActivationSampler(BaseSampler):
@@ -46,6 +48,9 @@ class ActivationSampler(BaseSampler):
         surrogate: options of the Gaussian process.
         acquisition: which acquisition function, with its options.
         strategy: chooses in place of surrogate and acquisition, once the start is over.
+        warm_start: what other tasks say: names of benchmarks and studies, or sources. It goes into
+            the surrogate alone, never into the study's trials.
+        first: how many of the functions that are best in them are evaluated before the baselines.
         seed: of every random choice.
         delegate: samples all other parameters; default: Optuna's TPE with the same seed.
         max_retries: how often a function is proposed again after its trial failed.
@@ -66,6 +71,8 @@ class ActivationSampler(BaseSampler):
         surrogate: SurrogateSpec | None = None,
         acquisition: AcquisitionSpec | None = None,
         strategy: Strategy | None = None,
+        warm_start: Sequence[str | Source] = (),
+        first: int = 5,
         seed: int = 0,
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
@@ -78,11 +85,18 @@ class ActivationSampler(BaseSampler):
                 f"expected an embedding of the {len(catalogue)} functions of the space "
                 f"{space.name!r}, got one of {len(embedding)}"
             )
-        first = space.baselines if baselines is None else baselines
+        given = space.baselines if baselines is None else baselines
+        start = [catalogue.index(function) for function in given]
+        if warm_start:
+            named = [name for name in warm_start if isinstance(name, str)]
+            sources = [s for s in warm_start if isinstance(s, Source)] + read_sources(space, named)
+            warm = make_warm_start(sources, embedding, first=first)
+            start = [*warm.best, *start]
+            embedding = warm.enrich(embedding)
         self.space = space
         self.embedding = embedding
         self.searcher = Searcher(
-            baselines=tuple(dict.fromkeys(catalogue.index(function) for function in first)),
+            baselines=tuple(dict.fromkeys(start)),
             initial=initial,
             surrogate=surrogate or SurrogateSpec(),
             acquisition=acquisition or AcquisitionSpec(),

@@ -13,8 +13,8 @@ from rich.table import Table
 from bo_act import terminal
 
 if TYPE_CHECKING:
-    from bo_act.benchmark.compare import Comparison
     from bo_act.benchmark.table import Benchmark
+    from bo_act.comparison.compare import Comparison
 
 _BINS = 20
 _BAR = 40  # characters

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from bo_act.benchmark.compare import compare
-from bo_act.benchmark.plan import read_plan
+from bo_act.comparison.compare import compare
+from bo_act.comparison.plan import read_plan
 from bo_act.terminal import benchmarks, live
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from itertools import product
 
-from bo_act.benchmark.compare import embed
-from bo_act.benchmark.quality import surrogate_quality
 from bo_act.benchmark.store import open_benchmark
+from bo_act.comparison.compare import embed
+from bo_act.comparison.quality import surrogate_quality
 from bo_act.search.method import METHODS
 
 

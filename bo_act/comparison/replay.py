@@ -50,10 +50,10 @@ def initial_design(
     """Return the functions that a search begins with: the same ones for every method.
 
     Args:
-        benchmark: the baselines of its space come first, those that were measured.
+        benchmark: the baselines of its space, those that were measured, are begun with.
         seed: of the random ones.
         initial: random measured functions after the baselines.
-        first: functions between the baselines and the random ones.
+        first: functions before the baselines.
     """
     catalogue = benchmark.space.catalogue
     design: list[int] = []
@@ -62,7 +62,7 @@ def initial_design(
             design.append(catalogue.index(baseline))
         except ExpressionError:  # a baseline need not be a function of the space
             continue
-    design = [index for index in dict.fromkeys([*design, *first]) if benchmark.measured[index]]
+    design = [index for index in dict.fromkeys([*first, *design]) if benchmark.measured[index]]
     others = np.setdiff1d(np.flatnonzero(benchmark.measured), design)
     generator = np.random.default_rng([seed, len(design)])
     drawn = generator.choice(others, size=min(initial, len(others)), replace=False)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from bo_act.benchmark.metrics import mean_interval
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.metrics import mean_interval
 from bo_act.errors import BenchmarkError
 from bo_act.search.embedding import Embedding
 from bo_act.search.observations import warp_targets

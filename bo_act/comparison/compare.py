@@ -16,15 +16,15 @@ import torch
 
 import bo_act
 from bo_act.benchmark.journal import RunJournal
-from bo_act.benchmark.metrics import summary, table
-from bo_act.benchmark.replay import initial_design, replay
+from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
-from bo_act.benchmark.warm import WarmStart
-from bo_act.benchmark.warm import warm_start as learn
+from bo_act.comparison.metrics import summary, table
+from bo_act.comparison.replay import initial_design, replay
 from bo_act.errors import BenchmarkError, nearest
 from bo_act.search.embedding import Embedding, make_embedder
 from bo_act.search.method import METHODS, MethodSpec
+from bo_act.search.warm_start import WarmStart, make_warm_start
 from bo_act.study.events import Events
 from bo_act.study.methods import make_method_sampler
 from bo_act.workers import compute_in_processes
@@ -39,8 +39,8 @@ _CODE = (
     "features",
     "search",
     "study",
-    "benchmark/replay.py",
-    "benchmark/warm.py",
+    "benchmark/sources.py",
+    "comparison/replay.py",
 )
 
 
@@ -90,10 +90,12 @@ class _Replayer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         benchmark = self._benchmark(run.benchmark)
         method = self.job.methods[run.method]
-        sampler = make_method_sampler(
-            method, benchmark.space, self._embedding(run, method), seed=run.seed
-        )
-        warm = self._warm_start(run)
+        warm = self._warm_start(run, method)
+        embedding = None
+        if method.optuna is None:
+            embedding = self._plain(run, method)
+            embedding = embedding if warm is None else warm.enrich(embedding)
+        sampler = make_method_sampler(method, benchmark.space, embedding, seed=run.seed)
         design = initial_design(
             benchmark,
             seed=run.seed,
@@ -110,23 +112,22 @@ class _Replayer:
             self.benchmarks[name] = open_benchmark(name)
         return self.benchmarks[name]
 
-    def _warm_start(self, run: ReplayRun) -> WarmStart | None:
-        if not self.job.sources:
-            return None
-        if run.benchmark not in self.warm:
-            sources = [self._benchmark(name) for name in self.job.sources]
-            self.warm[run.benchmark] = learn(self._benchmark(run.benchmark).space, sources)
-        return self.warm[run.benchmark]
-
-    def _embedding(self, run: ReplayRun, method: MethodSpec) -> Embedding | None:
-        """Fit an embedding once for all seeds: the features do not change."""
-        if method.optuna is not None:
+    def _warm_start(self, run: ReplayRun, method: MethodSpec) -> WarmStart | None:
+        others = [name for name in self.job.sources if name != run.benchmark]
+        if not others or not method.warm_start:
             return None
         key = f"{run.benchmark} {method.fim} {method.embedding!r}"
+        if key not in self.warm:
+            target = self._benchmark(run.benchmark)
+            sources = [as_source(self._benchmark(name), target.space) for name in others]
+            self.warm[key] = make_warm_start(sources, self._plain(run, method))
+        return self.warm[key]
+
+    def _plain(self, run: ReplayRun, method: MethodSpec) -> Embedding:
+        """Fit an embedding once for all seeds: the features do not change."""
+        key = f"{run.benchmark} {method.fim} {method.embedding!r}"
         if key not in self.embeddings:
-            embedding = embed(self._benchmark(run.benchmark), method)
-            warm = self._warm_start(run)
-            self.embeddings[key] = embedding if warm is None else warm.enrich(embedding)
+            self.embeddings[key] = embed(self._benchmark(run.benchmark), method)
         return self.embeddings[key]
 
 
@@ -160,7 +161,7 @@ class Comparison:
 
     def figures(self) -> dict[str, Figure]:
         """Draw regret, ranks and suggestion times over evaluations: name → matplotlib figure."""
-        from bo_act.benchmark import figures
+        from bo_act.comparison import figures
 
         return {
             "regret": figures.regret_curves(self.steps, self.benchmarks),
@@ -170,7 +171,7 @@ class Comparison:
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``steps.parquet``, ``summary.json`` and the figures; return the files."""
-        from bo_act.benchmark import figures
+        from bo_act.comparison import figures
 
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / "steps.parquet", folder / "summary.json"]
@@ -208,8 +209,9 @@ def compare(
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark, with seeds from 0.
         initial: random functions after the baselines of the space.
-        warm_start: benchmarks to learn from: their five best functions are evaluated after the
-            baselines, and every function's rank in them is part of the embedding.
+        warm_start: benchmarks to learn from, never from the one that is searched: the five
+            functions that are best in them are evaluated first, and every function's rank in
+            them is in the prior mean.
         workers: processes at a time, one thread each.
         out: folder that runs are kept in; default: nothing is kept.
         events: called as it proceeds.
@@ -233,10 +235,10 @@ def compare(
         for benchmark in opened
     ]
     sources = {name: open_benchmark(name) for name in dict.fromkeys(warm_start)}
-    if repeated := sources.keys() & opened.keys():
+    if len(sources) == 1 and sources.keys() & opened.keys():
         raise BenchmarkError(
             f"expected other benchmarks to learn from than to search on, got "
-            f"{', '.join(sorted(repeated))} as both"
+            f"{', '.join(sources)} as both"
         )
     job = CompareJob(specs, evaluations, initial, tuple(sources))
     with ExitStack() as stack:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from bo_act.benchmark.metrics import Progress, floor, progress
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.metrics import Progress, floor, progress
 from bo_act.errors import BenchmarkError
 
 if TYPE_CHECKING:

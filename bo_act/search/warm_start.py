@@ -1,0 +1,102 @@
+"""Warm starts: what other tasks say about the functions of a space, before and during a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bo_act.errors import SearchError
+from bo_act.search.embedding import Embedding
+from bo_act.search.gaussian_process import GaussianProcess
+from bo_act.search.hyperparameters import SOURCES, fit_hyperparameters
+from bo_act.search.observations import warp_targets
+
+_FEWEST = 3  # different values that a Gaussian process is fitted to
+_MOST = 500  # known functions that unknown ones are judged by
+_CHUNK = 2_048
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What one other task says of the N functions of a space.
+
+    Attributes:
+        name: of the benchmark or study.
+        values: (N,) larger is better, NaN where it knows nothing.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.values).any():
+            raise SearchError(
+                f"{self.name!r} has no value of any function of the space, so a search there can "
+                "learn nothing from it"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """What all sources say.
+
+    Attributes:
+        scores: (N, S) normal quantiles of each function's rank in each source; where a source
+            does not know it, what a Gaussian process says by those it knows.
+        best: functions to begin with, the best first.
+    """
+
+    scores: NDArray[np.float64]
+    best: tuple[int, ...]
+
+    def enrich(self, embedding: Embedding) -> Embedding:
+        """Return the embedding with the scores as a further block.
+
+        The Gaussian process has them in its prior mean, each with a slope of its own: before
+        anything is observed the sources decide, and one that orders the functions otherwise than
+        what is observed is dropped. To other surrogates they are features like any.
+        """
+        return embedding.with_block(SOURCES, self.scores)
+
+
+def make_warm_start(
+    sources: Sequence[Source], embedding: Embedding, *, first: int = 5
+) -> WarmStart:
+    """Gather what sources say.
+
+    Args:
+        sources: at least one, all of the space that the embedding is of.
+        embedding: of the N functions; says by what is known of a source's functions what it would
+            say of others, and which functions can be proposed.
+        first: how many of the best to begin with.
+    """
+    scores = np.stack([_scores(source.values, embedding) for source in sources], axis=1)
+    known = embedding.valid & np.isfinite([source.values for source in sources]).any(axis=0)
+    mean = np.where(known, scores.mean(axis=1), -np.inf)
+    order = np.argsort(-mean, kind="stable")[: min(first, int(known.sum()))]
+    return WarmStart(scores, tuple(int(index) for index in order))
+
+
+def _scores(values: NDArray[np.float64], embedding: Embedding) -> NDArray[np.float64]:
+    known = np.flatnonzero(np.isfinite(values))
+    scores = np.zeros(len(values))
+    scores[known] = warp_targets(values[known], "rank_normal")
+    unknown = np.flatnonzero(np.isnan(values) & embedding.valid)
+    placed = known[embedding.valid[known]]
+    if not len(unknown) or len(np.unique(scores[placed])) < _FEWEST:
+        return scores
+    if len(placed) > _MOST:
+        placed = np.random.default_rng(0).choice(placed, _MOST, replace=False)
+    x, y = embedding.points[placed], scores[placed]
+    hyperparameters, _ = fit_hyperparameters(x, y, embedding.blocks)
+    model = GaussianProcess(
+        torch.from_numpy(x), torch.from_numpy(y), embedding.blocks, hyperparameters
+    )
+    for some in np.array_split(unknown, 1 + len(unknown) // _CHUNK):
+        mean, _ = model.mean_and_variance(torch.from_numpy(embedding.points[some]))
+        scores[some] = mean.numpy()
+    return scores

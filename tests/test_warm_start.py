@@ -1,0 +1,261 @@
+"""Warm starts: what sources say, what a search makes of it, and where it drops them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from benchmarks_of_tests import random_benchmark
+from made_up import BLOCKS, CLOUD, smooth
+from optuna.trial import TrialState, create_trial
+from scipy.stats import norm, spearmanr
+
+from bo_act.activations.space import Space, load_space
+from bo_act.benchmark.sources import as_source
+from bo_act.benchmark.store import open_benchmark, save
+from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.compare import compare, embed
+from bo_act.comparison.replay import initial_design
+from bo_act.errors import BenchmarkError, ContentNotFoundError, SearchError, StorageError
+from bo_act.search.embedding import Embedding
+from bo_act.search.hyperparameters import SOURCES, fit_hyperparameters
+from bo_act.search.method import METHODS
+from bo_act.search.observations import warp_targets
+from bo_act.search.warm_start import Source, make_warm_start
+from bo_act.specs import SpaceSpec, StudySpec
+from bo_act.study.runner import run_study
+from bo_act.study.sampler import ActivationSampler
+from bo_act.study.sources import read_sources, trials_as_source
+from bo_act.study.storage import load_study
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="module")
+def one() -> Benchmark:
+    return random_benchmark(load_space("classic"), seed=1)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch, one) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(["one", "two"], start=1):
+        benchmark = random_benchmark(load_space("classic"), seed=seed)
+        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Embedding:
+    return Embedding(CLOUD.copy(), BLOCKS, np.ones(len(CLOUD), dtype=bool))
+
+
+# --- what sources say -----------------------------------------------------------------------
+
+
+def test_functions_are_matched_by_what_they_compute(one):
+    spec = SpaceSpec(
+        name="other", expressions=("max(x,zero(x))", "tanh(x)", "mul(x,sigmoid(x))", "square(x)")
+    )
+    other = random_benchmark(Space(spec), seed=4)  # its last function is not measured
+    found = as_source(other, one.space)
+    index = one.space.catalogue.index
+    places = [index(text) for text in ("relu(x)", "tanh(x)", "swish(x)")]
+    np.testing.assert_array_equal(found.values[places], other.values[:3])
+    assert np.isnan(np.delete(found.values, places)).all()
+    same = as_source(one, one.space)
+    np.testing.assert_array_equal(same.values[one.measured], one.values[one.measured])
+    assert np.isnan(same.values[~one.measured]).all()
+    alien = random_benchmark(Space(SpaceSpec(name="x", expressions=("cosh(x)", "sinh(x)"))))
+    with pytest.raises(SearchError, match="'random' has no value of any function of the space"):
+        as_source(alien, one.space)
+
+
+def test_scores_are_normal_quantiles_of_ranks(cloud):
+    first, second = smooth(CLOUD), -CLOUD[:, 1]
+    found = make_warm_start([Source("a", first), Source("b", second)], cloud, first=4)
+    assert found.scores.shape == (120, 2)
+    for column, values in enumerate((first, second)):
+        ranks = np.array([(values < value).sum() for value in values])
+        np.testing.assert_allclose(found.scores[:, column], norm.ppf((ranks + 0.5) / 120))
+    assert list(found.best) == np.argsort(-found.scores.mean(axis=1))[:4].tolist()
+
+
+def test_what_has_no_place_is_not_begun_with(cloud):
+    values = smooth(CLOUD)
+    best = np.argsort(-values)
+    away = cloud.restricted(~np.isin(np.arange(120), best[:2]))
+    assert make_warm_start([Source("a", values)], away, first=3).best == tuple(best[2:5].tolist())
+
+
+def test_what_a_source_does_not_know_is_judged_by_what_it_knows(cloud):
+    values = smooth(CLOUD)
+    known = np.where(np.arange(120) < 40, values, np.nan)
+    found = make_warm_start([Source("a", known)], cloud)
+    assert spearmanr(found.scores[40:, 0], values[40:]).statistic > 0.8
+    assert set(found.best) <= set(range(40))  # begun with is what was measured
+    # Too little to judge by: the middle.
+    few = np.where(np.arange(120) < 2, values, np.nan)
+    assert (make_warm_start([Source("a", few)], cloud).scores[2:] == 0).all()
+
+
+def test_only_some_of_many_known_functions_judge_the_others():
+    points = np.random.default_rng(3).uniform(size=(3_000, 4))
+    embedding = Embedding(points, BLOCKS, np.ones(3_000, dtype=bool))
+    values = smooth(points)
+    values[2_900:] = np.nan
+    found = make_warm_start([Source("a", values)], embedding)
+    assert spearmanr(found.scores[2_900:, 0], smooth(points)[2_900:]).statistic > 0.9
+
+
+def test_a_source_knows_something(cloud):
+    with pytest.raises(SearchError, match="'a' has no value"):
+        Source("a", np.full(120, np.nan))
+
+
+# --- what a search makes of it --------------------------------------------------------------
+
+
+def test_an_embedding_with_sources(one):
+    embedding = embed(one, METHODS["default"])
+    warm = make_warm_start([as_source(one, one.space)], embedding)
+    joined = warm.enrich(embedding)
+    assert list(joined.blocks) == [*embedding.blocks, SOURCES]
+    valid = embedding.valid
+    np.testing.assert_array_equal(joined.points[valid, :-1], embedding.points[valid])
+    np.testing.assert_array_equal(joined.points[valid, -1], warm.scores[valid, 0])
+    assert np.isnan(joined.points[~valid]).all()
+
+
+def slopes(cloud: Embedding, sources: list[np.ndarray], n: int) -> np.ndarray:
+    warm = make_warm_start([Source(str(i), s) for i, s in enumerate(sources)], cloud)
+    points = warm.enrich(cloud)
+    chosen = np.random.default_rng(0).permutation(120)[:n]
+    y = warp_targets(smooth(CLOUD)[chosen], "rank_normal")
+    return fit_hyperparameters(points.points[chosen], y, points.blocks)[0].slopes
+
+
+def test_a_source_that_misleads_is_dropped(cloud):
+    good, random = smooth(CLOUD), np.random.default_rng(1).uniform(size=120)
+    assert slopes(cloud, [good], 30)[0] > 0.7
+    assert slopes(cloud, [random], 60)[0] < 0.15
+    assert slopes(cloud, [-good], 30)[0] == 0
+    both = slopes(cloud, [good, random], 60)
+    assert both[0] > 0.7
+    assert both[1] < 0.15
+
+
+def test_before_anything_is_observed_sources_count(cloud):
+    warm = make_warm_start([Source("a", smooth(CLOUD))], cloud).enrich(cloud)
+    found, _ = fit_hyperparameters(warm.points[:2], np.zeros(2), warm.blocks)
+    assert found.slopes[0] > 0.1
+
+
+def test_a_sampler_begins_with_what_is_best_elsewhere(one):
+    space = one.space
+    sampler = ActivationSampler(space, warm_start=[as_source(one, space)], first=3, initial=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    values = np.where(one.measured, one.values, 0.0)
+    valid = sampler.embedding.valid
+    study.optimize(
+        lambda trial: values[space.catalogue.index(str(space.suggest(trial).expression))],
+        n_trials=14,
+    )
+    proposed = [trial.user_attrs["index"] for trial in study.trials]
+    order = np.argsort(-np.where(one.measured & valid, one.values, -np.inf), kind="stable")
+    assert proposed[:3] == order[:3].tolist()
+    baselines = [space.catalogue.index(function) for function in space.baselines]
+    rest = [index for index in baselines if index not in order[:3]]
+    assert proposed[3 : 3 + len(rest)] == rest
+    assert study.trials[-1].user_attrs["proposal"]["by"] == "acquisition"
+
+
+def test_a_good_source_leads_to_the_best_at_once(files, one):
+    save(dataclasses.replace(one, name="same"), files / "same.parquet")
+    found = compare(
+        ["one.parquet"], ["default", "cold"], evaluations=14, seeds=2, warm_start=["same.parquet"]
+    )
+    best = open_benchmark("one.parquet").best
+    steps = found.steps[found.steps["index"] == best]
+    assert (steps.loc[steps["method"] == "default", "evaluation"] == 1).all()
+    cold_steps = found.steps[(found.steps["method"] == "cold") & (found.steps["seed"] == 0)]
+    design = initial_design(open_benchmark("one.parquet"), seed=0)
+    assert cold_steps["index"].tolist()[: len(design)] == design
+
+
+def test_no_benchmark_is_its_own_source(files):
+    both = ["one.parquet", "two.parquet"]
+    left_out = compare(both, ["default"], evaluations=12, seeds=1, warm_start=both)
+    for name, other in (both, both[::-1]):
+        alone = compare([name], ["default"], evaluations=12, seeds=1, warm_start=[other])
+        chosen = left_out.steps[left_out.steps["benchmark"] == name]
+        assert chosen["index"].tolist() == alone.steps["index"].tolist()
+    with pytest.raises(BenchmarkError, match="other benchmarks to learn from"):
+        compare(both[:1], ["default"], evaluations=12, seeds=1, warm_start=both[:1])
+
+
+# --- studies --------------------------------------------------------------------------------
+
+STUDY = {
+    "name": "tiny",
+    "space": "classic",
+    "trials": 12,
+    "model": {"name": "mlp", "options": {"widths": [16, 16]}},
+    "data": {"name": "digits", "train": 256, "validation": 200},
+    "training": {"epochs": 2, "batch_size": 64, "threads": 1, "device": "cpu"},
+    "features": {"fim": False},
+    "confirm": {"seeds": 0},
+}
+
+
+def test_a_study_learns_from_a_study_and_a_benchmark(files):
+    run_study(StudySpec.model_validate(STUDY))
+    Path("tiny.toml").write_text(
+        'name = "tiny"\nspace = "classic"\n[model]\nname = "mlp"\n[data]\nname = "digits"\n'
+    )
+    space = load_space("classic")
+    study, benchmark = read_sources(space, ["tiny.toml", "two.parquet"])
+    assert (study.name, benchmark.name) == ("tiny", "two")
+    trials = load_study(StudySpec.model_validate(STUDY)).trials
+    assert np.isfinite(study.values).sum() == len(trials) == 12
+    for trial in trials:
+        assert study.values[trial.user_attrs["index"]] == trial.value
+    sources = ["tiny.toml", "two.parquet"]
+    second = StudySpec.model_validate(
+        STUDY | {"name": "second", "trials": 4, "warm_start": {"sources": sources, "first": 2}}
+    )
+    run_study(second)
+    warm = make_warm_start([study, benchmark], ActivationSampler(space).embedding, first=2)
+    proposed = [trial.user_attrs["index"] for trial in load_study(second).trials]
+    assert proposed[:2] == list(warm.best)
+    assert len(proposed) == 4  # what was learnt from is in no trial
+
+
+def test_what_a_study_knows(one):
+    space = one.space
+    trials = [
+        create_trial(value=0.5, user_attrs={"activation": "relu(x)"}),
+        create_trial(value=float("inf"), user_attrs={"activation": "tanh(x)"}),
+        create_trial(value=0.7, user_attrs={"activation": "cosh(cosh(x))"}),
+        create_trial(value=0.7),
+        create_trial(state=TrialState.PRUNED, user_attrs={"activation": "elu(x)"}),
+    ]
+    found = trials_as_source("s", space, trials)
+    assert np.flatnonzero(np.isfinite(found.values)).tolist() == [space.catalogue.index("relu(x)")]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("nothing_of_this_name", ContentNotFoundError, "no study named 'nothing_of_this_name'"),
+        ("missing.parquet", ContentNotFoundError, "no benchmark file .missing.parquet."),
+        ("missing.toml", ContentNotFoundError, "no study file 'missing.toml'"),
+        ("quickstart", StorageError, "there is no study storage"),
+    ],
+)
+def test_a_source_that_is_not_there(files, name, error, message):
+    with pytest.raises(error, match=message):
+        read_sources(load_space("classic"), [name])
