@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bo_act.study.sampler import ActivationSampler
     from bo_act.study.sources import read_sources
     from bo_act.study.survey import build_benchmark
+    from bo_act.study.why import why
 
 _HOME = {
     "Activation": "activations.module",
@@ -67,6 +68,7 @@ _HOME = {
     "read_study": "specs",
     "replay": "comparison.replay",
     "run_study": "study.runner",
+    "why": "study.why",
 }
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "read_study",
     "replay",
     "run_study",
+    "why",
 ]
 
 

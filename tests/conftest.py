@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import settings
 
+from bo_act import cli
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space, load_space
 from bo_act.specs import SpaceSpec
@@ -49,3 +52,20 @@ def tiny() -> Space:
             baselines=("relu(x)", "tanh(x)"),
         )
     )
+
+
+@pytest.fixture
+def bo_act(capfd, monkeypatch):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bo-act", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        told = capfd.readouterr()
+        return code, told.out, told.err
+
+    return run

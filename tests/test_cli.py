@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bo_act import cli
-
 STUDY = """
 name = "tiny"
 space = "classic"
@@ -40,23 +38,6 @@ seeds = 2
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(STUDY)
-
-
-@pytest.fixture
-def bo_act(capfd, monkeypatch):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bo-act", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        told = capfd.readouterr()
-        return code, told.out, told.err
-
-    return run
 
 
 # --- what works -----------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 from benchmarks_of_tests import random_benchmark
 
-from bo_act import cli
 from bo_act.activations.space import load_space
 from bo_act.benchmark.store import open_benchmark, save
 from bo_act.benchmark.table import Benchmark
@@ -263,21 +262,6 @@ def test_methods_beyond_the_colours_have_other_strokes():
 
 
 # --- commands -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bo_act(files, capfd, monkeypatch):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bo-act", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        told = capfd.readouterr()
-        return code, told.out, told.err
-
-    return run
 
 
 def test_compare_as_a_command(bo_act, files):

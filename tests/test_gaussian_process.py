@@ -274,6 +274,16 @@ def test_joint_predictions_are_botorchs(fitted, pool_points):
     torch.testing.assert_close(covariance, expected.covariance_matrix, rtol=0, atol=1e-6)
 
 
+def test_contributions_add_up_to_the_mean(fitted, pool_points):
+    parts = fitted.contributions(pool_points)
+    names = [name for name in fitted.blocks if name != SOURCES]
+    assert list(parts) == ["prior", *names, *(["together"] if len(names) > 1 else [])]
+    mean, _ = fitted.mean_and_variance(pool_points)
+    torch.testing.assert_close(sum(parts.values()), mean, rtol=0, atol=1e-9)
+    for name, part in parts.items():
+        assert len(set(part.tolist())) > 1 or name == "prior"
+
+
 def test_pending_points_are_believed_as_botorch_would(fitted, pool_points):
     waiting = pool_points[PENDING]
     oracle = fitted.botorch_model()

@@ -161,6 +161,34 @@ def best(
         terminal.study_tables(result)
 
 
+@commands.command(epilog="Example: bo-act why quickstart 17")
+def why(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
+    *,
+    changes: Set = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Explain what the search expected of a trial, and by which evidence."""
+    spec = read(study, changes, storage)
+    from bo_act import terminal
+    from bo_act.study.runner import make_sampler
+    from bo_act.study.storage import load_study
+    from bo_act.study.task import Task
+    from bo_act.study.why import why as explained
+
+    opened = load_study(spec)
+    task = Task.load(spec)
+    with terminal.live(quiet=as_json) as events:
+        sampler = make_sampler(task, task.features(events.features))
+    found = explained(opened, sampler, trial)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        terminal.explanation(found)
+
+
 @commands.command(epilog="Example: bo-act show 'mul(sigmoid(x),erf(x))' --png erf_gate.png")
 def show(
     expression: Annotated[str, typer.Argument(help="A function, e.g. 'max(relu(x),tanh(x))'.")],

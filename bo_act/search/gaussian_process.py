@@ -82,20 +82,28 @@ class GaussianProcess(PointwiseModel):
 
     def covariance(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the prior covariance of points (n, d) and (m, d), (n, m)."""
+        first, *others = self._terms(a, b)
+        for term in others:
+            first.add_(term)
+        return first
+
+    def _terms(self, a: Tensor, b: Tensor) -> list[Tensor]:
+        """Return each term of the covariance: of every block, and of their product."""
         h = self.hyperparameters
         distances = [
             # By matrix multiplication, the distance of near points would be all rounding.
             torch.cdist(a[:, piece], b[:, piece], compute_mode="donot_use_mm_for_euclid_dist")
             for piece in self.features
         ]
-        total = a.new_zeros(len(a), len(b))
-        for distance, lengthscale, variance in zip(distances, h.own, h.variances, strict=False):
-            total.add_(_matern(distance / lengthscale), alpha=float(variance))
+        terms = [
+            _matern(distance / lengthscale).mul_(variance)
+            for distance, lengthscale, variance in zip(distances, h.own, h.variances, strict=False)
+        ]
         if len(h.joint):
-            terms = zip(distances, h.joint, strict=True)
-            product = [_matern(distance / lengthscale) for distance, lengthscale in terms]
-            total.add_(math.prod(product[1:], start=product[0]), alpha=float(h.variances[-1]))
-        return total
+            pieces = zip(distances, h.joint, strict=True)
+            product = [_matern(distance / lengthscale) for distance, lengthscale in pieces]
+            terms.append(math.prod(product[1:], start=product[0]).mul_(h.variances[-1]))
+        return terms
 
     def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and variance of the noiseless value, (m,) each."""
@@ -103,6 +111,18 @@ class GaussianProcess(PointwiseModel):
         mean = self.prior_mean(points) + (cross.mT @ self.weights).squeeze(-1)
         half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
         return mean, (self.prior_variance - half.square().sum(dim=0)).clamp_min(1e-12)
+
+    def contributions(self, points: Tensor) -> dict[str, Tensor]:
+        """Return what each part of the model adds to the posterior mean, name → (m,).
+
+        The parts are ``prior`` (constant and sources), each feature block by its own term, and
+        ``together``, the product of the blocks. Their sum is the mean.
+        """
+        parts = {"prior": self.prior_mean(points)}
+        names = [name for name in self.blocks if name != SOURCES]
+        for name, term in zip([*names, "together"], self._terms(self.x, points), strict=False):
+            parts[name] = (term.mT @ self.weights).squeeze(-1)
+        return parts
 
     def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean (m,) and covariance (m, m) of noiseless values together."""

@@ -112,21 +112,8 @@ class Searcher:
         candidates: np.ndarray,
         number: int,
     ) -> Proposal:
-        usable = embedding.valid[observations.indices]
-        y = torch.from_numpy(warp_targets(observations.values[usable], self.surrogate.targets))
-        x = torch.from_numpy(embedding.points[observations.indices[usable]])
-        # Pruned functions did worse than most: believed to be no better than the median.
-        ceilings = dict.fromkeys(sorted(pending), torch.inf)
-        ceilings |= dict.fromkeys(sorted(observations.pruned), float(y.median()))
-        believed = [index for index in ceilings if embedding.valid[index]]
-        model, note = fit_surrogate(
-            self.surrogate,
-            x,
-            y,
-            embedding.blocks,
-            believed=torch.from_numpy(embedding.points[believed]),
-            ceiling=torch.tensor([ceilings[index] for index in believed], dtype=torch.float64),
-            seed=self.seed + number,
+        model, y, note = fit_observed(
+            self.surrogate, embedding, observations, pending=pending, seed=self.seed + number
         )
         scores = score_pool(
             self.acquisition,
@@ -140,6 +127,45 @@ class Searcher:
         chosen = int(np.random.default_rng([self.seed, number]).choice(best))
         mean, variance = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
         return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+
+
+def fit_observed(
+    spec: SurrogateSpec,
+    embedding: Embedding,
+    observations: Observations,
+    *,
+    pending: Collection[int] = (),
+    seed: int,
+) -> tuple[PointwiseModel, torch.Tensor, str]:
+    """Fit the surrogate that a spec names to what was observed.
+
+    Args:
+        spec: which one.
+        embedding: of N functions; observations without a place in it are left out.
+        observations: at least two different values.
+        pending: indices under evaluation.
+        seed: of what is random in fitting.
+
+    Returns:
+        The model, the warped targets of the observations in it, and what went other than planned.
+    """
+    usable = embedding.valid[observations.indices]
+    y = torch.from_numpy(warp_targets(observations.values[usable], spec.targets))
+    x = torch.from_numpy(embedding.points[observations.indices[usable]])
+    # Pruned functions did worse than most: believed to be no better than the median.
+    ceilings = dict.fromkeys(sorted(pending), torch.inf)
+    ceilings |= dict.fromkeys(sorted(observations.pruned), float(y.median()))
+    believed = [index for index in ceilings if embedding.valid[index]]
+    model, note = fit_surrogate(
+        spec,
+        x,
+        y,
+        embedding.blocks,
+        believed=torch.from_numpy(embedding.points[believed]),
+        ceiling=torch.tensor([ceilings[index] for index in believed], dtype=torch.float64),
+        seed=seed,
+    )
+    return model, y, note
 
 
 def _draw_seed(seed: int, number: int) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bo_act.features.table import FeatureTable
     from bo_act.study.confirm import Confirmed, Interval
     from bo_act.study.results import StudyResult
+    from bo_act.study.why import Why
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -240,6 +241,42 @@ def _verdict(confirmed: Sequence[Confirmed]) -> str:
     if gain.high is not None and gain.high < 0:
         return f"{name} is worse than ReLU: {shown}."
     return f"{name} has {shown}: the interval includes zero, so nothing is confirmed."
+
+
+_HOW = {
+    "baseline": "given at the start",
+    "random": "at random",
+    "acquisition": "by the acquisition function",
+    "strategy": "by a strategy without a model",
+    "enqueued": "by a person",
+}
+
+
+def explanation(found: Why) -> None:
+    """Print what was expected of a trial, and by which evidence."""
+    rows = {"chosen": _HOW[found.by], "measured": _percent(found.value) or "not (yet)"}
+    said = found.explanation
+    if said is None:
+        key_values(f"Trial {found.trial}: {found.activation}", rows)
+        out.print("Nothing was predicted: too little had been evaluated.")
+        return
+    rows["expected"] = (
+        f"{_percent(said.predicted)}, with 90% between {_percent(said.low)} and "
+        f"{_percent(said.high)}, after {said.observed} functions"
+    )
+    rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
+    key_values(f"Trial {found.trial}: {found.activation}", rows)
+    table = Table(title="Most similar of those evaluated before", title_justify="left")
+    table.add_column("activation", overflow="fold")
+    table.add_column("value", justify="right")
+    table.add_column("similarity", justify="right")
+    for text, neighbour in zip(found.neighbours, said.neighbours, strict=True):
+        table.add_row(text, _percent(neighbour.value), f"{neighbour.similarity:.2f}")
+    out.print(table)
+    out.print(
+        "Expected values are among those observed. Parts of the prediction are in units of the\n"
+        "warped target, whose deviation is 1: the prior, each feature block, and both together."
+    )
 
 
 def feature_table(table: FeatureTable, seconds: float) -> None:

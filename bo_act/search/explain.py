@@ -1,0 +1,118 @@
+"""Why a function was worth a try: what the surrogate said of it, and by which evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+from bo_act.errors import SearchError
+from bo_act.search.embedding import Embedding
+from bo_act.search.gaussian_process import GaussianProcess
+from bo_act.search.observations import Observations
+from bo_act.search.searcher import fit_observed
+from bo_act.specs import SurrogateSpec
+
+LEVEL = 0.9
+"""Of the central interval of a prediction."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An evaluated function that is like another one.
+
+    Attributes:
+        index: in the catalogue.
+        value: as observed.
+        similarity: the prior correlation of the two values, in [0, 1].
+    """
+
+    index: int
+    value: float
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a Gaussian process says of one function.
+
+    Attributes:
+        predicted: the value where half of the probability lies below.
+        low, high: central interval of a measurement, of 90%. All three are read from the observed
+            values, and so never beyond the best or the worst of them.
+        contributions: part of the model → what it adds to the mean, in units of the warped
+            target, whose deviation is about 1.
+        neighbours: the most similar evaluated functions, the most similar first.
+        observed: how many functions the surrogate had seen.
+    """
+
+    predicted: float
+    low: float
+    high: float
+    contributions: Mapping[str, float]
+    neighbours: tuple[Neighbour, ...]
+    observed: int
+
+
+def explain(
+    embedding: Embedding,
+    observations: Observations,
+    index: int,
+    *,
+    surrogate: SurrogateSpec | None = None,
+    seed: int = 0,
+    neighbours: int = 5,
+) -> Explanation:
+    """Explain what is expected of a function by others that were evaluated.
+
+    Args:
+        embedding: of the space.
+        observations: of other functions; what it holds of this one is left out.
+        index: of the function.
+        surrogate: as in the study.
+        seed: of the study.
+        neighbours: how many are named.
+
+    Raises:
+        SearchError: the surrogate is no Gaussian process, the function has no place, or too little
+            was observed.
+    """
+    surrogate = surrogate or SurrogateSpec()
+    if surrogate.name != "gp":
+        raise SearchError(
+            f"only the surrogate 'gp' can be asked why, and this one is {surrogate.name!r}"
+        )
+    if not embedding.valid[index]:
+        raise SearchError("the function has no place in the embedding: a feature of it is missing")
+    others = (observations.indices != index) & embedding.valid[observations.indices]
+    seen = Observations(observations.indices[others], observations.values[others])
+    if len(np.unique(seen.values)) < 2:
+        raise SearchError(
+            f"expected at least two evaluated functions with different values, got "
+            f"{len(seen)}; nothing was predicted then"
+        )
+    model, y, _ = fit_observed(surrogate, embedding, seen, seed=seed)
+    assert isinstance(model, GaussianProcess)  # noqa: S101  (by the surrogate's name)
+    point = torch.from_numpy(embedding.points[[index]])
+    mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
+    away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(model.noise))
+    order = np.argsort(y.numpy(), kind="stable")
+    low, predicted, high = np.interp(
+        [mean - away, mean, mean + away], y.numpy()[order], seen.values[order]
+    )
+    similar = model.covariance(point, model.x)[0] / model.prior_variance
+    nearest = similar.argsort(descending=True, stable=True)[:neighbours].tolist()
+    return Explanation(
+        float(predicted),
+        float(low),
+        float(high),
+        {name: float(part[0]) for name, part in model.contributions(point).items()},
+        tuple(
+            Neighbour(int(seen.indices[i]), float(seen.values[i]), float(similar[i]))
+            for i in nearest
+        ),
+        len(seen),
+    )
