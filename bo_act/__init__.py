@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from bo_act.search.observations import Observations
     from bo_act.search.searcher import Proposal, Searcher
     from bo_act.search.warm_start import Source
-    from bo_act.specs import StudySpec, read_study
+    from bo_act.spec_files import read_study
+    from bo_act.specs import StudySpec
     from bo_act.study.results import StudyResult
     from bo_act.study.runner import run_study
     from bo_act.study.sampler import ActivationSampler
     from bo_act.study.sources import read_sources
+    from bo_act.study.stop import improvement_left
     from bo_act.study.survey import build_benchmark
     from bo_act.study.why import why
 
@@ -61,11 +63,12 @@ _HOME = {
     "compare": "comparison.compare",
     "compute_features": "features.compute",
     "fim_spectra": "features.fim",
+    "improvement_left": "study.stop",
     "load_space": "activations.space",
     "open_benchmark": "benchmark.store",
     "parse": "activations.expressions",
     "read_sources": "study.sources",
-    "read_study": "specs",
+    "read_study": "spec_files",
     "replay": "comparison.replay",
     "run_study": "study.runner",
     "why": "study.why",
@@ -97,6 +100,7 @@ __all__ = [
     "compare",
     "compute_features",
     "fim_spectra",
+    "improvement_left",
     "load_space",
     "open_benchmark",
     "parse",

@@ -155,7 +155,7 @@ def test_a_file_of_act_bench_is_converted_once(tmp_path, monkeypatch, act_bench:
 @pytest.mark.parametrize("name", ["digits_mlp", "fashion_mnist_small_cnn"])
 def test_what_is_shipped(tmp_path, name, act_bench):
     """Each is whole, and says how it was made: all that its study file says."""
-    from bo_act.specs import read_study
+    from bo_act.spec_files import read_study
 
     benchmark = open_benchmark(name)
     assert benchmark.measured.all()

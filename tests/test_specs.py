@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from bo_act import errors, library
 from bo_act.activations.space import load_space
 from bo_act.errors import BoActError, ContentNotFoundError, SpecError
-from bo_act.specs import StudySpec, read_space, read_study
+from bo_act.spec_files import read_space, read_study
+from bo_act.specs import StudySpec
 
 SPACE = 'name = "mine"\nexpressions = ["relu(x)"]\n'
 STUDY = """

@@ -44,7 +44,7 @@ def test_an_explanation_is_the_models(cloud):
     posterior = oracle.botorch_model().posterior(torch.from_numpy(CLOUD[[50]]))
     assert sum(found.contributions.values()) == pytest.approx(posterior.mean.item(), abs=1e-6)
     kernel = oracle.botorch_model().covar_module
-    prior = kernel(torch.from_numpy(CLOUD[[50]]), torch.from_numpy(x)).to_dense()[0].detach()
+    prior = kernel(torch.from_numpy(CLOUD[[50]]), torch.from_numpy(x.copy())).to_dense()[0].detach()
     similar = (prior / kernel(torch.from_numpy(CLOUD[[50]])).to_dense().item()).numpy()
     assert [n.index for n in found.neighbours] == np.argsort(-similar)[:5].tolist()
     for neighbour in found.neighbours:

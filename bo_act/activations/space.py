@@ -18,7 +18,8 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.operators import of_kind
 from bo_act.activations.schemas import KINDS, read_schema
 from bo_act.errors import ExpressionError, SpecError, nearest
-from bo_act.specs import SpaceSpec, read_space
+from bo_act.spec_files import read_space
+from bo_act.specs import SpaceSpec
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution

@@ -33,7 +33,7 @@ Storage = Annotated[
 
 def read(study: str, changes: list[str] | None, storage: str | None = None) -> StudySpec:
     """Read a study file with what ``--set`` and ``--storage`` change."""
-    from bo_act.specs import read_study
+    from bo_act.spec_files import read_study
 
     overrides = {}
     for change in changes or []:

@@ -33,6 +33,7 @@ from bo_act.study.results import (
     summarize,
 )
 from bo_act.study.sampler import ActivationSampler, read_trials
+from bo_act.study.stop import improvement_left
 from bo_act.study.storage import location, open_study
 from bo_act.study.task import Task
 from bo_act.training.trainer import cpu_threads
@@ -90,6 +91,8 @@ def _search(task: Task, study: optuna.Study, sampler: ActivationSampler, events:
     failures = 0
     events.search(_finished(study), total, None, best_value(study))
     while _finished(study) < total:
+        if _is_enough(task.spec, study, sampler):
+            return
         trial = _next_trial(study, sampler)
         if trial is None:
             return  # the whole space was evaluated: that is an end, too
@@ -103,6 +106,12 @@ def _search(task: Task, study: optuna.Study, sampler: ActivationSampler, events:
             )
         frozen = study.get_trials(deepcopy=False)[trial.number]
         events.search(_finished(study), total, frozen, best_value(study))
+
+
+def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> bool:
+    if spec.stop.improvement is None or _finished(study) < spec.stop.least:
+        return False
+    return improvement_left(study, sampler) < spec.stop.improvement
 
 
 def _next_trial(study: optuna.Study, sampler: ActivationSampler) -> Trial | None:

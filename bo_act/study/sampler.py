@@ -176,9 +176,11 @@ class ActivationSampler(BaseSampler):
         others = [other for other in trials if other.number != before]
         return self._read(others, abandoned, before, sign)
 
-    def observations(self, study: Study, trials: Sequence[FrozenTrial]) -> Observations:
+    def observations(
+        self, trials: Sequence[FrozenTrial], direction: StudyDirection
+    ) -> Observations:
         """Return what some trials of a study say, larger is better."""
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
         return self._read(trials, frozenset(), len(trials), sign).observations
 
     def remaining(self, study: Study) -> int:

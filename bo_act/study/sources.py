@@ -14,7 +14,7 @@ from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.store import open_benchmark
 from bo_act.errors import ContentNotFoundError, ExpressionError
 from bo_act.search.warm_start import Source
-from bo_act.specs import read_study
+from bo_act.spec_files import read_study
 from bo_act.study.storage import load_study
 
 

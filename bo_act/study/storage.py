@@ -33,6 +33,7 @@ _FREE: dict[str, Any] = {
     "storage": True,
     "description": True,
     "confirm": True,
+    "stop": True,
     "max_retries": True,
     "data": {"root", "download"},
     "training": {"device", "threads"},

@@ -70,7 +70,7 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
         raise SearchError(f"trial {number} has not been given a function yet")
     index = catalogue.index(text)
     known = [t for t in trials if t.number != number and _finished_before(t, trial)]
-    observations = sampler.observations(study, known)
+    observations = sampler.observations(known, study.direction)
     try:
         explanation = explain(
             sampler.embedding,

@@ -1,0 +1,59 @@
+"""Knowing when to stop: how much the next evaluation is expected to bring."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optuna
+import torch
+
+from bo_act.search.acquisition import score_pool
+from bo_act.search.observations import Observations
+from bo_act.search.searcher import fit_observed
+from bo_act.specs import AcquisitionSpec, SurrogateSpec
+
+if TYPE_CHECKING:
+    from bo_act.search.embedding import Embedding
+    from bo_act.study.sampler import ActivationSampler
+
+
+def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
+    """Return how much the next evaluation is expected to improve on a study's best value.
+
+    Args:
+        study: of the sampler's space.
+        sampler: with the embedding that the study uses.
+
+    Returns:
+        The largest expected improvement of any function that is left, in units of the objective;
+        infinity while too little is known to tell.
+    """
+    trials = study.get_trials(deepcopy=False)
+    return expected_improvement(sampler.embedding, sampler.observations(trials, study.direction))
+
+
+def expected_improvement(embedding: Embedding, observations: Observations) -> float:
+    """Return the largest expected improvement of any candidate over the best observed value.
+
+    The surrogate sees winsorized values, which unlike ranks keep their unit.
+
+    Args:
+        embedding: of the space.
+        observations: n values.
+    """
+    usable = embedding.valid[observations.indices]
+    if len(np.unique(observations.values[usable])) < 3:
+        return math.inf
+    left = embedding.valid.copy()
+    left[list(observations.taken)] = False
+    if not left.any():
+        return 0.0
+    model, y, _ = fit_observed(SurrogateSpec(targets="winsorized"), embedding, observations, seed=0)
+    points = torch.from_numpy(embedding.points[left])
+    scores = score_pool(AcquisitionSpec(name="log_ei"), model, points, float(y.max()))
+    # One unit of the target in units of the value: the best and the median are not winsorized.
+    values = observations.values[usable]
+    unit = np.ptp([values.max(), np.median(values)]) / np.ptp([y.max(), y.median()])
+    return math.exp(float(scores.max())) * float(unit)
