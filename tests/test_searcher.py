@@ -197,6 +197,31 @@ def test_what_is_taken_is_never_proposed(data):
         assert proposal.by != "baseline"
 
 
+@pytest.mark.parametrize("name", ["ucb", "log_ei", "max_value_entropy", "thompson"])
+def test_a_batch_is_what_parallel_workers_get(cloud, cloud_embedding, name):
+    searcher = Searcher(baselines=(7,), acquisition=AcquisitionSpec(name=name))
+    observations = Observations(np.arange(7), smooth(cloud[:7]))
+    batch = searcher.propose_batch(cloud_embedding, observations, 5, pending=[50], number=7)
+    pending = {50}
+    for place, proposal in enumerate(batch):
+        assert proposal == searcher.propose(
+            cloud_embedding, observations, pending=pending, number=7 + place
+        )
+        pending.add(proposal.index)
+    assert len(pending) == 6
+    assert batch[0].index == 7
+
+
+def test_a_batch_of_what_is_left(cloud, cloud_embedding):
+    observations = Observations(np.arange(97), smooth(cloud[:97]))
+    batch = Searcher().propose_batch(cloud_embedding, observations, 9, number=97)
+    assert sorted(proposal.index for proposal in batch) == [97, 98, 99]
+    with pytest.raises(SearchError, match="nothing is left"):
+        Searcher().propose_batch(cloud_embedding, observations, 2, pending=[97, 98, 99], number=97)
+    with pytest.raises(SearchError, match="at least one, got 0"):
+        Searcher().propose_batch(cloud_embedding, observations, 0, number=97)
+
+
 def test_an_exhausted_space(cloud_embedding):
     indices = np.arange(90)
     observations = Observations(indices, np.zeros(90), closed=frozenset(range(90, 97)))

@@ -104,6 +104,46 @@ class Searcher:
             return Proposal(self.strategy.choose(observations, candidates, generator), "strategy")
         return self._by_acquisition(embedding, observations, pending, candidates, number)
 
+    def propose_batch(
+        self,
+        embedding: Embedding,
+        observations: Observations,
+        q: int,
+        *,
+        pending: Collection[int] = (),
+        number: int,
+    ) -> list[Proposal]:
+        """Choose the next q candidates, to be evaluated at once.
+
+        Each counts as pending for those after it, as if parallel workers had asked in turn: the
+        batch is what q workers of a study are given. Where fewer are left, the batch is shorter.
+
+        Args:
+            embedding: as in ``propose``.
+            observations: as in ``propose``.
+            q: at least 1.
+            pending: as in ``propose``.
+            number: the place of the first one in the study.
+
+        Raises:
+            SearchError: q is less than 1, or nothing is left.
+        """
+        if q < 1:
+            raise SearchError(f"expected a batch of at least one, got {q}")
+        batch: list[Proposal] = []
+        for place in range(q):
+            waiting = set(pending) | {proposal.index for proposal in batch}
+            try:
+                proposal = self.propose(
+                    embedding, observations, pending=waiting, number=number + place
+                )
+            except SearchError:
+                if not batch:
+                    raise
+                break
+            batch.append(proposal)
+        return batch
+
     def _by_acquisition(
         self,
         embedding: Embedding,
