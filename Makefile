@@ -9,18 +9,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
 	@echo "make test         set up and run the tests (under five minutes on two cores)"
 	@echo "make test-all     the tests, those that take minutes included"
 	@echo "make compare      compare search methods on the benchmarks (under ten minutes on two cores)"
-	@echo "make compare-all  all methods, 30 seeds (an hour on two cores; goes on where it stopped)"
+	@echo "make compare-all  all methods, acquisition functions and warm starts, 30 seeds (half an hour)"
 	@echo "make check        style, types, and the order of the rooms"
 	@echo "make format       put the style right"
 	@echo "make benchmark-fim  time the Fisher spectra (minutes; ARGS=--help shows the options)"
 	@echo "make benchmark-surrogates  order and honesty of the surrogates' predictions (a minute)"
+	@echo "make benchmark-suggestions  time and memory of one suggestion beside its peers (ten minutes)"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make clean        remove the environment and what was built (studies stay in runs/)"
 
@@ -53,12 +54,21 @@ compare-all: $(VENV)/.installed-compare
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
 		studies/comparisons/all_methods.toml --out runs/compare/all --name "all methods" \
 		--figures docs/figures
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
+		studies/comparisons/acquisitions.toml --out runs/compare/acquisitions \
+		--name acquisitions --figures docs/figures/acquisitions
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
+		studies/comparisons/warm_start.toml --out runs/compare/warm_start \
+		--name "warm start" --figures docs/figures/warm_start
 
 benchmark-fim: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/fim.py $(ARGS)
 
 benchmark-surrogates: $(VENV)/.installed-compare
 	$(BIN)/python -W ignore tests/benchmarks/surrogates.py $(ARGS)
+
+benchmark-suggestions: $(VENV)/.installed-compare
+	$(BIN)/python -W ignore tests/benchmarks/suggestions.py $(ARGS)
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel

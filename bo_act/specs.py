@@ -195,14 +195,14 @@ class SurrogateSpec(Spec):
 
     Attributes:
         name: a Gaussian process (``gp``), nearest neighbours (``knn``) or a random forest.
-        targets: what the model sees: ranks mapped to normal quantiles, values with the lower
-            tail winsorized, or values standardized.
+        targets: what the model sees: values with the lower tail winsorized, ranks mapped to normal
+            quantiles, or values standardized.
         neighbours: for ``knn``.
         trees: for ``forest``.
     """
 
     name: Literal["gp", "knn", "forest"] = "gp"
-    targets: Literal["rank_normal", "winsorized", "standardized"] = "rank_normal"
+    targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
     neighbours: PositiveInt = 3
     trees: PositiveInt = 100
 
@@ -211,16 +211,17 @@ class AcquisitionSpec(Spec):
     """What is maximized over the candidates to choose the next one.
 
     Attributes:
-        name: upper confidence bound, logarithm of the expected improvement, of the same with noise
-            in the incumbent (``log_nei``) or of the probability of improvement, max-value entropy
-            (GIBBON), one draw of the posterior (``thompson``), or the mean alone (``greedy``).
+        name: max-value entropy (GIBBON), upper confidence bound, logarithm of the expected
+            improvement, of the same with noise in the incumbent (``log_nei``) or of the
+            probability of improvement, one draw of the posterior (``thompson``), or the mean alone
+            (``greedy``).
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
     """
 
     name: Literal[
-        "ucb", "log_ei", "log_nei", "log_pi", "max_value_entropy", "thompson", "greedy"
-    ] = "ucb"
-    beta: Annotated[float, Field(ge=0)] = 1.5
+        "max_value_entropy", "ucb", "log_ei", "log_nei", "log_pi", "thompson", "greedy"
+    ] = "max_value_entropy"
+    beta: Annotated[float, Field(ge=0)] = 3.0
 
 
 class WarmStartSpec(Spec):

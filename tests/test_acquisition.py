@@ -74,7 +74,7 @@ def botorchs_own(name: str, model: GaussianProcess, pool: torch.Tensor):
         with manual_seed(0), torch.no_grad():
             own._sample_max_values(32)
         return own
-    return UpperConfidenceBound(oracle, beta=1.5**2)
+    return UpperConfidenceBound(oracle, beta=AcquisitionSpec().beta ** 2)
 
 
 @pytest.mark.parametrize("name", ["ucb", "log_ei", "log_pi", "greedy", "max_value_entropy"])
@@ -139,6 +139,23 @@ def test_screening_leaves_out_none_that_is_best(model, monkeypatch, name):
     kept = torch.isfinite(screened)
     torch.testing.assert_close(screened[kept], whole[kept])
     assert kept.sum() < 10_000
+
+
+@pytest.mark.parametrize("name", ["max_value_entropy", "log_pi", "thompson", "log_nei", "greedy"])
+def test_the_promising_ones_of_a_large_pool_are_scored(model, monkeypatch, name):
+    pool = torch.from_numpy(np.random.default_rng(2).uniform(size=(2_000, 4)))
+    whole = score(name, model, pool)
+    monkeypatch.setattr(acquiring, "_SCREENED", 1_000)
+    monkeypatch.setattr(acquiring, "_PROMISING", 500)
+    some = score(name, model, pool)
+    assert int(torch.isfinite(some).sum()) == 500
+    # The choice is no worse than what scoring all of them would have chosen.
+    chosen = int(some.argmax())
+    if name == "thompson":  # another draw, of fewer points
+        mean, variance = model.mean_and_variance(pool)
+        assert (mean + 3 * variance.sqrt())[chosen] >= model.y.max()
+    else:
+        assert (whole > whole[chosen]).sum() <= 2
 
 
 # --- functions that draw --------------------------------------------------------------------

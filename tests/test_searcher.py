@@ -119,7 +119,7 @@ def test_the_proposal_is_the_best_of_botorchs_own_scores(cloud, cloud_embedding,
     proposal = Searcher(acquisition=spec, seed=4).propose(
         cloud_embedding, Observations(indices, values), pending=pending, number=9
     )
-    y = torch.from_numpy(warp_targets(values, "rank_normal"))
+    y = torch.from_numpy(warp_targets(values, SurrogateSpec().targets))
     model = fit_gp(torch.from_numpy(cloud[:12]), y)
     waiting = torch.from_numpy(cloud[50:52])
     model = model.condition_on_observations(waiting, model.posterior(waiting).mean.detach())
@@ -137,7 +137,7 @@ def test_what_was_pruned_is_believed_to_be_no_better_than_the_median(cloud, clou
     best = Searcher().propose(cloud_embedding, Observations(np.arange(12), values), number=12)
     observations = Observations(np.arange(12), values, pruned=frozenset({best.index}))
     proposal = Searcher().propose(cloud_embedding, observations, number=12)
-    y = torch.from_numpy(warp_targets(values, "rank_normal"))
+    y = torch.from_numpy(warp_targets(values, SurrogateSpec().targets))
     model = fit_gp(torch.from_numpy(cloud[:12]), y)
     stopped = torch.from_numpy(cloud[[best.index]])
     assert model.posterior(stopped).mean.item() > y.median()  # so the ceiling makes a difference

@@ -38,7 +38,7 @@ def seen(count: int = 30) -> Observations:
 
 def test_an_explanation_is_the_models(cloud):
     found = explain(cloud, seen(), 50)
-    x, y = CLOUD[:30], warp_targets(smooth(CLOUD[:30]), "rank_normal")
+    x, y = CLOUD[:30], warp_targets(smooth(CLOUD[:30]), SurrogateSpec().targets)
     fitted, _ = fit_hyperparameters(x, y, BLOCKS)
     oracle = GaussianProcess(torch.from_numpy(x.copy()), torch.from_numpy(y), BLOCKS, fitted)
     posterior = oracle.botorch_model().posterior(torch.from_numpy(CLOUD[[50]]))

@@ -26,7 +26,7 @@ class ComparisonPlan(Spec):
         warm_start: benchmarks to learn from, names or paths.
     """
 
-    benchmarks: tuple[str, ...] = ("digits_mlp", "fashion_mnist_small_cnn")
+    benchmarks: tuple[str, ...] = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn")
     methods: tuple[str, ...] = ("default", "published", "random")
     method: dict[str, MethodSpec] = Field(default_factory=dict)
     evaluations: PositiveInt = 100

@@ -36,7 +36,9 @@ from bo_act.specs import AcquisitionSpec
 _CHUNK = 2_048
 # Pools that are scored in two steps, the second for those that may be the best.
 _SCREENED = 20_000
+_PROMISING = 16_384
 _GROWING = ("ucb", "log_ei")  # by mean and by deviation, so that an upper bound bounds the score
+_DRAWING = ("thompson", "log_nei")
 _MAXIMA = 32  # samples of the pool's maximum, for max-value entropy
 _DRAWS = 64  # of the values at the observed points, for noisy expected improvement
 
@@ -103,7 +105,9 @@ def score_pool(
 ) -> Tensor:
     """Return the acquisition value of each candidate, (m,).
 
-    In a large pool those that cannot be the best may have minus infinity instead.
+    In a pool of more than 20,000 those that cannot be the best have minus infinity instead. The
+    functions that are none of mean and deviation alone, or need those of the whole pool, score the
+    16,384 candidates that are the most promising by an upper bound.
 
     Args:
         spec: which acquisition function.
@@ -115,37 +119,61 @@ def score_pool(
     Raises:
         SearchError: the acquisition function needs a Gaussian process and the surrogate is none.
     """
+    if spec.name in _DRAWING and not isinstance(model, GaussianProcess):
+        raise SearchError(
+            f"the acquisition function {spec.name!r} draws whole functions, which only the "
+            "surrogate 'gp' can; choose that surrogate, or another acquisition"
+        )
     with torch.no_grad():
-        if spec.name in ("thompson", "log_nei"):
-            if not isinstance(model, GaussianProcess):
-                raise SearchError(
-                    f"the acquisition function {spec.name!r} draws whole functions, which only "
-                    "the surrogate 'gp' can; choose that surrogate, or another acquisition"
-                )
-            generator = torch.Generator().manual_seed(seed)
-            if spec.name == "thompson":
-                path = model.draw_path(generator)
-                return torch.cat([path(chunk) for chunk in points.split(_CHUNK)])
-            return _noisy_improvement(model, points, generator)
-        noise = float(getattr(model, "noise", 0.0))
-
-        def score(mean: Tensor, variance: Tensor) -> Tensor:
-            pool = PoolMarginals(mean, variance, noise)
-            scores: Tensor = make_acquisition(spec, pool, best, seed=seed)(
-                pool.numbers.unsqueeze(1)
-            )
-            return scores
-
-        screened = len(points) >= _SCREENED and spec.name in _GROWING
-        if screened and isinstance(model, GaussianProcess):
-            return _score_screened(score, model, points)
-        return score(*_marginals(model, points))
+        if isinstance(model, GaussianProcess) and len(points) >= _SCREENED:
+            if spec.name in _GROWING:
+                return _score_screened(_by_marginals(spec, model, best, seed), model, points)
+            return _score_promising(spec, model, points, best, seed)
+        return _score_all(spec, model, points, best, seed)
 
 
-def _marginals(model: PointwiseModel, points: Tensor) -> tuple[Tensor, Tensor]:
+def _score_all(
+    spec: AcquisitionSpec, model: PointwiseModel, points: Tensor, best: float, seed: int
+) -> Tensor:
+    if isinstance(model, GaussianProcess) and spec.name in _DRAWING:
+        generator = torch.Generator().manual_seed(seed)
+        if spec.name == "thompson":
+            path = model.draw_path(generator)
+            return torch.cat([path(chunk) for chunk in points.split(_CHUNK)])
+        return _noisy_improvement(model, points, generator)
     parts = [model.mean_and_variance(chunk) for chunk in points.split(_CHUNK)]
-    mean, variance = zip(*parts, strict=True)
-    return torch.cat(mean), torch.cat(variance)
+    mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
+    return _by_marginals(spec, model, best, seed)(mean, variance)
+
+
+def _by_marginals(
+    spec: AcquisitionSpec, model: PointwiseModel, best: float, seed: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    noise = float(getattr(model, "noise", 0.0))
+
+    def score(mean: Tensor, variance: Tensor) -> Tensor:
+        pool = PoolMarginals(mean, variance, noise)
+        scores: Tensor = make_acquisition(spec, pool, best, seed=seed)(pool.numbers.unsqueeze(1))
+        return scores
+
+    return score
+
+
+def _score_promising(
+    spec: AcquisitionSpec, model: GaussianProcess, points: Tensor, best: float, seed: int
+) -> Tensor:
+    """Score the candidates with the largest upper bound of mean plus three deviations."""
+    mean, variance = _upper_bounds(model, points)
+    promising = (mean + 3 * variance.sqrt()).topk(_PROMISING).indices
+    scores = torch.full_like(mean, -math.inf)
+    scores[promising] = _score_all(spec, model, points[promising], best, seed)
+    return scores
+
+
+def _upper_bounds(model: GaussianProcess, points: Tensor) -> tuple[Tensor, Tensor]:
+    bounds = [model.upper_bounds(chunk) for chunk in points.split(_CHUNK)]
+    mean, variance = (torch.cat(part) for part in zip(*bounds, strict=True))
+    return mean, variance
 
 
 def _score_screened(
@@ -156,9 +184,7 @@ def _score_screened(
     A candidate is left out when the score at an upper bound of its mean and of its variance is
     less than that of one scored exactly: the maximum is the same as without bounds.
     """
-    bounds = [model.upper_bounds(chunk) for chunk in points.split(_CHUNK)]
-    mean, variance = (torch.cat(part) for part in zip(*bounds, strict=True))
-    upper = score(mean, variance)
+    upper = score(*_upper_bounds(model, points))
     scores = torch.full_like(upper, -math.inf)
     found = -math.inf
     for some in upper.argsort(descending=True).split(_CHUNK):

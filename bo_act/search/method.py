@@ -39,7 +39,8 @@ METHODS: Mapping[str, MethodSpec] = {
     "greedy": MethodSpec(acquisition=AcquisitionSpec(name="greedy")),
     "outputs": MethodSpec(fim=False),
     "forest": MethodSpec(
-        surrogate=SurrogateSpec(name="forest"), acquisition=AcquisitionSpec(name="log_ei")
+        surrogate=SurrogateSpec(name="forest", targets="rank_normal"),
+        acquisition=AcquisitionSpec(name="log_ei"),
     ),
     # Bingham and Miikkulainen (2023), arXiv 2301.05785.
     "published": MethodSpec(

@@ -29,7 +29,8 @@ def main() -> None:
     print("| benchmark | method | tau | tau, best fifth | inside 50% | 80% | 95% |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for name, method in product(
-        ("digits_mlp", "fashion_mnist_small_cnn"), ("default", "outputs", "forest", "published")
+        ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn"),
+        ("default", "outputs", "forest", "published"),
     ):
         benchmark, spec = open_benchmark(name), METHODS[method]
         found = surrogate_quality(
