@@ -306,7 +306,7 @@ def test_build_as_a_command(bo_act, files):
     assert "built" in err
 
 
-def test_show_as_a_command(bo_act):
+def test_show_as_a_command(bo_act, files):
     code, out, _ = bo_act("bench", "show", "one.parquet", "--json", "--top", "3")
     content = json.loads(out)
     assert code == 0

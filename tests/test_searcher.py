@@ -133,19 +133,19 @@ def test_the_proposal_is_the_best_of_botorchs_own_scores(cloud, cloud_embedding,
 
 
 def test_what_was_pruned_is_believed_to_be_no_better_than_the_median(cloud, cloud_embedding):
+    spec = AcquisitionSpec(name="ucb")
+    searcher = Searcher(acquisition=spec)
     values = smooth(cloud[:12])
-    best = Searcher().propose(cloud_embedding, Observations(np.arange(12), values), number=12)
+    best = searcher.propose(cloud_embedding, Observations(np.arange(12), values), number=12)
     observations = Observations(np.arange(12), values, pruned=frozenset({best.index}))
-    proposal = Searcher().propose(cloud_embedding, observations, number=12)
+    proposal = searcher.propose(cloud_embedding, observations, number=12)
     y = torch.from_numpy(warp_targets(values, SurrogateSpec().targets))
     model = fit_gp(torch.from_numpy(cloud[:12]), y)
     stopped = torch.from_numpy(cloud[[best.index]])
     assert model.posterior(stopped).mean.item() > y.median()  # so the ceiling makes a difference
     model = model.condition_on_observations(stopped, y.median().reshape(1, 1))
     free = [i for i in range(12, 100) if i != best.index]
-    scores = botorchs_own(AcquisitionSpec(), model, float(y.max()))(
-        torch.from_numpy(cloud[free]).unsqueeze(1)
-    )
+    scores = botorchs_own(spec, model, float(y.max()))(torch.from_numpy(cloud[free]).unsqueeze(1))
     assert proposal.index == free[int(scores.argmax())]
 
 
