@@ -9,7 +9,6 @@ from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from gpytorch.constraints import GreaterThan
 from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel, ScaleKernel
-from gpytorch.means import LinearMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
 from hypothesis import given, settings
@@ -22,7 +21,6 @@ from bo_act.search import hyperparameters as fitting
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.hyperparameters import (
-    SOURCES,
     Hyperparameters,
     fit_hyperparameters,
     log_posterior,
@@ -35,25 +33,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.Bot
 TWO = BLOCKS
 ONE = {"outputs": slice(0, 4)}
 THREE = {"outputs": slice(0, 1), "fim": slice(1, 3), "other": slice(3, 4)}
-TOLD = {"outputs": slice(0, 1), "fim": slice(1, 2), SOURCES: slice(2, 4)}
-ALL = pytest.mark.parametrize(
-    "blocks", [ONE, TWO, THREE, TOLD], ids=["one", "two", "three", "told"]
-)
+ALL = pytest.mark.parametrize("blocks", [ONE, TWO, THREE], ids=["one", "two", "three"])
 PENDING = slice(40, 44)
 
 
-def features(blocks: dict[str, slice]) -> dict[str, slice]:
-    return {name: columns for name, columns in blocks.items() if name != SOURCES}
-
-
 def sizes(blocks: dict[str, slice]) -> np.ndarray:
-    return np.array([b.stop - b.start for b in features(blocks).values()], dtype=np.float64)
+    return np.array([b.stop - b.start for b in blocks.values()], dtype=np.float64)
 
 
-def parts(x: np.ndarray, blocks: dict[str, slice]) -> tuple[np.ndarray, np.ndarray]:
-    """Distances in each block, and what sources say."""
-    distances = np.stack([pdist(x[:, columns]) for columns in features(blocks).values()])
-    return distances, x[:, blocks.get(SOURCES, slice(0, 0))]
+def apart(x: np.ndarray, blocks: dict[str, slice]) -> np.ndarray:
+    """Distances of all pairs in each block."""
+    return np.stack([pdist(x[:, columns]) for columns in blocks.values()])
 
 
 def gpytorch_kernel(blocks: dict[str, slice]) -> Kernel:
@@ -82,12 +72,9 @@ def gpytorch_value(x, y, blocks, h: Hyperparameters) -> float:
     model = SingleTaskGP(
         torch.from_numpy(x),
         torch.from_numpy(y).unsqueeze(-1),
-        covar_module=gpytorch_kernel(features(blocks)).double(),
-        mean_module=LinearMean(x.shape[1]).double(),
+        covar_module=gpytorch_kernel(blocks).double(),
         outcome_transform=None,
     )
-    model.mean_module.weights.data.zero_()
-    model.mean_module.weights.data[blocks.get(SOURCES, slice(0, 0)), 0] = torch.from_numpy(h.slopes)
     terms = model.covar_module.kernels
     for term, variance in zip(terms, h.variances, strict=True):
         term.outputscale = variance
@@ -97,12 +84,10 @@ def gpytorch_value(x, y, blocks, h: Hyperparameters) -> float:
         for factor, lengthscale in zip(terms[-1].base_kernel.kernels, h.joint, strict=True):
             factor.lengthscale = lengthscale
     model.likelihood.noise = h.noise
-    model.mean_module.bias.data.fill_(h.constant)
+    model.mean_module.constant = h.constant
     mll = ExactMarginalLogLikelihood(model.likelihood, model)
     model.train()
-    # Normal(0.6 / S, 0.4), but for its constant.
-    slopes = -0.5 * (((h.slopes - 0.6 / max(len(h.slopes), 1)) / 0.4) ** 2).sum()
-    return mll(model(*model.train_inputs), model.train_targets).item() * len(y) + slopes
+    return mll(model(*model.train_inputs), model.train_targets).item() * len(y)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +99,7 @@ def observed(cloud: np.ndarray, n: int = 15) -> tuple[np.ndarray, np.ndarray]:
     return cloud[:n], warp_targets(smooth(cloud[:n]), "rank_normal")
 
 
-@pytest.fixture(scope="module", params=[ONE, TWO, THREE, TOLD], ids=["one", "two", "three", "told"])
+@pytest.fixture(scope="module", params=[ONE, TWO, THREE], ids=["one", "two", "three"])
 def fitted(request, cloud) -> GaussianProcess:
     return fit(cloud, request.param)
 
@@ -143,11 +128,11 @@ def pool_points(cloud) -> torch.Tensor:
 # --- the likelihood -------------------------------------------------------------------------
 
 
-def hyperparameters(blocks: int, sources: int = 0) -> st.SearchStrategy[Hyperparameters]:
+def hyperparameters(blocks: int) -> st.SearchStrategy[Hyperparameters]:
     length = 2 * blocks + blocks + 2 if blocks > 1 else 3
     vector = st.lists(st.floats(-2.5, 1.5), min_size=length, max_size=length)
-    linear = st.lists(st.floats(-2, 2), min_size=1 + sources, max_size=1 + sources)
-    return st.builds(lambda v, c: Hyperparameters.unpack(np.append(v, c), blocks), vector, linear)
+    constant = st.floats(-2, 2)
+    return st.builds(lambda v, c: Hyperparameters.unpack(np.append(v, c), blocks), vector, constant)
 
 
 @ALL
@@ -155,9 +140,9 @@ def hyperparameters(blocks: int, sources: int = 0) -> st.SearchStrategy[Hyperpar
 @settings(max_examples=15, deadline=None)
 def test_the_likelihood_is_gpytorchs(cloud, blocks, data):
     x, y = observed(cloud)
-    distances, trend = parts(x, blocks)
-    h = data.draw(hyperparameters(len(distances), trend.shape[1]))
-    value, _ = log_posterior(h, distances, y, sizes(blocks), trend)
+    distances = apart(x, blocks)
+    h = data.draw(hyperparameters(len(distances)))
+    value, _ = log_posterior(h, distances, y, sizes(blocks))
     assert value == pytest.approx(gpytorch_value(x, y, blocks, h), abs=1e-4, rel=1e-6)
 
 
@@ -166,15 +151,15 @@ def test_the_likelihood_is_gpytorchs(cloud, blocks, data):
 @settings(max_examples=15, deadline=None)
 def test_the_gradient_is_the_slope(cloud, blocks, data):
     x, y = observed(cloud)
-    distances, trend = parts(x, blocks)
-    h = data.draw(hyperparameters(len(distances), trend.shape[1]))
+    distances = apart(x, blocks)
+    h = data.draw(hyperparameters(len(distances)))
 
     def value(vector: np.ndarray) -> float:
         at = Hyperparameters.unpack(vector, len(distances))
-        return log_posterior(at, distances, y, sizes(blocks), trend)[0]
+        return log_posterior(at, distances, y, sizes(blocks))[0]
 
     at, step = h.pack(), 1e-5
-    _, gradient = log_posterior(h, distances, y, sizes(blocks), trend)
+    _, gradient = log_posterior(h, distances, y, sizes(blocks))
     slopes = [(value(at + step * e) - value(at - step * e)) / (2 * step) for e in np.eye(len(at))]
     np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-5)
 
@@ -182,7 +167,7 @@ def test_the_gradient_is_the_slope(cloud, blocks, data):
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 @given(data=st.data())
 def test_packing_is_undone(blocks, data):
-    h = data.draw(hyperparameters(blocks, sources=blocks - 1))
+    h = data.draw(hyperparameters(blocks))
     again = Hyperparameters.unpack(h.pack(), blocks)
     np.testing.assert_allclose(again.pack(), h.pack(), atol=1e-12)
     assert len(again.own) == blocks
@@ -276,7 +261,7 @@ def test_joint_predictions_are_botorchs(fitted, pool_points):
 
 def test_contributions_add_up_to_the_mean(fitted, pool_points):
     parts = fitted.contributions(pool_points)
-    names = [name for name in fitted.blocks if name != SOURCES]
+    names = list(fitted.blocks)
     assert list(parts) == ["prior", *names, *(["together"] if len(names) > 1 else [])]
     mean, _ = fitted.mean_and_variance(pool_points)
     torch.testing.assert_close(sum(parts.values()), mean, rtol=0, atol=1e-9)

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bo_act.search.hyperparameters import LEAST_LENGTHSCALE, SOURCES, Hyperparameters
+from bo_act.search.hyperparameters import LEAST_LENGTHSCALE, Hyperparameters
 from bo_act.search.pointwise import PointwiseModel
 
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP
     from gpytorch.kernels import Kernel
-    from gpytorch.means import Mean
 
 _FEW = 64  # observations that bound the variance
 _UNITS = 8  # of rounding, by which a mean in float32 may be off
@@ -56,7 +55,7 @@ class GaussianProcess(PointwiseModel):
     ) -> None:
         super().__init__()
         self.blocks, self.hyperparameters = dict(blocks), hyperparameters
-        self.features = [piece for name, piece in blocks.items() if name != SOURCES]
+        self.pieces = list(blocks.values())
         self.noise = torch.tensor(hyperparameters.noise, dtype=x.dtype)
         self.prior_variance = float(hyperparameters.variances.sum())
         self._condition(x, y)
@@ -71,14 +70,8 @@ class GaussianProcess(PointwiseModel):
         covariance = self.covariance(x, x)
         covariance.diagonal().add_(self.noise)
         self.factor = torch.linalg.cholesky(covariance)
-        residual = (y - self.prior_mean(x)).unsqueeze(-1)
+        residual = (y - self.hyperparameters.constant).unsqueeze(-1)
         self.weights = torch.cholesky_solve(residual, self.factor)
-
-    def prior_mean(self, points: Tensor) -> Tensor:
-        """Return the prior mean of points (m, d), (m,)."""
-        trend = points[:, self.blocks.get(SOURCES, slice(0, 0))]
-        slopes = torch.from_numpy(self.hyperparameters.slopes).to(points.dtype)
-        return self.hyperparameters.constant + trend @ slopes
 
     def covariance(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the prior covariance of points (n, d) and (m, d), (n, m)."""
@@ -93,7 +86,7 @@ class GaussianProcess(PointwiseModel):
         distances = [
             # By matrix multiplication, the distance of near points would be all rounding.
             torch.cdist(a[:, piece], b[:, piece], compute_mode="donot_use_mm_for_euclid_dist")
-            for piece in self.features
+            for piece in self.pieces
         ]
         terms = [
             _matern(distance / lengthscale).mul_(variance)
@@ -108,18 +101,18 @@ class GaussianProcess(PointwiseModel):
     def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and variance of the noiseless value, (m,) each."""
         cross = self.covariance(self.x, points)
-        mean = self.prior_mean(points) + (cross.mT @ self.weights).squeeze(-1)
+        mean = self.hyperparameters.constant + (cross.mT @ self.weights).squeeze(-1)
         half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
         return mean, (self.prior_variance - half.square().sum(dim=0)).clamp_min(1e-12)
 
     def contributions(self, points: Tensor) -> dict[str, Tensor]:
         """Return what each part of the model adds to the posterior mean, name → (m,).
 
-        The parts are ``prior`` (constant and sources), each feature block by its own term, and
-        ``together``, the product of the blocks. Their sum is the mean.
+        The parts are ``prior`` (the constant), each block by its own term, and ``together``, the
+        product of the blocks. Their sum is the mean.
         """
-        parts = {"prior": self.prior_mean(points)}
-        names = [name for name in self.blocks if name != SOURCES]
+        parts = {"prior": self.y.new_full((len(points),), self.hyperparameters.constant)}
+        names = list(self.blocks)
         for name, term in zip([*names, "together"], self._terms(self.x, points), strict=False):
             parts[name] = (term.mT @ self.weights).squeeze(-1)
         return parts
@@ -127,7 +120,7 @@ class GaussianProcess(PointwiseModel):
     def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean (m,) and covariance (m, m) of noiseless values together."""
         cross = self.covariance(self.x, points)
-        mean = self.prior_mean(points) + (cross.mT @ self.weights).squeeze(-1)
+        mean = self.hyperparameters.constant + (cross.mT @ self.weights).squeeze(-1)
         half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
         return mean, self.covariance(points, points) - half.mT @ half
 
@@ -146,7 +139,7 @@ class GaussianProcess(PointwiseModel):
         # A sum of n rounded products is off by at most n units in the last place of their sizes.
         unit = torch.finfo(torch.float32).eps * self.prior_variance
         slack = _UNITS * unit * float(self.weights.abs().sum())
-        mean = self.prior_mean(points) + (cross.mT @ weights).squeeze(-1).double() + slack
+        mean = self.hyperparameters.constant + (cross.mT @ weights).squeeze(-1).double() + slack
         half = torch.linalg.solve_triangular(factor, cross[few], upper=False)
         variance = self.prior_variance * (1 + 1e-4) - half.square().sum(dim=0).double()
         return mean, variance.clamp_min(1e-12)
@@ -184,7 +177,7 @@ class GaussianProcess(PointwiseModel):
         """
         x, h = self.x, self.hyperparameters
         options: dict[str, Any] = {"dtype": x.dtype, "generator": generator}
-        pieces = self.features
+        pieces = self.pieces
         terms = [[(b, h.own[b])] for b in range(len(pieces))]
         if len(h.joint):
             terms.append(list(enumerate(h.joint)))
@@ -204,7 +197,7 @@ class GaussianProcess(PointwiseModel):
         weights = torch.cat(sizes) * torch.randn(frequency.shape[1], **options)
 
         def prior(points: Tensor) -> Tensor:
-            return self.prior_mean(points) + (points @ frequency + phase).cos_() @ weights
+            return self.hyperparameters.constant + (points @ frequency + phase).cos_() @ weights
 
         error = self.noise.sqrt() * torch.randn(len(x), **options)
         missed = (self.y - prior(x) - error).unsqueeze(-1)
@@ -236,10 +229,10 @@ class GaussianProcess(PointwiseModel):
         factor = self._noiseless_factor
         cross = self.covariance(self.x, points)
         half = torch.linalg.solve_triangular(factor, cross, upper=False)
-        away = (values - self.prior_mean(self.x)).mT
+        away = (values - self.hyperparameters.constant).mT
         missed = torch.linalg.solve_triangular(factor, away, upper=False)
         variance = self.prior_variance - half.square().sum(dim=0)
-        return self.prior_mean(points) + missed.mT @ half, variance.clamp_min(1e-12)
+        return self.hyperparameters.constant + missed.mT @ half, variance.clamp_min(1e-12)
 
     @cached_property
     def _noiseless_factor(self) -> Tensor:
@@ -258,26 +251,15 @@ class GaussianProcess(PointwiseModel):
         model = SingleTaskGP(
             self.x,
             self.y.unsqueeze(-1),
-            covar_module=_botorch_kernel(self.features, h),
-            mean_module=_botorch_mean(self.blocks, h),
+            covar_module=_botorch_kernel(self.pieces, h),
             outcome_transform=None,
         )
         model.likelihood.noise = h.noise
+        model.mean_module.constant = h.constant
         return model.eval()
 
 
-def _botorch_mean(blocks: Mapping[str, slice], h: Hyperparameters) -> Mean:
-    from gpytorch.means import LinearMean
-
-    width = max(piece.stop for piece in blocks.values())
-    mean = LinearMean(width).double()
-    mean.weights.data.zero_()
-    mean.weights.data[blocks.get(SOURCES, slice(0, 0)), 0] = torch.from_numpy(h.slopes)
-    mean.bias.data.fill_(h.constant)
-    return mean
-
-
-def _botorch_kernel(features: Sequence[slice], h: Hyperparameters) -> Kernel:
+def _botorch_kernel(pieces: Sequence[slice], h: Hyperparameters) -> Kernel:
     from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import AdditiveKernel, MaternKernel, ProductKernel, ScaleKernel
 
@@ -295,9 +277,9 @@ def _botorch_kernel(features: Sequence[slice], h: Hyperparameters) -> Kernel:
         kernel.outputscale = variance
         return kernel
 
-    terms = [matern(columns, s) for columns, s in zip(features, h.own, strict=True)]
+    terms = [matern(columns, s) for columns, s in zip(pieces, h.own, strict=True)]
     if len(h.joint):
-        factors = [matern(columns, s) for columns, s in zip(features, h.joint, strict=True)]
+        factors = [matern(columns, s) for columns, s in zip(pieces, h.joint, strict=True)]
         terms.append(ProductKernel(*factors))
     return AdditiveKernel(*[scaled(t, a) for t, a in zip(terms, h.variances, strict=True)])
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -39,11 +39,6 @@ _FIRST_STAGE = 100  # observations below which a fit is fast enough in one stage
 _SCALE_SHAPE, _SCALE_RATE = 2.0, 3.0  # Gamma prior of each term's variance
 _NOISE_PLACE, _NOISE_SPREAD = -4.0, 1.0  # log-normal prior of the noise variance, BoTorch's
 _LENGTH_SPREAD = math.sqrt(3.0)
-# Normal prior of a source's slope. Values and sources are normal quantiles, so that a slope is a
-# correlation; between an MLP and a convolutional network on the same data it was about 0.8.
-_SLOPES, _SLOPE_SPREAD = 0.6, 0.4
-SOURCES = "sources"
-"""The block that holds what other tasks say of a function, as normal quantiles."""
 _ROOT5 = math.sqrt(5.0)
 
 
@@ -57,8 +52,7 @@ class Hyperparameters:
         variances: (B + 1,) prior variance of each block's term and of the product; (1,) for a
             single block.
         noise: variance of a measurement.
-        constant: prior mean, besides the sources.
-        slopes: (S,) how much of each source's value is in the prior mean.
+        constant: prior mean.
     """
 
     own: Array
@@ -66,15 +60,13 @@ class Hyperparameters:
     variances: Array
     noise: float
     constant: float
-    slopes: Array = field(default_factory=lambda: np.empty(0))
 
     @classmethod
-    def of_priors(cls, dimensions: Array, sources: int = 0) -> Hyperparameters:
-        """Return where the priors have their mode (length scales, noise) or mean (the others).
+    def of_priors(cls, dimensions: Array) -> Hyperparameters:
+        """Return where the priors have their mode (length scales, noise) or mean (variances).
 
         Args:
             dimensions: (B,) columns of each block.
-            sources: S.
         """
         scales = np.exp(_length_place(dimensions) - _LENGTH_SPREAD**2)
         terms = len(dimensions) + 1 if len(dimensions) > 1 else 1
@@ -84,24 +76,19 @@ class Hyperparameters:
             variances=np.full(terms, _SCALE_SHAPE / _SCALE_RATE),
             noise=math.exp(_NOISE_PLACE - _NOISE_SPREAD**2),
             constant=0.0,
-            slopes=np.full(sources, _slope_place(sources)),
         )
 
     def pack(self) -> Array:
-        """Return them as one vector, logarithms of all but the constant and the slopes."""
+        """Return them as one vector, logarithms of all but the constant."""
         positive = [self.own, self.joint, self.variances, np.array([self.noise])]
-        linear = [np.array([self.constant]), self.slopes]
-        return np.concatenate([np.log(np.concatenate(positive)), *linear])
+        return np.append(np.log(np.concatenate(positive)), self.constant)
 
     @classmethod
     def unpack(cls, vector: Array, blocks: int) -> Hyperparameters:
         """Undo ``pack`` for an embedding of that many blocks."""
-        joint = blocks if blocks > 1 else 0
-        terms = blocks + (joint > 0)
-        positive, linear = np.split(vector, [blocks + joint + terms + 1])
-        positive = np.exp(positive)
+        positive, joint = np.exp(vector[:-1]), blocks if blocks > 1 else 0
         own, product, variances = np.split(positive[:-1], [blocks, blocks + joint])
-        return cls(own, product, variances, float(positive[-1]), float(linear[0]), linear[1:])
+        return cls(own, product, variances, float(positive[-1]), float(vector[-1]))
 
 
 def _length_place(dimensions: Array) -> Array:
@@ -109,17 +96,11 @@ def _length_place(dimensions: Array) -> Array:
     return np.asarray(math.sqrt(2.0) + 0.5 * np.log(dimensions))
 
 
-def _slope_place(sources: int) -> float:
-    """Mean of the normal prior of each slope: several sources share what one would have."""
-    return _SLOPES / max(sources, 1)
-
-
 def log_posterior(
     hyperparameters: Hyperparameters,
     distances: Array,
     y: Array,
     dimensions: Array,
-    trend: Array | None = None,
 ) -> tuple[float, Array]:
     """Return log marginal likelihood plus log priors, and its gradient.
 
@@ -132,7 +113,6 @@ def log_posterior(
         distances: (B, n (n - 1) / 2) of each pair of observations in each block, as ``pdist``.
         y: (n,) warped targets.
         dimensions: (B,) columns of each block.
-        trend: (n, S) what each source says of the observed points.
 
     Returns:
         The value, and its gradient by ``hyperparameters.pack()``.
@@ -154,8 +134,7 @@ def log_posterior(
     np.fill_diagonal(covariance, h.variances.sum() + h.noise)
     factor = torch.linalg.cholesky(torch.from_numpy(covariance))
     inverse = torch.cholesky_inverse(factor).numpy()
-    trend = np.empty((n, 0)) if trend is None else trend
-    residual = y - h.constant - trend @ h.slopes
+    residual = y - h.constant
     weights = inverse @ residual
     value = -0.5 * residual @ weights - np.log(factor.diagonal().numpy()).sum()
     value -= 0.5 * n * math.log(2 * math.pi)
@@ -167,7 +146,7 @@ def log_posterior(
         others = np.prod([matern for c, (matern, _) in enumerate(joint) if c != b], axis=0)
         gradient.append(h.variances[-1] * (pull @ (slope * others)))
     gradient += [a * (pull @ term + diagonal) for a, term in zip(h.variances, terms, strict=True)]
-    gradient += [h.noise * diagonal, weights.sum(), *(weights @ trend)]
+    gradient += [h.noise * diagonal, weights.sum()]
     prior, prior_gradient = _log_prior(h, dimensions)
     return float(value + prior), np.array(gradient) + prior_gradient
 
@@ -192,10 +171,7 @@ def _log_prior(h: Hyperparameters, dimensions: Array) -> tuple[float, Array]:
     value += ((_SCALE_SHAPE - 1) * np.log(h.variances) - _SCALE_RATE * h.variances).sum()
     value += len(h.variances) * (_SCALE_SHAPE * math.log(_SCALE_RATE) - math.lgamma(_SCALE_SHAPE))
     gamma = (_SCALE_SHAPE - 1) - _SCALE_RATE * h.variances
-    beside = (h.slopes - _slope_place(len(h.slopes))) / _SLOPE_SPREAD
-    value -= 0.5 * (beside**2).sum()
-    slopes = -beside / _SLOPE_SPREAD
-    return float(value), np.concatenate([normal[:-1], gamma, normal[-1:], [0.0], slopes])
+    return float(value), np.concatenate([normal[:-1], gamma, normal[-1:], [0.0]])
 
 
 def fit_hyperparameters(
@@ -206,22 +182,20 @@ def fit_hyperparameters(
     Args:
         x: (n, d) points in [0, 1].
         y: (n,) warped targets.
-        blocks: columns of each feature block; those of ``SOURCES`` are in the prior mean.
+        blocks: columns of each feature block.
 
     Returns:
         The hyperparameters and ``""``. Where the optimization fails, those of the priors and the
         reason.
     """
-    features = [columns for name, columns in blocks.items() if name != SOURCES]
-    dimensions = np.array([b.stop - b.start for b in features], dtype=np.float64)
-    distances = np.stack([pdist(x[:, columns]) for columns in features])
-    trend = x[:, blocks.get(SOURCES, slice(0, 0))]
-    start = Hyperparameters.of_priors(dimensions, trend.shape[1])
+    pieces = blocks.values()
+    dimensions = np.array([b.stop - b.start for b in pieces], dtype=np.float64)
+    distances = np.stack([pdist(x[:, columns]) for columns in pieces])
+    start = Hyperparameters.of_priors(dimensions)
     least = [math.log(LEAST_LENGTHSCALE)] * (len(start.own) + len(start.joint))
     least += [math.log(_LEAST_VARIANCE)] * len(start.variances) + [math.log(_LEAST_NOISE)]
     bounds = [(low, _MOST) for low in least] + [(-math.inf, math.inf)]
     # A source that orders functions the wrong way round is one that says nothing.
-    bounds += [(0.0, math.inf)] * trend.shape[1]
     found = start
     try:
         with _one_thread():
@@ -230,7 +204,7 @@ def fit_hyperparameters(
 
                 def objective(vector: Array) -> tuple[float, Array]:
                     at = Hyperparameters.unpack(vector, len(dimensions))
-                    value, gradient = log_posterior(at, pairs, y[:some], dimensions, trend[:some])  # noqa: B023
+                    value, gradient = log_posterior(at, pairs, y[:some], dimensions)  # noqa: B023
                     return -value / some, -gradient / some  # noqa: B023
 
                 result = minimize(

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from bo_act.errors import SearchError
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
-from bo_act.search.hyperparameters import SOURCES, fit_hyperparameters
+from bo_act.search.hyperparameters import fit_hyperparameters
 from bo_act.search.observations import warp_targets
 
+SOURCES = "sources"
+"""The block that holds what sources say."""
 _FEWEST = 3  # different values that a Gaussian process is fitted to
 _MOST = 500  # known functions that unknown ones are judged by
 _CHUNK = 2_048
@@ -45,22 +48,22 @@ class WarmStart:
     """What all sources say.
 
     Attributes:
-        scores: (N, S) normal quantiles of each function's rank in each source; where a source
-            does not know it, what a Gaussian process says by those it knows.
-        best: functions to begin with, the best first.
+        ranks: (N, S) in (0, 1): each function's rank in each source, 1 the best; where a source
+            does not know it, its rank by what a Gaussian process says from those it knows.
+        best: functions to begin with, the best first: by the mean over the sources of their
+            winsorized values.
     """
 
-    scores: NDArray[np.float64]
+    ranks: NDArray[np.float64]
     best: tuple[int, ...]
 
     def enrich(self, embedding: Embedding) -> Embedding:
-        """Return the embedding with the scores as a further block.
+        """Return the embedding with the ranks as a further block.
 
-        The Gaussian process has them in its prior mean, each with a slope of its own: before
-        anything is observed the sources decide, and one that orders the functions otherwise than
-        what is observed is dropped. To other surrogates they are features like any.
+        A Gaussian process then learns from what it observes how much they tell of this task, by
+        the length scales and the variances of their block.
         """
-        return embedding.with_block(SOURCES, self.scores)
+        return embedding.with_block(SOURCES, self.ranks)
 
 
 def make_warm_start(
@@ -78,13 +81,14 @@ def make_warm_start(
     known = embedding.valid & np.isfinite([source.values for source in sources]).any(axis=0)
     mean = np.where(known, scores.mean(axis=1), -np.inf)
     order = np.argsort(-mean, kind="stable")[: min(first, int(known.sum()))]
-    return WarmStart(scores, tuple(int(index) for index in order))
+    ranks = (rankdata(scores, axis=0) - 0.5) / len(scores)
+    return WarmStart(np.asarray(ranks), tuple(int(index) for index in order))
 
 
 def _scores(values: NDArray[np.float64], embedding: Embedding) -> NDArray[np.float64]:
     known = np.flatnonzero(np.isfinite(values))
     scores = np.zeros(len(values))
-    scores[known] = warp_targets(values[known], "rank_normal")
+    scores[known] = warp_targets(values[known], "winsorized")
     unknown = np.flatnonzero(np.isnan(values) & embedding.valid)
     placed = known[embedding.valid[known]]
     if not len(unknown) or len(np.unique(scores[placed])) < _FEWEST:
