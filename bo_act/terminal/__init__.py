@@ -266,7 +266,7 @@ def explanation(found: Why) -> None:
     )
     rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
     key_values(f"Trial {found.trial}: {found.activation}", rows)
-    table = Table(title="Most similar of those evaluated before", title_justify="left")
+    table = Table(title="Most similar before it", title_justify="left")
     table.add_column("activation", overflow="fold")
     table.add_column("value", justify="right")
     table.add_column("similarity", justify="right")
@@ -274,8 +274,8 @@ def explanation(found: Why) -> None:
         table.add_row(text, _percent(neighbour.value), f"{neighbour.similarity:.2f}")
     out.print(table)
     out.print(
-        "Expected values are among those observed. Parts of the prediction are in units of the\n"
-        "warped target, whose deviation is 1: the prior, each feature block, and both together."
+        "Expected values are among those observed. Parts of the prediction are in units of the "
+        "warped target, whose deviation is 1: the prior, each block, and all blocks together."
     )
 
 
