@@ -121,6 +121,14 @@ class NetworkBuilder:
             )
         return network
 
+    def with_options(self, options: Mapping[str, Any]) -> NetworkBuilder:
+        """Return the builder with other options, from the same source.
+
+        Raises:
+            NetworkError: an option is not one of its options.
+        """
+        return _builder(self.name, self.path, self.source, dict(options))
+
 
 def load_network(spec: ModelSpec) -> NetworkBuilder:
     """Load a model file by name or path.

@@ -64,7 +64,7 @@ def test_the_docs_python_runs(act_bench):
 
     from bo_act import compute_features
 
-    search, warm = blocks("docs/search.md", "python")
+    search, warm, several = blocks("docs/search.md", "python")
     names: dict = {
         "space": act_bench,
         "features": compute_features(act_bench),
@@ -75,11 +75,15 @@ def test_the_docs_python_runs(act_bench):
     assert names["proposal"].index not in {17, 0, 1, 2, 3, 4}
     exec(warm, names)
     assert list(names["sampler"].embedding.blocks) == ["outputs", "sources"]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names["study"] = optuna.create_study()
+    exec("import bo_act\n" + several + "    return rate\n", names)
+    names["study"].optimize(names["objective"], n_trials=2)
+    assert {"early.left", "late.left", "lr"} <= set(names["study"].best_params)
     (compared,) = blocks("docs/benchmarks.md", "python")
     exec("import bo_act\n" + compared, {})
     (spaces,) = blocks("docs/spaces.md", "python")
     names = {"evaluate": lambda activation: 0.0}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     exec("import bo_act, optuna\n" + spaces.replace("n_trials=50", "n_trials=2"), names)
     assert len(names["study"].trials) == 2
 
@@ -87,6 +91,9 @@ def test_the_docs_python_runs(act_bench):
 def test_files_in_the_docs_validate():
     for text in blocks("README.md", "toml"):
         StudySpec.model_validate(tomllib.loads(text))
+    task = '[model]\nname = "mlp"\noptions = { width = 64 }\n[data]\nname = "digits"\n'
+    for text in blocks("docs/studies.md", "toml"):
+        StudySpec.model_validate(tomllib.loads(f'name = "a"\n{task}{text}'))
     for text in blocks("docs/benchmarks.md", "toml"):
         assert ComparisonPlan.model_validate(tomllib.loads(text)).chosen()
     for file in (ROOT / "studies" / "comparisons").glob("*.toml"):

@@ -148,7 +148,7 @@ def test_a_resumed_study_proposes_what_an_uninterrupted_one_does(space, features
     assert proposed(study) == proposed(whole)
 
 
-@pytest.mark.parametrize("delegate", [None, RandomSampler(seed=1), GPSampler(seed=1)])
+@pytest.mark.parametrize("delegate", [TPESampler(seed=1), RandomSampler(seed=1), GPSampler(seed=1)])
 def test_other_parameters_go_to_the_delegate(space, features, delegate):
     sampler = ActivationSampler(space, features=features, delegate=delegate)
     study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -157,14 +157,14 @@ def test_an_interrupted_trial_is_taken_over_in_the_same_process(monkeypatch):
     train = Task.train
     calls = []
 
-    def interrupted(self, expression, *, seed, report):
+    def interrupted(self, expression, *, seed, settings, report):
         def stop(epoch, accuracy):
             report(epoch, accuracy)
             if len(calls) == 3 and epoch == 1:
                 raise KeyboardInterrupt
 
         calls.append(str(expression))
-        return train(self, expression, seed=seed, report=stop)
+        return train(self, expression, seed=seed, settings=settings, report=stop)
 
     monkeypatch.setattr(Task, "train", interrupted)
     spec = make(confirm={"seeds": 0})
@@ -178,9 +178,9 @@ def test_the_confirmation_uses_seeds_that_the_search_did_not(monkeypatch):
     train = Task.train
     seeds = []
 
-    def noted(self, expression, *, seed, report=None):
+    def noted(self, expression, *, seed, settings, report=None):
         seeds.append((report is not None, seed))
-        return train(self, expression, seed=seed, report=report)
+        return train(self, expression, seed=seed, settings=settings, report=report)
 
     monkeypatch.setattr(Task, "train", noted)
     run_study(make(trials=3, seed=4))

@@ -19,6 +19,8 @@ from bo_act.study.results import Counts, Found, StudyResult
 def row(name: str, test: float, validation: float, gain: tuple | None, role="found") -> Confirmed:
     return Confirmed(
         activation=name,
+        settings={},
+        tried=1,
         role=role,
         seeds=5,
         diverged=1 if name == "exp(x)" else 0,

@@ -113,6 +113,14 @@ class Space:
             slots[EXPRESSION_SLOT] = tuple(map(str, self.singles))
         return {name: CategoricalDistribution(choices) for name, choices in slots.items()}
 
+    def slots(self, name: str = "") -> dict[str, CategoricalDistribution]:
+        """Return the slots of one activation of a study, which all begin with its name.
+
+        Args:
+            name: tells apart several activations of one study; parameters are ``stage1.left``.
+        """
+        return {_named(name, slot): choices for slot, choices in self.distributions.items()}
+
     def params(self, number: int) -> dict[str, str]:
         """Return the Optuna parameters of the expression of that number."""
         self._check_number(number)
@@ -151,7 +159,7 @@ class Space:
                 f"its slots are {', '.join(self.distributions)}"
             ) from error
 
-    def suggest(self, trial: BaseTrial, *, normalize: bool = False) -> Activation:
+    def suggest(self, trial: BaseTrial, name: str = "", *, normalize: bool = False) -> Activation:
         """Ask an Optuna trial for one function of the space.
 
         With ``ActivationSampler`` the slots are filled with the proposed function; any other
@@ -159,6 +167,7 @@ class Space:
 
         Args:
             trial: running or frozen trial.
+            name: tells apart several activations of one study, as given to the sampler.
             normalize: as in ``Activation``.
 
         Returns:
@@ -166,13 +175,14 @@ class Space:
         """
         from bo_act.activations.module import Activation
 
-        return Activation(self.suggest_expression(trial), normalize=normalize)
+        return Activation(self.suggest_expression(trial, name), normalize=normalize)
 
-    def suggest_expression(self, trial: BaseTrial) -> Expression:
+    def suggest_expression(self, trial: BaseTrial, name: str = "") -> Expression:
         """Ask an Optuna trial for one function of the space, as a canonical expression."""
 
-        def ask(name: str) -> str:
-            return str(trial.suggest_categorical(name, self.distributions[name].choices))
+        def ask(slot: str) -> str:
+            choices = self.distributions[slot].choices
+            return str(trial.suggest_categorical(_named(name, slot), choices))
 
         schema = ask(SCHEMA_SLOT) if SCHEMA_SLOT in self.distributions else self.schema_choices[0]
         for shape in self.shapes:
@@ -189,6 +199,10 @@ def load_space(name: str) -> Space:
         SpecError: the file is not a space, or names an unknown operator.
     """
     return Space(read_space(name))
+
+
+def _named(name: str, slot: str) -> str:
+    return f"{name}.{slot}" if name else slot
 
 
 # --- checks ------------------------------------------------------------------------

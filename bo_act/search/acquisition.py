@@ -119,11 +119,7 @@ def score_pool(
     Raises:
         SearchError: the acquisition function needs a Gaussian process and the surrogate is none.
     """
-    if spec.name in _DRAWING and not isinstance(model, GaussianProcess):
-        raise SearchError(
-            f"the acquisition function {spec.name!r} draws whole functions, which only the "
-            "surrogate 'gp' can; choose that surrogate, or another acquisition"
-        )
+    _check_draws(spec, model)
     with torch.no_grad():
         if isinstance(model, GaussianProcess) and len(points) >= _SCREENED:
             if spec.name in _GROWING:
@@ -132,18 +128,67 @@ def score_pool(
         return _score_all(spec, model, points, best, seed)
 
 
+def _check_draws(spec: AcquisitionSpec, model: PointwiseModel) -> None:
+    if spec.name in _DRAWING and not isinstance(model, GaussianProcess):
+        raise SearchError(
+            f"the acquisition function {spec.name!r} draws whole functions, which only the "
+            "surrogate 'gp' can; choose that surrogate, or another acquisition"
+        )
+
+
+def make_scorer(
+    spec: AcquisitionSpec, model: PointwiseModel, best: float, *, pool: Tensor, seed: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """Return the acquisition function for points that are not listed beforehand.
+
+    What it draws is drawn once, so that scores of different calls compare.
+
+    Args:
+        spec: which acquisition function.
+        model: the surrogate.
+        best: the largest warped target observed.
+        pool: (r, d) points that stand for all: maxima are drawn among them.
+        seed: of what the acquisition function draws.
+
+    Returns:
+        A function from points (m, d) to scores (m,).
+
+    Raises:
+        SearchError: as ``score_pool``.
+    """
+    _check_draws(spec, model)
+    if isinstance(model, GaussianProcess) and spec.name in _DRAWING:
+        generator = torch.Generator().manual_seed(seed)
+        draw = _path if spec.name == "thompson" else _noisy_improvement
+        return _by_chunks(draw(model, generator))
+    acquisition = make_acquisition(spec, _marginals(model, pool), best, seed=seed)
+
+    def score(points: Tensor) -> Tensor:
+        marginals = _marginals(model, points)
+        acquisition.model = marginals
+        scores: Tensor = acquisition(marginals.numbers.unsqueeze(1))
+        return scores
+
+    return _by_chunks(score)
+
+
 def _score_all(
     spec: AcquisitionSpec, model: PointwiseModel, points: Tensor, best: float, seed: int
 ) -> Tensor:
-    if isinstance(model, GaussianProcess) and spec.name in _DRAWING:
-        generator = torch.Generator().manual_seed(seed)
-        if spec.name == "thompson":
-            path = model.draw_path(generator)
-            return torch.cat([path(chunk) for chunk in points.split(_CHUNK)])
-        return _noisy_improvement(model, points, generator)
+    if spec.name in _DRAWING:
+        return make_scorer(spec, model, best, pool=points, seed=seed)(points)
+    marginals = _marginals(model, points)
+    return _by_marginals(spec, model, best, seed)(marginals.mean, marginals.variance)
+
+
+def _marginals(model: PointwiseModel, points: Tensor) -> PoolMarginals:
     parts = [model.mean_and_variance(chunk) for chunk in points.split(_CHUNK)]
     mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
-    return _by_marginals(spec, model, best, seed)(mean, variance)
+    return PoolMarginals(mean, variance, float(getattr(model, "noise", 0.0)))
+
+
+def _by_chunks(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda points: torch.cat([score(chunk) for chunk in points.split(_CHUNK)])
 
 
 def _by_marginals(
@@ -163,11 +208,27 @@ def _score_promising(
     spec: AcquisitionSpec, model: GaussianProcess, points: Tensor, best: float, seed: int
 ) -> Tensor:
     """Score the candidates with the largest upper bound of mean plus three deviations."""
-    mean, variance = _upper_bounds(model, points)
-    promising = (mean + 3 * variance.sqrt()).topk(_PROMISING).indices
-    scores = torch.full_like(mean, -math.inf)
-    scores[promising] = _score_all(spec, model, points[promising], best, seed)
+    chosen = promising(model, points, _PROMISING)
+    scores = torch.full((len(points),), -math.inf, dtype=points.dtype)
+    scores[chosen] = _score_all(spec, model, points[chosen], best, seed)
     return scores
+
+
+def promising(model: PointwiseModel, points: Tensor, count: int) -> Tensor:
+    """Return the numbers of those points that may be good, (count,).
+
+    Args:
+        model: the surrogate.
+        points: (m, d), of which the ``count`` with the largest upper bound of mean plus three
+            deviations are taken; for a model without bounds, mean plus three deviations itself.
+        count: at most m.
+    """
+    if isinstance(model, GaussianProcess):
+        mean, variance = _upper_bounds(model, points)
+    else:
+        marginals = _marginals(model, points)
+        mean, variance = marginals.mean, marginals.variance
+    return (mean + 3 * variance.sqrt()).topk(count).indices
 
 
 def _upper_bounds(model: GaussianProcess, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,24 +256,30 @@ def _score_screened(
     return scores
 
 
+def _path(model: GaussianProcess, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return one function drawn from the posterior."""
+    return model.draw_path(generator)
+
+
 def _noisy_improvement(
-    model: GaussianProcess, points: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Return the logarithm of the noisy expected improvement (Letham et al. 2019), (m,).
+    model: GaussianProcess, generator: torch.Generator
+) -> Callable[[Tensor], Tensor]:
+    """Return the logarithm of the noisy expected improvement (Letham et al. 2019).
 
     The values at the observed points are drawn from their joint posterior; each draw is a
     noiseless model with an incumbent of its own.
     """
     draws = model.draw_at_observed(_DRAWS, generator)
     incumbents = draws.max(dim=1).values
-    scores = []
-    for chunk in points.split(_CHUNK):
-        means, variance = model.given_values(chunk, draws)
+
+    def score(points: Tensor) -> Tensor:
+        means, variance = model.given_values(points, draws)
         each = [
             LogExpectedImprovement(pool := PoolMarginals(mean, variance), best_f=best)(
                 pool.numbers.unsqueeze(1)
             )
             for mean, best in zip(means, incumbents, strict=True)
         ]
-        scores.append(torch.stack(each).logsumexp(dim=0) - math.log(len(draws)))
-    return torch.cat(scores)
+        return torch.stack(each).logsumexp(dim=0) - math.log(len(draws))
+
+    return score

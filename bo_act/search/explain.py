@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from bo_act.errors import SearchError
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.observations import Observations
+from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import SurrogateSpec
 
@@ -95,13 +96,35 @@ def explain(
             f"{len(seen)}; nothing was predicted then"
         )
     model, y, _ = fit_observed(surrogate, embedding, seen, seed=seed)
-    assert isinstance(model, GaussianProcess)  # noqa: S101  (by the surrogate's name)
     point = torch.from_numpy(embedding.points[[index]])
+    said = explain_point(model, y, seen.values, point, neighbours=neighbours)
+    functions = tuple(replace(n, index=int(seen.indices[n.index])) for n in said.neighbours)
+    return replace(said, neighbours=functions)
+
+
+def explain_point(
+    model: PointwiseModel,
+    y: torch.Tensor,
+    values: np.ndarray,
+    point: torch.Tensor,
+    *,
+    neighbours: int = 5,
+) -> Explanation:
+    """Explain what a Gaussian process expects at one point.
+
+    Args:
+        model: fitted to n points.
+        y: (n,) the warped targets that it was fitted to.
+        values: (n,) as observed.
+        point: (1, d).
+        neighbours: how many are named, by their places among the n.
+    """
+    assert isinstance(model, GaussianProcess)  # noqa: S101  (by the surrogate's name)
     mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
     away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(model.noise))
     order = np.argsort(y.numpy(), kind="stable")
     low, predicted, high = np.interp(
-        [mean - away, mean, mean + away], y.numpy()[order], seen.values[order]
+        [mean - away, mean, mean + away], y.numpy()[order], values[order]
     )
     similar = model.covariance(point, model.x)[0] / model.prior_variance
     nearest = similar.argsort(descending=True, stable=True)[:neighbours].tolist()
@@ -110,9 +133,6 @@ def explain(
         float(low),
         float(high),
         {name: float(part[0]) for name, part in model.contributions(point).items()},
-        tuple(
-            Neighbour(int(seen.indices[i]), float(seen.values[i]), float(similar[i]))
-            for i in nearest
-        ),
-        len(seen),
+        tuple(Neighbour(i, float(values[i]), float(similar[i])) for i in nearest),
+        len(values),
     )

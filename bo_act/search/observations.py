@@ -77,3 +77,15 @@ def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
     if np.ptp(values) == 0:  # its deviation is rounding error, not zero
         return np.zeros_like(values)
     return np.asarray((values - values.mean()) / values.std())
+
+
+def unit(values: np.ndarray, targets: np.ndarray) -> float:
+    """Return what one unit of winsorized targets is in units of the value.
+
+    Args:
+        values: (n,) as observed; of them the best and the median are not winsorized.
+        targets: (n,) what ``warp_targets(values, "winsorized")`` makes of them.
+    """
+    return float(
+        np.ptp([values.max(), np.median(values)]) / np.ptp([targets.max(), np.median(targets)])
+    )

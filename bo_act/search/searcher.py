@@ -190,21 +190,52 @@ def fit_observed(
         The model, the warped targets of the observations in it, and what went other than planned.
     """
     usable = embedding.valid[observations.indices]
-    y = torch.from_numpy(warp_targets(observations.values[usable], spec.targets))
-    x = torch.from_numpy(embedding.points[observations.indices[usable]])
-    # Pruned functions did worse than most: believed to be no better than the median.
-    ceilings = dict.fromkeys(sorted(pending), torch.inf)
-    ceilings |= dict.fromkeys(sorted(observations.pruned), float(y.median()))
-    believed = [index for index in ceilings if embedding.valid[index]]
-    model, note = fit_surrogate(
+
+    def points(indices: Collection[int]) -> torch.Tensor:
+        placed = [index for index in sorted(indices) if embedding.valid[index]]
+        return torch.from_numpy(embedding.points[placed])
+
+    return fit_points(
         spec,
-        x,
-        y,
+        torch.from_numpy(embedding.points[observations.indices[usable]]),
+        observations.values[usable],
         embedding.blocks,
-        believed=torch.from_numpy(embedding.points[believed]),
-        ceiling=torch.tensor([ceilings[index] for index in believed], dtype=torch.float64),
+        pending=points(set(pending) - observations.pruned),
+        pruned=points(observations.pruned),
         seed=seed,
     )
+
+
+def fit_points(
+    spec: SurrogateSpec,
+    x: torch.Tensor,
+    values: np.ndarray,
+    blocks: Mapping[str, slice],
+    *,
+    pending: torch.Tensor,
+    pruned: torch.Tensor,
+    seed: int,
+) -> tuple[PointwiseModel, torch.Tensor, str]:
+    """Fit the surrogate that a spec names to points.
+
+    Args:
+        spec: which one.
+        x: (n, d) float64 points in [0, 1].
+        values: (n,) float64, larger is better.
+        blocks: columns of each feature block.
+        pending: (p, d) points under evaluation.
+        pruned: (r, d) points whose evaluation was stopped early.
+        seed: of what is random in fitting.
+
+    Returns:
+        The model, the warped targets, and what went other than planned.
+    """
+    y = torch.from_numpy(warp_targets(values, spec.targets))
+    # Pruned functions did worse than most: believed to be no better than the median.
+    ceiling = torch.full((len(pending) + len(pruned),), torch.inf, dtype=torch.float64)
+    ceiling[len(pending) :] = float(y.median())
+    believed = torch.cat([pending, pruned])
+    model, note = fit_surrogate(spec, x, y, blocks, believed=believed, ceiling=ceiling, seed=seed)
     return model, y, note
 
 

@@ -2,24 +2,28 @@
 
 The search selects on validation accuracy, of one seed a function, so its best value is partly
 luck. What is claimed is therefore measured again: each of the best functions and each baseline
-with the same fresh seeds, on the test set, with intervals. Results are kept in the study, seed by
-seed, so that an interrupted confirmation goes on.
+with the same fresh seeds, on the test set, with intervals. Where other parameters are searched as
+well, each is trained with the best settings that the search saw for it. Results are kept in the
+study, seed by seed, so that an interrupted confirmation goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.specs import StudySpec
+from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
 from bo_act.training.data import ImageSet
 from bo_act.training.trainer import EVALUATION_BATCH, evaluate, pick_device
@@ -45,6 +49,8 @@ class Confirmed:
 
     Attributes:
         activation: its text.
+        settings: values of the study's other parameters.
+        tried: settings that the search tried it with.
         role: ``found`` by the search or a ``baseline``.
         seeds: how many were trained.
         diverged: how many of them diverged; they count with chance-level accuracy.
@@ -53,6 +59,8 @@ class Confirmed:
     """
 
     activation: str
+    settings: Mapping[str, Any]
+    tried: int
     role: str
     seeds: int
     diverged: int
@@ -78,7 +86,7 @@ def interval(values: Sequence[float]) -> Interval:
 def confirm(
     task: Task,
     study: optuna.Study,
-    found: Sequence[Expression],
+    found: Sequence[Configuration],
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Confirmed]:
     """Train the found functions and the baselines with fresh seeds and read the test set.
@@ -92,30 +100,32 @@ def confirm(
     Returns:
         The found functions in their order, then the baselines.
     """
-    wanted = _wanted(task.spec, found)
+    wanted = _wanted(task.spec, study, found)
     runs = [(text, seed) for seed in range(task.spec.confirm.seeds) for text in wanted]
     kept = study.user_attrs
     test: ImageSet | None = None
     for done, (text, seed) in enumerate(runs):
         if progress:
             progress(done, len(runs), text)
-        if _attribute(text, seed) not in kept:
+        if _attribute(wanted[text], seed) not in kept:
             test = test or task.data.load_test()
             row = _measure(task, wanted[text], test, seed=task.spec.seed + FRESH + seed)
-            study.set_user_attr(_attribute(text, seed), {"activation": text, "seed": seed, **row})
+            kept_as = _attribute(wanted[text], seed)
+            study.set_user_attr(kept_as, {"activation": text, "seed": seed, **row})
     if progress and runs:
         progress(len(runs), len(runs), "")
     return read_confirmed(task.spec, study, found)
 
 
 def read_confirmed(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Expression]
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
 ) -> list[Confirmed]:
     """Return what has been confirmed, over the seeds that every function has by now."""
     kept = study.user_attrs
-    rows: dict[str, list[dict[str, Any]]] = {text: [] for text in _wanted(spec, found)}
+    wanted = _wanted(spec, study, found)
+    rows: dict[str, list[dict[str, Any]]] = {text: [] for text in wanted}
     for seed in range(spec.confirm.seeds):
-        measured = {text: kept.get(_attribute(text, seed)) for text in rows}
+        measured = {text: kept.get(_attribute(wanted[text], seed)) for text in rows}
         if any(row is None for row in measured.values()):
             break
         for text, row in measured.items():
@@ -124,25 +134,52 @@ def read_confirmed(
         return []
     reference = [row["test"] for row in rows[REFERENCE]]
     return [
-        _summarize(text, rows[text], reference, "found" if place < len(found) else "baseline")
-        for place, text in enumerate(rows)
+        _summarize(
+            one,
+            rows[text],
+            reference,
+            "found" if place < len(found) else "baseline",
+            len(_trials_of(one.expression, study)),
+        )
+        for place, (text, one) in enumerate(wanted.items())
     ]
 
 
-def _wanted(spec: StudySpec, found: Sequence[Expression]) -> dict[str, Expression]:
-    wanted = {str(expression): expression for expression in found}
+def _wanted(
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+) -> dict[str, Configuration]:
+    wanted = {str(one.expression): one for one in found}
     for text in (REFERENCE, *spec.confirm.baselines):
         expression = canonical(parse(text))
-        wanted.setdefault(str(expression), expression)
+        wanted.setdefault(str(expression), _best_of(expression, spec, study))
     return wanted
 
 
-def _attribute(text: str, seed: int) -> str:
+def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Configuration:
+    """Return a function with the best settings it was tried with, else those of the file."""
+    tried = _trials_of(expression, study)
+    if not tried:
+        return Configuration(expression, spec.defaults)
+    return Configuration.of_trial(min(tried, key=lambda t: (-(t.value or 0.0), t.number)), spec)
+
+
+def _trials_of(expression: Expression, study: optuna.Study) -> list[FrozenTrial]:
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.user_attrs.get("activation") == str(expression)
+    ]
+
+
+def _attribute(one: Configuration, seed: int) -> str:
+    text = str(one.expression)
+    if one.settings:
+        text += json.dumps(one.settings, sort_keys=True)
     return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
 
 
-def _measure(task: Task, expression: Expression, test: ImageSet, *, seed: int) -> dict[str, Any]:
-    network, result = task.train(expression, seed=seed)
+def _measure(task: Task, one: Configuration, test: ImageSet, *, seed: int) -> dict[str, Any]:
+    network, result = task.train(one.expression, seed=seed, settings=one.settings)
     spec = task.spec.training
     accuracy = 1 / task.data.num_classes
     if result.status == "completed":
@@ -162,14 +199,16 @@ def _measure(task: Task, expression: Expression, test: ImageSet, *, seed: int) -
 
 
 def _summarize(
-    text: str, rows: list[dict[str, Any]], reference: list[float], role: str
+    one: Configuration, rows: list[dict[str, Any]], reference: list[float], role: str, tried: int
 ) -> Confirmed:
     test = [row["test"] for row in rows]
     difference = None
-    if text != REFERENCE:
+    if str(one.expression) != REFERENCE:
         difference = interval([a - b for a, b in zip(test, reference, strict=True)])
     return Confirmed(
-        activation=text,
+        activation=str(one.expression),
+        settings=one.settings,
+        tried=tried,
         role=role,
         seeds=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),

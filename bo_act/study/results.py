@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import StorageError
 from bo_act.specs import StudySpec
 from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
+from bo_act.study.settings import Configuration
 from bo_act.study.storage import load_study, location
 
 DIVERGED = "diverged"
@@ -27,11 +27,13 @@ class Found:
         activation: its text.
         value: validation accuracy, a fraction.
         trial: the trial's number; None where the study has not evaluated it.
+        settings: values of the study's other parameters.
     """
 
     activation: str
     value: float | None
     trial: int | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,19 @@ class StudyResult:
 
 
 def summarize(
-    study: optuna.Study, storage: str, confirmed: Sequence[Confirmed] = (), *, top: int = 10
+    study: optuna.Study, spec: StudySpec, confirmed: Sequence[Confirmed] = (), *, top: int = 10
 ) -> StudyResult:
     """Read a study's outcome from its trials."""
     trials = study.get_trials(deepcopy=False)
     ranked = _ranked(trials)
-    reference = next((t for t in trials if _text(t) == REFERENCE and _measured(t)), None)
+    reference = next((t for t in ranked if _text(t) == REFERENCE), None)
     return StudyResult(
         study=study.study_name,
-        storage=storage,
+        storage=location(spec),
         trials=count(trials),
-        best=_found(ranked[0]) if ranked else None,
-        baseline=_found(reference) if reference else Found(REFERENCE, None, None),
-        top=tuple(_found(trial) for trial in ranked[:top]),
+        best=_found(ranked[0], spec) if ranked else None,
+        baseline=_found(reference, spec) if reference else Found(REFERENCE, None, None),
+        top=tuple(_found(trial, spec) for trial in ranked[:top]),
         confirmed=tuple(confirmed),
     )
 
@@ -101,8 +103,8 @@ def read_result(spec: StudySpec) -> StudyResult:
         StorageError: there is no such study.
     """
     study = load_study(spec)
-    confirmed = read_confirmed(spec, study, best_expressions(study, spec.confirm.top))
-    return summarize(study, location(spec), confirmed)
+    confirmed = read_confirmed(spec, study, best_configurations(study, spec))
+    return summarize(study, spec, confirmed)
 
 
 def count(trials: Sequence[FrozenTrial]) -> Counts:
@@ -117,10 +119,15 @@ def count(trials: Sequence[FrozenTrial]) -> Counts:
     )
 
 
-def best_expressions(study: optuna.Study, top: int) -> list[Expression]:
-    """Return the functions of the best trials, best first, each once."""
-    texts = dict.fromkeys(_text(trial) for trial in _ranked(study.get_trials(deepcopy=False)))
-    return [canonical(parse(text)) for text in list(texts)[:top]]
+def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configuration]:
+    """Return the best functions that are to be confirmed, best first.
+
+    Each stands once, with the best of the settings that it was tried with.
+    """
+    best: dict[str, FrozenTrial] = {}
+    for trial in _ranked(study.get_trials(deepcopy=False)):
+        best.setdefault(_text(trial), trial)
+    return [Configuration.of_trial(t, spec) for t in list(best.values())[: spec.confirm.top]]
 
 
 def best_value(study: optuna.Study) -> float | None:
@@ -154,5 +161,6 @@ def _text(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get("activation", ""))
 
 
-def _found(trial: FrozenTrial) -> Found:
-    return Found(_text(trial), _value(trial), trial.number)
+def _found(trial: FrozenTrial, spec: StudySpec) -> Found:
+    settings = Configuration.of_trial(trial, spec).settings
+    return Found(_text(trial), _value(trial), trial.number, settings)

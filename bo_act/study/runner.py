@@ -16,7 +16,6 @@ import optuna
 import torch
 from optuna.trial import Trial, TrialState, create_trial
 
-from bo_act.activations.expressions import Expression
 from bo_act.errors import BoActError, SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
@@ -27,15 +26,17 @@ from bo_act.study.methods import make_strategy
 from bo_act.study.results import (
     DIVERGED,
     StudyResult,
-    best_expressions,
+    best_configurations,
     best_value,
     count,
     summarize,
 )
-from bo_act.study.sampler import ActivationSampler, read_trials
+from bo_act.study.sampler import ActivationSampler
+from bo_act.study.settings import distributions, suggest
 from bo_act.study.stop import improvement_left
-from bo_act.study.storage import location, open_study
+from bo_act.study.storage import open_study
 from bo_act.study.task import Task
+from bo_act.study.trials import read_trials
 from bo_act.training.trainer import cpu_threads
 
 # Failed trials in a row after which the cause is taken to lie outside the functions.
@@ -63,9 +64,9 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
         _keep_spec(spec)
         with cpu_threads(spec.training.threads):
             _search(task, study, sampler, events)
-    found = best_expressions(study, spec.confirm.top)
+    found = best_configurations(study, spec)
     confirmed = confirm(task, study, found, events.confirmation) if spec.confirm.seeds else []
-    return summarize(study, location(spec), confirmed)
+    return summarize(study, spec, confirmed)
 
 
 def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
@@ -81,6 +82,8 @@ def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
         strategy=make_strategy(spec.strategy, task.space),
         warm_start=spec.warm_start.sources,
         first=spec.warm_start.first,
+        parameters=distributions(spec),
+        defaults=spec.defaults,
         seed=spec.seed,
         max_retries=spec.max_retries,
     )
@@ -96,7 +99,7 @@ def _search(task: Task, study: optuna.Study, sampler: ActivationSampler, events:
         trial = _next_trial(study, sampler)
         if trial is None:
             return  # the whole space was evaluated: that is an end, too
-        state = _run_trial(task, study, trial, task.space.suggest_expression(trial))
+        state = _run_trial(task, study, trial)
         failures = failures + 1 if state == TrialState.FAIL else 0
         if failures >= _FAILURES_IN_A_ROW:
             reason = study.trials[trial.number].user_attrs.get("failure", "")
@@ -134,8 +137,10 @@ def _next_trial(study: optuna.Study, sampler: ActivationSampler) -> Trial | None
     return Trial(study, study._storage.create_new_trial(study._study_id, template))
 
 
-def _run_trial(task: Task, study: optuna.Study, trial: Trial, expression: Expression) -> TrialState:
+def _run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
     """Train one function and tell the study; return the trial's state."""
+    expression = task.space.suggest_expression(trial)
+    settings = suggest(trial, task.spec)
     trial.set_user_attr("activation", str(expression))
     reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
@@ -147,7 +152,7 @@ def _run_trial(task: Task, study: optuna.Study, trial: Trial, expression: Expres
             raise optuna.TrialPruned
 
     try:
-        _, result = task.train(expression, seed=task.spec.seed, report=report)
+        _, result = task.train(expression, seed=task.spec.seed, settings=settings, report=report)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
         return TrialState.PRUNED

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,21 +19,28 @@ from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding import Embedder, Embedding, make_embedder
+from bo_act.search.joint import JointProposal
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Proposal, Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.claims import CLAIM, OWNER, Owner
+from bo_act.study.configurations import JointSide
 from bo_act.study.sources import read_sources
+from bo_act.study.trials import Trials
+
+_ONE = ("",)  # the single activation of a study has no name
 
 
 class ActivationSampler(BaseSampler):
     """Proposes activation functions by Bayesian optimization over an embedding of their features.
 
-    The slots of the space are filled with one function; every other parameter of the study is
-    left to ``delegate``. The proposal depends on what is in the study and on ``seed``, never on
-    the process: a resumed study goes on as an uninterrupted one would have.
+    The slots of the space are filled with one function. The best function depends on the learning
+    rate and the like: every other parameter of the study (numbers and categories) is searched
+    together with it, unless ``delegate`` is given, which then samples them apart. The proposal
+    depends on what is in the study and on ``seed``, never on the process: a resumed study goes on
+    as an uninterrupted one would have.
 
     Several processes or threads may work on one study: each claims its function in the storage
     and yields when another holds it.
@@ -51,8 +59,14 @@ class ActivationSampler(BaseSampler):
         warm_start: what other tasks say: names of benchmarks and studies, or sources. It goes into
             the surrogate alone, never into the study's trials.
         first: how many of the functions that are best in them are evaluated before the baselines.
+        activations: names of several activations of one study, one a stage of the network, which
+            the objective asks for by ``space.suggest(trial, "stage1")``; baselines stand in all.
+        parameters: the other parameters as Optuna distributions; default: those that all finished
+            trials have, so that the first trial draws its own at random.
+        defaults: values of the other parameters that baselines are evaluated with; default: drawn.
         seed: of every random choice.
-        delegate: samples all other parameters; default: Optuna's TPE with the same seed.
+        delegate: samples all other parameters in place of the surrogate. A ``strategy`` has no
+            surrogate, and the default for it is Optuna's TPE.
         max_retries: how often a function is proposed again after its trial failed.
 
     Raises:
@@ -73,6 +87,9 @@ class ActivationSampler(BaseSampler):
         strategy: Strategy | None = None,
         warm_start: Sequence[str | Source] = (),
         first: int = 5,
+        activations: Sequence[str] = ("",),
+        parameters: Mapping[str, BaseDistribution] | None = None,
+        defaults: Mapping[str, Any] | None = None,
         seed: int = 0,
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
@@ -103,7 +120,11 @@ class ActivationSampler(BaseSampler):
             strategy=strategy,
             seed=seed,
         )
+        self.activations = _checked(activations, strategy)
+        self.parameters = parameters
+        self.defaults = defaults or {}
         self.delegate = delegate or TPESampler(seed=seed)
+        self._delegates = delegate is not None or strategy is not None
         self.max_retries = max_retries
         self._slot_sampler = RandomSampler(seed=seed)
 
@@ -112,20 +133,29 @@ class ActivationSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return the slots of the space and whatever the delegate samples jointly."""
-        others = self.delegate.infer_relative_search_space(study, trial)
-        return {**others, **self.space.distributions}
+        """Return the slots of the space and the other parameters that are sampled with them."""
+        if self._delegates:
+            others = self.delegate.infer_relative_search_space(study, trial)
+        else:
+            others = self._others(study)
+        return {**others, **self._slots}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Choose a function, claim it, and return its slots beside the delegate's values."""
+        """Choose a function or a configuration, claim it, and return its parameters."""
         self._raise_error_if_multi_objective(study)
-        slots = self.space.distributions
+        slots = self._slots
         others = {name: d for name, d in search_space.items() if name not in slots}
-        values = self.delegate.sample_relative(study, trial, others) if others else {}
+        values = {}
+        if others and self._delegates:
+            values, others = self.delegate.sample_relative(study, trial, others), {}
         if any(name in slots for name in trial.system_attrs.get("fixed_params", {})):
             return values  # an enqueued trial: its function was chosen by a person
+        if side := self._side(others):
+            proposal, params = side.claim(study, trial)
+            self._note(study, trial, proposal, proposal.functions)
+            return {**values, **params}
         return {**values, **self.space.catalogue.params(self._claim(study, trial))}
 
     def sample_independent(
@@ -135,9 +165,15 @@ class ActivationSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Leave parameters outside the space to the delegate."""
+        """Leave parameters that are not known beforehand to the delegate."""
         self._raise_error_if_multi_objective(study)
-        chosen = self._slot_sampler if param_name in self.space.distributions else self.delegate
+        name, _, slot = param_name.rpartition(".")
+        if slot in self.space.distributions and name and name not in self.activations:
+            raise SearchError(
+                f"the objective asks for an activation named {name!r}, which the sampler does not "
+                f"know; give it activations=(..., {name!r})"
+            )
+        chosen = self._slot_sampler if param_name in self._slots else self.delegate
         return chosen.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -170,55 +206,72 @@ class ActivationSampler(BaseSampler):
             study: a study of this space.
             trial: the trial that a proposal is for; left out of what is seen.
         """
-        trials, abandoned = read_trials(study)
-        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-        before = len(trials) if trial is None else trial.number
-        others = [other for other in trials if other.number != before]
-        return self._read(others, abandoned, before, sign)
+        return self._view(Trials.of(study, trial))
 
     def observations(
         self, trials: Sequence[FrozenTrial], direction: StudyDirection
     ) -> Observations:
         """Return what some trials of a study say, larger is better."""
-        sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
-        return self._read(trials, frozenset(), len(trials), sign).observations
+        some = Trials.sort(trials, frozenset(), len(trials), direction)
+        return self._view(some).observations
+
+    def configurations(self, study: Study) -> JointSide | None:
+        """Return how configurations are searched, None where functions alone are."""
+        return None if self._delegates else self._side(self._others(study))
 
     def remaining(self, study: Study) -> int:
-        """Count the functions that can still be proposed."""
+        """Count the functions that can still be proposed.
+
+        With other parameters or several activations, as many as there are: each can be proposed
+        again in another configuration.
+        """
+        if self.configurations(study):
+            return int(self.embedding.valid.sum())
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
         return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
 
-    def _read(
-        self, trials: Sequence[FrozenTrial], abandoned: frozenset[int], before: int, sign: float
-    ) -> View:
-        indices, values = [], []
-        pruned, pending = set(), set()
-        failures: Counter[int] = Counter()
-        lost = 0
-        for other in trials:
-            index = self._index(other)
-            gone = other.state == TrialState.FAIL or other.number in abandoned
-            lost += gone and other.number < before
-            if index is None:
-                continue
-            if other.state == TrialState.COMPLETE and other.value is not None:
-                indices.append(index)
-                values.append(sign * other.value)
-            elif other.state == TrialState.PRUNED:
-                pruned.add(index)
-            elif other.state == TrialState.FAIL:
-                failures[index] += 1
-            elif not gone:
-                pending.add(index)
-        closed = {index for index, count in failures.items() if count > self.max_retries}
-        measured = np.array(values, dtype=np.float64)
-        finite = np.isfinite(measured)
-        # An objective may return infinity for a network that diverged: no better than the worst.
-        measured[~finite] = measured[finite].min() if finite.any() else 0.0
+    def _view(self, trials: Trials) -> View:
+        complete = [(t, index) for t in trials.complete if (index := self._index(t)) is not None]
+        failures = Counter(self._index(trial) for trial in trials.failed)
         observations = Observations(
-            np.array(indices, dtype=np.int64), measured, frozenset(pruned), frozenset(closed)
+            np.array([index for _, index in complete], dtype=np.int64),
+            trials.values([trial for trial, _ in complete]),
+            frozenset(self._indices(trials.pruned)),
+            frozenset(
+                index
+                for index, count in failures.items()
+                if index is not None and count > self.max_retries
+            ),
         )
-        return View(observations, frozenset(pending), before - lost)
+        return View(observations, frozenset(self._indices(trials.waiting)), trials.number)
+
+    def _indices(self, trials: Sequence[FrozenTrial]) -> Iterator[int]:
+        return (index for trial in trials if (index := self._index(trial)) is not None)
+
+    @property
+    def _slots(self) -> dict[str, BaseDistribution]:
+        return {slot: d for name in self.activations for slot, d in self.space.slots(name).items()}
+
+    def _others(self, study: Study) -> dict[str, BaseDistribution]:
+        """Return the parameters besides the slots: as given, or those of all finished trials."""
+        found = self.parameters
+        if found is None:
+            found = intersection_search_space(study.get_trials(deepcopy=False), include_pruned=True)
+        slots = self._slots
+        return {n: d for n, d in found.items() if n not in slots and not d.single()}
+
+    def _side(self, others: Mapping[str, BaseDistribution]) -> JointSide | None:
+        if not others and self.activations == _ONE:
+            return None
+        return JointSide.of(
+            self.space,
+            self.embedding,
+            self.searcher,
+            activations=self.activations,
+            distributions=others,
+            defaults=self.defaults,
+            max_retries=self.max_retries,
+        )
 
     def _index(self, trial: FrozenTrial) -> int | None:
         params: Mapping[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
@@ -244,10 +297,16 @@ class ActivationSampler(BaseSampler):
             if proposal.index not in self.view(study, trial).taken:
                 break
             contested.add(proposal.index)
-        self._note(study, trial, proposal)
+        self._note(study, trial, proposal, (proposal.index,))
         return proposal.index
 
-    def _note(self, study: Study, trial: FrozenTrial, proposal: Proposal) -> None:
+    def _note(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        proposal: Proposal | JointProposal,
+        functions: tuple[int, ...],
+    ) -> None:
         catalogue = self.space.catalogue
         how: dict[str, Any] = {"by": proposal.by}
         if proposal.mean is not None and proposal.deviation is not None:
@@ -255,13 +314,30 @@ class ActivationSampler(BaseSampler):
         if proposal.note:
             how["note"] = proposal.note
         for name, value in {
-            "activation": catalogue.text(proposal.index),
-            "index": proposal.index,
+            **{
+                f"{activation}.{what}" if activation else what: value
+                for activation, index in zip(self.activations, functions, strict=True)
+                for what, value in {"activation": catalogue.text(index), "index": index}.items()
+            },
             "catalogue": catalogue.hash[:16],
             "embedding": self.embedding.hash[:16],
             "proposal": how,
         }.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def _checked(activations: Sequence[str], strategy: Strategy | None) -> tuple[str, ...]:
+    names = tuple(activations)
+    if not names or len(set(names)) < len(names) or ("" in names and names != _ONE):
+        raise SearchError(
+            f"expected one name for each activation of the study, each once, got {names}"
+        )
+    if strategy is not None and names != _ONE:
+        raise SearchError(
+            f"a strategy chooses one function at a time, and the study has the activations {names};"
+            " leave it out, so that the surrogate chooses them together"
+        )
+    return names
 
 
 def _embedded(
@@ -298,31 +374,3 @@ class View:
     def taken(self) -> frozenset[int]:
         """Indices that are not to be proposed."""
         return self.pending | self.observations.taken
-
-
-def read_trials(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
-    """Read a study's trials and which of them are abandoned.
-
-    Returns:
-        The trials in their order, not copied, and the numbers of those that still run although
-        they were given back or their process has ended.
-    """
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    gone = {t.number: t.system_attrs[OWNER] for t in trials if _has_lost_its_owner(t)}
-    if gone:
-        # A process may have finished its trial and ended after the trials were read. What is read
-        # once it has ended is its last word.
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return trials, frozenset(
-        number
-        for number, owner in gone.items()
-        if trials[number].state == TrialState.RUNNING
-        and trials[number].system_attrs[OWNER] == owner
-    )
-
-
-def _has_lost_its_owner(trial: FrozenTrial) -> bool:
-    if trial.state != TrialState.RUNNING or OWNER not in trial.system_attrs:
-        return False
-    owner = Owner.read(trial.system_attrs[OWNER])
-    return owner is None or owner.is_gone()

@@ -10,9 +10,10 @@ import optuna
 import torch
 
 from bo_act.search.acquisition import score_pool
-from bo_act.search.observations import Observations
+from bo_act.search.observations import Observations, unit
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.study.trials import Trials
 
 if TYPE_CHECKING:
     from bo_act.search.embedding import Embedding
@@ -27,9 +28,11 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
         sampler: with the embedding that the study uses.
 
     Returns:
-        The largest expected improvement of any function that is left, in units of the objective;
-        infinity while too little is known to tell.
+        The largest expected improvement of any function that is left (or configuration), in units
+        of the objective; infinity while too little is known to tell.
     """
+    if side := sampler.configurations(study):
+        return side.improvement(Trials.of(study))
     trials = study.get_trials(deepcopy=False)
     return expected_improvement(sampler.embedding, sampler.observations(trials, study.direction))
 
@@ -53,7 +56,4 @@ def expected_improvement(embedding: Embedding, observations: Observations) -> fl
     model, y, _ = fit_observed(SurrogateSpec(targets="winsorized"), embedding, observations, seed=0)
     points = torch.from_numpy(embedding.points[left])
     scores = score_pool(AcquisitionSpec(name="log_ei"), model, points, float(y.max()))
-    # One unit of the target in units of the value: the best and the median are not winsorized.
-    values = observations.values[usable]
-    unit = np.ptp([values.max(), np.median(values)]) / np.ptp([y.max(), y.median()])
-    return math.exp(float(scores.max())) * float(unit)
+    return math.exp(float(scores.max())) * unit(observations.values[usable], y.numpy())

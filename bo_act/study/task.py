@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,6 +88,13 @@ class Task:
             "the network's file": self.builder.source_hash,
         }
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Task:
+        """Return the task with other values at dotted keys of the study file."""
+        if not settings:
+            return self
+        spec = self.spec.with_settings(settings)
+        return replace(self, spec=spec, builder=self.builder.with_options(spec.model.options))
+
     def network(self, *, seed: int) -> StudyNetwork:
         """Return the untrained network with the seed's weights, but for its activation function."""
         data = self.data
@@ -134,16 +142,19 @@ class Task:
         expression: Expression,
         *,
         seed: int,
+        settings: Mapping[str, Any] | None = None,
         report: Callable[[int, float], None] | None = None,
     ) -> tuple[nn.Module, TrainingResult]:
         """Build the network with a function and train it.
 
         Args:
             expression: the activation function.
+            settings: values that replace those of the study file, by dotted key.
             seed: of the initial weights and, separately drawn from it, the order of the data.
             report: called after each epoch with its number and the validation accuracy.
         """
-        network = self.network(seed=seed)(lambda: Activation(expression))
+        task = self.with_settings(settings or {})
+        network = task.network(seed=seed)(lambda: Activation(expression))
         # Apart, so that the order of the data does not repeat the weights' random numbers.
-        result = train(network, self.data, self.spec.training, seed=seed + 1_000_003, report=report)
+        result = train(network, self.data, task.spec.training, seed=seed + 1_000_003, report=report)
         return network, result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.errors import SearchError
 from bo_act.search.explain import Explanation, explain
 from bo_act.study.sampler import ActivationSampler
+from bo_act.study.settings import shown
+from bo_act.study.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Why:
     """A trial and what was expected of it before it was run.
 
     Attributes:
-        trial, activation: which.
+        trial, activation: which; with the values of other parameters where the study has any.
         value: what was measured; None where it was not.
         by: how it was chosen: a baseline, at random, by the acquisition function, by a strategy,
             or by a person (``enqueued``).
@@ -63,34 +65,58 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
             f"the study {study.study_name!r} has no trial {number}; it has {len(trials)}, from 0"
         )
     trial = trials[number]
-    catalogue = sampler.space.catalogue
-    proposal: Mapping[str, Any] = trial.user_attrs.get("proposal", {})
-    text = trial.user_attrs.get("activation")
-    if text is None:
+    texts = [_activation(t, sampler) for t in trials]
+    if texts[number] is None:
         raise SearchError(f"trial {number} has not been given a function yet")
-    index = catalogue.index(text)
     known = [t for t in trials if t.number != number and _finished_before(t, trial)]
-    observations = sampler.observations(known, study.direction)
+    side = sampler.configurations(study)
+    explanation: Explanation | None = None
+    similar: tuple[str, ...] = ()
     try:
-        explanation = explain(
-            sampler.embedding,
-            observations,
-            index,
-            surrogate=sampler.searcher.surrogate,
-            seed=sampler.searcher.seed,
-        )
+        if side:
+            before = Trials.sort(known, frozenset(), number, study.direction)
+            explanation, numbers = side.explain(trial, before)
+            similar = tuple(texts[n] or "" for n in numbers)
+        else:
+            explanation, similar = _explain_function(study, sampler, trial, known)
     except SearchError:
         if sampler.searcher.surrogate.name != "gp":
             raise
-        explanation = None
-    texts = (
-        ()
-        if explanation is None
-        else tuple(catalogue.text(neighbour.index) for neighbour in explanation.neighbours)
-    )
     value = trial.value if trial.state == TrialState.COMPLETE else None
-    by = proposal.get("by", "enqueued")
-    return Why(number, catalogue.text(index), value, by, explanation, texts)
+    by = trial.user_attrs.get("proposal", {}).get("by", "enqueued")
+    return Why(number, texts[number] or "", value, by, explanation, similar)
+
+
+def _explain_function(
+    study: optuna.Study,
+    sampler: ActivationSampler,
+    trial: FrozenTrial,
+    known: Sequence[FrozenTrial],
+) -> tuple[Explanation, tuple[str, ...]]:
+    catalogue = sampler.space.catalogue
+    found = explain(
+        sampler.embedding,
+        sampler.observations(known, study.direction),
+        catalogue.index(trial.user_attrs["activation"]),
+        surrogate=sampler.searcher.surrogate,
+        seed=sampler.searcher.seed,
+    )
+    return found, tuple(catalogue.text(neighbour.index) for neighbour in found.neighbours)
+
+
+def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:
+    """Return a trial's function or functions, with the other parameters where they are searched."""
+    catalogue, attributes = sampler.space.catalogue, trial.user_attrs
+    parts = []
+    for name in sampler.activations:
+        key = f"{name}.activation" if name else "activation"
+        if key not in attributes:
+            return None
+        text = catalogue.text(catalogue.index(attributes[key]))
+        parts.append(f"{name}: {text}" if name else text)
+    slots = {slot for name in sampler.activations for slot in sampler.space.slots(name)}
+    others = {name: value for name, value in trial.params.items() if name not in slots}
+    return ", ".join(parts) + (f" with {shown(others)}" if others else "")
 
 
 def _finished_before(other: FrozenTrial, trial: FrozenTrial) -> bool:

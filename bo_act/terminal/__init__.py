@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from bo_act.specs import SEARCHED
 from bo_act.study.events import Events
+from bo_act.study.settings import shown as shown_settings
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -102,7 +104,9 @@ class Live(Events):
         else:
             better = self.best is None or trial.value > self.best
             shown = f"[bold green]{trial.value:.4f}[/]  " if better else f"{trial.value:.4f}  "
-        return f"  {trial.number:>4}  {shown}  {text}  [dim]{by}[/]"
+        searched = {k: v for k, v in trial.params.items() if k.startswith(SEARCHED)}
+        with_settings = _with_settings(text, searched)
+        return f"  {trial.number:>4}  {shown}  {with_settings}  [dim]{by}[/]"
 
 
 class _Pace:
@@ -193,13 +197,17 @@ def study_tables(result: StudyResult) -> None:
     table.add_column("validation", justify="right")
     table.add_column("trial", justify="right")
     for rank, found in enumerate(result.top, start=1):
-        table.add_row(str(rank), found.activation, _percent(found.value), str(found.trial))
+        what = _with_settings(found.activation, found.settings)
+        table.add_row(str(rank), what, _percent(found.value), str(found.trial))
     out.print(table)
     if result.baseline.value is not None:
-        out.print(f"relu(x) in the same search: {_percent(result.baseline.value)}")
+        what = _with_settings("relu(x)", result.baseline.settings)
+        out.print(f"{what} in the same search: {_percent(result.baseline.value)}")
     if result.confirmed:
         out.print(_confirmed_table(result.confirmed))
         out.print(_verdict(result.confirmed))
+        if note := _unequal(result.confirmed):
+            out.print(note)
 
 
 def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
@@ -216,7 +224,7 @@ def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
         note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
         last_found = row.role == "found" and confirmed[place + 1].role == "baseline"
         table.add_row(
-            row.activation + note,
+            _with_settings(row.activation, row.settings) + note,
             _with_interval(row.test, "{:.2f}%"),
             "" if row.minus_relu is None else _with_interval(row.minus_relu, "{:+.2f}"),
             _percent(row.validation.mean),
@@ -241,6 +249,18 @@ def _verdict(confirmed: Sequence[Confirmed]) -> str:
     if gain.high is not None and gain.high < 0:
         return f"{name} is worse than ReLU: {shown}."
     return f"{name} has {shown}: the interval includes zero, so nothing is confirmed."
+
+
+def _unequal(confirmed: Sequence[Confirmed]) -> str:
+    """Say with how many settings ReLU was tried, where settings are searched."""
+    relu = next(row for row in confirmed if row.minus_relu is None)
+    if not relu.settings:
+        return ""
+    times = "once" if relu.tried == 1 else f"{relu.tried} times"
+    return (
+        f"[dim]Settings are searched as well, and ReLU was tried {times}: tuned alone, it may be "
+        "better than here.[/]"
+    )
 
 
 _HOW = {
@@ -360,6 +380,11 @@ def plot(x: Sequence[float], curves: dict[str, Sequence[float]], *, title: str) 
     plotext.title(title)
     drawn = plotext.build()
     sys.stdout.write((drawn if out.is_terminal else plotext.uncolorize(drawn)) + "\n")
+
+
+def _with_settings(activation: str, settings: Mapping[str, Any]) -> str:
+    text = shown_settings(settings)
+    return f"{activation} [dim]{text}[/]" if text else activation
 
 
 def _percent(value: float | None) -> str:

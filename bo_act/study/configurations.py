@@ -1,0 +1,224 @@
+"""Searching functions together with a study's other parameters, or several functions at once."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from bo_act.activations.space import Space
+from bo_act.errors import ExpressionError, SearchError
+from bo_act.search.embedding import Embedding
+from bo_act.search.explain import Explanation, explain_point
+from bo_act.search.joint import Configurations, JointObservations, JointProposal, JointSearcher
+from bo_act.search.observations import unit
+from bo_act.search.parameters import Parameters
+from bo_act.search.searcher import Searcher
+from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.study.trials import Trials
+
+CONFIGURATION = "bo_act:configuration"
+"""System attribute of a trial: the parameters of the configuration that it was given."""
+
+
+@dataclass(frozen=True, eq=False)
+class JointView:
+    """A study as the joint searcher sees it; see ``View``.
+
+    Attributes:
+        trials: numbers of those that were measured, in the order of the observations.
+    """
+
+    observations: JointObservations
+    pending: Configurations
+    number: int
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class JointSide:
+    """How a sampler searches configurations of one set of parameters.
+
+    Attributes:
+        space, embedding: of the sampler.
+        searcher: of configurations.
+        max_retries: of the sampler.
+    """
+
+    space: Space
+    embedding: Embedding
+    searcher: JointSearcher
+    max_retries: int
+
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        embedding: Embedding,
+        searcher: Searcher,
+        *,
+        activations: tuple[str, ...],
+        distributions: Mapping[str, BaseDistribution],
+        defaults: Mapping[str, Any],
+        max_retries: int,
+    ) -> JointSide:
+        """Make it from a searcher of single functions."""
+        parameters = Parameters(distributions)
+        known = all(name in defaults for name in parameters.distributions)
+        return cls(
+            space,
+            embedding,
+            JointSearcher(
+                activations,
+                parameters,
+                parameters.encode(defaults) if known else None,
+                searcher.baselines,
+                searcher.initial,
+                searcher.surrogate,
+                searcher.acquisition,
+                searcher.seed,
+            ),
+            max_retries,
+        )
+
+    def view(self, trials: Trials) -> JointView:
+        """Return what trials say; those without all the parameters say nothing."""
+        measured, complete = self._read(trials.complete)
+        failures = Counter(tuple(row) for row in self._read(trials.failed)[0].functions.tolist())
+        observations = JointObservations(
+            measured,
+            trials.values(complete),
+            self._read(trials.pruned)[0],
+            frozenset(functions for functions, n in failures.items() if n > self.max_retries),
+        )
+        pending, _ = self._read(trials.waiting)
+        numbers = tuple(trial.number for trial in complete)
+        return JointView(observations, pending, trials.number, numbers)
+
+    def claim(self, study: Study, trial: FrozenTrial) -> tuple[JointProposal, dict[str, Any]]:
+        """Choose a configuration that no other trial has, and say so in the storage.
+
+        Returns:
+            The proposal and its parameters, slots among them.
+        """
+        contested = self._none()
+        while True:
+            seen = self.view(Trials.of(study, trial))
+            proposal = self.searcher.propose(
+                self.embedding,
+                seen.observations,
+                pending=Configurations.join(seen.pending, contested),
+                number=seen.number,
+            )
+            params = self.params(proposal)
+            study._storage.set_trial_system_attr(trial._trial_id, CONFIGURATION, params)
+            mine = Configurations(np.array([proposal.functions]), proposal.settings[None])
+            # Another may have claimed it meanwhile, or have finished it.
+            now = self.view(Trials.of(study, trial))
+            done = now.observations
+            others = Configurations.join(now.pending, done.measured, done.pruned)
+            if proposal.by == "random" or not self._among(mine, others):
+                return proposal, params
+            contested = Configurations.join(contested, mine)
+
+    def params(self, proposal: JointProposal) -> dict[str, Any]:
+        """Return the Optuna parameters of a proposal."""
+        slots = {
+            f"{name}.{slot}" if name else slot: value
+            for name, index in zip(self.searcher.activations, proposal.functions, strict=True)
+            for slot, value in self.space.catalogue.params(index).items()
+        }
+        return slots | self.searcher.parameters.decode(proposal.settings)
+
+    def improvement(self, trials: Trials) -> float:
+        """Return the largest expected improvement, see ``improvement_left``."""
+        seen = self.view(trials)
+        if len(np.unique(seen.observations.values)) < 3:
+            return math.inf
+        searcher = replace(
+            self.searcher,
+            baselines=(),
+            initial=0,
+            surrogate=SurrogateSpec(targets="winsorized"),
+            acquisition=AcquisitionSpec(name="log_ei"),
+        )
+        proposal = searcher.propose(
+            self.embedding, seen.observations, pending=seen.pending, number=seen.number
+        )
+        fit = searcher.fit(
+            self.embedding, seen.observations, pending=seen.pending, number=seen.number
+        )
+        return math.exp(proposal.score or 0.0) * unit(fit.values, fit.y.numpy())
+
+    def explain(self, trial: FrozenTrial, known: Trials) -> tuple[Explanation, tuple[int, ...]]:
+        """Explain what was expected of a trial.
+
+        Args:
+            trial: with all its parameters.
+            known: what had been evaluated.
+
+        Returns:
+            The explanation and the numbers of the similar trials.
+
+        Raises:
+            SearchError: the surrogate is no Gaussian process, the trial lacks a parameter, or too
+                little was observed.
+        """
+        if self.searcher.surrogate.name != "gp":
+            raise SearchError(
+                f"only the surrogate 'gp' can be asked why, and this one is "
+                f"{self.searcher.surrogate.name!r}"
+            )
+        one, _ = self._read([trial])
+        seen = self.view(known)
+        if not len(one) or len(np.unique(seen.observations.values)) < 2:
+            raise SearchError("expected at least two trials with different values before it")
+        fit = self.searcher.fit(
+            self.embedding, seen.observations, pending=self._none(), number=trial.number
+        )
+        if not len(fit.space.placed(one)):
+            raise SearchError("the function has no place in the embedding")
+        said = explain_point(fit.model, fit.y, fit.values, fit.space.points(one))
+        return said, tuple(seen.trials[fit.places[n.index]] for n in said.neighbours)
+
+    def _read(self, trials: Sequence[FrozenTrial]) -> tuple[Configurations, list[FrozenTrial]]:
+        functions, settings, read = [], [], []
+        for trial in trials:
+            fixed = trial.system_attrs.get("fixed_params", {})
+            given = trial.system_attrs.get(CONFIGURATION, {})
+            params = {**given, **fixed, **trial.params}
+            if not all(name in params for name in self.searcher.parameters.distributions):
+                continue
+            try:
+                found = [self._function(params, name) for name in self.searcher.activations]
+                place = self.searcher.parameters.encode(params)
+            except (ExpressionError, ValueError):  # of another space, or an enqueued choice
+                continue
+            functions.append(found)
+            settings.append(place)
+            read.append(trial)
+        if not read:
+            return self._none(), []
+        return Configurations(np.array(functions), np.stack(settings)), read
+
+    def _function(self, params: Mapping[str, Any], name: str) -> int:
+        if name:
+            start = f"{name}."
+            params = {k.removeprefix(start): v for k, v in params.items() if k.startswith(start)}
+        return self.space.catalogue.index(params)
+
+    def _none(self) -> Configurations:
+        places, width = len(self.searcher.activations), self.searcher.parameters.width
+        return Configurations(np.empty((0, places), dtype=np.int64), np.empty((0, width)))
+
+    @staticmethod
+    def _among(one: Configurations, others: Configurations) -> bool:
+        same = (others.functions == one.functions).all(axis=1)
+        return bool((same & np.isclose(others.settings, one.settings).all(axis=1)).any())

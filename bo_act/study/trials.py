@@ -1,0 +1,116 @@
+"""A study's trials, sorted by what they are to a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.study.claims import OWNER, Owner
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A study's trials, each kind in the order of their numbers.
+
+    Attributes:
+        complete: with a value.
+        pruned: stopped early.
+        failed: ended without a value, for no fault of the function's.
+        waiting: live ones, or not yet begun, by whoever runs them.
+        number: the place of the next trial, lost trials not counted, so that a repetition of a
+            lost trial has the same random state.
+        sign: 1 where larger is better, else -1.
+    """
+
+    complete: tuple[FrozenTrial, ...]
+    pruned: tuple[FrozenTrial, ...]
+    failed: tuple[FrozenTrial, ...]
+    waiting: tuple[FrozenTrial, ...]
+    number: int
+    sign: float
+
+    @classmethod
+    def of(cls, study: Study, trial: FrozenTrial | None = None) -> Trials:
+        """Read a study.
+
+        Args:
+            study: any.
+            trial: the trial that is to be begun; left out of what is seen.
+        """
+        trials, abandoned = read_trials(study)
+        before = len(trials) if trial is None else trial.number
+        others = [other for other in trials if other.number != before]
+        return cls.sort(others, abandoned, before, study.direction)
+
+    @classmethod
+    def sort(
+        cls,
+        trials: Sequence[FrozenTrial],
+        abandoned: frozenset[int],
+        before: int,
+        direction: StudyDirection,
+    ) -> Trials:
+        """Sort trials, of which those that are abandoned count as lost."""
+        lost = sum(
+            (trial.state == TrialState.FAIL or trial.number in abandoned) and trial.number < before
+            for trial in trials
+        )
+
+        def of_state(*states: TrialState) -> tuple[FrozenTrial, ...]:
+            return tuple(
+                trial
+                for trial in trials
+                if trial.state in states
+                and (trial.state == TrialState.FAIL or trial.number not in abandoned)
+            )
+
+        return cls(
+            tuple(t for t in of_state(TrialState.COMPLETE) if t.value is not None),
+            of_state(TrialState.PRUNED),
+            of_state(TrialState.FAIL),
+            of_state(TrialState.RUNNING, TrialState.WAITING),
+            before - lost,
+            1.0 if direction == StudyDirection.MAXIMIZE else -1.0,
+        )
+
+    def values(self, some: Sequence[FrozenTrial]) -> np.ndarray:
+        """Return finite values of complete trials, (n,), larger is better.
+
+        An objective may return infinity for a network that diverged: no better than the worst.
+        """
+        measured = np.array([self.sign * (trial.value or 0.0) for trial in some], dtype=np.float64)
+        finite = np.isfinite(measured)
+        measured[~finite] = measured[finite].min() if finite.any() else 0.0
+        return measured
+
+
+def read_trials(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
+    """Read a study's trials and which of them are abandoned.
+
+    Returns:
+        The trials in their order, not copied, and the numbers of those that still run although
+        they were given back or their process has ended.
+    """
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    gone = {t.number: t.system_attrs[OWNER] for t in trials if _has_lost_its_owner(t)}
+    if gone:
+        # A process may have finished its trial and ended after the trials were read. What is read
+        # once it has ended is its last word.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return trials, frozenset(
+        number
+        for number, owner in gone.items()
+        if trials[number].state == TrialState.RUNNING
+        and trials[number].system_attrs[OWNER] == owner
+    )
+
+
+def _has_lost_its_owner(trial: FrozenTrial) -> bool:
+    if trial.state != TrialState.RUNNING or OWNER not in trial.system_attrs:
+        return False
+    owner = Owner.read(trial.system_attrs[OWNER])
+    return owner is None or owner.is_gone()
