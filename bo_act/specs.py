@@ -333,6 +333,9 @@ class StudySpec(Spec):
     Attributes:
         trials: finished trials (complete or pruned) after which the study ends.
         initial: random functions after the baselines, before the surrogate proposes.
+        candidates: all functions of the space (``catalogue``), or whatever is met from tree to tree
+            (``trees``: by output features alone); ``auto`` lists spaces of up to three million
+            expressions.
         storage: any Optuna storage URL, or a path: ``.db`` is SQLite, other endings a journal
             file; default: ``runs/<name>/journal.log``.
         max_retries: how often a function is tried again after an infrastructure failure.
@@ -346,6 +349,7 @@ class StudySpec(Spec):
     space: str = "act_bench"
     trials: PositiveInt = 50
     initial: Annotated[int, Field(ge=0)] = 2
+    candidates: Literal["auto", "catalogue", "trees"] = "auto"
     seed: int = 0
     storage: str | None = None
     max_retries: Annotated[int, Field(ge=0)] = 2

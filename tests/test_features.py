@@ -619,3 +619,10 @@ def test_provenance(tiny, tmp_path):
     assert store["bytes"] == sum(p.stat().st_size for p in tmp_path.glob("**/*.parquet"))
     assert features(tiny, key=None).provenance["store"] is None
     assert dataclasses.replace(table, provenance={}).hash == table.hash
+
+
+def test_slopes_are_the_same_without_gradients(tiny):
+    with torch.no_grad():
+        blocks = output_blocks(tiny.catalogue)
+    for name, block in output_blocks(tiny.catalogue).items():
+        np.testing.assert_array_equal(blocks[name].values, block.values)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.space import LISTED
+from bo_act.errors import ExpressionError
 from bo_act.library import cache_dir
 
 if TYPE_CHECKING:
@@ -35,7 +37,16 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
     Args:
         space: where the expressions come from.
         progress: as in ``Catalogue.build``; not called where the catalogue is kept.
+
+    Raises:
+        ExpressionError: the space is too large to list.
     """
+    if not space.can_be_listed:
+        raise ExpressionError(
+            f"the space {space.name!r} has {len(space):,} expressions, more than the {LISTED:,} "
+            "that can be listed; `bo-act run` searches it from tree to tree "
+            '(candidates = "trees"), everything else needs a smaller space'
+        )
     if len(space) < KEPT_FROM:
         return Catalogue.build(space, progress=progress)
     path = cache_dir() / "catalogues" / f"{space.hash}-{ALGORITHM}.npz"

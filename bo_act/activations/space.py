@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SCHEMA_SLOT = "schema"
 EXPRESSION_SLOT = "expression"
+LISTED = 3_000_000
+"""Expressions up to which a space is listed: grouping them takes half a minute and 3 GB."""
 
 
 class Space:
@@ -55,6 +57,11 @@ class Space:
 
     def __len__(self) -> int:
         return sum(map(len, self.shapes)) + len(self.singles)
+
+    @property
+    def can_be_listed(self) -> bool:
+        """Whether the space is small enough for a catalogue of all its functions."""
+        return len(self) <= LISTED
 
     def __repr__(self) -> str:
         return f"Space({self.name!r}, {len(self)} expressions)"

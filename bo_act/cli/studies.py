@@ -30,6 +30,9 @@ def space(
     from bo_act.activations.space import load_space
 
     loaded = load_space(name)
+    if not loaded.can_be_listed and not (functions or as_json):
+        terminal.large_space(loaded)
+        return
     with terminal.counting() as progress:
         catalogue = load_catalogue(loaded, progress=progress)
     summary: dict[str, Any] = {
@@ -173,7 +176,7 @@ def why(
     """Explain what the search expected of a trial, and by which evidence."""
     spec = read(study, changes, storage)
     from bo_act import terminal
-    from bo_act.study.runner import make_sampler
+    from bo_act.study.runner import look_at_functions, make_sampler
     from bo_act.study.storage import load_study
     from bo_act.study.task import Task
     from bo_act.study.why import why as explained
@@ -181,7 +184,7 @@ def why(
     opened = load_study(spec)
     task = Task.load(spec)
     with terminal.live(quiet=as_json) as events:
-        sampler = make_sampler(task, task.features(events.features))
+        sampler = make_sampler(task, look_at_functions(task, events))
     found = explained(opened, sampler, trial)
     if as_json:
         print_json(found.as_json())

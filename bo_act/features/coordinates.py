@@ -8,10 +8,10 @@ than itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from bo_act.features.table import Block
 
@@ -22,21 +22,92 @@ _CHUNK = 16_384
 Curves = Callable[[np.ndarray], np.ndarray]
 
 
-def output_coordinates(
-    blocks: Mapping[str, Block], rows: np.ndarray, components: int
-) -> NDArray[np.float64]:
-    """Return where functions lie by their outputs, (n, d) in (0, 1).
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where functions lie by one kind of feature, learnt from some and valid for any.
 
-    The coordinates are the moments and the leading components of the z-scored function. Ranks make
-    the few far-away functions (exp of cosh) neighbours of the merely large, so that one length
-    scale serves the whole space.
+    Attributes:
+        mean: (k,) of the curves.
+        components: (k, c) leading eigenvectors of their covariance.
+        apart: (d,) which of the columns (numbers of their own, then components) are not the same
+            for all.
+        scale: (d,) largest size of each column that is not.
+        known: (n, d) those columns of the functions learnt from, each sorted.
+    """
+
+    mean: NDArray[np.float64]
+    components: NDArray[np.float64]
+    apart: NDArray[np.bool_]
+    scale: NDArray[np.float64]
+    known: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, curves: Curves, own: np.ndarray, components: int) -> Frame:
+        """Learn it from rows (n,) of curves, and numbers of their own (n, e)."""
+        mean, leading = _principal(rows, curves, components)
+        columns = np.column_stack([own, _projected(rows, curves, mean, leading)])
+        # A coordinate that is the same everywhere says nothing.
+        apart = np.ptp(columns, axis=0) > 0
+        scale = np.abs(columns[:, apart]).max(axis=0)
+        scale[scale == 0] = 1.0
+        known = np.sort(_rounded(columns[:, apart], scale), axis=0)
+        return cls(mean, leading, apart, scale, known)
+
+    def place(self, rows: np.ndarray, curves: Curves, own: np.ndarray) -> NDArray[np.float64]:
+        """Return coordinates of rows (m,), (m, d) in [0, 1]: ranks among the functions known.
+
+        Ranks make the few far-away functions (exp of cosh) neighbours of the merely large, so
+        that one length scale serves the whole space.
+        """
+        columns = np.column_stack([own, _projected(rows, curves, self.mean, self.components)])
+        values = _rounded(columns[:, self.apart], self.scale)
+        return np.column_stack(
+            [
+                (np.searchsorted(known, column) + np.searchsorted(known, column, side="right"))
+                / (2 * len(known))
+                for known, column in zip(self.known.T, values.T, strict=True)
+            ]
+            or [np.empty((len(rows), 0))]
+        )
+
+
+def output_frame(blocks: Mapping[str, Block], rows: np.ndarray, components: int) -> Frame:
+    """Learn where functions lie by their outputs.
+
+    The coordinates are the moments and the leading components of the z-scored function.
 
     Args:
         blocks: ``outputs`` and ``moments`` of N functions.
-        rows: (n,) functions that have both; ranks and components are among them.
+        rows: (n,) functions that have both.
         components: how many, at most.
     """
-    values, moments = blocks["outputs"].values, blocks["moments"].values
+    return Frame.fit(rows, _shapes(blocks), _moments(blocks, rows), components)
+
+
+def place_outputs(frame: Frame, blocks: Mapping[str, Block], rows: np.ndarray) -> np.ndarray:
+    """Return where functions lie in a frame of outputs, (m, d) in [0, 1].
+
+    Args:
+        frame: from ``output_frame``, of these functions or of others.
+        blocks: ``outputs`` and ``moments`` of N functions.
+        rows: (m,) functions that have both.
+    """
+    return frame.place(rows, _shapes(blocks), _moments(blocks, rows))
+
+
+def output_coordinates(
+    blocks: Mapping[str, Block], rows: np.ndarray, components: int
+) -> NDArray[np.float64]:
+    """Return where functions lie by their outputs among themselves, (n, d) in (0, 1)."""
+    return place_outputs(output_frame(blocks, rows, components), blocks, rows)
+
+
+def _moments(blocks: Mapping[str, Block], rows: np.ndarray) -> NDArray[np.float64]:
+    return np.asarray(blocks["moments"].values[rows].astype(np.float64))
+
+
+def _shapes(blocks: Mapping[str, Block]) -> Curves:
+    values = blocks["outputs"].values
 
     def shape(some: np.ndarray) -> np.ndarray:
         f = np.sinh(values[some].astype(np.float64))
@@ -46,14 +117,13 @@ def output_coordinates(
         flat = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
         return np.where(flat, 0.0, (f - mean) / np.where(flat, 1.0, deviation))
 
-    leading = _principal(rows, shape, components)
-    return _ranked(np.column_stack([moments[rows].astype(np.float64), leading]))
+    return shape
 
 
 def spectrum_coordinates(
     blocks: Mapping[str, Block], rows: np.ndarray, components: int
 ) -> NDArray[np.float64]:
-    """Return where functions lie by their Fisher spectra, (n, d) in (0, 1).
+    """Return where functions lie by their Fisher spectra among themselves, (n, d) in (0, 1).
 
     The coordinates are components of the log-eigenvalue quantiles and the null-space masses
     together. A null-space mass is in [0, 1] and a layer's quantiles are many numbers in tens, so
@@ -71,7 +141,8 @@ def spectrum_coordinates(
     def curves(some: np.ndarray) -> np.ndarray:
         return np.column_stack([values[some], null[some].astype(np.float64) * scale])
 
-    return _ranked(_principal(rows, curves, components))
+    none = np.empty((len(rows), 0))
+    return Frame.fit(rows, curves, none, components).place(rows, curves, none)
 
 
 def _chunks(rows: np.ndarray, curves: Curves) -> Iterator[np.ndarray]:
@@ -86,9 +157,11 @@ def _deviation(rows: np.ndarray, curves: Curves) -> float:
     return float(np.sqrt(squares / count))
 
 
-def _principal(rows: np.ndarray, curves: Curves, components: int) -> np.ndarray:
-    """Return the leading principal components, (rows, at most ``components``)."""
-    mean = sum(chunk.sum(axis=0) for chunk in _chunks(rows, curves)) / len(rows)
+def _principal(
+    rows: np.ndarray, curves: Curves, components: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean (k,) and the leading eigenvectors, (k, at most ``components``)."""
+    mean = np.asarray(sum(chunk.sum(axis=0) for chunk in _chunks(rows, curves)) / len(rows))
     covariance = np.zeros((len(mean), len(mean)))
     for chunk in _chunks(rows, curves):
         centred = chunk - mean
@@ -101,14 +174,15 @@ def _principal(rows: np.ndarray, curves: Curves, components: int) -> np.ndarray:
     # is no choice where the curves are odd functions: it has a twin of the other sign.)
     sizes = np.abs(leading)
     large = (sizes > 0.7 * sizes.max(axis=0)).argmax(axis=0)
-    leading = leading * np.sign(leading[large, np.arange(leading.shape[1])])
-    return np.concatenate([(chunk - mean) @ leading for chunk in _chunks(rows, curves)])
+    return mean, leading * np.sign(leading[large, np.arange(leading.shape[1])])
 
 
-def _ranked(columns: np.ndarray) -> NDArray[np.float64]:
-    # A coordinate that is the same everywhere says nothing.
-    columns = columns[:, np.ptp(columns, axis=0) > 0]
-    # Rounded, so that functions equal up to rounding share a rank on every machine.
-    scale = np.abs(columns).max(axis=0)
-    rounded = np.round(columns / np.where(scale > 0, scale, 1.0), 6)
-    return np.asarray((rankdata(rounded, axis=0) - 0.5) / len(columns))
+def _projected(
+    rows: np.ndarray, curves: Curves, mean: np.ndarray, components: np.ndarray
+) -> NDArray[np.float64]:
+    return np.concatenate([(chunk - mean) @ components for chunk in _chunks(rows, curves)])
+
+
+def _rounded(columns: np.ndarray, scale: np.ndarray) -> NDArray[np.float64]:
+    # So that functions equal up to rounding share a rank on every machine.
+    return np.asarray(np.round(columns / scale, 6))

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import evaluate, plan
 from bo_act.activations.operators import OPERATORS
@@ -35,6 +35,7 @@ def normal_quantiles(points: int = POINTS) -> Tensor:
     return torch.from_numpy(norm.ppf(levels))
 
 
+@torch.enable_grad()
 def value_and_slope(expression: Expression, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return f(x) and f'(x) elementwise, the slope as autograd gives it.
 
@@ -50,8 +51,18 @@ def value_and_slope(expression: Expression, x: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), slope
 
 
-def output_blocks(catalogue: Catalogue) -> dict[str, Block]:
-    """Compute the output features of all N functions of a catalogue.
+class Functions(Protocol):
+    """N functions by index; a ``Catalogue`` is one."""
+
+    def __len__(self) -> int: ...
+
+    def expression(self, index: int) -> Expression:
+        """Return a spelling of a function."""
+        ...
+
+
+def output_blocks(catalogue: Functions) -> dict[str, Block]:
+    """Compute the output features of N functions.
 
     Returns:
         ``outputs`` (N, 256): arcsinh of the value at the normal quantiles (arcsinh keeps
@@ -89,7 +100,7 @@ _FUNCTIONS: list[Callable[..., Tensor]] = [operator.function for operator in OPE
 _Operands = tuple[tuple[int, ...], ...]
 
 
-def _by_structure(catalogue: Catalogue) -> dict[_Operands, list[tuple[bytes, int]]]:
+def _by_structure(catalogue: Functions) -> dict[_Operands, list[tuple[bytes, int]]]:
     """Sort functions by the structure of their trees.
 
     Returns:
@@ -107,6 +118,7 @@ def _by_structure(catalogue: Catalogue) -> dict[_Operands, list[tuple[bytes, int
     return found
 
 
+@torch.enable_grad()  # a caller without gradients would be told that all slopes are zero
 def _values_and_slopes(
     operands: _Operands, codes: Sequence[bytes], x: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -12,21 +12,18 @@ out, the same likelihood is maximized in a tenth of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import pdist
-from threadpoolctl import threadpool_limits
+
+from bo_act.search.threads import one_thread
 
 Array = NDArray[np.float64]
-
-_FITTING = Lock()
 
 # Relative change of the objective at which L-BFGS stops. scipy's 2e-9 takes three times as many
 # evaluations, for about 0.01 of log likelihood an observation.
@@ -195,10 +192,9 @@ def fit_hyperparameters(
     least = [math.log(LEAST_LENGTHSCALE)] * (len(start.own) + len(start.joint))
     least += [math.log(_LEAST_VARIANCE)] * len(start.variances) + [math.log(_LEAST_NOISE)]
     bounds = [(low, _MOST) for low in least] + [(-math.inf, math.inf)]
-    # A source that orders functions the wrong way round is one that says nothing.
     found = start
     try:
-        with _one_thread():
+        with one_thread():
             for some in _stages(len(y)):
                 pairs = distances if some == len(y) else _pairs_of_first(distances, some, len(y))
 
@@ -221,24 +217,6 @@ def fit_hyperparameters(
     except RuntimeError as error:  # torch's LinAlgError, which its type stubs do not export
         return start, str(error)
     return found, ""
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch and numpy to one thread.
-
-    Matrices of some hundred rows gain nothing from more, and the two libraries' pools of threads,
-    taking turns on the same cores, made a fit ten times as long. One fit at a time, as the setting
-    is the whole process's.
-    """
-    with _FITTING:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with threadpool_limits(1):
-                yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _stages(n: int) -> list[int]:

@@ -13,7 +13,7 @@ OWNER = "bo_act:owner"
 """System attribute of a trial: the process that runs it, None once that has given it back."""
 
 CLAIM = "bo_act:claim"
-"""System attribute of a trial: the index of the function it was given."""
+"""System attribute of a trial: the slots of the function it was given."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from bo_act.activations.space import Space
+from bo_act.activations.catalogue import Catalogue
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.embedding import Embedding
 from bo_act.search.explain import Explanation, explain_point
@@ -21,6 +21,7 @@ from bo_act.search.joint import Configurations, JointObservations, JointProposal
 from bo_act.search.observations import unit
 from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import Searcher
+from bo_act.search.trees import Frontier
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.trials import Trials
 
@@ -47,12 +48,12 @@ class JointSide:
     """How a sampler searches configurations of one set of parameters.
 
     Attributes:
-        space, embedding: of the sampler.
+        catalogue, embedding: of the sampler.
         searcher: of configurations.
         max_retries: of the sampler.
     """
 
-    space: Space
+    catalogue: Catalogue | Frontier
     embedding: Embedding
     searcher: JointSearcher
     max_retries: int
@@ -60,7 +61,7 @@ class JointSide:
     @classmethod
     def of(
         cls,
-        space: Space,
+        catalogue: Catalogue | Frontier,
         embedding: Embedding,
         searcher: Searcher,
         *,
@@ -73,7 +74,7 @@ class JointSide:
         parameters = Parameters(distributions)
         known = all(name in defaults for name in parameters.distributions)
         return cls(
-            space,
+            catalogue,
             embedding,
             JointSearcher(
                 activations,
@@ -133,7 +134,7 @@ class JointSide:
         slots = {
             f"{name}.{slot}" if name else slot: value
             for name, index in zip(self.searcher.activations, proposal.functions, strict=True)
-            for slot, value in self.space.catalogue.params(index).items()
+            for slot, value in self.catalogue.params(index).items()
         }
         return slots | self.searcher.parameters.decode(proposal.settings)
 
@@ -212,7 +213,7 @@ class JointSide:
         if name:
             start = f"{name}."
             params = {k.removeprefix(start): v for k, v in params.items() if k.startswith(start)}
-        return self.space.catalogue.index(params)
+        return self.catalogue.index(params)
 
     def _none(self) -> Configurations:
         places, width = len(self.searcher.activations), self.searcher.parameters.width

@@ -60,7 +60,7 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     if _finished(study) < spec.trials:
-        study.sampler = sampler = make_sampler(task, task.features(events.features))
+        study.sampler = sampler = make_sampler(task, look_at_functions(task, events))
         _keep_spec(spec)
         with cpu_threads(spec.training.threads):
             _search(task, study, sampler, events)
@@ -69,13 +69,19 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
     return summarize(study, spec, confirmed)
 
 
-def make_sampler(task: Task, features: FeatureTable) -> ActivationSampler:
+def look_at_functions(task: Task, events: Events) -> FeatureTable | None:
+    """Return the features of all functions; None where they are computed as they are met."""
+    return None if task.from_tree_to_tree else task.features(events.features)
+
+
+def make_sampler(task: Task, features: FeatureTable | None) -> ActivationSampler:
     """Return the sampler that a study file describes."""
     spec = task.spec
     return ActivationSampler(
         task.space,
         features=features,
         initial=spec.initial,
+        candidates=spec.candidates,
         embedding=spec.embedding,
         surrogate=spec.surrogate,
         acquisition=spec.acquisition,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -16,15 +16,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError
-from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
-from bo_act.search.embedding import Embedder, Embedding, make_embedder
+from bo_act.search.embedding import Embedder, Embedding
 from bo_act.search.joint import JointProposal
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Proposal, Searcher
+from bo_act.search.searcher import Proposal
 from bo_act.search.strategies import Strategy
-from bo_act.search.warm_start import Source, make_warm_start
+from bo_act.search.trees import Frontier
+from bo_act.search.warm_start import Source
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
+from bo_act.study.candidates import check_trees, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import JointSide
 from bo_act.study.sources import read_sources
@@ -56,6 +57,9 @@ class ActivationSampler(BaseSampler):
         surrogate: options of the Gaussian process.
         acquisition: which acquisition function, with its options.
         strategy: chooses in place of surrogate and acquisition, once the start is over.
+        candidates: ``catalogue``: all functions of the space; ``trees``: functions as they are met,
+            from tree to tree, by their output features alone (no features, embedder, strategy or
+            warm start); ``auto``: the catalogue where the space can be listed.
         warm_start: what other tasks say: names of benchmarks and studies, or sources. It goes into
             the surrogate alone, never into the study's trials.
         first: how many of the functions that are best in them are evaluated before the baselines.
@@ -85,6 +89,7 @@ class ActivationSampler(BaseSampler):
         surrogate: SurrogateSpec | None = None,
         acquisition: AcquisitionSpec | None = None,
         strategy: Strategy | None = None,
+        candidates: Literal["auto", "catalogue", "trees"] = "auto",
         warm_start: Sequence[str | Source] = (),
         first: int = 5,
         activations: Sequence[str] = ("",),
@@ -94,32 +99,26 @@ class ActivationSampler(BaseSampler):
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
     ) -> None:
-        catalogue = space.catalogue
-        if not isinstance(embedding, Embedding):
-            embedding = _embedded(space, features, embedding)
-        if len(embedding) != len(catalogue):
-            raise SearchError(
-                f"expected an embedding of the {len(catalogue)} functions of the space "
-                f"{space.name!r}, got one of {len(embedding)}"
-            )
+        options: dict[str, Any] = {
+            "initial": initial,
+            "surrogate": surrogate or SurrogateSpec(),
+            "acquisition": acquisition or AcquisitionSpec(),
+            "strategy": strategy,
+            "seed": seed,
+        }
         given = space.baselines if baselines is None else baselines
-        start = [catalogue.index(function) for function in given]
-        if warm_start:
-            named = [name for name in warm_start if isinstance(name, str)]
-            sources = [s for s in warm_start if isinstance(s, Source)] + read_sources(space, named)
-            warm = make_warm_start(sources, embedding, first=first)
-            start = [*warm.best, *start]
-            embedding = warm.enrich(embedding)
+        if candidates == "trees" or (candidates == "auto" and not space.can_be_listed):
+            check_trees(space, features, embedding, strategy, warm_start)
+            self.candidates = met_candidates(space, embedding, given, options)
+        else:
+            sources = [one for one in warm_start if isinstance(one, Source)]
+            sources += read_sources(space, [one for one in warm_start if isinstance(one, str)])
+            self.candidates = listed_candidates(
+                space, features, embedding, given, options, sources=sources, first=first
+            )
         self.space = space
-        self.embedding = embedding
-        self.searcher = Searcher(
-            baselines=tuple(dict.fromkeys(start)),
-            initial=initial,
-            surrogate=surrogate or SurrogateSpec(),
-            acquisition=acquisition or AcquisitionSpec(),
-            strategy=strategy,
-            seed=seed,
-        )
+        self.catalogue = self.candidates.catalogue
+        self.searcher = self.candidates.searcher
         self.activations = _checked(activations, strategy)
         self.parameters = parameters
         self.defaults = defaults or {}
@@ -127,6 +126,11 @@ class ActivationSampler(BaseSampler):
         self._delegates = delegate is not None or strategy is not None
         self.max_retries = max_retries
         self._slot_sampler = RandomSampler(seed=seed)
+
+    @property
+    def embedding(self) -> Embedding:
+        """Where the functions lie; of trees, those met so far."""
+        return self.candidates.embedding
 
     # --- Optuna's interface -----------------------------------------------------------------
 
@@ -156,7 +160,7 @@ class ActivationSampler(BaseSampler):
             proposal, params = side.claim(study, trial)
             self._note(study, trial, proposal, proposal.functions)
             return {**values, **params}
-        return {**values, **self.space.catalogue.params(self._claim(study, trial))}
+        return {**values, **self.catalogue.params(self._claim(study, trial))}
 
     def sample_independent(
         self,
@@ -227,10 +231,16 @@ class ActivationSampler(BaseSampler):
         """
         if self.configurations(study):
             return int(self.embedding.valid.sum())
+        if isinstance(self.catalogue, Frontier):
+            return len(self.space)
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
         return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
 
     def _view(self, trials: Trials) -> View:
+        if isinstance(self.catalogue, Frontier):
+            # Functions are met in the order of the trials, whichever process reads them.
+            for trial in trials.in_order:
+                self._index(trial)
         complete = [(t, index) for t in trials.complete if (index := self._index(t)) is not None]
         failures = Counter(self._index(trial) for trial in trials.failed)
         observations = Observations(
@@ -264,7 +274,7 @@ class ActivationSampler(BaseSampler):
         if not others and self.activations == _ONE:
             return None
         return JointSide.of(
-            self.space,
+            self.catalogue,
             self.embedding,
             self.searcher,
             activations=self.activations,
@@ -276,11 +286,11 @@ class ActivationSampler(BaseSampler):
     def _index(self, trial: FrozenTrial) -> int | None:
         params: Mapping[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         try:
-            return self.space.catalogue.index(params)
+            return self.catalogue.index(params)
         except ExpressionError:
             # A trial that is between its claim and its parameters.
             claim = trial.system_attrs.get(CLAIM) if trial.state == TrialState.RUNNING else None
-            return int(claim) if claim is not None else None
+            return self.catalogue.index(claim) if claim is not None else None
 
     def _claim(self, study: Study, trial: FrozenTrial) -> int:
         contested: set[int] = set()
@@ -292,7 +302,8 @@ class ActivationSampler(BaseSampler):
                 pending=view.pending | contested,
                 number=view.number,
             )
-            study._storage.set_trial_system_attr(trial._trial_id, CLAIM, proposal.index)
+            slots = self.catalogue.params(proposal.index)
+            study._storage.set_trial_system_attr(trial._trial_id, CLAIM, slots)
             # Another may have claimed it meanwhile, or have finished it.
             if proposal.index not in self.view(study, trial).taken:
                 break
@@ -307,7 +318,7 @@ class ActivationSampler(BaseSampler):
         proposal: Proposal | JointProposal,
         functions: tuple[int, ...],
     ) -> None:
-        catalogue = self.space.catalogue
+        catalogue = self.catalogue
         how: dict[str, Any] = {"by": proposal.by}
         if proposal.mean is not None and proposal.deviation is not None:
             how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
@@ -338,21 +349,6 @@ def _checked(activations: Sequence[str], strategy: Strategy | None) -> tuple[str
             " leave it out, so that the surrogate chooses them together"
         )
     return names
-
-
-def _embedded(
-    space: Space, features: FeatureTable | None, embedding: EmbeddingSpec | Embedder | None
-) -> Embedding:
-    features = compute_features(space) if features is None else features
-    if features.catalogue_hash != space.catalogue.hash:
-        raise SearchError(
-            f"the features were computed for another catalogue ({features.catalogue_hash[:12]})"
-            f" than that of the space {space.name!r} ({space.catalogue.hash[:12]}); compute them "
-            "again with compute_features(space, ...)"
-        )
-    if embedding is None or isinstance(embedding, EmbeddingSpec):
-        embedding = make_embedder(embedding or EmbeddingSpec())
-    return embedding.fit(features)
 
 
 @dataclass(frozen=True)

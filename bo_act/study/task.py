@@ -80,10 +80,18 @@ class Task:
         return cls(spec, space, load_data(spec.data), builder)
 
     @property
+    def from_tree_to_tree(self) -> bool:
+        """Whether functions are looked at as they are met, for want of a list of them."""
+        wanted = self.spec.candidates
+        return wanted == "trees" or (wanted == "auto" and not self.space.can_be_listed)
+
+    @property
     def content(self) -> dict[str, str]:
         """What the study file names, by its hash: trials of other content do not compare."""
         return {
-            "the space's functions": self.space.catalogue.hash,
+            "the space's functions": (
+                self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash
+            ),
             "the data": self.data.digest,
             "the network's file": self.builder.source_hash,
         }

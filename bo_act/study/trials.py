@@ -77,6 +77,12 @@ class Trials:
             1.0 if direction == StudyDirection.MAXIMIZE else -1.0,
         )
 
+    @property
+    def in_order(self) -> list[FrozenTrial]:
+        """All of them by their numbers."""
+        every = (*self.complete, *self.pruned, *self.failed, *self.waiting)
+        return sorted(every, key=lambda trial: trial.number)
+
     def values(self, some: Sequence[FrozenTrial]) -> np.ndarray:
         """Return finite values of complete trials, (n,), larger is better.
 

@@ -93,7 +93,7 @@ def _explain_function(
     trial: FrozenTrial,
     known: Sequence[FrozenTrial],
 ) -> tuple[Explanation, tuple[str, ...]]:
-    catalogue = sampler.space.catalogue
+    catalogue = sampler.catalogue
     found = explain(
         sampler.embedding,
         sampler.observations(known, study.direction),
@@ -106,7 +106,7 @@ def _explain_function(
 
 def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:
     """Return a trial's function or functions, with the other parameters where they are searched."""
-    catalogue, attributes = sampler.space.catalogue, trial.user_attrs
+    catalogue, attributes = sampler.catalogue, trial.user_attrs
     parts = []
     for name in sampler.activations:
         key = f"{name}.activation" if name else "activation"

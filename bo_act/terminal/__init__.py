@@ -31,6 +31,7 @@ from bo_act.study.settings import shown as shown_settings
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from bo_act.activations.space import Space
     from bo_act.features.table import FeatureTable
     from bo_act.study.confirm import Confirmed, Interval
     from bo_act.study.results import StudyResult
@@ -296,6 +297,22 @@ def explanation(found: Why) -> None:
     out.print(
         "Expected values are among those observed. Parts of the prediction are in units of the "
         "warped target, whose deviation is 1: the prior, each block, and all blocks together."
+    )
+
+
+def large_space(space: Space) -> None:
+    """Print what a space is that is too large to list."""
+    key_values(
+        f"Space {space.name}: {space.spec.description}",
+        {
+            "expressions": f"{len(space):,}",
+            "distinct functions": "not counted: searched from tree to tree",
+            "schemas": ", ".join(space.spec.schemas),
+            "parameters": ", ".join(
+                f"{slot} ({len(d.choices)})" for slot, d in space.distributions.items()
+            ),
+            "baselines": ", ".join(map(str, space.baselines)),
+        },
     )
 
 

@@ -1,0 +1,141 @@
+"""What a study chooses among: all functions of a space, or those met from tree to tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.expressions import Expression
+from bo_act.activations.space import Space
+from bo_act.errors import SearchError
+from bo_act.features.compute import compute_features
+from bo_act.features.table import FeatureTable
+from bo_act.search.embedding import Embedder, Embedding, make_embedder
+from bo_act.search.searcher import Searcher
+from bo_act.search.strategies import Strategy
+from bo_act.search.trees import Frontier, TreeSearcher
+from bo_act.search.warm_start import Source, make_warm_start
+from bo_act.specs import EmbeddingSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Functions, where they lie, and what chooses among them.
+
+    Attributes:
+        catalogue: functions by index; a ``Frontier`` grows.
+        searcher: of these functions.
+        fixed: their embedding, None of one that grows.
+    """
+
+    catalogue: Catalogue | Frontier
+    searcher: Searcher
+    fixed: Embedding | None = None
+
+    @property
+    def embedding(self) -> Embedding:
+        """Where the functions lie; of trees, those met so far."""
+        if self.fixed is not None:
+            return self.fixed
+        if not isinstance(self.catalogue, Frontier):
+            raise SearchError("functions that are listed need an embedding")
+        return self.catalogue.embedding
+
+
+def listed_candidates(
+    space: Space,
+    features: FeatureTable | None,
+    embedding: EmbeddingSpec | Embedder | Embedding | None,
+    baselines: Sequence[str | Expression],
+    options: Mapping[str, Any],
+    *,
+    sources: Sequence[Source],
+    first: int,
+) -> Candidates:
+    """Return all functions of a space; arguments as for the sampler.
+
+    Raises:
+        ExpressionError: a baseline is not in the space.
+        SearchError: features or embedding belong to another space.
+    """
+    catalogue = space.catalogue
+    if not isinstance(embedding, Embedding):
+        embedding = _embedded(space, features, embedding)
+    if len(embedding) != len(catalogue):
+        raise SearchError(
+            f"expected an embedding of the {len(catalogue)} functions of the space "
+            f"{space.name!r}, got one of {len(embedding)}"
+        )
+    start = [catalogue.index(function) for function in baselines]
+    if sources:
+        warm = make_warm_start(sources, embedding, first=first)
+        start = [*warm.best, *start]
+        embedding = warm.enrich(embedding)
+    searcher = Searcher(baselines=tuple(dict.fromkeys(start)), **options)
+    return Candidates(catalogue, searcher, embedding)
+
+
+def met_candidates(
+    space: Space,
+    embedding: object,
+    baselines: Sequence[str | Expression],
+    options: Mapping[str, Any],
+) -> Candidates:
+    """Return the functions of a space as they are met; arguments as for the sampler.
+
+    Raises:
+        ExpressionError: a baseline is not in the space.
+    """
+    spec = embedding if isinstance(embedding, EmbeddingSpec) else EmbeddingSpec()
+    frontier = Frontier(space, components=spec.outputs)
+    start = [frontier.index(function) for function in baselines]
+    for index in start:
+        frontier.params(index)  # one that no schema has a place for cannot be tried
+    baselines_once = tuple(dict.fromkeys(start))
+    return Candidates(
+        frontier, TreeSearcher(frontier=frontier, baselines=baselines_once, **options)
+    )
+
+
+def _embedded(
+    space: Space, features: FeatureTable | None, embedding: EmbeddingSpec | Embedder | None
+) -> Embedding:
+    features = compute_features(space) if features is None else features
+    if features.catalogue_hash != space.catalogue.hash:
+        raise SearchError(
+            f"the features were computed for another catalogue ({features.catalogue_hash[:12]})"
+            f" than that of the space {space.name!r} ({space.catalogue.hash[:12]}); compute them "
+            "again with compute_features(space, ...)"
+        )
+    if embedding is None or isinstance(embedding, EmbeddingSpec):
+        embedding = make_embedder(embedding or EmbeddingSpec())
+    return embedding.fit(features)
+
+
+def check_trees(
+    space: Space,
+    features: FeatureTable | None,
+    embedding: object,
+    strategy: Strategy | None,
+    warm_start: Sequence[str | Source],
+) -> None:
+    """Refuse what needs a list of all functions.
+
+    Raises:
+        SearchError: it was asked for.
+    """
+    asked = {
+        "features": features is not None,
+        "an embedding": embedding is not None and not isinstance(embedding, EmbeddingSpec),
+        "the UMAP embedding": isinstance(embedding, EmbeddingSpec) and embedding.name != "pca",
+        "a strategy": strategy is not None,
+        "a warm start": bool(warm_start),
+    }
+    if any(asked.values()):
+        raise SearchError(
+            f"{' and '.join(name for name in asked if asked[name])} cannot be had where the space "
+            f"{space.name!r} of {len(space):,} expressions is searched from tree to tree; a "
+            "smaller space has a catalogue of all functions"
+        )
