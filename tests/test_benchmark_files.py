@@ -152,14 +152,22 @@ def test_a_file_of_act_bench_is_converted_once(tmp_path, monkeypatch, act_bench:
     assert len(list((tmp_path / "cache" / "benchmarks").iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["digits_mlp", "fashion_mnist_small_cnn"])
-def test_what_is_shipped(tmp_path, name, act_bench):
+@pytest.mark.parametrize(
+    ("name", "seeds"),
+    [
+        ("digits_mlp", 3),
+        ("fashion_mnist_small_cnn", 3),
+        ("digits_small_cnn", 2),
+        ("fashion_mlp_adam", 1),
+    ],
+)
+def test_what_is_shipped(tmp_path, name, seeds, act_bench):
     """Each is whole, and says how it was made: all that its study file says."""
     from bo_act.spec_files import read_study
 
     benchmark = open_benchmark(name)
     assert benchmark.measured.all()
-    assert benchmark.seeds == 3
+    assert benchmark.seeds == seeds
     assert benchmark.curves is not None
     assert benchmark.features.blocks["fim"].present.sum() > 2000
     assert benchmark.space.catalogue.hash == act_bench.catalogue.hash

@@ -28,12 +28,13 @@ from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
-_REPRESENTATIVES = 1_024  # configurations that stand for all
-_POOL = 4_096  # functions looked at for one place
-_COARSE = 8  # settings that all functions are scored at, for a start
+_REPRESENTATIVES = 512  # configurations that stand for all
+_POOL = 4_096  # functions looked at for a start
+_COARSE = 4  # settings that they are scored at, besides those of the best observed
+_SHORT = 256  # functions looked at after that, for each place
 _STARTS = 4
 _SWEEPS = 3
-_SETTINGS = 128  # scored at a time: as many spread out as near
+_SETTINGS = 64  # scored at a time: as many spread out as near
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,18 +328,37 @@ class _Climb:
         )
 
     def _coarse(self, incumbents: Configurations) -> Configurations:
-        """Return starts: incumbents with each function in each place, and other settings."""
-        settings = incumbents.settings
+        """Return starts: incumbents, and the best function for each place at some settings.
+
+        From then on each place chooses among the functions that scored best there.
+        """
+        settings = incumbents.settings[:1]
         if settings.shape[1]:
             drawn = self.searcher.parameters.draw(_COARSE, self.generator)
-            settings = np.concatenate([settings, drawn])
+            settings = np.unique(np.concatenate([settings, drawn]), axis=0)
         starts = [incumbents]
-        for row in np.unique(settings, axis=0):
-            base = Configurations(incumbents.functions[:1], row[None])
-            starts += [self._with_best_function(base, place) for place in range(self.places)]
+        short = []
+        for place in range(self.places):
+            scores = np.full(len(self.pool), -np.inf)
+            for row in settings:
+                base = Configurations(incumbents.functions[:1], row[None])
+                many = self._with_functions(base, place, self.pool)
+                here = self.score(many)
+                starts.append(many[[int(here.argmax())]])
+                scores = np.maximum(scores, here)
+            short.append(self.pool[np.argsort(-scores, kind="stable")[:_SHORT]])
+        self.short = short
         found = Configurations.join(*starts)
         order = np.argsort(-self.score(found), kind="stable")[:_STARTS]
         return found[order]
+
+    @staticmethod
+    def _with_functions(
+        one: Configurations, place: int, functions: NDArray[np.int64]
+    ) -> Configurations:
+        many = one[np.zeros(len(functions), dtype=np.int64)]
+        many.functions[:, place] = functions
+        return many
 
     def _sweep(self, found: Configurations) -> Configurations:
         improved = []
@@ -350,9 +370,8 @@ class _Climb:
         return Configurations.join(*improved)
 
     def _with_best_function(self, one: Configurations, place: int) -> Configurations:
-        many = one[np.zeros(len(self.pool) + 1, dtype=np.int64)]
-        many.functions[1:, place] = self.pool
-        return self._best_of(many)
+        others = self._with_functions(one, place, self.short[place])
+        return self._best_of(Configurations.join(one, others))
 
     def _with_best_settings(self, one: Configurations) -> Configurations:
         parameters = self.searcher.parameters
