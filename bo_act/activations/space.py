@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 SCHEMA_SLOT = "schema"
 EXPRESSION_SLOT = "expression"
 LISTED = 3_000_000
-"""Expressions up to which a space is listed: grouping them takes half a minute and 3 GB."""
+"""Expressions up to which a space is listed: grouping them takes about half a minute and 3 GB
+(extrapolated from one million)."""
 
 
 class Space:

@@ -324,16 +324,19 @@ class ActivationSampler(BaseSampler):
             how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
         if proposal.note:
             how["note"] = proposal.note
-        for name, value in {
-            **{
-                f"{activation}.{what}" if activation else what: value
-                for activation, index in zip(self.activations, functions, strict=True)
-                for what, value in {"activation": catalogue.text(index), "index": index}.items()
-            },
+        grows = isinstance(catalogue, Frontier)
+        attributes: dict[str, Any] = {}
+        for activation, index in zip(self.activations, functions, strict=True):
+            start = f"{activation}." if activation else ""
+            attributes[f"{start}activation"] = catalogue.text(index)
+            if not grows:  # another process meets functions in another order
+                attributes[f"{start}index"] = index
+        attributes |= {
             "catalogue": catalogue.hash[:16],
-            "embedding": self.embedding.hash[:16],
+            "embedding": (catalogue if grows else self.embedding).hash[:16],
             "proposal": how,
-        }.items():
+        }
+        for name, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 

@@ -28,8 +28,9 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
         sampler: with the embedding that the study uses.
 
     Returns:
-        The largest expected improvement of any function that is left (or configuration), in units
-        of the objective; infinity while too little is known to tell.
+        The largest expected improvement of any function that is left (or configuration; of
+        trees, one that was met), in units of the objective; infinity while too little is known to
+        tell.
     """
     if side := sampler.configurations(study):
         return side.improvement(Trials.of(study))
