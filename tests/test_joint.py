@@ -26,9 +26,12 @@ from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import fit_points
 from bo_act.spec_files import read_study
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.study.confirm import FRESH
 from bo_act.study.results import read_result
 from bo_act.study.runner import run_study
 from bo_act.study.storage import load_study
+from bo_act.study.task import Task
+from bo_act.study.trials import Trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -451,6 +454,15 @@ def test_a_study_file_with_parameters(study_file, bo_act):
     assert first.settings == result.best.settings
     assert relu.tried >= 1
     assert tanh.tried >= 1
+    # Fresh seeds, with the settings of the best trial.
+    task = Task.load(spec)
+    again = [
+        task.train(task.space.suggest_expression(best), seed=FRESH + seed, settings=first.settings)[
+            1
+        ].validation_accuracy
+        for seed in range(2)
+    ]
+    assert first.validation.mean == pytest.approx(np.mean(again), abs=1e-12)
     assert read_result(spec) == result
     code, out, _ = bo_act("best", str(study_file))
     assert code == 0
@@ -477,8 +489,6 @@ def test_settings_are_trained_with(study_file):
     study_file.with_name("alone.toml").write_text(text.replace('"rates"', '"alone"'))
     alone = read_study("alone.toml")
     assert not alone.parameters
-    from bo_act.study.task import Task
-
     task = Task.load(alone)
     _, measured = task.train(task.space.suggest_expression(trial), seed=alone.seed)
     assert measured.validation_accuracy == trial.value
@@ -526,7 +536,5 @@ def test_a_function_is_given_up_after_its_retries(space, features):
                     distributions={**space.slots(), **RATE},
                 )
             )
-    from bo_act.study.trials import Trials
-
     assert side.view(Trials.of(study)).observations.closed == {(1,)}
     assert side.view(Trials.of(study)).number == 0  # lost trials are none
