@@ -16,6 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler, TPESampler
 
 from bo_act import ActivationSampler, improvement_left, load_space, why
+from bo_act.activations.expressions import parse
 from bo_act.activations.space import Space
 from bo_act.errors import SearchError, SpecError
 from bo_act.features.compute import compute_features
@@ -538,3 +539,20 @@ def test_a_function_is_given_up_after_its_retries(space, features):
             )
     assert side.view(Trials.of(study)).observations.closed == {(1,)}
     assert side.view(Trials.of(study)).number == 0  # lost trials are none
+
+
+def test_a_baseline_is_confirmed_with_the_best_settings_it_was_tried_with(study_file):
+    from bo_act.study.confirm import _best_of
+
+    spec = read_study(str(study_file))
+    study = optuna.create_study(direction="maximize")
+    for rate, value_ in [(0.01, 0.5), (0.1, 0.9), (0.5, 0.7)]:
+        trial = optuna.trial.create_trial(
+            value=value_,
+            params={"training.learning_rate": rate},
+            distributions={"training.learning_rate": FloatDistribution(0.001, 1, log=True)},
+            user_attrs={"activation": "tanh(x)"},
+        )
+        study.add_trial(trial)
+    assert _best_of(parse("tanh(x)"), spec, study).settings == {"training.learning_rate": 0.1}
+    assert _best_of(parse("relu(x)"), spec, study).settings == spec.defaults
