@@ -20,7 +20,7 @@ from bo_act.features.compute import compute_features
 from bo_act.search.embedding import PcaEmbedder
 from bo_act.search.trees import Frontier, neighbours
 from bo_act.spec_files import read_study
-from bo_act.specs import EmbeddingSpec, SpaceSpec
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SpaceSpec
 from bo_act.study.results import read_result
 from bo_act.study.runner import run_study
 from bo_act.study.storage import load_study
@@ -209,6 +209,13 @@ def test_pruned_failed_and_pending_trees_are_not_met_again(six):
     met = [t.user_attrs["activation"] for t in study.get_trials(deepcopy=False)]
     assert len(set(met)) == len(met) == 23
     assert {str(text) for text in texts} <= set(met)
+
+
+def test_no_other_spelling_of_a_function_is_tried(act_bench):
+    """The mean alone is largest at the best function itself, which has many spellings."""
+    study = search(act_bench, 22, acquisition=AcquisitionSpec(name="greedy"))
+    catalogue = act_bench.catalogue
+    assert len({catalogue.index(t.params) for t in study.trials}) == 22
 
 
 def test_with_other_parameters(six):
