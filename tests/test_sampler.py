@@ -251,7 +251,8 @@ def test_a_failure_repeats_the_random_proposal_it_interrupted(space, features):
 def test_running_trials_are_pending_and_abandoned_ones_are_not(space, study):
     alive = trial_of(space, 5, TrialState.RUNNING, system_attrs={OWNER: Owner.me().as_attribute()})
     claimed = create_trial(
-        state=TrialState.RUNNING, system_attrs={OWNER: Owner.me().as_attribute(), CLAIM: 6}
+        state=TrialState.RUNNING,
+        system_attrs={OWNER: Owner.me().as_attribute(), CLAIM: space.catalogue.params(6)},
     )
     dead = trial_of(space, 7, TrialState.RUNNING, system_attrs={OWNER: dead_owner()})
     for trial in (alive, claimed, dead):
