@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -22,6 +22,7 @@ help:
 	@echo "make benchmark-fim  time the Fisher spectra (minutes; ARGS=--help shows the options)"
 	@echo "make benchmark-surrogates  order and honesty of the surrogates' predictions (a minute)"
 	@echo "make benchmark-suggestions  time and memory of one suggestion beside its peers (ten minutes)"
+	@echo "make benchmark-trainings TABLE=parameters|spaces  searches with real trainings (an hour or two)"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make clean        remove the environment and what was built (studies stay in runs/)"
 
@@ -69,6 +70,9 @@ benchmark-surrogates: $(VENV)/.installed-compare
 
 benchmark-suggestions: $(VENV)/.installed-compare
 	$(BIN)/python -W ignore tests/benchmarks/suggestions.py $(ARGS)
+
+benchmark-trainings: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/trainings.py $(TABLE) $(ARGS)
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel

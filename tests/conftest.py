@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from benchmarks_of_tests import random_benchmark
 from hypothesis import settings
 
 from bo_act import cli
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space, load_space
+from bo_act.benchmark.store import save
+from bo_act.benchmark.table import Benchmark
 from bo_act.specs import SpaceSpec
 
 # Compiling or fitting may be slow once; a deadline would only make that test fail at times.
@@ -52,6 +57,22 @@ def tiny() -> Space:
             baselines=("relu(x)", "tanh(x)"),
         )
     )
+
+
+@pytest.fixture(scope="session")
+def one() -> Benchmark:
+    """A benchmark with values in no relation to its features."""
+    return random_benchmark(load_space("classic"), seed=1)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """The working folder, with two benchmarks of one space."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(["one", "two"], start=1):
+        benchmark = random_benchmark(load_space("classic"), seed=seed)
+        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
+    return tmp_path
 
 
 @pytest.fixture

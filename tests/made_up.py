@@ -1,4 +1,4 @@
-"""A made-up search problem: points of two blocks and a smooth objective on them."""
+"""What searches are tested on: points with a smooth objective, and a small real task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ import numpy as np
 BLOCKS = {"outputs": slice(0, 2), "fim": slice(2, 4)}
 CLOUD = np.random.default_rng(0).uniform(size=(120, 4))
 CLOUD.setflags(write=False)
+
+# Ends within [training]: what a test adds first belongs there.
+TASK = """
+[model]
+name = "mlp"
+options = { widths = [8] }
+[data]
+name = "digits"
+train = 200
+validation = 100
+[training]
+epochs = 2
+threads = 1
+"""
 
 
 def smooth(points: np.ndarray) -> np.ndarray:

@@ -8,23 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up import TASK
 
-STUDY = """
+STUDY = f"""
 name = "tiny"
 space = "classic"
 trials = 5
 initial = 0
-[model]
-name = "mlp"
-options = { widths = [8] }
-[data]
-name = "digits"
-train = 200
-validation = 100
-[training]
-epochs = 2
-threads = 1
-device = "cpu"
+{TASK}device = "cpu"
 [features]
 batch_size = 32
 quantiles = 16

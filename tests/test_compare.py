@@ -9,15 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from benchmarks_of_tests import random_benchmark
 
-from bo_act.activations.space import load_space
-from bo_act.benchmark.store import open_benchmark, save
+from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
 from bo_act.comparison import figures
@@ -31,20 +29,6 @@ from bo_act.search.method import METHODS, MethodSpec
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
 FAST = ("random", "evolution", "optuna_random")
-
-
-@pytest.fixture(scope="module")
-def one() -> Benchmark:
-    return random_benchmark(load_space("classic"), seed=1)
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch, one) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["one", "two"], start=1):
-        benchmark = random_benchmark(load_space("classic"), seed=seed)
-        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
-    return tmp_path
 
 
 NAMES = ("one.parquet", "two.parquet")

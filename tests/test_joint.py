@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import BLOCKS, CLOUD, smooth
+from made_up import BLOCKS, CLOUD, TASK, smooth
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
 
@@ -402,22 +402,14 @@ def test_it_beats_sampling_apart(act_bench):
 
 # --- study files ----------------------------------------------------------------------------
 
-STUDY = """
+STUDY = (
+    f"""
 name = "rates"
 space = "classic"
 trials = 24
-[model]
-name = "mlp"
-options = { widths = [8] }
-[data]
-name = "digits"
-train = 200
-validation = 100
-[training]
-epochs = 2
-learning_rate = 0.05
+{TASK}"""
+    + """learning_rate = 0.05
 batch_size = 32
-threads = 1
 [features]
 fim = false
 [parameters]
@@ -429,6 +421,7 @@ top = 2
 seeds = 2
 baselines = ["tanh(x)"]
 """
+)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from made_up import TASK
 
 from bo_act import ActivationSampler, improvement_left, load_space, why
 from bo_act.activations.module import evaluate
@@ -243,21 +244,11 @@ def test_what_needs_a_list_is_refused(six, tiny, act_bench):
         ActivationSampler(act_bench, candidates="trees", baselines=["tanh(tanh(tanh(relu(x))))"])
 
 
-STUDY = """
+STUDY = f"""
 name = "deep"
 space = "six_operators"
 trials = 16
-[model]
-name = "mlp"
-options = { widths = [8] }
-[data]
-name = "digits"
-train = 200
-validation = 100
-[training]
-epochs = 2
-threads = 1
-[confirm]
+{TASK}[confirm]
 top = 1
 seeds = 2
 baselines = []

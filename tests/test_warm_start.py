@@ -17,7 +17,6 @@ from scipy.stats import spearmanr
 from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.store import open_benchmark, save
-from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.compare import compare, embed
 from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, ContentNotFoundError, SearchError, StorageError
@@ -33,20 +32,6 @@ from bo_act.study.sources import read_sources, trials_as_source
 from bo_act.study.storage import load_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@pytest.fixture(scope="module")
-def one() -> Benchmark:
-    return random_benchmark(load_space("classic"), seed=1)
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch, one) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["one", "two"], start=1):
-        benchmark = random_benchmark(load_space("classic"), seed=seed)
-        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,178 @@
+"""Searches with real trainings: parameters beside the function, and spaces too large to list.
+
+Run by ``make benchmark-trainings``; prints the tables of docs/search.md. Every finished search is
+kept as one line of a file, so that a second call goes on where the first one stopped. Small
+networks train fastest on one thread each; ``OMP_NUM_THREADS=1`` before the command sees to that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from scipy.stats import t as student
+
+from bo_act import ActivationSampler, Features, Space, compute_features, load_space, read_study
+from bo_act.search.trees import Frontier
+from bo_act.study.task import Task
+
+TRIALS, SHOWN = 60, (20, 30, 60)
+RATE = "training.learning_rate"
+RATES = {"good": (0.05, (0.002, 1.0)), "bad": (0.002, (1e-4, 3.0))}
+HOW = {
+    "together": "together",
+    "apart": "function by the model, rate by TPE",
+    "function": "the function alone",
+    "tpe": "both by TPE",
+    "random": "both at random",
+}
+LARGE = {
+    ("six_operators", "trees"): "from tree to tree",
+    ("six_operators", "random"): "random",
+    ("four_operators", "trees"): "from tree to tree",
+    ("four_operators", "random"): "random",
+    ("act_bench", "catalogue"): "all functions, default without spectra",
+    ("act_bench", "random"): "random",
+}
+
+
+@cache
+def task() -> Task:
+    """Return the task of the quickstart: digits, a small network."""
+    return Task.load(read_study("quickstart"))
+
+
+@cache
+def outputs(space: str) -> Features:
+    """Return the output features of a space."""
+    return compute_features(load_space(space))
+
+
+@cache
+def spectra() -> Features:
+    """Return all features of the task's space."""
+    return task().features()
+
+
+def search(sampler: BaseSampler, space: Space, rate: Callable, seed: int, first: list) -> list:
+    """Return the validation accuracy of each trial of one search."""
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for params in first:
+        study.enqueue_trial(params)
+
+    def objective(trial: optuna.Trial) -> float:
+        expression = space.suggest_expression(trial)
+        settings = {RATE: rate(trial)}
+        return task().train(expression, seed=seed, settings=settings)[1].validation_accuracy
+
+    study.optimize(objective, n_trials=TRIALS)
+    return [trial.value for trial in study.trials]
+
+
+def with_rate(which: str, how: str, seed: int) -> list[float]:
+    """Search function and learning rate."""
+    default, (low, high) = RATES[which]
+    space, range_ = task().space, FloatDistribution(low, high, log=True)
+    samplers = {
+        "together": lambda: ActivationSampler(
+            space,
+            features=spectra(),
+            seed=seed,
+            parameters={"rate": range_},
+            defaults={"rate": default},
+        ),
+        "apart": lambda: ActivationSampler(
+            space, features=spectra(), seed=seed, delegate=TPESampler(seed=seed)
+        ),
+        "function": lambda: ActivationSampler(space, features=spectra(), seed=seed),
+        "tpe": lambda: TPESampler(seed=seed),
+        "random": lambda: RandomSampler(seed=seed),
+    }
+
+    def rate(trial: optuna.Trial) -> float:
+        return default if how == "function" else trial.suggest_float("rate", low, high, log=True)
+
+    return search(samplers[how](), space, rate, seed, [])
+
+
+@cache
+def frontier(space: str) -> Frontier:
+    """Return the trees of a space."""
+    return Frontier(load_space(space))
+
+
+def in_large_space(name: str, how: str, seed: int) -> list[float]:
+    """Search a space with the quickstart's own learning rate."""
+    space, first = load_space(name), []
+    if how == "trees":
+        sampler: BaseSampler = ActivationSampler(space, candidates="trees", seed=seed)
+    elif how == "catalogue":
+        sampler = ActivationSampler(space, features=outputs(name), seed=seed)
+    else:
+        sampler, trees = RandomSampler(seed=seed), frontier(name)
+        first = [trees.params(trees.index(baseline)) for baseline in space.baselines]
+    rate = task().spec.training.learning_rate
+    return search(sampler, space, lambda _: rate, seed, first)
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> str:
+    """Return the mean difference of two paired rows of values and half its 95% interval."""
+    gap = 100 * (a - b)
+    half = student.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
+    return f"{gap.mean():+.2f} ± {half:.2f}"
+
+
+def main() -> None:
+    """Search, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=["parameters", "spaces"])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("runs/trainings"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if options.table == "parameters":
+        # Both samplers that see the function alone, or neither well, are shown with a good rate.
+        rows = {("good", how): name for how, name in HOW.items()}
+        rows |= {("bad", how): HOW[how] for how in ("together", "apart", "function")}
+        run: Callable[[str, str, int], list[float]] = with_rate
+        against = dict.fromkeys(rows, "together")
+    else:
+        rows, run, against = LARGE, in_large_space, dict.fromkeys(LARGE, "random")
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"{options.table}.jsonl"
+    found = {}
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            *key, values = json.loads(line)
+            found[tuple(key)] = values
+    for seed in range(options.seeds):
+        for what, how in rows:
+            if (what, how, seed) not in found:
+                found[what, how, seed] = run(what, how, seed)
+                with file.open("a", encoding="utf-8") as journal:
+                    journal.write(json.dumps([what, how, seed, found[what, how, seed]]) + "\n")
+                print(f"seed {seed}: {what}, {how}", flush=True)
+    best = {
+        row: np.maximum.accumulate([found[*row, seed] for seed in range(options.seeds)], axis=1)
+        for row in rows
+    }
+    print(f"| {options.table} | how | {' | '.join(map(str, SHOWN))} | minus the other at 60 |")
+    print("|---|---|" + "---:|" * len(SHOWN) + "---|")
+    for row, name in rows.items():
+        cells = [f"{100 * best[row][:, at - 1].mean():.2f}" for at in SHOWN]
+        other = (row[0], against[row])
+        gap = "" if row == other else f"{paired(best[row][:, -1], best[other][:, -1])} {other[1]}"
+        print(f"| {row[0]} | {name} | {' | '.join(cells)} | {gap} |")
+
+
+if __name__ == "__main__":
+    main()
