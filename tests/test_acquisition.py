@@ -218,8 +218,8 @@ def test_without_noise_it_is_the_expected_improvement(points):
     assert stats.spearmanr(noisy, plain).statistic > 0.98
 
 
-@pytest.mark.parametrize("name", ["thompson", "log_nei"])
-def test_what_draws_functions_needs_a_gaussian_process(points, name):
+@pytest.mark.parametrize("name", ["thompson", "log_nei", "knowledge_gradient"])
+def test_what_looks_at_several_values_needs_a_gaussian_process(points, name):
     forest = RegressorModel(
         SurrogateSpec(name="forest"),
         points[:5],
@@ -228,5 +228,5 @@ def test_what_draws_functions_needs_a_gaussian_process(points, name):
         ceiling=points[:0, 0],
         seed=0,
     )
-    with pytest.raises(SearchError, match="only the surrogate 'gp' can"):
+    with pytest.raises(SearchError, match="only the surrogate 'gp' does"):
         score(name, forest, points)

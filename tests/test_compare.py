@@ -43,7 +43,7 @@ def test_every_method_starts_from_the_same_functions(files, one):
     assert len(found.steps) == 2 * 3 * 3 * 14
     assert list(found.steps.columns) == [
         *("benchmark", "method", "seed", "evaluation", "index", "activation", "value", "test"),
-        *("suggest_seconds", "pruned"),
+        *("suggest_seconds", "pruned", "train_seconds"),
     ]
     for (name, seed), rows in found.steps.groupby(["benchmark", "seed"]):
         design = initial_design(open_benchmark(name), seed=seed)

@@ -83,6 +83,7 @@ SEARCHERS: dict[str, Callable[[Space], Searcher]] = {
             initial=0,
             surrogate=method.surrogate,
             acquisition=method.acquisition,
+            costs=np.linspace(1.0, 9.0, len(space.catalogue)),
             strategy=make_strategy(method.strategy, space),
             seed=5,
         )
@@ -396,7 +397,8 @@ def test_every_method_searches_a_benchmark(benchmark, name):
     evaluations = len(design) + 4
 
     def run() -> list[int]:
-        sampler = make_method_sampler(method, benchmark.space, embedding, seed=1)
+        costs = np.linspace(1.0, 9.0, len(benchmark.space.catalogue))
+        sampler = make_method_sampler(method, benchmark.space, embedding, costs=costs, seed=1)
         return [s.index for s in replay(benchmark, sampler, evaluations=evaluations, design=design)]
 
     first = run()

@@ -37,7 +37,8 @@ RELU = row("relu(x)", 0.90, 0.90, None, role="baseline")
 def screen(monkeypatch):
     def show(result: StudyResult, width: int = 100) -> str:
         page = io.StringIO()
-        monkeypatch.setattr(terminal, "out", Console(file=page, width=width, highlight=False))
+        wide = Console(file=page, width=width, highlight=False)
+        monkeypatch.setattr(terminal.tables, "out", wide)
         terminal.study_tables(result)
         return page.getvalue()
 
@@ -93,7 +94,7 @@ def trial(state: TrialState, value: float | None, **attributes):
 def test_the_live_view_names_every_kind_of_trial(monkeypatch):
     page = io.StringIO()
     console = Console(file=page, force_terminal=True, width=90, color_system=None)
-    monkeypatch.setattr(terminal, "err", console)
+    monkeypatch.setattr(terminal.progress, "err", console)
     with terminal.live(quiet=False) as events:
         events.features(5, 10)
         events.search(1, 4, trial(TrialState.COMPLETE, 0.9), 0.9)
@@ -108,7 +109,8 @@ def test_the_live_view_names_every_kind_of_trial(monkeypatch):
 
 def test_nothing_is_drawn_where_there_is_no_terminal(monkeypatch):
     page = io.StringIO()
-    monkeypatch.setattr(terminal, "err", Console(file=page, force_terminal=False, width=90))
+    quiet = Console(file=page, force_terminal=False, width=90)
+    monkeypatch.setattr(terminal.progress, "err", quiet)
     with terminal.live(quiet=False) as events:
         for done in range(11):
             events.features(done, 10)
@@ -122,8 +124,9 @@ def test_nothing_is_drawn_where_there_is_no_terminal(monkeypatch):
 def test_a_log_file_gets_a_line_a_minute(monkeypatch):
     page = io.StringIO()
     now = [0.0]
-    monkeypatch.setattr(terminal, "err", Console(file=page, force_terminal=False, width=90))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    quiet = Console(file=page, force_terminal=False, width=90)
+    monkeypatch.setattr(terminal.progress, "err", quiet)
+    monkeypatch.setattr(terminal.progress.time, "monotonic", lambda: now[0])
     with terminal.live(quiet=False) as events:
         for done in range(1000, 3001, 100):  # 1,000 were kept; ten seconds for each hundred
             events.features(done, 3000)
@@ -137,7 +140,7 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch):
 def test_rate_and_time_left_are_shown(monkeypatch):
     page = io.StringIO()
     console = Console(file=page, force_terminal=True, width=120, color_system=None)
-    monkeypatch.setattr(terminal, "err", console)
+    monkeypatch.setattr(terminal.progress, "err", console)
     with terminal.live(quiet=False) as events:
         for done in (100, 200, 300):
             events.features(done, 100_000)
@@ -148,7 +151,7 @@ def test_rate_and_time_left_are_shown(monkeypatch):
 
 def test_where_the_spectra_are_and_what_they_say_nothing_of(monkeypatch):
     page = io.StringIO()
-    monkeypatch.setattr(terminal, "out", Console(file=page, width=100))
+    monkeypatch.setattr(terminal.console, "out", Console(file=page, width=100))
     provenance = {
         "layers": ("conv", "head"),
         "uncovered": ("positions",),
@@ -180,8 +183,8 @@ def test_the_bar_of_a_grouping_is_for_a_terminal_and_for_long_work(
     monkeypatch, terminal_there, moment, shown
 ):
     page = io.StringIO()
-    monkeypatch.setattr(terminal, "err", Console(file=page, force_terminal=terminal_there))
-    monkeypatch.setattr(terminal, "_MOMENT", moment)
+    monkeypatch.setattr(terminal.progress, "err", Console(file=page, force_terminal=terminal_there))
+    monkeypatch.setattr(terminal.progress, "_MOMENT", moment)
     with terminal.counting() as progress:
         progress(30, 100)
         progress(60, 100)

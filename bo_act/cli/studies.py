@@ -184,7 +184,7 @@ def why(
     opened = load_study(spec)
     task = Task.load(spec)
     with terminal.live(quiet=as_json) as events:
-        sampler = make_sampler(task, look_at_functions(task, events))
+        sampler = make_sampler(task, look_at_functions(task, events), opened)
     found = explained(opened, sampler, trial)
     if as_json:
         print_json(found.as_json())

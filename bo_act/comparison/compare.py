@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import bo_act
+from bo_act.activations.costs import costs_of, operator_times
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import summary, table
-from bo_act.comparison.replay import initial_design, replay
+from bo_act.comparison.replay import Step, initial_design, replay
 from bo_act.errors import BenchmarkError, nearest
 from bo_act.search.embedding import Embedding, make_embedder
 from bo_act.search.method import METHODS, MethodSpec
@@ -65,12 +66,14 @@ class CompareJob:
         evaluations: of each search, the initial design included.
         initial: random functions after the baselines.
         sources: benchmarks to learn from.
+        times: of operators, where a method asks what functions cost.
     """
 
     methods: Mapping[str, MethodSpec]
     evaluations: int
     initial: int
     sources: tuple[str, ...] = ()
+    times: Mapping[str, float] | None = None
 
     def __call__(self, _: torch.device) -> Callable[[ReplayRun], dict[str, Any]]:
         """Return what replays a run; searches run on the CPU, whatever the device."""
@@ -95,7 +98,12 @@ class _Replayer:
         if method.optuna is None:
             embedding = self._plain(run, method)
             embedding = embedding if warm is None else warm.enrich(embedding)
-        sampler = make_method_sampler(method, benchmark.space, embedding, seed=run.seed)
+        costs = None
+        if method.acquisition.needs_costs and self.job.times is not None:
+            costs = costs_of(benchmark.space.catalogue, self.job.times)
+        sampler = make_method_sampler(
+            method, benchmark.space, embedding, costs=costs, seed=run.seed
+        )
         design = initial_design(
             benchmark,
             seed=run.seed,
@@ -240,7 +248,9 @@ def compare(
             f"expected other benchmarks to learn from than to search on, got "
             f"{', '.join(sources)} as both"
         )
-    job = CompareJob(specs, evaluations, initial, tuple(sources))
+    priced = any(spec.acquisition.needs_costs for spec in specs.values())
+    times = operator_times() if priced else None
+    job = CompareJob(specs, evaluations, initial, tuple(sources), times)
     with ExitStack() as stack:
         if out is None:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -321,7 +331,7 @@ def _key(
 def _frame(records: Sequence[Mapping[str, Any]]) -> DataFrame:
     import pandas as pd
 
-    names = ("evaluation", "index", "activation", "value", "test", "suggest_seconds", "pruned")
+    names = tuple(field.name for field in fields(Step))
     parts = [
         pd.DataFrame(
             {"benchmark": r["benchmark"], "method": r["method"], "seed": r["seed"]}

@@ -33,6 +33,8 @@ class Step:
         test: mean test accuracy, which the search is not told.
         suggest_seconds: how long the search took to propose it.
         pruned: whether it was stopped before its last epoch.
+        train_seconds: how long its training took when the benchmark was made, None where that is
+            not known.
     """
 
     evaluation: int
@@ -42,6 +44,7 @@ class Step:
     test: float
     suggest_seconds: float
     pruned: bool
+    train_seconds: float | None = None
 
 
 def initial_design(
@@ -109,10 +112,11 @@ def replay(
         benchmark.space.suggest_expression(trial)
         seconds = time.perf_counter() - started
         index = catalogue.index(trial.params)
+        taken = _note_times(benchmark, trial, index)
         value, pruned = _answer(benchmark, study, trial, index)
         test = float(benchmark.test[index]) if benchmark.measured[index] else benchmark.chance
-        step = Step(evaluation, index, catalogue.text(index), value, test, seconds, pruned)
-        steps.append(step)
+        text = catalogue.text(index)
+        steps.append(Step(evaluation, index, text, value, test, seconds, pruned, taken))
     return steps
 
 
@@ -125,6 +129,19 @@ def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:
     reached = there.any(axis=0)
     total = np.where(there, curves, 0.0).sum(axis=0)
     return np.asarray(total[reached] / there.sum(axis=0)[reached])
+
+
+def _note_times(benchmark: Benchmark, trial: Trial, index: int) -> float | None:
+    """Note what a real trial notes of its training, and return the seconds it took."""
+    if "seconds" not in benchmark.runs or not benchmark.measured[index]:
+        return None
+    taken = float(np.nanmedian(benchmark.runs["seconds"][index]))
+    if not np.isfinite(taken):
+        return None
+    trial.set_user_attr("seconds", taken)
+    if benchmark.diverged[index].any():
+        trial.set_user_attr("status", "diverged")
+    return taken
 
 
 def _answer(

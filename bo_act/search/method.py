@@ -36,6 +36,9 @@ METHODS: Mapping[str, MethodSpec] = {
     "log_pi": MethodSpec(acquisition=AcquisitionSpec(name="log_pi")),
     "max_value_entropy": MethodSpec(acquisition=AcquisitionSpec(name="max_value_entropy")),
     "thompson": MethodSpec(acquisition=AcquisitionSpec(name="thompson")),
+    "knowledge_gradient": MethodSpec(acquisition=AcquisitionSpec(name="knowledge_gradient")),
+    "per_second": MethodSpec(acquisition=AcquisitionSpec(per_second=True)),
+    "hypervolume": MethodSpec(acquisition=AcquisitionSpec(name="hypervolume")),
     "greedy": MethodSpec(acquisition=AcquisitionSpec(name="greedy")),
     "outputs": MethodSpec(fim=False),
     "forest": MethodSpec(

@@ -23,12 +23,15 @@ class Observations:
         pruned: indices whose evaluation was stopped early: their value is not known, but that it
             is no good one is.
         closed: indices that are not to be proposed though nothing is known of them (given up).
+        seconds: (n,) how long each evaluation took, NaN where that is not known or, of a diverged
+            one, says nothing of others; None where no one asks.
     """
 
     indices: np.ndarray
     values: np.ndarray
     pruned: frozenset[int] = field(default=frozenset())
     closed: frozenset[int] = field(default=frozenset())
+    seconds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.indices.shape != self.values.shape or self.indices.ndim != 1:

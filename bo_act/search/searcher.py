@@ -15,6 +15,7 @@ import torch
 
 from bo_act.errors import SearchError
 from bo_act.search.acquisition import score_pool
+from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.hyperparameters import fit_hyperparameters
@@ -54,6 +55,10 @@ class Searcher:
         surrogate, acquisition: as in a study file.
         strategy: chooses after the start, in place of surrogate and acquisition.
         seed: of every random choice, together with the trial's number.
+        costs: (N,) what each function costs at inference, for acquisition functions that ask.
+
+    Raises:
+        SearchError: the acquisition function needs costs and there are none.
     """
 
     baselines: tuple[int, ...] = ()
@@ -62,6 +67,14 @@ class Searcher:
     acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
     strategy: Strategy | None = None
     seed: int = 0
+    costs: np.ndarray | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.acquisition.needs_costs and self.costs is None:
+            raise SearchError(
+                f"the acquisition function {self.acquisition.name!r} needs to know what functions "
+                "cost; give their costs (costs=), or choose another"
+            )
 
     def propose(
         self,
@@ -155,18 +168,41 @@ class Searcher:
         model, y, note = fit_observed(
             self.surrogate, embedding, observations, pending=pending, seed=self.seed + number
         )
-        scores = score_pool(
-            self.acquisition,
-            model,
-            torch.from_numpy(embedding.points[candidates]),
-            float(y.max()),
-            seed=_draw_seed(self.seed, number),
+        scores = self._scores(
+            model, y, embedding, observations, pending=pending, candidates=candidates, number=number
         )
         # Models of few neighbours give many the same score: the first is no better than another.
         best = candidates[(scores == scores.max()).numpy()]
         chosen = int(np.random.default_rng([self.seed, number]).choice(best))
         mean, variance = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
         return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+
+    def _scores(
+        self,
+        model: PointwiseModel,
+        y: torch.Tensor,
+        embedding: Embedding,
+        observations: Observations,
+        *,
+        pending: Collection[int],
+        candidates: np.ndarray,
+        number: int,
+    ) -> torch.Tensor:
+        spec, costs = self.acquisition, self.costs
+        points = torch.from_numpy(embedding.points)
+        if costs is not None and spec.name == "hypervolume":
+            had = np.array([*observations.indices, *sorted(pending)], dtype=np.int64)
+            had = had[embedding.valid[had]]
+            new, old = ((points[some], torch.from_numpy(costs[some])) for some in (candidates, had))
+            scores = score_hypervolume(model, new, old, least=float(y.median()))
+        else:
+            seed = _draw_seed(self.seed, number)
+            scores = score_pool(spec, model, points[candidates], float(y.max()), seed=seed)
+        if costs is not None and spec.per_second:
+            seconds = predicted_seconds(costs, observations.indices, observations.seconds)
+            if seconds is not None:
+                return by_second(spec, scores, torch.from_numpy(seconds[candidates]))
+        return scores
 
 
 def fit_observed(

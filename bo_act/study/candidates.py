@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.costs import costs_of, operator_times
 from bo_act.activations.expressions import Expression
 from bo_act.activations.space import Space
 from bo_act.errors import SearchError
@@ -68,6 +71,14 @@ def listed_candidates(
             f"expected an embedding of the {len(catalogue)} functions of the space "
             f"{space.name!r}, got one of {len(embedding)}"
         )
+    if options["acquisition"].needs_costs and options["costs"] is None:
+        options = {**options, "costs": costs_of(catalogue, operator_times())}
+    given = options["costs"]
+    if given is not None and np.shape(given) != (len(catalogue),):
+        raise SearchError(
+            f"expected the costs of the {len(catalogue)} functions of the space {space.name!r}, "
+            f"got an array of shape {np.shape(given)}"
+        )
     start = [catalogue.index(function) for function in baselines]
     if sources:
         warm = make_warm_start(sources, embedding, first=first)
@@ -119,7 +130,9 @@ def check_trees(
     features: FeatureTable | None,
     embedding: object,
     strategy: Strategy | None,
+    *,
     warm_start: Sequence[str | Source],
+    costs: bool,
 ) -> None:
     """Refuse what needs a list of all functions.
 
@@ -132,6 +145,7 @@ def check_trees(
         "the UMAP embedding": isinstance(embedding, EmbeddingSpec) and embedding.name != "pca",
         "a strategy": strategy is not None,
         "a warm start": bool(warm_start),
+        "costs": costs,
     }
     if any(asked.values()):
         raise SearchError(

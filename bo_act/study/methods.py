@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
@@ -24,7 +26,12 @@ def make_strategy(spec: StrategySpec, space: Space) -> Strategy | None:
 
 
 def make_method_sampler(
-    method: MethodSpec, space: Space, embedding: Embedding | None, *, seed: int
+    method: MethodSpec,
+    space: Space,
+    embedding: Embedding | None,
+    *,
+    costs: NDArray[np.float64] | None = None,
+    seed: int,
 ) -> BaseSampler:
     """Return the sampler of a method, for a study whose initial design is enqueued.
 
@@ -33,6 +40,7 @@ def make_method_sampler(
         space: of the study.
         embedding: of the space's functions, fitted as ``method.embedding`` says; Optuna's own
             samplers need none.
+        costs: what each function costs, for methods that ask; default: measured.
         seed: of every random choice.
     """
     if method.optuna is not None:
@@ -51,6 +59,7 @@ def make_method_sampler(
         initial=0,
         surrogate=method.surrogate,
         acquisition=method.acquisition,
+        costs=costs,
         strategy=make_strategy(method.strategy, space),
         seed=seed,
     )

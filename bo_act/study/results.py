@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import StorageError
+from bo_act.search.cost import front
 from bo_act.specs import StudySpec
 from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
 from bo_act.study.settings import Configuration
@@ -28,12 +29,14 @@ class Found:
         value: validation accuracy, a fraction.
         trial: the trial's number; None where the study has not evaluated it.
         settings: values of the study's other parameters.
+        cost: what it costs at inference, in units of ReLU's; None where the search did not ask.
     """
 
     activation: str
     value: float | None
     trial: int | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class StudyResult:
         baseline: ReLU in the same study.
         top: the best functions, best first.
         confirmed: fresh-seed results on the test set; empty before the confirmation.
+        front: where cost is an objective, those that none beats in both, the best value first.
     """
 
     study: str
@@ -72,6 +76,7 @@ class StudyResult:
     baseline: Found
     top: tuple[Found, ...] = ()
     confirmed: tuple[Confirmed, ...] = field(default=())
+    front: tuple[Found, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -92,6 +97,7 @@ def summarize(
         best=_found(ranked[0], spec) if ranked else None,
         baseline=_found(reference, spec) if reference else Found(REFERENCE, None, None),
         top=tuple(_found(trial, spec) for trial in ranked[:top]),
+        front=tuple(_found(trial, spec) for trial in _front(ranked, spec)),
         confirmed=tuple(confirmed),
     )
 
@@ -122,10 +128,12 @@ def count(trials: Sequence[FrozenTrial]) -> Counts:
 def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configuration]:
     """Return the best functions that are to be confirmed, best first.
 
-    Each stands once, with the best of the settings that it was tried with.
+    Each stands once, with the best of the settings that it was tried with. Where cost is an
+    objective, those that none beats in both come first.
     """
     best: dict[str, FrozenTrial] = {}
-    for trial in _ranked(study.get_trials(deepcopy=False)):
+    ranked = _ranked(study.get_trials(deepcopy=False))
+    for trial in [*_front(ranked, spec), *ranked]:
         best.setdefault(_text(trial), trial)
     return [Configuration.of_trial(t, spec) for t in list(best.values())[: spec.confirm.top]]
 
@@ -141,6 +149,14 @@ def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(
         (trial for trial in trials if _measured(trial)), key=lambda t: (-_value(t), t.number)
     )
+
+
+def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
+    if spec.acquisition.name != "hypervolume":
+        return []
+    priced = [trial for trial in ranked if "cost" in trial.user_attrs]
+    costs = [trial.user_attrs["cost"] for trial in priced]
+    return [priced[number] for number in front([_value(trial) for trial in priced], costs)]
 
 
 def _measured(trial: FrozenTrial) -> bool:
@@ -163,4 +179,5 @@ def _text(trial: FrozenTrial) -> str:
 
 def _found(trial: FrozenTrial, spec: StudySpec) -> Found:
     settings = Configuration.of_trial(trial, spec).settings
-    return Found(_text(trial), _value(trial), trial.number, settings)
+    cost = trial.user_attrs.get("cost")
+    return Found(_text(trial), _value(trial), trial.number, settings, cost)

@@ -36,8 +36,9 @@ from bo_act.study.settings import distributions, suggest
 from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
+from bo_act.study.times import study_costs
 from bo_act.study.trials import read_trials
-from bo_act.training.trainer import cpu_threads
+from bo_act.training.trainer import cpu_threads, pick_device
 
 # Failed trials in a row after which the cause is taken to lie outside the functions.
 _FAILURES_IN_A_ROW = 5
@@ -60,7 +61,7 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     if _finished(study) < spec.trials:
-        study.sampler = sampler = make_sampler(task, look_at_functions(task, events))
+        study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
         _keep_spec(spec)
         with cpu_threads(spec.training.threads):
             _search(task, study, sampler, events)
@@ -74,9 +75,14 @@ def look_at_functions(task: Task, events: Events) -> FeatureTable | None:
     return None if task.from_tree_to_tree else task.features(events.features)
 
 
-def make_sampler(task: Task, features: FeatureTable | None) -> ActivationSampler:
-    """Return the sampler that a study file describes."""
+def make_sampler(
+    task: Task, features: FeatureTable | None, study: optuna.Study
+) -> ActivationSampler:
+    """Return the sampler that a study file describes, for its study."""
     spec = task.spec
+    costs = None
+    if spec.acquisition.needs_costs and not task.from_tree_to_tree:
+        costs = study_costs(study, task.space, pick_device(spec.training.device))
     return ActivationSampler(
         task.space,
         features=features,
@@ -85,6 +91,7 @@ def make_sampler(task: Task, features: FeatureTable | None) -> ActivationSampler
         embedding=spec.embedding,
         surrogate=spec.surrogate,
         acquisition=spec.acquisition,
+        costs=costs,
         strategy=make_strategy(spec.strategy, task.space),
         warm_start=spec.warm_start.sources,
         first=spec.warm_start.first,

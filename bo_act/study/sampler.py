@@ -29,7 +29,7 @@ from bo_act.study.candidates import check_trees, listed_candidates, met_candidat
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import JointSide
 from bo_act.study.sources import read_sources
-from bo_act.study.trials import Trials
+from bo_act.study.trials import Trials, seconds
 
 _ONE = ("",)  # the single activation of a study has no name
 
@@ -56,6 +56,8 @@ class ActivationSampler(BaseSampler):
             space's functions, which needs no features.
         surrogate: options of the Gaussian process.
         acquisition: which acquisition function, with its options.
+        costs: (N,) what each function costs at inference, for an acquisition function that asks;
+            default: measured here, on the CPU. A study that is resumed goes on alike with the same.
         strategy: chooses in place of surrogate and acquisition, once the start is over.
         candidates: ``catalogue``: all functions of the space; ``trees``: functions as they are met,
             from tree to tree, by their output features alone (no features, embedder, strategy or
@@ -88,6 +90,7 @@ class ActivationSampler(BaseSampler):
         embedding: EmbeddingSpec | Embedder | Embedding | None = None,
         surrogate: SurrogateSpec | None = None,
         acquisition: AcquisitionSpec | None = None,
+        costs: np.ndarray | None = None,
         strategy: Strategy | None = None,
         candidates: Literal["auto", "catalogue", "trees"] = "auto",
         warm_start: Sequence[str | Source] = (),
@@ -105,10 +108,18 @@ class ActivationSampler(BaseSampler):
             "acquisition": acquisition or AcquisitionSpec(),
             "strategy": strategy,
             "seed": seed,
+            "costs": costs,
         }
         given = space.baselines if baselines is None else baselines
         if candidates == "trees" or (candidates == "auto" and not space.can_be_listed):
-            check_trees(space, features, embedding, strategy, warm_start)
+            check_trees(
+                space,
+                features,
+                embedding,
+                strategy,
+                warm_start=warm_start,
+                costs=costs is not None or options["acquisition"].needs_costs,
+            )
             self.candidates = met_candidates(space, embedding, given, options)
         else:
             sources = [one for one in warm_start if isinstance(one, Source)]
@@ -252,6 +263,7 @@ class ActivationSampler(BaseSampler):
                 for index, count in failures.items()
                 if index is not None and count > self.max_retries
             ),
+            np.array([seconds(trial) for trial, _ in complete], dtype=np.float64),
         )
         return View(observations, frozenset(self._indices(trials.waiting)), trials.number)
 
@@ -331,6 +343,9 @@ class ActivationSampler(BaseSampler):
             attributes[f"{start}activation"] = catalogue.text(index)
             if not grows:  # another process meets functions in another order
                 attributes[f"{start}index"] = index
+        if self.searcher.costs is not None:
+            (index,) = functions
+            attributes["cost"] = round(float(self.searcher.costs[index]), 3)
         attributes |= {
             "catalogue": catalogue.hash[:16],
             "embedding": (catalogue if grows else self.embedding).hash[:16],

@@ -94,6 +94,20 @@ class Trials:
         return measured
 
 
+def seconds(trial: FrozenTrial) -> float:
+    """Return how long a complete trial took; NaN where that says nothing of others.
+
+    A training that diverged ended early. Where the objective has not noted its ``seconds``, those
+    between the trial's beginning and its end count.
+    """
+    if trial.user_attrs.get("status") == "diverged":
+        return float("nan")
+    noted = trial.user_attrs.get("seconds")
+    if noted is None and trial.duration is not None:
+        noted = trial.duration.total_seconds()
+    return float("nan") if noted is None else float(noted)
+
+
 def read_trials(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
     """Read a study's trials and which of them are abandoned.
 

@@ -1,0 +1,37 @@
+"""The forms of all files that users write: spaces and studies."""
+
+from bo_act.specs.base import Spec
+from bo_act.specs.search import (
+    GAINS,
+    AcquisitionSpec,
+    EmbeddingSpec,
+    FeaturesSpec,
+    StrategySpec,
+    SurrogateSpec,
+    WarmStartSpec,
+)
+from bo_act.specs.space import DomainSpec, SpaceSpec
+from bo_act.specs.study import SEARCHED, ConfirmSpec, ParameterSpec, PrunerSpec, StopSpec, StudySpec
+from bo_act.specs.task import DataSpec, ModelSpec, TrainingSpec
+
+__all__ = [
+    "GAINS",
+    "SEARCHED",
+    "AcquisitionSpec",
+    "ConfirmSpec",
+    "DataSpec",
+    "DomainSpec",
+    "EmbeddingSpec",
+    "FeaturesSpec",
+    "ModelSpec",
+    "ParameterSpec",
+    "PrunerSpec",
+    "SpaceSpec",
+    "Spec",
+    "StopSpec",
+    "StrategySpec",
+    "StudySpec",
+    "SurrogateSpec",
+    "TrainingSpec",
+    "WarmStartSpec",
+]

@@ -1,0 +1,153 @@
+"""How is searched: features, embedding, surrogate, acquisition, warm start."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from bo_act.specs.base import Fraction, PositiveInt, Spec
+
+
+class FeaturesSpec(Spec):
+    """What is known of each function before training.
+
+    Attributes:
+        fim: compute Fisher spectra of the untrained network (else output features alone).
+        fisher: how labels enter the Fisher matrix: sampled from the model's predictive
+            distribution (``mc``), all of them weighted by it (``exact``), or the true ones
+            (``empirical``).
+        loss: what the network's outputs mean: logits, or the mean of a normal distribution of
+            variance 1 (the loss is half the squared error; labels are one-hot targets).
+        label_smoothing: of the true labels; ``empirical`` alone has any.
+        weight_sharing: how a layer used at many positions of an image is treated: positions as
+            if they were images of their own (``expand``), or summed up first (``reduce``).
+        statistics: that batch normalization works with: of the batch, or the running ones.
+        batch_size: training images of the one batch that the Fisher matrix is computed on.
+        quantiles: numbers that each layer's spectrum is summarized as.
+        precision: of the network while its Fisher matrix is computed. In float32 small
+            eigenvalues are lost in rounding and counted as null; float64 costs a small network
+            little and a convolutional one on a CPU several times the time.
+        subset: how many functions get a Fisher spectrum: the baselines and others, spread out
+            over the output features; None means all of them.
+        seed: of the network's initial weights and of the sampled labels.
+    """
+
+    fim: bool = True
+    fisher: Literal["mc", "exact", "empirical"] = "mc"
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    label_smoothing: Fraction = 0.0
+    weight_sharing: Literal["expand", "reduce"] = "expand"
+    statistics: Literal["batch", "running"] = "batch"
+    batch_size: PositiveInt = 128
+    quantiles: Annotated[int, Field(ge=8)] = 128
+    precision: Literal["float32", "float64"] = "float32"
+    subset: PositiveInt | None = None
+    seed: int = 0
+
+
+class EmbeddingSpec(Spec):
+    """The embedding, from features to points.
+
+    Attributes:
+        name: principal components of each feature block, scaled by rank (``pca``), or the
+            published two dimensions of UMAP (``umap``; needs the extra ``umap``).
+        outputs, fim: for ``pca``: components of the output features and of the Fisher spectra.
+        seed: for ``umap``.
+    """
+
+    name: Literal["pca", "umap"] = "pca"
+    outputs: Annotated[int, Field(ge=1, le=64)] = 6
+    fim: Annotated[int, Field(ge=1, le=64)] = 6
+    seed: int = 0
+
+
+class StrategySpec(Spec):
+    """What chooses once the start of a search is over.
+
+    Attributes:
+        name: a surrogate and an acquisition function (``model``), regularized evolution
+            (``evolution``), or nothing but chance (``random``).
+        population: for ``evolution``: functions alive.
+        tournament: for ``evolution``: functions that compete to be the parent.
+    """
+
+    name: Literal["model", "evolution", "random"] = "model"
+    population: PositiveInt = 20
+    tournament: PositiveInt = 5
+
+
+class SurrogateSpec(Spec):
+    """The model of value over the embedding.
+
+    Attributes:
+        name: a Gaussian process (``gp``), nearest neighbours (``knn``) or a random forest.
+        targets: what the model sees: values with the lower tail winsorized, ranks mapped to normal
+            quantiles, or values standardized.
+        neighbours: for ``knn``.
+        trees: for ``forest``.
+    """
+
+    name: Literal["gp", "knn", "forest"] = "gp"
+    targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
+    neighbours: PositiveInt = 3
+    trees: PositiveInt = 100
+
+
+GAINS = ("max_value_entropy", "log_ei", "log_nei", "knowledge_gradient", "hypervolume")
+"""Acquisition functions in a unit of what an evaluation gains."""
+
+
+class AcquisitionSpec(Spec):
+    """What is maximized over the candidates to choose the next one.
+
+    Attributes:
+        name: max-value entropy (GIBBON), upper confidence bound, logarithm of the expected
+            improvement, of the same with noise in the incumbent (``log_nei``) or of the
+            probability of improvement, one draw of the posterior (``thompson``), the expected
+            increase of the largest mean (``knowledge_gradient``), the mean alone (``greedy``); or
+            the expected hypervolume improvement of value and inference cost (``hypervolume``).
+        beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
+        per_second: of what is gained by an evaluation (entropy, improvement), how much a second of
+            training brings.
+    """
+
+    name: Literal[
+        "max_value_entropy",
+        "ucb",
+        "log_ei",
+        "log_nei",
+        "log_pi",
+        "thompson",
+        "knowledge_gradient",
+        "greedy",
+        "hypervolume",
+    ] = "max_value_entropy"
+    beta: Annotated[float, Field(ge=0)] = 3.0
+    per_second: bool = False
+
+    @model_validator(mode="after")
+    def _gains(self) -> AcquisitionSpec:
+        if self.per_second and self.name not in GAINS:
+            raise ValueError(
+                f"expected per_second with an acquisition function that says how much is gained "
+                f"({', '.join(GAINS)}), got {self.name!r}"
+            )
+        return self
+
+    @property
+    def needs_costs(self) -> bool:
+        """Whether it must know what each function costs."""
+        return self.per_second or self.name == "hypervolume"
+
+
+class WarmStartSpec(Spec):
+    """What other tasks are learnt from.
+
+    Attributes:
+        sources: benchmarks (names or files) and studies (names or ``.toml`` files).
+        first: how many of the functions that are best in them are evaluated first.
+    """
+
+    sources: tuple[str, ...] = ()
+    first: Annotated[int, Field(ge=0)] = 5

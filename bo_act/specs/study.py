@@ -1,0 +1,214 @@
+"""The form of a study file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bo_act.specs.base import PositiveInt, Spec
+from bo_act.specs.search import (
+    AcquisitionSpec,
+    EmbeddingSpec,
+    FeaturesSpec,
+    StrategySpec,
+    SurrogateSpec,
+    WarmStartSpec,
+)
+from bo_act.specs.task import DataSpec, ModelSpec, TrainingSpec
+
+
+class ParameterSpec(Spec):
+    """What one value of a study file is searched among: a range, or choices.
+
+    Attributes:
+        low, high: ends of the range, both included; of whole numbers where both are.
+        log: search the logarithm.
+        step: distance of neighbouring values.
+        choices: of a category.
+    """
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    step: int | float | None = None
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> ParameterSpec:
+        if self.choices:
+            if not (self.low is self.high is self.step is None) or self.log:
+                raise ValueError("expected a range (low, high) or choices, got both")
+            if len(set(self.choices)) < max(2, len(self.choices)):
+                raise ValueError(f"expected at least two different choices, got {self.choices}")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("expected low and high, or choices")
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, got low = {self.low}, high = {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("expected low > 0 and no step where log = true")
+        if self.step is not None and not 0 < self.step <= self.high - self.low:
+            raise ValueError(f"expected 0 < step <= high - low, got step = {self.step}")
+        return self
+
+    def holds(self, value: object) -> bool:
+        """Tell whether a value is one of those searched among."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return float(self.low or 0) <= value <= float(self.high or 0)
+
+
+class PrunerSpec(Spec):
+    """When a trial is stopped early.
+
+    Attributes:
+        startup_trials: trials that must have finished before any is pruned.
+        warmup_epochs: epochs of each trial before it can be pruned.
+        percentile: for ``percentile``: keep trials in the best that many per cent.
+    """
+
+    name: Literal["none", "median", "percentile"] = "none"
+    startup_trials: Annotated[int, Field(ge=0)] = 10
+    warmup_epochs: Annotated[int, Field(ge=0)] = 2
+    percentile: Annotated[float, Field(gt=0, le=100)] = 50.0
+
+
+class StopSpec(Spec):
+    """Ending a search before all its trials.
+
+    Attributes:
+        improvement: end when no function that is left is expected to improve on the best value by
+            as much (a fraction: 0.001 is a tenth of a point of accuracy); None never does.
+        least: finished trials before that.
+    """
+
+    improvement: Annotated[float, Field(gt=0)] | None = None
+    least: PositiveInt = 30
+
+
+class ConfirmSpec(Spec):
+    """Training the best functions anew, with fresh seeds, and reading the test set once.
+
+    Attributes:
+        top: the best functions of the search.
+        baselines: functions that they are compared with.
+        seeds: fresh seeds for each of them; 0 leaves the confirmation out.
+    """
+
+    top: PositiveInt = 3
+    baselines: tuple[str, ...] = ("relu(x)", "gelu(x)", "swish(x)")
+    seeds: Annotated[int, Field(ge=0)] = 5
+
+
+SEARCHED = ("training.", "model.options.")
+"""Where the parameters of a study file are."""
+
+
+_NOT_SEARCHED = frozenset({"device", "precision", "threads"})  # they change no result
+
+
+class StudySpec(Spec):
+    """One study: where it searches, on what, and how.
+
+    Attributes:
+        trials: finished trials (complete or pruned) after which the study ends.
+        initial: random functions after the baselines, before the surrogate proposes.
+        candidates: all functions of the space (``catalogue``), or whatever is met from tree to tree
+            (``trees``: by output features alone); ``auto`` lists spaces of up to three million
+            expressions.
+        storage: any Optuna storage URL, or a path: ``.db`` is SQLite, other endings a journal
+            file; default: ``runs/<name>/journal.log``.
+        max_retries: how often a function is tried again after an infrastructure failure.
+        parameters: values of this file that are searched together with the function, by dotted key
+            (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
+            the value that stands in the file.
+    """
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    space: str = "act_bench"
+    trials: PositiveInt = 50
+    initial: Annotated[int, Field(ge=0)] = 2
+    candidates: Literal["auto", "catalogue", "trees"] = "auto"
+    seed: int = 0
+    storage: str | None = None
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    model: ModelSpec
+    data: DataSpec
+    training: TrainingSpec = TrainingSpec()
+    features: FeaturesSpec = FeaturesSpec()
+    strategy: StrategySpec = StrategySpec()
+    embedding: EmbeddingSpec = EmbeddingSpec()
+    surrogate: SurrogateSpec = SurrogateSpec()
+    acquisition: AcquisitionSpec = AcquisitionSpec()
+    warm_start: WarmStartSpec = WarmStartSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    stop: StopSpec = StopSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+    parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _parameters_are_keys(self) -> StudySpec:
+        for key, one in self.parameters.items():
+            table, _, name = key.rpartition(".")
+            if table == "training":
+                known = sorted(set(TrainingSpec.model_fields) - _NOT_SEARCHED)
+                if name not in known:
+                    raise ValueError(
+                        f"parameters: {key!r} is nothing to search; of the training: "
+                        f"{', '.join(known)}"
+                    )
+            elif table != "model.options":
+                raise ValueError(
+                    f"parameters: expected 'training.NAME' or 'model.options.NAME', got {key!r}"
+                )
+            elif name not in self.model.options:
+                raise ValueError(
+                    f"parameters: give {name} a value in [model.options], which the baselines are "
+                    "evaluated with"
+                )
+            if not one.holds(self.defaults[key]):
+                raise ValueError(
+                    f"parameters: {key} = {self.defaults[key]!r} in this file, which the baselines "
+                    "are evaluated with, is not among what is searched"
+                )
+            for value in one.choices or (one.low, one.high):
+                self.with_settings({key: value})
+        if self.parameters and self.strategy.name != "model":
+            raise ValueError(
+                f"parameters: only the strategy 'model' searches them, not {self.strategy.name!r}"
+            )
+        return self
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Values of the searched parameters that stand in the file."""
+        return {
+            key: self.model.options[name] if table == "model.options" else getattr(training, name)
+            for training in (self.training,)
+            for key in self.parameters
+            for table, _, name in (key.rpartition("."),)
+        }
+
+    def with_settings(self, settings: Mapping[str, Any]) -> StudySpec:
+        """Return the study with these values at dotted keys, and nothing to search.
+
+        Raises:
+            ValueError: a value is none that its key can have.
+        """
+        training = self.training.model_dump()
+        options = dict(self.model.options)
+        for key, value in settings.items():
+            table, _, name = key.rpartition(".")
+            (options if table == "model.options" else training)[name] = value
+        return self.model_copy(
+            update={
+                "parameters": {},
+                "training": TrainingSpec.model_validate(training),
+                "model": ModelSpec(name=self.model.name, options=options),
+            }
+        )

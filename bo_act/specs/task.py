@@ -1,0 +1,64 @@
+"""What is trained: network, data, recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from bo_act.specs.base import Fraction, PositiveFloat, PositiveInt, Spec
+
+
+class ModelSpec(Spec):
+    """A network: a name in ``models/`` or a path, and options passed on to its ``build``."""
+
+    name: Annotated[str, Field(min_length=1)]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataSpec(Spec):
+    """A data set and how it is split. Test images are apart from all of this.
+
+    Attributes:
+        root: folder of the files (``fashion_mnist``); default: the cache folder.
+        download: fetch the files when they are missing.
+        train: at most that many training images (default: all that validation leaves).
+        validation: number of images held out of the training set for validation.
+        image_size: side in pixels to which images are average-pooled or padded (default: as is).
+        seed: decides which images are held out.
+    """
+
+    name: Literal["digits", "fashion_mnist"]
+    root: Path | None = None
+    download: bool = True
+    train: PositiveInt | None = None
+    validation: PositiveInt | None = None
+    image_size: PositiveInt | None = None
+    seed: int = 0
+
+
+class TrainingSpec(Spec):
+    """How one network is trained.
+
+    Attributes:
+        learning_rate: the peak of the schedule.
+        warmup: share of all steps in which the learning rate rises; ``constant`` has none.
+        device: ``auto`` takes the GPU where there is one.
+        precision: ``auto`` is bfloat16 autocast on a GPU and float32 on a CPU.
+        threads: CPU threads for training; default: torch's own choice.
+    """
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 0.05
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup: Fraction = 0.3
+    label_smoothing: Fraction = 0.0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: PositiveInt | None = None

@@ -1,0 +1,214 @@
+"""Tables on stdout: what a study found, why a trial was made, what is known of a space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from bo_act.terminal.console import key_values, out, size, with_settings
+
+if TYPE_CHECKING:
+    from bo_act.activations.space import Space
+    from bo_act.features.table import FeatureTable
+    from bo_act.study.confirm import Confirmed, Interval
+    from bo_act.study.results import Found, StudyResult
+    from bo_act.study.why import Why
+
+
+def study_tables(result: StudyResult) -> None:
+    """Print what a study found: the search's best and the confirmation."""
+    counts = result.trials
+    out.print(
+        f"[bold]{result.study}[/]: {counts.complete} complete ({counts.diverged} diverged), "
+        f"{counts.pruned} pruned, {counts.failed} failed; trials in {result.storage}",
+        soft_wrap=True,
+    )
+    if result.best is None:
+        out.print("No function has been evaluated yet.")
+        return
+    out.print(_found_table("Best of the search (validation accuracy, one seed)", result.top))
+    if result.front:
+        title = "Better than all that cost less (cost at inference in units of ReLU's)"
+        out.print(_found_table(title, result.front))
+    if result.baseline.value is not None:
+        what = with_settings("relu(x)", result.baseline.settings)
+        out.print(f"{what} in the same search: {_percent(result.baseline.value)}")
+    if result.confirmed:
+        out.print(_confirmed_table(result.confirmed))
+        out.print(_verdict(result.confirmed))
+        if note := _unequal(result.confirmed):
+            out.print(note)
+
+
+def _found_table(title: str, functions: Sequence[Found]) -> Table:
+    priced = any(found.cost is not None for found in functions)
+    table = Table(title=title, title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("activation", overflow="fold")
+    table.add_column("validation", justify="right")
+    if priced:
+        table.add_column("cost", justify="right")
+    table.add_column("trial", justify="right")
+    for rank, found in enumerate(functions, start=1):
+        what = with_settings(found.activation, found.settings)
+        cost = [] if not priced else ["" if found.cost is None else f"{found.cost:.3g}"]
+        table.add_row(str(rank), what, _percent(found.value), *cost, str(found.trial))
+    return table
+
+
+def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
+    seeds = confirmed[0].seeds
+    table = Table(
+        title=f"Confirmed on the test set ({seeds} fresh seeds, mean and 95% interval)",
+        title_justify="left",
+    )
+    table.add_column("activation", overflow="fold")
+    table.add_column("test accuracy", justify="right")
+    table.add_column("minus ReLU", justify="right")
+    table.add_column("validation", justify="right")
+    for place, row in enumerate(confirmed):
+        note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
+        last_found = row.role == "found" and confirmed[place + 1].role == "baseline"
+        table.add_row(
+            with_settings(row.activation, row.settings) + note,
+            _with_interval(row.test, "{:.2f}%"),
+            "" if row.minus_relu is None else _with_interval(row.minus_relu, "{:+.2f}"),
+            _percent(row.validation.mean),
+            end_section=last_found,
+        )
+    return table
+
+
+def _verdict(confirmed: Sequence[Confirmed]) -> str:
+    # Chosen by fresh validation accuracy: choosing by test accuracy would flatter the winner.
+    found = [row for row in confirmed if row.role == "found"]
+    winner = max(found, key=lambda row: row.validation.mean)
+    gain = winner.minus_relu
+    if gain is None:
+        return "Of the functions found, ReLU itself has the best fresh validation accuracy."
+    shown = f"{_with_interval(gain, '{:+.2f}')} points of test accuracy against ReLU"
+    name = f"[bold]{winner.activation}[/], the best of them by validation,"
+    if gain.low is None:
+        return f"{name} has {shown}; one seed gives no interval (confirm.seeds)."
+    if gain.low > 0:
+        return f"{name} is better than ReLU: {shown}."
+    if gain.high is not None and gain.high < 0:
+        return f"{name} is worse than ReLU: {shown}."
+    return f"{name} has {shown}: the interval includes zero, so nothing is confirmed."
+
+
+def _unequal(confirmed: Sequence[Confirmed]) -> str:
+    """Say with how many settings ReLU was tried, where settings are searched."""
+    relu = next(row for row in confirmed if row.minus_relu is None)
+    if not relu.settings:
+        return ""
+    times = "once" if relu.tried == 1 else f"{relu.tried} times"
+    return (
+        f"[dim]Settings are searched as well, and ReLU was tried {times}: tuned alone, it may be "
+        "better than here.[/]"
+    )
+
+
+_HOW = {
+    "baseline": "given at the start",
+    "random": "at random",
+    "acquisition": "by the acquisition function",
+    "strategy": "by a strategy without a model",
+    "enqueued": "by a person",
+}
+
+
+def explanation(found: Why) -> None:
+    """Print what was expected of a trial, and by which evidence."""
+    rows = {"chosen": _HOW[found.by], "measured": _percent(found.value) or "not (yet)"}
+    said = found.explanation
+    if said is None:
+        key_values(f"Trial {found.trial}: {found.activation}", rows)
+        out.print("Nothing was predicted: too little had been evaluated.")
+        return
+    rows["expected"] = (
+        f"{_percent(said.predicted)}, with 90% between {_percent(said.low)} and "
+        f"{_percent(said.high)}, after {said.observed} functions"
+    )
+    rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
+    key_values(f"Trial {found.trial}: {found.activation}", rows)
+    table = Table(title="Most similar before it", title_justify="left")
+    table.add_column("activation", overflow="fold")
+    table.add_column("value", justify="right")
+    table.add_column("similarity", justify="right")
+    for text, neighbour in zip(found.neighbours, said.neighbours, strict=True):
+        table.add_row(text, _percent(neighbour.value), f"{neighbour.similarity:.2f}")
+    out.print(table)
+    out.print(
+        "Expected values are among those observed. Parts of the prediction are in units of the "
+        "warped target, whose deviation is 1: the prior, each block, and all blocks together."
+    )
+
+
+def large_space(space: Space) -> None:
+    """Print what a space is that is too large to list."""
+    key_values(
+        f"Space {space.name}: {space.spec.description}",
+        {
+            "expressions": f"{len(space):,}",
+            "distinct functions": "not counted: searched from tree to tree",
+            "schemas": ", ".join(space.spec.schemas),
+            "parameters": ", ".join(
+                f"{slot} ({len(d.choices)})" for slot, d in space.distributions.items()
+            ),
+            "baselines": ", ".join(map(str, space.baselines)),
+        },
+    )
+
+
+def feature_table(table: FeatureTable, seconds: float) -> None:
+    """Print what is known of a space and what is missing, with the reasons."""
+    shown = Table(
+        title=f"Features of {len(table)} functions ({seconds:.1f} s)", title_justify="left"
+    )
+    shown.add_column("block")
+    shown.add_column("columns", justify="right")
+    shown.add_column("present", justify="right")
+    shown.add_column("missing", justify="right")
+    shown.add_column("why")
+    before: dict[str, int] | None = None
+    for name, missing in table.missing().items():
+        block = table.blocks[name]
+        why = "\n".join(f"{count} {reason}" for reason, count in missing.items())
+        present = int(block.present.sum())
+        shown.add_row(
+            name,
+            str(block.values.shape[1]),
+            str(present),
+            str(len(table) - present),
+            "the same" if missing and missing == before else why,
+        )
+        before = missing
+    out.print(shown)
+
+
+def feature_store(table: FeatureTable) -> None:
+    """Print which layers the spectra are of and where they are kept."""
+    found = table.provenance
+    if "layers" not in found:
+        return
+    uncovered = ", ".join(found["uncovered"])
+    rows = {"layers": ", ".join(found["layers"])}
+    if uncovered:
+        rows["in no block"] = f"{uncovered} (the spectra say nothing of them)"
+    if found["store"]:
+        rows["kept in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
+    key_values("Fisher spectra", rows)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}%"
+
+
+def _with_interval(value: Interval, form: str) -> str:
+    shown = form.format(100 * value.mean)
+    if value.low is None or value.high is None:
+        return shown
+    return f"{shown} ±{50 * (value.high - value.low):.2f}"

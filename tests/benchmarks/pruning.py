@@ -1,0 +1,105 @@
+"""What pruners save: regret by epochs of training, replayed on kept learning curves.
+
+Run by ``make benchmark-pruning``; prints the table of docs/search.md. Every finished search is one
+line of a file, so that a second call goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+from optuna.pruners import BasePruner, MedianPruner, PercentilePruner
+
+from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.compare import embed
+from bo_act.comparison.metrics import mean_interval
+from bo_act.comparison.replay import initial_design, mean_curve, replay
+from bo_act.search.method import METHODS
+from bo_act.study.methods import make_method_sampler
+
+BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn")
+SHOWN = (20, 30, 50, 70)  # trainings' worth of epochs
+# As in a study file: ten trials first, then from a quarter of the epochs on.
+PRUNERS: dict[str, Callable[[int], BasePruner | None]] = {
+    "none": lambda _: None,
+    "median": lambda epochs: MedianPruner(10, max(0, epochs // 4 - 1)),
+    "best quarter": lambda epochs: PercentilePruner(25.0, 10, max(0, epochs // 4 - 1)),
+}
+
+
+def search(benchmark: Benchmark, name: str, seed: int) -> dict:
+    """Return the epochs and the regret after each of 100 trials."""
+    if benchmark.curves is None:
+        raise ValueError(f"{benchmark.name} has no curves")
+    epochs, method = benchmark.curves.shape[2], METHODS["default"]
+    sampler = make_method_sampler(method, benchmark.space, embed(benchmark, method), seed=seed)
+    steps = replay(
+        benchmark,
+        sampler,
+        evaluations=100,
+        design=initial_design(benchmark, seed=seed),
+        pruner=PRUNERS[name](epochs),
+    )
+    taken = []
+    for step in steps:
+        curve = mean_curve(benchmark, step.index)
+        # A pruned trial's value is the accuracy after its last epoch.
+        after = np.flatnonzero(np.isclose(curve, step.value, atol=1e-7))
+        taken.append((int(after[0]) + 1) / epochs if step.pruned else 1.0)
+    values = [-np.inf if step.pruned else step.value for step in steps]
+    best = benchmark.values[benchmark.measured].max()
+    regret = 100 * (best - np.maximum.accumulate(values))
+    pruned = sum(step.pruned for step in steps)
+    return {"trainings": np.cumsum(taken).tolist(), "regret": regret.tolist(), "pruned": pruned}
+
+
+def main() -> None:
+    """Replay and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=Path("runs/pruning.jsonl"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    if options.out.exists():
+        for line in options.out.read_text(encoding="utf-8").splitlines():
+            *key, run = json.loads(line)
+            found[tuple(key)] = run
+    shown = " | ".join(map(str, SHOWN))
+    print(f"| benchmark | pruner | {shown} | pruned of 100 | trainings' worth of 100 |")
+    print("|---|---|" + "---:|" * (len(SHOWN) + 2))
+    for benchmark in map(open_benchmark, BENCHMARKS):
+        for name in PRUNERS:
+            runs = []
+            for seed in range(options.seeds):
+                key = (benchmark.name, name, seed)
+                if key not in found:
+                    found[key] = search(benchmark, name, seed)
+                    with options.out.open("a", encoding="utf-8") as journal:
+                        journal.write(json.dumps([*key, found[key]]) + "\n")
+                runs.append(found[key])
+            cells = []
+            for budget in SHOWN:
+                places = [
+                    max(0, int(np.searchsorted(run["trainings"], budget, side="right")) - 1)
+                    for run in runs
+                ]
+                regrets = [run["regret"][place] for run, place in zip(runs, places, strict=True)]
+                middle, (low, high) = mean_interval(np.array(regrets))
+                cells.append(f"{middle:.2f} ± {(high - low) / 2:.2f}")
+            cells.append(f"{np.mean([run['pruned'] for run in runs]):.0f}")
+            cells.append(f"{np.mean([run['trainings'][-1] for run in runs]):.0f}")
+            print(f"| {benchmark.name} | {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
