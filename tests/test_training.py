@@ -13,7 +13,8 @@ from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
 from bo_act.training import fashion_mnist, trainer
-from bo_act.training.data import Data, ImageSet, load_data, stratified_sample
+from bo_act.training.data import Data, load_data, stratified_sample
+from bo_act.training.images import ImageSet
 from bo_act.training.trainer import TrainingResult, evaluate, learning_rate, pick_device, train
 
 DIGITS = DataSpec(name="digits")

@@ -25,7 +25,7 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.specs import StudySpec
 from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
-from bo_act.training.data import ImageSet
+from bo_act.training.images import Images
 from bo_act.training.trainer import EVALUATION_BATCH, evaluate, pick_device
 
 FRESH = 10_000
@@ -103,7 +103,7 @@ def confirm(
     wanted = _wanted(task.spec, study, found)
     runs = [(text, seed) for seed in range(task.spec.confirm.seeds) for text in wanted]
     kept = study.user_attrs
-    test: ImageSet | None = None
+    test: Images | None = None
     for done, (text, seed) in enumerate(runs):
         if progress:
             progress(done, len(runs), text)
@@ -178,7 +178,7 @@ def _attribute(one: Configuration, seed: int) -> str:
     return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
 
 
-def _measure(task: Task, one: Configuration, test: ImageSet, *, seed: int) -> dict[str, Any]:
+def _measure(task: Task, one: Configuration, test: Images, *, seed: int) -> dict[str, Any]:
     network, result = task.train(one.expression, seed=seed, settings=one.settings)
     spec = task.spec.training
     accuracy = 1 / task.data.num_classes

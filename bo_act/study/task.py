@@ -127,15 +127,15 @@ class Task:
             return compute_features(self.space, spec=spec)
         train_set = self.data.train
         order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(spec.seed))
-        batch = order[: spec.batch_size]
+        images, labels = train_set.take(order[: spec.batch_size])
         network = self.network(seed=spec.seed)
         threads = self.spec.training.threads
         with cpu_threads(threads):
             return compute_features(
                 self.space,
                 network=network,
-                images=train_set.images[batch],
-                labels=train_set.labels[batch],
+                images=images,
+                labels=labels,
                 spec=spec,
                 device=pick_device(self.spec.training.device),
                 key=network.key,

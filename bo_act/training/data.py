@@ -18,30 +18,11 @@ from torch.nn import functional
 from bo_act.errors import DataError
 from bo_act.specs import DataSpec
 from bo_act.training import fashion_mnist
+from bo_act.training.images import Images, ImageSet
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_TEST_SEED = 1797  # fixed, so that every study keeps the same test images apart
 SIDES = range(2, 257)  # one pixel is no image; beyond 256, padded images fill the memory
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images with their labels.
-
-    Attributes:
-        images: (n, c, h, w) float32.
-        labels: (n,) int64.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device | str) -> ImageSet:
-        """Return the same images on a device."""
-        return ImageSet(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +41,15 @@ class Data:
     """
 
     name: str
-    train: ImageSet = field(repr=False)
-    validation: ImageSet = field(repr=False)
+    train: Images = field(repr=False)
+    validation: Images = field(repr=False)
     num_classes: int
     in_channels: int
     image_size: int
     digest: str
-    test_loader: Callable[[], ImageSet] | None = field(default=None, repr=False)
+    test_loader: Callable[[], Images] | None = field(default=None, repr=False)
 
-    def load_test(self) -> ImageSet:
+    def load_test(self) -> Images:
         """Load the test images; call it once, at the very end.
 
         Raises:

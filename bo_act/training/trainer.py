@@ -1,7 +1,7 @@
 """Training one network: a plain PyTorch loop, deterministic on a CPU.
 
-The data lie on the device as a whole, and a batch is a slice of a random permutation. A training
-loss that is not finite ends the run, and that is a result ("diverged"), not an error.
+A batch is a slice of a random permutation. A training loss that is not finite ends the run, and
+that is a result ("diverged"), not an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from bo_act.errors import NetworkError, SpecError
 from bo_act.specs import TrainingSpec
-from bo_act.training.data import Data, ImageSet
+from bo_act.training.data import Data
+from bo_act.training.images import Images
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -89,8 +90,9 @@ def train(
         curve: list[float] = []
         losses: list[float] = []
         for epoch in range(spec.epochs):
+            permutation = torch.randperm(len(images), generator=order)
             loss = _train_epoch(
-                network, images, optimizer=optimizer, spec=spec, order=order, epoch=epoch
+                network, images, permutation, optimizer=optimizer, spec=spec, draw=(seed, epoch)
             )
             if not math.isfinite(loss):
                 return TrainingResult(
@@ -123,7 +125,7 @@ def train(
 
 def evaluate(
     network: nn.Module,
-    images: ImageSet,
+    images: Images,
     *,
     batch_size: int,
     device: torch.device | str,
@@ -135,7 +137,7 @@ def evaluate(
 
 def measure(
     network: nn.Module,
-    images: ImageSet,
+    images: Images,
     *,
     batch_size: int,
     device: torch.device | str,
@@ -163,9 +165,8 @@ def measure(
     loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64)
     loss = loss.to(device)
     with torch.no_grad(), _autocast(device, precision):
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            logits, labels = network(images.images[batch]).float(), images.labels[batch]
+        for batch, labels in images.batches(batch_size):
+            logits = network(batch).float()
             correct += (logits.argmax(1) == labels).sum()
             loss += functional.cross_entropy(logits, labels, reduction="sum")
     network.train(was_training)
@@ -218,34 +219,43 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 def _train_epoch(
     network: nn.Module,
-    images: ImageSet,
+    images: Images,
+    order: Tensor,
     *,
     optimizer: torch.optim.Optimizer,
     spec: TrainingSpec,
-    order: torch.Generator,
-    epoch: int,
+    draw: tuple[int, int],
 ) -> float:
-    """Train for one epoch and return the mean loss; stop early where it cannot be finite."""
-    device = images.images.device
+    """Train for one epoch and return the mean loss; stop early where it cannot be finite.
+
+    Args:
+        network: in training; on the same device as the images.
+        images: training images.
+        order: a permutation (n,) of them.
+        optimizer: of the network.
+        spec: how to train.
+        draw: seed and epoch of the augmentation.
+    """
+    device = images.labels.device
     batch_size = min(spec.batch_size, len(images))
     batches = len(images) // batch_size
+    order = order[: batches * batch_size]
+    epoch = draw[1]
     look = 1 if _is_cheap_to_read(device) else STEPS_BETWEEN_LOOKS
-    permutation = torch.randperm(len(images), generator=order).to(device)
     # Losses are not negative: one that is not finite stays visible in the sum.
     total = torch.zeros((), device=device)
     network.train()
-    for batch in range(batches):
-        rate = learning_rate(spec, step=epoch * batches + batch, steps=spec.epochs * batches)
+    for step, (batch, labels) in enumerate(images.batches(batch_size, order=order, draw=draw)):
+        rate = learning_rate(spec, step=epoch * batches + step, steps=spec.epochs * batches)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        chosen = permutation[batch * batch_size : (batch + 1) * batch_size]
         with _autocast(device, spec.precision):
-            logits = network(images.images[chosen])
+            logits = network(batch)
         loss = functional.cross_entropy(
-            logits.float(), images.labels[chosen], label_smoothing=spec.label_smoothing
+            logits.float(), labels, label_smoothing=spec.label_smoothing
         )
         total += loss.detach()
-        if (batch + 1) % look == 0 and not math.isfinite(float(total)):
+        if (step + 1) % look == 0 and not math.isfinite(float(total)):
             break
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -270,13 +280,13 @@ def _optimizer(network: nn.Module, spec: TrainingSpec) -> torch.optim.Optimizer:
 
 def _check_network(
     network: nn.Module,
-    images: ImageSet,
+    images: Images,
     *,
     num_classes: int,
     precision: Precision,
 ) -> None:
     """Pass a few images through, so that a misfit is named as such."""
-    few = images.images[:2]
+    few, _ = images.take(torch.arange(min(2, len(images))))
     device = few.device
     network.eval()
     shape = tuple(few.shape)
