@@ -8,23 +8,21 @@ undisturbed, and no function is lost.
 from __future__ import annotations
 
 import json
-import traceback
 from datetime import datetime
 from pathlib import Path
 
 import optuna
-import torch
 from optuna.trial import Trial, TrialState, create_trial
 
-from bo_act.errors import BoActError, SearchError
+from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.confirm import confirm
+from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
 from bo_act.study.methods import make_strategy
 from bo_act.study.results import (
-    DIVERGED,
     StudyResult,
     best_configurations,
     best_value,
@@ -32,7 +30,7 @@ from bo_act.study.results import (
     summarize,
 )
 from bo_act.study.sampler import ActivationSampler
-from bo_act.study.settings import distributions, suggest
+from bo_act.study.settings import distributions
 from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
@@ -112,7 +110,7 @@ def _search(task: Task, study: optuna.Study, sampler: ActivationSampler, events:
         trial = _next_trial(study, sampler)
         if trial is None:
             return  # the whole space was evaluated: that is an end, too
-        state = _run_trial(task, study, trial)
+        state = run_trial(task, study, trial)
         failures = failures + 1 if state == TrialState.FAIL else 0
         if failures >= _FAILURES_IN_A_ROW:
             reason = study.trials[trial.number].user_attrs.get("failure", "")
@@ -150,47 +148,6 @@ def _next_trial(study: optuna.Study, sampler: ActivationSampler) -> Trial | None
     return Trial(study, study._storage.create_new_trial(study._study_id, template))
 
 
-def _run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
-    """Train one function and tell the study; return the trial's state."""
-    expression = task.space.suggest_expression(trial)
-    settings = suggest(trial, task.spec)
-    trial.set_user_attr("activation", str(expression))
-    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
-
-    def report(epoch: int, accuracy: float) -> None:
-        # A trial that was taken over has reported some epochs before.
-        if epoch not in reported:
-            trial.report(accuracy, epoch)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
-    try:
-        _, result = task.train(expression, seed=task.spec.seed, settings=settings, report=report)
-    except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
-        return TrialState.PRUNED
-    except (BoActError, KeyboardInterrupt):
-        # Nothing that the function is to blame for, nor the machine: whoever runs the study next
-        # takes the trial over.
-        study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
-        raise
-    except (RuntimeError, MemoryError, OSError) as error:
-        # Out of memory, a lost device, a full disk: not the function's fault as far as we know.
-        trial.set_user_attr("failure", _one_line(error))
-        trial.set_user_attr("traceback", traceback.format_exc(limit=8))
-        study.tell(trial, state=TrialState.FAIL)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return TrialState.FAIL
-    trial.set_user_attr("status", result.status)
-    trial.set_user_attr("seconds", round(result.seconds, 3))
-    trial.set_user_attr("train_loss", [float(f"{loss:.6g}") for loss in result.train_loss])
-    if DIVERGED not in trial.constraints:
-        trial.set_constraint(DIVERGED, 1.0 if result.status == DIVERGED else 0.0)
-    study.tell(trial, result.validation_accuracy)
-    return TrialState.COMPLETE
-
-
 def _finished(study: optuna.Study) -> int:
     return count(study.get_trials(deepcopy=False)).finished
 
@@ -202,7 +159,3 @@ def _keep_spec(spec: StudySpec) -> None:
     temporary = folder / ".study.json"
     temporary.write_text(json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
     temporary.replace(folder / "study.json")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -1,0 +1,60 @@
+"""Training one trial and telling the study what came of it."""
+
+from __future__ import annotations
+
+import traceback
+
+import optuna
+import torch
+from optuna.trial import Trial, TrialState
+
+from bo_act.errors import BoActError
+from bo_act.study.claims import OWNER
+from bo_act.study.results import DIVERGED
+from bo_act.study.settings import suggest
+from bo_act.study.task import Task
+
+
+def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
+    """Train one function and tell the study; return the trial's state."""
+    expression = task.space.suggest_expression(trial)
+    settings = suggest(trial, task.spec)
+    trial.set_user_attr("activation", str(expression))
+    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+    def report(epoch: int, accuracy: float) -> None:
+        # A trial that was taken over has reported some epochs before.
+        if epoch not in reported:
+            trial.report(accuracy, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        _, result = task.train(expression, seed=task.spec.seed, settings=settings, report=report)
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+        return TrialState.PRUNED
+    except (BoActError, KeyboardInterrupt):
+        # Nothing that the function is to blame for, nor the machine: whoever runs the study next
+        # takes the trial over.
+        study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        # Out of memory, a lost device, a full disk: not the function's fault as far as we know.
+        trial.set_user_attr("failure", _one_line(error))
+        trial.set_user_attr("traceback", traceback.format_exc(limit=8))
+        study.tell(trial, state=TrialState.FAIL)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return TrialState.FAIL
+    trial.set_user_attr("status", result.status)
+    trial.set_user_attr("seconds", round(result.seconds, 3))
+    trial.set_user_attr("train_loss", [float(f"{loss:.6g}") for loss in result.train_loss])
+    if DIVERGED not in trial.constraints:
+        trial.set_constraint(DIVERGED, 1.0 if result.status == DIVERGED else 0.0)
+    study.tell(trial, result.validation_accuracy)
+    return TrialState.COMPLETE
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
