@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from made_up import TASK
+from typer.main import get_command
+
+from bo_act import cli
+from bo_act.cli.options import Panel
 
 STUDY = f"""
 name = "tiny"
@@ -259,3 +264,53 @@ def test_defects_keep_their_traceback():
     )
     assert done.returncode == 1
     assert "RuntimeError: a defect" in done.stderr
+
+
+# --- help and completion --------------------------------------------------------------------
+
+
+def test_every_command_has_a_panel_and_an_example():
+    group = get_command(cli.app)
+    commands = {name: group.commands[name] for name in group.commands}
+    panels = list(Panel)
+    for name, command in commands.items():
+        assert command.rich_help_panel in panels, f"{name} names no panel of cli/options.py"
+    listed = [commands[name].rich_help_panel for name in group.list_commands(None)]
+    assert [panels.index(panel) for panel in listed] == sorted(map(panels.index, listed))
+    nested = commands["bench"].commands
+    for name, command in {**commands, **{f"bench {name}": c for name, c in nested.items()}}.items():
+        examples = (command.epilog or "").partition("Example: bo-act ")[2]
+        assert examples.startswith(name), f"{name} has no example"
+
+
+def completions(words: str) -> list[str]:
+    """What the shell offers for the last of the words, by the script that Typer installs."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv = ['bo-act']; import bo_act.cli as c; c.main()",
+        ],
+        env={
+            **os.environ,
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+            "_BO_ACT_COMPLETE": "complete_bash",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_and_names_of_content():
+    Path("studies").mkdir()
+    Path("studies/quick_and_mine.toml").touch()
+    assert completions("bo-act wh") == ["why"]
+    assert completions("bo-act run qui") == ["quick_and_mine", "quickstart"]
+    assert completions("bo-act run ti") == ["tiny.toml"]
+    assert completions("bo-act run studies/") == ["studies/quick_and_mine.toml"]
+    assert completions("bo-act space act") == ["act_bench"]
+    assert completions("bo-act bench show digits_m") == ["digits_mlp"]

@@ -8,18 +8,35 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bo_act import __version__
 from bo_act.cli import benchmarks, studies
+from bo_act.cli.options import Panel
 from bo_act.errors import BoActError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
+
+class _InPanels(TyperGroup):
+    """Commands in the order of their panels, wherever they are defined."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        panels = list(Panel)
+
+        def place(name: str) -> int:
+            panel = getattr(self.commands[name], "rich_help_panel", None)
+            return panels.index(panel) if panel in panels else len(panels)
+
+        return sorted(super().list_commands(ctx), key=place)
+
+
 app = typer.Typer(
+    cls=_InPanels,
     help="Search for a better activation function for your network and data.",
     epilog="First steps: bo-act run quickstart",
     no_args_is_help=True,

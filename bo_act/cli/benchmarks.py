@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-from bo_act.cli.options import Json, Quiet, Set, StudyName, print_json, read
+from bo_act.cli.options import Json, Panel, Quiet, Set, StudyName, completing, print_json, read
 
 commands = typer.Typer()
 bench = typer.Typer(help="Build, read and fetch benchmarks.", no_args_is_help=True)
-commands.add_typer(bench, name="bench")
+commands.add_typer(
+    bench,
+    name="bench",
+    rich_help_panel=Panel.BENCHMARKS,
+    epilog="Example: bo-act bench show digits_mlp",
+)
 
 Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Processes at a time.")]
 Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Runs with different seeds.")]
@@ -59,7 +64,12 @@ def build(
 @bench.command(epilog="Example: bo-act bench show digits_mlp")
 def show(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Name of a benchmark, or path of its file.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Name of a benchmark, or path of its file.",
+            autocompletion=completing("studies/benchmarks"),
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the best.")] = 10,
     as_json: Json = False,
@@ -89,7 +99,8 @@ def fetch(
 
 
 @commands.command(
-    epilog="Example: bo-act compare --benchmark digits_mlp --method default --method random"
+    epilog="Example: bo-act compare --benchmark digits_mlp --method default --method random",
+    rich_help_panel=Panel.BENCHMARKS,
 )
 def compare(
     file: Annotated[
@@ -99,7 +110,13 @@ def compare(
     *,
     benchmark: Annotated[
         list[str] | None,
-        typer.Option("--benchmark", "-b", metavar="FILE", help="Name or path; several times."),
+        typer.Option(
+            "--benchmark",
+            "-b",
+            metavar="FILE",
+            help="Name or path; several times.",
+            autocompletion=completing("studies/benchmarks"),
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -114,7 +131,10 @@ def compare(
     warm_start: Annotated[
         list[str] | None,
         typer.Option(
-            "--warm-start", metavar="FILE", help="Benchmark to learn from; several times."
+            "--warm-start",
+            metavar="FILE",
+            help="Benchmark to learn from; several times.",
+            autocompletion=completing("studies/benchmarks"),
         ),
     ] = None,
     workers: Workers = 1,

@@ -1,21 +1,69 @@
-"""Options that several commands share, and how they read a study and print JSON."""
+"""Options that several commands share, and how they read a study and print JSON.
+
+Every command names its panel of ``bo-act --help`` (``rich_help_panel=Panel.SEARCH``) and has an
+example as its epilog (``Example: bo-act …``). Arguments that name content complete in the shell.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bo_act import library
 from bo_act.errors import SpecError
 
 if TYPE_CHECKING:
     from bo_act.specs import StudySpec
 
+
+class Panel(StrEnum):
+    """The groups of commands in ``bo-act --help``, in the order in which they stand there."""
+
+    SEARCH = "Search"
+    FUNCTIONS = "Functions and spaces"
+    RESULTS = "Results"
+    BENCHMARKS = "Benchmarks"
+    ENVIRONMENT = "Workers and environment"
+
+
+def completing(kind: library.Kind) -> Callable[[str], list[str]]:
+    """Return what completes the name of content, or the path of a file of its ending."""
+
+    def complete(incomplete: str) -> list[str]:
+        ending = library.SUFFIX[kind]
+        folder = incomplete.rpartition("/")[0]
+        paths = [
+            str(path) + ("/" if path.is_dir() else "")
+            for path in sorted(Path(folder or ".").glob("*"))
+            if path.suffix == ending or (path.is_dir() and not path.name.startswith("."))
+        ]
+        return [one for one in [*library.names(kind), *paths] if one.startswith(incomplete)]
+
+    return complete
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="Name of a study, or path of its .toml file.")
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="Name of a study, or path of its .toml file.",
+        autocompletion=completing("studies"),
+    ),
+]
+SpaceName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPACE",
+        help="Name of a space, or path of its .toml file.",
+        autocompletion=completing("spaces"),
+    ),
 ]
 Set = Annotated[
     list[str] | None,

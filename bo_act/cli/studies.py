@@ -9,16 +9,27 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from bo_act.cli.options import Json, Quiet, Set, Storage, StudyName, print_json, read
+from bo_act.cli.options import (
+    Json,
+    Panel,
+    Quiet,
+    Set,
+    SpaceName,
+    Storage,
+    StudyName,
+    print_json,
+    read,
+)
 
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: bo-act space act_bench")
+@commands.command(
+    epilog="Example: bo-act space act_bench",
+    rich_help_panel=Panel.FUNCTIONS,
+)
 def space(
-    name: Annotated[
-        str, typer.Argument(metavar="SPACE", help="Name of a space, or path of its .toml file.")
-    ],
+    name: SpaceName,
     functions: Annotated[
         bool, typer.Option("--functions", help="List every distinct function.")
     ] = False,
@@ -65,7 +76,10 @@ def space(
         typer.echo(text)
 
 
-@commands.command(epilog="Example: bo-act features quickstart --workers 2")
+@commands.command(
+    epilog="Example: bo-act features quickstart --workers 2",
+    rich_help_panel=Panel.FUNCTIONS,
+)
 def features(
     study: StudyName,
     *,
@@ -116,7 +130,10 @@ def features(
     )
 
 
-@commands.command(epilog="Example: bo-act run quickstart --set trials=40 --set training.epochs=20")
+@commands.command(
+    epilog="Example: bo-act run quickstart --set trials=40 --set training.epochs=20",
+    rich_help_panel=Panel.SEARCH,
+)
 def run(
     study: StudyName,
     *,
@@ -145,7 +162,10 @@ def run(
         terminal.study_tables(result)
 
 
-@commands.command(epilog="Example: bo-act best quickstart")
+@commands.command(
+    epilog="Example: bo-act best quickstart",
+    rich_help_panel=Panel.RESULTS,
+)
 def best(
     study: StudyName,
     changes: Set = None,
@@ -164,7 +184,10 @@ def best(
         terminal.study_tables(result)
 
 
-@commands.command(epilog="Example: bo-act why quickstart 17")
+@commands.command(
+    epilog="Example: bo-act why quickstart 17",
+    rich_help_panel=Panel.RESULTS,
+)
 def why(
     study: StudyName,
     trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
@@ -192,7 +215,10 @@ def why(
         terminal.explanation(found)
 
 
-@commands.command(epilog="Example: bo-act show 'mul(sigmoid(x),erf(x))' --png erf_gate.png")
+@commands.command(
+    epilog="Example: bo-act show 'mul(sigmoid(x),erf(x))' --png erf_gate.png",
+    rich_help_panel=Panel.FUNCTIONS,
+)
 def show(
     expression: Annotated[str, typer.Argument(help="A function, e.g. 'max(relu(x),tanh(x))'.")],
     png: Annotated[
