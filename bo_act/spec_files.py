@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -98,9 +98,12 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
 def _keys_at(form: type[Spec], where: list[str]) -> list[str]:
     for step in where:
         field = form.model_fields.get(step)
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, Spec)
-        ):
+        if field is None:
             return []
-        form = field.annotation
+        # "Spec" or "Spec | None"
+        choices = get_args(field.annotation) or (field.annotation,)
+        specs = [one for one in choices if isinstance(one, type) and issubclass(one, Spec)]
+        if not specs:
+            return []
+        form = specs[0]
     return sorted(form.model_fields)

@@ -1,6 +1,7 @@
 """The forms of all files that users write: spaces and studies."""
 
 from bo_act.specs.base import Spec
+from bo_act.specs.pruner import PrunerSpec
 from bo_act.specs.search import (
     GAINS,
     AcquisitionSpec,
@@ -11,7 +12,7 @@ from bo_act.specs.search import (
     WarmStartSpec,
 )
 from bo_act.specs.space import DomainSpec, SpaceSpec
-from bo_act.specs.study import SEARCHED, ConfirmSpec, ParameterSpec, PrunerSpec, StopSpec, StudySpec
+from bo_act.specs.study import SEARCHED, ConfirmSpec, ParameterSpec, StopSpec, StudySpec
 from bo_act.specs.task import DataSpec, ModelSpec, TrainingSpec
 
 __all__ = [

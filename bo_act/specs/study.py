@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bo_act.specs.base import PositiveInt, Spec
+from bo_act.specs.pruner import PrunerSpec
 from bo_act.specs.search import (
     AcquisitionSpec,
     EmbeddingSpec,
@@ -60,21 +61,6 @@ class ParameterSpec(Spec):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         return float(self.low or 0) <= value <= float(self.high or 0)
-
-
-class PrunerSpec(Spec):
-    """When a trial is stopped early.
-
-    Attributes:
-        startup_trials: trials that must have finished before any is pruned.
-        warmup_epochs: epochs of each trial before it can be pruned.
-        percentile: for ``percentile``: keep trials in the best that many per cent.
-    """
-
-    name: Literal["none", "median", "percentile"] = "none"
-    startup_trials: Annotated[int, Field(ge=0)] = 10
-    warmup_epochs: Annotated[int, Field(ge=0)] = 2
-    percentile: Annotated[float, Field(gt=0, le=100)] = 50.0
 
 
 class StopSpec(Spec):

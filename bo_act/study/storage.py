@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from bo_act.errors import StorageError
-from bo_act.specs import PrunerSpec, StudySpec
+from bo_act.specs import StudySpec
+from bo_act.study.pruners import make_pruner
 
 SPEC = "bo_act:spec"
 """User attribute of a study: the resolved study file."""
@@ -144,7 +144,7 @@ def open_study(
             study_name=spec.name,
             storage=storage,
             sampler=sampler,
-            pruner=make_pruner(spec.pruner),
+            pruner=make_pruner(spec.pruner, epochs=spec.training.epochs),
             direction="maximize",
             load_if_exists=True,
         )
@@ -176,15 +176,6 @@ def load_study(spec: StudySpec) -> optuna.Study:
             f"the storage {_without_password(where)} has no study {spec.name!r}; "
             "`bo-act run` makes it"
         ) from error
-
-
-def make_pruner(spec: PrunerSpec) -> BasePruner:
-    """Return the Optuna pruner that a spec names."""
-    if spec.name == "median":
-        return MedianPruner(spec.startup_trials, spec.warmup_epochs)
-    if spec.name == "percentile":
-        return PercentilePruner(spec.percentile, spec.startup_trials, spec.warmup_epochs)
-    return NopPruner()
 
 
 def _check_same(spec: StudySpec, made_with: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import optuna
 import torch
-from optuna.pruners import BasePruner, MedianPruner, PercentilePruner
 
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
@@ -22,15 +21,34 @@ from bo_act.comparison.compare import embed
 from bo_act.comparison.metrics import mean_interval
 from bo_act.comparison.replay import initial_design, mean_curve, replay
 from bo_act.search.method import METHODS
+from bo_act.specs import PrunerSpec
 from bo_act.study.methods import make_method_sampler
+from bo_act.study.pruners import make_pruner
 
 BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn")
 SHOWN = (20, 30, 50, 70)  # trainings' worth of epochs
-# As in a study file: ten trials first, then from a quarter of the epochs on.
-PRUNERS: dict[str, Callable[[int], BasePruner | None]] = {
-    "none": lambda _: None,
-    "median": lambda epochs: MedianPruner(10, max(0, epochs // 4 - 1)),
-    "best quarter": lambda epochs: PercentilePruner(25.0, 10, max(0, epochs // 4 - 1)),
+
+
+def _early(epochs: int) -> dict[str, int]:
+    # As in a study file: ten trials first, then from a quarter of the epochs on.
+    return {"startup_trials": 10, "warmup_epochs": max(0, epochs // 4 - 1)}
+
+
+PRUNERS: dict[str, Callable[[int], PrunerSpec]] = {
+    "none": lambda _: PrunerSpec(),
+    "median": lambda epochs: PrunerSpec(name="median", **_early(epochs)),
+    "best quarter": lambda epochs: PrunerSpec(name="percentile", percentile=25.0, **_early(epochs)),
+    "successive_halving": lambda _: PrunerSpec(name="successive_halving"),
+    "hyperband": lambda _: PrunerSpec(name="hyperband"),
+    "wilcoxon": lambda epochs: PrunerSpec(name="wilcoxon", warmup_epochs=max(2, epochs // 4)),
+    "patient median": lambda epochs: PrunerSpec(
+        name="patient",
+        patience=2,
+        wraps=PrunerSpec(name="median", **_early(epochs)),
+    ),
+    "threshold 50%": lambda epochs: PrunerSpec(
+        name="threshold", lower=0.5, warmup_epochs=max(0, epochs // 4 - 1)
+    ),
 }
 
 
@@ -45,7 +63,7 @@ def search(benchmark: Benchmark, name: str, seed: int) -> dict:
         sampler,
         evaluations=100,
         design=initial_design(benchmark, seed=seed),
-        pruner=PRUNERS[name](epochs),
+        pruner=make_pruner(PRUNERS[name](epochs), epochs=epochs),
     )
     taken = []
     for step in steps:
