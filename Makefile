@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-costs benchmark-pruning wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-costs benchmark-pruning docs wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -25,6 +25,7 @@ help:
 	@echo "make benchmark-costs    regret by seconds of training, and the front of value and cost (half an hour)"
 	@echo "make benchmark-pruning  regret by epochs of training, with pruners and without (half an hour)"
 	@echo "make benchmark-trainings TABLE=parameters|spaces  searches with real trainings (an hour or two)"
+	@echo "make docs         build the documentation into site/"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make clean        remove the environment and what was built (studies stay in runs/)"
 
@@ -82,6 +83,9 @@ benchmark-pruning: $(VENV)/.installed
 benchmark-trainings: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/trainings.py $(TABLE) $(ARGS)
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
+
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel
 
@@ -111,4 +115,4 @@ $(VENV)/.installed-compare: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*

@@ -1,131 +1,185 @@
-"""The documentation says what is so: code runs, files validate, links lead somewhere."""
+"""The documentation says what is so: code runs, files and commands are valid, links lead on."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
-from pathlib import Path
 
+import numpy as np
+import optuna
 import pytest
 import torch
+from pages import PAGES, ROOT, blocks, commands, name, with_blocks
 from torch import nn
 from typer.main import get_command
 
+import bo_act
 from bo_act.cli import app
 from bo_act.comparison.plan import ComparisonPlan, read_plan
 from bo_act.specs import SpaceSpec, Spec, StudySpec
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/**/*.md")])
+SHELL_WORDS = {
+    "cd",
+    "cp",
+    "export",
+    "git",
+    "pip",
+    "python",
+    "ray",
+    "srun",
+    "sbatch",
+    "optuna-dashboard",
+}
+"""What a block of shell may hold beside bo-act and make; nothing here can run or check these."""
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_the_readmes_python_runs(tmp_path, monkeypatch):
+class MyNetwork(nn.Sequential):
+    def __init__(self, activation):
+        super().__init__(nn.Flatten(), nn.Linear(4, 3), activation(), nn.Linear(3, 2))
+
+
+def train_and_validate(activation: nn.Module, rate: float = 0.1) -> float:
+    return float(activation(torch.tensor([0.5]))) - rate
+
+
+@pytest.fixture(scope="module")
+def output_features(act_bench):
+    return bo_act.compute_features(act_bench)
+
+
+@pytest.mark.parametrize("page", with_blocks("python"), ids=name)
+def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other, with few trials."""
     monkeypatch.chdir(tmp_path)
-    model, plain, with_features = blocks("README.md", "python")
-    names: dict = {}
-    exec(model, names)
-    net = names["build"](nn.ReLU, in_channels=1, image_size=8, num_classes=10)
-    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-    def train_and_validate(activation: nn.Module, rate: float) -> float:
-        return float(activation(torch.tensor([0.5]))) - rate
-
-    names = {"train_and_validate": train_and_validate}
-    exec(plain.replace("n_trials=50", "n_trials=3"), names)
-    assert len(names["study"].trials) == 3
-    assert set(names["study"].trials[0].params) == {"binary", "left", "right", "lr"}
-
-    class MyNetwork(nn.Sequential):
-        def __init__(self, activation):
-            super().__init__(nn.Flatten(), nn.Linear(4, 3), activation(), nn.Linear(3, 2))
-
-    names |= {
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names: dict = {
+        "bo_act": bo_act,
+        "optuna": optuna,
+        "torch": torch,
+        "nn": nn,
+        "space": act_bench,
+        "features": output_features,
+        "indices": np.arange(5),
+        "values": np.linspace(0, 1, 5),
+        "study": optuna.create_study(direction="maximize"),
+        "train_and_validate": train_and_validate,
+        "evaluate": train_and_validate,
         "MyNetwork": MyNetwork,
         "images": torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0)),
         "labels": torch.zeros(8, dtype=torch.long),
+        "__name__": "__main__",
     }
-    exec(with_features, names)
-    assert set(names["features"].blocks) == {"outputs", "moments", "fim", "fim_null"}
+    for block in blocks(page, "python"):
+        exec(re.sub(r"n_trials=\d+", "n_trials=2", block), names)
+    if "build" in names:
+        net = names["build"](nn.ReLU, in_channels=1, image_size=8, num_classes=10)
+        assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    if "objective" in names and not names["study"].trials:
+        names["study"].optimize(names["objective"], n_trials=2)
 
 
-def test_the_docs_python_runs(act_bench):
-    import optuna
-
-    from bo_act import compute_features
-
-    search, warm, several = blocks("docs/search.md", "python")
-    names: dict = {
-        "space": act_bench,
-        "features": compute_features(act_bench),
-        "indices": torch.arange(5).numpy(),
-        "values": torch.linspace(0, 1, 5).numpy(),
-    }
-    exec("import bo_act\n" + search, names)
+def test_what_the_pages_say_of_python(act_bench, output_features):
+    names: dict = {"bo_act": bo_act, "space": act_bench, "features": output_features}
+    names |= {"indices": np.arange(5), "values": np.linspace(0, 1, 5)}
+    exec(blocks(ROOT / "docs/concepts/acquisition.md", "python")[0], names)
     assert names["proposal"].index not in {17, 0, 1, 2, 3, 4}
-    exec(warm, names)
+    exec(blocks(ROOT / "docs/how_to/warm_start.md", "python")[0], names)
     assert list(names["sampler"].embedding.blocks) == ["outputs", "sources"]
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    names["study"] = optuna.create_study()
-    exec("import bo_act\n" + several + "    return rate\n", names)
-    names["study"].optimize(names["objective"], n_trials=2)
-    assert {"early.left", "late.left", "lr"} <= set(names["study"].best_params)
-    (compared,) = blocks("docs/benchmarks.md", "python")
-    exec("import bo_act\n" + compared, {})
-    (spaces,) = blocks("docs/spaces.md", "python")
-    names = {"evaluate": lambda activation: 0.0}
-    exec("import bo_act, optuna\n" + spaces.replace("n_trials=50", "n_trials=2"), names)
-    assert len(names["study"].trials) == 2
 
 
-def test_files_in_the_docs_validate():
-    for text in blocks("README.md", "toml"):
-        StudySpec.model_validate(tomllib.loads(text))
-    task = '[model]\nname = "mlp"\noptions = { width = 64 }\n[data]\nname = "digits"\n'
-    for text in blocks("docs/studies.md", "toml"):
-        StudySpec.model_validate(tomllib.loads(f'name = "a"\n{task}{text}'))
-    for text in blocks("docs/benchmarks.md", "toml"):
-        assert ComparisonPlan.model_validate(tomllib.loads(text)).chosen()
+@pytest.mark.parametrize("page", with_blocks("toml"), ids=name)
+def test_files_validate(page):
+    """A block is a comparison, a space, or (part of) a study."""
+    task = {"model": {"name": "mlp", "options": {"width": 64}}, "data": {"name": "digits"}}
+    for text in blocks(page, "toml"):
+        content = tomllib.loads(text)
+        if "methods" in content or "method" in content:
+            assert ComparisonPlan.model_validate(content).chosen()
+        elif "schemas" in content:
+            SpaceSpec.model_validate(content)
+        else:
+            StudySpec.model_validate({"name": "a", **task, **content})
+
+
+def test_comparisons_validate():
     for file in (ROOT / "studies" / "comparisons").glob("*.toml"):
         assert read_plan(file, {}).chosen()
-    for text in blocks("docs/spaces.md", "toml"):
-        SpaceSpec.model_validate(tomllib.loads(text))
 
 
 def leaves(form: type[Spec], prefix: str = "") -> list[str]:
     found = []
-    for name, field in form.model_fields.items():
+    for key, field in form.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Spec):
-            found += leaves(kind, f"{prefix}{name}.")
+            found += leaves(kind, f"{prefix}{key}.")
         else:
-            found.append(prefix + name)
+            found.append(prefix + key)
     return found
 
 
 def test_every_key_of_a_study_is_documented():
-    table = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "reference" / "study_file.md").read_text(encoding="utf-8")
     words = set(re.findall(r"[a-z_]+", table))
     undocumented = {key for key in leaves(StudySpec) if key.rsplit(".", 1)[-1] not in words}
     # One choice each, so there is nothing to say yet.
     assert undocumented <= {"description"}
 
 
-def test_commands_in_the_docs_exist():
-    commands = set(get_command(app).commands)
-    for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL):
-            assert set(re.findall(r"^bo-act (\w+)", block, flags=re.MULTILINE)) <= commands
-            makefile = (ROOT / "Makefile").read_text()
-            for target in re.findall(r"^make ([\w-]+)", block, flags=re.MULTILINE):
-                assert f"\n{target}:" in makefile
+def read_by_the_command_line(words: list[str]) -> None:
+    """Read a command as the command line does, without running it."""
+    command, words = get_command(app), words[1:]
+    context = command.make_context("bo-act", list(words))
+    while hasattr(command, "commands"):
+        rest = [*context._protected_args, *context.args]
+        _, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(command.name, rest, parent=context)
+
+
+@pytest.mark.parametrize("page", with_blocks("bash"), ids=name)
+def test_commands_are_read(page):
+    makefile = (ROOT / "Makefile").read_text()
+    for block in blocks(page, "bash"):
+        for words in commands(block):
+            if words[0] == "bo-act":
+                read_by_the_command_line(words)
+            elif words[0] == "make":
+                assert f"\n{words[1]}:" in makefile, words
+            else:
+                assert words[0] in SHELL_WORDS, words
+
+
+def test_every_name_of_the_package_has_a_reference():
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^::: bo_act\.(\w+)$", page, flags=re.MULTILINE)) == {
+        key for key in bo_act.__all__ if key[0] != "_"
+    }
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    """It is built strictly by `make docs`, too; here, that it asks for nothing from outside."""
+    site = tmp_path / "site"
+    build = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(site),
+    ]
+    subprocess.run(build, cwd=ROOT, check=True)
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//", text), page
+        assert not re.findall(r"<link[^>]+(?:stylesheet|preload)[^>]+href=\"(?:https?:)?//", text)
+    assert "bo-act run" in (site / "reference" / "command_line.html").read_text(encoding="utf-8")

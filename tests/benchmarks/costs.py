@@ -1,6 +1,6 @@
 """What the cost of functions brings a search: regret by seconds of training, and the front.
 
-Run by ``make benchmark-costs``; prints the tables of docs/search.md.
+Run by ``make benchmark-costs``; prints the tables of docs/results/search.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python tests/benchmarks/fim.py --networks resnet56 vit --functions 4 --json
 
 "Ours" is ``fim_spectra`` as ``compute_features`` calls it for one function after another; the plain
-way is in plain_fim.py. docs/fim_speed.md says what the columns mean.
+way is in plain_fim.py. docs/results/speed.md says what the columns mean.
 """
 
 from __future__ import annotations

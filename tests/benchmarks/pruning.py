@@ -1,7 +1,7 @@
 """What pruners save: regret by epochs of training, replayed on kept learning curves.
 
-Run by ``make benchmark-pruning``; prints the table of docs/search.md. Every finished search is one
-line of a file, so that a second call goes on where the first one stopped.
+Run by ``make benchmark-pruning``; prints the table of docs/results/search.md. Every finished search
+is one line of a file, so that a second call goes on where the first one stopped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The standing check: compare the methods of a file, and put the table into the documentation.
 
-Run by ``make compare``. The table stands between two markers in docs/benchmarks.md.
+Run by ``make compare``. The table stands between two markers in docs/results/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plan", type=Path, help="comparison file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--name", required=True, help="of the markers in docs/benchmarks.md")
+    parser.add_argument(
+        "--name", required=True, help="of the markers in docs/results/benchmarks.md"
+    )
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--figures", type=Path, help="folder that the figures are copied to")
     options = parser.parse_args()
@@ -84,7 +86,7 @@ def main() -> None:
     found.save(options.out)
     benchmarks.comparison(found)
     table = f"{plan.seeds} seeds.\n\n{markdown(found.table, found.summary['comparisons'])}"
-    put(ROOT / "docs" / "benchmarks.md", options.name, table)
+    put(ROOT / "docs" / "results" / "benchmarks.md", options.name, table)
     if options.figures is not None:
         options.figures.mkdir(parents=True, exist_ok=True)
         for file in options.out.glob("*.svg"):

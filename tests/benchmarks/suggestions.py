@@ -1,7 +1,7 @@
 """Time and memory of one suggestion, fit included, beside BoTorch's and Optuna's own.
 
 Run by ``make benchmark-suggestions``. Every case is a process of its own, so that its peak memory
-is its own; the table stands in docs/search_speed.md, the figure beside it.
+is its own; the table stands in docs/results/speed.md, the figure beside it.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def main() -> None:
                 cells.append(f"{cell['seconds']:.2g} ({cell['megabytes']:.0f})")
             lines.append(f"| {candidates:,} | {observations} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    put(ROOT / "docs" / "search_speed.md", "suggestions", "\n".join(lines))
+    put(ROOT / "docs" / "results" / "speed.md", "suggestions", "\n".join(lines))
     draw(found, options.figure)
 
 

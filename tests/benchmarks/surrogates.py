@@ -1,6 +1,6 @@
 """How well each surrogate orders functions it has not seen, and how honest its intervals are.
 
-Run by ``make benchmark-surrogates``; prints the table of docs/benchmarks.md.
+Run by ``make benchmark-surrogates``; prints the table of docs/results/benchmarks.md.
 """
 
 from __future__ import annotations

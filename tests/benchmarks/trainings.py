@@ -1,8 +1,8 @@
 """Searches with real trainings: parameters beside the function, and spaces too large to list.
 
-Run by ``make benchmark-trainings``; prints the tables of docs/search.md. Every finished search is
-kept as one line of a file, so that a second call goes on where the first one stopped. Small
-networks train fastest on one thread each; ``OMP_NUM_THREADS=1`` before the command sees to that.
+Run by ``make benchmark-trainings``; prints the tables of docs/results/search.md. Every finished
+search is kept as one line of a file, so that a second call goes on where the first one stopped.
+Small networks train fastest on one thread each: set ``OMP_NUM_THREADS=1`` before the command.
 """
 
 from __future__ import annotations
