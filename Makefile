@@ -24,7 +24,7 @@ help:
 	@echo "make benchmark-suggestions  time and memory of one suggestion beside its peers (ten minutes)"
 	@echo "make benchmark-costs    regret by seconds of training, and the front of value and cost (half an hour)"
 	@echo "make benchmark-pruning  regret by epochs of training, with pruners and without (half an hour)"
-	@echo "make benchmark-trainings TABLE=parameters|spaces  searches with real trainings (an hour or two)"
+	@echo "make benchmark-trainings TABLE=parameters|spaces|activations  searches with real trainings (an hour or two)"
 	@echo "make docs         build the documentation into site/"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make clean        remove the environment and what was built (studies stay in runs/)"

@@ -5,7 +5,9 @@ The contract of a model file::
     def build(activation, *, in_channels, image_size, num_classes, <options>) -> nn.Module
 
 ``activation()`` returns a fresh module; ``build`` calls it once for each place where the searched
-function stands. Options are further keyword arguments with defaults.
+function stands. A network may name its places, ``activation("early")``: a study whose file names
+the same ones searches a function for each, and in any other the same function stands in all.
+Options are further keyword arguments with defaults.
 """
 
 from __future__ import annotations
@@ -31,6 +33,47 @@ from bo_act.specs import ModelSpec
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, in_channels, image_size, num_classes, <options>)"
+
+
+Activations = Callable[[], nn.Module] | Mapping[str, Callable[[], nn.Module]]
+"""What returns a fresh module of the activation function, or several of them by name."""
+
+
+class _Places:
+    """What ``build`` gets as ``activation``: knows which places were asked for."""
+
+    def __init__(self, path: Path, activation: Activations) -> None:
+        self.path, self.activation = path, activation
+        self.asked: set[str] = set()
+
+    def __call__(self, name: str = "") -> nn.Module:
+        self.asked.add(name)
+        if not isinstance(self.activation, Mapping):
+            return self.activation()
+        if name not in self.activation:
+            known = ", ".join(self.activation)
+            asks = f"activation({name!r})" if name else "activation() without a name"
+            raise NetworkError(
+                f"{self.path}: build calls {asks}, and the study's activations are {known}"
+                f"{nearest(name, self.activation)}; name the same ones in both"
+            )
+        return self.activation[name]()
+
+    def check(self) -> None:
+        """Refuse a network in which a function has no place."""
+        if not self.asked:
+            raise NetworkError(
+                f"{self.path}: build never called activation(), so no activation function would "
+                f"change this network; call it once for each activation layer"
+            )
+        if isinstance(self.activation, Mapping):
+            for name in self.activation:
+                if name not in self.asked:
+                    raise NetworkError(
+                        f"{self.path}: build never called activation({name!r}), which is one of "
+                        f"the study's activations; it calls those of "
+                        f"{', '.join(sorted(self.asked))}"
+                    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +102,7 @@ class NetworkBuilder:
 
     def __call__(
         self,
-        activation: Callable[[], nn.Module],
+        activation: Activations,
         *,
         in_channels: int,
         image_size: int,
@@ -71,7 +114,8 @@ class NetworkBuilder:
         torch's global random state is left as it was.
 
         Args:
-            activation: returns a fresh module of the activation function.
+            activation: returns a fresh module of the activation function; several by name for a
+                network that names its places.
             in_channels: channels of the images.
             image_size: height and width of the images in pixels.
             num_classes: number of values that the network returns for each image.
@@ -82,21 +126,16 @@ class NetworkBuilder:
             (b, num_classes).
 
         Raises:
-            NetworkError: ``build`` failed, returned something else, or never used ``activation``.
+            NetworkError: ``build`` failed, returned something else, never used ``activation``, or
+                does not use the names of several.
         """
-        calls = 0
-
-        def counted() -> nn.Module:
-            nonlocal calls
-            calls += 1
-            return activation()
-
+        places = _Places(self.path, activation)
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             try:
                 network = self.build(
-                    counted,
+                    places,
                     in_channels=in_channels,
                     image_size=image_size,
                     num_classes=num_classes,
@@ -114,11 +153,7 @@ class NetworkBuilder:
                 f"{self.path}: expected build to return a torch.nn.Module, "
                 f"got {type(network).__name__}"
             )
-        if calls == 0:
-            raise NetworkError(
-                f"{self.path}: build never called activation(), so no activation function would "
-                f"change this network; call it once for each activation layer"
-            )
+        places.check()
         return network
 
     def with_options(self, options: Mapping[str, Any]) -> NetworkBuilder:

@@ -90,6 +90,8 @@ class ConfirmSpec(Spec):
     seeds: Annotated[int, Field(ge=0)] = 5
 
 
+ActivationName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
 SEARCHED = ("training.", "model.options.")
 """Where the parameters of a study file are."""
 
@@ -109,6 +111,9 @@ class StudySpec(Spec):
         storage: any Optuna storage URL, or a path: ``.db`` is SQLite, other endings a journal
             file; default: ``runs/<name>/journal.log``.
         max_retries: how often a function is tried again after an infrastructure failure.
+        activations: names of several activations of the network, such as stages, each of which
+            gets a function of its own; the model file calls ``activation("NAME")``. None means one
+            function in all places.
         parameters: values of this file that are searched together with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the value that stands in the file.
@@ -135,7 +140,26 @@ class StudySpec(Spec):
     pruner: PrunerSpec = PrunerSpec()
     stop: StopSpec = StopSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    activations: tuple[ActivationName, ...] = ()
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _activations_are_searched_together(self) -> StudySpec:
+        if len(set(self.activations)) < len(self.activations):
+            raise ValueError(f"activations: expected each name once, got {self.activations}")
+        if not self.activations:
+            return self
+        if self.strategy.name != "model":
+            raise ValueError(
+                f"activations: only the strategy 'model' searches several together, not "
+                f"{self.strategy.name!r}"
+            )
+        if self.acquisition.needs_costs:
+            raise ValueError(
+                "activations: what functions cost (acquisition.per_second, 'hypervolume') is known "
+                "for one function alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parameters_are_keys(self) -> StudySpec:

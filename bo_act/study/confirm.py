@@ -139,7 +139,7 @@ def read_confirmed(
             rows[text],
             reference,
             "found" if place < len(found) else "baseline",
-            len(_trials_of(one.expression, study)),
+            len(_trials_of(text, study)),
         )
         for place, (text, one) in enumerate(wanted.items())
     ]
@@ -148,7 +148,7 @@ def read_confirmed(
 def _wanted(
     spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
 ) -> dict[str, Configuration]:
-    wanted = {str(one.expression): one for one in found}
+    wanted = {one.text: one for one in found}
     for text in (REFERENCE, *spec.confirm.baselines):
         expression = canonical(parse(text))
         wanted.setdefault(str(expression), _best_of(expression, spec, study))
@@ -157,29 +157,29 @@ def _wanted(
 
 def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Configuration:
     """Return a function with the best settings it was tried with, else those of the file."""
-    tried = _trials_of(expression, study)
+    tried = _trials_of(str(expression), study)
     if not tried:
-        return Configuration(expression, spec.defaults)
+        return Configuration.everywhere(expression, spec, spec.defaults)
     return Configuration.of_trial(min(tried, key=lambda t: (-(t.value or 0.0), t.number)), spec)
 
 
-def _trials_of(expression: Expression, study: optuna.Study) -> list[FrozenTrial]:
+def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
     return [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.user_attrs.get("activation") == str(expression)
+        if trial.user_attrs.get("activation") == text
     ]
 
 
 def _attribute(one: Configuration, seed: int) -> str:
-    text = str(one.expression)
+    text = one.text
     if one.settings:
         text += json.dumps(one.settings, sort_keys=True)
     return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
 
 
 def _measure(task: Task, one: Configuration, test: Images, *, seed: int) -> dict[str, Any]:
-    network, result = task.train(one.expression, seed=seed, settings=one.settings)
+    network, result = task.train(one.trained, seed=seed, settings=one.settings)
     spec = task.spec.training
     accuracy = 1 / task.data.num_classes
     if result.status == "completed":
@@ -203,10 +203,10 @@ def _summarize(
 ) -> Confirmed:
     test = [row["test"] for row in rows]
     difference = None
-    if str(one.expression) != REFERENCE:
+    if one.text != REFERENCE:
         difference = interval([a - b for a, b in zip(test, reference, strict=True)])
     return Confirmed(
-        activation=str(one.expression),
+        activation=one.text,
         settings=one.settings,
         tried=tried,
         role=role,

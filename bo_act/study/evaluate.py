@@ -11,15 +11,13 @@ from optuna.trial import Trial, TrialState
 from bo_act.errors import BoActError
 from bo_act.study.claims import OWNER
 from bo_act.study.results import DIVERGED
-from bo_act.study.settings import suggest
+from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
 
 
 def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
     """Train one function and tell the study; return the trial's state."""
-    expression = task.space.suggest_expression(trial)
-    settings = suggest(trial, task.spec)
-    trial.set_user_attr("activation", str(expression))
+    asked = Configuration.suggest(trial, task.space, task.spec)
     reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
     def report(epoch: int, accuracy: float) -> None:
@@ -30,7 +28,9 @@ def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
             raise optuna.TrialPruned
 
     try:
-        _, result = task.train(expression, seed=task.spec.seed, settings=settings, report=report)
+        _, result = task.train(
+            asked.trained, seed=task.spec.seed, settings=asked.settings, report=report
+        )
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
         return TrialState.PRUNED

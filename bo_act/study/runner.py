@@ -30,7 +30,7 @@ from bo_act.study.results import (
     summarize,
 )
 from bo_act.study.sampler import ActivationSampler
-from bo_act.study.settings import distributions
+from bo_act.study.settings import distributions, places
 from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
@@ -93,6 +93,7 @@ def make_sampler(
         strategy=make_strategy(spec.strategy, task.space),
         warm_start=spec.warm_start.sources,
         first=spec.warm_start.first,
+        activations=places(spec),
         parameters=distributions(spec),
         defaults=spec.defaults,
         seed=spec.seed,

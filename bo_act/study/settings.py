@@ -1,4 +1,4 @@
-"""The other parameters of a study file: what is searched beside the function."""
+"""What a trial of a study file trains: functions, and other parameters of the file."""
 
 from __future__ import annotations
 
@@ -15,27 +15,69 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial
 
 from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.activations.space import Space
 from bo_act.specs import ParameterSpec, StudySpec
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A function and the settings that it is trained with.
+    """A function, or one for each activation of the study, and the settings of its training.
 
     Attributes:
-        expression: the activation function.
+        functions: by name of the activation; the only one of a study has the name ``""``.
         settings: values of the study's other parameters, by key of the study file.
     """
 
-    expression: Expression
-    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    functions: Mapping[str, Expression]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The function as text where it stands in all places, else each with its name."""
+        texts = {name: str(function) for name, function in self.functions.items()}
+        if len(set(texts.values())) == 1:
+            return next(iter(texts.values()))
+        return ", ".join(f"{name}: {text}" for name, text in texts.items())
+
+    @property
+    def trained(self) -> Expression | Mapping[str, Expression]:
+        """What ``Task.train`` takes."""
+        return self.functions.get("", self.functions)
+
+    @classmethod
+    def everywhere(
+        cls, expression: Expression, spec: StudySpec, settings: Mapping[str, Any]
+    ) -> Configuration:
+        """Return the same function in all places of a study."""
+        return cls(dict.fromkeys(places(spec), expression), settings)
+
+    @classmethod
+    def suggest(cls, trial: Trial, space: Space, spec: StudySpec) -> Configuration:
+        """Ask a trial for its functions and settings, and note the functions' texts in it."""
+        functions = {name: space.suggest_expression(trial, name) for name in places(spec)}
+        found = cls(functions, suggest(trial, spec))
+        for name, function in functions.items():
+            trial.set_user_attr(_attribute(name), str(function))
+        trial.set_user_attr("activation", found.text)
+        return found
 
     @classmethod
     def of_trial(cls, trial: FrozenTrial, spec: StudySpec) -> Configuration:
         """Return what a trial trained."""
-        expression = canonical(parse(str(trial.user_attrs["activation"])))
+        texts = {name: str(trial.user_attrs[_attribute(name)]) for name in places(spec)}
+        functions = {name: canonical(parse(text)) for name, text in texts.items()}
         params = {name: trial.params[name] for name in spec.parameters if name in trial.params}
-        return cls(expression, params)
+        return cls(functions, params)
+
+
+def places(spec: StudySpec) -> tuple[str, ...]:
+    """Return the names of a study's activations; the only one of a study has none."""
+    return spec.activations or ("",)
+
+
+def _attribute(name: str) -> str:
+    """Return the user attribute of a trial that the text of an activation's function is in."""
+    return f"{name}.activation" if name else "activation"
 
 
 def shown(settings: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from bo_act.activations.module import Activation
 from bo_act.activations.space import Space, load_space
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
-from bo_act.networks import NetworkBuilder, load_network
+from bo_act.networks import Activations, NetworkBuilder, load_network
 from bo_act.specs import StudySpec
 from bo_act.training.data import Data, load_data
 from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
@@ -36,7 +37,7 @@ class StudyNetwork:
     num_classes: int
     seed: int
 
-    def __call__(self, activation: Callable[[], nn.Module]) -> nn.Module:
+    def __call__(self, activation: Activations) -> nn.Module:
         """Build the untrained network with fresh activation modules."""
         return self.builder(
             activation,
@@ -147,7 +148,7 @@ class Task:
 
     def train(
         self,
-        expression: Expression,
+        function: Expression | Mapping[str, Expression],
         *,
         seed: int,
         settings: Mapping[str, Any] | None = None,
@@ -156,13 +157,18 @@ class Task:
         """Build the network with a function and train it.
 
         Args:
-            expression: the activation function.
+            function: the activation function, or one for each activation that the network names.
             settings: values that replace those of the study file, by dotted key.
             seed: of the initial weights and, separately drawn from it, the order of the data.
             report: called after each epoch with its number and the validation accuracy.
         """
         task = self.with_settings(settings or {})
-        network = task.network(seed=seed)(lambda: Activation(expression))
+        fresh: Activations = (
+            partial(Activation, function)
+            if isinstance(function, Expression)
+            else {name: partial(Activation, one) for name, one in function.items()}
+        )
+        network = task.network(seed=seed)(fresh)
         # Apart, so that the order of the data does not repeat the weights' random numbers.
         result = train(network, self.data, task.spec.training, seed=seed + 1_000_003, report=report)
         return network, result

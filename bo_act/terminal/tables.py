@@ -70,7 +70,8 @@ def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
     table.add_column("validation", justify="right")
     for place, row in enumerate(confirmed):
         note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
-        last_found = row.role == "found" and confirmed[place + 1].role == "baseline"
+        after = confirmed[place + 1 : place + 2]  # all baselines may be among those found
+        last_found = row.role == "found" and any(one.role == "baseline" for one in after)
         table.add_row(
             with_settings(row.activation, row.settings) + note,
             _with_interval(row.test, "{:.2f}%"),

@@ -1,4 +1,4 @@
-"""Searches with real trainings: parameters beside the function, and spaces too large to list.
+"""Searches with real trainings: parameters, several activations, spaces too large to list.
 
 Run by ``make benchmark-trainings``; prints the tables of docs/results/search.md. Every finished
 search is kept as one line of a file, so that a second call goes on where the first one stopped.
@@ -20,7 +20,7 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from scipy.stats import t as student
 
-from bo_act import ActivationSampler, Features, Space, compute_features, load_space, read_study
+from bo_act import ActivationSampler, FeatureTable, Space, compute_features, load_space, read_study
 from bo_act.search.trees import Frontier
 from bo_act.study.task import Task
 
@@ -42,6 +42,17 @@ LARGE = {
     ("act_bench", "catalogue"): "all functions, default without spectra",
     ("act_bench", "random"): "random",
 }
+STAGES = {
+    ("two stages", "two"): "a function for each",
+    ("two stages", "one"): "one function for both",
+    ("two stages", "random"): "a function for each, at random",
+}
+
+
+@cache
+def stages() -> Task:
+    """Return the task of two activations: digits, a small network of two stages."""
+    return Task.load(read_study("digits_two_activations"))
 
 
 @cache
@@ -51,13 +62,13 @@ def task() -> Task:
 
 
 @cache
-def outputs(space: str) -> Features:
+def outputs(space: str) -> FeatureTable:
     """Return the output features of a space."""
     return compute_features(load_space(space))
 
 
 @cache
-def spectra() -> Features:
+def spectra() -> FeatureTable:
     """Return all features of the task's space."""
     return task().features()
 
@@ -123,6 +134,35 @@ def in_large_space(name: str, how: str, seed: int) -> list[float]:
     return search(sampler, space, lambda _: rate, seed, first)
 
 
+@cache
+def spectra_of_stages() -> FeatureTable:
+    """Return all features of the two-stage network's space."""
+    return stages().features()
+
+
+def with_stages(_: str, how: str, seed: int) -> list[float]:
+    """Search a function for each stage of a network, or one for both."""
+    space, names = stages().space, ("early", "late") if how != "one" else ("",)
+    start = [space.catalogue.params(space.catalogue.index(one)) for one in space.baselines]
+    both = [{f"{name}.{slot}": v for name in names for slot, v in p.items()} for p in start]
+    sampler: BaseSampler = RandomSampler(seed=seed)
+    if how != "random":
+        sampler = ActivationSampler(
+            space, features=spectra_of_stages(), activations=names, seed=seed
+        )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for params in both if how == "random" else []:
+        study.enqueue_trial(params)
+
+    def objective(trial: optuna.Trial) -> float:
+        found = {name: space.suggest_expression(trial, name) for name in names}
+        _, result = stages().train(found.get("", found), seed=seed)
+        return result.validation_accuracy
+
+    study.optimize(objective, n_trials=TRIALS)
+    return [trial.value for trial in study.trials]
+
+
 def paired(a: np.ndarray, b: np.ndarray) -> str:
     """Return the mean difference of two paired rows of values and half its 95% interval."""
     gap = 100 * (a - b)
@@ -133,7 +173,7 @@ def paired(a: np.ndarray, b: np.ndarray) -> str:
 def main() -> None:
     """Search, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=["parameters", "spaces"])
+    parser.add_argument("table", choices=["parameters", "spaces", "activations"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("runs/trainings"))
     options = parser.parse_args()
@@ -145,6 +185,8 @@ def main() -> None:
         rows |= {("bad", how): HOW[how] for how in ("together", "apart", "function")}
         run: Callable[[str, str, int], list[float]] = with_rate
         against = dict.fromkeys(rows, "together")
+    elif options.table == "activations":
+        rows, run, against = STAGES, with_stages, dict.fromkeys(STAGES, "one")
     else:
         rows, run, against = LARGE, in_large_space, dict.fromkeys(LARGE, "random")
     options.out.mkdir(parents=True, exist_ok=True)
