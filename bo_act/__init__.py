@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bo_act.comparison.compare import Comparison, compare
     from bo_act.comparison.replay import replay
     from bo_act.errors import BoActError
+    from bo_act.exports.exporter import export
     from bo_act.features.compute import compute_features
     from bo_act.features.fim import fim_spectra
     from bo_act.features.table import FeatureTable
@@ -62,6 +63,7 @@ _HOME = {
     "canonical": "activations.expressions",
     "compare": "comparison.compare",
     "compute_features": "features.compute",
+    "export": "exports.exporter",
     "fim_spectra": "features.fim",
     "improvement_left": "study.stop",
     "load_space": "activations.space",
@@ -99,6 +101,7 @@ __all__ = [
     "canonical",
     "compare",
     "compute_features",
+    "export",
     "fim_spectra",
     "improvement_left",
     "load_space",

@@ -9,6 +9,7 @@
     ├── FeatureError           features that cannot be computed or read
     ├── SearchError            a search that cannot go on
     ├── BenchmarkError         a benchmark that cannot be read, built or replayed
+    ├── ExportError            a function that cannot be written in the form asked for
     ├── WorkerError            worker processes that cannot start or do not survive
     └── StorageError           a study storage that cannot be reached or holds something else
 
@@ -21,6 +22,7 @@ __all__ = [
     "BoActError",
     "ContentNotFoundError",
     "DataError",
+    "ExportError",
     "ExpressionError",
     "FeatureError",
     "NetworkError",
@@ -82,6 +84,10 @@ class SearchError(BoActError):
 
 class BenchmarkError(BoActError):
     """A benchmark cannot be read, built or replayed."""
+
+
+class ExportError(BoActError):
+    """A function cannot be written in the form that is asked for."""
 
 
 class WorkerError(BoActError):

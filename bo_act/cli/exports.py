@@ -1,0 +1,62 @@
+"""The command that writes a function for use elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bo_act.cli.options import Panel
+from bo_act.errors import ExportError
+
+commands = typer.Typer()
+
+
+def _targets(incomplete: str) -> list[str]:
+    names = ("torch", "jax", "keras", "onnx", "latex", "triton")
+    return [name for name in names if name.startswith(incomplete)]
+
+
+@commands.command(
+    epilog="Example: bo-act export 'mul(sigmoid(x),erf(x))' --to torch --name gate -o gate.py",
+    rich_help_panel=Panel.RESULTS,
+)
+def export(
+    expression: Annotated[str, typer.Argument(help="A function, e.g. 'max(relu(x),tanh(x))'.")],
+    *,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="TARGET",
+            help="torch, jax, keras, onnx, latex or triton.",
+            autocompletion=_targets,
+        ),
+    ] = "torch",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write it there, not on stdout."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Of the function.")
+    ] = "activation",
+) -> None:
+    """Write a function as code, model or formula that stands alone, without bo-act."""
+    from bo_act.exports.exporter import export as exported
+
+    written = exported(expression, to=to, name=name)  # type: ignore[arg-type]
+    if out is None:
+        if isinstance(written, str):
+            typer.echo(written, nl=False)
+        elif sys.stdout.isatty():
+            raise ExportError("an ONNX model is no text; give a file: -o model.onnx")
+        else:
+            sys.stdout.buffer.write(written)
+        return
+    try:
+        out.write_bytes(written.encode() if isinstance(written, str) else written)
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error}") from error
+    typer.echo(f"wrote {out}", err=True)

@@ -1,0 +1,53 @@
+"""The door to all exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.errors import ExportError, nearest
+from bo_act.exports import formulas, native
+from bo_act.exports.onnx_model import onnx_model
+from bo_act.exports.source import Source
+from bo_act.exports.triton_code import triton_code
+
+Target = Literal["torch", "jax", "keras", "onnx", "latex", "triton"]
+TARGETS: tuple[str, ...] = get_args(Target)
+"""What a function can be exported to."""
+
+_WRITE: dict[str, Callable[[Source], str | bytes]] = {
+    "torch": native.torch_code,
+    "jax": native.jax_code,
+    "keras": native.keras_code,
+    "onnx": onnx_model,
+    "latex": lambda source: formulas.latex(source.expression) + "\n",
+    "triton": triton_code,
+}
+
+
+def export(
+    expression: str | Expression, *, to: Target = "torch", name: str = "activation"
+) -> str | bytes:
+    """Write an activation function so that it stands alone, without bo-act.
+
+    Args:
+        expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree; its canonical
+            form is exported.
+        to: ``torch`` (a function and an ``nn.Module``), ``jax``, ``keras`` (Keras 3), ``triton``
+            (kernels forward and backward), ``latex`` (a formula), or ``onnx`` (a model).
+        name: of the function; the module has the same one in CapWords.
+
+    Returns:
+        Python code or a formula; for ``onnx`` the bytes of a model file.
+
+    Raises:
+        ExportError: the target or the name cannot be used, or onnx is missing.
+        ExpressionError: the text is no expression.
+    """
+    if to not in _WRITE:
+        raise ExportError(
+            f"cannot export to {to!r}{nearest(to, TARGETS)}; expected one of: {', '.join(TARGETS)}"
+        )
+    tree = parse(expression) if isinstance(expression, str) else expression
+    return _WRITE[to](Source(canonical(tree), name))

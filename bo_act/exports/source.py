@@ -1,0 +1,80 @@
+"""What all exports say of themselves: names, formula, origin, limits."""
+
+from __future__ import annotations
+
+import keyword
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+
+from bo_act.activations.expressions import Expression
+from bo_act.errors import ExportError
+from bo_act.exports.formulas import plain
+from bo_act.exports.limits import notes
+
+
+@dataclass(frozen=True)
+class Source:
+    """An expression that is exported under a name.
+
+    Attributes:
+        expression: the function.
+        name: of the Python function, or of the model; an identifier.
+    """
+
+    expression: Expression
+    name: str
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or keyword.iskeyword(self.name):
+            raise ExportError(
+                f"expected a name that Python allows for a function, e.g. 'gate', got {self.name!r}"
+            )
+
+    @property
+    def class_name(self) -> str:
+        """The name in CapWords, always another one than the function's."""
+        words = "".join(part[:1].upper() + part[1:] for part in self.name.split("_"))
+        return words if words.isidentifier() and words != self.name else f"{self.name}Module"
+
+    @property
+    def title(self) -> str:
+        """One line that says what this is and where it comes from."""
+        text = str(self.expression)
+        shown = text if len(text) <= 48 else text[:45] + "..."
+        return f"Activation function {shown}, from bo-act {version('bo-act')}."
+
+    @cached_property
+    def limits(self) -> list[str]:
+        """Where it is not finite."""
+        return notes(self.expression)
+
+    def description(self, dtypes: str) -> str:
+        """Return a docstring's content for a function, indented by four."""
+        formula = textwrap.fill(
+            f"f(x) = {plain(self.expression)}",
+            92,
+            subsequent_indent="        ",
+            initial_indent="        ",
+            break_long_words=False,
+        )
+        limits = "\n".join(
+            textwrap.fill(
+                f"{one[0].upper()}{one[1:]}.", 92, initial_indent="    ", subsequent_indent="    "
+            )
+            for one in self.limits
+        )
+        written = textwrap.fill(
+            f"Elementwise; bo-act writes it {self.expression}.",
+            92,
+            subsequent_indent="    ",
+            break_long_words=False,
+        )
+        return f"{written}\n\n{formula}\n\n{limits}\n    {dtypes}"
+
+
+def indented(lines: Sequence[str]) -> str:
+    """Return lines of a function's body."""
+    return "\n".join(f"    {line}" for line in lines)

@@ -1,0 +1,100 @@
+"""Exports of every finite function of the Act-Bench space, run without bo-act and compared.
+
+    python tests/benchmarks/exports.py --out runs/exports            # a quarter of an hour
+
+Errors are relative to max(1, |value|) with value and slope in float64 by bo-act on 1,000 points of
+[-5, 5]. A function agrees if the error is at most the tolerance (float32: 2e-5, float64: 1e-12), or
+ten times that of bo-act itself in the same dtype; and if it is finite wherever bo-act is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from exported import GRID, agreement, run_exported
+
+from bo_act.activations.expressions import parse
+from bo_act.activations.space import load_space
+from bo_act.features.outputs import value_and_slope
+
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+RUNS = (
+    ("torch", "float32"),
+    ("torch", "float64"),
+    ("jax", "float32"),
+    ("jax", "float64"),
+    ("onnx", "float32"),
+    ("keras", "float32"),
+    ("triton", "float32"),
+)
+_AT_ONCE = 400  # functions a process
+
+
+def functions() -> list[str]:
+    catalogue = load_space("act_bench").catalogue
+    return [catalogue.text(i) for i in range(len(catalogue)) if catalogue.finite[i]]
+
+
+def compare(texts: list[str], target: str, dtype: str, folder: Path) -> dict:
+    rows = []
+    for start in range(0, len(texts), _AT_ONCE):
+        some = texts[start : start + _AT_ONCE]
+        ran = run_exported(some, target, dtype, folder / f"{target}-{dtype}-{start}")
+        for text, value, slope in zip(some, ran.value, ran.slope, strict=True):
+            if target == "onnx":  # a model has no slope
+                slope = value_and_slope(parse(text), GRID.to(getattr(torch, dtype)))[1].numpy()  # noqa: PLW2901
+            found = agreement(text, value, slope, dtype)
+            rows.append((text, found))
+    tolerance = TOLERANCE[dtype]
+    return {
+        "target": target,
+        "dtype": dtype,
+        "functions": len(rows),
+        "agree": sum(found.within(tolerance) for _, found in rows),
+        "within the tolerance": sum(
+            max(found.value, found.slope) <= tolerance and not found.not_finite for _, found in rows
+        ),
+        "not finite": sum(found.not_finite > 0 for _, found in rows),
+        "worst value": max(found.value for _, found in rows),
+        "worst slope": None if target == "onnx" else max(found.slope for _, found in rows),
+        "our worst value": max(found.our_value for _, found in rows),
+        "our worst slope": max(found.our_slope for _, found in rows),
+        "disagree": {text: vars(found) for text, found in rows if not found.within(tolerance)},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/exports"))
+    parser.add_argument("--target", help="only this one")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    print("| target | dtype | functions | agree | worst value | worst slope | ours |")
+    print("|---|---|---|---|---|---|---|")
+    for target, dtype in RUNS:
+        if arguments.target not in (None, target):
+            continue
+        path = arguments.out / f"{target}-{dtype}.json"
+        if not path.is_file():
+            found = compare(functions(), target, dtype, arguments.out / "modules")
+            path.write_text(json.dumps(found, indent=1))
+        found = json.loads(path.read_text())
+        slope = "" if found["worst slope"] is None else f"{found['worst slope']:.1e}"
+        print(
+            f"| {target} | {dtype} | {found['functions']:,} | {found['agree']:,} | "
+            f"{found['worst value']:.1e} | {slope} | "
+            f"{found['our worst value']:.1e}, {found['our worst slope']:.1e} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
