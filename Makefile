@@ -84,7 +84,7 @@ benchmark-trainings: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/trainings.py $(TABLE) $(ARGS)
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel

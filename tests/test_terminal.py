@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
@@ -103,7 +105,7 @@ def test_the_live_view_names_every_kind_of_trial(monkeypatch):
         events.search(4, 4, trial(TrialState.FAIL, None), 0.9)
         events.confirmation(0, 3, "tanh(x)")
     text = page.getvalue()
-    for word in ("0.9000", "diverged", "pruned", "fail", "best 0.9000", "tanh(x)"):
+    for word in ("0.9000", "diverged", "pruned", "fail", "trials/min", "tanh(x)"):
         assert word in text
 
 
@@ -189,3 +191,98 @@ def test_the_bar_of_a_grouping_is_for_a_terminal_and_for_long_work(
         progress(30, 100)
         progress(60, 100)
     assert ("grouping equal functions" in page.getvalue()) == shown
+
+
+@pytest.fixture
+def searched():
+    """A study with a trial of each state, of which one is being trained."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(trial(TrialState.COMPLETE, 0.91))
+    study.add_trial(trial(TrialState.COMPLETE, 0.1, status="diverged"))
+    study.add_trial(trial(TrialState.FAIL, None))
+    running = study.ask()
+    running.set_user_attr("activation", "mul(erf(x),sigmoid(x))")
+    running.set_user_attr("proposal", {"by": "acquisition", "expected": 0.9312})
+    for epoch, accuracy in enumerate((0.1, 0.5, 0.9)):
+        running.report(accuracy, epoch)
+    return study
+
+
+@pytest.mark.parametrize("width", [100, 40])
+def test_the_live_view_follows_a_study(searched, width, monkeypatch):
+    monkeypatch.setattr(terminal.now, "_LOOK", 0.0)
+    page = io.StringIO()
+    console = Console(file=page, width=width, highlight=False)
+    view = terminal.now.Now(searched)
+    console.print(view)
+    lines = page.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("best   0.9100  elu(x)  trial 0")
+    if width == 100:
+        shown = "#3     mul(erf(x),sigmoid(x))  ▁▅█ 0.9000 epoch 3  acquisition, expected 0.9312"
+        assert lines[1].rstrip() == shown
+    assert lines[2].startswith("trials 2 complete (1 diverged), 1")
+    searched.tell(3, 0.95)
+    page.truncate(0)
+    console.print(view)
+    assert "best   0.9500  mul(erf(x),sigmoid(x))" in page.getvalue()
+
+
+def test_a_line_a_trial_stays_and_the_cursor_comes_back(searched, monkeypatch):
+    """Also with Ctrl-C, and with a drawing of changing height below."""
+    page = io.StringIO()
+    console = Console(file=page, force_terminal=True, width=90, color_system=None)
+    monkeypatch.setattr(terminal.progress, "err", console)
+    monkeypatch.setattr(terminal.progress, "_REDRAW", 0.001)
+    monkeypatch.setattr(terminal.now, "_LOOK", 0.0)
+
+    def work():
+        with terminal.live(quiet=False) as events:
+            events.opened(searched)
+            for number in range(40):
+                searched.ask().set_user_attr("proposal", {"by": "random"})
+                last = create_trial(state=TrialState.COMPLETE, value=0.5)
+                last.number = number
+                events.search(number, 40, last, 0.91)
+                time.sleep(0.003)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    screen = drawn(page.getvalue())
+    assert [int(line.split()[0]) for line in screen[:40]] == list(range(40))
+    assert page.getvalue().rindex("\x1b[?25h") > page.getvalue().rindex("\x1b[?25l")
+
+
+def drawn(text: str) -> list[str]:
+    """Return the lines that a terminal shows at the end; it knows what rich makes use of."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[\??\d*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\x1b[1A":
+            row -= 1
+        elif part[0] not in "\x1b\r":
+            lines[row] = part + lines[row][len(part) :]
+    return lines
+
+
+def test_a_log_gets_what_is_better_and_a_line_a_minute(monkeypatch):
+    page = io.StringIO()
+    now = [0.0]
+    monkeypatch.setattr(terminal.progress, "err", Console(file=page, force_terminal=False))
+    monkeypatch.setattr(terminal.progress.time, "monotonic", lambda: now[0])
+    with terminal.live(quiet=False) as events:
+        best = 0.5
+        events.search(0, 100, None, None)
+        for done in range(1, 13):
+            now[0] += 10
+            best = 0.7 if done >= 3 else best
+            events.search(done, 100, trial(TrialState.COMPLETE, 0.5), best)
+    lines = page.getvalue().splitlines()
+    assert lines[0] == "search: 100 of 100 to do"
+    places = [int(re.search(r"(\d+) of 100  ", line)[1]) for line in lines[1:]]
+    assert places == [1, 3, 6, 12]

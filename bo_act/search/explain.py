@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,6 +56,21 @@ class Explanation:
     contributions: Mapping[str, float]
     neighbours: tuple[Neighbour, ...]
     observed: int
+
+
+def read_back(means: Sequence[float], targets: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return what means of a surrogate are in units of the value.
+
+    Args:
+        means: (m,) in units of the warped target.
+        targets: (n,) warped, of what was observed.
+        values: (n,) the same, as observed.
+
+    Returns:
+        (m,) values, none beyond the best or the worst of those observed.
+    """
+    order = np.argsort(targets, kind="stable")
+    return np.asarray(np.interp(means, targets[order], values[order]))
 
 
 def explain(
@@ -122,10 +137,7 @@ def explain_point(
     assert isinstance(model, GaussianProcess)  # noqa: S101  (by the surrogate's name)
     mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
     away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(model.noise))
-    order = np.argsort(y.numpy(), kind="stable")
-    low, predicted, high = np.interp(
-        [mean - away, mean, mean + away], y.numpy()[order], values[order]
-    )
+    low, predicted, high = read_back([mean - away, mean, mean + away], y.numpy(), values)
     similar = model.covariance(point, model.x)[0] / model.prior_variance
     nearest = similar.argsort(descending=True, stable=True)[:neighbours].tolist()
     return Explanation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
 
@@ -13,6 +14,9 @@ class Events:
 
     def features(self, done: int, total: int) -> None:
         """Features of so many functions are there."""
+
+    def opened(self, study: Study) -> None:
+        """The study was opened; it may be read from now on, also between the other calls."""
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """So many trials are done; ``trial`` is the one that has just ended, None at the start."""

@@ -58,6 +58,7 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
     events = events or Events()
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
+    events.opened(study)
     if _finished(study) < spec.trials:
         study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
         _keep_spec(spec)

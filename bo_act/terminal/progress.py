@@ -1,12 +1,15 @@
-"""Progress on stderr: one bar a phase and one line a trial."""
+"""Progress on stderr: one bar a phase, what the study does now, and one line a trial."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.console import Group, RenderableType
+from rich.live import Live as RichLive
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,12 +20,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from bo_act.specs import SEARCHED
 from bo_act.study.events import Events
 from bo_act.terminal.console import duration, err, with_settings
+from bo_act.terminal.now import Now
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
 FEATURES = "features of the space"
@@ -30,13 +36,19 @@ FEATURES = "features of the space"
 # Seconds of work that need no progress bar.
 _MOMENT = 0.5
 
+_REDRAW = 0.25  # seconds
+
+_NARROW = 90  # columns of a terminal below which there is no room for bars
+
 
 class Live(Events):
-    """Progress of a study: one bar a phase and one line a trial."""
+    """Progress of a study: one bar a phase, what it does now, and one line a trial."""
 
     def __init__(self, bars: Progress, *, quiet: bool) -> None:
         self.bars = bars
         self.quiet = quiet
+        self.now: Now | None = None
+        self.screen: _Screen | None = None
         self.tasks: dict[str, TaskID] = {}
         self.best: float | None = None
         self.paces: dict[str, _Pace] = {}
@@ -49,15 +61,28 @@ class Live(Events):
         """Show runs done so far, how fast, and how long it takes yet."""
         self._show_paced(what, "runs", done, total)
 
+    def opened(self, study: Study) -> None:
+        """Follow the trials of a study from now on."""
+        self.now = Now(study)
+
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
-        """Show a finished trial, and the best value so far."""
-        if trial is not None and not self.quiet and err.is_terminal:
-            self.bars.console.print(self._line(trial))
+        """Show a finished trial, how fast trials end, and the best value so far."""
+        pace = self.paces.setdefault("search", _Pace(done))
+        if trial is not None and not self.quiet:
+            better = best is not None and (self.best is None or best > self.best)
+            if self.screen is not None:
+                self.screen.print(self._line(trial))
+            elif pace.due() or better or done == total:
+                # A log: what is better than all before, and a line a minute.
+                err.print(f"search: {done} of {total}{self._line(trial)}", soft_wrap=True)
         self.best = best
-        self._show("search", "search", done, total, "" if best is None else f"best {best:.4f}")
+        rate = 60 * pace.rate(done)
+        parts = [f"{rate:.3g} trials/min"] if rate else []
+        self._show("search", "search", done, total, ", ".join(parts))
 
     def confirmation(self, done: int, total: int, text: str) -> None:
         """Show fresh-seed runs done so far."""
+        self.now = None
         self._show("confirmation", "confirmation with fresh seeds", done, total, text)
 
     def _show_paced(self, title: str, unit: str, done: int, total: int) -> None:
@@ -119,21 +144,64 @@ class _Pace:
 @contextmanager
 def live(*, quiet: bool) -> Iterator[Events]:
     """Show the progress of a study while it runs."""
+    narrow = err.width < _NARROW
     bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]left[/]"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        *([] if narrow else [BarColumn(bar_width=30)]),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        *([] if narrow else [TimeElapsedColumn(), TextColumn("[dim]left[/]")]),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}[/]"),
+        TextColumn("[dim]{task.fields[note]}[/]", table_column=Column(no_wrap=True)),
         console=err,
-        disable=quiet or not err.is_terminal,
         # A shard of features may take minutes; rich looks at the last 30 seconds otherwise.
         speed_estimate_period=3600,
     )
-    with bars:
-        yield Live(bars, quiet=quiet)
+    events = Live(bars, quiet=quiet)
+    if quiet or not err.is_terminal:
+        yield events
+        return
+
+    events.screen = _Screen(lambda: Group(bars, *([events.now] if events.now else [])))
+    try:
+        yield events
+    finally:
+        events.now = None
+        events.screen.close()
+
+
+class _Screen:
+    """Draws again and again below what is printed.
+
+    Rich draws from a thread of its own as well, but may do so between finding the place of a line
+    and printing it, and then the next drawing goes over that line. Here both are under one lock.
+    """
+
+    def __init__(self, picture: Callable[[], RenderableType]) -> None:
+        self._live = RichLive(
+            get_renderable=picture, console=err, auto_refresh=False, vertical_overflow="crop"
+        )
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._draw, daemon=True)
+        self._live.start()
+        self._thread.start()
+
+    def print(self, line: str) -> None:
+        """Print a line above the drawing, cut where the terminal ends."""
+        with self._lock:
+            err.print(line, no_wrap=True, overflow="ellipsis")
+
+    def close(self) -> None:
+        """Draw a last time and give the cursor back."""
+        self._over.set()
+        self._thread.join()
+        self._live.refresh()
+        self._live.stop()
+
+    def _draw(self) -> None:
+        while not self._over.wait(_REDRAW):
+            with self._lock:
+                self._live.refresh()
 
 
 @contextmanager

@@ -1,0 +1,121 @@
+"""What a study does at this moment, below the bars: the best, what runs, trials by state.
+
+It is read from the storage, so that trials of other processes are seen, too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from optuna.exceptions import OptunaError
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from bo_act.specs import SEARCHED
+from bo_act.study.results import count
+from bo_act.study.settings import shown
+
+if TYPE_CHECKING:
+    import optuna
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_EPOCHS = 16  # shown of a learning curve, the last ones
+_LOOK = 1.0  # seconds between looks into the storage
+_ROWS = 8  # running trials that are shown
+
+
+class Now:
+    """A part of the live view that follows the trials of a study.
+
+    Args:
+        study: only read.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._trials: list[FrozenTrial] = []
+        self._looked = -_LOOK
+        # Rich draws from a thread of its own, and from ours where a line is printed.
+        self._lock = threading.Lock()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the lines, none of them longer than the terminal is wide."""
+        table = Table.grid(padding=(0, 1))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(
+            no_wrap=True, overflow="ellipsis", max_width=max(10, options.max_width - 9)
+        )
+        for name, line in self.lines():
+            table.add_row(name, line)
+        yield table
+
+    def lines(self) -> list[tuple[str, Text]]:
+        """Return what is shown now, as names and lines."""
+        trials = self._read()
+        rows = []
+        finished = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+        best = max(finished, key=lambda trial: float(trial.values[0]), default=None)
+        if best is not None:
+            line = Text().append(f"{best.values[0]:.4f}", "bold green").append(f"  {_what(best)}")
+            rows.append(("best", line.append(f"  trial {best.number}", "dim")))
+        running = [
+            t for t in trials if t.state == TrialState.RUNNING and "proposal" in t.user_attrs
+        ]
+        rows += [(f"#{trial.number}", _running(trial)) for trial in running[:_ROWS]]
+        if len(running) > _ROWS:
+            rows.append(("", Text(f"and {len(running) - _ROWS} more", style="dim")))
+        counts = count(trials)
+        complete = f"complete ({counts.diverged} diverged)" if counts.diverged else "complete"
+        states = {
+            complete: counts.complete,
+            "pruned": counts.pruned,
+            "failed": counts.failed,
+            "running": counts.running,
+        }
+        said = ", ".join(f"{number} {state}" for state, number in states.items() if number)
+        rows.append(("trials", Text(said or "none yet")))
+        return rows
+
+    def _read(self) -> list[FrozenTrial]:
+        with self._lock:
+            if time.monotonic() - self._looked >= _LOOK:
+                # A busy database; whoever works on the study sees to it.
+                with suppress(OptunaError):
+                    self._trials = self._study.get_trials(deepcopy=False)
+                self._looked = time.monotonic()
+            return self._trials
+
+
+def sparkline(values: list[float]) -> str:
+    """Return a curve as one character a value, from its lowest to its highest."""
+    low, high = min(values), max(values)
+    step = (high - low) / (len(_BLOCKS) - 1)
+    return "".join(_BLOCKS[round((value - low) / step) if step > 0 else 0] for value in values)
+
+
+def _running(trial: FrozenTrial) -> Text:
+    curve = [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)]
+    line = Text(_what(trial))
+    if curve:
+        line.append(f"  {sparkline(curve[-_EPOCHS:])} ", "cyan")
+        line.append(f"{curve[-1]:.4f} epoch {max(trial.intermediate_values) + 1}")
+    return line.append(f"  {_how(trial)}", "dim")
+
+
+def _what(trial: FrozenTrial) -> str:
+    attributes = trial.user_attrs
+    texts = [value for key, value in attributes.items() if key.split(".")[-1] == "activation"]
+    settings = {k: v for k, v in trial.params.items() if k.startswith(SEARCHED)}
+    return " ".join([" and ".join(texts) or "?", *([shown(settings)] if settings else [])])
+
+
+def _how(trial: FrozenTrial) -> str:
+    proposal = trial.user_attrs.get("proposal", {})
+    expected = proposal.get("expected")
+    by = str(proposal.get("by", ""))
+    return by + ("" if expected is None else f", expected {expected:.4f}")
