@@ -70,7 +70,7 @@ def test_ranks_and_the_best(cloud):
         top = values > floor
         np.testing.assert_allclose(found.ranks[top, column], (below[top] + 0.5) / 120)
         assert (found.ranks[~top, column] < found.ranks[top, column].min()).all()
-    scores = np.mean([warp_targets(values, "winsorized") for values in (first, second)], axis=0)
+    scores = np.min([warp_targets(values, "winsorized") for values in (first, second)], axis=0)
     assert list(found.best) == np.argsort(-scores)[:4].tolist()
 
 
@@ -141,7 +141,12 @@ def test_what_a_source_tells_is_learnt(cloud):
 
 def test_a_sampler_begins_with_what_is_best_elsewhere(one):
     space = one.space
-    sampler = ActivationSampler(space, warm_start=[as_source(one, space)], first=3, initial=0)
+    sampler = ActivationSampler(
+        space,
+        warm_start=[as_source(one, space)],
+        first=3,
+        baselines=[str(function) for function in space.baselines],
+    )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     values = np.where(one.measured, one.values, 0.0)
     valid = sampler.embedding.valid
@@ -156,6 +161,32 @@ def test_a_sampler_begins_with_what_is_best_elsewhere(one):
     rest = [index for index in baselines if index not in order[:3]]
     assert proposed[3 : 3 + len(rest)] == rest
     assert study.trials[-1].user_attrs["proposal"]["by"] == "acquisition"
+
+
+def test_a_warm_start_needs_no_baselines(one):
+    space = one.space
+    sampler = ActivationSampler(space, warm_start=[as_source(one, space)], first=3)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    values = np.where(one.measured, one.values, 0.0)
+    study.optimize(
+        lambda trial: values[space.catalogue.index(str(space.suggest(trial).expression))],
+        n_trials=5,
+    )
+    by = [trial.user_attrs["proposal"]["by"] for trial in study.trials]
+    assert by == ["baseline"] * 3 + ["acquisition"] * 2
+
+
+def test_a_comparison_with_the_baselines_as_well(files):
+    both = ["one.parquet", "two.parquet"]
+    found = compare(
+        both[:1], ["default", "with_baselines"], evaluations=14, seeds=1, warm_start=both[1:]
+    )
+    one = open_benchmark("one.parquet")
+    tried = {m: s["index"].tolist() for m, s in found.steps.groupby("method")}
+    assert tried["default"][:5] == tried["with_baselines"][:5]
+    usual = [i for i in initial_design(one, seed=0, initial=0) if i not in tried["default"][:5]]
+    assert tried["with_baselines"][5 : 5 + len(usual)] == usual
+    assert tried["default"][5 : 5 + len(usual)] != usual
 
 
 def test_a_good_source_leads_to_the_best_at_once(files, one):

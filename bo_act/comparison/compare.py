@@ -104,11 +104,13 @@ class _Replayer:
         sampler = make_method_sampler(
             method, benchmark.space, embedding, costs=costs, seed=run.seed
         )
+        cold = warm is None or method.baselines
         design = initial_design(
             benchmark,
             seed=run.seed,
-            initial=self.job.initial,
+            initial=self.job.initial if cold else 0,
             first=() if warm is None else warm.best,
+            baselines=cold,
         )
         steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
         columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
@@ -218,8 +220,8 @@ def compare(
         seeds: searches of each method on each benchmark, with seeds from 0.
         initial: random functions after the baselines of the space.
         warm_start: benchmarks to learn from, never from the one that is searched: the five
-            functions that are best in them are evaluated first, and every function's rank in
-            them is in the prior mean.
+            functions that are good in all of them are evaluated first, in place of baselines and
+            random functions, and every function's rank in them is a block of the embedding.
         workers: processes at a time, one thread each.
         out: folder that runs are kept in; default: nothing is kept.
         events: called as it proceeds.

@@ -48,7 +48,12 @@ class Step:
 
 
 def initial_design(
-    benchmark: Benchmark, *, seed: int, initial: int = 2, first: Sequence[int] = ()
+    benchmark: Benchmark,
+    *,
+    seed: int,
+    initial: int = 2,
+    first: Sequence[int] = (),
+    baselines: bool = True,
 ) -> list[int]:
     """Return the functions that a search begins with: the same ones for every method.
 
@@ -57,10 +62,11 @@ def initial_design(
         seed: of the random ones.
         initial: random measured functions after the baselines.
         first: functions before the baselines.
+        baselines: whether they are part of it.
     """
     catalogue = benchmark.space.catalogue
     design: list[int] = []
-    for baseline in benchmark.space.baselines:
+    for baseline in benchmark.space.baselines if baselines else ():
         try:
             design.append(catalogue.index(baseline))
         except ExpressionError:  # a baseline need not be a function of the space

@@ -16,6 +16,8 @@ class MethodSpec(Spec):
         strategy, embedding, surrogate, acquisition: as in a study file.
         fim: use Fisher spectra where there are any (else output features alone).
         warm_start: learn from the sources of a comparison, where it has any.
+        baselines: begin a search that has sources with the baselines and random functions as well,
+            after the functions that are good in the sources.
     """
 
     optuna: Literal["random", "tpe", "gp"] | None = None
@@ -25,11 +27,13 @@ class MethodSpec(Spec):
     acquisition: AcquisitionSpec = AcquisitionSpec()
     fim: bool = True
     warm_start: bool = True
+    baselines: bool = False
 
 
 METHODS: Mapping[str, MethodSpec] = {
     "default": MethodSpec(),
     "cold": MethodSpec(warm_start=False),
+    "with_baselines": MethodSpec(baselines=True),
     "ucb": MethodSpec(acquisition=AcquisitionSpec(name="ucb")),
     "log_ei": MethodSpec(acquisition=AcquisitionSpec(name="log_ei")),
     "log_nei": MethodSpec(acquisition=AcquisitionSpec(name="log_nei")),

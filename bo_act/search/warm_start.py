@@ -50,8 +50,9 @@ class WarmStart:
     Attributes:
         ranks: (N, S) in (0, 1): each function's rank in each source, 1 the best; where a source
             does not know it, its rank by what a Gaussian process says from those it knows.
-        best: functions to begin with, the best first: by the mean over the sources of their
-            winsorized values.
+        best: functions to begin with, the best first: by their winsorized value in the source
+            in which that is the worst. What is good in all is more often good elsewhere than what
+            excels in one.
     """
 
     ranks: NDArray[np.float64]
@@ -79,8 +80,8 @@ def make_warm_start(
     """
     scores = np.stack([_scores(source.values, embedding) for source in sources], axis=1)
     known = embedding.valid & np.isfinite([source.values for source in sources]).any(axis=0)
-    mean = np.where(known, scores.mean(axis=1), -np.inf)
-    order = np.argsort(-mean, kind="stable")[: min(first, int(known.sum()))]
+    worst = np.where(known, scores.min(axis=1), -np.inf)
+    order = np.argsort(-worst, kind="stable")[: min(first, int(known.sum()))]
     ranks = (rankdata(scores, axis=0) - 0.5) / len(scores)
     return WarmStart(np.asarray(ranks), tuple(int(index) for index in order))
 

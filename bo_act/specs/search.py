@@ -146,8 +146,11 @@ class WarmStartSpec(Spec):
 
     Attributes:
         sources: benchmarks (names or files) and studies (names or ``.toml`` files).
-        first: how many of the functions that are best in them are evaluated first.
+        first: how many of the functions that are good in all of them are evaluated first.
+        baselines: evaluate after those what a search without sources begins with as well: the
+            baselines and ``initial`` random functions.
     """
 
     sources: tuple[str, ...] = ()
     first: Annotated[int, Field(ge=0)] = 5
+    baselines: bool = False

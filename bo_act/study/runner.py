@@ -82,10 +82,12 @@ def make_sampler(
     costs = None
     if spec.acquisition.needs_costs and not task.from_tree_to_tree:
         costs = study_costs(study, task.space, pick_device(spec.training.device))
+    cold = spec.warm_start.baselines or not spec.warm_start.sources
     return ActivationSampler(
         task.space,
         features=features,
-        initial=spec.initial,
+        baselines=tuple(map(str, task.space.baselines)) if cold else (),
+        initial=spec.initial if cold else 0,
         candidates=spec.candidates,
         embedding=spec.embedding,
         surrogate=spec.surrogate,

@@ -51,8 +51,10 @@ class ActivationSampler(BaseSampler):
         space: where functions come from.
         features: what is known of each function, from ``compute_features``; default: the output
             features alone, computed here.
-        baselines: functions to evaluate first; default: those of the space file.
-        initial: random functions after the baselines, before the surrogate proposes.
+        baselines: functions to evaluate first; default: those of the space file, none where there
+            is a warm start.
+        initial: random functions after the baselines, before the surrogate proposes; default: two,
+            none where there is a warm start.
         embedding: a spec, any object with ``fit(table) -> Embedding``, or an embedding of the
             space's functions, which needs no features.
         surrogate: options of the Gaussian process.
@@ -65,7 +67,8 @@ class ActivationSampler(BaseSampler):
             warm start); ``auto``: the catalogue where the space can be listed.
         warm_start: what other tasks say: names of benchmarks and studies, or sources. It goes into
             the surrogate alone, never into the study's trials.
-        first: how many of the functions that are best in them are evaluated before the baselines.
+        first: how many of the functions that are good in all of them are evaluated before all
+            others.
         activations: names of several activations of one study, one a stage of the network, which
             the objective asks for by ``space.suggest(trial, "stage1")``; baselines stand in all.
         parameters: the other parameters as Optuna distributions; default: those that all finished
@@ -87,7 +90,7 @@ class ActivationSampler(BaseSampler):
         *,
         features: FeatureTable | None = None,
         baselines: Sequence[str] | None = None,
-        initial: int = 2,
+        initial: int | None = None,
         embedding: EmbeddingSpec | Embedder | Embedding | None = None,
         surrogate: SurrogateSpec | None = None,
         acquisition: AcquisitionSpec | None = None,
@@ -103,6 +106,8 @@ class ActivationSampler(BaseSampler):
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
     ) -> None:
+        if initial is None:
+            initial = 0 if warm_start else 2
         options: dict[str, Any] = {
             "initial": initial,
             "surrogate": surrogate or SurrogateSpec(),
@@ -111,7 +116,8 @@ class ActivationSampler(BaseSampler):
             "seed": seed,
             "costs": costs,
         }
-        given = space.baselines if baselines is None else baselines
+        usual = () if warm_start else space.baselines
+        given = usual if baselines is None else baselines
         if candidates == "trees" or (candidates == "auto" and not space.can_be_listed):
             check_trees(
                 space,
