@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,11 +19,13 @@ from optuna.trial import TrialState
 from bo_act import library
 from bo_act.errors import NetworkError, SearchError, StorageError
 from bo_act.specs import StudySpec
+from bo_act.study.claims import OWNER
 from bo_act.study.confirm import interval
 from bo_act.study.results import read_result
 from bo_act.study.runner import Events, run_study
 from bo_act.study.storage import load_study, open_storage
 from bo_act.study.task import Task
+from bo_act.training.schedules import learning_rate
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -157,14 +162,14 @@ def test_an_interrupted_trial_is_taken_over_in_the_same_process(monkeypatch):
     train = Task.train
     calls = []
 
-    def interrupted(self, expression, *, seed, settings, report):
+    def interrupted(self, expression, *, report, **options):
         def stop(epoch, accuracy):
             report(epoch, accuracy)
             if len(calls) == 3 and epoch == 1:
                 raise KeyboardInterrupt
 
         calls.append(str(expression))
-        return train(self, expression, seed=seed, settings=settings, report=stop)
+        return train(self, expression, report=stop, **options)
 
     monkeypatch.setattr(Task, "train", interrupted)
     spec = make(confirm={"seeds": 0})
@@ -178,9 +183,9 @@ def test_the_confirmation_uses_seeds_that_the_search_did_not(monkeypatch):
     train = Task.train
     seeds = []
 
-    def noted(self, expression, *, seed, settings, report=None):
+    def noted(self, expression, *, seed, report=None, **options):
         seeds.append((report is not None, seed))
-        return train(self, expression, seed=seed, settings=settings, report=report)
+        return train(self, expression, seed=seed, report=report, **options)
 
     monkeypatch.setattr(Task, "train", noted)
     run_study(make(trials=3, seed=4))
@@ -324,6 +329,111 @@ def test_the_lock_of_a_killed_writer_is_taken_over(monkeypatch):
     open_storage("journals/one.log")._backend._lock.acquire()  # and never released
     run_study(spec.model_copy(update={"trials": 4}))
     assert len(history(spec)) == 4
+
+
+# --- SIGTERM and Ctrl-C -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_a_signal_finishes_the_step_and_gives_the_trial_back(asked, code):
+    """In a real process, in the middle of a training."""
+    settings = {"trials": 2, "confirm": {"seeds": 0}, "training": {"epochs": 100}}
+    undisturbed = make(name="undisturbed", **settings)
+    run_study(undisturbed)
+    spec = make(name="asked", **settings)
+    content = json.loads(spec.model_dump_json(exclude_none=True))
+    Path("asked.json").write_text(json.dumps(content))
+    script = (
+        "import json, sys\n"
+        "from bo_act.specs import StudySpec\n"
+        "import bo_act.cli.studies as studies\n"
+        "from bo_act.cli import main\n"
+        "content = json.load(open('asked.json'))\n"
+        "studies.read = lambda *_: StudySpec.model_validate(content)\n"
+        "sys.argv = ['bo-act', 'run', 'asked', '--quiet']\n"
+        "main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    opened = None
+    while process.poll() is None:
+        time.sleep(0.1)
+        try:
+            opened = opened or load_study(spec)
+            trials = opened.get_trials(deepcopy=False)
+        except (StorageError, optuna.exceptions.StorageInternalError):
+            continue
+        if trials and trials[-1].number == 1 and len(trials[-1].intermediate_values) > 3:
+            break
+    process.send_signal(asked)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "the same command goes on from here" in told
+    given_back = load_study(spec).trials[-1]
+    assert given_back.state == TrialState.RUNNING
+    assert given_back.system_attrs[OWNER] is None
+    (kept,) = Path("runs/asked/checkpoints").iterdir()
+
+    run_study(spec)
+    assert history(spec) == history(undisturbed)
+    assert not kept.exists()
+
+
+def test_a_trial_that_is_taken_over_goes_on_from_its_checkpoint(monkeypatch):
+    monkeypatch.setattr("bo_act.training.trainer.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.trainer.SAVING_SHARE", float("inf"))
+    settings = {"trials": 2, "confirm": {"seeds": 0}, "training": {"epochs": 5}}
+    undisturbed = make(name="undisturbed", **settings)
+    run_study(undisturbed)
+    spec = make(name="given", **settings)
+    report, told = optuna.Trial.report, []
+
+    def interrupted(self, value, step):
+        told.append(step)
+        report(self, value, step)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(optuna.Trial, "report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(spec)
+    steps: list[int] = []
+    monkeypatch.setattr(
+        "bo_act.training.run.learning_rate",
+        lambda spec, *, step, steps: steps_of(step, learning_rate(spec, step=step, steps=steps)),
+    )
+
+    def steps_of(step, rate):
+        steps.append(step)
+        return rate
+
+    run_study(spec)
+    assert history(spec) == history(undisturbed)
+    assert told == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]  # no epoch twice
+    assert steps[0] == 3 * 4  # four steps an epoch
+    assert list(Path("runs/given/checkpoints").iterdir()) == []
+
+
+def test_a_collapsed_function_is_a_result_that_says_so():
+    Path("few.toml").write_text(
+        'name = "few"\nexpressions = ["zero(x)", "relu(x)"]\nbaselines = ["zero(x)"]\n'
+    )
+    spec = make(
+        trials=2,
+        confirm={"seeds": 0},
+        training={"epochs": 8, "collapse_epochs": 3, "schedule": "constant"},
+        features={"fim": False},
+    )
+    run_study(spec)
+    flat, relu = sorted(
+        load_study(spec).trials, key=lambda t: t.user_attrs["activation"] != "zero(x)"
+    )
+    assert (flat.user_attrs["status"], flat.value) == ("diverged", 0.1)
+    assert flat.user_attrs["collapsed"] is True
+    assert len(flat.intermediate_values) < 8
+    assert "collapsed" not in relu.user_attrs
 
 
 # --- storages -------------------------------------------------------------------------------

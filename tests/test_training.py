@@ -12,10 +12,11 @@ from torch import nn
 from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
-from bo_act.training import fashion_mnist, trainer
+from bo_act.training import fashion_mnist, run
 from bo_act.training.data import Data, load_data, stratified_sample
 from bo_act.training.images import ImageSet
-from bo_act.training.trainer import TrainingResult, evaluate, learning_rate, pick_device, train
+from bo_act.training.schedules import learning_rate
+from bo_act.training.trainer import TrainingResult, evaluate, pick_device, train
 
 DIGITS = DataSpec(name="digits")
 # One thread: several test processes on the same cores would wait for each other's threads.
@@ -376,7 +377,7 @@ def test_divergence_is_a_result(digits, bad, good, epoch):
 
 def test_divergence_between_two_looks_is_seen(digits, monkeypatch):
     breaks = Breaks(1, float("nan"))
-    monkeypatch.setattr(trainer, "_is_cheap_to_read", lambda device: False)
+    monkeypatch.setattr(run, "is_cheap_to_read", lambda device: False)
     result = train(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 10), breaks),
         small(digits),
@@ -448,6 +449,8 @@ def test_batches_cover_the_data_without_the_partial_one(digits, batch_size, size
         {"momentum": 0.0, "schedule": "constant", "learning_rate": 0.2},
         {"schedule": "cosine", "label_smoothing": 0.1},
         {"precision": "bfloat16"},
+        {"precision": "float16", "gradient_clip": 1.0},
+        {"ema": 0.9, "channels_last": True, "deterministic": True},
     ],
 )
 def test_every_setting_trains(digits, values):
@@ -469,6 +472,12 @@ def test_every_setting_trains(digits, values):
         ({}, {"warmup": 0.5}),
         ({}, {"label_smoothing": 0.1}),
         ({}, {"precision": "bfloat16"}),
+        ({}, {"precision": "float16"}),
+        ({}, {"gradient_clip": 0.1}),
+        ({}, {"cooldown": 0.5}),
+        ({}, {"final_learning_rate": 0.04}),
+        ({"weight_decay": 0.1}, {"decay": "matrices"}),
+        ({"optimizer": "adamw", "weight_decay": 0.1}, {"decay": "matrices"}),
     ],
 )
 def test_every_setting_makes_a_difference(digits, base, change):
@@ -559,6 +568,20 @@ def test_cosine_rises_and_falls_and_constant_stays():
     assert rates[-1] < 0.002
     constant = TrainingSpec(learning_rate=0.1, schedule="constant")
     assert {learning_rate(constant, step=step, steps=20) for step in range(20)} == {0.1}
+
+
+def test_a_cool_down_keeps_the_final_rate():
+    # Five epochs of warm-up, 100 of half a cosine, five at the end.
+    spec = TrainingSpec(
+        learning_rate=0.1, schedule="cosine", warmup=0.05, cooldown=5 / 110,
+        final_learning_rate=0.01,
+    )  # fmt: skip
+    rates = [learning_rate(spec, step=step, steps=110) for step in range(110)]
+    assert rates[105:] == [0.01] * 5
+    assert rates[104] > 0.01
+    assert max(rates) == rates[5] == pytest.approx(0.1, rel=1e-3)
+    plain = spec.model_copy(update={"cooldown": 0.0})
+    assert rates[:105] == [learning_rate(plain, step=step, steps=105) for step in range(105)]
 
 
 def test_devices_are_picked(monkeypatch):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bo_act.activations.expressions import Expression, parse
+from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
 from bo_act.errors import ExpressionError
 
@@ -26,16 +27,21 @@ class Activation(nn.Module):
     Args:
         expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree.
         normalize: shift and scale the output to mean 0 and variance 1 under x ~ N(0, 1).
+        fused: compile the function to one kernel for each pass. Where that cannot be done it is
+            computed operator by operator, as without, and ``why_not_fused`` says why.
 
     Raises:
         ExpressionError: the text is no expression, or ``normalize`` was asked of a function that
             is constant or has no finite mean and variance.
     """
 
-    def __init__(self, expression: str | Expression, *, normalize: bool = False) -> None:
+    def __init__(
+        self, expression: str | Expression, *, normalize: bool = False, fused: bool = False
+    ) -> None:
         super().__init__()
         self.expression = parse(expression) if isinstance(expression, str) else expression
         self.normalize = normalize
+        self.fused = fused
         self._plan = plan(self.expression)
         self._functions = [OPERATORS[name].function for name, _ in self._plan]
         self._shift, self._scale = 0.0, 1.0
@@ -60,6 +66,8 @@ class Activation(nn.Module):
         Returns:
             Values, same shape and dtype.
         """
+        if self.fused:
+            return _fused(str(self.expression), self.normalize)(x)
         narrow = x.dtype in (torch.float16, torch.bfloat16)
         values = [x.float() if narrow else x]
         for function, (_, operands) in zip(self._functions, self._plan, strict=True):
@@ -69,20 +77,36 @@ class Activation(nn.Module):
             value = (value - self._shift) * self._scale
         return value.to(x.dtype) if narrow else value
 
+    @property
+    def why_not_fused(self) -> str | None:
+        """Why the function is not compiled although it was to be; None where it is."""
+        return _fused(str(self.expression), self.normalize).why_not if self.fused else None
+
     def extra_repr(self) -> str:
         """Show the expression inside ``Activation(...)``."""
-        return str(self.expression) + (", normalize=True" if self.normalize else "")
+        options = {"normalize": self.normalize, "fused": self.fused}
+        return str(self.expression) + "".join(f", {name}=True" for name in options if options[name])
 
     def __repr__(self) -> str:
         return f"Activation({self.extra_repr()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Some operators are local functions, which neither pickle nor copy can follow.
-        return _rebuild, (str(self.expression), self.normalize), {"training": self.training}
+        return (
+            _rebuild,
+            (str(self.expression), self.normalize, self.fused),
+            {"training": self.training},
+        )
 
 
-def _rebuild(text: str, normalize: bool) -> Activation:
-    return Activation(text, normalize=normalize)
+def _rebuild(text: str, normalize: bool, fused: bool = False) -> Activation:
+    return Activation(text, normalize=normalize, fused=fused)
+
+
+@lru_cache(maxsize=256)
+def _fused(text: str, normalize: bool) -> Fused:
+    """Return a function compiled once, however many modules use it."""
+    return Fused(Activation(text, normalize=normalize).forward)
 
 
 def plan(expression: Expression) -> list[_Step]:

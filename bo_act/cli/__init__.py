@@ -1,7 +1,7 @@
 """The command line: ``bo-act``. Results on stdout, progress and errors on stderr.
 
 Exit codes: 0 done, 1 a defect in bo-act, 2 bad input (with one line that says what to do), 130
-interrupted. Nothing heavy is imported before a command needs it.
+interrupted, 143 terminated. Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from bo_act import __version__
 from bo_act.cli import benchmarks, exports, studies
 from bo_act.cli.options import Panel
 from bo_act.errors import BoActError
+from bo_act.study.signals import terminable, was_terminated
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
+
+TERMINATED = 143
+"""The exit code after SIGTERM."""
 
 
 class _InPanels(TyperGroup):
@@ -83,12 +87,16 @@ def main() -> None:
     """Run the command line; the entry point of ``bo-act``."""
     _quiet_libraries()
     try:
-        app()
+        with terminable():
+            app()
     except BoActError as error:
         sys.exit(_complain(f"error: {error}", code=2))
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer answers Ctrl-C with this code and not a word
-            _complain("interrupted; the same command goes on from here", code=INTERRUPTED)
+            terminated = was_terminated()
+            what = "terminated" if terminated else "interrupted"
+            code = TERMINATED if terminated else INTERRUPTED
+            sys.exit(_complain(f"{what}; the same command goes on from here", code=code))
         raise
 
 

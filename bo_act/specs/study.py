@@ -96,7 +96,10 @@ SEARCHED = ("training.", "model.options.")
 """Where the parameters of a study file are."""
 
 
-_NOT_SEARCHED = frozenset({"device", "precision", "threads"})  # they change no result
+# They change no result but by rounding.
+_NOT_SEARCHED = frozenset(
+    {"device", "precision", "threads", "channels_last", "compile", "deterministic", "micro_batch"}
+)
 
 
 class StudySpec(Spec):

@@ -44,8 +44,24 @@ class TrainingSpec(Spec):
     Attributes:
         learning_rate: the peak of the schedule.
         warmup: share of all steps in which the learning rate rises; ``constant`` has none.
+        cooldown: share of all steps, at the end, with the final learning rate.
+        final_learning_rate: where the schedule ends; default: 0 (``cosine``), or the peak divided
+            by 250,000 (``one_cycle``).
+        decay: weights that ``weight_decay`` shrinks: ``all``, or ``matrices``, which leaves out
+            norms and biases.
+        gradient_clip: largest norm of all gradients together.
+        ema: decay a step of the moving average of the weights, which is validated and returned
+            in their place; 0 has none.
+        collapse_epochs: epochs with the accuracy and the loss of guessing after which training
+            ends as diverged; 0 never does.
+        micro_batch: images that are passed through at a time, gradients being summed up to
+            ``batch_size``; default: all. Batch statistics are of the smaller batches, then.
         device: ``auto`` takes the GPU where there is one.
         precision: ``auto`` is bfloat16 autocast on a GPU and float32 on a CPU.
+        channels_last: images and convolutions with the channels innermost in memory.
+        compile: the network, or its activation functions alone, by torch.compile; where that
+            fails training goes on without, and says so.
+        deterministic: deterministic kernels alone: the same numbers bit for bit on the same GPU.
         threads: CPU threads for training; default: torch's own choice.
     """
 
@@ -56,9 +72,19 @@ class TrainingSpec(Spec):
     momentum: Fraction = 0.9
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay: Literal["all", "matrices"] = "all"
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     warmup: Fraction = 0.3
+    cooldown: Fraction = 0.0
+    final_learning_rate: Annotated[float, Field(ge=0)] | None = None
     label_smoothing: Fraction = 0.0
+    gradient_clip: PositiveFloat | None = None
+    ema: Fraction = 0.0
+    collapse_epochs: Annotated[int, Field(ge=0)] = 0
+    micro_batch: PositiveInt | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    channels_last: bool = False
+    compile: Literal["none", "network", "activation"] = "none"
+    deterministic: bool = False
     threads: PositiveInt | None = None

@@ -12,13 +12,28 @@ from bo_act.errors import BoActError
 from bo_act.study.claims import OWNER
 from bo_act.study.results import DIVERGED
 from bo_act.study.settings import Configuration
+from bo_act.study.signals import Signals, finishing_steps
 from bo_act.study.task import Task
 
 
 def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
-    """Train one function and tell the study; return the trial's state."""
+    """Train one function and tell the study; return the trial's state.
+
+    Raises:
+        TrainingStopped: SIGTERM or Ctrl-C came. The step was finished and the state saved, and the
+            trial has been given back.
+    """
+    with finishing_steps() as signals:
+        state = _evaluated(task, study, trial, signals)
+    signals.stop_now()
+    return state
+
+
+def _evaluated(task: Task, study: optuna.Study, trial: Trial, signals: Signals) -> TrialState:
     asked = Configuration.suggest(trial, task.space, task.spec)
     reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+    checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
 
     def report(epoch: int, accuracy: float) -> None:
         # A trial that was taken over has reported some epochs before.
@@ -29,9 +44,15 @@ def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
 
     try:
         _, result = task.train(
-            asked.trained, seed=task.spec.seed, settings=asked.settings, report=report
+            asked.trained,
+            seed=task.spec.seed,
+            settings=asked.settings,
+            report=report,
+            checkpoint=checkpoint,
+            stop=signals.came,
         )
     except optuna.TrialPruned:
+        checkpoint.delete()
         study.tell(trial, state=TrialState.PRUNED)
         return TrialState.PRUNED
     except (BoActError, KeyboardInterrupt):
@@ -49,6 +70,10 @@ def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
         return TrialState.FAIL
     trial.set_user_attr("status", result.status)
     trial.set_user_attr("seconds", round(result.seconds, 3))
+    if result.collapsed:
+        trial.set_user_attr("collapsed", True)
+    if result.notes:
+        trial.set_user_attr("notes", list(result.notes))
     trial.set_user_attr("train_loss", [float(f"{loss:.6g}") for loss in result.train_loss])
     if DIVERGED not in trial.constraints:
         trial.set_constraint(DIVERGED, 1.0 if result.status == DIVERGED else 0.0)

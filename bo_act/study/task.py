@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.networks import Activations, NetworkBuilder, load_network
 from bo_act.specs import StudySpec
+from bo_act.training.checkpoint import Checkpoint
 from bo_act.training.data import Data, load_data
 from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
 
@@ -153,6 +157,8 @@ class Task:
         seed: int,
         settings: Mapping[str, Any] | None = None,
         report: Callable[[int, float], None] | None = None,
+        checkpoint: Checkpoint | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> tuple[nn.Module, TrainingResult]:
         """Build the network with a function and train it.
 
@@ -161,6 +167,8 @@ class Task:
             settings: values that replace those of the study file, by dotted key.
             seed: of the initial weights and, separately drawn from it, the order of the data.
             report: called after each epoch with its number and the validation accuracy.
+            checkpoint: where the state is kept, and gone on from; see ``checkpoint``.
+            stop: asked after each step whether to save the state and stop.
         """
         task = self.with_settings(settings or {})
         fresh: Activations = (
@@ -170,5 +178,38 @@ class Task:
         )
         network = task.network(seed=seed)(fresh)
         # Apart, so that the order of the data does not repeat the weights' random numbers.
-        result = train(network, self.data, task.spec.training, seed=seed + 1_000_003, report=report)
+        result = train(
+            network,
+            self.data,
+            task.spec.training,
+            seed=seed + 1_000_003,
+            report=report,
+            checkpoint=checkpoint,
+            stop=stop,
+        )
         return network, result
+
+    def checkpoint(
+        self,
+        function: Expression | Mapping[str, Expression],
+        *,
+        seed: int,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
+        """Return where the state of a training is kept, by all that the training follows from."""
+        task = self.with_settings(settings or {})
+        spec = task.spec
+        follows_from = {
+            "function": (
+                str(function)
+                if isinstance(function, Expression)
+                else {name: str(one) for name, one in function.items()}
+            ),
+            "seed": seed,
+            "model": spec.model.model_dump(mode="json"),
+            "training": spec.training.model_dump(mode="json", exclude={"device", "threads"}),
+            "data": task.data.digest,
+            "network": task.builder.source_hash,
+        }
+        key = hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()
+        return Checkpoint(Path("runs") / spec.name / "checkpoints" / f"{key[:16]}.pt", key)

@@ -1,7 +1,8 @@
 """Training one network: a plain PyTorch loop, deterministic on a CPU.
 
 A batch is a slice of a random permutation. A training loss that is not finite ends the run, and
-that is a result ("diverged"), not an error.
+that is a result ("diverged"), not an error. Too little memory halves what is passed through at a
+time. A checkpoint lets a killed training go on where it was.
 """
 
 from __future__ import annotations
@@ -9,24 +10,42 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from bo_act.errors import NetworkError, SpecError
+from bo_act.errors import NetworkError
 from bo_act.specs import TrainingSpec
+from bo_act.training.checkpoint import Checkpoint, warn_of
+from bo_act.training.compiled import compiled
 from bo_act.training.data import Data
-from bo_act.training.images import Images
+from bo_act.training.devices import (
+    cpu_threads,
+    deterministic_kernels,
+    pick_device,
+    rng_devices,
+)
+from bo_act.training.evaluation import EVALUATION_BATCH, check_network, evaluate, measure
+from bo_act.training.outcomes import TrainingStopped
+from bo_act.training.precision import Precision
+from bo_act.training.run import Run
 
-Precision = Literal["auto", "float32", "bfloat16"]
+__all__ = [
+    "EVALUATION_BATCH",
+    "Precision",
+    "TrainingResult",
+    "cpu_threads",
+    "evaluate",
+    "measure",
+    "pick_device",
+    "train",
+]
 
-STEPS_BETWEEN_LOOKS = 50  # reading a loss waits for the GPU; a diverged run wastes at most these
-EVALUATION_BATCH = 512  # without gradients, larger batches than in training fit
-START_DIVISOR, END_DIVISOR = 25.0, 1e4  # of the one-cycle schedule, as in torch's OneCycleLR
+WORTH_SAVING = 1.0  # seconds of training that are rather repeated than saved
+SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints
 
 
 @dataclass(frozen=True)
@@ -34,13 +53,17 @@ class TrainingResult:
     """What came of one training run.
 
     Attributes:
-        status: ``diverged`` where a training loss was infinite or NaN, else ``completed``, at
-            whatever accuracy.
+        status: ``diverged`` where a training loss was infinite or NaN, or where accuracy and
+            loss stayed at chance for ``collapse_epochs``; else ``completed``, at whatever accuracy.
         curve: validation accuracy after each finished epoch, a fraction.
         train_loss: mean training loss of each finished epoch.
         validation_accuracy: the last epoch's, or the chance level of a diverged run.
-        seconds: wall time of training and validation.
-        epoch_of_divergence: the epoch, from 0, in which the loss ceased to be finite.
+        seconds: wall time of training and validation; of a run that was gone on with, from there.
+        epoch_of_divergence: the epoch, from 0, in which the loss ceased to be finite, or in which
+            accuracy was taken to stay at chance.
+        collapsed: it was the accuracy.
+        notes: what was not done as the recipe says.
+        saving: seconds of ``seconds`` that went into checkpoints.
     """
 
     status: Literal["completed", "diverged"]
@@ -49,6 +72,9 @@ class TrainingResult:
     validation_accuracy: float
     seconds: float
     epoch_of_divergence: int | None = None
+    collapsed: bool = False
+    notes: tuple[str, ...] = ()
+    saving: float = 0.0
 
 
 def train(
@@ -58,11 +84,13 @@ def train(
     *,
     seed: int,
     report: Callable[[int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Train a network in place and measure its validation accuracy after each epoch.
 
     The last, partial batch of each epoch is left out, unless it is the only one. torch's global
-    random state and thread count are left as they were.
+    random state, thread count and flags are left as they were.
 
     Args:
         network: from images (b, c, h, w) to logits (b, num_classes); it ends on the device.
@@ -70,269 +98,187 @@ def train(
         spec: how to train.
         seed: of the order of the images and of dropout. On a CPU, the same network, data, spec
             and seed give the same numbers bit for bit.
-        report: called after each epoch with the epoch, from 0, and the validation accuracy. What
-            it raises ends the training and passes through.
+        report: called after each epoch with the epoch, from 0, and the validation accuracy; of a
+            training that is gone on with, for the epochs before as well. What it raises ends the
+            training and passes through.
+        checkpoint: where the state is kept; gone on from where there is one, deleted at the end.
+        stop: asked after each step; where it says so, the state is saved and the training ends.
 
     Raises:
         SpecError: the device is not there.
-        NetworkError: the network does not fit the data, or has nothing to train.
+        NetworkError: the network does not fit the data, has nothing to train, or has no
+            deterministic kernels where those were asked for.
+        TrainingStopped: ``stop`` said so.
+        torch.OutOfMemoryError: not even a single image at a time fits.
     """
-    started = time.perf_counter()
     device = pick_device(spec.device)
-    with cpu_threads(spec.threads), torch.random.fork_rng(_rng_devices(device)):
+    with (
+        cpu_threads(spec.threads),
+        torch.random.fork_rng(rng_devices(device)),
+        deterministic_kernels(spec.deterministic),
+    ):
         torch.manual_seed(seed)
+        training = _Training(network, data, spec, seed=seed, device=device)
+        training.report, training.stop, training.checkpoint = report, stop, checkpoint
+        try:
+            return training.to_the_end()
+        except RuntimeError as error:
+            if spec.deterministic and "deterministic" in str(error):
+                cause = " ".join(str(error).split())[:300]
+                raise NetworkError(
+                    f"training.deterministic: the network has no such kernels here: {cause}"
+                ) from error
+            raise
+
+
+class _Training:
+    """One call of ``train``."""
+
+    def __init__(
+        self, network: nn.Module, data: Data, spec: TrainingSpec, *, seed: int, device: torch.device
+    ) -> None:
+        self.started = time.perf_counter()
+        self.data, self.spec = data, spec
         network.to(device)
+        if spec.channels_last:
+            network.to(memory_format=torch.channels_last)
         images = data.train.to(device)
-        validation = data.validation.to(device)
-        _check_network(network, images, num_classes=data.num_classes, precision=spec.precision)
-        optimizer = _optimizer(network, spec)
-        order = torch.Generator().manual_seed(seed)
-        curve: list[float] = []
-        losses: list[float] = []
-        for epoch in range(spec.epochs):
-            permutation = torch.randperm(len(images), generator=order)
-            loss = _train_epoch(
-                network, images, permutation, optimizer=optimizer, spec=spec, draw=(seed, epoch)
+        self.validation = data.validation.to(device)
+        check_network(network, images, num_classes=data.num_classes, precision=spec.precision)
+        forward, note = compiled(network, images, spec)
+        self.notes = [] if note is None else [note]
+        self.run = Run(
+            network,
+            images,
+            spec,
+            seed=seed,
+            forward=forward,
+            evaluation_batch=max(spec.batch_size, EVALUATION_BATCH),
+        )
+        self.report: Callable[[int, float], None] | None = None
+        self.stop: Callable[[], bool] | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.reported = 0
+        self.saving = self.last_saving = 0.0
+        self.saved_at = self.started
+        self.safe: dict[str, Any] = self.run.state()  # to go back to
+
+    def to_the_end(self) -> TrainingResult:
+        run = self.run
+        self._go_on()
+        self._report()
+        while len(run.curve) < self.spec.epochs:
+            try:
+                ended = self._epoch()
+            except torch.OutOfMemoryError:
+                if not run.halve():
+                    raise
+                self._after_too_little_memory()
+                continue
+            except TrainingStopped:
+                self._save()
+                raise
+            if ended is not None:
+                return ended
+            self._save_if_due()
+            self._report()
+            if self.stop is not None and self.stop() and len(run.curve) < self.spec.epochs:
+                self._save()
+                raise TrainingStopped("the training was asked to stop")
+        run.finish()
+        return self._result("completed", run.curve[-1])
+
+    def _epoch(self) -> TrainingResult | None:
+        """Train an epoch and validate; a result where that was the end of it."""
+        run = self.run
+        loss = run.train_epoch(self.stop)
+        if not math.isfinite(loss):
+            return self._result("diverged", 1 / self.data.num_classes)
+        accuracy = run.validate(self.validation)
+        run.losses.append(loss)
+        run.curve.append(accuracy)
+        if self._has_collapsed():
+            self._report()
+            return self._result("diverged", 1 / self.data.num_classes, collapsed=True)
+        return None
+
+    def _has_collapsed(self) -> bool:
+        """Tell whether accuracy and loss have stayed where guessing has them."""
+        epochs = self.spec.collapse_epochs
+        curve, losses = self.run.curve, self.run.losses
+        if not epochs or len(curve) < epochs:
+            return False
+        chance = 1 / self.data.num_classes
+        # Three standard deviations of guessing.
+        bound = chance + 3 * math.sqrt(chance * (1 - chance) / len(self.validation))
+        guessing = 0.99 * math.log(self.data.num_classes)
+        return max(curve[-epochs:]) <= bound and min(losses[-epochs:]) > guessing
+
+    def _result(
+        self,
+        status: Literal["completed", "diverged"],
+        accuracy: float,
+        *,
+        collapsed: bool = False,
+    ) -> TrainingResult:
+        run = self.run
+        if self.checkpoint is not None:
+            self.checkpoint.delete()
+        if run.micro_batch < min(self.spec.micro_batch or run.batch_size, run.batch_size):
+            self.notes.append(
+                f"too little memory for {run.batch_size} images at a time: {run.micro_batch}"
             )
-            if not math.isfinite(loss):
-                return TrainingResult(
-                    status="diverged",
-                    curve=tuple(curve),
-                    train_loss=tuple(losses),
-                    validation_accuracy=1 / data.num_classes,
-                    seconds=time.perf_counter() - started,
-                    epoch_of_divergence=epoch,
-                )
-            accuracy = evaluate(
-                network,
-                validation,
-                batch_size=max(spec.batch_size, EVALUATION_BATCH),
-                device=device,
-                precision=spec.precision,
-            )
-            losses.append(loss)
-            curve.append(accuracy)
-            if report is not None:
-                report(epoch, accuracy)
-    return TrainingResult(
-        status="completed",
-        curve=tuple(curve),
-        train_loss=tuple(losses),
-        validation_accuracy=curve[-1],
-        seconds=time.perf_counter() - started,
-    )
-
-
-def evaluate(
-    network: nn.Module,
-    images: Images,
-    *,
-    batch_size: int,
-    device: torch.device | str,
-    precision: Precision = "auto",
-) -> float:
-    """Return the accuracy of a network, a fraction; see ``measure``."""
-    return measure(network, images, batch_size=batch_size, device=device, precision=precision)[0]
-
-
-def measure(
-    network: nn.Module,
-    images: Images,
-    *,
-    batch_size: int,
-    device: torch.device | str,
-    precision: Precision = "auto",
-) -> tuple[float, float]:
-    """Return accuracy and mean cross-entropy of a network, which is put into evaluation mode.
-
-    Args:
-        network: from images (b, c, h, w) to logits (b, classes).
-        images: what to classify; moved to the device if they are elsewhere.
-        batch_size: images at a time.
-        device: where to compute.
-        precision: as in ``TrainingSpec``.
-
-    Returns:
-        Accuracy, a fraction, and the loss in nats, without label smoothing.
-    """
-    device = torch.device(device)
-    network.to(device)
-    images = images.to(device)
-    was_training = network.training
-    network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    # Sums of float32 losses over a whole data set would lose digits.
-    loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64)
-    loss = loss.to(device)
-    with torch.no_grad(), _autocast(device, precision):
-        for batch, labels in images.batches(batch_size):
-            logits = network(batch).float()
-            correct += (logits.argmax(1) == labels).sum()
-            loss += functional.cross_entropy(logits, labels, reduction="sum")
-    network.train(was_training)
-    return int(correct) / len(images), float(loss) / len(images)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is the GPU where there is one, else the CPU.
-
-    Raises:
-        SpecError: the device is not there.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    device = torch.device(name)
-    count = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
-    if (device.index or 0) >= count[device.type]:
-        raise SpecError(
-            f"training.device: expected a device that is there, got {name!r} with "
-            f"{count[device.type]} {device.type} devices; use 'auto' or 'cpu'"
-        )
-    return device
-
-
-def learning_rate(spec: TrainingSpec, *, step: int, steps: int) -> float:
-    """Return the learning rate of a step, from 0, out of ``steps`` in the whole run.
-
-    ``one_cycle`` is torch's OneCycleLR (cosine, two phases; Smith and Topin 2018), which divides
-    by zero where the warm-up is exactly one step. ``cosine`` rises linearly, then falls to zero
-    by half a cosine (Loshchilov and Hutter 2017). ``constant`` has no warm-up.
-    """
-    if spec.schedule == "constant":
-        return spec.learning_rate
-    if spec.schedule == "cosine":
-        rising = spec.warmup * steps
-        if step < rising:
-            return spec.learning_rate * min(1.0, (step + 1) / rising)
-        return _cosine(spec.learning_rate, 0.0, (step - rising) / (steps - rising))
-    low = spec.learning_rate / START_DIVISOR
-    top = spec.warmup * steps - 1
-    if step <= top:
-        return _cosine(low, spec.learning_rate, step / top if top > 0 else 1.0)
-    return _cosine(spec.learning_rate, low / END_DIVISOR, (step - top) / (steps - 1 - top))
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
-
-
-def _train_epoch(
-    network: nn.Module,
-    images: Images,
-    order: Tensor,
-    *,
-    optimizer: torch.optim.Optimizer,
-    spec: TrainingSpec,
-    draw: tuple[int, int],
-) -> float:
-    """Train for one epoch and return the mean loss; stop early where it cannot be finite.
-
-    Args:
-        network: in training; on the same device as the images.
-        images: training images.
-        order: a permutation (n,) of them.
-        optimizer: of the network.
-        spec: how to train.
-        draw: seed and epoch of the augmentation.
-    """
-    device = images.labels.device
-    batch_size = min(spec.batch_size, len(images))
-    batches = len(images) // batch_size
-    order = order[: batches * batch_size]
-    epoch = draw[1]
-    look = 1 if _is_cheap_to_read(device) else STEPS_BETWEEN_LOOKS
-    # Losses are not negative: one that is not finite stays visible in the sum.
-    total = torch.zeros((), device=device)
-    network.train()
-    for step, (batch, labels) in enumerate(images.batches(batch_size, order=order, draw=draw)):
-        rate = learning_rate(spec, step=epoch * batches + step, steps=spec.epochs * batches)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with _autocast(device, spec.precision):
-            logits = network(batch)
-        loss = functional.cross_entropy(
-            logits.float(), labels, label_smoothing=spec.label_smoothing
-        )
-        total += loss.detach()
-        if (step + 1) % look == 0 and not math.isfinite(float(total)):
-            break
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return float(total) / batches
-
-
-def _optimizer(network: nn.Module, spec: TrainingSpec) -> torch.optim.Optimizer:
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    if not weights:
-        raise NetworkError("expected a network with weights to train, got one without any")
-    if spec.optimizer == "adamw":
-        return torch.optim.AdamW(weights, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    return torch.optim.SGD(
-        weights,
-        lr=spec.learning_rate,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov and spec.momentum > 0,
-        weight_decay=spec.weight_decay,
-    )
-
-
-def _check_network(
-    network: nn.Module,
-    images: Images,
-    *,
-    num_classes: int,
-    precision: Precision,
-) -> None:
-    """Pass a few images through, so that a misfit is named as such."""
-    few, _ = images.take(torch.arange(min(2, len(images))))
-    device = few.device
-    network.eval()
-    shape = tuple(few.shape)
-    try:
-        with torch.no_grad(), _autocast(device, precision):
-            logits = network(few)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError) as error:
-        cause = " ".join(str(error).split())
-        raise NetworkError(
-            f"the network fails on images of shape {shape}: {type(error).__name__}: {cause}"
-        ) from error
-    expected = (len(few), num_classes)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise NetworkError(
-            f"expected the network to map images {shape} to logits {expected}, got {came}"
+        diverged = len(run.curve) - collapsed if status == "diverged" else None
+        return TrainingResult(
+            status=status,
+            curve=tuple(run.curve),
+            train_loss=tuple(run.losses),
+            validation_accuracy=accuracy,
+            seconds=time.perf_counter() - self.started,
+            epoch_of_divergence=diverged,
+            collapsed=collapsed,
+            notes=tuple(self.notes),
+            saving=self.saving,
         )
 
+    def _report(self) -> None:
+        """Report the epochs that were not reported yet."""
+        while self.reported < len(self.run.curve):
+            epoch = self.reported
+            self.reported += 1
+            if self.report is not None:
+                self.report(epoch, self.run.curve[epoch])
 
-def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    if precision == "auto":
-        lower = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    else:
-        lower = precision == "bfloat16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=lower)
+    # --- going back and going on --------------------------------------------------------------
 
+    def _after_too_little_memory(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.run.restore(self.safe)
 
-def _is_cheap_to_read(device: torch.device) -> bool:
-    return device.type == "cpu"
+    def _go_on(self) -> None:
+        state = self.checkpoint.load() if self.checkpoint is not None else None
+        if self.checkpoint is None or state is None:
+            return
+        try:
+            self.run.restore(state)
+            self.safe = state
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warn_of(self.checkpoint.path, " ".join(str(error).split())[:200])
+            self.run.restore(self.safe)
 
+    def _save_if_due(self) -> None:
+        since = time.perf_counter() - self.saved_at
+        if since >= max(WORTH_SAVING, self.last_saving / SAVING_SHARE):
+            self._save()
 
-def _rng_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-@contextlib.contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with so many CPU threads inside; None leaves them as they are."""
-    if count is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    def _save(self) -> None:
+        began = time.perf_counter()
+        self.safe = self.run.state()
+        if self.checkpoint is not None:
+            # A full disk is no reason to lose the training itself.
+            with contextlib.suppress(OSError):
+                self.checkpoint.save(self.safe)
+        self.saved_at = time.perf_counter()
+        self.last_saving = self.saved_at - began
+        self.saving += self.last_saving

@@ -1,0 +1,78 @@
+"""Compiling a network, or its activation functions alone, where that can be done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bo_act.activations.module import Activation
+from bo_act.specs import TrainingSpec
+from bo_act.training.checkpoint import on_cpu
+from bo_act.training.images import Images
+from bo_act.training.precision import autocast
+
+
+def compiled(
+    network: nn.Module, images: Images, spec: TrainingSpec
+) -> tuple[Callable[[Tensor], Tensor], str | None]:
+    """Compile what a recipe says, and try it; the network is left as it was.
+
+    Args:
+        network: on the device.
+        images: training images, on the device.
+        spec: the recipe.
+
+    Returns:
+        What to call in training in place of the network, and, where nothing could be compiled,
+        why: then that is the network itself.
+    """
+    if spec.compile == "none":
+        return network, None
+    functions = [module for module in network.modules() if isinstance(module, Activation)]
+    if spec.compile == "activation" and not functions:
+        return network, _told("the network has no activation module of ours to compile")
+    torch._dynamo.reset()  # what was compiled for the function before is of no use any more
+    forward: Callable[[Tensor], Tensor] = network
+    for function in functions:
+        function.fused = spec.compile == "activation"
+    try:
+        if spec.compile == "network":
+            forward = torch.compile(network)
+        _try(forward, network, images, spec)
+    except torch.OutOfMemoryError:
+        pass  # the compiler was not to blame; training halves the batch
+    except Exception as error:  # a compiler fails in as many ways as it has parts
+        for function in functions:
+            function.fused = False
+        return network, _told(f"{type(error).__name__}: {error}")
+    failed = [function.why_not_fused for function in functions if function.why_not_fused]
+    return forward, _told(failed[0]) if spec.compile == "activation" and failed else None
+
+
+def _told(why: str) -> str:
+    note = f"not compiled: {' '.join(why.split())[:300]}"
+    warnings.warn(f"training.compile: {note}; training goes on without", stacklevel=3)
+    return note
+
+
+def _try(
+    forward: Callable[[Tensor], Tensor], network: nn.Module, images: Images, spec: TrainingSpec
+) -> None:
+    """Make a step's forward and backward pass, and forget what they did to the network."""
+    count = min(spec.micro_batch or spec.batch_size, spec.batch_size, len(images))
+    batch, _ = images.take(torch.arange(count))
+    if spec.channels_last:
+        batch = batch.contiguous(memory_format=torch.channels_last)
+    before: dict[str, Any] = on_cpu(dict(network.state_dict()))
+    devices = [batch.device] if batch.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        network.train()
+        with autocast(batch.device, spec.precision):
+            logits = forward(batch)
+        logits.float().logsumexp(1).mean().backward()
+    network.load_state_dict(before)
+    network.zero_grad(set_to_none=True)

@@ -1,0 +1,75 @@
+"""Where a training runs: the device, CPU threads, random states, deterministic kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from bo_act.errors import SpecError
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` is the GPU where there is one, else the CPU.
+
+    Raises:
+        SpecError: the device is not there.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    device = torch.device(name)
+    count = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
+    if (device.index or 0) >= count[device.type]:
+        raise SpecError(
+            f"training.device: expected a device that is there, got {name!r} with "
+            f"{count[device.type]} {device.type} devices; use 'auto' or 'cpu'"
+        )
+    return device
+
+
+def rng_devices(device: torch.device) -> list[torch.device]:
+    """Return the devices besides the CPU whose random state a training uses."""
+    return [device] if device.type == "cuda" else []
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with so many CPU threads inside; None leaves them as they are."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def deterministic_kernels(wanted: bool) -> Iterator[None]:
+    """Let torch use deterministic kernels alone inside; its flags are as before afterwards.
+
+    cuBLAS reads ``CUBLAS_WORKSPACE_CONFIG`` when it is first used, so it is set and stays.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        cudnn.deterministic,
+        cudnn.benchmark,
+    )
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = before[2:]

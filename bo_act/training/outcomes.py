@@ -1,0 +1,11 @@
+"""How a training ends that is neither finished nor in error."""
+
+from __future__ import annotations
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A training was asked to stop; its state is saved."""
+
+
+class Diverged(Exception):
+    """Raised by a training function of your own: a result, and no better than the worst."""

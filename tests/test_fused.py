@@ -1,0 +1,151 @@
+"""Functions compiled to one kernel: the same values and slopes as operator by operator."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from bo_act.activations.fused import Fused
+from bo_act.activations.module import Activation, _fused
+
+SAMPLE = (
+    "mul(sigmoid(x),erf(x))",
+    "max(relu(x),tanh(x))",
+    "div(exp(x),add(one(x),exp(x)))",
+    "min(square(x),abs(x))",
+    "sub(swish(x),gelu(x))",
+    "selu(sinh(x))",
+)
+MANY = tuple(
+    f"{binary}({left}(x),{right}(x))"
+    for binary in ("add", "mul", "max")
+    for left in ("tanh", "erf", "arctan")
+    for right in ("sigmoid",)
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    _fused.cache_clear()
+    torch._dynamo.reset()
+    yield
+    _fused.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch) -> list[object]:
+    """Everything of the way but the code generator, which takes seconds a function."""
+    compile_, made = torch.compile, []
+
+    def compiled(function, **options):
+        made.append(function)
+        return compile_(function, backend="aot_eager", **options)
+
+    monkeypatch.setattr("bo_act.activations.fused.torch.compile", compiled)
+    return made
+
+
+def values_and_slopes(function, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    value = function(x)
+    # Not all alike, so that slopes of neighbours cannot stand for one another.
+    weights = torch.linspace(0.5, 2.0, x.numel(), dtype=x.dtype).view(x.shape)
+    return value.detach(), torch.autograd.grad((value * weights).sum(), x)[0]
+
+
+def inputs(dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64).to(dtype)
+    return [
+        images,
+        images.to(memory_format=torch.channels_last),
+        images[0],
+        images.transpose(1, 3),
+        images[:, 1::2],
+        images[0, 0, 0, :1],
+        images[:0],
+    ]
+
+
+def agree(text: str, dtype: torch.dtype, *, normalize: bool = False) -> None:
+    fused = Activation(text, normalize=normalize, fused=True)
+    eager = Activation(text, normalize=normalize)
+    # In float32 one kernel may round a little differently from several.
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {}
+    for x in inputs(dtype):
+        found, expected = values_and_slopes(fused, x), values_and_slopes(eager, x)
+        torch.testing.assert_close(found, expected, **tolerance)
+        if x.is_contiguous() or x.stride() == inputs(dtype)[1].stride():
+            assert found[0].stride() == found[1].stride() == x.stride()
+    with torch.no_grad():
+        torch.testing.assert_close(fused(inputs(dtype)[0]), eager(inputs(dtype)[0]), **tolerance)
+    assert fused.why_not_fused is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("text", SAMPLE)
+def test_shapes_layouts_and_dtypes(traced, text, dtype):
+    agree(text, dtype)
+    agree(text, dtype)
+    assert len(traced) == 1
+
+
+def test_a_normalized_function(traced):
+    agree("swish(x)", torch.float64, normalize=True)
+
+
+def test_more_functions_than_the_compiler_keeps_of_one(traced, monkeypatch):
+    """Each is compiled: none falls back because there were others before it."""
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 6)  # one has a few of its own
+    for text in MANY:
+        agree(text, torch.float32)
+    assert len(traced) == len(MANY) > 6
+
+
+def test_two_layers_share_what_is_compiled(traced):
+    x = torch.randn(8)
+    for _ in range(2):
+        Activation("mul(tanh(x),erf(x))", fused=True)(x)
+    assert len(traced) == 1
+
+
+def test_where_nothing_compiles_it_is_eager(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no compiler\nhere")
+
+    monkeypatch.setattr("bo_act.activations.fused.torch.compile", broken)
+    fused = Activation("mul(tanh(x),erf(x))", fused=True)
+    x = torch.randn(5, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), torch.tanh(x) * torch.erf(x))
+    assert fused.why_not_fused == "RuntimeError: no compiler here"
+    assert Activation("tanh(x)").why_not_fused is None
+
+
+def test_too_little_memory_is_not_the_compilers_fault(monkeypatch):
+    def small(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("bo_act.activations.fused.torch.compile", small)
+    one = Fused(torch.tanh)
+    with pytest.raises(torch.OutOfMemoryError):
+        one(torch.randn(5))
+    assert one.why_not is None
+
+
+def test_copies_are_fused_too():
+    fused = Activation("tanh(x)", fused=True)
+    for one in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert one.fused
+    assert repr(fused) == "Activation(tanh(x), fused=True)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", SAMPLE)
+def test_generated_code(text):
+    for dtype in (torch.float32, torch.float64):
+        agree(text, dtype)
