@@ -13,11 +13,8 @@ Options are further keyword arguments with defaults.
 from __future__ import annotations
 
 import hashlib
-import importlib.abc
-import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,40 +197,14 @@ def _builder(name: str, path: Path, source: bytes, options: dict[str, Any]) -> N
     )
 
 
-class _Source(importlib.abc.ExecutionLoader):
-    """Runs exactly the bytes that were hashed, and writes no bytecode beside the user's file."""
-
-    def __init__(self, path: Path, source: bytes) -> None:
-        self.path = path
-        self.source = source
-
-    def get_filename(self, fullname: str) -> str:  # noqa: ARG002
-        return str(self.path)
-
-    def get_source(self, fullname: str) -> str:  # noqa: ARG002
-        return importlib.util.decode_source(self.source)
-
-
 def _import(path: Path, source: bytes) -> ModuleType:
-    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()
-    # Dataclasses and pickle look a class's module up in sys.modules, so it has to stay there;
-    # the digest keeps it apart from every other module.
-    name = f"_bo_act_model_{digest[:16]}"
-    loader = _Source(path, source)
-    module_spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    if module_spec is None:
-        raise NetworkError(f"{path}: expected a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module
     try:
-        loader.exec_module(module)
+        return library.load_module(path, source)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         raise NetworkError(
             f"{path}: cannot be imported: {_one_line(error)}; "
             f"expected a self-contained Python file that defines {EXPECTED}"
         ) from error
-    return module
 
 
 def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str, Any]) -> None:

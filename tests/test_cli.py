@@ -207,7 +207,7 @@ BAD = {
     "missing data": (
         lambda: [
             "run",
-            changed('name = "digits"', 'name = "fashion_mnist"\nroot = "no"\ndownload = false'),
+            changed('name = "digits"', 'name = "fashion_mnist"\nroot = "no"'),
         ],
         "train-images-idx3-ubyte",
     ),

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from image_files import write_folders
 
+from bo_act.specs import DataSpec
+from bo_act.training.data import load_data
 from bo_act.training.images import Images, ImageSet
 
 
@@ -11,10 +16,16 @@ def resident() -> ImageSet:
     return ImageSet(images, torch.tensor([0, 1, 2, 0, 1, 2, 0]))
 
 
-@pytest.fixture(params=[resident])
-def some(request) -> Images:
+def in_folders(folder: Path) -> Images:
+    write_folders(folder, each=3)
+    spec = DataSpec(name="folder", root=folder, image_size=8, train=7, validation=1, workers=1)
+    return load_data(spec).train
+
+
+@pytest.fixture(params=["resident", "in folders"])
+def some(request, tmp_path) -> Images:
     """Seven images of three classes, of every kind of set."""
-    return request.param()
+    return resident() if request.param == "resident" else in_folders(tmp_path / "pictures")
 
 
 @pytest.mark.parametrize("order", [None, torch.tensor([5, 0, 3, 6, 1])])
@@ -29,7 +40,7 @@ def test_batches_give_out_images_in_order(some, order, batch_size):
     assert torch.equal(torch.cat([part for _, part in batches]), labels)
     assert torch.equal(labels, some.labels[indices])
     assert images.dtype == torch.float32
-    assert images.shape[1:] == (3, 2, 2)
+    assert images.shape[1] == 3
 
 
 def test_sets_on_a_device_stay_the_same(some):

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import gzip
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +10,11 @@ from torch import nn
 from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
-from bo_act.training import fashion_mnist, run
-from bo_act.training.data import Data, load_data, stratified_sample
+from bo_act.training import run
+from bo_act.training.data import Data, load_data
 from bo_act.training.images import ImageSet
 from bo_act.training.schedules import learning_rate
+from bo_act.training.split import stratified_sample
 from bo_act.training.trainer import TrainingResult, evaluate, pick_device, train
 
 DIGITS = DataSpec(name="digits")
@@ -23,22 +22,9 @@ DIGITS = DataSpec(name="digits")
 CPU = TrainingSpec(epochs=2, batch_size=64, device="cpu", threads=1)
 
 
-DOWNLOAD = fashion_mnist._download
-
-
 @pytest.fixture(scope="module")
 def digits() -> Data:
     return load_data(DIGITS)
-
-
-@pytest.fixture(autouse=True)
-def no_cache_and_no_network(tmp_path, monkeypatch):
-    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(tmp_path / "cache"))
-
-    def refuse(target: Path) -> None:
-        raise OSError("no network\nin tests")
-
-    monkeypatch.setattr(fashion_mnist, "_download", refuse)
 
 
 def rows(images: ImageSet) -> set[bytes]:
@@ -148,129 +134,6 @@ def test_stratified_samples_have_the_exact_size():
         assert len(chosen.unique()) == count
         shares = labels[chosen].bincount(minlength=3)
         assert (shares - count * torch.tensor([0.7, 0.2, 0.1])).abs().max() < 1
-
-
-# --- Fashion-MNIST ---------------------------------------------------------------------------
-
-
-def write_files(folder: Path, *, packed: bool) -> None:
-    """Write 200 training and 40 test images of the form of Fashion-MNIST."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 200), ("t10k", 40)):
-        labels = (torch.arange(count) % 10).to(torch.uint8)
-        noise = torch.randint(0, 56, (count, 28, 28), generator=generator)
-        images = (labels.view(-1, 1, 1) * 20 + noise).to(torch.uint8)
-        for name, values in (("images-idx3", images), ("labels-idx1", labels)):
-            content = bytes((0, 0, 8, values.ndim))
-            content += b"".join(length.to_bytes(4, "big") for length in values.shape)
-            content += values.numpy().tobytes()
-            path = folder / f"{part}-{name}-ubyte"
-            if packed:
-                path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
-            else:
-                path.write_bytes(content)
-
-
-def fashion(root: Path, **values: object) -> DataSpec:
-    return DataSpec(name="fashion_mnist", root=root, validation=50, **values)
-
-
-@pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("inside", ["FashionMNIST/raw", "."])
-def test_files_under_root_are_read_without_the_network(tmp_path, packed, inside):
-    write_files(tmp_path / inside, packed=packed)
-    data = load_data(fashion(tmp_path))
-    assert data.train.images.shape == (150, 1, 28, 28)
-    assert data.validation.labels.bincount().tolist() == [5] * 10
-    test = data.load_test()
-    assert test.labels.tolist() == [index % 10 for index in range(40)]
-    # The images were made so that their mean gray grows with the class.
-    means = torch.stack([test.images[test.labels == label].mean() for label in range(10)])
-    assert torch.all(means.diff() > 0)
-
-
-def test_test_images_are_read_only_when_asked_for(tmp_path):
-    folder = tmp_path / "FashionMNIST" / "raw"
-    write_files(folder, packed=False)
-    (folder / "t10k-images-idx3-ubyte").write_bytes(b"not read before the end")
-    data = load_data(fashion(tmp_path))
-    with pytest.raises(DataError, match="expected an idx file") as error:
-        data.load_test()
-    assert "t10k-images-idx3-ubyte" in str(error.value)
-
-
-@pytest.mark.parametrize("download", [True, False])
-def test_missing_files_are_named_with_their_folder(tmp_path, download):
-    write_files(tmp_path, packed=True)
-    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError) as error:
-        load_data(fashion(tmp_path, download=download))
-    said = str(error.value)
-    assert all(name in said for name in fashion_mnist.FILES)
-    assert str(tmp_path / "FashionMNIST" / "raw") in said
-    assert ("OSError: no network in tests" in said) == download
-    assert "\n" not in said
-
-
-def test_a_download_puts_whole_files_in_place_and_is_not_repeated(tmp_path, monkeypatch, capsys):
-    downloads: list[Path] = []
-
-    def torchvisions(root: str, *, download: bool) -> None:
-        print("Downloading")
-        downloads.append(Path(root))
-        assert root != str(tmp_path)
-        assert download
-        write_files(Path(root, "FashionMNIST", "raw"), packed=False)
-
-    monkeypatch.setattr("torchvision.datasets.FashionMNIST", torchvisions)
-    monkeypatch.setattr(fashion_mnist, "_download", DOWNLOAD)
-    for _ in range(2):
-        assert len(load_data(fashion(tmp_path)).train) == 150
-    assert len(downloads) == 1
-    target = tmp_path / "FashionMNIST" / "raw"
-    assert {path.name for path in target.iterdir()} == set(fashion_mnist.FILES)
-    assert capsys.readouterr().out == ""
-
-
-def test_without_root_the_cache_folder_is_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
-    with pytest.raises(DataError, match="download is off") as error:
-        load_data(DataSpec(name="fashion_mnist", download=False))
-    assert str(tmp_path / "cache" / "data" / "FashionMNIST" / "raw") in str(error.value)
-    write_files(tmp_path / "debian", packed=True)
-    assert len(load_data(DataSpec(name="fashion_mnist", validation=50)).train) == 150
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("train-images-idx3-ubyte.gz", b"not gzip"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(b"x" * 5000)[:-12]),
-        ("train-images-idx3-ubyte.gz", gzip.compress(bytes((0, 0, 8, 3)))),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 1, 3)))),
-        (
-            "train-labels-idx1-ubyte.gz",
-            gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 200)) + b"k" * 200),
-        ),
-    ],
-    ids=["not gzip", "cut off", "no sizes", "other count", "other labels"],
-)
-def test_damaged_files_are_named(tmp_path, name, content):
-    write_files(tmp_path, packed=True)
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=r"expected|cannot be read") as error:
-        load_data(fashion(tmp_path))
-    assert str(tmp_path) in str(error.value)
-
-
-@pytest.mark.skipif(not fashion_mnist.DEBIAN_FOLDER.is_dir(), reason="no Fashion-MNIST here")
-def test_the_real_files_are_read():
-    data = load_data(DataSpec(name="fashion_mnist", train=2000, image_size=14, download=False))
-    assert data.train.images.shape == (2000, 1, 14, 14)
-    assert data.validation.labels.bincount().tolist() == [1000] * 10
-    assert data.load_test().labels.bincount().tolist() == [1000] * 10
-    assert data.load_test().labels[:4].tolist() == [9, 2, 1, 1]  # an ankle boot, a pullover, ...
 
 
 # --- training --------------------------------------------------------------------------------

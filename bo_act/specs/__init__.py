@@ -13,12 +13,13 @@ from bo_act.specs.search import (
 )
 from bo_act.specs.space import DomainSpec, SpaceSpec
 from bo_act.specs.study import SEARCHED, ConfirmSpec, ParameterSpec, StopSpec, StudySpec
-from bo_act.specs.task import DataSpec, ModelSpec, TrainingSpec
+from bo_act.specs.task import AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
 
 __all__ = [
     "GAINS",
     "SEARCHED",
     "AcquisitionSpec",
+    "AugmentationSpec",
     "ConfirmSpec",
     "DataSpec",
     "DomainSpec",

@@ -17,7 +17,7 @@ from bo_act.specs.search import (
     SurrogateSpec,
     WarmStartSpec,
 )
-from bo_act.specs.task import DataSpec, ModelSpec, TrainingSpec
+from bo_act.specs.task import AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
 
 
 class ParameterSpec(Spec):
@@ -133,6 +133,7 @@ class StudySpec(Spec):
     max_retries: Annotated[int, Field(ge=0)] = 2
     model: ModelSpec
     data: DataSpec
+    augmentation: AugmentationSpec = AugmentationSpec()
     training: TrainingSpec = TrainingSpec()
     features: FeaturesSpec = FeaturesSpec()
     strategy: StrategySpec = StrategySpec()
@@ -161,6 +162,18 @@ class StudySpec(Spec):
             raise ValueError(
                 "activations: what functions cost (acquisition.per_second, 'hypervolume') is known "
                 "for one function alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _augmentation_fits(self) -> StudySpec:
+        in_folders = self.data.in_folders
+        wrong = self.augmentation.misfit(in_folders=in_folders)
+        if wrong:
+            kind, other = ("folders", "memory") if in_folders else ("memory", "folders")
+            raise ValueError(
+                f"augmentation.{wrong} is for images in {other}, and those of {self.data.name!r} "
+                f"are in {kind}; leave it out"
             )
         return self
 

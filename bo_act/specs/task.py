@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from bo_act.errors import nearest
 from bo_act.specs.base import Fraction, PositiveFloat, PositiveInt, Spec
+
+SMALL_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+FOLDER_SETS = ("imagenette", "imagenet", "folder")
+OWN_SET = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
 class ModelSpec(Spec):
@@ -21,21 +27,83 @@ class DataSpec(Spec):
     """A data set and how it is split. Test images are apart from all of this.
 
     Attributes:
-        root: folder of the files (``fashion_mnist``); default: the cache folder.
+        name: one of ``SMALL_SETS`` or ``FOLDER_SETS``, or ``FILE.py:FUNCTION`` of one's own.
+        root: folder of the files; default: ``data`` in the cache folder.
         download: fetch the files when they are missing.
         train: at most that many training images (default: all that validation leaves).
         validation: number of images held out of the training set for validation.
-        image_size: side in pixels to which images are average-pooled or padded (default: as is).
+        image_size: side in pixels to which images are average-pooled or padded (default: as is);
+            images in folders are cropped to it.
         seed: decides which images are held out.
+        workers: processes that read images in folders; images in memory need none.
     """
 
-    name: Literal["digits", "fashion_mnist"]
+    name: str
     root: Path | None = None
-    download: bool = True
+    download: bool = False
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
     image_size: PositiveInt | None = None
     seed: int = 0
+    workers: Annotated[int, Field(ge=0)] = 4
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in (*SMALL_SETS, *FOLDER_SETS) or OWN_SET.fullmatch(name):
+            return name
+        known = (*SMALL_SETS, *FOLDER_SETS)
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise ValueError(
+            f"expected {', '.join(known)}, or FILE.py:FUNCTION of your own, "
+            f"got {shown!r}{nearest(name, known)}"
+        )
+
+    @property
+    def own(self) -> bool:
+        """Whether a function of the user's loads the images."""
+        return OWN_SET.fullmatch(self.name) is not None
+
+    @property
+    def in_folders(self) -> bool:
+        """Whether images are read from folders when they are needed, not held in memory."""
+        return self.name in FOLDER_SETS
+
+
+class AugmentationSpec(Spec):
+    """Random changes of training images. Nothing is done by default.
+
+    Attributes:
+        flip: mirror left and right, every second time.
+        shift: move by up to so many pixels, both ways; pixels beyond the border are reflected.
+            For images in memory.
+        cutout: side in pixels of a square that is set to the mean. For images in memory.
+        crop: least share of the area that is cropped and scaled to the image's size. For images
+            in folders.
+        randaugment: operations of RandAugment on each image. For images in folders.
+        magnitude: of these operations, 0 to 30.
+        mixup, cutmix: parameter of the Beta distribution that shares are drawn from; 0 is off.
+            Where both are on, a coin decides for each batch.
+    """
+
+    flip: bool = False
+    shift: Annotated[int, Field(ge=0)] = 0
+    cutout: Annotated[int, Field(ge=0)] = 0
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    randaugment: Annotated[int, Field(ge=0)] = 0
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def mixing(self) -> tuple[float, float]:
+        """Beta parameters of mixup and CutMix."""
+        return self.mixup, self.cutmix
+
+    def misfit(self, *, in_folders: bool) -> str | None:
+        """Return the first key that images of this kind cannot be augmented by."""
+        wrong = ("shift", "cutout") if in_folders else ("crop", "randaugment")
+        return next((key for key in wrong if getattr(self, key)), None)
 
 
 class TrainingSpec(Spec):

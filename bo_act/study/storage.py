@@ -35,7 +35,7 @@ _FREE: dict[str, Any] = {
     "confirm": True,
     "stop": True,
     "max_retries": True,
-    "data": {"root", "download"},
+    "data": {"root", "download", "workers"},
     "training": {"device", "threads"},
 }
 

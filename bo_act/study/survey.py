@@ -20,7 +20,7 @@ from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.features.table import FeatureTable
-from bo_act.specs import StudySpec
+from bo_act.specs import AugmentationSpec, StudySpec
 from bo_act.study.events import Events
 from bo_act.study.task import Task
 from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, measure, pick_device
@@ -152,10 +152,12 @@ def build_benchmark(
 def made_from(task: Task) -> dict[str, Any]:
     """Return all that the runs of a build depend on."""
     spec = task.spec.model_dump(mode="json", include={"model", "data", "training", "seed"})
-    for key in ("root", "download"):
+    for key in ("root", "download", "workers"):
         del spec["data"][key]
     for key in ("device", "threads"):
         del spec["training"][key]
+    if task.spec.augmentation != AugmentationSpec():
+        spec["augmentation"] = task.spec.augmentation.model_dump(mode="json")
     return {"content": task.content, "study": spec}
 
 

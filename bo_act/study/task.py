@@ -82,7 +82,7 @@ class Task:
         space = load_space(spec.space)
         builder = load_network(spec.model)
         pick_device(spec.training.device)
-        return cls(spec, space, load_data(spec.data), builder)
+        return cls(spec, space, load_data(spec.data, spec.augmentation), builder)
 
     @property
     def from_tree_to_tree(self) -> bool:

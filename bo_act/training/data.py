@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from bo_act.errors import DataError
-from bo_act.specs import DataSpec
-from bo_act.training import fashion_mnist
+from bo_act.specs import AugmentationSpec, DataSpec
+from bo_act.training.augmentation import Augmentation
 from bo_act.training.images import Images, ImageSet
+from bo_act.training.sources import open_source
+from bo_act.training.split import split
 
-DIGITS_TEST_SHARE = 0.2
-DIGITS_TEST_SEED = 1797  # fixed, so that every study keeps the same test images apart
 SIDES = range(2, 257)  # one pixel is no image; beyond 256, padded images fill the memory
 
 
@@ -31,12 +31,14 @@ class Data:
 
     Attributes:
         name: of the data set.
-        train: training images, standardized by their own mean and standard deviation.
+        train: training images. Those in memory are standardized by their own mean and standard
+            deviation in each channel.
         validation: validation images, under the same transform.
         num_classes: number of classes.
         in_channels: channels of each image.
         image_size: height and width of each image in pixels.
-        digest: sha256 (hexadecimal) of the training and validation images and labels.
+        digest: sha256 (hexadecimal) of the training and validation images and labels; of images in
+            folders, their names and sizes.
         test_loader: loads the test images, under the same transform.
     """
 
@@ -60,24 +62,39 @@ class Data:
         return self.test_loader()
 
 
-def load_data(spec: DataSpec) -> Data:
+def load_data(spec: DataSpec, augmentation: AugmentationSpec | None = None) -> Data:
     """Load a data set and split it; the same spec always gives the same split.
 
-    ``digits``: scikit-learn's 1,797 gray images of 8x8, 20 % of them the test set, 300 for
-    validation by default. ``fashion_mnist``: 70,000 gray images of 28x28, the official 10,000 the
-    test set, 10,000 for validation by default. All choices are stratified by class.
+    The official test or validation images of a data set are the test images. Validation images are
+    held out of the others, by default 300 of ``digits``, 10,000 of the MNISTs, 5,000 of the CIFARs,
+    and else a tenth. All choices are stratified by class.
+
+    Args:
+        spec: which images.
+        augmentation: of training images; None leaves them as they are.
 
     Raises:
         DataError: files are missing or damaged, or the split or the image size is impossible.
     """
-    source = _open(spec)
-    images, labels = source.train()
-    held_out = source.validation if spec.validation is None else spec.validation
-    if held_out >= len(labels):
-        raise DataError(
-            f"data.validation: expected fewer than the {len(labels)} images of {spec.name!r} "
-            f"that are not test images, got {held_out}; choose a smaller number"
+    augmentation = augmentation or AugmentationSpec()
+    if spec.in_folders:
+        from bo_act.training.folders import load_folders
+
+        found = load_folders(spec, augmentation)
+        return Data(
+            name=spec.name,
+            train=found.train,
+            validation=found.validation,
+            num_classes=found.num_classes,
+            in_channels=3,
+            image_size=found.train.side,
+            digest=found.digest,
+            test_loader=found.load_test,
         )
+    source = open_source(spec)
+    images, labels = source.train()
+    classes = source.classes or int(labels.max()) + 1
+    rest, validation = split(labels, spec, source.validation or len(labels) // 10)
     side = images.shape[-1] if spec.image_size is None else spec.image_size
     if side not in SIDES:
         raise DataError(
@@ -85,21 +102,19 @@ def load_data(spec: DataSpec) -> Data:
             f"leave it out to keep the {images.shape[-1]} pixels of {spec.name!r}"
         )
 
-    generator = torch.Generator().manual_seed(spec.seed)
-    validation = stratified_sample(labels, held_out, generator)
-    rest = _others(len(labels), validation)
-    if spec.train is not None and spec.train < len(rest):
-        rest = rest[stratified_sample(labels[rest], spec.train, generator)]
-
     scaled = partial(_scaled, white=source.white, side=side)
     train = scaled(images[rest])
-    deviation, mean = torch.std_mean(train.double(), correction=0)
-    # Rounded, so that the order of summation on another machine does not change the digest.
-    standardized = partial(
-        _standardized, mean=round(float(mean), 6), std=round(float(deviation), 6)
-    )
+    standardized = _standardization(train)
+    changes = None
+    if augmentation != AugmentationSpec():
+        if augmentation.shift >= side:
+            raise DataError(
+                f"augmentation.shift: expected less than the {side} pixels of the images, "
+                f"got {augmentation.shift}"
+            )
+        changes = Augmentation(augmentation, classes)
     sets = (
-        ImageSet(standardized(train), labels[rest]),
+        ImageSet(standardized(train), labels[rest], changes),
         ImageSet(standardized(scaled(images[validation])), labels[validation]),
     )
 
@@ -111,7 +126,7 @@ def load_data(spec: DataSpec) -> Data:
         name=spec.name,
         train=sets[0],
         validation=sets[1],
-        num_classes=source.classes,
+        num_classes=classes,
         in_channels=images.shape[1],
         image_size=side,
         digest=_digest(*sets),
@@ -119,89 +134,12 @@ def load_data(spec: DataSpec) -> Data:
     )
 
 
-def stratified_sample(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Choose images at random so that each class keeps its share.
-
-    Args:
-        labels: (n,) int64.
-        count: how many to choose, at most n.
-        generator: source of randomness, on the CPU.
-
-    Returns:
-        indices (count,) int64, ascending. Each class has its exact share, rounded up for the
-        classes with the largest remainders.
-    """
-    classes, sizes = labels.unique(return_counts=True)
-    quotas = count * sizes // len(labels)
-    remainders = count * sizes % len(labels)
-    missing = count - int(quotas.sum())
-    quotas[remainders.argsort(descending=True, stable=True)[:missing]] += 1
-    order = torch.randperm(len(labels), generator=generator)
-    chosen = [
-        order[labels[order] == label][:quota]
-        for label, quota in zip(classes.tolist(), quotas.tolist(), strict=True)
-    ]
-    return torch.cat(chosen).sort().values
-
-
-# --- the sources -----------------------------------------------------------------------------
-
-Part = tuple[Tensor, Tensor]  # images (n, c, h, w) uint8, labels (n,) int64
-
-
-@dataclass(frozen=True)
-class _Source:
-    train: Callable[[], Part]
-    test: Callable[[], Part]
-    white: int  # the value of the brightest pixel
-    classes: int
-    validation: int  # default number of validation images
-
-
-def _open(spec: DataSpec) -> _Source:
-    if spec.name == "digits":
-        return _Source(
-            train=partial(_digits, test=False),
-            test=partial(_digits, test=True),
-            white=16,
-            classes=10,
-            validation=300,
-        )
-    folder = fashion_mnist.files_folder(spec.root, download=spec.download)
-    return _Source(
-        train=partial(fashion_mnist.read, folder, "train"),
-        test=partial(fashion_mnist.read, folder, "t10k"),
-        white=255,
-        classes=fashion_mnist.CLASSES,
-        validation=10_000,
-    )
-
-
-def _digits(*, test: bool) -> Part:
-    from sklearn.datasets import load_digits
-
-    content = load_digits()
-    images = torch.from_numpy(content.images).to(torch.uint8).unsqueeze(1)
-    labels = torch.from_numpy(content.target).long()
-    generator = torch.Generator().manual_seed(DIGITS_TEST_SEED)
-    chosen = stratified_sample(labels, round(DIGITS_TEST_SHARE * len(labels)), generator)
-    if not test:
-        chosen = _others(len(labels), chosen)
-    return images[chosen], labels[chosen]
-
-
 # --- the transforms --------------------------------------------------------------------------
-
-
-def _others(count: int, chosen: Tensor) -> Tensor:
-    left = torch.ones(count, dtype=torch.bool)
-    left[chosen] = False
-    return left.nonzero().squeeze(1)
 
 
 def _scaled(images: Tensor, *, white: int, side: int) -> Tensor:
     """Return images in [0, 1], average-pooled or padded with black to ``side`` pixels."""
-    images = images.float() / white
+    images = images.float() / white if images.dtype == torch.uint8 else images
     missing = side - images.shape[-1]
     if missing < 0:
         return functional.adaptive_avg_pool2d(images, side)
@@ -209,10 +147,18 @@ def _scaled(images: Tensor, *, white: int, side: int) -> Tensor:
     return functional.pad(images, (before, after, before, after))
 
 
-def _standardized(images: Tensor, *, mean: float, std: float) -> Tensor:
-    if std == 0:
+def _standardization(images: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the map that gives each channel of these images the mean 0 and the deviation 1."""
+    channels = images.double().transpose(0, 1).flatten(1)
+    deviation, mean = torch.std_mean(channels, dim=1, correction=0)
+    if not deviation.all():
         raise DataError("the training images are all of one gray; nothing can be learned of them")
-    return (images - mean) / std
+    # Rounded, so that the order of summation on another machine does not change the digest.
+    scale, shift = (
+        torch.tensor([round(float(value), 6) for value in values]).view(-1, 1, 1)
+        for values in (deviation, mean)
+    )
+    return lambda some: (some - shift) / scale
 
 
 def _digest(*sets: ImageSet) -> str:

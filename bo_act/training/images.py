@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bo_act.training.augmentation import Augmentation
+
 
 class Images(Protocol):
     """Images with their labels, given out in batches.
@@ -49,8 +51,9 @@ class Images(Protocol):
             batch_size: images at a time.
             order: (m,) int64 indices of the images; None gives out all of them as they lie.
             draw: seed and epoch, from which random augmentation follows: for an image, the same
-                whatever the order, the batches before it and the number of workers. None leaves
-                the images as they are, and so do sets without augmentation.
+                whatever the order and the number of workers; for what mixes a batch, the same
+                whatever batches came before. None leaves the images as they are, and so do sets
+                without augmentation.
 
         Returns:
             images (b, c, h, w) float32, and labels: classes (b,) int64, or, where augmentation
@@ -65,17 +68,19 @@ class ImageSet:
     Attributes:
         images: (n, c, h, w) float32.
         labels: (n,) int64.
+        augmentation: changes batches that are drawn for training.
     """
 
     images: Tensor
     labels: Tensor
+    augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> ImageSet:
         """Return the same images on a device."""
-        return ImageSet(self.images.to(device), self.labels.to(device))
+        return ImageSet(self.images.to(device), self.labels.to(device), self.augmentation)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return some images and their labels; see ``Images``."""
@@ -87,9 +92,14 @@ class ImageSet:
         batch_size: int,
         *,
         order: Tensor | None = None,
-        draw: tuple[int, int] | None = None,  # noqa: ARG002
+        draw: tuple[int, int] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Give out images in batches; see ``Images``."""
+        if draw is not None and self.augmentation is not None:
+            order = torch.arange(len(self)) if order is None else order.cpu()
+            for chosen in order.split(batch_size):
+                yield self.augmentation(*self.take(chosen), chosen, count=len(self), draw=draw)
+            return
         if order is None:
             yield from zip(
                 self.images.split(batch_size), self.labels.split(batch_size), strict=True

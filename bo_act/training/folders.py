@@ -1,0 +1,245 @@
+"""Large data sets: images in folders, one folder a class, read by worker processes as needed.
+
+The augmentation of an image is drawn for (seed, epoch, index) inside the worker that reads it, so
+that it is the same with any number of workers. Training images are cropped and scaled at random,
+others are scaled and cropped in the middle, as is usual for ImageNet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bo_act.errors import DataError
+from bo_act.specs import AugmentationSpec, DataSpec
+from bo_act.training.augmentation import mix, seed_of
+from bo_act.training.sources import data_folder, fetch
+from bo_act.training.split import split
+
+SIDES = range(8, 1025)
+DEFAULT_SIDE = {"imagenette": 160, "imagenet": 224, "folder": 224}
+MIDDLE = 0.875
+"""Share of the shorter side that is in the middle crop: 224 of 256 pixels for ImageNet."""
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue in [0, 1], as torchvision's documentation has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages:
+    """Images in files; see ``bo_act.training.images.Images``.
+
+    Attributes:
+        paths: of n files.
+        labels: (n,) int64, on the device of the batches.
+        num_classes: of the labels.
+        side: height and width in pixels to which images are brought.
+        augmentation: of batches that are drawn for training.
+        workers: processes that read.
+    """
+
+    paths: Sequence[str] = field(repr=False)
+    labels: Tensor = field(repr=False)
+    num_classes: int
+    side: int
+    augmentation: AugmentationSpec
+    workers: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def to(self, device: torch.device | str) -> FolderImages:
+        """Return the same images, with batches on a device."""
+        return replace(self, labels=self.labels.to(device))
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return some images without augmentation, and their labels."""
+        plain = _Files(self, None)
+        images = torch.stack([plain[index] for index in indices.tolist()])
+        return images.to(self.labels.device), self.labels[indices.to(self.labels.device)]
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None = None,
+        draw: tuple[int, int] | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give out images in batches, read ahead by the workers."""
+        from torch.utils.data import DataLoader
+
+        device = self.labels.device
+        order = torch.arange(len(self)) if order is None else order.cpu()
+        # A daemon, such as a worker of `bench build`, may not have processes of its own.
+        workers = 0 if multiprocessing.current_process().daemon else self.workers
+        loader: DataLoader[Tensor] = DataLoader(
+            _Files(self, draw),
+            batch_size=batch_size,
+            sampler=order.tolist(),
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator().manual_seed(0),  # else torch's global one is advanced
+        )
+        for images, chosen in zip(loader, order.split(batch_size), strict=True):
+            batch = images.to(device, non_blocking=True)
+            labels = self.labels[chosen.to(device)]
+            if draw is None:
+                yield batch, labels
+            else:
+                key = (*draw, int(chosen[0]))
+                yield mix(batch, labels, self.augmentation, self.num_classes, key)
+
+
+class _Files(torch.utils.data.Dataset[Tensor]):
+    """Reads one image at a time, in whatever process."""
+
+    def __init__(self, images: FolderImages, draw: tuple[int, int] | None) -> None:
+        self.paths = images.paths
+        self.draw = draw
+        self.transform = _transform(images.side, None if draw is None else images.augmentation)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from torchvision.datasets.folder import default_loader
+
+        path = self.paths[index]
+        try:
+            image = default_loader(path)
+        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+            raise DataError(f"{path}: cannot be read as an image: {error}") from error
+        if self.draw is None:
+            return self._as_tensor(image)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global state
+            torch.manual_seed(seed_of(*self.draw, index))
+            return self._as_tensor(image)
+
+    def _as_tensor(self, image: Any) -> Tensor:
+        tensor: Tensor = self.transform(image)
+        return tensor
+
+
+def _transform(side: int, augmentation: AugmentationSpec | None) -> Callable[[Any], Tensor]:
+    from torchvision.transforms import v2
+
+    if augmentation is None or augmentation.crop is None:
+        steps = [v2.Resize(round(side / MIDDLE), antialias=True), v2.CenterCrop(side)]
+    else:
+        steps = [v2.RandomResizedCrop(side, scale=(augmentation.crop, 1.0), antialias=True)]
+    if augmentation is not None and augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augmentation is not None and augmentation.randaugment:
+        steps.append(v2.RandAugment(augmentation.randaugment, augmentation.magnitude))
+    steps += [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, DEVIATION),
+    ]
+    composed: Callable[[Any], Tensor] = v2.Compose(steps)
+    return composed
+
+
+@dataclass(frozen=True)
+class Folders:
+    """A data set in folders, split.
+
+    Attributes:
+        train, validation: parts of the folder ``train``.
+        num_classes: folders in it.
+        digest: sha256 (hexadecimal) of names, sizes and labels of the files of both.
+        load_test: reads the folder ``val``, the official validation images.
+    """
+
+    train: FolderImages
+    validation: FolderImages
+    num_classes: int
+    digest: str
+    load_test: Callable[[], FolderImages]
+
+
+def load_folders(spec: DataSpec, augmentation: AugmentationSpec) -> Folders:
+    """List the files of a data set in folders and split them.
+
+    Raises:
+        DataError: there are none, or the split or the image size is impossible.
+    """
+    side = spec.image_size or DEFAULT_SIDE[spec.name]
+    if side not in SIDES:
+        raise DataError(f"data.image_size: expected {SIDES[0]} to {SIDES[-1]} pixels, got {side}")
+    folder = _find(spec, side)
+    paths, labels, classes = _listed(folder / "train")
+    rest, validation = split(labels, spec, len(labels) // 10)
+    digest = hashlib.sha256(f"{side}".encode())
+    for path, label in zip(paths, labels.tolist(), strict=True):
+        name = Path(path).relative_to(folder).as_posix()
+        digest.update(f"\0{name}\0{Path(path).stat().st_size}\0{label}".encode())
+    digest.update(repr((rest.tolist(), validation.tolist())).encode())
+
+    def part(chosen: Tensor) -> FolderImages:
+        return FolderImages(
+            paths=[paths[index] for index in chosen.tolist()],
+            labels=labels[chosen],
+            num_classes=len(classes),
+            side=side,
+            augmentation=augmentation,
+            workers=spec.workers,
+        )
+
+    def load_test() -> FolderImages:
+        test_paths, test_labels, test_classes = _listed(folder / "val")
+        if test_classes != classes:
+            raise DataError(
+                f"{folder}: expected the same classes in train and val, got {len(classes)} and "
+                f"{len(test_classes)} that are not the same"
+            )
+        return replace(part(rest), paths=test_paths, labels=test_labels)
+
+    return Folders(part(rest), part(validation), len(classes), digest.hexdigest(), load_test)
+
+
+def _find(spec: DataSpec, side: int) -> Path:
+    """Return the folder that holds ``train`` and ``val``."""
+    base = data_folder(spec)
+    if spec.name != "imagenette":
+        folder = base / "imagenet" if spec.root is None else base
+        if not (folder / "train").is_dir():
+            raise DataError(
+                f"{folder}: expected the folders train and val, each with a folder of images a "
+                f"class (as train/n01440764/*.JPEG), got no train; set data.root to where they are"
+            )
+        return folder
+    # The smallest of the published sizes that is not smaller than the images.
+    size = "160px" if side <= 160 else "320px" if side <= 320 else "full"
+    folder = base / {"160px": "imagenette2-160", "320px": "imagenette2-320"}.get(
+        size, "imagenette2"
+    )
+    if not (folder / "train").is_dir():
+
+        def download(scratch: str) -> None:
+            from torchvision.datasets import Imagenette
+
+            Imagenette(scratch, split="train", size=size, download=True)
+
+        advice = f"unpack {folder.name}.tgz (of github.com/fastai/imagenette) into {base}"
+        fetch(spec, folder, download, advice)
+    return folder
+
+
+def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
+    """Return the files of a folder, their labels and the classes, all sorted by name."""
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(folder))
+    except (OSError, RuntimeError) as error:
+        cause = " ".join(str(error).split())
+        raise DataError(f"{folder}: expected a folder of images for each class: {cause}") from error
+    paths = [path for path, _ in found.samples]
+    return paths, torch.tensor(found.targets), found.classes
