@@ -61,7 +61,8 @@ _JAX = {
     "bessel_i0e": "jax.scipy.special.i0e({0})",
     "bessel_i1e": "jax.scipy.special.i1e({0})",
     "softplus": "-jax.nn.log_sigmoid(-{0})",
-    "hard_sigmoid": "jnp.clip(0.2 * {0} + 0.5, 0.0, 1.0)",
+    # Not clip, whose slope of 0 would meet an infinite one outside and make it no number.
+    "hard_sigmoid": "jnp.where({0} < -2.5, 0, jnp.where({0} > 2.5, 1, 0.2 * {0} + 0.5))",
     "elish": "jnp.where({0} >= 0, {0}, jnp.expm1(jnp.minimum({0}, 0.0))) * jax.nn.sigmoid({0})",
     "mish": "{0} * jnp.tanh(-jax.nn.log_sigmoid(-{0}))",
     "leakyrelu": "jax.nn.leaky_relu({0}, 0.01)",
@@ -87,7 +88,7 @@ _KERAS = {
     "one": "ops.ones_like({0})",
     "reciprocal": "1 / {0}",
     "softplus": "-ops.log_sigmoid(-{0})",
-    "hard_sigmoid": "ops.clip(0.2 * {0} + 0.5, 0.0, 1.0)",
+    "hard_sigmoid": "ops.where({0} < -2.5, 0.0, ops.where({0} > 2.5, 1.0, 0.2 * {0} + 0.5))",
     "elish": "ops.where({0} >= 0, {0}, ops.expm1(ops.minimum({0}, 0.0))) * ops.sigmoid({0})",
     "mish": "{0} * ops.tanh(-ops.log_sigmoid(-{0}))",
     "leakyrelu": "ops.leaky_relu({0}, 0.01)",

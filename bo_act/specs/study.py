@@ -117,6 +117,8 @@ class StudySpec(Spec):
         activations: names of several activations of the network, such as stages, each of which
             gets a function of its own; the model file calls ``activation("NAME")``. None means one
             function in all places.
+        callbacks: what is told of each trial that has ended: ``tensorboard``, ``wandb``,
+            ``mlflow``, or a function of a file, ``"my_callback.py:log"``.
         parameters: values of this file that are searched together with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the value that stands in the file.
@@ -145,6 +147,7 @@ class StudySpec(Spec):
     stop: StopSpec = StopSpec()
     confirm: ConfirmSpec = ConfirmSpec()
     activations: tuple[ActivationName, ...] = ()
+    callbacks: tuple[str, ...] = ()
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ undisturbed, and no function is lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
+from bo_act.study.callbacks import Callback, Callbacks
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.confirm import confirm
 from bo_act.study.evaluate import run_trial
@@ -42,12 +44,16 @@ from bo_act.training.trainer import cpu_threads, pick_device
 _FAILURES_IN_A_ROW = 5
 
 
-def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
+def run_study(
+    spec: StudySpec, *, events: Events | None = None, callbacks: Sequence[Callback] = ()
+) -> StudyResult:
     """Run a study to its end, or go on with it.
 
     Args:
         spec: the study; ``spec.trials`` counts all finished trials, those of earlier calls too.
         events: called as the study proceeds.
+        callbacks: ``callback(study, trial)`` for each trial that has ended, besides those that the
+            study file names. One that raises is reported once; the trial is kept.
 
     Returns:
         The best functions, with fresh-seed results on the test set.
@@ -56,6 +62,7 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
         BoActError: something in the study file, the data or the storage is not as it should be.
     """
     events = events or Events()
+    told = Callbacks.of(spec, callbacks)
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     events.opened(study)
@@ -63,7 +70,7 @@ def run_study(spec: StudySpec, *, events: Events | None = None) -> StudyResult:
         study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
         _keep_spec(spec)
         with cpu_threads(spec.training.threads):
-            _search(task, study, sampler, events)
+            _search(task, study, sampler, events, told)
     found = best_configurations(study, spec)
     confirmed = confirm(task, study, found, events.confirmation) if spec.confirm.seeds else []
     return summarize(study, spec, confirmed)
@@ -104,7 +111,13 @@ def make_sampler(
     )
 
 
-def _search(task: Task, study: optuna.Study, sampler: ActivationSampler, events: Events) -> None:
+def _search(
+    task: Task,
+    study: optuna.Study,
+    sampler: ActivationSampler,
+    events: Events,
+    told: Callbacks,
+) -> None:
     total = task.spec.trials
     failures = 0
     events.search(_finished(study), total, None, best_value(study))
@@ -123,6 +136,7 @@ def _search(task: Task, study: optuna.Study, sampler: ActivationSampler, events:
                 f"the last: {reason}"
             )
         frozen = study.get_trials(deepcopy=False)[trial.number]
+        told(study, frozen)
         events.search(_finished(study), total, frozen, best_value(study))
 
 

@@ -36,6 +36,7 @@ _FREE: dict[str, Any] = {
     "stop": True,
     "max_retries": True,
     "data": {"root", "download", "workers"},
+    "callbacks": True,
     "training": {"device", "threads"},
 }
 
