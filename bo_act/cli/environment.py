@@ -1,0 +1,81 @@
+"""Commands about the environment: what is installed, and the schemas of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from bo_act.cli.options import Json, Panel, completing, print_json
+from bo_act.errors import SpecError, nearest
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Example: bo-act schema study -o study.schema.json",
+    rich_help_panel=Panel.ENVIRONMENT,
+)
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="study or space.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write it there, not on stdout."),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a kind of file, for editors that complete and check it."""
+    from bo_act.specs.schema import FORMS
+    from bo_act.specs.schema import schema as found
+
+    if kind not in FORMS:
+        raise SpecError(
+            f"there is no schema of {kind!r}{nearest(kind, FORMS)}; expected study or space"
+        )
+    text = json.dumps(found(kind), indent=2)
+    if out is None:
+        typer.echo(text)
+        return
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot write {out}: {error}") from error
+    typer.echo(f"wrote {out}", err=True)
+
+
+@commands.command(
+    epilog="Example: bo-act doctor quickstart",
+    rich_help_panel=Panel.ENVIRONMENT,
+)
+def doctor(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STUDY]",
+            help="Look at what this study needs, too.",
+            autocompletion=completing("studies"),
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at versions, devices, storage, folders and extras, and say what to do."""
+    from bo_act.study.doctor import examine
+
+    findings = examine(study)
+    if as_json:
+        print_json({"findings": [one.as_json() for one in findings]})
+    else:
+        from rich.table import Table
+
+        from bo_act.terminal.console import out
+
+        table = Table(show_header=False)
+        style = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+        for one in findings:
+            said = f"{one.found}\n{one.advice}" if one.advice else one.found
+            table.add_row(f"[{style[one.level]}]{one.level}[/]", one.what, escape(said))
+        out.print(table)
+    if any(one.level == "problem" for one in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,66 @@
+"""JSON Schema of the files that users write, for editors that complete and check them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from bo_act.specs import SpaceSpec, Spec, StudySpec
+
+FORMS: dict[str, type[Spec]] = {"study": StudySpec, "space": SpaceSpec}
+"""What there is a schema of."""
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """Return the schema of ``study`` or ``space`` files.
+
+    Descriptions are those of the forms' docstrings.
+    """
+    form = FORMS[kind]
+    content = form.model_json_schema(mode="validation")
+    described = {one.__name__: one for one in _forms(form)}
+    _describe(content, form)
+    for name, part in content.get("$defs", {}).items():
+        if name in described:
+            _describe(part, described[name])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **content}
+
+
+def _forms(form: type[Spec]) -> set[type[Spec]]:
+    """Return a form and all that lie in it."""
+    found, waiting = {form}, [form]
+    while waiting:
+        for field in waiting.pop().model_fields.values():
+            for one in _classes(field.annotation):
+                if one not in found:
+                    found.add(one)
+                    waiting.append(one)
+    return found
+
+
+def _classes(annotation: Any) -> list[type[Spec]]:
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return [annotation]
+    return [one for part in getattr(annotation, "__args__", ()) for one in _classes(part)]
+
+
+def _describe(part: dict[str, Any], form: type[Spec]) -> None:
+    text = inspect.getdoc(form) or ""
+    summary, _, rest = text.partition("\nAttributes:\n")
+    part["description"] = " ".join(summary.split())
+    known = _attributes(rest)
+    for name, field in part.get("properties", {}).items():
+        if name in known:
+            field["description"] = known[name]
+
+
+def _attributes(text: str) -> dict[str, str]:
+    """Read ``name, other: what they are`` of a docstring, indented by four."""
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \S)", text):
+        names, colon, meaning = entry.strip().partition(": ")
+        if colon and re.fullmatch(r"[a-z_0-9, ]+", names):
+            said = " ".join(meaning.split()).replace("``", "`")
+            found |= {name.strip(): said for name in names.split(",")}
+    return found

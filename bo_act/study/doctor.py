@@ -1,0 +1,161 @@
+"""Looking at an environment: what is there, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from bo_act import library
+from bo_act.errors import BoActError, DataError
+
+Level = Literal["ok", "warning", "problem"]
+
+_EXTRAS = {
+    "umap": "umap", "postgres": "psycopg", "ray": "ray", "dashboard": "optuna_dashboard",
+    "report": "plotly", "timm": "timm", "onnx": "onnx", "tensorboard": "tensorboard",
+    "wandb": "wandb", "mlflow": "mlflow",
+}  # fmt: skip
+_LEAST_FREE = 2e9  # bytes; features and trials of a large study
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: whether it is as it should be.
+        what: that was looked at.
+        found: what it is like.
+        advice: what to do, where there is anything.
+    """
+
+    level: Level
+    what: str
+    found: str
+    advice: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return it for machines."""
+        return asdict(self)
+
+
+def examine(study: str | None = None) -> list[Finding]:
+    """Look at the environment, and at what a study needs if one is given."""
+    found = [*_versions(), *_devices(), *_folders(), *_extras()]
+    return [*found, *_study(study)] if study else found
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("ok", "Python", f"{platform.python_version()} on {platform.platform()}")
+    for package in ("bo-act", "torch", "botorch", "gpytorch", "optuna", "numpy"):
+        try:
+            yield Finding("ok", package, version(package))
+        except PackageNotFoundError:
+            yield Finding("problem", package, "not installed", f"pip install {package}")
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("ok", "CPU", f"{cores} cores, {torch.get_num_threads()} threads for torch")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"torch is built for CUDA {built}, but sees no device" if built else "torch has none"
+        advice = "training runs on the CPU; for a GPU look at its driver (nvidia-smi)"
+        yield Finding("warning", "GPU", f"none: {why}", advice)
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        yield Finding(
+            "ok", f"GPU {index}", f"{name}, {free / 1e9:.3g} of {total / 1e9:.3g} GB free"
+        )
+
+
+def _folders() -> Iterator[Finding]:
+    cache = library.cache_dir()
+    yield _folder("cache", cache, "set BO_ACT_CACHE_DIR to another folder")
+    if cache.is_dir():
+        for part in sorted(one for one in cache.iterdir() if one.is_dir()):
+            size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+            yield Finding("ok", f"cache of {part.name}", f"{size / 1e6:.3g} MB in {part}")
+    yield _folder("working folder (runs/)", Path.cwd(), "change to another folder")
+    for kind in ("spaces", "models", "studies"):
+        known = library.names(kind)
+        level: Level = "ok" if known else "problem"
+        advice = "" if known else "install bo-act again: what it ships is missing"
+        yield Finding(level, kind, f"{len(known)} by name", advice)
+
+
+def _folder(what: str, path: Path, advice: str) -> Finding:
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+        return Finding("problem", what, f"{path} cannot be written to", advice)
+    free = shutil.disk_usage(there).free
+    if free < _LEAST_FREE:
+        return Finding(
+            "warning", what, f"{path}, {free / 1e9:.3g} GB free", f"make room, or {advice}"
+        )
+    return Finding("ok", what, f"{path}, {free / 1e9:.3g} GB free")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, module in _EXTRAS.items():
+        if importlib.util.find_spec(module) is not None:
+            yield Finding("ok", f"extra {extra}", "installed")
+        else:
+            how = f"pip install 'bo-act[{extra}]' if you need it"
+            yield Finding("ok", f"extra {extra}", "not installed", how)
+
+
+def _study(name: str) -> Iterator[Finding]:
+    from bo_act.spec_files import read_study
+
+    try:
+        spec = read_study(name)
+    except BoActError as error:
+        yield Finding("problem", f"study {name}", "cannot be read", str(error))
+        return
+    yield Finding("ok", f"study {spec.name}", f"{spec.trials} trials")
+    yield from _storage(spec)
+    yield from _data(spec)
+
+
+def _storage(spec: Any) -> Iterator[Finding]:
+    from bo_act.study.storage import location, open_storage
+
+    where = location(spec)
+    if "://" not in where and not Path(where).expanduser().is_file():
+        yield _folder("storage", Path(where).expanduser().parent, "give another --storage")
+        return
+    try:
+        count = len(open_storage(where, create=False).get_all_studies())
+    except BoActError as error:
+        yield Finding("problem", "storage", "cannot be opened", str(error))
+        return
+    yield Finding("ok", "storage", f"reachable, {count} studies")
+
+
+def _data(spec: Any) -> Iterator[Finding]:
+    from bo_act.study.task import Task
+
+    here = spec.model_copy(update={"data": spec.data.model_copy(update={"download": False})})
+    try:
+        Task.load(here)
+    except DataError as error:
+        level: Level = "warning" if spec.data.download else "problem"
+        then = "; `bo-act run` tries to download them" if spec.data.download else ""
+        yield Finding(level, "data, space and network", "no data", f"{error}{then}")
+        return
+    except BoActError as error:
+        yield Finding("problem", "data, space and network", "cannot be loaded", str(error))
+        return
+    yield Finding("ok", "data, space and network", f"{spec.data.name}, {spec.model.name} load")
