@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-costs benchmark-pruning docs wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-activations benchmark-throughput benchmark-costs benchmark-pruning docs wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -22,6 +22,8 @@ help:
 	@echo "make benchmark-fim  time the Fisher spectra (minutes; ARGS=--help shows the options)"
 	@echo "make benchmark-surrogates  order and honesty of the surrogates' predictions (a minute)"
 	@echo "make benchmark-suggestions  time and memory of one suggestion beside its peers (ten minutes)"
+	@echo "make benchmark-activations  composed functions, fused and not, beside torch.nn.GELU (minutes)"
+	@echo "make benchmark-throughput   the trainer beside a bare loop; several candidates at once (minutes)"
 	@echo "make benchmark-costs    regret by seconds of training, and the front of value and cost (half an hour)"
 	@echo "make benchmark-pruning  regret by epochs of training, with pruners and without (half an hour)"
 	@echo "make benchmark-trainings TABLE=parameters|spaces|activations  searches with real trainings (an hour or two)"
@@ -79,6 +81,12 @@ benchmark-costs: $(VENV)/.installed-compare
 
 benchmark-pruning: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/pruning.py $(ARGS)
+
+benchmark-activations: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/activations.py $(ARGS)
+
+benchmark-throughput: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/throughput.py $(ARGS)
 
 benchmark-trainings: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/trainings.py $(TABLE) $(ARGS)

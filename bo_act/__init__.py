@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bo_act.study.stop import improvement_left
     from bo_act.study.survey import build_benchmark
     from bo_act.study.why import why
+    from bo_act.training.outcomes import Diverged
 
 _HOME = {
     "Activation": "activations.module",
@@ -46,6 +47,7 @@ _HOME = {
     "BoActError": "errors",
     "Catalogue": "activations.catalogue",
     "Comparison": "comparison.compare",
+    "Diverged": "training.outcomes",
     "Embedding": "search.embedding",
     "Expression": "activations.expressions",
     "FeatureTable": "features.table",
@@ -84,6 +86,7 @@ __all__ = [
     "BoActError",
     "Catalogue",
     "Comparison",
+    "Diverged",
     "Embedding",
     "Expression",
     "FeatureTable",

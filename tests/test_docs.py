@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from typing import get_args, get_origin
 
 import numpy as np
 import optuna
@@ -117,9 +118,12 @@ def test_comparisons_validate():
 def leaves(form: type[Spec], prefix: str = "") -> list[str]:
     found = []
     for key, field in form.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Spec):
-            found += leaves(kind, f"{prefix}{key}.")
+        # "Spec" or "Spec | None"; a spec in itself is a table in a table.
+        kinds = get_args(field.annotation) or (field.annotation,)
+        kinds = () if get_origin(field.annotation) in (dict, tuple) else kinds
+        specs = [one for one in kinds if isinstance(one, type) and issubclass(one, Spec)]
+        if specs and specs[0] is not form:
+            found += leaves(specs[0], f"{prefix}{key}.")
         else:
             found.append(prefix + key)
     return found

@@ -119,6 +119,8 @@ class StudySpec(Spec):
             function in all places.
         callbacks: what is told of each trial that has ended: ``tensorboard``, ``wandb``,
             ``mlflow``, or a function of a file, ``"my_callback.py:log"``.
+        objective: a training function of your own, ``"my_train.py:objective"``, in place of ours;
+            network and data need not be given, then.
         parameters: values of this file that are searched together with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the value that stands in the file.
@@ -133,8 +135,9 @@ class StudySpec(Spec):
     seed: int = 0
     storage: str | None = None
     max_retries: Annotated[int, Field(ge=0)] = 2
-    model: ModelSpec
-    data: DataSpec
+    objective: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")] | None = None
+    model: ModelSpec | None
+    data: DataSpec | None
     augmentation: AugmentationSpec = AugmentationSpec()
     training: TrainingSpec = TrainingSpec()
     features: FeaturesSpec = FeaturesSpec()
@@ -168,8 +171,24 @@ class StudySpec(Spec):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _objectives_do_without(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or {"model", "data"} & content.keys():
+            return content
+        return content | ({"model": None, "data": None} if content.get("objective") else {})
+
+    @model_validator(mode="after")
+    def _there_is_something_to_train(self) -> StudySpec:
+        missing = [name for name in ("model", "data") if getattr(self, name) is None]
+        if len(missing) == 1 or (missing and self.objective is None):
+            raise ValueError(f"missing key {missing[0]!r}")
+        return self
+
     @model_validator(mode="after")
     def _augmentation_fits(self) -> StudySpec:
+        if self.data is None:
+            return self
         in_folders = self.data.in_folders
         wrong = self.augmentation.misfit(in_folders=in_folders)
         if wrong:
@@ -195,7 +214,7 @@ class StudySpec(Spec):
                 raise ValueError(
                     f"parameters: expected 'training.NAME' or 'model.options.NAME', got {key!r}"
                 )
-            elif name not in self.model.options:
+            elif name not in self._options:
                 raise ValueError(
                     f"parameters: give {name} a value in [model.options], which the baselines are "
                     "evaluated with"
@@ -214,10 +233,14 @@ class StudySpec(Spec):
         return self
 
     @property
+    def _options(self) -> dict[str, Any]:
+        return {} if self.model is None else self.model.options
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Values of the searched parameters that stand in the file."""
         return {
-            key: self.model.options[name] if table == "model.options" else getattr(training, name)
+            key: self._options[name] if table == "model.options" else getattr(training, name)
             for training in (self.training,)
             for key in self.parameters
             for table, _, name in (key.rpartition("."),)
@@ -230,7 +253,7 @@ class StudySpec(Spec):
             ValueError: a value is none that its key can have.
         """
         training = self.training.model_dump()
-        options = dict(self.model.options)
+        options = dict(self._options)
         for key, value in settings.items():
             table, _, name = key.rpartition(".")
             (options if table == "model.options" else training)[name] = value
@@ -238,6 +261,6 @@ class StudySpec(Spec):
             update={
                 "parameters": {},
                 "training": TrainingSpec.model_validate(training),
-                "model": ModelSpec(name=self.model.name, options=options),
+                "model": self.model and ModelSpec(name=self.model.name, options=options),
             }
         )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 
 import optuna
 import torch
@@ -10,10 +14,12 @@ from optuna.trial import Trial, TrialState
 
 from bo_act.errors import BoActError
 from bo_act.study.claims import OWNER
+from bo_act.study.objective import Objective
 from bo_act.study.results import DIVERGED
 from bo_act.study.settings import Configuration
 from bo_act.study.signals import Signals, finishing_steps
 from bo_act.study.task import Task
+from bo_act.training.trainer import TrainingResult
 
 
 def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
@@ -23,36 +29,21 @@ def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
         TrainingStopped: SIGTERM or Ctrl-C came. The step was finished and the state saved, and the
             trial has been given back.
     """
+    if task.objective is not None:  # it does not ask whether to stop, so signals act at once
+        return _evaluated(study, trial, partial(_own_objective, task, study, trial, task.objective))
     with finishing_steps() as signals:
-        state = _evaluated(task, study, trial, signals)
+        state = _evaluated(study, trial, partial(_trained, task, study, trial, signals))
     signals.stop_now()
     return state
 
 
-def _evaluated(task: Task, study: optuna.Study, trial: Trial, signals: Signals) -> TrialState:
-    asked = Configuration.suggest(trial, task.space, task.spec)
-    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
-
-    checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
-
-    def report(epoch: int, accuracy: float) -> None:
-        # A trial that was taken over has reported some epochs before.
-        if epoch not in reported:
-            trial.report(accuracy, epoch)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
+def _evaluated(
+    study: optuna.Study, trial: Trial, evaluate: Callable[[], TrainingResult]
+) -> TrialState:
+    """Tell the study what comes of an evaluation."""
     try:
-        _, result = task.train(
-            asked.trained,
-            seed=task.spec.seed,
-            settings=asked.settings,
-            report=report,
-            checkpoint=checkpoint,
-            stop=signals.came,
-        )
+        result = evaluate()
     except optuna.TrialPruned:
-        checkpoint.delete()
         study.tell(trial, state=TrialState.PRUNED)
         return TrialState.PRUNED
     except (BoActError, KeyboardInterrupt):
@@ -70,15 +61,64 @@ def _evaluated(task: Task, study: optuna.Study, trial: Trial, signals: Signals) 
         return TrialState.FAIL
     trial.set_user_attr("status", result.status)
     trial.set_user_attr("seconds", round(result.seconds, 3))
+    if result.saving:
+        trial.set_user_attr("seconds_saving", round(result.saving, 3))
     if result.collapsed:
         trial.set_user_attr("collapsed", True)
     if result.notes:
         trial.set_user_attr("notes", list(result.notes))
-    trial.set_user_attr("train_loss", [float(f"{loss:.6g}") for loss in result.train_loss])
+    if result.train_loss:
+        losses = [float(f"{loss:.6g}") for loss in result.train_loss]
+        trial.set_user_attr("train_loss", losses)
     if DIVERGED not in trial.constraints:
         trial.set_constraint(DIVERGED, 1.0 if result.status == DIVERGED else 0.0)
     study.tell(trial, result.validation_accuracy)
     return TrialState.COMPLETE
+
+
+def _trained(task: Task, study: optuna.Study, trial: Trial, signals: Signals) -> TrainingResult:
+    """Train by the recipe of the study file."""
+    asked = Configuration.suggest(trial, task.space, task.spec)
+    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
+
+    def report(epoch: int, accuracy: float) -> None:
+        # A trial that was taken over has reported some epochs before.
+        if epoch not in reported:
+            trial.report(accuracy, epoch)
+        if trial.should_prune():
+            checkpoint.delete()
+            raise optuna.TrialPruned
+
+    _, result = task.train(
+        asked.trained,
+        seed=task.spec.seed,
+        settings=asked.settings,
+        report=report,
+        checkpoint=checkpoint,
+        stop=signals.came,
+    )
+    return result
+
+
+def _own_objective(
+    task: Task, study: optuna.Study, trial: Trial, objective: Objective
+) -> TrainingResult:
+    """Evaluate by the training function of a user's file."""
+    asked = Configuration.suggest(trial, task.space, task.spec)
+    context = task.context(seed=task.spec.seed, settings=asked.settings)
+    started = time.perf_counter()
+    value = objective(trial, asked.trained, context)
+    finite = math.isfinite(value)
+    curve = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    return TrainingResult(
+        status="completed" if finite else "diverged",
+        curve=tuple(curve[step] for step in sorted(curve)),
+        train_loss=(),
+        # What the worst value of an objective is, nobody knows beforehand.
+        validation_accuracy=value if finite else -math.inf,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _one_line(error: BaseException) -> str:

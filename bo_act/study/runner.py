@@ -72,7 +72,11 @@ def run_study(
         with cpu_threads(spec.training.threads):
             _search(task, study, sampler, events, told)
     found = best_configurations(study, spec)
-    confirmed = confirm(task, study, found, events.confirmation) if spec.confirm.seeds else []
+    confirmed = (
+        confirm(task, study, found, events.confirmation)
+        if spec.confirm.seeds and not spec.objective
+        else []
+    )
     return summarize(study, spec, confirmed)
 
 

@@ -16,10 +16,12 @@ from torch import nn
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
 from bo_act.activations.space import Space, load_space
+from bo_act.errors import SpecError
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.networks import Activations, NetworkBuilder, load_network
 from bo_act.specs import StudySpec
+from bo_act.study.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
 from bo_act.training.data import Data, load_data
 from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
@@ -68,21 +70,48 @@ class Task:
 
     Attributes:
         spec: the study file.
-        space, data, builder: what it names.
+        space: what it names.
+        given_data, given_builder: what it names; an objective of your own does without.
+        objective: a training function of your own.
     """
 
     spec: StudySpec
     space: Space
-    data: Data
-    builder: NetworkBuilder
+    given_data: Data | None
+    given_builder: NetworkBuilder | None
+    objective: Objective | None = None
 
     @classmethod
     def load(cls, spec: StudySpec) -> Task:
         """Load everything that a study file names; the cheapest errors come first."""
         space = load_space(spec.space)
-        builder = load_network(spec.model)
+        builder = None if spec.model is None else load_network(spec.model)
+        objective = None if spec.objective is None else Objective.load(spec.objective)
         pick_device(spec.training.device)
-        return cls(spec, space, load_data(spec.data, spec.augmentation), builder)
+        data = None if spec.data is None else load_data(spec.data, spec.augmentation)
+        return cls(spec, space, data, builder, objective)
+
+    @property
+    def data(self) -> Data:
+        """The images.
+
+        Raises:
+            SpecError: the study has none.
+        """
+        if self.given_data is None:
+            raise SpecError("this needs [data], and the study has an objective of its own without")
+        return self.given_data
+
+    @property
+    def builder(self) -> NetworkBuilder:
+        """The network.
+
+        Raises:
+            SpecError: the study has none.
+        """
+        if self.given_builder is None:
+            raise SpecError("this needs [model], and the study has an objective of its own without")
+        return self.given_builder
 
     @property
     def from_tree_to_tree(self) -> bool:
@@ -93,20 +122,27 @@ class Task:
     @property
     def content(self) -> dict[str, str]:
         """What the study file names, by its hash: trials of other content do not compare."""
-        return {
+        content = {
             "the space's functions": (
                 self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash
             ),
-            "the data": self.data.digest,
-            "the network's file": self.builder.source_hash,
         }
+        if self.given_data is not None and self.given_builder is not None:
+            content["the data"] = self.data.digest
+            content["the network's file"] = self.builder.source_hash
+        if self.objective is not None:
+            content["the objective's file"] = self.objective.source_hash
+        return content
 
     def with_settings(self, settings: Mapping[str, Any]) -> Task:
         """Return the task with other values at dotted keys of the study file."""
         if not settings:
             return self
         spec = self.spec.with_settings(settings)
-        return replace(self, spec=spec, builder=self.builder.with_options(spec.model.options))
+        builder = self.given_builder
+        if builder is not None and spec.model is not None:
+            builder = builder.with_options(spec.model.options)
+        return replace(self, spec=spec, given_builder=builder)
 
     def network(self, *, seed: int) -> StudyNetwork:
         """Return the untrained network with the seed's weights, but for its activation function."""
@@ -128,7 +164,7 @@ class Task:
             executor: where they are, see ``compute_features``.
         """
         spec = self.spec.features
-        if not spec.fim:
+        if not spec.fim or self.given_builder is None:
             return compute_features(self.space, spec=spec)
         train_set = self.data.train
         order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(spec.seed))
@@ -170,6 +206,8 @@ class Task:
             checkpoint: where the state is kept, and gone on from; see ``checkpoint``.
             stop: asked after each step whether to save the state and stop.
         """
+        if self.objective is not None:
+            raise SpecError("the study has an objective of its own, which trains no other network")
         task = self.with_settings(settings or {})
         fresh: Activations = (
             partial(Activation, function)
@@ -206,10 +244,24 @@ class Task:
                 else {name: str(one) for name, one in function.items()}
             ),
             "seed": seed,
-            "model": spec.model.model_dump(mode="json"),
+            "model": spec.model and spec.model.model_dump(mode="json"),
+            "augmentation": spec.augmentation.model_dump(mode="json"),
             "training": spec.training.model_dump(mode="json", exclude={"device", "threads"}),
             "data": task.data.digest,
             "network": task.builder.source_hash,
         }
         key = hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()
         return Checkpoint(Path("runs") / spec.name / "checkpoints" / f"{key[:16]}.pt", key)
+
+    def context(self, *, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what an objective of your own may ask for by name."""
+        task = self.with_settings(settings)
+        found: dict[str, Any] = {
+            "seed": seed,
+            "device": pick_device(task.spec.training.device),
+            "settings": dict(settings),
+            "training": task.spec.training,
+        }
+        if self.given_data is not None:
+            found |= {"network": task.network(seed=seed), "data": self.data}
+        return found
