@@ -13,12 +13,14 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from benchmarks_of_tests import random_benchmark
+from scipy import stats
 
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
-from bo_act.comparison import figures
+from bo_act.comparison import figures, quality
 from bo_act.comparison.compare import compare, embed
 from bo_act.comparison.metrics import progress
 from bo_act.comparison.plan import read_plan
@@ -26,6 +28,7 @@ from bo_act.comparison.quality import surrogate_quality
 from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, SpecError
 from bo_act.search.method import METHODS, MethodSpec
+from bo_act.search.observations import warp_targets
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
 FAST = ("random", "evolution", "optuna_random")
@@ -203,6 +206,55 @@ def test_coverage_of_a_gaussian_process_whose_assumptions_hold(larger):
     json.dumps(found, allow_nan=False)
     with pytest.raises(BenchmarkError, match=r"got .* and 1"):
         surrogate_quality(known, embedding, spec, observations=1)
+
+
+def test_quality_after_searches(larger):
+    known, embedding = smooth(larger, 0.3)
+    spec = SurrogateSpec(targets="standardized")
+    usable = np.flatnonzero(embedding.valid & known.measured)
+    drawn = [np.random.default_rng(seed).permutation(usable).tolist() for seed in range(3)]
+    # Of longer searches the beginning counts.
+    after = surrogate_quality(known, embedding, spec, observations=40, searched=drawn)
+    assert after == surrogate_quality(known, embedding, spec, observations=40, seeds=3)
+    # A search that saw the worse half alone says nothing of the best fifth.
+    order = usable[np.argsort(known.values[usable])].tolist()
+    worst = [order[len(order) // 2], *order]
+    blind = surrogate_quality(known, embedding, spec, observations=40, searched=[worst])
+    assert blind["seeds"] == 1
+    assert set(blind["coverage"]) == {"0.5", "0.8", "0.95"}
+    assert blind["coverage_top"] == {}
+    with pytest.raises(BenchmarkError, match="at least 50 evaluations, got one of 3"):
+        surrogate_quality(known, embedding, spec, observations=50, searched=[worst, worst[:3]])
+
+
+def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
+    known, embedding = smooth(larger, 0.3)
+    usable = np.flatnonzero(embedding.valid & known.measured)
+    seen = usable[np.argsort(known.values[usable])][[0, 1, -1]]  # the whole range
+
+    class Flat:
+        """Predicts the value of the best of all, and is sure of it."""
+
+        noise = torch.tensor(1e-2)
+
+        def mean_and_variance(self, points):
+            return torch.full((len(points),), top), torch.zeros(len(points))
+
+    top = warp_targets(known.values[seen], "standardized").max()
+    monkeypatch.setattr(quality, "fit_surrogate", lambda *_, **__: (Flat(), ""))
+    found = surrogate_quality(
+        known,
+        embedding,
+        SurrogateSpec(targets="standardized"),
+        observations=3,
+        searched=[seen.tolist()],
+    )
+    truth = np.sort(known.values[np.setdiff1d(usable, seen)])[::-1]
+    best = truth[: len(truth) // 5]
+    deviation = known.values[seen].std()
+    within = known.values[seen].max() - best <= stats.norm.ppf(0.9) * 0.1 * deviation
+    assert found["coverage_top"]["0.8"]["mean"] == pytest.approx(within.mean())
+    assert found["coverage"]["0.8"]["mean"] == pytest.approx(within.sum() / len(truth))
 
 
 # --- figures --------------------------------------------------------------------------------

@@ -29,8 +29,9 @@ def surrogate_quality(
     *,
     observations: int = 50,
     seeds: int = 10,
+    searched: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, Any]:
-    """Fit a surrogate to random functions and let it predict all others.
+    """Fit a surrogate to some functions and let it predict all others.
 
     Coverage is of the value as the surrogate sees it: a held-out value is warped as if it had been
     observed besides the others, by where it falls among them. Those outside the range of what was
@@ -42,25 +43,38 @@ def surrogate_quality(
         surrogate: which model.
         observations: functions that it is fitted to.
         seeds: random choices of them.
+        searched: what searches evaluated, in order, one sequence a search; the surrogate is fitted
+            to the first ``observations`` of each in place of random ones.
 
     Returns:
         Means over the seeds with 95% intervals: ``tau``, Kendall's tau-b of predicted mean and
-        value over all held-out functions; ``tau_top``, within the truly best fifth of them; and
-        ``coverage``, level → share of held-out values inside the central interval.
+        value over all held-out functions; ``tau_top``, within the truly best fifth of them;
+        ``coverage``, level → share of held-out values inside the central interval; and
+        ``coverage_top``, the same within the best fifth.
 
     Raises:
-        BenchmarkError: there are too few functions.
+        BenchmarkError: there are too few functions, or a search was shorter.
     """
     usable = np.flatnonzero(embedding.valid & benchmark.measured)
+    placed = frozenset(usable.tolist())
     if len(usable) < observations + 10 or observations < 2:
         raise BenchmarkError(
             f"expected at least {observations + 10} functions with features and at least two "
             f"observations, got {len(usable)} and {observations}"
         )
+    if searched is None:
+        searched = [
+            np.random.default_rng(seed).permutation(usable)[:observations].tolist()
+            for seed in range(seeds)
+        ]
+    if shortest := [len(one) for one in searched if len(one) < observations]:
+        raise BenchmarkError(
+            f"expected searches of at least {observations} evaluations, got one of {shortest[0]}"
+        )
     found: dict[str, list[float]] = {}
-    for seed in range(seeds):
-        drawn = np.random.default_rng(seed).permutation(usable)
-        seen, unseen = drawn[:observations], drawn[observations:]
+    for seed, one in enumerate(searched):
+        seen = np.array([i for i in one[:observations] if i in placed], dtype=np.int64)
+        unseen = np.setdiff1d(usable, seen)
         known, truth = benchmark.values[seen], benchmark.values[unseen]
         model, _ = fit_surrogate(
             surrogate,
@@ -82,14 +96,18 @@ def surrogate_quality(
         inside = (truth >= known.min()) & (truth <= known.max())
         target = _warped(known, truth[inside], warp_targets(known, surrogate.targets))
         distance = np.abs(target - mean[inside]) / np.sqrt(variance[inside] + noise)
-        for level, share in _coverage(distance, LEVELS).items():
-            found.setdefault(level, []).append(share)
-    summed = {}
+        top = np.isin(np.flatnonzero(inside), best)
+        for level in LEVELS:
+            within = distance <= stats.norm.ppf(0.5 + level / 2)
+            for name, part in (("coverage", within), ("coverage_top", within[top])):
+                if part.size:
+                    found.setdefault(f"{name} {level:g}", []).append(float(part.mean()))
+    summed: dict[str, Any] = {"coverage": {}, "coverage_top": {}}
     for name, values in found.items():
         middle, interval = mean_interval(np.array(values))
-        summed[name] = {"mean": middle, "ci95": interval}
-    coverage = {f"{level:g}": summed.pop(f"{level:g}") for level in LEVELS}
-    return {**summed, "coverage": coverage, "observations": observations, "seeds": seeds}
+        which, _, share = name.partition(" ")
+        (summed[which] if share else summed)[share or name] = {"mean": middle, "ci95": interval}
+    return {**summed, "observations": observations, "seeds": len(searched)}
 
 
 def _tau(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
@@ -103,10 +121,3 @@ def _warped(
     """Map values to warped targets, linearly between those of the known values."""
     points, first = np.unique(known, return_index=True)
     return np.asarray(np.interp(values, points, targets[first]))
-
-
-def _coverage(distance: NDArray[np.float64], levels: Sequence[float]) -> dict[str, float]:
-    return {
-        f"{level:g}": float((distance <= stats.norm.ppf(0.5 + level / 2)).mean())
-        for level in levels
-    }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ def _log_prior(h: Hyperparameters, dimensions: Array) -> tuple[float, Array]:
 
 
 def fit_hyperparameters(
-    x: Array, y: Array, blocks: Mapping[str, slice]
+    x: Array, y: Array, blocks: Mapping[str, slice], *, least_noise: float = 0.0
 ) -> tuple[Hyperparameters, str]:
     """Find the maximum of marginal likelihood and priors by L-BFGS, from the priors.
 
@@ -180,6 +180,8 @@ def fit_hyperparameters(
         x: (n, d) points in [0, 1].
         y: (n,) warped targets.
         blocks: columns of each feature block.
+        least_noise: variance of a measurement that is known to be there; more is fitted where the
+            model misses more.
 
     Returns:
         The hyperparameters and ``""``. Where the optimization fails, those of the priors and the
@@ -189,8 +191,10 @@ def fit_hyperparameters(
     dimensions = np.array([b.stop - b.start for b in pieces], dtype=np.float64)
     distances = np.stack([pdist(x[:, columns]) for columns in pieces])
     start = Hyperparameters.of_priors(dimensions)
+    least_noise = min(max(least_noise, _LEAST_NOISE), math.exp(_MOST))
+    start = replace(start, noise=max(start.noise, least_noise))
     least = [math.log(LEAST_LENGTHSCALE)] * (len(start.own) + len(start.joint))
-    least += [math.log(_LEAST_VARIANCE)] * len(start.variances) + [math.log(_LEAST_NOISE)]
+    least += [math.log(_LEAST_VARIANCE)] * len(start.variances) + [math.log(least_noise)]
     bounds = [(low, _MOST) for low in least] + [(-math.inf, math.inf)]
     found = start
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,22 +74,30 @@ def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if how == "rank_normal":
         return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
-    if how == "winsorized":
-        upper = values[values >= np.median(values)]
-        low, high = np.quantile(upper, [0.25, 0.75])
-        values = np.maximum(values, low - 1.5 * (high - low))
+    values = _raised(values, how)
     if np.ptp(values) == 0:  # its deviation is rounding error, not zero
         return np.zeros_like(values)
     return np.asarray((values - values.mean()) / values.std())
 
 
-def unit(values: np.ndarray, targets: np.ndarray) -> float:
-    """Return what one unit of winsorized targets is in units of the value.
+def unit(values: np.ndarray, how: Targets) -> float:
+    """Return what one unit of the warped targets is in units of the value.
 
     Args:
-        values: (n,) as observed; of them the best and the median are not winsorized.
-        targets: (n,) what ``warp_targets(values, "winsorized")`` makes of them.
+        values: (n,) as observed.
+        how: ``winsorized`` or ``standardized``; ranks have no unit.
+
+    Returns:
+        The unit; infinity where all targets are equal.
     """
-    return float(
-        np.ptp([values.max(), np.median(values)]) / np.ptp([targets.max(), np.median(targets)])
-    )
+    values = _raised(np.asarray(values, dtype=np.float64), how)
+    return float(values.std()) if np.ptp(values) else math.inf
+
+
+def _raised(values: np.ndarray, how: Targets) -> np.ndarray:
+    """Return values with the lower tail raised to its fence, if they are to be winsorized."""
+    if how != "winsorized":
+        return values
+    upper = values[values >= np.median(values)]
+    low, high = np.quantile(upper, [0.25, 0.75])
+    return np.asarray(np.maximum(values, low - 1.5 * (high - low)))

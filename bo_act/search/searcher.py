@@ -19,7 +19,7 @@ from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.hyperparameters import fit_hyperparameters
-from bo_act.search.observations import Observations, warp_targets
+from bo_act.search.observations import Observations, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
@@ -271,7 +271,17 @@ def fit_points(
     ceiling = torch.full((len(pending) + len(pruned),), torch.inf, dtype=torch.float64)
     ceiling[len(pending) :] = float(y.median())
     believed = torch.cat([pending, pruned])
-    model, note = fit_surrogate(spec, x, y, blocks, believed=believed, ceiling=ceiling, seed=seed)
+    least_noise = 0.0 if spec.noise is None else (spec.noise / unit(values, spec.targets)) ** 2
+    model, note = fit_surrogate(
+        spec,
+        x,
+        y,
+        blocks,
+        believed=believed,
+        ceiling=ceiling,
+        least_noise=least_noise,
+        seed=seed,
+    )
     return model, y, note
 
 
@@ -288,6 +298,7 @@ def fit_surrogate(
     *,
     believed: torch.Tensor,
     ceiling: torch.Tensor,
+    least_noise: float = 0.0,
     seed: int,
 ) -> tuple[PointwiseModel, str]:
     """Fit the surrogate that a spec names.
@@ -299,6 +310,8 @@ def fit_surrogate(
         blocks: columns of each feature block.
         believed: (p, d) points without a value, taken as if observed at their predicted mean.
         ceiling: (p,) what their values are known not to exceed.
+        least_noise: known variance of a measurement, in units of the warped target; of a Gaussian
+            process.
         seed: of what is random in fitting.
 
     Returns:
@@ -309,6 +322,8 @@ def fit_surrogate(
         from bo_act.search.regressors import RegressorModel
 
         return RegressorModel(spec, x, y, believed=believed, ceiling=ceiling, seed=seed), ""
-    hyperparameters, failure = fit_hyperparameters(x.numpy(), y.numpy(), blocks)
+    hyperparameters, failure = fit_hyperparameters(
+        x.numpy(), y.numpy(), blocks, least_noise=least_noise
+    )
     note = f"the surrogate kept its priors: {failure}" if failure else ""
     return GaussianProcess(x, y, blocks, hyperparameters, believed=believed, ceiling=ceiling), note

@@ -84,14 +84,28 @@ class SurrogateSpec(Spec):
         name: a Gaussian process (``gp``), nearest neighbours (``knn``) or a random forest.
         targets: what the model sees: values with the lower tail winsorized, ranks mapped to normal
             quantiles, or values standardized.
+        noise: for ``gp``: standard deviation between trainings of one function with different
+            seeds, in units of the value, where it is known; the model takes it as the least that
+            separates a measurement from the function's true value. None: fitted alone. Ranks have
+            no unit, so ``rank_normal`` takes none.
         neighbours: for ``knn``.
         trees: for ``forest``.
     """
 
     name: Literal["gp", "knn", "forest"] = "gp"
     targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
+    noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     neighbours: PositiveInt = 3
     trees: PositiveInt = 100
+
+    @model_validator(mode="after")
+    def _noise_has_a_unit(self) -> SurrogateSpec:
+        if self.noise is not None and (self.name != "gp" or self.targets == "rank_normal"):
+            raise ValueError(
+                f"expected noise with the surrogate 'gp' on winsorized or standardized targets, "
+                f"got the surrogate {self.name!r} on {self.targets!r} ones; leave noise out"
+            )
+        return self
 
 
 GAINS = ("max_value_entropy", "log_ei", "log_nei", "knowledge_gradient", "hypervolume")

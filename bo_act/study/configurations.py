@@ -156,7 +156,7 @@ class JointSide:
         fit = searcher.fit(
             self.embedding, seen.observations, pending=seen.pending, number=seen.number
         )
-        return math.exp(proposal.score or 0.0) * unit(fit.values, fit.y.numpy())
+        return math.exp(proposal.score or 0.0) * unit(fit.values, "winsorized")
 
     def explain(self, trial: FrozenTrial, known: Trials) -> tuple[Explanation, tuple[int, ...]]:
         """Explain what was expected of a trial.

@@ -57,4 +57,4 @@ def expected_improvement(embedding: Embedding, observations: Observations) -> fl
     model, y, _ = fit_observed(SurrogateSpec(targets="winsorized"), embedding, observations, seed=0)
     points = torch.from_numpy(embedding.points[left])
     scores = score_pool(AcquisitionSpec(name="log_ei"), model, points, float(y.max()))
-    return math.exp(float(scores.max())) * unit(observations.values[usable], y.numpy())
+    return math.exp(float(scores.max())) * unit(observations.values[usable], "winsorized")
