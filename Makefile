@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-activations benchmark-throughput benchmark-costs benchmark-pruning docs wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-activations benchmark-throughput benchmark-costs benchmark-pruning docs pictures wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -27,6 +27,7 @@ help:
 	@echo "make benchmark-costs    regret by seconds of training, and the front of value and cost (half an hour)"
 	@echo "make benchmark-pruning  regret by epochs of training, with pruners and without (half an hour)"
 	@echo "make benchmark-trainings TABLE=parameters|spaces|activations  searches with real trainings (an hour or two)"
+	@echo "make pictures     draw the pictures of the documentation anew (a minute)"
 	@echo "make docs         build the documentation into site/"
 	@echo "make wheel        build the wheel into dist/"
 	@echo "make clean        remove the environment and what was built (studies stay in runs/)"
@@ -90,6 +91,9 @@ benchmark-throughput: $(VENV)/.installed
 
 benchmark-trainings: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/trainings.py $(TABLE) $(ARGS)
+
+pictures: $(VENV)/.installed-compare
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/pictures.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build --strict
