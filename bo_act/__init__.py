@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bo_act.study.results import StudyResult
     from bo_act.study.runner import run_study
     from bo_act.study.sampler import ActivationSampler
-    from bo_act.study.sources import read_sources
+    from bo_act.study.sources import add_source_trials, read_sources
     from bo_act.study.stop import improvement_left
     from bo_act.study.survey import build_benchmark
     from bo_act.study.why import why
@@ -61,6 +61,7 @@ _HOME = {
     "Space": "activations.space",
     "StudyResult": "study.results",
     "StudySpec": "specs",
+    "add_source_trials": "study.sources",
     "build_benchmark": "study.survey",
     "canonical": "activations.expressions",
     "compare": "comparison.compare",
@@ -100,6 +101,7 @@ __all__ = [
     "StudyResult",
     "StudySpec",
     "__version__",
+    "add_source_trials",
     "build_benchmark",
     "canonical",
     "compare",

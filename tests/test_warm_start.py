@@ -25,10 +25,11 @@ from bo_act.search.method import METHODS
 from bo_act.search.observations import Observations, warp_targets
 from bo_act.search.searcher import fit_observed
 from bo_act.search.warm_start import SOURCES, Source, make_warm_start
+from bo_act.spec_files import read_study
 from bo_act.specs import SpaceSpec, StudySpec, SurrogateSpec
 from bo_act.study.runner import run_study
 from bo_act.study.sampler import ActivationSampler
-from bo_act.study.sources import read_sources, trials_as_source
+from bo_act.study.sources import add_source_trials, read_sources, trials_as_source
 from bo_act.study.storage import load_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -248,6 +249,73 @@ def test_a_study_learns_from_a_study_and_a_benchmark(files):
     proposed = [trial.user_attrs["index"] for trial in load_study(second).trials]
     assert proposed[:2] == list(warm.best)
     assert len(proposed) == 4  # what was learnt from is in no trial
+
+
+def test_trials_of_sources_change_nothing(files, bo_act):
+    """A study with them proposes, counts, finds and confirms what it does without."""
+    Path("plain.toml").write_text(
+        'name = "plain"\nspace = "classic"\ntrials = 9\n'
+        '[model]\nname = "mlp"\noptions = { widths = [16, 16] }\n'
+        '[data]\nname = "digits"\ntrain = 256\nvalidation = 200\n'
+        '[training]\nepochs = 2\nthreads = 1\ndevice = "cpu"\n[features]\nfim = false\n'
+        "[confirm]\nseeds = 1\ntop = 1\n[warm_start]\nsources = ['two.parquet']\nfirst = 2\n"
+        '[parameters]\n"training.learning_rate" = { low = 0.01, high = 0.2, log = true }\n'
+    )
+    plain, marked = (
+        read_study("plain.toml", changes)
+        for changes in ({}, {"name": "marked", "warm_start.as_trials": "5"})
+    )
+    assert marked.warm_start.as_trials == 5
+    without, found = run_study(plain), run_study(marked)
+    trials = load_study(marked).trials  # SQLite
+    added = [trial for trial in trials if "source" in trial.user_attrs]
+    assert trials[:5] == added
+    source = read_sources(load_space("classic"), ["two.parquet"])[0]
+    best = np.argsort(-np.where(np.isfinite(source.values), source.values, -np.inf))[:5]
+    assert {t.user_attrs["index"] for t in added} == set(best.tolist())
+    for trial in added:
+        assert trial.user_attrs["source"] == "two"
+        assert trial.value == source.values[trial.user_attrs["index"]]
+        assert (
+            str(load_space("classic").suggest_expression(trial)) == trial.user_attrs["activation"]
+        )
+    own = [(t.user_attrs["activation"], t.params, t.value) for t in trials[5:]]
+    assert own == [
+        (t.user_attrs["activation"], t.params, t.value) for t in load_study(plain).trials
+    ]
+    assert found.trials == without.trials
+    assert found.trials.complete == 9
+    assert [one.value for one in found.top] == [one.value for one in without.top]
+    assert found.confirmed == without.confirmed
+    # A second call adds nothing again, and another study learns from own trials alone.
+    run_study(marked)
+    assert len(load_study(marked).trials) == 14
+    space = load_space("classic")
+    learnt = trials_as_source("m", space, trials)
+    measured = {t.user_attrs["index"] for t in trials[5:]}
+    assert set(np.flatnonzero(np.isfinite(learnt.values)).tolist()) == measured
+    code, out, _ = bo_act("why", "plain.toml", "13", "--set", "name=marked")
+    assert code == 0
+    assert "after 8 functions" in out
+
+
+def test_sources_as_trials_of_several_activations(one):
+    study = optuna.create_study(direction="minimize")
+    sources = [as_source(one, one.space)]
+    names = ("early", "late")
+    assert add_source_trials(study, one.space, sources, most=3, activations=names) == 3
+    assert add_source_trials(study, one.space, sources, most=4, activations=names) == 1
+    for trial in study.trials:
+        function = one.space.catalogue.text(trial.user_attrs["index"])
+        assert trial.value == -one.values[trial.user_attrs["index"]]
+        for name in names:
+            assert str(one.space.suggest_expression(trial, name)) == function
+
+
+def test_a_pruner_would_count_them():
+    changes = {"warm_start": {"as_trials": 1}, "pruner": {"name": "median"}}
+    with pytest.raises(ValueError, match="a pruner would count"):
+        StudySpec.model_validate(STUDY | changes)
 
 
 def test_what_a_study_knows(one):

@@ -145,11 +145,22 @@ def run(
             "--warm-start", metavar="NAME", help="Benchmark or study to learn from; several times."
         ),
     ] = None,
+    as_trials: Annotated[
+        int | None,
+        typer.Option(
+            "--as-trials",
+            min=0,
+            metavar="N",
+            help="Add the best N functions of each source to the study as trials marked with its "
+            "name; they count for nothing but are shown by a dashboard.",
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Search for better functions; a second call goes on where the first one stopped."""
     learnt = [f"warm_start.sources={json.dumps(warm_start)}"] if warm_start else []
+    learnt += [] if as_trials is None else [f"warm_start.as_trials={as_trials}"]
     spec = read(study, [*(changes or []), *learnt], storage)
     from bo_act import terminal
     from bo_act.study.runner import run_study

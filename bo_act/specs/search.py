@@ -163,8 +163,12 @@ class WarmStartSpec(Spec):
         first: how many of the functions that are good in all of them are evaluated first.
         baselines: evaluate after those what a search without sources begins with as well: the
             baselines and ``initial`` random functions.
+        as_trials: how many of each source's best functions are added to the study as finished
+            trials, marked with the user attribute ``source``. They are shown by what shows Optuna
+            studies, and count for nothing here.
     """
 
     sources: tuple[str, ...] = ()
     first: Annotated[int, Field(ge=0)] = 5
     baselines: bool = False
+    as_trials: Annotated[int, Field(ge=0)] = 0

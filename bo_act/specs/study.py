@@ -154,6 +154,15 @@ class StudySpec(Spec):
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")
+    def _pruners_see_own_trials(self) -> StudySpec:
+        if self.warm_start.as_trials and self.pruner.name != "none":
+            raise ValueError(
+                "warm_start.as_trials: a pruner would count trials of sources as the study's own; "
+                "leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _activations_are_searched_together(self) -> StudySpec:
         if len(set(self.activations)) < len(self.activations):
             raise ValueError(f"activations: expected each name once, got {self.activations}")

@@ -25,6 +25,7 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.specs import StudySpec
 from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
+from bo_act.study.trials import is_own
 from bo_act.training.images import Images
 from bo_act.training.trainer import EVALUATION_BATCH, evaluate, pick_device
 
@@ -167,7 +168,7 @@ def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
     return [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.user_attrs.get("activation") == text
+        if trial.user_attrs.get("activation") == text and is_own(trial)
     ]
 
 

@@ -15,6 +15,7 @@ from bo_act.specs import StudySpec
 from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
 from bo_act.study.settings import Configuration
 from bo_act.study.storage import load_study, location
+from bo_act.study.trials import is_own
 
 DIVERGED = "diverged"
 """The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
@@ -114,7 +115,8 @@ def read_result(spec: StudySpec) -> StudyResult:
 
 
 def count(trials: Sequence[FrozenTrial]) -> Counts:
-    """Count trials by state."""
+    """Count a study's own trials by state."""
+    trials = [trial for trial in trials if is_own(trial)]
     states = [trial.state for trial in trials]
     return Counts(
         complete=states.count(TrialState.COMPLETE),
@@ -160,7 +162,7 @@ def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
 
 
 def _measured(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.COMPLETE and not _diverged(trial)
+    return trial.state == TrialState.COMPLETE and is_own(trial) and not _diverged(trial)
 
 
 def _diverged(trial: FrozenTrial) -> bool:

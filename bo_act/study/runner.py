@@ -33,6 +33,7 @@ from bo_act.study.results import (
 )
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import distributions, places
+from bo_act.study.sources import add_source_trials, read_sources
 from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
@@ -68,6 +69,9 @@ def run_study(
     events.opened(study)
     if _finished(study) < spec.trials:
         study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
+        if most := spec.warm_start.as_trials:
+            sources = read_sources(task.space, spec.warm_start.sources)
+            add_source_trials(study, task.space, sources, most=most, activations=places(spec))
         _keep_spec(spec)
         with cpu_threads(spec.training.threads):
             _search(task, study, sampler, events, told)

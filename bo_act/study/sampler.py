@@ -30,7 +30,7 @@ from bo_act.study.candidates import check_trees, listed_candidates, met_candidat
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import JointSide
 from bo_act.study.sources import read_sources
-from bo_act.study.trials import Trials, seconds
+from bo_act.study.trials import Trials, is_own, seconds
 
 _ONE = ("",)  # the single activation of a study has no name
 
@@ -285,7 +285,8 @@ class ActivationSampler(BaseSampler):
         """Return the parameters besides the slots: as given, or those of all finished trials."""
         found = self.parameters
         if found is None:
-            found = intersection_search_space(study.get_trials(deepcopy=False), include_pruned=True)
+            trials = [trial for trial in study.get_trials(deepcopy=False) if is_own(trial)]
+            found = intersection_search_space(trials, include_pruned=True)
         slots = self._slots
         return {n: d for n, d in found.items() if n not in slots and not d.single()}
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bo_act import library
 from bo_act.activations.space import Space
@@ -16,6 +17,7 @@ from bo_act.errors import ContentNotFoundError, ExpressionError
 from bo_act.search.warm_start import Source
 from bo_act.spec_files import read_study
 from bo_act.study.storage import load_study
+from bo_act.study.trials import SOURCE, is_own
 
 
 def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
@@ -61,8 +63,65 @@ def trials_as_source(name: str, space: Space, trials: Sequence[FrozenTrial]) -> 
         text = trial.user_attrs.get("activation")
         if text is None or trial.value is None or not np.isfinite(trial.value):
             continue
+        if not is_own(trial):
+            continue
         try:
             values[space.catalogue.index(text)] = trial.value
         except ExpressionError:
             continue
     return Source(name, values)
+
+
+def add_source_trials(
+    study: Study,
+    space: Space,
+    sources: Sequence[Source],
+    *,
+    most: int = 100,
+    activations: Sequence[str] = ("",),
+) -> int:
+    """Add what sources say to a study as finished trials, for those who look at it elsewhere.
+
+    Each has the source's name in its user attribute ``source``, and nothing here takes it for one
+    of the study: it is no observation, is in no count, and is neither best nor confirmed. What
+    reads the study without this attribute (Optuna's ``best_trial``, pruners, a dashboard's curve of
+    the best value) sees trials like any other, with values that were measured on another task.
+
+    Args:
+        study: of the space.
+        space: of the study and the sources.
+        sources: what to add; trials that are there already are not added again.
+        most: of each source, how many, the best first.
+        activations: of the study; a function stands in all of them.
+
+    Returns:
+        How many were added.
+    """
+    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    there = {
+        (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
+        for trial in study.get_trials(deepcopy=False)
+        if not is_own(trial)
+    }
+    added = []
+    for source in sources:
+        known = int(np.isfinite(source.values).sum())
+        order = np.argsort(-source.values, kind="stable")[: min(most, known)]  # NaN comes last
+        for index in order.tolist():
+            text = space.catalogue.text(index)
+            if (source.name, text) in there:
+                continue
+            slots = space.catalogue.params(index)
+            named = {name: f"{name}." if name else "" for name in activations}
+            params = {start + slot: v for start in named.values() for slot, v in slots.items()}
+            choices = {slot: one for name in activations for slot, one in space.slots(name).items()}
+            added.append(
+                create_trial(
+                    value=sign * float(source.values[index]),
+                    params=params,
+                    distributions={slot: choices[slot] for slot in params},
+                    user_attrs={SOURCE: source.name, "activation": text, "index": index},
+                )
+            )
+    study.add_trials(added)
+    return len(added)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bo_act.errors import StorageError
 from bo_act.specs import StudySpec
 from bo_act.study.pruners import make_pruner
+from bo_act.study.trials import is_own
 
 SPEC = "bo_act:spec"
 """User attribute of a study: the resolved study file."""
@@ -37,6 +38,7 @@ _FREE: dict[str, Any] = {
     "max_retries": True,
     "data": {"root", "download", "workers"},
     "callbacks": True,
+    "warm_start": {"as_trials"},
     "training": {"device", "threads"},
 }
 
@@ -153,7 +155,8 @@ def open_study(
         raise StorageError(
             f"the storage {_without_password(location(spec))} cannot be used: {_first_line(error)}"
         ) from error
-    if any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state.is_finished() and is_own(trial) for trial in trials):
         _check_same(spec, study.user_attrs.get(SPEC, {}))
         _check_content(spec, content or {}, study.user_attrs.get(CONTENT, {}))
     else:

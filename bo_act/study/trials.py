@@ -11,18 +11,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.study.claims import OWNER, Owner
 
+SOURCE = "source"
+"""User attribute of a trial that tells of another task: what it was measured on."""
+
+
+def is_own(trial: FrozenTrial) -> bool:
+    """Tell whether a trial is one of its study, and not what a source was seen to say."""
+    return SOURCE not in trial.user_attrs
+
 
 @dataclass(frozen=True)
 class Trials:
-    """A study's trials, each kind in the order of their numbers.
+    """A study's own trials, each kind in the order of their numbers.
 
     Attributes:
         complete: with a value.
         pruned: stopped early.
         failed: ended without a value, for no fault of the function's.
         waiting: live ones, or not yet begun, by whoever runs them.
-        number: the place of the next trial, lost trials not counted, so that a repetition of a
-            lost trial has the same random state.
+        number: the place of the next trial, lost trials and those of sources not counted, so that a
+            repetition of a lost trial has the same random state.
         sign: 1 where larger is better, else -1.
     """
 
@@ -56,9 +64,11 @@ class Trials:
     ) -> Trials:
         """Sort trials, of which those that are abandoned count as lost."""
         lost = sum(
-            (trial.state == TrialState.FAIL or trial.number in abandoned) and trial.number < before
+            (trial.state == TrialState.FAIL or trial.number in abandoned or not is_own(trial))
+            and trial.number < before
             for trial in trials
         )
+        trials = [trial for trial in trials if is_own(trial)]
 
         def of_state(*states: TrialState) -> tuple[FrozenTrial, ...]:
             return tuple(
