@@ -251,7 +251,11 @@ def test_a_study_learns_from_a_study_and_a_benchmark(files):
     assert len(proposed) == 4  # what was learnt from is in no trial
 
 
-def test_trials_of_sources_change_nothing(files, bo_act):
+RATE = '[parameters]\n"training.learning_rate" = { low = 0.01, high = 0.2, log = true }\n'
+
+
+@pytest.mark.parametrize("parameters", ["", RATE], ids=["functions", "with a rate"])
+def test_trials_of_sources_change_nothing(files, bo_act, parameters):
     """A study with them proposes, counts, finds and confirms what it does without."""
     Path("plain.toml").write_text(
         'name = "plain"\nspace = "classic"\ntrials = 9\n'
@@ -259,7 +263,7 @@ def test_trials_of_sources_change_nothing(files, bo_act):
         '[data]\nname = "digits"\ntrain = 256\nvalidation = 200\n'
         '[training]\nepochs = 2\nthreads = 1\ndevice = "cpu"\n[features]\nfim = false\n'
         "[confirm]\nseeds = 1\ntop = 1\n[warm_start]\nsources = ['two.parquet']\nfirst = 2\n"
-        '[parameters]\n"training.learning_rate" = { low = 0.01, high = 0.2, log = true }\n'
+        + parameters
     )
     plain, marked = (
         read_study("plain.toml", changes)
