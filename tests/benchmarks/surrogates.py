@@ -1,11 +1,7 @@
 """How well each surrogate orders functions it has not seen, and how honest its intervals are.
 
-<<<<<<< HEAD
-Run by ``make benchmark-surrogates``; prints the table of docs/results/benchmarks.md.
-=======
-Run by ``make benchmark-surrogates``; prints the tables of docs/benchmarks.md: surrogates fitted to
-random functions, and the default's intervals over the course of its own searches.
->>>>>>> c25605a (Known noise of measurements; intervals over the course of searches)
+Run by ``make benchmark-surrogates``; prints the tables of docs/results/benchmarks.md: surrogates
+fitted to random functions, and the default's intervals over the course of its own searches.
 """
 
 from __future__ import annotations
