@@ -95,6 +95,7 @@ def test_a_diverged_function_is_a_result(how):
         diverged = "tanh" in trial.user_attrs["activation"]
         assert trial.constraints == {"diverged": float(diverged)}
         assert diverged == (trial.user_attrs["status"] == "diverged")
+        assert diverged == (trial.value == float("-inf"))
     assert "tanh" not in result.best.activation
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from bo_act.study.results import read_result
 from bo_act.study.runner import Events, run_study
 from bo_act.study.storage import load_study, open_storage
 from bo_act.study.task import Task
+from bo_act.training.outcomes import TrainingStopped
 from bo_act.training.schedules import learning_rate
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -379,6 +381,25 @@ def test_a_signal_finishes_the_step_and_gives_the_trial_back(asked, code):
     run_study(spec)
     assert history(spec) == history(undisturbed)
     assert not kept.exists()
+
+
+def test_a_signal_in_the_last_step_keeps_the_result_and_stops():
+    spec = make(trials=3, confirm={"seeds": 0})
+    train = Task.train
+
+    def asked(self, expression, *, report, **options):
+        def told(epoch, accuracy):
+            report(epoch, accuracy)
+            if epoch == spec.training.epochs - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return train(self, expression, report=told, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Task, "train", asked)
+        with pytest.raises(TrainingStopped):
+            run_study(spec)
+    assert [trial.state for trial in load_study(spec).trials] == [TrialState.COMPLETE]
 
 
 def test_a_trial_that_is_taken_over_goes_on_from_its_checkpoint(monkeypatch):
