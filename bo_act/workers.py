@@ -133,7 +133,7 @@ class _Crew(Generic[Piece]):
             worker.end()
 
     def _worker(self, slot: int) -> _Worker[Piece]:
-        return _Worker(self.packed, _device(self.device, slot), self.threads)
+        return _Worker(self.packed, device_of(self.device, slot), self.threads)
 
 
 class _Worker(Generic[Piece]):
@@ -152,7 +152,7 @@ class _Worker(Generic[Piece]):
         self.process = context.Process(
             target=_work, args=(other, packed, str(device), threads), daemon=True
         )
-        with _no_interrupts():
+        with no_interrupts():
             self.process.start()
         other.close()  # so that the connection ends with the worker
         self.ends = (self.connection, self.process.sentinel)  # one is ready when it has news
@@ -197,7 +197,7 @@ class _Worker(Generic[Piece]):
 
 
 def _work(connection: Connection, packed: bytes, device: str, threads: int) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         compute = _unpacked(packed)(torch.device(device))
@@ -209,7 +209,8 @@ def _work(connection: Connection, packed: bytes, device: str, threads: int) -> N
             connection.send(("error", portable(error)))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when its parent ends, however that ends; for a thread."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -276,14 +277,15 @@ def cores_each(workers: int) -> int:
     return max(1, cores // workers)
 
 
-def _device(device: torch.device, slot: int) -> torch.device:
+def device_of(device: torch.device, slot: int) -> torch.device:
+    """Return the device of a worker by its place: of several GPUs the next one, unless named."""
     if device == torch.device("cuda"):  # any
         return torch.device("cuda", slot % torch.cuda.device_count())
     return device
 
 
 @contextmanager
-def _no_interrupts() -> Iterator[None]:
+def no_interrupts() -> Iterator[None]:
     """Let processes that start inside never see Ctrl-C: it is their parent that ends them."""
     mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
     if mask:

@@ -22,6 +22,8 @@ from bo_act.comparison.plan import ComparisonPlan, read_plan
 from bo_act.specs import SpaceSpec, Spec, StudySpec
 
 SHELL_WORDS = {
+    "createdb",
+    "sbatch",
     "cd",
     "cp",
     "export",
@@ -30,7 +32,6 @@ SHELL_WORDS = {
     "python",
     "ray",
     "srun",
-    "sbatch",
     "optuna-dashboard",
 }
 """What a block of shell may hold beside bo-act and make; nothing here can run or check these."""

@@ -44,10 +44,10 @@ def test_a_killed_ray_worker_costs_nothing_but_time(few, tmp_path, monkeypatch, 
     # Ray's workers find bo_act and this folder as this process does.
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
-    ray_tasks._import_ray()
+    ray_tasks.import_ray()
     fresh = features(few, cache=tmp_path / "alone")
     capfd.readouterr()
-    ray_tasks._start(ray, cpus=2)
+    ray_tasks.start_ray(ray, cpus=2)
     try:
         table = features(
             few,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -15,17 +16,19 @@ from pathlib import Path
 import optuna
 import pytest
 from kills import killed_ten_times
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from bo_act import library
 from bo_act.errors import NetworkError, SearchError, StorageError
 from bo_act.specs import StudySpec
-from bo_act.study.claims import OWNER
-from bo_act.study.confirm import interval
+from bo_act.study.caveats import caveats, holm
+from bo_act.study.claims import CLAIM, DEATHS, OWNER, Owner, _born
+from bo_act.study.confirm import interval, paired
 from bo_act.study.results import read_result
 from bo_act.study.runner import Events, run_study
 from bo_act.study.storage import load_study, open_storage
 from bo_act.study.task import Task
+from bo_act.study.work import _next_trial, _No, look_at_functions, make_sampler
 from bo_act.training.outcomes import TrainingStopped
 from bo_act.training.schedules import learning_rate
 
@@ -481,6 +484,69 @@ def test_a_study_that_was_never_run():
         read_result(make(name="never"))
 
 
+# --- several workers ------------------------------------------------------------------------
+
+
+def test_workers_of_their_own_processes_share_a_study():
+    seen = Recorder()
+    spec = make(trials=8, confirm={"seeds": 0}, features={"fim": False})
+    result = run_study(spec, workers=2, events=seen)
+    assert (result.trials.complete, result.trials.running) == (8, 0)
+    study = load_study(spec)
+    functions = [trial.user_attrs["activation"] for trial in study.trials]
+    assert len(set(functions)) == len(functions) == 8  # none too many, none twice
+    assert sorted(seen.trained) == list(range(8))
+    assert os.getpid() not in {trial.system_attrs[OWNER]["pid"] for trial in study.trials}
+
+
+@pytest.mark.slow
+def test_a_confirmation_by_several_workers_is_that_of_one():
+    alone = run_study(make(name="alone", trials=3))
+    assert run_study(make(trials=3), workers=2).confirmed == alone.confirmed
+
+
+@pytest.mark.slow
+def test_what_a_worker_raises_ends_the_study():
+    Path("net.py").write_text(
+        "from torch import nn\n"
+        "def build(activation, *, in_channels, image_size, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(7, num_classes), activation())\n"
+    )
+    spec = make(model={"name": "net.py", "options": {}}, features={"fim": False})
+    with pytest.raises(NetworkError, match="the network fails on images"):
+        run_study(spec, workers=2)
+
+
+def test_a_trial_that_many_processes_died_over_fails(monkeypatch):
+    spec = make(trials=2, confirm={"seeds": 0})
+    run_study(spec)
+    study = load_study(spec)
+    gone = {"host": Owner.me().host, "pid": 2**22 + 1, "born": "0"}
+    attributes = {OWNER: gone, DEATHS: 10, CLAIM: study.trials[0].params}
+    study._storage.create_new_trial(
+        study._study_id, create_trial(state=TrialState.RUNNING, system_attrs=attributes)
+    )
+    result = run_study(spec.model_copy(update={"trials": 4}))
+    assert (result.trials.complete, result.trials.failed) == (4, 1)
+    assert load_study(spec).trials[2].user_attrs["failure"] == "11 processes died over it"
+
+
+def test_no_more_trials_are_begun_than_are_asked_for():
+    spec = make(trials=3, confirm={"seeds": 0})
+    run_study(spec)
+    study = load_study(spec)
+    # Another worker of this machine, the parent process, runs the last one.
+    other = Owner(Owner.me().host, os.getppid(), _born(os.getppid())).as_attribute()
+    study._storage.create_new_trial(
+        study._study_id, create_trial(state=TrialState.RUNNING, system_attrs={OWNER: other})
+    )
+    more = spec.model_copy(update={"trials": 4})
+    sampler = make_sampler(Task.load(more), look_at_functions(Task.load(more), Events()), study)
+    assert _next_trial(more, study, sampler) is _No.YET
+    study.tell(3, 0.5)
+    assert _next_trial(more, study, sampler) is _No.MORE
+
+
 # --- intervals ------------------------------------------------------------------------------
 
 
@@ -490,3 +556,37 @@ def test_interval_is_students():
     assert found.mean == 3
     assert found.high - found.mean == pytest.approx(2.7764 * 0.5**0.5, rel=1e-4)
     assert interval([0.5]).low is None
+
+
+def test_paired_differences():
+    a, b = [0.5, 0.6, 0.8], [0.4, 0.55, 0.6]
+    found = paired(a, b)
+    # Differences 0.1, 0.05, 0.2: mean 0.35 / 3, t = mean / (s / sqrt(3)), two degrees of freedom.
+    s = math.sqrt(((0.1 - 0.35 / 3) ** 2 + (0.05 - 0.35 / 3) ** 2 + (0.2 - 0.35 / 3) ** 2) / 2)
+    t = 0.35 / 3 / (s / math.sqrt(3))
+    assert found.p == pytest.approx(1 - t / math.sqrt(2 + t * t))  # of Student's t with 2 degrees
+    assert found.mean == pytest.approx(0.35 / 3)
+    assert paired([0.5, 0.5], [0.5, 0.5]).p is None
+
+
+def test_the_winner_is_compared_with_every_baseline_and_its_luck_is_said():
+    result = run_study(make())
+    for row in result.confirmed:
+        assert set(row.minus) == {"relu(x)", "gelu(x)"} - {row.activation}
+        if row.minus_relu is not None:
+            assert row.minus["relu(x)"].mean == row.minus_relu.mean
+    found = result.confirmed[0]
+    assert found.searched == result.best.value
+    assert result.as_json()["confirmed"][0]["shrinkage"] == pytest.approx(
+        found.searched - found.validation.mean
+    )
+    said = " ".join(caveats(result.confirmed))
+    assert "Shrinkage" in said
+    assert "gelu(x) " in said
+    assert "makes 4 comparisons" in said
+
+
+def test_holms_adjustment():
+    # Holm 1979: sorted p times what is left, never decreasing, at most 1.
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]

@@ -264,9 +264,9 @@ def test_workers_end_with_their_parent(tmp_path, how):
 def test_workers_share_out_gpus_and_cores(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     anyone, second, cpu = map(torch.device, ("cuda", "cuda:1", "cpu"))
-    assert [workers._device(anyone, i).index for i in range(4)] == [0, 1, 2, 0]
-    assert [workers._device(second, i).index for i in range(2)] == [1, 1]
-    assert workers._device(cpu, 5) == cpu
+    assert [workers.device_of(anyone, i).index for i in range(4)] == [0, 1, 2, 0]
+    assert [workers.device_of(second, i).index for i in range(2)] == [1, 1]
+    assert workers.device_of(cpu, 5) == cpu
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     assert [workers.cores_each(n) for n in (1, 2, 5, 12, 40)] == [12, 6, 2, 1, 1]
 

@@ -155,6 +155,14 @@ def run(
             "name; they count for nothing but are shown by a dashboard.",
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Trials at a time; each has a GPU if there are N."),
+    ] = 1,
+    executor: Annotated[
+        Literal["process", "ray"],
+        typer.Option(help="Workers on this machine, or wherever Ray runs them (RAY_ADDRESS)."),
+    ] = "process",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -166,7 +174,7 @@ def run(
     from bo_act.study.runner import run_study
 
     with terminal.live(quiet=quiet) as events:
-        result = run_study(spec, events=events)
+        result = run_study(spec, workers=workers, executor=executor, events=events)
     if as_json:
         print_json(result.as_json())
     else:
@@ -210,10 +218,10 @@ def why(
     """Explain what the search expected of a trial, and by which evidence."""
     spec = read(study, changes, storage)
     from bo_act import terminal
-    from bo_act.study.runner import look_at_functions, make_sampler
     from bo_act.study.storage import load_study
     from bo_act.study.task import Task
     from bo_act.study.why import why as explained
+    from bo_act.study.work import look_at_functions, make_sampler
 
     opened = load_study(spec)
     task = Task.load(spec)

@@ -49,16 +49,16 @@ def compute_with_ray(
         Exception: what a task raised.
     """
     threads = threads or cores_each(workers)
-    ray = _import_ray()
+    ray = import_ray()
     cuda = device.type == "cuda"
     needs = {"num_gpus": 1} if cuda else {"num_cpus": threads}
     # A task sees its own GPU alone, as the first one.
     where = "cuda" if cuda else str(device)
     mine = not ray.is_initialized()
     with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))))
+        stack.enter_context(redirect_stdout(cast(TextIO, WithoutRay(sys.stdout))))
         if mine:
-            _start(ray, cpus=workers * threads)
+            start_ray(ray, cpus=workers * threads)
             stack.callback(ray.shutdown)
         task = ray.remote(max_retries=ATTEMPTS - 1, **needs)(_work)
         sent = [_put(ray, job)]
@@ -80,13 +80,14 @@ def compute_with_ray(
             yield answer
 
 
-class _WithoutRay:
+class WithoutRay:
     """A stream as it is, but for what Ray's own threads say: that a worker died, to stdout."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write, unless it is Ray that speaks."""
         if threading.current_thread().name.startswith("ray_"):
             return len(text)
         return self._stream.write(text)
@@ -111,7 +112,12 @@ def _work(
         return portable(error)
 
 
-def _import_ray() -> ModuleType:
+def import_ray() -> ModuleType:
+    """Return Ray, quiet.
+
+    Raises:
+        FeatureError: it is not installed.
+    """
     # Read by Ray when it is imported or starts; what a user has set himself stays.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -126,7 +132,12 @@ def _import_ray() -> ModuleType:
     return module
 
 
-def _start(ray: ModuleType, *, cpus: int) -> None:
+def start_ray(ray: ModuleType, *, cpus: int) -> None:
+    """Connect to the cluster at ``RAY_ADDRESS``, or start a Ray with so many cores here.
+
+    Raises:
+        FeatureError: that fails.
+    """
     address = os.environ.get("RAY_ADDRESS")
     local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:

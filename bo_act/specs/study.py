@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bo_act.specs.base import PositiveInt, Spec
+from bo_act.specs.base import PositiveFloat, PositiveInt, Spec
 from bo_act.specs.pruner import PrunerSpec
 from bo_act.specs.search import (
     AcquisitionSpec,
@@ -121,6 +121,7 @@ class StudySpec(Spec):
             ``mlflow``, or a function of a file, ``"my_callback.py:log"``.
         objective: a training function of your own, ``"my_train.py:objective"``, in place of ours;
             network and data need not be given, then.
+        grace: seconds of silence after which a worker on another machine is taken for dead.
         parameters: values of this file that are searched together with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the value that stands in the file.
@@ -135,6 +136,7 @@ class StudySpec(Spec):
     seed: int = 0
     storage: str | None = None
     max_retries: Annotated[int, Field(ge=0)] = 2
+    grace: PositiveFloat = 120.0
     objective: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")] | None = None
     model: ModelSpec | None
     data: DataSpec | None

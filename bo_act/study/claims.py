@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 OWNER = "bo_act:owner"
 """System attribute of a trial: the process that runs it, None once that has given it back."""
+
+DEATHS = "bo_act:deaths"
+"""System attribute of a trial: how many processes have died over it."""
 
 CLAIM = "bo_act:claim"
 """System attribute of a trial: the slots of the function it was given."""
@@ -25,16 +28,19 @@ class Owner:
         pid: process number.
         born: when the process started, in the kernel's ticks; tells apart two processes that
             were given the same number. Empty where the system does not tell.
+        grace: seconds after which it may be taken for dead where it was silent for so long; None
+            where it does not say that it is alive.
     """
 
     host: str
     pid: int
     born: str
+    grace: float | None = field(default=None, compare=False)
 
     @classmethod
-    def me(cls) -> Owner:
+    def me(cls, grace: float | None = None) -> Owner:
         """Return this process."""
-        return cls(_host(), os.getpid(), _born(os.getpid()))
+        return cls(_host(), os.getpid(), _born(os.getpid()), grace)
 
     @classmethod
     def read(cls, attribute: Any) -> Owner | None:
@@ -42,20 +48,31 @@ class Owner:
         if not isinstance(attribute, dict):
             return None
         try:
-            return cls(str(attribute["host"]), int(attribute["pid"]), str(attribute["born"]))
-        except (KeyError, ValueError):
+            grace = attribute.get("grace")
+            return cls(
+                str(attribute["host"]),
+                int(attribute["pid"]),
+                str(attribute["born"]),
+                None if grace is None else float(grace),
+            )
+        except (KeyError, TypeError, ValueError):
             return None
 
     def as_attribute(self) -> dict[str, Any]:
         """Return what is written to a trial."""
         return asdict(self)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the process is one of this machine."""
+        return self.host == _host()
+
     def is_gone(self) -> bool:
         """Tell whether the process is known to have ended.
 
-        A process of another machine is never known to have ended.
+        A process of another machine is never known to have ended; see ``heartbeat``.
         """
-        if self.host != _host():
+        if not self.is_here:
             return False
         try:
             os.kill(self.pid, 0)

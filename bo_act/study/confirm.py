@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
@@ -27,7 +28,8 @@ from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
 from bo_act.study.trials import is_own
 from bo_act.training.images import Images
-from bo_act.training.trainer import EVALUATION_BATCH, evaluate, pick_device
+from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, evaluate, pick_device
+from bo_act.workers import compute_in_processes, cores_each
 
 FRESH = 10_000
 """Added to a study's seed for the first confirmation seed; the search uses the seed itself."""
@@ -45,6 +47,17 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Difference(Interval):
+    """The mean of differences paired by seed.
+
+    Attributes:
+        p: of the paired t-test, two-sided, not adjusted; None where it cannot be told.
+    """
+
+    p: float | None = None
+
+
+@dataclass(frozen=True)
 class Confirmed:
     """One function, trained with fresh seeds.
 
@@ -57,6 +70,8 @@ class Confirmed:
         diverged: how many of them diverged; they count with chance-level accuracy.
         test, validation: accuracy, a fraction.
         minus_relu: test accuracy minus that of ReLU, paired by seed.
+        searched: validation accuracy in the search, of one seed; None where it was not tried.
+        minus: test accuracy minus that of each baseline, by its text, paired by seed.
     """
 
     activation: str
@@ -68,10 +83,27 @@ class Confirmed:
     test: Interval
     validation: Interval
     minus_relu: Interval | None
+    searched: float | None = None
+    minus: Mapping[str, Difference] = field(default_factory=dict)
+
+    @property
+    def shrinkage(self) -> float | None:
+        """How much of the search's value fresh seeds did not bear out."""
+        return None if self.searched is None else self.searched - self.validation.mean
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``bo-act run --json`` prints."""
-        return asdict(self)
+        return asdict(self) | {"shrinkage": self.shrinkage}
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Return the mean of a - b over n seeds, its 95% interval and the p of the paired t-test."""
+    differences = [one - other for one, other in zip(a, b, strict=True)]
+    found = interval(differences)
+    p = None
+    if len(set(differences)) > 1:  # without any spread there is no t
+        p = float(stats.ttest_rel(a, b).pvalue)
+    return Difference(found.mean, found.low, found.high, p)
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -89,6 +121,8 @@ def confirm(
     study: optuna.Study,
     found: Sequence[Configuration],
     progress: Callable[[int, int, str], None] | None = None,
+    *,
+    workers: int = 1,
 ) -> list[Confirmed]:
     """Train the found functions and the baselines with fresh seeds and read the test set.
 
@@ -97,24 +131,28 @@ def confirm(
         study: keeps the results; those it has are not measured again.
         found: the best functions of the search, best first.
         progress: called with (runs done, runs in all, the function that is next).
+        workers: processes that train at a time; this one keeps the results.
 
     Returns:
         The found functions in their order, then the baselines.
     """
     wanted = _wanted(task.spec, study, found)
-    runs = [(text, seed) for seed in range(task.spec.confirm.seeds) for text in wanted]
+    runs = [
+        _Run.of(one, seed) for seed in range(task.spec.confirm.seeds) for one in wanted.values()
+    ]
     kept = study.user_attrs
-    test: Images | None = None
-    for done, (text, seed) in enumerate(runs):
-        if progress:
-            progress(done, len(runs), text)
-        if _attribute(wanted[text], seed) not in kept:
-            test = test or task.data.load_test()
-            row = _measure(task, wanted[text], test, seed=task.spec.seed + FRESH + seed)
-            kept_as = _attribute(wanted[text], seed)
-            study.set_user_attr(kept_as, {"activation": text, "seed": seed, **row})
+    todo = [run for run in runs if _attribute(run.configuration, run.seed) not in kept]
+    done = len(runs) - len(todo)
     if progress and runs:
-        progress(len(runs), len(runs), "")
+        progress(done, len(runs), "")
+    for run, row in _measured(task, todo, workers):
+        study.set_user_attr(
+            _attribute(run.configuration, run.seed),
+            {"activation": run.configuration.text, "seed": run.seed, **row},
+        )
+        done += 1
+        if progress:
+            progress(done, len(runs), run.configuration.text)
     return read_confirmed(task.spec, study, found)
 
 
@@ -133,14 +171,15 @@ def read_confirmed(
             rows[text].append(row or {})
     if not rows[REFERENCE]:
         return []
-    reference = [row["test"] for row in rows[REFERENCE]]
+    baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
+    against = {text: [r["test"] for r in rows[text]] for text in wanted if text in baselines}
     return [
         _summarize(
             one,
             rows[text],
-            reference,
+            against,
             "found" if place < len(found) else "baseline",
-            len(_trials_of(text, study)),
+            [trial.value for trial in _trials_of(text, study) if trial.value is not None],
         )
         for place, (text, one) in enumerate(wanted.items())
     ]
@@ -179,7 +218,72 @@ def _attribute(one: Configuration, seed: int) -> str:
     return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
 
 
-def _measure(task: Task, one: Configuration, test: Images, *, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Run:
+    """One training of the confirmation; travels to other processes.
+
+    Attributes:
+        what: the functions' texts by place, and the settings, as JSON.
+        seed: which of the fresh seeds, from 0.
+    """
+
+    what: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.configuration.text} with fresh seed {self.seed}"
+
+    @classmethod
+    def of(cls, one: Configuration, seed: int) -> _Run:
+        texts = {name: str(function) for name, function in one.functions.items()}
+        return cls(json.dumps([texts, dict(one.settings)]), seed)
+
+    @property
+    def configuration(self) -> Configuration:
+        texts, settings = json.loads(self.what)
+        functions = {name: canonical(parse(text)) for name, text in texts.items()}
+        return Configuration(functions, settings)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Trains and reads the test set in a worker."""
+
+    spec: StudySpec
+
+    def __call__(self, device: torch.device) -> Callable[[_Run], tuple[_Run, dict[str, Any]]]:
+        training = self.spec.training.model_copy(update={"device": str(device)})
+        task = Task.load(self.spec.model_copy(update={"training": training}))
+        test = task.data.load_test()
+
+        def measure(run: _Run) -> tuple[_Run, dict[str, Any]]:
+            with cpu_threads(training.threads):
+                return run, _measure(task, run, test)
+
+        return measure
+
+
+def _measured(
+    task: Task, runs: Sequence[_Run], workers: int
+) -> Iterator[tuple[_Run, dict[str, Any]]]:
+    """Measure runs; the test set is read once, and only where there is something to measure."""
+    if workers > 1 and len(runs) > 1:
+        training = task.spec.training
+        yield from compute_in_processes(
+            _Job(task.spec),
+            runs,
+            device=pick_device(training.device),
+            workers=workers,
+            threads=training.threads or cores_each(workers),
+        )
+    elif runs:
+        test = task.data.load_test()
+        for run in runs:
+            yield run, _measure(task, run, test)
+
+
+def _measure(task: Task, run: _Run, test: Images) -> dict[str, Any]:
+    one, seed = run.configuration, task.spec.seed + FRESH + run.seed
     network, result = task.train(one.trained, seed=seed, settings=one.settings)
     spec = task.spec.training
     accuracy = 1 / task.data.num_classes
@@ -200,20 +304,27 @@ def _measure(task: Task, one: Configuration, test: Images, *, seed: int) -> dict
 
 
 def _summarize(
-    one: Configuration, rows: list[dict[str, Any]], reference: list[float], role: str, tried: int
+    one: Configuration,
+    rows: list[dict[str, Any]],
+    against: Mapping[str, list[float]],
+    role: str,
+    searched: list[float],
 ) -> Confirmed:
+    text = one.text
     test = [row["test"] for row in rows]
-    difference = None
-    if one.text != REFERENCE:
-        difference = interval([a - b for a, b in zip(test, reference, strict=True)])
+    minus = {name: paired(test, theirs) for name, theirs in against.items() if name != text}
     return Confirmed(
-        activation=one.text,
+        activation=text,
         settings=one.settings,
-        tried=tried,
+        tried=len(searched),
         role=role,
         seeds=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),
         test=interval(test),
         validation=interval([row["validation"] for row in rows]),
-        minus_relu=difference,
+        minus_relu=None
+        if text == REFERENCE
+        else interval([a - b for a, b in zip(test, against[REFERENCE], strict=True)]),
+        searched=max(searched, default=None),
+        minus=minus,
     )

@@ -81,7 +81,7 @@ class StudyResult:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return asdict(self)
+        return asdict(self) | {"confirmed": [one.as_json() for one in self.confirmed]}
 
 
 def summarize(

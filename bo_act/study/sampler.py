@@ -200,8 +200,8 @@ class ActivationSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Note which process runs the trial."""
-        if trial.system_attrs.get(OWNER) != (me := Owner.me().as_attribute()):
-            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me)
+        if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
+            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
         self.delegate.before_trial(study, trial)
 
     def after_trial(

@@ -9,12 +9,13 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from bo_act.errors import StorageError
 from bo_act.specs import StudySpec
+from bo_act.study.database import PatientDatabase
 from bo_act.study.pruners import make_pruner
 from bo_act.study.trials import is_own
 
@@ -35,6 +36,7 @@ _FREE: dict[str, Any] = {
     "description": True,
     "confirm": True,
     "stop": True,
+    "grace": True,
     "max_retries": True,
     "data": {"root", "download", "workers"},
     "callbacks": True,
@@ -48,12 +50,14 @@ def location(spec: StudySpec) -> str:
     return spec.storage or f"runs/{spec.name}/study.db"
 
 
-def open_storage(where: str, *, create: bool = True) -> BaseStorage:
+def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> BaseStorage:
     """Open a storage.
 
     Args:
         where: an Optuna storage URL, or a path: ending in ``.log`` a journal file, else SQLite.
         create: make a file (and its folders) that does not exist.
+        patience: seconds to wait for a database server that is not there yet. One that is lost
+            later is waited for in any case.
 
     Raises:
         StorageError: it cannot be reached, with the reason on one line.
@@ -62,7 +66,7 @@ def open_storage(where: str, *, create: bool = True) -> BaseStorage:
         return _open_file(Path(where).expanduser(), create=create)
     if where.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
         where = where.replace("postgresql://", "postgresql+psycopg://", 1)
-    return _open_database(where)
+    return _open_database(where, patience=patience)
 
 
 def _open_file(path: Path, *, create: bool) -> BaseStorage:
@@ -101,12 +105,13 @@ def _mend_journal(path: Path, lock: JournalFileSymlinkLock) -> None:
         lock.release()
 
 
-def _open_database(url: str) -> BaseStorage:
-    options: dict[str, Any] = {}
+def _open_database(url: str, *, patience: float = 0.0) -> BaseStorage:
+    # Connections that a restarted server has forgotten are found out before they are used.
+    options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options = {"connect_args": {"timeout": _LOCK_WAIT}}
     try:
-        return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))
+        return optuna.storages.get_storage(PatientDatabase.connect(url, options, patience=patience))
     except (SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
         hint = ""
         if isinstance(error, ImportError):
@@ -128,7 +133,11 @@ def _without_password(url: str) -> str:
 
 
 def open_study(
-    spec: StudySpec, sampler: BaseSampler, *, content: dict[str, str] | None = None
+    spec: StudySpec,
+    sampler: BaseSampler,
+    *,
+    content: dict[str, str] | None = None,
+    patience: float = 0.0,
 ) -> optuna.Study:
     """Create the study of a file, or open it where it exists.
 
@@ -136,12 +145,13 @@ def open_study(
         spec: the study file.
         sampler: for the trials to come.
         content: hashes of what the file names, by what to call it.
+        patience: see ``open_storage``.
 
     Raises:
         StorageError: the storage cannot be reached, or holds a study of this name that was made
             with other settings.
     """
-    storage = open_storage(location(spec))
+    storage = open_storage(location(spec), patience=patience)
     try:
         study = optuna.create_study(
             study_name=spec.name,

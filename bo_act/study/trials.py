@@ -10,6 +10,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.study.claims import OWNER, Owner
+from bo_act.study.heartbeat import silent
 
 SOURCE = "source"
 """User attribute of a trial that tells of another task: what it was measured on."""
@@ -123,10 +124,15 @@ def read_trials(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
 
     Returns:
         The trials in their order, not copied, and the numbers of those that still run although
-        they were given back or their process has ended.
+        they were given back or their process has ended or been silent for too long.
     """
     trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    gone = {t.number: t.system_attrs[OWNER] for t in trials if _has_lost_its_owner(t)}
+    unheard = silent(study, trials)
+    gone = {
+        t.number: t.system_attrs[OWNER]
+        for t in trials
+        if t.number in unheard or _has_lost_its_owner(t)
+    }
     if gone:
         # A process may have finished its trial and ended after the trials were read. What is read
         # once it has ended is its last word.

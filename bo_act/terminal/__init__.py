@@ -5,6 +5,7 @@ Nothing is drawn on a stderr that is not a terminal, except one line a phase.
 
 from bo_act.terminal.console import duration, err, key_values, out, plot, size
 from bo_act.terminal.progress import FEATURES, counting, live
+from bo_act.terminal.status import show_status, status_table
 from bo_act.terminal.tables import (
     explanation,
     feature_store,
@@ -26,6 +27,8 @@ __all__ = [
     "live",
     "out",
     "plot",
+    "show_status",
     "size",
+    "status_table",
     "study_tables",
 ]

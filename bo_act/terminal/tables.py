@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from bo_act.study.caveats import caveats
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def study_tables(result: StudyResult) -> None:
         out.print(_verdict(result.confirmed))
         if note := _unequal(result.confirmed):
             out.print(note)
+        for caveat in caveats(result.confirmed):
+            out.print(f"[dim]{caveat}[/]")
 
 
 def _found_table(title: str, functions: Sequence[Found]) -> Table:
@@ -68,6 +71,7 @@ def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
     table.add_column("test accuracy", justify="right")
     table.add_column("minus ReLU", justify="right")
     table.add_column("validation", justify="right")
+    table.add_column("in the search", justify="right")
     for place, row in enumerate(confirmed):
         note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
         after = confirmed[place + 1 : place + 2]  # all baselines may be among those found
@@ -77,6 +81,7 @@ def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
             _with_interval(row.test, "{:.2f}%"),
             "" if row.minus_relu is None else _with_interval(row.minus_relu, "{:+.2f}"),
             _percent(row.validation.mean),
+            _percent(row.searched),
             end_section=last_found,
         )
     return table

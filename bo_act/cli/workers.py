@@ -1,0 +1,109 @@
+"""Commands about who works on a study: workers of their own, how it is doing, the dashboard."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import Annotated
+
+import typer
+
+from bo_act.cli.options import Json, Panel, Quiet, Set, Storage, StudyName, print_json, read
+from bo_act.errors import WorkerError
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Example: bo-act worker quickstart --storage postgresql://me@server/studies",
+    rich_help_panel=Panel.ENVIRONMENT,
+)
+def worker(
+    study: StudyName,
+    *,
+    changes: Set = None,
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Work on a study beside other workers, on any machine, until its trials are done."""
+    spec = read(study, changes, storage)
+    from bo_act import terminal
+    from bo_act.study.callbacks import Callbacks
+    from bo_act.study.work import work
+
+    with terminal.live(quiet=quiet) as events:
+        ran = work(spec, events=events, told=Callbacks.of(spec, ()))
+    if as_json:
+        print_json({"study": spec.name, "trials": ran})
+    else:
+        typer.echo(f"{spec.name}: done; {ran} trials were run here")
+
+
+@commands.command(
+    epilog="Example: bo-act status quickstart --watch", rich_help_panel=Panel.ENVIRONMENT
+)
+def status(
+    study: StudyName,
+    *,
+    changes: Set = None,
+    storage: Storage = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on showing it until the study is done.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Between looks, with --watch.")
+    ] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Show who works on a study, how fast it goes, and how long it takes yet."""
+    spec = read(study, changes, storage)
+    from bo_act import terminal
+    from bo_act.study.status import read_status
+    from bo_act.study.storage import load_study
+
+    opened = load_study(spec)
+    if as_json:
+        print_json(read_status(spec, opened).as_json())
+        return
+    if not watch:
+        terminal.show_status(read_status(spec, opened))
+        return
+    from rich.live import Live
+
+    with Live(console=terminal.out, auto_refresh=False) as screen:
+        while True:
+            found = read_status(spec, opened)
+            screen.update(terminal.status_table(found), refresh=True)
+            if found.done:
+                return
+            time.sleep(every)
+
+
+@commands.command(
+    epilog="Example: bo-act dashboard quickstart --port 8080", rich_help_panel=Panel.ENVIRONMENT
+)
+def dashboard(
+    study: StudyName,
+    *,
+    changes: Set = None,
+    storage: Storage = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8080,
+) -> None:
+    """Show a study's trials in the browser, with optuna-dashboard."""
+    spec = read(study, changes, storage)
+    if importlib.util.find_spec("optuna_dashboard") is None:
+        raise WorkerError(
+            "bo-act dashboard needs optuna-dashboard: pip install 'bo-act[dashboard]'"
+        )
+    from optuna_dashboard import run_server
+
+    from bo_act.study.storage import load_study
+
+    opened = load_study(spec)
+    typer.echo(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
+    try:
+        run_server(opened._storage, host=host, port=port)
+    except OSError as error:
+        raise WorkerError(f"port {port} of {host} cannot be used ({error}); give --port") from error

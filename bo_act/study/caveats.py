@@ -1,0 +1,65 @@
+"""What a confirmation must not be taken for: luck of the search, and of many comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bo_act.study.confirm import Confirmed, Difference
+
+
+def winner(confirmed: Sequence[Confirmed]) -> Confirmed:
+    """Return the found function with the best fresh validation accuracy.
+
+    To choose by test accuracy would flatter it.
+    """
+    found = [row for row in confirmed if row.role == "found"]
+    return max(found, key=lambda row: row.validation.mean)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for how many there are (Holm 1979), in the same order."""
+    order = np.argsort(values)
+    factors = len(values) - np.arange(len(values))
+    adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
+    return [float(adjusted[place]) for place in np.argsort(order)]
+
+
+def caveats(confirmed: Sequence[Confirmed]) -> list[str]:
+    """Return what is to be said beside the verdict, a sentence or two each."""
+    if not any(row.role == "found" for row in confirmed):
+        return []
+    best = winner(confirmed)
+    said = []
+    if best.searched is not None:
+        shrunk = best.searched - best.validation.mean
+        what = "were luck of the seed it was chosen by" if shrunk > 0 else "less than it deserved"
+        said.append(
+            f"Shrinkage: {best.activation} had {100 * best.searched:.2f}% validation accuracy in "
+            f"the search and has {100 * best.validation.mean:.2f}% with fresh seeds: "
+            f"{100 * abs(shrunk):.2f} points {what}."
+        )
+    tested = {name: one for name, one in best.minus.items() if one.p is not None}
+    if tested:
+        adjusted = dict(zip(tested, holm([one.p or 0.0 for one in tested.values()]), strict=True))
+        pairs = "; ".join(
+            f"{name} {_points(one)}, p = {one.p:.3f}, adjusted {adjusted[name]:.3f}"
+            for name, one in tested.items()
+        )
+        said.append(f"{best.activation} against (paired by seed, p adjusted by Holm): {pairs}.")
+        many = sum(len(row.minus) for row in confirmed if row.role == "found")
+        said.append(
+            f"The table makes {many} comparisons: of so many, {0.05 * many:.1f} would leave out "
+            "zero by chance alone."
+        )
+    return said
+
+
+def _points(one: Difference) -> str:
+    shown = f"{100 * one.mean:+.2f}"
+    if one.low is None or one.high is None:
+        return shown
+    return f"{shown} ±{50 * (one.high - one.low):.2f}"

@@ -1,0 +1,187 @@
+"""The workers of one study on this machine, or wherever Ray places them, and their parent.
+
+Each works on the study by itself (``work``); what it does is in the storage. The parent shows what
+comes, replaces who dies, and ends them all when it ends.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import optuna
+import torch
+
+from bo_act.errors import BoActError, WorkerError
+from bo_act.specs import StudySpec
+from bo_act.study.callbacks import Callbacks
+from bo_act.study.events import Events
+from bo_act.study.results import best_value, count
+from bo_act.study.signals import terminable
+from bo_act.study.work import finished, work
+from bo_act.training.trainer import pick_device
+from bo_act.workers import cores_each, device_of, end_with_parent, no_interrupts, portable
+
+_LOOK = 0.5  # seconds between the parent's looks at the study
+_GOODBYE = 30.0  # seconds that workers have to give their trials back
+_MOST_DEATHS = 5  # in a row of one worker and its replacements, without a trial between them
+
+
+def search_with_crew(
+    spec: StudySpec, study: optuna.Study, *, workers: int, events: Events, told: Callbacks
+) -> None:
+    """Run a study with worker processes until it is done.
+
+    Args:
+        spec: the study.
+        study: opened; only read here.
+        workers: processes; of several GPUs each takes the next one.
+        events: called as trials end, whoever ran them.
+        told: of each trial that ends, too.
+
+    Raises:
+        WorkerError: workers die again and again.
+        BoActError: what a worker raised.
+    """
+    watch = Watch(study, spec.trials, events, told)
+    slots = [_Slot(spec, slot, workers) for slot in range(workers)]
+    try:
+        while any(slot.goes_on() for slot in slots):
+            watch.look()
+            time.sleep(_LOOK)
+        watch.look()
+    finally:
+        for slot in slots:
+            slot.ask_to_end()
+        ends = time.monotonic() + _GOODBYE
+        for slot in slots:
+            slot.end(ends - time.monotonic())
+
+
+class Watch:
+    """Tells of the trials of a study as they end.
+
+    Args:
+        study: any.
+        total: trials that it is to have.
+        events: who is told.
+        callbacks: who is told, too.
+    """
+
+    def __init__(
+        self, study: optuna.Study, total: int, events: Events, callbacks: Callbacks
+    ) -> None:
+        self._study, self._total, self._events = study, total, events
+        self._callbacks = callbacks
+        self._told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        events.search(finished(study), total, None, best_value(study))
+
+    def look(self) -> None:
+        """Tell of those that have ended since the last look."""
+        trials = self._study.get_trials(deepcopy=False)
+        done = count(trials).finished
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self._told:
+                self._told.add(trial.number)
+                self._callbacks(self._study, trial)
+                self._events.search(done, self._total, trial, best_value(self._study))
+
+
+class _Slot:
+    """One place for a worker, and who has it now."""
+
+    def __init__(self, spec: StudySpec, slot: int, workers: int) -> None:
+        device = device_of(pick_device(spec.training.device), slot)
+        threads = spec.training.threads or cores_each(workers)
+        training = spec.training.model_copy(update={"device": str(device), "threads": threads})
+        self._spec = spec.model_copy(update={"training": training})
+        self._deaths = 0
+        self._start()
+
+    def _start(self) -> None:
+        # Spawned: a fork would share CUDA's state and the connections to the database.
+        context = get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process: BaseProcess = context.Process(
+            target=_work, args=(other, self._spec.model_dump_json()), daemon=True
+        )
+        with no_interrupts():
+            self._process.start()
+        other.close()
+
+    def goes_on(self) -> bool:
+        """Return whether the worker has more to do; a dead one is replaced, within bounds.
+
+        Raises:
+            BoActError: what the worker raised, or that it dies again and again.
+        """
+        with suppress(EOFError, OSError):
+            while self._connection.poll():
+                said = self._connection.recv()
+                if isinstance(said, Exception):
+                    raise said
+                self._deaths = 0  # it has ended a trial
+        code = self._process.exitcode
+        if code is None:
+            return True
+        if code == 0:
+            return False
+        self._deaths += 1
+        if self._deaths >= _MOST_DEATHS:
+            raise WorkerError(
+                f"{self._deaths} workers died one after the other (exit code {code}) without "
+                "ending a trial; what was found is kept. Too little memory is the usual cause: "
+                "use fewer workers or a smaller batch_size"
+            )
+        self._connection.close()
+        self._start()
+        return True
+
+    def ask_to_end(self) -> None:
+        """Ask the worker to give its trial back and to end."""
+        if self._process.is_alive():
+            self._process.terminate()
+
+    def end(self, patience: float) -> None:
+        """End the worker, whatever it does, after so many seconds."""
+        self._process.join(max(0.0, patience))
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+class _Report(Events):
+    """Tells the parent that a trial has ended."""
+
+    def __init__(self, tell: Callable[[object], None]) -> None:
+        self._tell = tell
+
+    def search(self, done: int, total: int, trial: object, best: float | None) -> None:  # noqa: ARG002
+        if trial is not None:
+            self._tell(done)
+
+
+def _work(connection: Connection, spec: str) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    read = StudySpec.model_validate_json(spec)
+    torch.set_num_threads(read.training.threads or 1)
+
+    def tell(what: object) -> None:
+        with suppress(OSError):  # the parent is gone
+            connection.send(what)
+
+    try:
+        with terminable():
+            work(read, events=_Report(tell))
+    except BoActError as error:
+        tell(error)
+    except Exception as error:
+        tell(portable(error))
+    except KeyboardInterrupt:
+        return  # the trial was given back

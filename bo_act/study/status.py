@@ -1,0 +1,136 @@
+"""How a study is doing: who works on what, how fast, and how long it takes yet."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.specs import StudySpec
+from bo_act.study.claims import OWNER, Owner
+from bo_act.study.database import database_of
+from bo_act.study.results import Counts, Found, count, summarize
+from bo_act.study.storage import load_study, location
+from bo_act.study.trials import read_trials
+
+_RECENT = 30  # finished trials that the rate is taken from
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """One running trial and who runs it.
+
+    Attributes:
+        host, pid: of the worker; empty and None where it does not say, or has given it back.
+        trial: the trial's number.
+        activation: the function; empty until it is chosen.
+        epochs: finished ones.
+        seconds: since the trial began.
+        silent: seconds since the last heartbeat; None where there are none.
+        alive: False where the trial waits to be taken over.
+    """
+
+    host: str
+    pid: int | None
+    trial: int
+    activation: str
+    epochs: int
+    seconds: float
+    silent: float | None
+    alive: bool
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study at one moment.
+
+    Attributes:
+        study, storage: where its trials are.
+        total: trials that it is to have.
+        trials: by state.
+        workers: running trials, and who runs them.
+        per_hour: finished trials an hour, of late; None before two have finished.
+        seconds_left: at that rate; None where there is none.
+        best: the best function by validation accuracy; None before any.
+        done: whether all trials have finished.
+    """
+
+    study: str
+    storage: str
+    total: int
+    trials: Counts
+    workers: tuple[AtWork, ...]
+    per_hour: float | None
+    seconds_left: float | None
+    best: Found | None
+    done: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return asdict(self)
+
+
+def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStatus:
+    """Read how a study is doing.
+
+    Args:
+        spec: the study.
+        study: opened before; default: opened here.
+
+    Raises:
+        StorageError: there is no such study.
+    """
+    study = study or load_study(spec)
+    trials, abandoned = read_trials(study)
+    database = database_of(study)
+    silence = database.silence(study._study_id) if database else {}
+    counts = count(trials)
+    rate = _per_second(trials)
+    left = max(0, spec.trials - counts.finished)
+    working = any(t.state == TrialState.RUNNING and t.number not in abandoned for t in trials)
+    return StudyStatus(
+        study=study.study_name,
+        storage=location(spec),
+        total=spec.trials,
+        trials=counts,
+        workers=tuple(
+            _at_work(trial, trial.number not in abandoned, silence.get(trial._trial_id))
+            for trial in trials
+            if trial.state == TrialState.RUNNING
+        ),
+        per_hour=None if rate is None else 3600 * rate,
+        seconds_left=left / rate if rate and working else None,
+        best=summarize(study, spec).best,
+        done=not left,
+    )
+
+
+def _at_work(trial: FrozenTrial, alive: bool, silent: float | None) -> AtWork:
+    owner = Owner.read(trial.system_attrs.get(OWNER))
+    begun = trial.datetime_start
+    return AtWork(
+        host=owner.host if owner else "",
+        pid=owner.pid if owner else None,
+        trial=trial.number,
+        activation=str(trial.user_attrs.get("activation", "")),
+        epochs=len(trial.intermediate_values),
+        seconds=round(max(0.0, time.time() - begun.timestamp()), 1) if begun else 0.0,
+        silent=None if silent is None else round(silent, 1),
+        alive=alive,
+    )
+
+
+def _per_second(trials: Sequence[FrozenTrial]) -> float | None:
+    """Return finished trials a second, between the first and the last of the recent ones."""
+    done = (TrialState.COMPLETE, TrialState.PRUNED)
+    ends = sorted(t.datetime_complete for t in trials if t.state in done and t.datetime_complete)
+    recent = ends[-_RECENT:]
+    if len(recent) < 2:
+        return None
+    seconds = (recent[-1] - recent[0]).total_seconds()
+    return (len(recent) - 1) / seconds if seconds > 0 else math.inf

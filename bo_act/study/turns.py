@@ -1,0 +1,64 @@
+"""Taking turns: what only one of a study's workers may do at a time.
+
+Optuna has no way to say "this trial is mine, unless somebody else has it". A new trial is created,
+and one of a dead process taken over, in a turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from bo_act.study.database import PatientDatabase
+
+_here = threading.Lock()  # of studies in memory, and in databases without locks of their own
+
+
+@contextmanager
+def my_turn(study: optuna.Study) -> Iterator[None]:
+    """Keep all other workers of a study out, on whichever machine they are.
+
+    PostgreSQL has advisory locks; files get a lock file beside them. Both end with their process.
+    """
+    inner = getattr(study._storage, "_backend", None)
+    journal = getattr(inner, "_file_path", None)
+    if journal is not None:
+        with FileLock(f"{journal}.turn"):
+            yield
+    elif not isinstance(inner, PatientDatabase):
+        with _here:
+            yield
+    elif inner.engine.url.get_backend_name() == "sqlite":
+        path = inner.engine.url.database
+        with FileLock(f"{Path(path or 'study.db').resolve()}.turn"):
+            yield
+    elif inner.engine.url.get_backend_name() == "postgresql":
+        connection = inner.wait_for(lambda: _locked(inner, study.study_name))
+        try:
+            yield
+        finally:
+            # A server that restarted meanwhile has forgotten the lock with the connection.
+            with suppress(DBAPIError):
+                connection.close()
+    else:
+        with _here:
+            yield
+
+
+def _locked(database: PatientDatabase, name: str):  # type: ignore[no-untyped-def]
+    connection = database.engine.connect()
+    try:
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}
+        )
+    except DBAPIError:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,209 @@
+"""What a worker of a study does: take a trial, train it, tell the study, until enough are done."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from enum import Enum
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from bo_act.errors import SearchError
+from bo_act.features.table import FeatureTable
+from bo_act.specs import StudySpec
+from bo_act.study.callbacks import Callbacks
+from bo_act.study.claims import DEATHS, OWNER, Owner
+from bo_act.study.evaluate import run_trial
+from bo_act.study.events import Events
+from bo_act.study.heartbeat import Heartbeat
+from bo_act.study.methods import make_strategy
+from bo_act.study.results import best_value, count
+from bo_act.study.sampler import ActivationSampler
+from bo_act.study.settings import distributions, places
+from bo_act.study.stop import improvement_left
+from bo_act.study.storage import open_study
+from bo_act.study.task import Task
+from bo_act.study.times import study_costs
+from bo_act.study.trials import read_trials
+from bo_act.study.turns import my_turn
+from bo_act.training.trainer import cpu_threads, pick_device
+
+# Failed trials in a row after which the cause is taken to lie outside the functions.
+_FAILURES_IN_A_ROW = 5
+
+# Processes that may die over one trial before that is taken to be the function's doing.
+_MOST_DEATHS = 10
+
+_LOOK = 1.0  # seconds between looks at what the other workers do, where there is nothing to take
+
+
+class _No(Enum):
+    """Why there is no trial to run: for now, or for good."""
+
+    YET = "others still run the last trials"
+    MORE = "the study is done"
+
+
+def look_at_functions(task: Task, events: Events, *, workers: int = 1) -> FeatureTable | None:
+    """Return the features of all functions; None where they are computed as they are met."""
+    if task.from_tree_to_tree:
+        return None
+    return task.features(events.features, workers=workers)
+
+
+def make_sampler(
+    task: Task, features: FeatureTable | None, study: optuna.Study
+) -> ActivationSampler:
+    """Return the sampler that a study file describes, for its study."""
+    spec = task.spec
+    costs = None
+    if spec.acquisition.needs_costs and not task.from_tree_to_tree:
+        costs = study_costs(study, task.space, pick_device(spec.training.device))
+    cold = spec.warm_start.baselines or not spec.warm_start.sources
+    return ActivationSampler(
+        task.space,
+        features=features,
+        baselines=tuple(map(str, task.space.baselines)) if cold else (),
+        initial=spec.initial if cold else 0,
+        candidates=spec.candidates,
+        embedding=spec.embedding,
+        surrogate=spec.surrogate,
+        acquisition=spec.acquisition,
+        costs=costs,
+        strategy=make_strategy(spec.strategy, task.space),
+        warm_start=spec.warm_start.sources,
+        first=spec.warm_start.first,
+        activations=places(spec),
+        parameters=distributions(spec),
+        defaults=spec.defaults,
+        seed=spec.seed,
+        max_retries=spec.max_retries,
+    )
+
+
+def work(
+    spec: StudySpec,
+    *,
+    events: Events | None = None,
+    told: Callbacks | None = None,
+    patience: float = 300.0,
+) -> int:
+    """Work on a study beside others until it is done, and return how many trials were run here.
+
+    Args:
+        spec: the study; its storage is one that all workers reach.
+        events: called as the study proceeds.
+        told: of each trial that ends here.
+        patience: seconds to wait for a database server that is not there yet.
+
+    Raises:
+        BoActError: something in the study file, the data or the storage is not as it should be.
+    """
+    events = events or Events()
+    task = Task.load(spec)
+    random = optuna.samplers.RandomSampler()
+    study = open_study(spec, random, content=task.content, patience=patience)
+    events.opened(study)
+    if finished(study) >= spec.trials:
+        return 0
+    study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
+    with cpu_threads(spec.training.threads):
+        return search(task, study, sampler, events, told or Callbacks([]))
+
+
+def search(
+    task: Task, study: optuna.Study, sampler: ActivationSampler, events: Events, told: Callbacks
+) -> int:
+    """Run trials until the study has enough of them; return how many were run here."""
+    total, failures, ran = task.spec.trials, 0, 0
+    events.search(finished(study), total, None, best_value(study))
+    while finished(study) < total:
+        if _is_enough(task.spec, study, sampler):
+            break
+        trial = _next_trial(task.spec, study, sampler)
+        if trial is _No.MORE:
+            break
+        if isinstance(trial, _No):
+            time.sleep(_LOOK)
+            continue
+        state = _run(task, study, trial)
+        ran += 1
+        failures = failures + 1 if state == TrialState.FAIL else 0
+        if failures >= _FAILURES_IN_A_ROW:
+            reason = study.trials[trial.number].user_attrs.get("failure", "")
+            raise SearchError(
+                f"{failures} trials failed one after the other, so the cause is not the function; "
+                f"the last: {reason}"
+            )
+        frozen = study.get_trials(deepcopy=False)[trial.number]
+        told(study, frozen)
+        events.search(finished(study), total, frozen, best_value(study))
+    return ran
+
+
+def finished(study: optuna.Study) -> int:
+    """Count the trials that have a result."""
+    return count(study.get_trials(deepcopy=False)).finished
+
+
+def _run(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
+    with Heartbeat(study, trial._trial_id, grace=task.spec.grace):
+        try:
+            return run_trial(task, study, trial)
+        except (UpdateFinishedTrialError, ValueError):
+            # Taken for dead and taken over by another, who has finished it. What counts is one
+            # result of the same training.
+            state = study.get_trials(deepcopy=False)[trial.number].state
+            if not state.is_finished():
+                raise
+            return state
+
+
+def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> bool:
+    if spec.stop.improvement is None or finished(study) < spec.stop.least:
+        return False
+    return improvement_left(study, sampler) < spec.stop.improvement
+
+
+def _next_trial(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> Trial | _No:
+    """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
+    me = Owner.me(spec.grace)
+    with my_turn(study):
+        trials, abandoned = read_trials(study)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        # One of mine that is not being run was created although the answer was lost on its way.
+        mine = {t.number for t in running if Owner.read(t.system_attrs.get(OWNER)) == me}
+        for number in sorted(abandoned | mine):
+            if _take_over(study, trials[number], me):
+                return Trial(study, trials[number]._trial_id)
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            trial = study.ask()
+            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
+            return trial
+        live = len(running) - len(abandoned)
+        if count(trials).finished + live >= spec.trials:
+            return _No.YET if live else _No.MORE
+        if not sampler.remaining(study):
+            # The whole space was evaluated, unless one of those that still run fails.
+            return _No.YET if live else _No.MORE
+        # Born with its owner in one transaction: there is no moment in which it is nobody's.
+        template = create_trial(state=TrialState.RUNNING, system_attrs={OWNER: me.as_attribute()})
+        template.datetime_start = datetime.now()
+        return Trial(study, study._storage.create_new_trial(study._study_id, template))
+
+
+def _take_over(study: optuna.Study, trial: FrozenTrial, me: Owner) -> bool:
+    """Make a trial of a dead process mine; one that too many have died over fails instead."""
+    before = Owner.read(trial.system_attrs.get(OWNER))
+    deaths = int(trial.system_attrs.get(DEATHS, 0)) + (before is not None and before != me)
+    storage, number = study._storage, trial._trial_id
+    if deaths > _MOST_DEATHS:
+        storage.set_trial_user_attr(number, "failure", f"{deaths} processes died over it")
+        storage.set_trial_state_values(number, TrialState.FAIL)
+        return False
+    if deaths:
+        storage.set_trial_system_attr(number, DEATHS, deaths)
+    storage.set_trial_system_attr(number, OWNER, me.as_attribute())
+    return True

@@ -1,0 +1,69 @@
+"""How a study is doing, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from bo_act.terminal.console import duration, out
+
+if TYPE_CHECKING:
+    from bo_act.study.status import StudyStatus
+
+
+def status_table(status: StudyStatus) -> RenderableType:
+    """Return how a study is doing, to be printed."""
+    counts = status.trials
+    rows = {
+        "finished": f"{counts.finished} of {status.total}",
+        "by state": (
+            f"{counts.complete} complete ({counts.diverged} diverged), {counts.pruned} pruned, "
+            f"{counts.failed} failed, {counts.running} running"
+        ),
+        "rate": "" if status.per_hour is None else f"{status.per_hour:,.3g} trials an hour",
+        "time left": "none" if status.done else _left(status),
+        "best so far": _best(status),
+    }
+    facts = Table(title=f"Study {status.study}", title_justify="left", show_header=False)
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    for name, text in rows.items():
+        facts.add_row(name, text)
+    if not status.workers:
+        return Group(facts, "Nobody is at work.")
+    table = Table(title="At work", title_justify="left")
+    for name in ("host", "pid", "trial"):
+        table.add_column(name, justify="left" if name == "host" else "right")
+    table.add_column("activation", overflow="fold")
+    for name in ("epochs", "for", "last heard"):
+        table.add_column(name, justify="right")
+    for one in status.workers:
+        heard = "" if one.silent is None else f"{one.silent:.0f} s ago"
+        table.add_row(
+            one.host,
+            "" if one.pid is None else str(one.pid),
+            str(one.trial),
+            one.activation,
+            str(one.epochs),
+            duration(one.seconds),
+            heard if one.alive else "[yellow]gone; waits to be taken over[/]",
+        )
+    return Group(facts, table)
+
+
+def show_status(status: StudyStatus) -> None:
+    """Print how a study is doing."""
+    out.print(status_table(status))
+
+
+def _left(status: StudyStatus) -> str:
+    return "unknown" if status.seconds_left is None else f"about {duration(status.seconds_left)}"
+
+
+def _best(status: StudyStatus) -> str:
+    best = status.best
+    if best is None or best.value is None:
+        return "none"
+    return f"{best.activation}  {100 * best.value:.2f}% (trial {best.trial})"
