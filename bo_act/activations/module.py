@@ -12,6 +12,7 @@ from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
 from bo_act.errors import ExpressionError
+from bo_act.markup import Markup, escape
 
 _Step = tuple[str, tuple[int, ...]]
 
@@ -89,6 +90,25 @@ class Activation(nn.Module):
 
     def __repr__(self) -> str:
         return f"Activation({self.extra_repr()})"
+
+    def _repr_html_(self) -> str:
+        """Show the graph and the formula in a notebook."""
+        from bo_act.activations.mathml import mathml
+        from bo_act.activations.pictures import graph
+
+        mean, variance = moments(self.expression)
+        said = f"mean {mean:.4g}, variance {variance:.4g} under x ~ N(0, 1)"
+        if self.normalize:
+            said += "; its output is shifted and scaled to mean 0, variance 1"
+        side = Markup(
+            f"<div>{mathml(self.expression)}"
+            f'<div style="margin:0.5em 0"><code>{escape(str(self.expression))}</code></div>'
+            f'<div style="opacity:0.7">{said}</div></div>'
+        )
+        return Markup(
+            '<div style="display:flex;flex-wrap:wrap;gap:1.2em;align-items:center">'
+            f"{graph(self.expression)}{side}</div>"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Some operators are local functions, which neither pickle nor copy can follow.

@@ -18,6 +18,7 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.operators import of_kind
 from bo_act.activations.schemas import KINDS, read_schema
 from bo_act.errors import ExpressionError, SpecError, nearest
+from bo_act.markup import Markup, box, escape, table
 from bo_act.spec_files import read_space
 from bo_act.specs import SpaceSpec
 
@@ -33,6 +34,8 @@ EXPRESSION_SLOT = "expression"
 LISTED = 3_000_000
 """Expressions up to which a space is listed: grouping them takes about half a minute and 3 GB
 (extrapolated from one million)."""
+
+_SHOWN = 12  # baselines drawn in a notebook
 
 
 class Space:
@@ -66,6 +69,29 @@ class Space:
 
     def __repr__(self) -> str:
         return f"Space({self.name!r}, {len(self)} expressions)"
+
+    def _repr_html_(self) -> str:
+        """Show schemas, operators and baselines in a notebook."""
+        from bo_act.activations.pictures import graph
+
+        spec = self.spec
+        about = [("expressions", f"{len(self):,}"), ("schemas", ", ".join(spec.schemas) or "none")]
+        about += [(kind, ", ".join(getattr(spec, kind))) for kind in KINDS if getattr(spec, kind)]
+        if self.singles:
+            about.append(("single expressions", f"{len(self.singles)}"))
+        figures = "".join(
+            f'<figure style="margin:0;text-align:center">{graph(one, width=96, height=64)}'
+            f"<figcaption><code>{escape(str(one))}</code></figcaption></figure>"
+            for one in self.baselines[:_SHOWN]
+        )
+        baselines = Markup(f'<div style="display:flex;flex-wrap:wrap;gap:1em">{figures}</div>')
+        return box(
+            f"Space {self.name}",
+            spec.description,
+            table(("", ""), about, numbers=frozenset()),
+            "Baselines:" if self.baselines else "No baselines.",
+            baselines,
+        )
 
     @cached_property
     def catalogue(self) -> Catalogue:

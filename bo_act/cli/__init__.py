@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from bo_act import __version__
-from bo_act.cli import benchmarks, environment, exports, studies, workers
+from bo_act.cli import benchmarks, environment, exports, reports, studies, workers
 from bo_act.cli.options import Panel
 from bo_act.errors import BoActError
 from bo_act.study.signals import terminable, was_terminated
@@ -71,6 +71,7 @@ app.add_typer(environment.commands)
 app.add_typer(exports.commands)
 app.add_typer(benchmarks.commands)
 app.add_typer(workers.commands)
+app.add_typer(reports.commands)
 
 
 def _quiet_libraries() -> None:

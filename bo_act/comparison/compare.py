@@ -23,6 +23,8 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import summary, table
 from bo_act.comparison.replay import Step, initial_design, replay
 from bo_act.errors import BenchmarkError, nearest
+from bo_act.markup import box
+from bo_act.markup import table as html_table
 from bo_act.search.embedding import Embedding, make_embedder
 from bo_act.search.method import METHODS, MethodSpec
 from bo_act.search.warm_start import WarmStart, make_warm_start
@@ -169,14 +171,39 @@ class Comparison:
         """One row for each method and benchmark."""
         return table(self.summary)
 
-    def figures(self) -> dict[str, Figure]:
-        """Draw regret, ranks and suggestion times over evaluations: name → matplotlib figure."""
+    def _repr_html_(self) -> str:
+        """Show the table and who beats whom in a notebook."""
+        frame = self.table
+        rows = [
+            [f"{v:.3g}" if isinstance(v, float) else v for v in row]
+            for row in frame.astype(object).where(frame.notna(), "").itertuples(index=False)
+        ]
+        numbers = frozenset(range(2, len(frame.columns)))
+        said = [
+            f"P({one['a']} beats {one['b']}) = {one['probability']:.2f}"
+            for one in self.summary["comparisons"]
+            if one["probability"] is not None
+        ]
+        return box(
+            "Comparison",
+            "Regret after so many evaluations, in percentage points of accuracy.",
+            html_table(list(frame.columns), rows, numbers=numbers),
+            *said,
+        )
+
+    def figures(self, *, width: float | None = None) -> dict[str, Figure]:
+        """Draw regret, ranks and suggestion times over evaluations: name → matplotlib figure.
+
+        Args:
+            width: of the whole figure in inches, its panels one above the other and the legend
+                on top, as for a column of a paper; default: panels side by side.
+        """
         from bo_act.comparison import figures
 
         return {
-            "regret": figures.regret_curves(self.steps, self.benchmarks),
-            "ranks": figures.rank_curves(self.steps, self.benchmarks),
-            "suggestion_times": figures.suggestion_times(self.steps),
+            "regret": figures.regret_curves(self.steps, self.benchmarks, width=width),
+            "ranks": figures.rank_curves(self.steps, self.benchmarks, width=width),
+            "suggestion_times": figures.suggestion_times(self.steps, width=width),
         }
 
     def save(self, folder: Path) -> list[Path]:
@@ -281,6 +308,37 @@ def compare(
         records = [journal[keys[run]] for run in runs]
     steps = _frame(records)
     return Comparison(steps, opened, summary(steps, opened))
+
+
+def load_comparison(folder: Path) -> Comparison:
+    """Read a comparison that ``Comparison.save`` wrote.
+
+    Raises:
+        BenchmarkError: there is none, or its benchmarks are not what they were.
+        ContentNotFoundError: a benchmark is not there.
+    """
+    import pandas as pd
+
+    file = folder / "steps.parquet"
+    if not file.is_file():
+        raise BenchmarkError(
+            f"expected the folder of a comparison with a file steps.parquet, got {str(folder)!r}; "
+            f"`bo-act compare --out {folder}` makes it"
+        )
+    steps = pd.read_parquet(file)
+    opened = {str(name): open_benchmark(str(name)) for name in dict.fromkeys(steps["benchmark"])}
+    summed = summary(steps, opened)
+    kept = folder / "summary.json"
+    if kept.is_file() and json.loads(kept.read_text())["methods"] != _plain(summed)["methods"]:
+        raise BenchmarkError(
+            f"the benchmarks changed since the comparison in {folder} was made, or it was made by "
+            "another version; make it again in another folder"
+        )
+    return Comparison(steps, opened, summed)
+
+
+def _plain(summed: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(summed))
 
 
 def code_digest() -> str:

@@ -20,36 +20,41 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # Okabe and Ito's colours, which people who see few colours can tell apart; then other strokes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STROKES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STROKES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 _PANEL = (5.2, 3.8)  # inches
 _RESAMPLES = 1_000
 
 
-def regret_curves(steps: DataFrame, benchmarks: Mapping[str, Benchmark]) -> Figure:
+def regret_curves(
+    steps: DataFrame, benchmarks: Mapping[str, Benchmark], *, width: float | None = None
+) -> Figure:
     """Draw the mean normalized regret, one panel a benchmark.
 
     Bands are 95% percentile bootstrap intervals of the mean over seeds. The axis is logarithmic; a
-    mean of zero stands at its lower end.
+    mean of zero stands at its lower end. For ``width`` see ``Comparison.figures``.
     """
     runs = progress(steps, benchmarks)
     names = _names(runs, 0)
-    figure, panels = _panels(len(names))
+    figure, panels = _panels(len(names), width)
     for name, axes in zip(names, panels, strict=True):
         lowest = floor(benchmarks[name]) / len(next(iter(runs.values())).seeds)
         for method, style in _styles(_names(runs, 1)).items():
             if (name, method) in runs:
                 values = np.maximum(runs[name, method].normalized, 0)
-                low, mean, high = (np.maximum(v, lowest) for v in _bootstrap(values))
+                low, mean, high = (np.maximum(v, lowest) for v in bootstrap(values))
                 _line(axes, mean, low, high, style)
         axes.set_yscale("log")
         axes.set_title(name)
         axes.set_xlabel("evaluations")
-    panels[0].set_ylabel("regret (1 = a random function)")
+    for axes in panels if width else panels[:1]:
+        axes.set_ylabel("regret (1 = a random function)")
     return _with_legend(figure, _names(runs, 1))
 
 
-def rank_curves(steps: DataFrame, benchmarks: Mapping[str, Benchmark]) -> Figure:
+def rank_curves(
+    steps: DataFrame, benchmarks: Mapping[str, Benchmark], *, width: float | None = None
+) -> Figure:
     """Draw the mean rank among the methods, over all benchmarks and seeds that all have.
 
     In each paired run the method with the least regret has rank 1, equal ones share the mean rank.
@@ -66,9 +71,9 @@ def rank_curves(steps: DataFrame, benchmarks: Mapping[str, Benchmark]) -> Figure
     length = min(group.shape[2] for group in groups)
     regret = np.concatenate([group[:, :, :length] for group in groups], axis=1)
     ranks = rankdata(regret, axis=0)
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = _panels(1, width)
     for position, style in enumerate(_styles(methods).values()):
-        low, mean, high = _bootstrap(ranks[position])
+        low, mean, high = bootstrap(ranks[position])
         _line(axes, mean, low, high, style)
     axes.invert_yaxis()
     axes.set_xlabel("evaluations")
@@ -76,13 +81,13 @@ def rank_curves(steps: DataFrame, benchmarks: Mapping[str, Benchmark]) -> Figure
     return _with_legend(figure, methods)
 
 
-def suggestion_times(steps: DataFrame) -> Figure:
+def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
     """Draw the median seconds of a suggestion, with a band from the 10th to the 90th percentile.
 
     The first evaluations are those of the initial design, which is given.
     """
     methods = [str(name) for name in dict.fromkeys(steps["method"])]
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = _panels(1, width)
     for method, style in _styles(methods).items():
         by_evaluation = steps[steps["method"] == method].groupby("evaluation")["suggest_seconds"]
         low, mid, high = (by_evaluation.quantile(q).to_numpy() for q in (0.1, 0.5, 0.9))
@@ -114,7 +119,7 @@ def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:
     return np.stack([f.regret[np.isin(f.seeds, seeds), :length] for f in there])
 
 
-def _bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Return lower end, mean and upper end of the 95% interval of the mean over axis 0."""
     generator = np.random.default_rng(0)
     drawn = generator.integers(len(values), size=(_RESAMPLES, len(values)))
@@ -128,11 +133,11 @@ def _names(runs: Mapping[tuple[str, str], Any], place: int) -> list[str]:
 
 
 def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    count = len(_COLOURS)
+    count = len(COLOURS)
     return {
         method: {
-            "color": _COLOURS[place % count],
-            "linestyle": _STROKES[place // count % len(_STROKES)],
+            "color": COLOURS[place % count],
+            "linestyle": STROKES[place // count % len(STROKES)],
             "label": method,
         }
         for place, method in enumerate(methods)
@@ -151,15 +156,19 @@ def _line(
     axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, width: float | None) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.figure import Figure as Drawing
     except ImportError as error:
         raise BenchmarkError(
             'figures need matplotlib; install it with: pip install "bo-act[report]"'
         ) from error
-    figure = Drawing(figsize=(_PANEL[0] * count + 1.4, _PANEL[1]), layout="constrained")
-    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    if width is None:
+        figure = Drawing(figsize=(_PANEL[0] * count + 1.4, _PANEL[1]), layout="constrained")
+        panels = list(figure.subplots(1, count, squeeze=False)[0])
+    else:
+        figure = Drawing(figsize=(width, 0.66 * width * count + 0.4), layout="constrained")
+        panels = list(figure.subplots(count, 1, squeeze=False)[:, 0])
     for axes in panels:
         axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -170,5 +179,12 @@ def _with_legend(figure: Figure, methods: Sequence[str]) -> Figure:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], linewidth=1.6, **style) for style in _styles(methods).values()]
-    figure.legend(handles=lines, loc="outside right center", frameon=False)
+    if figure.get_figwidth() > _PANEL[0]:
+        figure.legend(handles=lines, loc="outside right center", frameon=False)
+        return figure
+    figure.legend(handles=lines, loc="outside upper center", frameon=False, ncols=3, fontsize=7)
+    for axes in figure.axes:
+        axes.tick_params(which="both", labelsize=7)
+        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            text.set_fontsize(7.5)
     return figure

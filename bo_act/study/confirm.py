@@ -160,15 +160,8 @@ def read_confirmed(
     spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
 ) -> list[Confirmed]:
     """Return what has been confirmed, over the seeds that every function has by now."""
-    kept = study.user_attrs
     wanted = _wanted(spec, study, found)
-    rows: dict[str, list[dict[str, Any]]] = {text: [] for text in wanted}
-    for seed in range(spec.confirm.seeds):
-        measured = {text: kept.get(_attribute(wanted[text], seed)) for text in rows}
-        if any(row is None for row in measured.values()):
-            break
-        for text, row in measured.items():
-            rows[text].append(row or {})
+    rows = _rows(spec, study, wanted)
     if not rows[REFERENCE]:
         return []
     baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
@@ -183,6 +176,32 @@ def read_confirmed(
         )
         for place, (text, one) in enumerate(wanted.items())
     ]
+
+
+def confirmed_runs(
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the single runs of a confirmation, seed by seed.
+
+    Returns:
+        Text of each function → its runs, as many of each: ``test`` and ``validation`` accuracy,
+        ``status`` and ``seconds`` of training. The same place in two lists is the same seed.
+    """
+    return _rows(spec, study, _wanted(spec, study, found))
+
+
+def _rows(
+    spec: StudySpec, study: optuna.Study, wanted: Mapping[str, Configuration]
+) -> dict[str, list[dict[str, Any]]]:
+    kept = study.user_attrs
+    rows: dict[str, list[dict[str, Any]]] = {text: [] for text in wanted}
+    for seed in range(spec.confirm.seeds):
+        measured = {text: kept.get(_attribute(wanted[text], seed)) for text in rows}
+        if any(row is None for row in measured.values()):
+            break
+        for text, row in measured.items():
+            rows[text].append(row or {})
+    return rows
 
 
 def _wanted(

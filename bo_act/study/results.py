@@ -10,12 +10,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import StorageError
+from bo_act.markup import Markup, box, table
 from bo_act.search.cost import front
 from bo_act.specs import StudySpec
 from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
-from bo_act.study.settings import Configuration
+from bo_act.study.settings import Configuration, functions_of, shown
 from bo_act.study.storage import load_study, location
 from bo_act.study.trials import is_own
+from bo_act.study.verdict import verdict, with_interval
 
 DIVERGED = "diverged"
 """The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
@@ -82,6 +84,68 @@ class StudyResult:
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         return asdict(self) | {"confirmed": [one.as_json() for one in self.confirmed]}
+
+    def _repr_html_(self) -> str:
+        """Show the verdict and the best functions in a notebook."""
+        counts = self.trials
+        said = (
+            f"{counts.complete} complete ({counts.diverged} diverged), {counts.pruned} pruned, "
+            f"{counts.failed} failed"
+        )
+        if self.best is None:
+            return box(f"Study {self.study}", said, "No function has been evaluated yet.")
+        if not self.confirmed:
+            return box(
+                f"Study {self.study}",
+                said,
+                "Best of the search, by validation accuracy with one seed; not confirmed:",
+                _html_table(self.top),
+            )
+        judged = verdict(self.confirmed)
+        return box(
+            f"Study {self.study}",
+            said,
+            judged.text,
+            _html_confirmed(self.confirmed),
+            *([judged.note] if judged.note else []),
+        )
+
+
+def _drawn(activation: str) -> Markup:
+    from bo_act.activations.pictures import graph
+
+    functions = functions_of(activation).values()
+    return Markup("".join(graph(text, width=72, height=48) for text in functions))
+
+
+def _html_table(functions: Sequence[Found]) -> Markup:
+    rows = [
+        (
+            _drawn(f.activation),
+            f.activation,
+            shown(f.settings),
+            "" if f.value is None else f"{100 * f.value:.2f}%",
+            f.trial,
+        )
+        for f in functions
+    ]
+    headers = ("", "activation", "settings", "validation", "trial")
+    return table(headers, rows, numbers=frozenset({3, 4}))
+
+
+def _html_confirmed(confirmed: Sequence[Confirmed]) -> Markup:
+    rows = [
+        (
+            _drawn(row.activation),
+            row.activation,
+            shown(row.settings),
+            with_interval(row.test, "{:.2f}%"),
+            "" if row.minus_relu is None else with_interval(row.minus_relu, "{:+.2f}"),
+        )
+        for row in confirmed
+    ]
+    headers = ("", "activation", "settings", "test accuracy", "minus ReLU")
+    return table(headers, rows, numbers=frozenset({3, 4}))
 
 
 def summarize(

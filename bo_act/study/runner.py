@@ -19,6 +19,7 @@ from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callback, Callbacks
 from bo_act.study.confirm import confirm
 from bo_act.study.crew import search_with_crew
+from bo_act.study.environment import keep_environment
 from bo_act.study.events import Events
 from bo_act.study.ray_workers import search_with_ray
 from bo_act.study.results import StudyResult, best_configurations, summarize
@@ -66,6 +67,7 @@ def run_study(
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     events.opened(study)
     if finished(study) < spec.trials:
+        keep_environment(study)
         features = look_at_functions(task, events, workers=workers)
         study.sampler = sampler = make_sampler(task, features, study)
         if most := spec.warm_start.as_trials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,13 @@ class Configuration:
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
         params = {name: trial.params[name] for name in spec.parameters if name in trial.params}
         return cls(functions, params)
+
+
+def functions_of(text: str) -> dict[str, str]:
+    """Return the functions in the text of a configuration, by name of the activation."""
+    parts = re.split(r", (?=[\w.-]+: )", text)
+    named = [part.partition(": ") for part in parts]
+    return {name: function for name, _, function in named if function} or {"": text}
 
 
 def places(spec: StudySpec) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from bo_act.study.caveats import caveats
+from bo_act.study.verdict import verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
     from bo_act.activations.space import Space
     from bo_act.features.table import FeatureTable
-    from bo_act.study.confirm import Confirmed, Interval
+    from bo_act.study.confirm import Confirmed
     from bo_act.study.results import Found, StudyResult
     from bo_act.study.why import Why
 
@@ -38,9 +39,11 @@ def study_tables(result: StudyResult) -> None:
         out.print(f"{what} in the same search: {_percent(result.baseline.value)}")
     if result.confirmed:
         out.print(_confirmed_table(result.confirmed))
-        out.print(_verdict(result.confirmed))
-        if note := _unequal(result.confirmed):
-            out.print(note)
+        judged = verdict(result.confirmed)
+        name = judged.winner.activation
+        out.print(judged.text.replace(f"{name},", f"[bold]{name}[/],", 1))
+        if judged.note:
+            out.print(f"[dim]{judged.note}[/]")
         for caveat in caveats(result.confirmed):
             out.print(f"[dim]{caveat}[/]")
 
@@ -78,43 +81,13 @@ def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
         last_found = row.role == "found" and any(one.role == "baseline" for one in after)
         table.add_row(
             with_settings(row.activation, row.settings) + note,
-            _with_interval(row.test, "{:.2f}%"),
-            "" if row.minus_relu is None else _with_interval(row.minus_relu, "{:+.2f}"),
+            with_interval(row.test, "{:.2f}%"),
+            "" if row.minus_relu is None else with_interval(row.minus_relu, "{:+.2f}"),
             _percent(row.validation.mean),
             _percent(row.searched),
             end_section=last_found,
         )
     return table
-
-
-def _verdict(confirmed: Sequence[Confirmed]) -> str:
-    # Chosen by fresh validation accuracy: choosing by test accuracy would flatter the winner.
-    found = [row for row in confirmed if row.role == "found"]
-    winner = max(found, key=lambda row: row.validation.mean)
-    gain = winner.minus_relu
-    if gain is None:
-        return "Of the functions found, ReLU itself has the best fresh validation accuracy."
-    shown = f"{_with_interval(gain, '{:+.2f}')} points of test accuracy against ReLU"
-    name = f"[bold]{winner.activation}[/], the best of them by validation,"
-    if gain.low is None:
-        return f"{name} has {shown}; one seed gives no interval (confirm.seeds)."
-    if gain.low > 0:
-        return f"{name} is better than ReLU: {shown}."
-    if gain.high is not None and gain.high < 0:
-        return f"{name} is worse than ReLU: {shown}."
-    return f"{name} has {shown}: the interval includes zero, so nothing is confirmed."
-
-
-def _unequal(confirmed: Sequence[Confirmed]) -> str:
-    """Say with how many settings ReLU was tried, where settings are searched."""
-    relu = next(row for row in confirmed if row.minus_relu is None)
-    if not relu.settings:
-        return ""
-    times = "once" if relu.tried == 1 else f"{relu.tried} times"
-    return (
-        f"[dim]Settings are searched as well, and ReLU was tried {times}: tuned alone, it may be "
-        "better than here.[/]"
-    )
 
 
 _HOW = {
@@ -211,10 +184,3 @@ def feature_store(table: FeatureTable) -> None:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}%"
-
-
-def _with_interval(value: Interval, form: str) -> str:
-    shown = form.format(100 * value.mean)
-    if value.low is None or value.high is None:
-        return shown
-    return f"{shown} ±{50 * (value.high - value.low):.2f}"

@@ -1,0 +1,124 @@
+"""Commands that show results: a report as one HTML file, and figures for papers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bo_act.cli.options import Panel, Quiet, Set, Storage, completing, read
+
+commands = typer.Typer()
+
+Subject = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="Name of a study, path of its .toml file, or a comparison's folder.",
+        autocompletion=completing("studies"),
+    ),
+]
+
+
+@commands.command(
+    epilog="Example: bo-act report quickstart -o quickstart.html", rich_help_panel=Panel.RESULTS
+)
+def report(
+    study: Subject,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Where to (default: report.html beside the runs)."
+        ),
+    ] = None,
+    changes: Set = None,
+    storage: Storage = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write what a study or a comparison found to one HTML file, which works offline."""
+    from bo_act.report.html import write
+
+    folder = Path(study)
+    if folder.is_dir():
+        from bo_act.comparison.compare import load_comparison
+        from bo_act.report.comparison import comparison_report
+
+        page = comparison_report(load_comparison(folder), title=folder.resolve().name)
+    else:
+        spec = read(study, changes, storage)
+        folder = Path("runs") / spec.name
+        from bo_act import terminal
+        from bo_act.report.study import study_report
+        from bo_act.report.subject import open_subject
+
+        with terminal.live(quiet=quiet) as events:
+            page = study_report(open_subject(spec, events))
+    typer.echo(write(page, out or folder / "report.html"))
+
+
+class Kind(StrEnum):
+    """What can be drawn."""
+
+    progress = "progress"
+    map = "map"
+    gallery = "gallery"
+    spectra = "spectra"
+    calibration = "calibration"
+    regret = "regret"
+    ranks = "ranks"
+    suggestion_times = "suggestion_times"
+
+
+_OF_COMPARISONS = (Kind.regret, Kind.ranks, Kind.suggestion_times)
+
+
+@commands.command(
+    epilog="Example: bo-act plot map quickstart -o map.pdf", rich_help_panel=Panel.RESULTS
+)
+def plot(
+    kind: Annotated[
+        Kind, typer.Argument(help="What to draw; the last three are of a comparison's folder.")
+    ],
+    study: Subject,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="A .pdf, .png or .svg file.")
+    ],
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Functions of a gallery.")] = 9,
+    changes: Set = None,
+    storage: Storage = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a figure for a paper, as wide as a column."""
+    from bo_act.errors import BoActError
+    from bo_act.report import figures
+
+    if (kind in _OF_COMPARISONS) != Path(study).is_dir():
+        wanted = "a comparison's folder" if kind in _OF_COMPARISONS else "a study"
+        raise BoActError(f"{kind.value} is drawn of {wanted}, got {study!r}")
+    if kind in _OF_COMPARISONS:
+        from bo_act.comparison.compare import load_comparison
+
+        drawn = load_comparison(Path(study)).figures(width=figures.COLUMN)[kind.value]
+    else:
+        spec = read(study, changes, storage)
+        from bo_act import terminal
+        from bo_act.report.study import Gathered
+        from bo_act.report.subject import open_subject
+
+        with terminal.live(quiet=quiet) as events:
+            found = Gathered(open_subject(spec, events))
+        if kind == Kind.gallery:
+            drawn = figures.gallery_of(found, top)
+        else:
+            draw = {
+                Kind.progress: figures.progress,
+                Kind.map: figures.embedding_map,
+                Kind.spectra: figures.spectra,
+                Kind.calibration: figures.calibration,
+            }[kind]
+            drawn = draw(found)
+    typer.echo(figures.save(drawn, out))

@@ -1,0 +1,60 @@
+"""HTML that notebooks show: small, self-contained, and safe whatever the texts hold.
+
+Colours are those of the page around it (``currentColor``), so that it reads in light and in dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+__all__ = ["Markup", "box", "escape", "table"]
+
+
+class Markup(str):
+    """Text that is HTML already; anything else is escaped."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        """Return itself; templates ask so what is not to be escaped."""
+        return str(self)
+
+
+def _safe(content: object) -> str:
+    return content if isinstance(content, Markup) else escape(str(content))
+
+
+def table(
+    headers: Sequence[object], rows: Sequence[Sequence[object]], *, numbers: frozenset[int]
+) -> Markup:
+    """Return a table.
+
+    Args:
+        headers: one for each column.
+        rows: of cells, text or markup.
+        numbers: columns that are aligned to the right.
+    """
+    style = "padding:0.25em 0.8em;border-bottom:1px solid rgba(128,128,128,0.35);"
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        return "".join(
+            f'<{tag} style="{style}text-align:{"right" if place in numbers else "left"}">'
+            f"{_safe(cell)}</{tag}>"
+            for place, cell in enumerate(cells)
+        )
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return Markup(
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse">'
+        f"<thead><tr>{line(headers, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def box(title: object, *parts: object) -> Markup:
+    """Return a title above parts, each a block of its own."""
+    inner = "".join(f'<div style="margin-top:0.5em">{_safe(part)}</div>' for part in parts)
+    return Markup(
+        f'<div style="max-width:60em"><strong style="font-size:1.05em">{_safe(title)}</strong>'
+        f"{inner}</div>"
+    )

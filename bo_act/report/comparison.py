@@ -1,0 +1,104 @@
+"""The report of a comparison: who ends with less regret, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bo_act.comparison.compare import Comparison
+from bo_act.comparison.figures import bootstrap
+from bo_act.comparison.metrics import floor, progress
+from bo_act.report.html import render
+from bo_act.study.environment import environment
+
+
+def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
+    """Return the report of a comparison as one HTML page, which asks for nothing else.
+
+    Args:
+        found: runs and what they say.
+        title: above it all.
+    """
+    frame = found.table
+    methods = list(found.summary["methods"])
+    return render(
+        "comparison.html",
+        {"panels": _panels(found), "percent": False, "maximize": True},
+        title=title,
+        panels=list(found.benchmarks),
+        methods=methods,
+        verdict=_words(found.summary),
+        columns=[(name, place >= 2) for place, name in enumerate(frame.columns)],
+        lines=[
+            [f"{v:.3g}" if isinstance(v, float) else v for v in row]
+            for row in frame.astype(object).where(frame.notna(), "").itertuples(index=False)
+        ],
+        beaten=_beaten(found.summary, methods),
+        runs=int(found.steps.groupby(["benchmark", "method"])["seed"].nunique().min()),
+        evaluations=int(found.steps["evaluation"].max()),
+        here=environment(),
+    )
+
+
+def _panels(found: Comparison) -> list[dict[str, Any]]:
+    runs = progress(found.steps, found.benchmarks)
+    panels = []
+    for name, benchmark in found.benchmarks.items():
+        lines = []
+        for (on, method), one in runs.items():
+            if on != name:
+                continue
+            # Where all runs found the best, a logarithm needs an end.
+            least = floor(benchmark) / len(one.seeds)
+            low, mean, high = (
+                np.maximum(part, least) for part in bootstrap(np.maximum(one.normalized, 0))
+            )
+            lines.append(
+                {"name": method, "low": _short(low), "mean": _short(mean), "high": _short(high)}
+            )
+        panels.append({"label": "regret", "log": True, "lines": lines})
+    return panels
+
+
+def _short(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{v:.3g}") for v in values]
+
+
+def _words(summed: Mapping[str, Any]) -> str:
+    """Say which method beats the others, where the intervals leave no doubt."""
+    sure: dict[str, list[str]] = {}
+    for one in summed["comparisons"]:
+        if one["ci95"] is None:
+            continue
+        low, high = one["ci95"]
+        if low > 0.5:
+            sure.setdefault(one["a"], []).append(one["b"])
+        elif high < 0.5:
+            sure.setdefault(one["b"], []).append(one["a"])
+    others = len(summed["methods"]) - 1
+    if not others:
+        return "There is one method, and so nothing to compare."
+    winner = max(sure, key=lambda name: len(sure[name]), default="")
+    if not winner:
+        return "No method beats another beyond the 95% interval."
+    if len(sure[winner]) == others:
+        return f"{winner} beats all others beyond the 95% interval."
+    beaten = ", ".join(sure[winner])
+    return f"{winner} beats {beaten} beyond the 95% interval, and is not told from the others."
+
+
+def _beaten(summed: Mapping[str, Any], methods: list[str]) -> list[list[tuple[str, str]]]:
+    """Return P(row beats column) and a word for each cell: better, worse, or none."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for one in summed["comparisons"]:
+        if one["probability"] is None:
+            continue
+        p, (low, high) = one["probability"], one["ci95"]
+        sure = "better" if low > 0.5 else "worse" if high < 0.5 else ""
+        found[one["a"], one["b"]] = (f"{p:.2f} [{low:.2f}, {high:.2f}]", sure)
+        other = {"better": "worse", "worse": "better", "": ""}[sure]
+        found[one["b"], one["a"]] = (f"{1 - p:.2f} [{1 - high:.2f}, {1 - low:.2f}]", other)
+    return [[found.get((a, b), ("", "")) for b in methods] for a in methods]

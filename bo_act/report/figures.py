@@ -1,0 +1,360 @@
+"""Figures of studies, for papers: matplotlib figures as wide as a column, never shown.
+
+Colours and strokes are those of the figures of comparisons. Sizes are in inches.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bo_act.activations.expressions import Expression, parse
+from bo_act.activations.pictures import REACH, sample, windows
+from bo_act.comparison.figures import COLOURS, STROKES
+from bo_act.errors import BoActError, SearchError
+from bo_act.report.predictions import LEVEL
+from bo_act.report.study import Gathered
+from bo_act.report.trials import Row, best_so_far, lowest_of_interest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN = 3.3
+"""Width of a column in most proceedings."""
+_STYLE: Any = {
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "mathtext.default": "regular",
+}
+_MARKS = {
+    "baseline": ("D", COLOURS[4], "baseline"),
+    "random": ("s", COLOURS[3], "random"),
+    "acquisition": ("o", COLOURS[0], "proposed"),
+    "strategy": ("o", COLOURS[0], "proposed"),
+    "enqueued": ("*", COLOURS[2], "by a person"),
+}
+
+
+Draw = Callable[..., "Figure"]
+
+
+def _styled(draw: Draw) -> Draw:
+    """Draw with the style of this module, and leave matplotlib's own as it is."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: Any, **options: Any) -> Figure:
+        try:
+            import matplotlib as mpl
+        except ImportError as error:
+            raise BoActError(
+                "figures need matplotlib; install it with: pip install 'bo-act[report]'"
+            ) from error
+        with mpl.rc_context(_STYLE):
+            return draw(*arguments, **options)
+
+    return styled
+
+
+@_styled
+def progress(found: Gathered) -> Figure:
+    """Draw the value of every trial, the best so far, and ReLU's level.
+
+    What lies below the axis stands at its lower edge: functions that diverged, as crosses, and
+    pruned ones, as open triangles at their last value.
+
+    Raises:
+        SearchError: no trial is complete.
+    """
+    values = [row.value for row in found.ranked if row.value is not None]
+    if not values:
+        raise SearchError("expected at least one complete trial, got none; run the study first")
+    sign, scale = (1 if found.maximize else -1), (100 if found.subject.in_percent else 1)
+    relu = [row.value for row in found.ranked if set(row.functions) == {"relu(x)"}]
+    seen = [sign * v for v in values]
+    edge = sign * min([lowest_of_interest(seen), *(sign * v for v in relu[:1] if v is not None)])
+
+    def height(value: float | None) -> float:
+        inside = edge if value is None else sign * max(sign * value, sign * edge)
+        return scale * inside
+
+    figure, axes = _one(2.2)
+    for by, (marker, colour, label) in _MARKS.items():
+        _points(axes, [r for r in found.rows if r.state == "complete" and r.by == by], height,
+                marker=marker, c=colour, label=label, s=12, linewidths=0)  # fmt: skip
+    _points(axes, [r for r in found.rows if r.state == "diverged"], lambda _: scale * edge,
+            marker="x", c=COLOURS[1], label="diverged", s=14, linewidths=1)  # fmt: skip
+    pruned = [r for r in found.rows if r.state == "pruned"]
+    if pruned:
+        last = [height(r.curve[-1] if r.curve else None) for r in pruned]
+        axes.scatter([r.number for r in pruned], last, marker="v", facecolors="none",
+                     edgecolors="0.4", s=12, label="pruned")  # fmt: skip
+    course = [np.nan if v is None else height(v) for v in
+              best_so_far(found.rows, maximize=found.maximize)]  # fmt: skip
+    numbers = [row.number for row in found.rows]
+    axes.step(numbers, course, where="post", color="black", label="best so far", linewidth=1)
+    if relu and relu[0] is not None:
+        axes.axhline(
+            height(relu[0]), color="0.45", linestyle=(0, (4, 2)), linewidth=0.9, label="ReLU"
+        )
+    axes.set_xlabel("trial")
+    axes.set_ylabel("validation accuracy (%)" if found.subject.in_percent else "value")
+    figure.legend(loc="outside upper center", ncols=4, handletextpad=0.3, columnspacing=1)
+    return figure
+
+
+def _points(axes: Axes, some: Sequence[Row], height: Any, **style: Any) -> None:
+    if some:
+        axes.scatter([r.number for r in some], [height(r.value) for r in some], **style)
+
+
+@_styled
+def embedding_map(found: Gathered, *, place: int = 0) -> Figure:
+    """Draw the first two principal components of the embedding, coloured by the predicted value.
+
+    Evaluated functions are squares, in the colour of what was measured.
+
+    Args:
+        found: of a study with a sampler.
+        place: which of several activations of one study.
+
+    Raises:
+        SearchError: there is no embedding.
+    """
+    land = found.landscape
+    if land is None:
+        raise SearchError(f"there is no embedding to draw: {found.subject.lacking or 'no sampler'}")
+    scale = 100 if found.subject.in_percent else 1
+    sign = 1 if found.maximize else -1
+    figure, axes = _one(2.7)
+    x, y = land.points.T
+    of_trial = {row.number: row.value for row in found.rows if row.state == "complete"}
+    spots = [(i, of_trial[n]) for n, i in land.trials[place] if of_trial.get(n) is not None]
+    values = [v for _, v in spots if v is not None]
+    edge = sign * lowest_of_interest([sign * v for v in values]) if values else 0.0
+    drawn = None
+    if found.predictions:
+        colours = (
+            scale * sign * np.maximum(found.predictions[place].median[land.shown], sign * edge)
+        )
+        drawn = axes.scatter(x, y, c=colours, s=3, cmap="viridis", linewidths=0, rasterized=True)
+    else:
+        axes.scatter(x, y, c="0.75", s=3, linewidths=0, rasterized=True)
+    if spots:
+        measured = [scale * sign * max(sign * (v or 0.0), sign * edge) for _, v in spots]
+        limits = drawn.get_clim() if drawn is not None else (min(measured), max(measured))
+        drawn_spots = axes.scatter(
+            x[[i for i, _ in spots]], y[[i for i, _ in spots]], c=measured, s=15, marker="s",
+            cmap="viridis", edgecolors="black", linewidths=0.6, vmin=limits[0], vmax=limits[1],
+        )  # fmt: skip
+        drawn = drawn or drawn_spots
+    if drawn is not None:
+        bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.02)
+        bar.outline.set_visible(False)
+        word = "predicted accuracy (%)" if found.subject.in_percent else "predicted value"
+        bar.set_label(word if found.predictions else word.replace("predicted", "measured"))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel("component 1 of the embedding")
+    axes.set_title(f"{100 * land.explained:.0f}% of the variance of the embedding")
+    axes.set_ylabel("component 2")
+    axes.grid(visible=False)
+    return figure
+
+
+@_styled
+def gallery(expressions: Sequence[str | Expression], *, titles: Sequence[str] = ()) -> Figure:
+    """Draw functions on [-5, 5] as a grid of small graphs, ReLU dashed in each.
+
+    Args:
+        expressions: at least one.
+        titles: what stands above each; default: the expressions.
+
+    Raises:
+        SearchError: there is none.
+    """
+    if not expressions:
+        raise SearchError("expected at least one function to draw, got none")
+    shown = [parse(e) if isinstance(e, str) else e for e in expressions]
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
+    figure, grid = _figure(rows, columns, 1.25 * rows + 0.1)
+    values = sample([*shown, parse("relu(x)")])
+    low, high = windows(values)
+    x = np.linspace(-REACH, REACH, values.shape[1])
+    for place, axes in enumerate(grid):
+        if place >= len(shown):
+            axes.set_visible(False)
+            continue
+        axes.axhline(0, color="0.8", linewidth=0.5)
+        axes.axvline(0, color="0.8", linewidth=0.5)
+        axes.plot(x, values[-1], color="0.55", linestyle=(0, (3, 2)), linewidth=0.8)
+        # A pole is a gap, not a line from one end to the other.
+        row = np.where(
+            (values[place] < low[place]) | (values[place] > high[place]), np.nan, values[place]
+        )
+        axes.plot(x, row, color=COLOURS[0])
+        room = 0.06 * (high[place] - low[place])
+        axes.set_ylim(low[place] - room, high[place] + room)
+        axes.set_xlim(-REACH, REACH)
+        axes.set_xticks([-4, 0, 4])
+        axes.locator_params(axis="y", nbins=3)
+        axes.tick_params(labelsize=6, length=2)
+        axes.set_title(titles[place] if titles else _wrapped(str(shown[place])), fontsize=6.2)
+        axes.grid(visible=False)
+    return figure
+
+
+def gallery_of(found: Gathered, top: int = 9) -> Figure:
+    """Draw the best functions of a study, each with its best value.
+
+    Raises:
+        SearchError: no trial is complete.
+    """
+    best: dict[str, float | None] = {}
+    for row in found.ranked:
+        for text in row.functions:
+            best.setdefault(text, row.value)
+    some = list(best.items())[:top]
+    if not some:
+        raise SearchError("expected at least one complete trial, got none; run the study first")
+    percent = found.subject.in_percent
+    values = [f"{100 * (v or 0):.2f}%" if percent else f"{v:.4g}" for _, v in some]
+    titles = [f"{_wrapped(text)}\n{value}" for (text, _), value in zip(some, values, strict=True)]
+    figure: Figure = gallery([text for text, _ in some], titles=titles)
+    return figure
+
+
+def _wrapped(text: str) -> str:
+    """Break a long expression after a comma near its middle."""
+    commas = [place for place, sign in enumerate(text) if sign == ","]
+    if len(text) <= 22 or not commas:
+        return text
+    middle = min(commas, key=lambda place: abs(place - len(text) / 2))
+    return f"{text[: middle + 1]}\n{text[middle + 1 :]}"
+
+
+@_styled
+def spectra(found: Gathered) -> Figure:
+    """Draw the Fisher spectra of the best functions and of ReLU, one panel a layer.
+
+    Raises:
+        SearchError: there are none.
+    """
+    layers, note = found.spectra
+    if not layers:
+        raise SearchError(f"there are no Fisher spectra to draw: {note}")
+    columns = min(len(layers), 2)
+    rows = -(-len(layers) // columns)
+    figure, grid = _figure(rows, columns, 1.25 * rows + 0.45)
+    names = list(dict.fromkeys(text for layer in layers for text in layer.curves))
+    for place, axes in enumerate(grid):
+        if place >= len(layers):
+            axes.set_visible(False)
+            continue
+        for k, text in enumerate(names):
+            if text not in layers[place].curves:
+                continue
+            x, null = layers[place].curves[text]
+            relu = text == "relu(x)"
+            axes.plot(
+                x, 100 * np.linspace(null, 1, len(x)), label=text,
+                color="0.45" if relu else COLOURS[k % len(COLOURS)],
+                linestyle=(0, (4, 2)) if relu else STROKES[0],
+            )  # fmt: skip
+        axes.set_title(f"layer {layers[place].layer}")
+        axes.set_ylim(0, 102)
+        if place % columns == 0:
+            axes.set_ylabel("eigenvalues (%)")
+        if place + columns >= len(layers):
+            axes.set_xlabel(r"$\log_{10}$ eigenvalue")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, columnspacing=1)
+    return figure
+
+
+@_styled
+def calibration(found: Gathered) -> Figure:
+    """Draw cross-validated predictions of the surrogate against what was measured.
+
+    Raises:
+        SearchError: there is too little.
+    """
+    fitted, note = found.calibration
+    if fitted is None:
+        raise SearchError(f"there is nothing to draw: {note}")
+    scale = 100 if found.subject.in_percent else 1
+    sign = 1 if found.maximize else -1
+    edge = lowest_of_interest(fitted.measured.tolist())
+    x, y, low, high = (
+        np.maximum(column, edge)
+        for column in (fitted.measured, fitted.predicted, fitted.low, fitted.high)
+    )
+    figure, axes = _one(2.6)
+    ends = scale * sign * np.array([min(x.min(), low.min()), max(x.max(), high.max())])
+    axes.plot(ends, ends, color="0.5", linestyle=(0, (1, 1.5)), linewidth=0.9)
+    # The lower end of a bar is the lower one on the page.
+    down, up = (y - low, high - y) if sign > 0 else (high - y, y - low)
+    axes.errorbar(
+        scale * sign * x, scale * sign * y, yerr=scale * np.stack([down, up]), fmt="o",
+        markersize=3, color=COLOURS[0], elinewidth=0.6,
+    )  # fmt: skip
+    unit = " accuracy (%)" if found.subject.in_percent else " value"
+    axes.set_xlabel(f"measured{unit}")
+    axes.set_ylabel(f"predicted{unit}")
+    tau = "" if fitted.tau is None else rf", Kendall's $\tau$ = {fitted.tau:.2f}"
+    axes.set_title(f"{100 * fitted.inside:.0f}% in their {100 * LEVEL:.0f}% interval{tau}")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as its ending says: .pdf, .png or .svg; the same figure, the same file.
+
+    Raises:
+        BoActError: another ending, or it cannot be written.
+    """
+    import matplotlib as mpl
+
+    kind = path.suffix.lower()
+    # So that no file depends on when it was made.
+    metadata = {
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        ".png": {"Software": None},
+        ".svg": {"Date": None, "Creator": None},
+    }
+    if kind not in metadata:
+        raise BoActError(f"expected a file that ends in .pdf, .png or .svg, got {str(path)!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context({"svg.hashsalt": path.stem, "pdf.fonttype": 42}):
+            figure.savefig(path, dpi=300, metadata=metadata[kind])
+    except OSError as error:
+        raise BoActError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def _one(height: float) -> tuple[Figure, Axes]:
+    figure, (axes,) = _figure(1, 1, height)
+    return figure, axes
+
+
+def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure as Drawing
+
+    figure = Drawing(figsize=(COLUMN, height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.grid(visible=True, linewidth=0.3, alpha=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels

@@ -1,0 +1,448 @@
+"""The report of a study: what was found, whether to believe it, and how it came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from optuna.study import StudyDirection
+
+from bo_act.activations.costs import cost, operator_times
+from bo_act.activations.mathml import mathml
+from bo_act.activations.pictures import graph, sample, windows
+from bo_act.markup import Markup, escape
+from bo_act.report.html import line, numbers, packed, render, whisker
+from bo_act.report.landscape import Landscape, LayerSpectra, landscape, spectra
+from bo_act.report.predictions import (
+    LEVEL,
+    Calibration,
+    Predictions,
+    calibration,
+    predictions,
+    seen,
+)
+from bo_act.report.subject import Subject, readable
+from bo_act.report.trials import (
+    Row,
+    best_so_far,
+    importances,
+    lowest_of_interest,
+    ranked,
+    rows,
+)
+from bo_act.study.caveats import caveats
+from bo_act.study.confirm import REFERENCE, Confirmed, confirmed_runs, interval
+from bo_act.study.environment import environments, without_passwords
+from bo_act.study.results import StudyResult, best_configurations, read_result
+from bo_act.study.settings import functions_of, shown
+from bo_act.study.verdict import Verdict, verdict, with_interval
+
+_CURVE = 41  # points of a graph on the map
+_TOP = 3  # functions found that are drawn large, where nothing was confirmed
+_BASELINES = ("relu(x)", "gelu(x)", "swish(x)")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that the report of a study shows, as plain values; computed when first asked for."""
+
+    subject: Subject
+
+    @property
+    def maximize(self) -> bool:
+        """Whether larger values are better."""
+        return self.subject.study.direction == StudyDirection.MAXIMIZE
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The trials in their order."""
+        return rows(self.subject)
+
+    @cached_property
+    def ranked(self) -> list[Row]:
+        """The complete trials, the best first."""
+        return ranked(self.rows, maximize=self.maximize)
+
+    @cached_property
+    def result(self) -> StudyResult | None:
+        """What the study found; None of a study without a file."""
+        return read_result(self.subject.spec) if self.subject.spec else None
+
+    @property
+    def confirmed(self) -> tuple[Confirmed, ...]:
+        """Fresh-seed results."""
+        return self.result.confirmed if self.result else ()
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """To believe or not; None before the confirmation."""
+        return verdict(self.confirmed) if self.confirmed else None
+
+    @cached_property
+    def times(self) -> Mapping[str, float]:
+        """Of operators: as the study noted them, else measured now, on the CPU."""
+        kept = self.subject.study.user_attrs.get("operator_times")
+        if kept is not None:
+            return dict(kept)
+        # The least of several: other work on the machine only makes them longer.
+        some = [operator_times() for _ in range(3)]
+        return {name: min(one[name] for one in some) for name in some[0]}
+
+    @cached_property
+    def _seen(self) -> Any:
+        return seen(self.subject)
+
+    @cached_property
+    def predictions(self) -> list[Predictions]:
+        """What the surrogate expects of each function, one for each activation."""
+        return predictions(self.subject, self._seen)
+
+    @cached_property
+    def calibration(self) -> tuple[Calibration | None, str]:
+        """The surrogate, cross-validated, or why it was not."""
+        return calibration(self._seen)
+
+    @cached_property
+    def landscape(self) -> Landscape | None:
+        """The embedding as a map."""
+        return landscape(self.subject, self.predictions)
+
+    @cached_property
+    def best(self) -> list[str]:
+        """Texts of the best functions, the winner of the confirmation first."""
+        names = [row.activation for row in self.confirmed if row.role == "found"]
+        if self.verdict:
+            names.insert(0, self.verdict.winner.activation)
+        names += [text for row in self.ranked for text in row.functions]
+        return list(dict.fromkeys(names))[:_TOP]
+
+    @cached_property
+    def spectra(self) -> tuple[list[LayerSpectra], str]:
+        """Fisher spectra of the best functions and of ReLU."""
+        functions = [text for one in self.best for text in functions_of(one).values()]
+        return spectra(self.subject, [*functions, REFERENCE])
+
+    @cached_property
+    def importances(self) -> tuple[dict[str, float], str]:
+        """Of slots and other parameters."""
+        return importances(self.subject)
+
+
+def study_report(subject: Subject) -> str:
+    """Return the report of a study as one HTML page, which asks for nothing else.
+
+    Args:
+        subject: see ``open_subject``, or made by hand from a study and its sampler.
+    """
+    found = Gathered(subject)
+    spec = subject.spec
+    counts = {
+        state: sum(row.state == state for row in found.rows)
+        for state in ("complete", "diverged", "pruned", "failed", "running", "waiting")
+    }
+    layers, spectra_note = found.spectra
+    fitted, calibration_note = found.calibration
+    data = {
+        "percent": subject.in_percent,
+        "maximize": found.maximize,
+        "progress": _progress(found),
+        "map": _map(found),
+        "spectra": _spectra(layers),
+        "calibration": _calibration(fitted, found),
+        "importances": found.importances[0],
+    }
+    return render(
+        "study.html",
+        data,
+        title=subject.study.study_name,
+        description=spec.description if spec else "",
+        verdict=found.verdict,
+        caveats=caveats(found.confirmed),
+        hero=_hero(found),
+        confirmed=_confirmed(found),
+        top=_top(found),
+        counts={state: count for state, count in counts.items() if count},
+        wanted=spec.trials if spec else None,
+        lacking=subject.lacking,
+        landscape=found.landscape,
+        predicted=bool(found.predictions),
+        places=[name or "function" for name in subject.activations],
+        layers=bool(layers),
+        spectra_note=spectra_note,
+        fitted=fitted,
+        level=round(100 * LEVEL),
+        calibration_note=calibration_note,
+        importances_note=found.importances[1],
+        rows=[_cells(row, found) for row in found.rows],
+        has_settings=any(row.settings for row in found.rows),
+        resolved=json.dumps(json.loads(spec.model_dump_json()), indent=2) if spec else "",
+        storage=without_passwords(found.result.storage) if found.result else "",
+        environments=environments(subject.study),
+    )
+
+
+# --- the answer -----------------------------------------------------------------------------
+
+
+def _value(value: float | None, found: Gathered) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f}%" if found.subject.in_percent else f"{value:.5g}"
+
+
+def _picture(text: str, *, width: int = 84, height: int = 56) -> Markup:
+    """Draw the function of a configuration, or each of them."""
+    shown_ = [readable(function) for function in functions_of(text).values()]
+    graphs = [graph(e, beside=REFERENCE, width=width, height=height) for e in shown_ if e]
+    return Markup("".join(graphs))
+
+
+def _formula(text: str) -> Markup:
+    """Typeset the function of a configuration, or each of them with its name."""
+    parts = []
+    for name, function in functions_of(text).items():
+        expression = readable(function)
+        formula = escape(function) if expression is None else mathml(expression)
+        parts.append(f"<small>{escape(name)}</small> {formula}" if name else formula)
+    return Markup("<br>".join(parts))
+
+
+def _cost(text: str, found: Gathered) -> str:
+    """Return what a function costs in units of ReLU's; of several, the mean."""
+    expressions = [readable(function) for function in functions_of(text).values()]
+    costs = [cost(expression, found.times) for expression in expressions if expression]
+    if not costs or len(costs) < len(expressions):
+        return ""
+    mean = sum(costs) / len(costs)
+    return f"{mean:.1f}x" if mean < 10 else f"{mean:.0f}x"
+
+
+def _hero(found: Gathered) -> dict[str, Any] | None:
+    """Return the best function, drawn large."""
+    if not found.best:
+        return None
+    text = found.best[0]
+    row = found.verdict.winner if found.verdict else None
+    numbers_ = []
+    if row is not None:
+        numbers_.append(
+            ("test accuracy", with_interval(row.test, "{:.2f}%"), f"{row.seeds} fresh seeds")
+        )
+        if row.minus_relu is not None:
+            shown_ = with_interval(row.minus_relu, "{:+.2f}")
+            numbers_.append(("points against ReLU", shown_, "paired by seed, 95% interval"))
+    elif found.ranked:
+        best = found.ranked[0]
+        numbers_.append(("best value", _value(best.value, found), f"trial {best.number}, one run"))
+    if price := _cost(text, found):
+        numbers_.append(("cost of the function", f"{price} ReLU", "operator by operator"))
+    seconds = _seconds(found)
+    if text in seconds and seconds.get(REFERENCE):
+        ratio = seconds[text] / seconds[REFERENCE]
+        numbers_.append(("time of a training", f"{ratio:.2f}x ReLU", "median, as measured"))
+    return {
+        "text": text,
+        "functions": functions_of(text),
+        "formula": _formula(text),
+        "graph": _picture(text, width=300, height=200),
+        "settings": shown(row.settings) if row else "",
+        "numbers": numbers_,
+    }
+
+
+def _runs(found: Gathered) -> dict[str, list[dict[str, Any]]]:
+    spec, study = found.subject.spec, found.subject.study
+    if spec is None or not found.confirmed:
+        return {}
+    return confirmed_runs(spec, study, best_configurations(study, spec))
+
+
+def _seconds(found: Gathered) -> dict[str, float]:
+    return {
+        text: float(np.median([run["seconds"] for run in runs]))
+        for text, runs in _runs(found).items()
+        if runs and all("seconds" in run for run in runs)
+    }
+
+
+def _confirmed(found: Gathered) -> dict[str, Any] | None:
+    """Return the table of the confirmation, with differences from every baseline."""
+    if not found.confirmed:
+        return None
+    runs = _runs(found)
+    baselines = [row.activation for row in found.confirmed if row.role == "baseline"]
+    if REFERENCE not in baselines:
+        baselines.insert(0, REFERENCE)
+    seconds = _seconds(found)
+    # One that diverged with some seeds would press all others together.
+    steady = [row.test for row in found.confirmed if not row.diverged] or [
+        row.test for row in found.confirmed
+    ]
+    edges = [edge for one in steady for edge in (one.mean, one.low, one.high) if edge is not None]
+    ends = (min(edges), max(edges))
+    lines = []
+    for row in found.confirmed:
+        differences = []
+        for other in baselines:
+            if other == row.activation or other not in runs:
+                differences.append(("", ""))
+                continue
+            one = interval(
+                [
+                    a["test"] - b["test"]
+                    for a, b in zip(runs[row.activation], runs[other], strict=True)
+                ]
+            )
+            sure = (
+                ""
+                if one.low is None or one.high is None
+                else ("better" if one.low > 0 else "worse" if one.high < 0 else "")
+            )
+            differences.append((with_interval(one, "{:+.2f}"), sure))
+        lines.append(
+            {
+                "role": row.role,
+                "text": row.activation,
+                "formula": _formula(row.activation),
+                "graph": _picture(row.activation),
+                "settings": shown(row.settings),
+                "diverged": f"{row.diverged} of {row.seeds} diverged" if row.diverged else "",
+                "test": with_interval(row.test, "{:.2f}%"),
+                "whisker": whisker(
+                    max(row.test.mean, ends[0]),
+                    None if row.test.low is None else max(row.test.low, ends[0]),
+                    row.test.high if row.test.high is None else max(row.test.high, ends[0]),
+                    ends,
+                ),
+                "differences": differences,
+                "validation": f"{100 * row.validation.mean:.2f}%",
+                "cost": _cost(row.activation, found),
+                "seconds": f"{seconds[row.activation]:.3g} s" if row.activation in seconds else "",
+            }
+        )
+    return {"baselines": baselines, "lines": lines, "seeds": found.confirmed[0].seeds}
+
+
+def _top(found: Gathered) -> list[dict[str, Any]]:
+    return [
+        {
+            "parts": [(text, _formula(text), _picture(text)) for text in row.functions],
+            "settings": row.settings,
+            "value": _value(row.value, found),
+            "trial": row.number,
+        }
+        for row in found.ranked[:10]
+    ]
+
+
+def _cells(row: Row, found: Gathered) -> dict[str, Any]:
+    return {
+        "row": row,
+        "functions": ", ".join(row.functions),
+        "value": _value(row.value, found),
+        "sort": "" if row.value is None else f"{row.value:.8g}",
+        "curve": line(row.curve),
+        "seconds": "" if row.seconds is None else f"{row.seconds:.3g}",
+    }
+
+
+# --- what the scripts draw ------------------------------------------------------------------
+
+
+def _progress(found: Gathered) -> dict[str, Any] | None:
+    if not found.rows:
+        return None
+    values = [row.value for row in found.ranked if row.value is not None]
+    places = len(found.subject.activations)
+    lines = {}
+    for text in _BASELINES:
+        own = [row.value or 0.0 for row in found.ranked if row.functions == (text,) * places]
+        if own:
+            lines[text] = own[0]
+    return {
+        "number": [row.number for row in found.rows],
+        "value": [row.value for row in found.rows],
+        "last": [row.curve[-1] if row.curve else None for row in found.rows],
+        "state": [row.state for row in found.rows],
+        "by": [row.by for row in found.rows],
+        "text": [
+            ", ".join(row.functions) + (f" ({row.settings})" if row.settings else "")
+            for row in found.rows
+        ],
+        "best": best_so_far(found.rows, maximize=found.maximize),
+        "lines": lines,
+        "from": _from(values, found, lines.values()) if values else None,
+    }
+
+
+def _from(values: Sequence[float], found: Gathered, lines: Iterable[float] = ()) -> float:
+    """Return the end of the axis that lies on the side of the bad values, lines above it."""
+    sign = 1.0 if found.maximize else -1.0
+    lowest = lowest_of_interest([sign * value for value in values])
+    return sign * min([lowest, *(sign * level for level in lines)])
+
+
+def _map(found: Gathered) -> dict[str, Any] | None:
+    land = found.landscape
+    if land is None or not len(land.shown):
+        return None
+    expressions = [readable(text) for text in land.texts]
+    values = sample([e for e in expressions if e is not None], _CURVE)
+    low, high = windows(values)
+    sign = 1.0 if found.maximize else -1.0
+    of_trial = {row.number: row for row in found.rows}
+    good = [row.value for row in found.ranked if row.value is not None]
+    return {
+        "text": land.texts,
+        "x": numbers(land.points[:, 0]),
+        "y": numbers(land.points[:, 1]),
+        "curves": packed(values, low, high),
+        "points": _CURVE,
+        "low": numbers(low, 3),
+        "high": numbers(high, 3),
+        "median": [numbers(sign * p.median[land.shown], 5) for p in found.predictions],
+        "deviation": [numbers(p.deviation[land.shown], 3) for p in found.predictions],
+        "unit": found.predictions[0].unit if found.predictions else "",
+        "from": _from(good, found) if good else None,
+        "trials": [
+            [
+                [number, position, of_trial[number].value, of_trial[number].state]
+                for number, position in some
+            ]
+            for some in land.trials
+        ],
+    }
+
+
+def _spectra(layers: Sequence[LayerSpectra]) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": one.layer,
+            "curves": [
+                {"text": text, "x": numbers(x), "null": round(null, 4)}
+                for text, (x, null) in one.curves.items()
+            ],
+        }
+        for one in layers
+    ]
+
+
+def _calibration(fitted: Calibration | None, found: Gathered) -> dict[str, Any] | None:
+    if fitted is None:
+        return None
+    sign = 1.0 if found.maximize else -1.0
+    columns = (fitted.measured, fitted.predicted, fitted.low, fitted.high)
+    measured, predicted, low, high = (numbers(sign * column, 5) for column in columns)
+    if sign < 0:
+        low, high = high, low
+    return {
+        "measured": measured,
+        "predicted": predicted,
+        "low": low,
+        "high": high,
+        "from": _from([v for v in measured if v is not None], found),
+    }

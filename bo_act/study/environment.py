@@ -1,0 +1,74 @@
+"""What made a study's trials: versions, hardware and the command, kept in the study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import optuna
+import torch
+
+MADE_BY = "bo_act:made_by:"
+"""Beginning of the user attributes of a study that hold an environment each, by its digest."""
+
+
+def environment() -> dict[str, str]:
+    """Return what this process runs on and with, by what to call it."""
+    found = {
+        "command": _command(),
+        "bo-act": version("bo-act"),
+        "Python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "Optuna": optuna.__version__,
+        "BoTorch": version("botorch"),
+        "numpy": version("numpy"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+    }
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        found["GPU"] = ", ".join(f"{names.count(n)} x {n}" for n in dict.fromkeys(names))
+        found["CUDA"] = str(torch.version.cuda)
+    return found
+
+
+def keep_environment(study: optuna.Study) -> None:
+    """Note in a study what works on it; the same environment is noted once."""
+    found = environment()
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+    if MADE_BY + digest not in study.user_attrs:
+        study.set_user_attr(MADE_BY + digest, found)
+
+
+def environments(study: optuna.Study) -> list[Mapping[str, str]]:
+    """Return all environments that worked on a study, in no order that means anything."""
+    return [found for key, found in study.user_attrs.items() if key.startswith(MADE_BY)]
+
+
+def _command() -> str:
+    """Return the command line of this process; passwords in URLs are left out."""
+    script, *arguments = sys.argv or [""]
+    name = "bo-act" if Path(script).name in ("bo-act", "__main__.py") else Path(script).name
+    return without_passwords(shlex.join([name, *arguments]))
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which the URLs have no passwords."""
+    return re.sub(r"(\w+://[^\s:/@]*):[^\s/@]*@", r"\1@", text)
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    if file.is_file():
+        named = re.search(r"^model name\s*:\s*(.+)$", file.read_text(errors="replace"), re.M)
+        if named:
+            return named.group(1).strip()
+    return platform.processor() or platform.machine()
