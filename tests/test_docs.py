@@ -140,6 +140,7 @@ def test_every_key_of_a_study_is_documented():
 
 def read_by_the_command_line(words: list[str]) -> None:
     """Read a command as the command line does, without running it."""
+    assert "--install-completion" not in words, "typer obeys it while it reads"
     command, words = get_command(app), words[1:]
     context = command.make_context("bo-act", list(words))
     while hasattr(command, "commands"):

@@ -114,6 +114,15 @@ def test_two_layers_share_what_is_compiled(traced):
     assert len(traced) == 1
 
 
+def test_a_single_operator_is_a_kernel_already(traced):
+    single = Activation("relu(x)", fused=True)
+    single(torch.randn(5))
+    assert not traced
+    assert single.why_not_fused is None
+    Activation("relu(x)", normalize=True, fused=True)(torch.randn(5))
+    assert len(traced) == 1
+
+
 def test_where_nothing_compiles_it_is_eager(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no compiler\nhere")

@@ -28,8 +28,9 @@ class Activation(nn.Module):
     Args:
         expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree.
         normalize: shift and scale the output to mean 0 and variance 1 under x ~ N(0, 1).
-        fused: compile the function to one kernel for each pass. Where that cannot be done it is
-            computed operator by operator, as without, and ``why_not_fused`` says why.
+        fused: compile the function to one kernel for each pass. A single operator is one already
+            and stays as it is. Where compiling cannot be done the function is computed operator by
+            operator, as without, and ``why_not_fused`` says why.
 
     Raises:
         ExpressionError: the text is no expression, or ``normalize`` was asked of a function that
@@ -45,6 +46,7 @@ class Activation(nn.Module):
         self.fused = fused
         self._plan = plan(self.expression)
         self._functions = [OPERATORS[name].function for name, _ in self._plan]
+        self._is_composed = normalize or len(self._plan) > 1
         self._shift, self._scale = 0.0, 1.0
         if normalize:
             mean, variance = moments(self.expression)
@@ -67,7 +69,7 @@ class Activation(nn.Module):
         Returns:
             Values, same shape and dtype.
         """
-        if self.fused:
+        if self.fused and self._is_composed:
             return _fused(str(self.expression), self.normalize)(x)
         narrow = x.dtype in (torch.float16, torch.bfloat16)
         values = [x.float() if narrow else x]
@@ -81,7 +83,9 @@ class Activation(nn.Module):
     @property
     def why_not_fused(self) -> str | None:
         """Why the function is not compiled although it was to be; None where it is."""
-        return _fused(str(self.expression), self.normalize).why_not if self.fused else None
+        if not (self.fused and self._is_composed):
+            return None
+        return _fused(str(self.expression), self.normalize).why_not
 
     def extra_repr(self) -> str:
         """Show the expression inside ``Activation(...)``."""
