@@ -76,6 +76,23 @@ def test_every_unary_operator_far_from_zero_and_beside_it(tmp_path, target):
     check(UNARY, target, "float32", tmp_path, FAR)
 
 
+@pytest.mark.parametrize("target", ["onnx", "keras", "triton"])
+def test_small_values_have_as_many_digits_as_ours(tmp_path, target):
+    """Relative to the value itself: series near zero, and left tails."""
+    small = np.geomspace(1e-6, 1e-2, 40)
+    points = np.concatenate([-small[::-1], small, np.linspace(-6, -3, 31)])
+    found = run_exported(UNARY, target, "float32", tmp_path, points=points).value
+    x = torch.from_numpy(points).float()
+    for text, value in zip(UNARY, found, strict=True):
+        exact = value_and_slope(parse(text), x.double())[0].numpy()
+        ours = value_and_slope(parse(text), x)[0].double().numpy()
+        known = np.isfinite(exact) & (np.abs(exact) > 1e-30)
+        error, own = (
+            np.abs(one[known] - exact[known]) / np.abs(exact[known]) for one in (value, ours)
+        )
+        assert (error <= np.maximum(1e-5, 10 * own)).all(), (text, error.max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["torch", "jax", "onnx"])
 def test_every_finite_function_of_act_bench(act_bench_catalogue, tmp_path, target):

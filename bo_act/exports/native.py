@@ -93,7 +93,7 @@ _KERAS = {
     "mish": "{0} * ops.tanh(-ops.log_sigmoid(-{0}))",
     "leakyrelu": "ops.leaky_relu({0}, 0.01)",
     "swish": "ops.silu({0})",
-    "gelu": "ops.gelu({0}, approximate=False)",
+    "gelu": "0.5 * {0} * ops.erfc(-0.7071067811865476 * {0})",  # keeps the left tail
     "pow": "ops.power({0}, {1})",
     "max": "ops.maximum({0}, {1})",
     "min": "ops.minimum({0}, {1})",
