@@ -51,7 +51,8 @@ def search_with_crew(
     watch = Watch(study, spec.trials, events, told)
     slots = [_Slot(spec, slot, workers) for slot in range(workers)]
     try:
-        while any(slot.goes_on() for slot in slots):
+        # Each is asked each time, so that a dead one is replaced while others are at work.
+        while sum(slot.goes_on() for slot in slots):
             watch.look()
             time.sleep(_LOOK)
         watch.look()
