@@ -49,6 +49,11 @@ class NormTrace(Trace):
         self._scale(x, "forward")
         if x.shape[0] % self.images or x.dim() < 2:
             return False
+        if (
+            self.last
+            and x.shape[-len(self.layer.normalized_shape) :] != self.layer.normalized_shape
+        ):
+            return False  # a subclass that normalizes other axes, such as channels of images
         self.normalized.append(self._by_image(_normalize(self.layer, x)))
         return True
 

@@ -7,7 +7,8 @@ The contract of a model file::
 ``activation()`` returns a fresh module; ``build`` calls it once for each place where the searched
 function stands. A network may name its places, ``activation("early")``: a study whose file names
 the same ones searches a function for each, and in any other the same function stands in all.
-Options are further keyword arguments with defaults.
+Options are further keyword arguments with defaults. Networks of torchvision and timm go by
+``torchvision:NAME`` and ``timm:NAME`` and take the library's own options.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import nn
 
 from bo_act import library
 from bo_act.errors import BoActError, NetworkError, nearest
+from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
@@ -79,8 +81,9 @@ class NetworkBuilder:
 
     Attributes:
         name: the name or path that the study gives.
-        path: the model file.
-        source_hash: sha256 (hexadecimal) of the file's bytes and the options.
+        path: the model file; the name itself for a network of a library.
+        source_hash: sha256 (hexadecimal) of the file's bytes, or a library's name and version, and
+            the options.
         options: keyword arguments for ``build`` besides those of the contract.
         build: the file's function.
         source: the file's bytes, which travel with a pickled builder: another process builds
@@ -167,9 +170,12 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
 
     Raises:
         ContentNotFoundError: no such file.
-        NetworkError: the file cannot be imported or does not fulfil the contract, or an option
-            is not one of its options.
+        NetworkError: the library has no such network; the file cannot be imported or does not
+            fulfil the contract; or an option is not one of its options.
     """
+    if libraries.split_name(spec.name):
+        source = libraries.source_of(spec.name)
+        return _builder(spec.name, Path(spec.name), source, dict(spec.options))
     path = library.find("models", spec.name)
     try:
         source = path.read_bytes()
@@ -180,13 +186,12 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
 
 def _builder(name: str, path: Path, source: bytes, options: dict[str, Any]) -> NetworkBuilder:
     canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), default=str)
-    build = getattr(_import(path, source), "build", None)
-    if not callable(build):
-        came = "no such name" if build is None else f"{type(build).__name__} {build!r:.40}"
-        raise NetworkError(
-            f"{path}: expected a function {EXPECTED}, got {came}; define it in this file"
-        )
-    _check_signature(path, build, options)
+    build: Callable[..., nn.Module]
+    if libraries.split_name(name):
+        libraries.check_options(name, options)
+        build = libraries.build_function(name)
+    else:
+        build = _build_of_file(path, source, options)
     return NetworkBuilder(
         name=name,
         path=path,
@@ -195,6 +200,19 @@ def _builder(name: str, path: Path, source: bytes, options: dict[str, Any]) -> N
         build=build,
         source=source,
     )
+
+
+def _build_of_file(
+    path: Path, source: bytes, options: Mapping[str, Any]
+) -> Callable[..., nn.Module]:
+    build: Callable[..., nn.Module] | None = getattr(_import(path, source), "build", None)
+    if not callable(build):
+        came = "no such name" if build is None else f"{type(build).__name__} {build!r:.40}"
+        raise NetworkError(
+            f"{path}: expected a function {EXPECTED}, got {came}; define it in this file"
+        )
+    _check_signature(path, build, options)
+    return build
 
 
 def _import(path: Path, source: bytes) -> ModuleType:

@@ -1,0 +1,5 @@
+"""Networks: model files of one's own, and those of torchvision and timm."""
+
+from bo_act.networks.builder import Activations, NetworkBuilder, load_network
+
+__all__ = ["Activations", "NetworkBuilder", "load_network"]

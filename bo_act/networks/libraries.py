@@ -1,0 +1,169 @@
+"""Networks of torchvision and timm, by name, with random weights and the searched function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from bo_act.errors import NetworkError, nearest
+from bo_act.networks.replacement import replace_activations
+
+LIBRARIES = ("torchvision", "timm")
+PRETRAINED = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg")
+OURS = {
+    "num_classes": "the data set's classes are taken",
+    "in_chans": "the data set's channels are taken",
+    "in_channels": "the data set's channels are taken",
+    "img_size": "the data set's image size is taken",
+    "image_size": "the data set's image size is taken",
+    "input_size": "the data set's image size is taken",
+    "act_layer": "the searched function takes the place of every activation layer",
+    "activation_layer": "the searched function takes the place of every activation layer",
+}
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Return library and network of ``torchvision:NAME`` or ``timm:NAME``, else None."""
+    library, colon, network = name.partition(":")
+    return (library, network) if colon and library in LIBRARIES else None
+
+
+def source_of(name: str) -> bytes:
+    """Return what stands for the file of such a network: its name and the library's version.
+
+    Raises:
+        NetworkError: the library is not installed, or has no such network for classification.
+    """
+    library, network = name.split(":", 1)
+    version, known = _known(library)
+    if network not in known:
+        hint = nearest(network, known) or f"; it has {len(known)} networks for classification"
+        raise NetworkError(f"{name}: {library} {version} has no network {network!r}{hint}")
+    return f"{name} of {library} {version}".encode()
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse pretrained weights, and options that the study has elsewhere.
+
+    Raises:
+        NetworkError: one of these is among them.
+    """
+    for option, value in options.items():
+        if option in PRETRAINED:
+            raise NetworkError(
+                f"{name}: option {option!r} is refused, got {value!r}: weights were trained with "
+                "another activation function, and networks here start from random ones; leave "
+                "it out"
+            )
+        if option in OURS:
+            raise NetworkError(
+                f"{name}: option {option!r} is refused: {OURS[option]}; leave it out"
+            )
+
+
+def build_function(name: str) -> Callable[..., nn.Module]:
+    """Return ``build`` of such a network, with the contract of model files."""
+    library, network = name.split(":", 1)
+    create = _torchvision if library == "torchvision" else _timm
+
+    def build(
+        activation: Callable[[], nn.Module],
+        *,
+        in_channels: int,
+        image_size: int,
+        num_classes: int,
+        **options: Any,
+    ) -> nn.Module:
+        built = create(network, in_channels, image_size, num_classes, options)
+        replace_activations(
+            built,
+            activation,
+            name=name,
+            image=(in_channels, image_size, image_size),
+            num_classes=num_classes,
+        )
+        return built
+
+    return build
+
+
+@cache
+def _known(library: str) -> tuple[str, frozenset[str]]:
+    if library == "torchvision":
+        import torchvision
+        from torchvision import models
+
+        version = torchvision.__version__
+        known = models.list_models(module=models)
+    else:
+        timm = _import_timm()
+        version, known = timm.__version__, timm.list_models()
+    return version.split("+")[0], frozenset(known)  # "+cu130" is not another network
+
+
+def _import_timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise NetworkError(
+            "networks timm:NAME need timm, which is not installed; pip install 'bo-act[timm]'"
+        ) from error
+    return timm
+
+
+def _torchvision(
+    name: str, in_channels: int, image_size: int, num_classes: int, options: Mapping[str, Any]
+) -> nn.Module:
+    from torchvision import models
+
+    sized: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        sized = {"image_size": image_size}
+    elif name.startswith("maxvit"):
+        sized = {"input_size": (image_size, image_size)}
+    if "init_weights" in inspect.signature(models.get_model_builder(name)).parameters:
+        sized["init_weights"] = True
+    network: nn.Module = models.get_model(
+        name, weights=None, num_classes=num_classes, **sized, **options
+    )
+    if in_channels != 3:
+        _other_channels(network, name, in_channels)
+    return network
+
+
+def _other_channels(network: nn.Module, name: str, in_channels: int) -> None:
+    """Let the first convolution read other channels, with outputs of the same variance."""
+    layer = next((one for one in network.modules() if isinstance(one, nn.Conv2d)), None)
+    if layer is None:
+        raise NetworkError(f"torchvision:{name}: no convolution reads the image's channels")
+    if layer.in_channels != 3 or layer.groups != 1:
+        raise NetworkError(
+            f"torchvision:{name}: expected its first convolution to read 3 channels, "
+            f"got {layer.in_channels}; this network takes no images of {in_channels} channels"
+        )
+    deviation = float(layer.weight.detach().std()) * (3 / in_channels) ** 0.5
+    weight = torch.empty(layer.out_channels, in_channels, *layer.kernel_size)
+    layer.weight = nn.Parameter(nn.init.normal_(weight, std=deviation))
+    layer.in_channels = in_channels
+
+
+def _timm(
+    name: str, in_channels: int, image_size: int, num_classes: int, options: Mapping[str, Any]
+) -> nn.Module:
+    timm = _import_timm()
+    shape = {"in_chans": in_channels, "num_classes": num_classes}
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=False, img_size=image_size, **shape, **options
+        )
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        # Networks of convolutions alone take any size, and have no such argument.
+        network = timm.create_model(name, pretrained=False, **shape, **options)
+    return network

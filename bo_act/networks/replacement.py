@@ -1,0 +1,212 @@
+"""Every activation layer of a network that knows nothing of the search, replaced.
+
+Layers are modules of the classes of ``torch.nn.modules.activation`` and ``timm.layers``, and what
+forward functions call by themselves (``functional.relu(x)``), which a trial forward pass finds by
+seeing every call of torch. Gates are no activation layers and stay: sigmoids and hard sigmoids,
+softmax, and attention. Arithmetic that happens to be one, such as ``x.clamp(min=0)``, is not found.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from bo_act.errors import NetworkError
+
+__all__ = ["replace_activations"]
+
+ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
+GATES = {
+    "Sigmoid", "HardSigmoid", "Hardsigmoid", "HardSigmoidMe",
+    "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "MultiheadAttention",
+}  # fmt: skip
+HALVING = ("glu", "glu_")
+INSIDE_NORMS = "timm.layers.norm_act"
+
+FUNCTION_NAMES = (
+    "relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish",
+    "hardswish", "hardtanh", "softplus", "softsign", "tanh", "tanhshrink", "softshrink",
+    "hardshrink", "threshold", "glu",
+)  # fmt: skip
+
+
+def replace_activations(
+    network: nn.Module,
+    activation: Callable[[], nn.Module],
+    *,
+    name: str,
+    image: tuple[int, int, int],
+    num_classes: int,
+) -> None:
+    """Put a fresh module in the place of every activation layer.
+
+    A module that stands in several places gets one for each; one that is called several times in
+    its place stays one module, and the calls of one forward function share one. Normalization
+    layers of timm that hold an activation inside become a sequence of the two.
+
+    Args:
+        network: changed in place.
+        activation: returns a fresh module.
+        name: of the network, for messages.
+        image: shape (c, h, w) of the images of the trial pass.
+        num_classes: number of values that it has to return for each image.
+
+    Raises:
+        NetworkError: a call or a module cannot be replaced, or the network does not return
+            logits (b, num_classes) in training.
+    """
+    if _is_activation(network):
+        raise NetworkError(f"{name}: the network is an activation layer itself")
+    _replace(network, _StandIn, name)
+    # Training is what is tried: some networks return more than logits then, or call more.
+    trial = copy.deepcopy(network).train()
+    with torch.no_grad(), _calls(trial) as found:
+        outputs = trial(torch.zeros(2, *image))
+    for place, call in found:
+        if call.endswith(HALVING):
+            raise NetworkError(
+                f"{name}: {call} in {_shown(network, place)} cannot be replaced: it halves its "
+                "channels; take another network, or write it as a model file"
+            )
+    if not isinstance(outputs, Tensor) or outputs.shape != (2, num_classes):
+        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise NetworkError(
+            f"{name}: expected logits (2, {num_classes}) for two images in training, got {came}"
+        )
+    places = sorted({place for place, _ in found})
+    _replace(network, lambda: Apart(activation()) if places else activation(), name)
+    for place in places:
+        module = network.get_submodule(place)
+        module.activation_of_calls = Apart(activation())
+        module.__class__ = _redirecting(type(module))  # type: ignore[arg-type]
+
+
+class Apart(nn.Module):
+    """An activation module whose own calls of torch are not taken for the network's."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            y: Tensor = self.activation(x)
+        return y
+
+
+class _Redirect(TorchFunctionMode):
+    """Has an activation module do what activation functions are called for."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FUNCTIONS:
+            return self.activation(args[0] if args else kwargs["input"])
+        return func(*args, **kwargs)
+
+
+@cache
+def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass whose own calls of activation functions go to ``activation_of_calls``."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _Redirect(self.activation_of_calls):
+            return kind.forward(self, *args, **kwargs)
+
+    content = {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind,), content)
+
+
+class _StandIn(nn.Module):
+    """Passes its input on, where an activation layer was and will be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()  # what follows may change it in place
+
+
+def _is_activation(module: nn.Module) -> bool:
+    kinds = [
+        kind for kind in type(module).__mro__ if kind.__module__.startswith(ACTIVATION_MODULES)
+    ]
+    return type(module) is _StandIn or bool(kinds and not GATES & {one.__name__ for one in kinds})
+
+
+def _replace(network: nn.Module, fresh: Callable[[], nn.Module], name: str) -> None:
+    """Replace activation layers; the first call also takes them out of normalization layers."""
+    for prefix, parent in list(network.named_modules()):
+        for key, child in _places(parent):
+            place = f"{prefix}.{key}" if prefix else key
+            if isinstance(child, nn.GLU):
+                raise NetworkError(
+                    f"{name}: {type(child).__name__} at {place} cannot be replaced: it halves its "
+                    "channels; take another network, or write it as a model file"
+                )
+            if _is_activation(child):
+                setattr(parent, key, fresh())
+            elif type(child).__module__ == INSIDE_NORMS and _is_activation(child.act):
+                child.act = nn.Identity()
+                setattr(parent, key, nn.Sequential(child, fresh()))
+
+
+def _shown(network: nn.Module, place: str) -> str:
+    return f"{place or '(root)'} ({type(network.get_submodule(place)).__name__})"
+
+
+def _places(parent: nn.Module) -> list[tuple[str, Any]]:
+    """Return children by name; one that stands under two names twice."""
+    return [(key, child) for key, child in parent._modules.items() if child is not None]
+
+
+class _Watch(TorchFunctionMode):
+    """Keeps calls of activation functions with the name of the module that made them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.found: list[tuple[str, str]] = []
+
+    def leave(self, *_: Any) -> None:
+        """Go back to the module outside, as a forward hook."""
+        self.stack.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FUNCTIONS:
+            call = (self.stack[-1], _FUNCTIONS[func])
+            if call not in self.found:
+                self.found.append(call)
+        return func(*args, **(kwargs or {}))
+
+
+def _functions() -> dict[Any, str]:
+    named: dict[Any, str] = {}
+    for home, shown in ((functional, "functional"), (torch, "torch"), (Tensor, "Tensor")):
+        for name in FUNCTION_NAMES:
+            for one in (name, f"{name}_"):
+                if (function := getattr(home, one, None)) is not None:
+                    named.setdefault(function, f"{shown}.{one}")
+    return named
+
+
+_FUNCTIONS = _functions()
+
+
+@contextmanager
+def _calls(network: nn.Module) -> Iterator[list[tuple[str, str]]]:
+    """Watch calls of activation functions during forward passes of the network."""
+    watch = _Watch()
+    for place, module in network.named_modules():
+        module.register_forward_pre_hook(lambda *_, place=place: watch.stack.append(place))
+        module.register_forward_hook(watch.leave)
+    with watch:
+        yield watch.found

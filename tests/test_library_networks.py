@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from bo_act.activations.module import Activation
+from bo_act.errors import NetworkError
+from bo_act.features.kfac import kronecker_factors
+from bo_act.networks import NetworkBuilder, load_network
+from bo_act.networks.replacement import replace_activations
+from bo_act.specs import ModelSpec
+
+
+class Marked(nn.Module):
+    """Counts its calls, and calls a function that networks call too."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Marked.calls += 1
+        return 2 * nn.functional.relu(x)
+
+
+def load(name: str, **options: object) -> NetworkBuilder:
+    return load_network(ModelSpec(name=name, options=options))
+
+
+def made(name: str, activation=nn.Softplus, *, side=64, channels=3, classes=10, seed=0, **options):
+    return load(name, **options)(
+        activation, in_channels=channels, image_size=side, num_classes=classes, seed=seed
+    )
+
+
+def size(network: nn.Module) -> int:
+    return sum(weight.numel() for weight in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "parameters", "places"),
+    [
+        ("torchvision:resnet18", 32, 11_689_512, 9),
+        ("torchvision:mobilenet_v3_small", 32, 2_542_856, 28),
+        ("timm:mobilevitv2_050", 64, 1_370_593, None),
+        ("timm:vit_tiny_patch16_224", 224, 5_717_416, 12),
+        ("timm:coatnet_0_224", 224, 25_036_820, None),
+    ],
+)
+def test_sizes_are_the_published_ones_and_no_other_activation_is_left(
+    name, side, parameters, places
+):
+    network = made(name, Marked, side=side, classes=1000)
+    assert size(network) == parameters
+    kinds = {type(module).__name__ for module in network.modules()}
+    assert not kinds & {"ReLU", "SiLU", "GELU", "Hardswish", "GELUTanh"}
+    marked = [module for module in network.modules() if isinstance(module, Marked)]
+    if name == "torchvision:mobilenet_v3_small":
+        assert "Hardsigmoid" in kinds
+    elif places:
+        assert len(marked) == places
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("torchvision:resnet18", 1),
+        ("timm:mobilevitv2_050", 3),
+        ("timm:resnet18", 1),
+        ("timm:vit_tiny_patch16_224", 1),
+    ],
+)
+def test_weights_follow_from_the_seed_and_gradients_reach_them(name, channels):
+    first, other = (made(name, channels=channels, seed=seed) for seed in (1, 2))
+    torch.rand(3)
+    again = made(name, nn.Tanh, channels=channels, seed=1)
+    weights = list(first.parameters())
+    pairs = list(zip(weights, again.parameters(), strict=True))
+    assert all(torch.equal(one, same) for one, same in pairs)
+    assert not all(torch.equal(a, b) for a, b in zip(weights, other.parameters(), strict=True))
+    images = torch.randn(4, channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    copied = copy.deepcopy(first).eval()
+    torch.testing.assert_close(copied(images), first.eval()(images))
+    again.train()(images).logsumexp(dim=1).sum().backward()
+    still = [name for name, weight in again.named_parameters() if weight.grad is None]
+    assert not still
+
+
+class Calling(nn.Module):
+    """Activation modules, gates and functional calls at several depths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 10)
+        self.act = nn.ReLU()
+        self.same = self.act
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.same(self.act(self.first(x.flatten(1))))
+        return nn.functional.relu(x, inplace=True).tanh() * self.gate(x)
+
+
+def test_functional_calls_are_replaced_once_each():
+    network = Calling()
+    replace_activations(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
+    assert network.act is not network.same
+    assert isinstance(network.gate, nn.Sigmoid)
+    Marked.calls = 0
+    images = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = network(images)
+        assert Marked.calls == 4
+        z = 4 * network.first(images.flatten(1)).relu()
+        torch.testing.assert_close(y, 4 * z * z.sigmoid())
+
+
+def test_activations_inside_norms_stand_after_them():
+    layers = pytest.importorskip("timm.layers")
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), layers.BatchNormAct2d(4), nn.Flatten(), nn.Linear(16, 10)
+    )
+    replace_activations(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
+    assert isinstance(network[1][0].act, nn.Identity)
+    assert isinstance(network[1][1], Marked)
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ([nn.Linear(12, 20), nn.GLU()], "GLU at 2 cannot be replaced: it halves"),
+        ([nn.Linear(12, 9), nn.ReLU()], r"expected logits \(2, 10\) .* got \(2, 9\)"),
+    ],
+)
+def test_what_cannot_be_replaced_is_named(layers, says):
+    network = nn.Sequential(nn.Flatten(), *layers)
+    with pytest.raises(NetworkError, match=says):
+        replace_activations(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("torchvision:mobilenet_v3_small", 32), ("timm:mobilevitv2_050", 64)]
+)
+def test_fisher_spectra_see_all_layers(name, side):
+    network = made(name, lambda: Activation("swish(x)"), side=side)
+    found = kronecker_factors(network, torch.randn(2, 3, side, side), None)
+    assert not found.uncovered
+    assert sum(layer.weights for layer in found.layers) == size(network)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("torchvision:resnt18", {}, "no network 'resnt18' .did you mean 'resnet18'"),
+        ("timm:resnet18.a1_in1k", {}, "no network 'resnet18.a1_in1k'"),
+        ("timm:resnet18", {"pretrained": True}, "option 'pretrained' is refused, got True"),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, "option 'weights' is refused"),
+        ("timm:resnet18", {"act_layer": "gelu"}, "searched function takes the place"),
+    ],
+)
+def test_names_and_options_are_refused_when_loaded(name, options, says):
+    with pytest.raises(NetworkError, match=says) as error:
+        load(name, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_builder_travels_and_its_hash_follows_name_and_options():
+    builder = load("torchvision:resnet18")
+    again = pickle.loads(pickle.dumps(builder))
+    assert again == builder
+    hashes = {
+        one.source_hash
+        for one in (builder, load("timm:resnet18"), load("timm:resnet18", drop_rate=0.1))
+    }
+    assert len(hashes) == 3
+    with pytest.raises(NetworkError, match="unexpected keyword argument 'wdth'"):
+        made("torchvision:resnet18", wdth=3)
