@@ -29,7 +29,7 @@ from bo_act.workers import cores_each, device_of, end_with_parent, no_interrupts
 
 _LOOK = 0.5  # seconds between the parent's looks at the study
 _GOODBYE = 30.0  # seconds that workers have to give their trials back
-_MOST_DEATHS = 5  # in a row of one worker and its replacements, without a trial between them
+_MOST_DEATHS = 5  # in a row in one place, without a trial of any worker between them
 
 
 def search_with_crew(
@@ -53,7 +53,9 @@ def search_with_crew(
     try:
         # Each is asked each time, so that a dead one is replaced while others are at work.
         while sum(slot.goes_on() for slot in slots):
-            watch.look()
+            if watch.look():
+                for slot in slots:
+                    slot.deaths = 0
             time.sleep(_LOOK)
         watch.look()
     finally:
@@ -82,8 +84,9 @@ class Watch:
         self._told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
         events.search(finished(study), total, None, best_value(study))
 
-    def look(self) -> None:
-        """Tell of those that have ended since the last look."""
+    def look(self) -> int:
+        """Tell of those that have ended since the last look, and return how many."""
+        before = len(self._told)
         trials = self._study.get_trials(deepcopy=False)
         done = count(trials).finished
         for trial in trials:
@@ -91,17 +94,22 @@ class Watch:
                 self._told.add(trial.number)
                 self._callbacks(self._study, trial)
                 self._events.search(done, self._total, trial, best_value(self._study))
+        return len(self._told) - before
 
 
 class _Slot:
-    """One place for a worker, and who has it now."""
+    """One place for a worker, and who has it now.
+
+    Attributes:
+        deaths: of its workers, since any worker of the study has ended a trial.
+    """
 
     def __init__(self, spec: StudySpec, slot: int, workers: int) -> None:
         device = device_of(pick_device(spec.training.device), slot)
         threads = spec.training.threads or cores_each(workers)
         training = spec.training.model_copy(update={"device": str(device), "threads": threads})
         self._spec = spec.model_copy(update={"training": training})
-        self._deaths = 0
+        self.deaths = 0
         self._start()
 
     def _start(self) -> None:
@@ -121,27 +129,32 @@ class _Slot:
         Raises:
             BoActError: what the worker raised, or that it dies again and again.
         """
-        with suppress(EOFError, OSError):
-            while self._connection.poll():
-                said = self._connection.recv()
-                if isinstance(said, Exception):
-                    raise said
-                self._deaths = 0  # it has ended a trial
+        for said in self._heard():
+            if isinstance(said, Exception):
+                raise said
+            self.deaths = 0  # it has ended a trial
         code = self._process.exitcode
         if code is None:
             return True
         if code == 0:
             return False
-        self._deaths += 1
-        if self._deaths >= _MOST_DEATHS:
+        self.deaths += 1
+        if self.deaths >= _MOST_DEATHS:
             raise WorkerError(
-                f"{self._deaths} workers died one after the other (exit code {code}) without "
+                f"{self.deaths} workers died one after the other (exit code {code}) without "
                 "ending a trial; what was found is kept. Too little memory is the usual cause: "
                 "use fewer workers or a smaller batch_size"
             )
         self._connection.close()
         self._start()
         return True
+
+    def _heard(self) -> list[object]:
+        heard: list[object] = []
+        with suppress(EOFError, OSError):  # it has died
+            while self._connection.poll():
+                heard.append(self._connection.recv())
+        return heard
 
     def ask_to_end(self) -> None:
         """Ask the worker to give its trial back and to end."""
