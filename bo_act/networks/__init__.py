@@ -1,5 +1,6 @@
 """Networks: model files of one's own, and those of torchvision and timm."""
 
 from bo_act.networks.builder import Activations, NetworkBuilder, load_network
+from bo_act.networks.initialization import initialize
 
-__all__ = ["Activations", "NetworkBuilder", "load_network"]
+__all__ = ["Activations", "NetworkBuilder", "initialize", "load_network"]

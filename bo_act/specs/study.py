@@ -272,6 +272,6 @@ class StudySpec(Spec):
             update={
                 "parameters": {},
                 "training": TrainingSpec.model_validate(training),
-                "model": self.model and ModelSpec(name=self.model.name, options=options),
+                "model": self.model and self.model.model_copy(update={"options": options}),
             }
         )

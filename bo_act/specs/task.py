@@ -17,10 +17,17 @@ OWN_SET = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
 class ModelSpec(Spec):
-    """A network: a name in ``models/`` or a path, and options passed on to its ``build``."""
+    """A network: a name in ``models/`` or a path, and options passed on to its ``build``.
+
+    Attributes:
+        init: initial weights: as the network draws them (``default``), of He et al. 2015
+            (``kaiming``), or scaled so that each layer's outputs have unit variance behind the
+            function (``unit_variance``).
+    """
 
     name: Annotated[str, Field(min_length=1)]
     options: dict[str, Any] = Field(default_factory=dict)
+    init: Literal["default", "kaiming", "unit_variance"] = "default"
 
 
 class DataSpec(Spec):

@@ -19,7 +19,8 @@ from bo_act.activations.space import Space, load_space
 from bo_act.errors import SpecError
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
-from bo_act.networks import Activations, NetworkBuilder, load_network
+from bo_act.networks import Activations, NetworkBuilder, initialize, load_network
+from bo_act.networks.initialization import Initialization
 from bo_act.specs import StudySpec
 from bo_act.study.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
@@ -35,6 +36,7 @@ class StudyNetwork:
         builder: the model file.
         in_channels, image_size, num_classes: of the data.
         seed: of the initial weights.
+        init: how they are set.
     """
 
     builder: NetworkBuilder
@@ -42,25 +44,31 @@ class StudyNetwork:
     image_size: int
     num_classes: int
     seed: int
+    init: Initialization = "default"
 
     def __call__(self, activation: Activations) -> nn.Module:
         """Build the untrained network with fresh activation modules."""
-        return self.builder(
+        network = self.builder(
             activation,
             in_channels=self.in_channels,
             image_size=self.image_size,
             num_classes=self.num_classes,
             seed=self.seed,
         )
+        shape = (self.in_channels, self.image_size, self.image_size)
+        initialize(network, self.init, shape=shape, seed=self.seed)
+        return network
 
     @property
     def key(self) -> dict[str, str | int]:
         """What the network follows from, besides its activation function and the seed."""
+        init = {} if self.init == "default" else {"init": self.init}
         return {
             "source": self.builder.source_hash,
             "in_channels": self.in_channels,
             "image_size": self.image_size,
             "num_classes": self.num_classes,
+            **init,
         }
 
 
@@ -147,7 +155,10 @@ class Task:
     def network(self, *, seed: int) -> StudyNetwork:
         """Return the untrained network with the seed's weights, but for its activation function."""
         data = self.data
-        return StudyNetwork(self.builder, data.in_channels, data.image_size, data.num_classes, seed)
+        init: Initialization = self.spec.model.init if self.spec.model else "default"
+        return StudyNetwork(
+            self.builder, data.in_channels, data.image_size, data.num_classes, seed, init
+        )
 
     def features(
         self,
