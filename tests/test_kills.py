@@ -98,7 +98,9 @@ def disturbed(storage, *, workers, trials, kills, server=None, executor="process
     assert states == {"COMPLETE": trials}
     functions = Counter(t.user_attrs["index"] for t in complete)
     assert len(functions) == trials
-    assert all(sorted(t.intermediate_values) == list(range(12)) for t in complete)
+    for trial in complete:  # a training that diverges ends early
+        if trial.user_attrs["status"] == "completed":
+            assert sorted(trial.intermediate_values) == list(range(12)), trial
     assert 0 < deaths <= kills
 
 

@@ -262,6 +262,27 @@ def test_running_trials_are_pending_and_abandoned_ones_are_not(space, study):
     assert view.number == 2
 
 
+def test_abandoned_trials_that_a_runner_takes_over_are_pending(space, study):
+    inherited = dead_owner() | {"grace": 60.0}
+    study.add_trial(trial_of(space, 7, TrialState.RUNNING, system_attrs={OWNER: inherited}))
+    study.add_trial(trial_of(space, 8, TrialState.RUNNING, system_attrs={OWNER: None}))
+    assert study.sampler.view(study).pending == {7, 8}
+
+
+def test_half_written_parameters_are_completed_from_the_claim(space, study):
+    claim = space.catalogue.params(9)
+    (first, *_) = claim
+    template = create_trial(
+        state=TrialState.RUNNING,
+        params={first: claim[first]},
+        distributions={first: space.distributions[first]},
+        system_attrs={CLAIM: claim, OWNER: None},
+    )
+    number = study._storage.create_new_trial(study._study_id, template)
+    taken = optuna.trial.Trial(study, number)
+    assert space.catalogue.index(str(space.suggest(taken).expression)) == 9
+
+
 def test_what_a_process_finished_before_it_ended_is_not_abandoned(space, study, monkeypatch):
     study.add_trial(
         trial_of(space, 5, TrialState.RUNNING, system_attrs={OWNER: Owner.me().as_attribute()})

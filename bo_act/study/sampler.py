@@ -28,7 +28,7 @@ from bo_act.search.warm_start import Source
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.candidates import check_trees, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
-from bo_act.study.configurations import JointSide
+from bo_act.study.configurations import CONFIGURATION, JointSide
 from bo_act.study.sources import read_sources
 from bo_act.study.trials import Trials, is_own, seconds
 
@@ -174,6 +174,10 @@ class ActivationSampler(BaseSampler):
             values, others = self.delegate.sample_relative(study, trial, others), {}
         if any(name in slots for name in trial.system_attrs.get("fixed_params", {})):
             return values  # an enqueued trial: its function was chosen by a person
+        if any(name in slots for name in trial.params):
+            # Taken over after its claim was final, its parameters half written: the rest of them.
+            attributes = trial.system_attrs
+            return {**values, **(attributes.get(CONFIGURATION) or attributes.get(CLAIM) or {})}
         if side := self._side(others):
             proposal, params = side.claim(study, trial)
             self._note(study, trial, proposal, proposal.functions)

@@ -51,6 +51,8 @@ class Trials:
             trial: the trial that is to be begun; left out of what is seen.
         """
         trials, abandoned = read_trials(study)
+        # Another worker takes these over with the functions they have: nobody else may begin them.
+        abandoned -= {trial.number for trial in trials if _is_inherited(trial)}
         before = len(trials) if trial is None else trial.number
         others = [other for other in trials if other.number != before]
         return cls.sort(others, abandoned, before, study.direction)
@@ -143,6 +145,13 @@ def read_trials(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
         if trials[number].state == TrialState.RUNNING
         and trials[number].system_attrs[OWNER] == owner
     )
+
+
+def _is_inherited(trial: FrozenTrial) -> bool:
+    if OWNER not in trial.system_attrs:
+        return False
+    owner = Owner.read(trial.system_attrs[OWNER])
+    return owner is None or owner.grace is not None  # of a study's runner, which takes over
 
 
 def _has_lost_its_owner(trial: FrozenTrial) -> bool:
