@@ -98,12 +98,12 @@ def test_a_normalized_function(traced):
     agree("swish(x)", torch.float64, normalize=True)
 
 
-def test_more_functions_than_the_compiler_keeps_of_one(traced, monkeypatch):
+def test_more_functions_than_the_compiler_keeps_of_one(traced):
     """Each is compiled: none falls back because there were others before it."""
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 6)  # one has a few of its own
-    for text in MANY:
-        agree(text, torch.float32)
+    limit = 6  # one function has a few compilations of its own
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=limit):
+        for text in MANY:
+            agree(text, torch.float32)
     assert len(traced) == len(MANY) > 6
 
 
