@@ -149,7 +149,7 @@ def draw(found: dict[tuple[str, int, int], dict[str, float]], path: Path) -> Non
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("seconds a suggestion")
-    axes[0].legend(fontsize=8)
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path)
 
