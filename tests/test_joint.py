@@ -21,8 +21,9 @@ from bo_act.activations.space import Space
 from bo_act.errors import SearchError, SpecError
 from bo_act.features.compute import compute_features
 from bo_act.search.acquisition import make_scorer, score_pool
+from bo_act.search.configurations import Configurations
 from bo_act.search.embedding import Embedding
-from bo_act.search.joint import Configurations, JointObservations, JointSearcher
+from bo_act.search.joint import JointObservations, JointSearcher
 from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import fit_points
 from bo_act.spec_files import read_study

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bo_act.report.subject import Subject
-from bo_act.search.joint import Configurations, ConfigurationSpace
+from bo_act.search.configurations import Configurations, ConfigurationSpace
 from bo_act.search.observations import unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points

@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial
 
 from bo_act.activations.catalogue import Catalogue
 from bo_act.errors import ExpressionError, SearchError
+from bo_act.search.configurations import Configurations, JointProposal
 from bo_act.search.embedding import Embedding
 from bo_act.search.explain import Explanation, explain_point
-from bo_act.search.joint import Configurations, JointObservations, JointProposal, JointSearcher
+from bo_act.search.joint import JointObservations, JointSearcher
 from bo_act.search.observations import unit
 from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import Searcher

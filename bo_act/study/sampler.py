@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.table import FeatureTable
+from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding import Embedder, Embedding
 from bo_act.search.explain import read_back
-from bo_act.search.joint import JointProposal
 from bo_act.search.observations import Observations, warp_targets
 from bo_act.search.searcher import Proposal
 from bo_act.search.strategies import Strategy
