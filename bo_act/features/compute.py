@@ -17,6 +17,7 @@ from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, FeatureError
 from bo_act.features.fim import FimSpectra
+from bo_act.features.on_demand import LeftOut, missing_from
 from bo_act.features.outputs import output_blocks
 from bo_act.features.spectra import MakeNetwork, Piece, Spectra, SpectraJob
 from bo_act.features.store import SHARD, FeatureStore, Shard
@@ -91,7 +92,7 @@ def compute_features(
         "network": key,
         "batch": job.batch_digest(),
         # What is left out changes which functions are computed, and on which batch, and no number.
-        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"}),
+        "options": spec.model_dump(exclude={"fim", "subset", "on_demand", "batch_size"}),
     }
     store = None if key is None else FeatureStore(provenance, root=cache)
     spectra = Spectra(job, torch.device(device))
@@ -100,7 +101,7 @@ def compute_features(
     probe = spectra.probe
     _warn_of_uncovered(probe)
     wanted = _wanted(catalogue, blocks, spec.subset)
-    missing = wanted if store is None else _missing(store, wanted, catalogue)
+    missing = wanted if store is None else missing_from(store, wanted, catalogue)
     rows = _Rows(blocks["outputs"], wanted, probe)
     keep = rows.put if store is None else store.add
     done = len(wanted) - len(missing)
@@ -124,7 +125,8 @@ def compute_features(
         "uncovered": probe.uncovered,
         "store": None if store is None else {"folder": str(store.folder), "bytes": store.size},
     }
-    return FeatureTable(catalogue.hash, blocks | rows.blocks(), provenance)
+    more = LeftOut(spec.on_demand, catalogue, spectra, store) if spec.on_demand else None
+    return FeatureTable(catalogue.hash, blocks | rows.blocks(), provenance, more)
 
 
 def _wanted(
@@ -142,23 +144,6 @@ def _wanted(
     return spread(blocks, subset, include=present)
 
 
-def _missing(
-    store: FeatureStore, wanted: NDArray[np.int64], catalogue: Catalogue
-) -> NDArray[np.int64]:
-    """Return which of the wanted functions a store lacks; warn where it had them."""
-    survey = store.survey(wanted)
-    if survey.damaged:
-        files = ", ".join(f"{file} ({what})" for file, what in list(survey.damaged.items())[:5])
-        more = f" and {len(survey.damaged) - 5} more" if len(survey.damaged) > 5 else ""
-        lost = _piece(catalogue, survey.lost)
-        warnings.warn(
-            f"damaged shards in {store.folder}: {files}{more}; the spectra of "
-            f"{len(lost.indices)} functions are computed again: {lost}",
-            stacklevel=3,
-        )
-    return survey.missing
-
-
 def _warn_of_uncovered(probe: FimSpectra) -> None:
     if probe.uncovered:
         warnings.warn(
@@ -170,11 +155,7 @@ def _warn_of_uncovered(probe: FimSpectra) -> None:
 
 def _pieces(catalogue: Catalogue, indices: NDArray[np.int64]) -> list[Piece]:
     starts = range(0, len(indices), SHARD)
-    return [_piece(catalogue, indices[start : start + SHARD]) for start in starts]
-
-
-def _piece(catalogue: Catalogue, indices: NDArray[np.int64]) -> Piece:
-    return Piece(indices, tuple(catalogue.text(int(index)) for index in indices))
+    return [Piece.of(catalogue, indices[start : start + SHARD]) for start in starts]
 
 
 def _shards(

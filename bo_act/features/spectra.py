@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.module import Activation
 from bo_act.errors import FeatureError
 from bo_act.features.fim import FimSpectra, fim_spectra
@@ -48,6 +49,11 @@ class Piece:
 
     indices: NDArray[np.int64]
     texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, indices: NDArray[np.int64]) -> Piece:
+        """Return these functions of a catalogue."""
+        return cls(indices, tuple(catalogue.text(int(index)) for index in indices))
 
     def __str__(self) -> str:
         shown = ", ".join(self.texts[:3])

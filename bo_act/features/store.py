@@ -120,14 +120,14 @@ class FeatureStore:
         return sum(line.bytes for line in self._lines())
 
     def survey(self, wanted: NDArray[np.int64]) -> Survey:
-        """Check every shard's bytes and return what is missing.
+        """Check the bytes of shards with functions that matter, and return what is missing.
 
         Args:
             wanted: ascending indices of the functions that matter.
         """
         good: list[_Line] = []
         bad: list[tuple[_Line, str]] = []
-        for line in self._lines():
+        for line in self._lines(wanted):
             content, what = self._content(line)
             if content is None:
                 bad.append((line, what))
@@ -165,24 +165,27 @@ class FeatureStore:
         except OSError as error:
             raise self._cannot_keep(error) from error
 
-    def shards(self) -> Iterator[Shard]:
-        """Yield the good shards in the order of the manifest."""
-        for line in self._lines():
+    def shards(self, wanted: NDArray[np.int64] | None = None) -> Iterator[Shard]:
+        """Yield the good shards in the manifest's order: those with wanted functions, or all."""
+        for line in self._lines(wanted):
             content, _ = self._content(line)
             if content is not None:
                 yield _from_parquet(content)
 
     # --- files --------------------------------------------------------------------------------
 
-    def _lines(self) -> list[_Line]:
-        """Return the lines that can be read, one a file."""
+    def _lines(self, wanted: NDArray[np.int64] | None = None) -> list[_Line]:
+        """Return the lines that can be read, one a file: those with wanted functions, or all."""
         try:
             text = self._manifest.read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
             raise FeatureError(f"{self._manifest}: cannot be read: {error.strerror}") from error
-        return list({line.file: line for line in _parsed(text.splitlines())}.values())
+        lines = {line.file: line for line in _parsed(text.splitlines())}.values()
+        if wanted is None:
+            return list(lines)
+        return [line for line in lines if np.isin(line.functions, wanted).any()]
 
     def _content(self, line: _Line) -> tuple[bytes | None, str]:
         """Return a shard's bytes, or None and what is wrong with them."""

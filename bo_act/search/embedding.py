@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,8 +12,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from bo_act.errors import SearchError
-from bo_act.features.coordinates import output_coordinates, spectrum_coordinates
-from bo_act.features.table import FeatureTable
+from bo_act.features.coordinates import SpectrumFrame, output_coordinates
+from bo_act.features.table import FeatureTable, OnDemand
 from bo_act.specs import EmbeddingSpec
 
 # Functions with a spectrum that one without is placed by. More blur, fewer are less reliable; the
@@ -21,6 +21,42 @@ from bo_act.specs import EmbeddingSpec
 _NEIGHBOURS = 24
 # Functions placed at once: their neighbours' coordinates are 19 MB.
 _CHUNK = 16_384
+
+
+Place = tuple[float, ...]
+"""Coordinates of a function in the block ``fim``."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpectraOnDemand:
+    """Places functions by spectra that are computed when they are asked for.
+
+    Attributes:
+        spectra: computes them.
+        frame: what the embedding has learnt from those that were there before; it stays.
+    """
+
+    spectra: OnDemand
+    frame: SpectrumFrame
+
+    @property
+    def count(self) -> int:
+        """How many of the most promising functions shall have theirs before a proposal."""
+        return self.spectra.count
+
+    def places(self, indices: Sequence[int]) -> dict[int, Place | None]:
+        """Return where functions lie, None for those whose spectrum cannot be computed.
+
+        Rounded to a millionth, so that nothing is lost where they are written down.
+        """
+        blocks = self.spectra(indices)
+        places: dict[int, Place | None] = dict.fromkeys(indices)
+        rows = np.flatnonzero(blocks["fim"].present)
+        if len(rows):
+            found = np.round(self.frame.place(blocks, rows), 6).tolist()
+            those = [indices[row] for row in rows.tolist()]
+            places |= {index: tuple(one) for index, one in zip(those, found, strict=True)}
+        return places
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +69,7 @@ class Embedding:
         valid: (N,) bool: functions that have a place, and so can be proposed.
         provenance: what it was made from.
         imputed: ascending indices of functions whose place is in part a guess from similar ones.
+        on_demand: places those by their own spectra; None where nothing does.
     """
 
     points: np.ndarray
@@ -40,6 +77,7 @@ class Embedding:
     valid: np.ndarray
     provenance: Mapping[str, Any] = field(default_factory=dict)
     imputed: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    on_demand: SpectraOnDemand | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.valid.shape != self.points.shape[:1]:
@@ -57,15 +95,28 @@ class Embedding:
         """Return the embedding in which only functions of ``among``, (N,) bool, have a place."""
         valid = self.valid & among
         points = np.where(valid[:, None], self.points, np.nan)
-        imputed = self.imputed[among[self.imputed]]
-        return Embedding(points, self.blocks, valid, self.provenance, imputed)
+        return replace(self, points=points, valid=valid, imputed=self.imputed[among[self.imputed]])
 
     def with_block(self, name: str, columns: np.ndarray) -> Embedding:
         """Return the embedding with further coordinates, (N, k) in [0, 1]."""
         width = self.points.shape[1]
         points = np.column_stack([self.points, np.where(self.valid[:, None], columns, np.nan)])
         blocks = {**self.blocks, name: slice(width, width + columns.shape[1])}
-        return Embedding(points, blocks, self.valid, self.provenance, self.imputed)
+        return replace(self, points=points, blocks=blocks)
+
+    def with_spectra(self, places: Mapping[int, Place | None]) -> Embedding:
+        """Return the embedding in which functions lie by their own spectra.
+
+        Args:
+            places: coordinates in the block ``fim`` of functions that are imputed; None leaves one
+                where it is.
+        """
+        known = {i: place for i, place in places.items() if place is not None and self.valid[i]}
+        if not known:
+            return self
+        points = self.points.copy()
+        points[list(known), self.blocks["fim"]] = list(known.values())
+        return replace(self, points=points, imputed=np.setdiff1d(self.imputed, list(known)))
 
     @cached_property
     def hash(self) -> str:
@@ -117,11 +168,15 @@ class PcaEmbedder:
         outputs = output_coordinates(table.blocks, np.flatnonzero(valid), self.outputs)
         parts = {"outputs": outputs}
         imputed = np.zeros_like(valid)
+        on_demand = None
         if known.any():
-            spectra = spectrum_coordinates(table.blocks, np.flatnonzero(known), self.fim)
+            frame = SpectrumFrame.fit(table.blocks, np.flatnonzero(known), self.fim)
+            spectra = frame.place(table.blocks, np.flatnonzero(known))
             imputed = valid & ~known
             if imputed.any():
                 spectra = _impute(outputs, known[valid], spectra)
+            if spectra.shape[1] and table.on_demand is not None:
+                on_demand = SpectraOnDemand(table.on_demand, frame)
             parts["fim"] = spectra
         blocks, width = {}, 0
         for name, part in parts.items():
@@ -131,7 +186,7 @@ class PcaEmbedder:
         points = np.full((len(table), width), np.nan)
         points[valid] = np.column_stack(list(parts.values()))
         made_from = {"embedder": repr(self), "features": table.hash}
-        return Embedding(points, blocks, valid, made_from, np.flatnonzero(imputed))
+        return Embedding(points, blocks, valid, made_from, np.flatnonzero(imputed), on_demand)
 
 
 def make_embedder(spec: EmbeddingSpec) -> Embedder:

@@ -95,6 +95,49 @@ class Searcher:
         Raises:
             SearchError: every candidate was evaluated, is pending or has no place.
         """
+        found = self._before_the_model(embedding, observations, pending, number)
+        if isinstance(found, Proposal):
+            return found
+        return self._by_acquisition(embedding, observations, pending, found, number)
+
+    def promising(
+        self,
+        embedding: Embedding,
+        observations: Observations,
+        count: int,
+        *,
+        pending: Collection[int] = (),
+        number: int,
+    ) -> np.ndarray:
+        """Return the candidates of highest score, the best first.
+
+        Args:
+            embedding: as in ``propose``.
+            observations: as in ``propose``.
+            count: how many, of as many as there are.
+            pending: as in ``propose``.
+            number: as in ``propose``.
+
+        Returns:
+            Their indices; none where ``propose`` would not ask the acquisition function.
+
+        Raises:
+            SearchError: as ``propose``.
+        """
+        found = self._before_the_model(embedding, observations, pending, number)
+        if isinstance(found, Proposal):
+            return np.empty(0, dtype=np.int64)
+        _, scores, _ = self._scored(embedding, observations, pending, found, number)
+        return np.asarray(found[np.argsort(-scores.numpy(), kind="stable")[:count]])
+
+    def _before_the_model(
+        self,
+        embedding: Embedding,
+        observations: Observations,
+        pending: Collection[int],
+        number: int,
+    ) -> Proposal | np.ndarray:
+        """Return what is proposed without a model, or the candidates for one."""
         taken = observations.taken | set(pending)
         for index in self.baselines:
             if index not in taken:
@@ -115,7 +158,7 @@ class Searcher:
             return Proposal(int(generator.choice(candidates)), "random")
         if self.strategy is not None:
             return Proposal(self.strategy.choose(observations, candidates, generator), "strategy")
-        return self._by_acquisition(embedding, observations, pending, candidates, number)
+        return candidates
 
     def propose_batch(
         self,
@@ -165,17 +208,29 @@ class Searcher:
         candidates: np.ndarray,
         number: int,
     ) -> Proposal:
+        model, scores, note = self._scored(embedding, observations, pending, candidates, number)
+        # Models of few neighbours give many the same score: the first is no better than another.
+        best = candidates[(scores == scores.max()).numpy()]
+        chosen = int(np.random.default_rng([self.seed, number]).choice(best))
+        mean, variance = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
+        return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+
+    def _scored(
+        self,
+        embedding: Embedding,
+        observations: Observations,
+        pending: Collection[int],
+        candidates: np.ndarray,
+        number: int,
+    ) -> tuple[PointwiseModel, torch.Tensor, str]:
+        """Return the fitted surrogate, the candidates' scores, and what went other than planned."""
         model, y, note = fit_observed(
             self.surrogate, embedding, observations, pending=pending, seed=self.seed + number
         )
         scores = self._scores(
             model, y, embedding, observations, pending=pending, candidates=candidates, number=number
         )
-        # Models of few neighbours give many the same score: the first is no better than another.
-        best = candidates[(scores == scores.max()).numpy()]
-        chosen = int(np.random.default_rng([self.seed, number]).choice(best))
-        mean, variance = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
-        return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+        return model, scores, note
 
     def _scores(
         self,

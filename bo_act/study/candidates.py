@@ -71,6 +71,11 @@ def listed_candidates(
             f"expected an embedding of the {len(catalogue)} functions of the space "
             f"{space.name!r}, got one of {len(embedding)}"
         )
+    if embedding.on_demand and options["strategy"] is not None:
+        raise SearchError(
+            "features.on_demand is for the most promising functions of a surrogate, and the "
+            "strategy has none; leave one of the two out"
+        )
     if options["acquisition"].needs_costs and options["costs"] is None:
         options = {**options, "costs": costs_of(catalogue, operator_times())}
     given = options["costs"]
@@ -122,7 +127,13 @@ def _embedded(
         )
     if embedding is None or isinstance(embedding, EmbeddingSpec):
         embedding = make_embedder(embedding or EmbeddingSpec())
-    return embedding.fit(features)
+    fitted = embedding.fit(features)
+    if features.on_demand is not None and fitted.on_demand is None:
+        raise SearchError(
+            f"features.on_demand: {embedding!r} places no function by a Fisher spectrum that comes "
+            "later; use the embedding 'pca', and a subset of which some have spectra"
+        )
+    return fitted
 
 
 def check_trees(

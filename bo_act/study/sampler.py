@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +29,8 @@ from bo_act.study.candidates import check_trees, listed_candidates, met_candidat
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import CONFIGURATION, JointSide
 from bo_act.study.sources import read_sources
-from bo_act.study.trials import Trials, is_own, seconds
+from bo_act.study.spectra import CloserLook, look_closer, places_of
+from bo_act.study.trials import Trials, View, is_own, seconds
 
 _ONE = ("",)  # the single activation of a study has no name
 
@@ -147,7 +147,7 @@ class ActivationSampler(BaseSampler):
 
     @property
     def embedding(self) -> Embedding:
-        """Where the functions lie; of trees, those met so far."""
+        """Where the functions lie before any trial; of trees, those met so far."""
         return self.candidates.embedding
 
     # --- Optuna's interface -----------------------------------------------------------------
@@ -276,7 +276,15 @@ class ActivationSampler(BaseSampler):
             ),
             np.array([seconds(trial) for trial, _ in complete], dtype=np.float64),
         )
-        return View(observations, frozenset(self._indices(trials.waiting)), trials.number)
+        # Not those of failed trials: a repetition shall look at the same functions again.
+        places = places_of((*trials.complete, *trials.pruned, *trials.waiting))
+        return View(
+            observations,
+            frozenset(self._indices(trials.waiting)),
+            trials.number,
+            self.embedding.with_spectra(places),
+            frozenset(places),
+        )
 
     def _indices(self, trials: Sequence[FrozenTrial]) -> Iterator[int]:
         return (index for trial in trials if (index := self._index(trial)) is not None)
@@ -297,6 +305,12 @@ class ActivationSampler(BaseSampler):
     def _side(self, others: Mapping[str, BaseDistribution]) -> JointSide | None:
         if not others and self.activations == _ONE:
             return None
+        if self.embedding.on_demand:
+            together = ", ".join([*filter(None, self.activations), *others])
+            raise SearchError(
+                f"features.on_demand is for one function at a time, and {together} are searched "
+                "together; leave it out, or give the other parameters a delegate"
+            )
         return JointSide.of(
             self.catalogue,
             self.embedding,
@@ -320,11 +334,11 @@ class ActivationSampler(BaseSampler):
         contested: set[int] = set()
         while True:  # ends: each round leaves one more candidate out
             view = self.view(study, trial)
+            pending = view.pending | contested
+            look = look_closer(self.searcher, view, pending)
+            look.keep(study, trial)
             proposal = self.searcher.propose(
-                self.embedding,
-                view.observations,
-                pending=view.pending | contested,
-                number=view.number,
+                look.embedding, view.observations, pending=pending, number=view.number
             )
             slots = self.catalogue.params(proposal.index)
             study._storage.set_trial_system_attr(trial._trial_id, CLAIM, slots)
@@ -332,7 +346,7 @@ class ActivationSampler(BaseSampler):
             if proposal.index not in self.view(study, trial).taken:
                 break
             contested.add(proposal.index)
-        self._note(study, trial, proposal, (proposal.index,), view.observations)
+        self._note(study, trial, proposal, (proposal.index,), view.observations, look=look)
         return proposal.index
 
     def _note(
@@ -342,9 +356,13 @@ class ActivationSampler(BaseSampler):
         proposal: Proposal | JointProposal,
         functions: tuple[int, ...],
         observations: Observations | None = None,
+        *,
+        look: CloserLook | None = None,
     ) -> None:
         catalogue = self.catalogue
         how: dict[str, Any] = {"by": proposal.by}
+        if look:
+            how |= look.as_note()
         if proposal.mean is not None and proposal.deviation is not None:
             how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
             if observations is not None:
@@ -386,24 +404,3 @@ def _checked(activations: Sequence[str], strategy: Strategy | None) -> tuple[str
             " leave it out, so that the surrogate chooses them together"
         )
     return names
-
-
-@dataclass(frozen=True)
-class View:
-    """A study as the searcher sees it.
-
-    Attributes:
-        observations: measured values, larger is better, and what is not to be proposed.
-        pending: indices that other live trials are evaluating.
-        number: the place of the next trial, lost trials not counted, so that a repetition of a
-            lost trial has the same random state.
-    """
-
-    observations: Observations
-    pending: frozenset[int]
-    number: int
-
-    @property
-    def taken(self) -> frozenset[int]:
-        """Indices that are not to be proposed."""
-        return self.pending | self.observations.taken

@@ -34,8 +34,8 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
     """
     if side := sampler.configurations(study):
         return side.improvement(Trials.of(study))
-    trials = study.get_trials(deepcopy=False)
-    return expected_improvement(sampler.embedding, sampler.observations(trials, study.direction))
+    view = sampler.view(study)
+    return expected_improvement(view.embedding, view.observations)
 
 
 def expected_improvement(embedding: Embedding, observations: Observations) -> float:

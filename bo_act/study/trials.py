@@ -9,6 +9,8 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.search.embedding import Embedding
+from bo_act.search.observations import Observations
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.heartbeat import silent
 
@@ -105,6 +107,31 @@ class Trials:
         finite = np.isfinite(measured)
         measured[~finite] = measured[finite].min() if finite.any() else 0.0
         return measured
+
+
+@dataclass(frozen=True)
+class View:
+    """A study as the searcher sees it.
+
+    Attributes:
+        observations: measured values, larger is better, and what is not to be proposed.
+        pending: indices that other live trials are evaluating.
+        number: the place of the next trial, lost trials not counted, so that a repetition of a
+            lost trial has the same random state.
+        embedding: where the functions lie, by all spectra computed for these trials.
+        looked_at: indices that spectra were asked of for them.
+    """
+
+    observations: Observations
+    pending: frozenset[int]
+    number: int
+    embedding: Embedding
+    looked_at: frozenset[int] = frozenset()
+
+    @property
+    def taken(self) -> frozenset[int]:
+        """Indices that are not to be proposed."""
+        return self.pending | self.observations.taken
 
 
 def seconds(trial: FrozenTrial) -> float:

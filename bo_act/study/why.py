@@ -13,6 +13,7 @@ from bo_act.errors import SearchError
 from bo_act.search.explain import Explanation, explain
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import shown
+from bo_act.study.spectra import places_of
 from bo_act.study.trials import Trials
 
 
@@ -27,6 +28,8 @@ class Why:
             or by a person (``enqueued``).
         explanation: by what had been evaluated then; None where that was too little.
         neighbours: texts of the similar functions.
+        spectra, spectra_seconds: how many Fisher spectra were computed in order to choose it, and
+            how long that took.
     """
 
     trial: int
@@ -35,6 +38,8 @@ class Why:
     by: str
     explanation: Explanation | None
     neighbours: tuple[str, ...] = ()
+    spectra: int = 0
+    spectra_seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -83,8 +88,17 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
         if sampler.searcher.surrogate.name != "gp":
             raise
     value = trial.value if trial.state == TrialState.COMPLETE else None
-    by = trial.user_attrs.get("proposal", {}).get("by", "enqueued")
-    return Why(number, texts[number] or "", value, by, explanation, similar)
+    how = trial.user_attrs.get("proposal", {})
+    return Why(
+        number,
+        texts[number] or "",
+        value,
+        how.get("by", "enqueued"),
+        explanation,
+        similar,
+        how.get("spectra", 0),
+        how.get("spectra_seconds", 0.0),
+    )
 
 
 def _explain_function(
@@ -94,9 +108,11 @@ def _explain_function(
     known: Sequence[FrozenTrial],
 ) -> tuple[Explanation, tuple[str, ...]]:
     catalogue = sampler.catalogue
+    observations = sampler.observations(known, study.direction)
+    then = [t for t in study.get_trials(deepcopy=False) if t.number <= trial.number]
     found = explain(
-        sampler.embedding,
-        sampler.observations(known, study.direction),
+        sampler.embedding.with_spectra(places_of(then)),
+        observations,
         catalogue.index(trial.user_attrs["activation"]),
         surrogate=sampler.searcher.surrogate,
         seed=sampler.searcher.seed,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
@@ -117,5 +118,12 @@ def _what(trial: FrozenTrial) -> str:
 def _how(trial: FrozenTrial) -> str:
     proposal = trial.user_attrs.get("proposal", {})
     expected = proposal.get("expected")
-    by = str(proposal.get("by", ""))
+    by = str(proposal.get("by", "")) + looked(proposal)
     return by + ("" if expected is None else f", expected {expected:.4f}")
+
+
+def looked(proposal: Mapping[str, Any]) -> str:
+    """Return what a closer look at promising functions took; ``""`` where there was none."""
+    if "spectra" not in proposal:
+        return ""
+    return f", {proposal['spectra']} spectra in {proposal['spectra_seconds']:.3g} s"

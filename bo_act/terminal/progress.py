@@ -25,7 +25,7 @@ from rich.table import Column
 from bo_act.specs import SEARCHED
 from bo_act.study.events import Events
 from bo_act.terminal.console import duration, err, with_settings
-from bo_act.terminal.now import Now
+from bo_act.terminal.now import Now, looked
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -106,7 +106,8 @@ class Live(Events):
 
     def _line(self, trial: FrozenTrial) -> str:
         text = trial.user_attrs.get("activation", "?")
-        by = trial.user_attrs.get("proposal", {}).get("by", "")
+        proposal = trial.user_attrs.get("proposal", {})
+        by = str(proposal.get("by", "")) + looked(proposal)
         state = trial.state.name.lower()
         if trial.user_attrs.get("status") == "diverged":
             shown = "[red]diverged[/]"

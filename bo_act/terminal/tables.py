@@ -102,6 +102,10 @@ _HOW = {
 def explanation(found: Why) -> None:
     """Print what was expected of a trial, and by which evidence."""
     rows = {"chosen": _HOW[found.by], "measured": _percent(found.value) or "not (yet)"}
+    if found.spectra:
+        rows["looked closer"] = (
+            f"{found.spectra} Fisher spectra computed in {found.spectra_seconds:.3g} s"
+        )
     said = found.explanation
     if said is None:
         key_values(f"Trial {found.trial}: {found.activation}", rows)

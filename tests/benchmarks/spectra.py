@@ -1,0 +1,173 @@
+"""What Fisher spectra bring to a search: of all functions, of some, on demand, of none.
+
+Run by ``make benchmark-spectra``; prints the table of docs/results/search.md. Searches are replayed
+on measured benchmarks; a spectrum that is asked for is looked up in the whole table. Every finished
+search is one line of a file, so that a second call goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+
+from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.metrics import mean_interval
+from bo_act.comparison.replay import initial_design, replay
+from bo_act.errors import ExpressionError
+from bo_act.features.subset import spread
+from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
+from bo_act.search.embedding import Embedding, PcaEmbedder
+from bo_act.study.sampler import ActivationSampler
+
+BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn", "fashion_mlp_adam")
+SHOWN = (20, 30, 50)  # evaluations
+
+
+class LookedUp:
+    """Spectra of a whole table, as if they were computed on demand.
+
+    Args:
+        count: see ``features.on_demand``.
+        blocks: of all functions.
+
+    Attributes:
+        asked: how many were, so far.
+    """
+
+    def __init__(self, count: int, blocks: Mapping[str, Block]) -> None:
+        self.count, self.blocks, self.asked = count, blocks, 0
+
+    def __call__(self, indices: Sequence[int]) -> Mapping[str, Block]:
+        """Return the blocks ``fim`` and ``fim_null`` of n functions, in their order."""
+        self.asked += len(indices)
+        return {
+            name: Block(
+                self.blocks[name].values[list(indices)],
+                tuple(self.blocks[name].reasons[index] for index in indices),
+            )
+            for name in ("fim", "fim_null")
+        }
+
+
+def embed(benchmark: Benchmark, subset: int | None, on_demand: int) -> Embedding:
+    """Embed a benchmark's functions by the spectra of a subset; 0 means none, None all of them."""
+    table = benchmark.features
+    if subset == 0:
+        table = table.without("fim", "fim_null")
+    elif subset is not None:
+        table = with_subset(benchmark, subset, on_demand)
+    return PcaEmbedder().fit(table).restricted(benchmark.measured)
+
+
+def with_subset(benchmark: Benchmark, subset: int, on_demand: int) -> FeatureTable:
+    """Leave the spectra out that ``features.subset`` would not have computed."""
+    table, catalogue = benchmark.features, benchmark.space.catalogue
+    start = []
+    for baseline in benchmark.space.baselines:
+        with suppress(ExpressionError):
+            start.append(catalogue.index(baseline))
+    kept = np.zeros(len(table), dtype=bool)
+    kept[spread(table.blocks, subset, include=start)] = True
+    blocks = dict(table.blocks)
+    for name in ("fim", "fim_null"):
+        values = np.where(kept[:, None], table.blocks[name].values, np.nan)
+        reasons = table.blocks[name].reasons
+        # What has no output features was never asked for.
+        asked = kept | ~table.blocks["outputs"].present
+        blocks[name] = Block(
+            values.astype(np.float32),
+            tuple(r if a else NOT_COMPUTED for r, a in zip(reasons, asked, strict=True)),
+        )
+    more = LookedUp(on_demand, table.blocks) if on_demand else None
+    return replace(table, blocks=blocks, on_demand=more)
+
+
+def search(benchmark: Benchmark, embedding: Embedding, seed: int) -> dict:
+    """Return the regret after each evaluation, and how many spectra were asked for."""
+    more = None if embedding.on_demand is None else embedding.on_demand.spectra
+    before = getattr(more, "asked", 0)
+    sampler = ActivationSampler(
+        benchmark.space, embedding=embedding, baselines=(), initial=0, seed=seed
+    )
+    steps = replay(
+        benchmark,
+        sampler,
+        evaluations=max(SHOWN),
+        design=initial_design(benchmark, seed=seed),
+    )
+    best = benchmark.values[benchmark.measured].max()
+    regret = 100 * (best - np.maximum.accumulate([step.value for step in steps]))
+    return {"regret": regret.tolist(), "asked": getattr(more, "asked", 0) - before}
+
+
+def shown(numbers: np.ndarray) -> str:
+    """Return a mean with half of its 95% interval."""
+    middle, ends = mean_interval(numbers)
+    return f"{middle:.2f}" + (f" ± {(ends[1] - ends[0]) / 2:.2f}" if ends else "")
+
+
+def main() -> None:
+    """Replay and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--subset", type=int, default=500)
+    parser.add_argument("--on-demand", type=int, default=8)
+    parser.add_argument("--benchmarks", nargs="+", default=list(BENCHMARKS))
+    parser.add_argument("--out", type=Path, default=Path("runs/spectra.jsonl"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    if options.out.exists():
+        for line in options.out.read_text(encoding="utf-8").splitlines():
+            *key, run = json.loads(line)
+            found[tuple(key)] = run
+    few, count = options.subset, options.on_demand
+    ways = {
+        "all": (None, 0),
+        f"{few} spread out, the rest filled in": (few, 0),
+        f"the same, on_demand = {count}": (few, count),
+        "none, output features alone": (0, 0),
+    }
+    columns = " | ".join(map(str, SHOWN))
+    minus = " | ".join(f"minus filled in, at {place}" for place in SHOWN)
+    print(f"| benchmark | spectra | {columns} | {minus} | asked for |")
+    print("|---|---|" + "---:|" * (2 * len(SHOWN) + 1))
+    for benchmark in map(open_benchmark, options.benchmarks):
+        regrets: dict[str, np.ndarray] = {}
+        asked: dict[str, str] = {}
+        for name, (subset, on_demand) in ways.items():
+            runs, embedding = [], None
+            for seed in range(options.seeds):
+                key = (benchmark.name, subset, on_demand, seed)
+                if key not in found:
+                    embedding = embedding or embed(benchmark, subset, on_demand)
+                    found[key] = search(benchmark, embedding, seed)
+                    with options.out.open("a", encoding="utf-8") as journal:
+                        journal.write(json.dumps([*key, found[key]]) + "\n")
+                runs.append(found[key])
+            regrets[name] = np.array([run["regret"] for run in runs])
+            asked[name] = f"{np.mean([run['asked'] for run in runs]):.0f}" if on_demand else ""
+        filled = regrets[list(ways)[1]]
+        for name, regret in regrets.items():
+            cells = [shown(regret[:, place - 1]) for place in SHOWN]
+            for place in SHOWN:
+                apart = (regret - filled)[:, place - 1]
+                cells.append("" if regret is filled else shown(apart))
+            print(
+                f"| {benchmark.name} | {name} | {' | '.join(cells)} | {asked[name]} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
