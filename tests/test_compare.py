@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,9 @@ from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
 from bo_act.comparison import figures, quality
-from bo_act.comparison.compare import compare, embed
-from bo_act.comparison.metrics import progress
+from bo_act.comparison.compare import compare
+from bo_act.comparison.job import embed
+from bo_act.comparison.metrics import progress, summary, table
 from bo_act.comparison.plan import read_plan
 from bo_act.comparison.quality import surrogate_quality
 from bo_act.comparison.replay import initial_design
@@ -321,6 +323,45 @@ def test_compare_as_a_command(bo_act, files):
     code, _, err = bo_act("compare", "--benchmark", "none")
     assert code != 0
     assert "no benchmark named 'none'" in err
+
+
+def test_compare_writes_a_report_of_what_it_found(bo_act, files):
+    options = ["--benchmark", "one.parquet", "--method", "random", "--method", "evolution"]
+    options += ["--evaluations", "10", "--seeds", "2", "--json"]
+    code, out, err = bo_act("compare", *options, "--report", "seen/both.html")
+    assert code == 0, err
+    assert "wrote seen/both.html" in err
+    assert set(json.loads(out)["methods"]) == {"random", "evolution"}
+    page = (files / "seen" / "both.html").read_text(encoding="utf-8")
+    assert "<h1>comparison</h1>" in page
+    assert '<td class="">evolution</td>' in page
+    code, _, err = bo_act("compare", *options, "--report", "again.html", "--out", "runs.v2")
+    assert code == 0, err
+    assert "<h1>runs.v2</h1>" in (files / "again.html").read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_made_is_noticed_before_the_comparison(bo_act, files, monkeypatch):
+    monkeypatch.setattr("bo_act.report.html.find_spec", lambda name: None)
+    code, _, err = bo_act("compare", "--benchmark", "one.parquet", "--out", "o", "--report", "r")
+    assert code == 2
+    assert "pip install 'bo-act[report]'" in err
+    assert not (files / "o").exists()
+
+
+@pytest.mark.parametrize("evaluations", [20, 50, 60])
+def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, evaluations):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+    from standing import markdown
+
+    rows = {"seed": 0, "evaluation": range(evaluations), "index": 0, "value": one.values[0]}
+    rows |= {"benchmark": "one", "suggest_seconds": 0.0, "pruned": False}
+    steps = pd.concat([pd.DataFrame(rows | {"method": name}) for name in ("a", "b")])
+    summed = summary(steps, {"one": one})
+    head, rule, *_ = markdown(table(summed), summed["comparisons"]).splitlines()
+    columns = [cell.strip() for cell in head.strip("|").split("|")]
+    assert len(set(columns)) == len(columns) == rule.count("|") - 1
+    wanted = sorted({20, min(50, evaluations), evaluations})
+    assert [c for c in columns if c.startswith("regret ")] == [f"regret {n}" for n in wanted]
 
 
 def test_build_as_a_command(bo_act, files):

@@ -331,6 +331,26 @@ def test_several_activations(space, features):
     assert said.activation.startswith("stage1: ")
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_what_was_expected_is_said_in_units_of_the_value(space, features, direction):
+    """Below the best so far, or above it where less is better, and near what then came."""
+    sign = 1.0 if direction == "maximize" else -1.0
+    sampler = ActivationSampler(space, features=features, seed=3)
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    study.optimize(lambda trial: 100 + sign * made_up(space, trial), n_trials=30)
+    seen: list[float] = []
+    errors = []
+    for trial in study.trials:
+        said = trial.user_attrs["proposal"]
+        assert ("expected" in said) == (said["by"] == "acquisition")
+        if "expected" in said:
+            assert min(seen) - 1e-4 <= said["expected"] <= max(seen) + 1e-4
+            errors.append(abs(said["expected"] - trial.value))
+        seen.append(trial.value)
+    assert len(errors) > 15
+    assert np.median(errors) < np.median(np.abs(np.array(seen) - np.median(seen)))
+
+
 def test_an_activation_that_the_sampler_does_not_know(space, features):
     study = optuna.create_study(sampler=ActivationSampler(space, features=features))
     with pytest.raises(SearchError, match=r"activations=\(\.\.\., 'stage1'\)"):

@@ -21,13 +21,14 @@ from bo_act import load_space
 from bo_act.activations.operators import OPERATORS
 from bo_act.errors import BoActError, SearchError
 from bo_act.report import figures
+from bo_act.report.gathered import Gathered
 from bo_act.report.html import as_script, packed, write
 from bo_act.report.landscape import landscape, project
-from bo_act.report.predictions import Seen, calibration, predictions, seen, to_values
-from bo_act.report.study import Gathered, study_report
+from bo_act.report.predictions import Seen, calibration, predictions, seen
+from bo_act.report.study import study_report
 from bo_act.report.subject import Subject, open_subject
 from bo_act.report.trials import best_so_far, importances, lowest_of_interest, rows
-from bo_act.search.observations import warp_targets
+from bo_act.search.observations import read_back, warp_targets
 from bo_act.spec_files import read_study
 from bo_act.specs import SurrogateSpec
 from bo_act.study.environment import environments, keep_environment, without_passwords
@@ -40,7 +41,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def _known_times(monkeypatch):
     # Timing the operators takes seconds, and says nothing here.
     times = dict.fromkeys(OPERATORS, 2.0) | {"relu": 1.0}
-    monkeypatch.setattr("bo_act.report.study.operator_times", lambda: times)
+    monkeypatch.setattr("bo_act.report.gathered.operator_times", lambda: times)
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +275,9 @@ def test_calibration_counts_what_lies_inside():
 def test_warped_targets_are_read_back_as_values(targets):
     values = np.array([0.1, 0.1, 0.8, 0.85, 0.9, 0.91, 0.95])
     y = warp_targets(values, targets)
-    back = to_values(y[2:], y, values)
+    back = read_back(y[2:], y, values)
     np.testing.assert_allclose(back, values[2:])
-    assert to_values(np.array([9.0, -9.0]), y, values).tolist() == [0.95, 0.1]
+    assert read_back(np.array([9.0, -9.0]), y, values).tolist() == [0.95, 0.1]
 
 
 def test_predictions_at_observed_functions_are_near_what_was_observed(own):

@@ -15,8 +15,9 @@ from bo_act import compare, load_space
 from bo_act.activations.operators import OPERATORS
 from bo_act.benchmark.store import save
 from bo_act.report.comparison import comparison_report
+from bo_act.report.gathered import Gathered
 from bo_act.report.html import write
-from bo_act.report.study import Gathered, study_report
+from bo_act.report.study import study_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
@@ -46,7 +47,7 @@ def subject():
 def report(subject, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         times = dict.fromkeys(OPERATORS, 1.0)
-        patch.setattr("bo_act.report.study.operator_times", lambda: times)
+        patch.setattr("bo_act.report.gathered.operator_times", lambda: times)
         return write(study_report(subject), tmp_path_factory.mktemp("report") / "report.html")
 
 

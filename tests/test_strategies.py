@@ -18,7 +18,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.table import Benchmark
-from bo_act.comparison.compare import embed
+from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features

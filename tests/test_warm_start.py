@@ -17,7 +17,8 @@ from scipy.stats import spearmanr
 from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.store import open_benchmark, save
-from bo_act.comparison.compare import compare, embed
+from bo_act.comparison.compare import compare
+from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, ContentNotFoundError, SearchError, StorageError
 from bo_act.search.embedding import Embedding

@@ -141,6 +141,10 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Keep runs and figures here.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write an HTML report of the comparison."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -148,8 +152,11 @@ def compare(
     from bo_act import terminal
     from bo_act.comparison.compare import compare as run_comparison
     from bo_act.comparison.plan import read_plan
+    from bo_act.report.html import check_installed, write
     from bo_act.terminal import benchmarks
 
+    if report is not None:
+        check_installed()
     given = {
         "benchmarks": benchmark,
         "methods": method,
@@ -173,6 +180,11 @@ def compare(
     if out is not None:
         for path in found.save(out):
             benchmarks.say(f"wrote {path}")
+    if report is not None:
+        from bo_act.report.comparison import comparison_report
+
+        title = out.resolve().name if out else Path(file or "comparison").stem
+        benchmarks.say(f"wrote {write(comparison_report(found, title=title), report)}")
     if as_json:
         print_json(dict(found.summary))
     else:

@@ -106,7 +106,7 @@ def plot(
     else:
         spec = read(study, changes, storage)
         from bo_act import terminal
-        from bo_act.report.study import Gathered
+        from bo_act.report.gathered import Gathered
         from bo_act.report.subject import open_subject
 
         with terminal.live(quiet=quiet) as events:

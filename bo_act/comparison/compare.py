@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import bo_act
-from bo_act.activations.costs import costs_of, operator_times
+from bo_act.activations.costs import operator_times
 from bo_act.benchmark.journal import RunJournal
-from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.job import CompareJob, ReplayRun
 from bo_act.comparison.metrics import summary, table
-from bo_act.comparison.replay import Step, initial_design, replay
+from bo_act.comparison.replay import Step
 from bo_act.errors import BenchmarkError, nearest
 from bo_act.markup import box
 from bo_act.markup import table as html_table
-from bo_act.search.embedding import Embedding, make_embedder
 from bo_act.search.method import METHODS, MethodSpec
-from bo_act.search.warm_start import WarmStart, make_warm_start
 from bo_act.study.events import Events
-from bo_act.study.methods import make_method_sampler
 from bo_act.workers import compute_in_processes
 
 if TYPE_CHECKING:
@@ -43,112 +40,9 @@ _CODE = (
     "search",
     "study",
     "benchmark/sources.py",
+    "comparison/job.py",
     "comparison/replay.py",
 )
-
-
-@dataclass(frozen=True)
-class ReplayRun:
-    """One search: which method, on which benchmark, and its seed."""
-
-    benchmark: str
-    method: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.method} on {self.benchmark} with seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class CompareJob:
-    """Replays searches.
-
-    Attributes:
-        methods: by name.
-        evaluations: of each search, the initial design included.
-        initial: random functions after the baselines.
-        sources: benchmarks to learn from.
-        times: of operators, where a method asks what functions cost.
-    """
-
-    methods: Mapping[str, MethodSpec]
-    evaluations: int
-    initial: int
-    sources: tuple[str, ...] = ()
-    times: Mapping[str, float] | None = None
-
-    def __call__(self, _: torch.device) -> Callable[[ReplayRun], dict[str, Any]]:
-        """Return what replays a run; searches run on the CPU, whatever the device."""
-        return _Replayer(self)
-
-
-class _Replayer:
-    def __init__(self, job: CompareJob) -> None:
-        self.job = job
-        self.benchmarks: dict[str, Benchmark] = {}
-        self.embeddings: dict[str, Embedding] = {}
-        self.warm: dict[str, WarmStart] = {}
-
-    def __call__(self, run: ReplayRun) -> dict[str, Any]:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        benchmark = self._benchmark(run.benchmark)
-        method = self.job.methods[run.method]
-        warm = self._warm_start(run, method)
-        embedding = None
-        if method.optuna is None:
-            embedding = self._plain(run, method)
-            embedding = embedding if warm is None else warm.enrich(embedding)
-        costs = None
-        if method.acquisition.needs_costs and self.job.times is not None:
-            costs = costs_of(benchmark.space.catalogue, self.job.times)
-        sampler = make_method_sampler(
-            method, benchmark.space, embedding, costs=costs, seed=run.seed
-        )
-        cold = warm is None or method.baselines
-        design = initial_design(
-            benchmark,
-            seed=run.seed,
-            initial=self.job.initial if cold else 0,
-            first=() if warm is None else warm.best,
-            baselines=cold,
-        )
-        steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
-        columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
-        columns["suggest_seconds"] = [float(f"{s:.4g}") for s in columns["suggest_seconds"]]
-        return {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **columns}
-
-    def _benchmark(self, name: str) -> Benchmark:
-        if name not in self.benchmarks:
-            self.benchmarks[name] = open_benchmark(name)
-        return self.benchmarks[name]
-
-    def _warm_start(self, run: ReplayRun, method: MethodSpec) -> WarmStart | None:
-        others = [name for name in self.job.sources if name != run.benchmark]
-        if not others or not method.warm_start:
-            return None
-        key = f"{run.benchmark} {method.fim} {method.embedding!r}"
-        if key not in self.warm:
-            target = self._benchmark(run.benchmark)
-            sources = [as_source(self._benchmark(name), target.space) for name in others]
-            self.warm[key] = make_warm_start(sources, self._plain(run, method))
-        return self.warm[key]
-
-    def _plain(self, run: ReplayRun, method: MethodSpec) -> Embedding:
-        """Fit an embedding once for all seeds: the features do not change."""
-        key = f"{run.benchmark} {method.fim} {method.embedding!r}"
-        if key not in self.embeddings:
-            self.embeddings[key] = embed(self._benchmark(run.benchmark), method)
-        return self.embeddings[key]
-
-
-def embed(benchmark: Benchmark, method: MethodSpec) -> Embedding:
-    """Return the embedding of a benchmark's functions; those not measured have no place in it."""
-    features = benchmark.features
-    if not method.fim:
-        features = features.without("fim", "fim_null")
-    return make_embedder(method.embedding).fit(features).restricted(benchmark.measured)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ from bo_act.markup import Markup, escape
 _PAGE = Path(__file__).parent / "page"
 
 
+def check_installed() -> None:
+    """Make sure that a report can be written, before the work that it is to tell of.
+
+    Raises:
+        BoActError: what a report needs is not installed.
+    """
+    if not all(find_spec(name) for name in ("jinja2", "plotly")):
+        raise BoActError(
+            "a report needs plotly and jinja2; install them with: pip install 'bo-act[report]'"
+        )
+
+
 def render(template: str, data: Mapping[str, Any], **content: Any) -> str:
     """Fill a template; all that is no markup is escaped.
 
@@ -30,13 +43,10 @@ def render(template: str, data: Mapping[str, Any], **content: Any) -> str:
     Raises:
         BoActError: what a report needs is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise BoActError(
-            "a report needs plotly and jinja2; install them with: pip install 'bo-act[report]'"
-        ) from error
+    check_installed()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
     pages = Environment(
         loader=FileSystemLoader(_PAGE),
         autoescape=True,

@@ -15,7 +15,7 @@ from scipy import stats
 
 from bo_act.report.subject import Subject
 from bo_act.search.configurations import Configurations, ConfigurationSpace
-from bo_act.search.observations import unit, warp_targets
+from bo_act.search.observations import read_back, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import SurrogateSpec
@@ -136,7 +136,7 @@ def predictions(subject: Subject, told: Seen | None) -> list[Predictions]:
         mean, variance = _predict(model, embedding.points, valid, told, place)
         median = np.full(len(embedding), np.nan)
         deviation = median.copy()
-        median[valid] = to_values(mean, y, told.values)
+        median[valid] = read_back(mean, y, told.values)
         deviation[valid] = scale * np.sqrt(variance)
         found.append(Predictions(median, deviation, kind))
     return found
@@ -171,12 +171,6 @@ def _fit(told: Seen, among: NDArray[np.int64]) -> tuple[PointwiseModel, Floats]:
             seed=told.seed,
         )
     return model, y.numpy()
-
-
-def to_values(targets: Floats, y: Floats, values: Floats) -> Floats:
-    """Return the values that warped targets stand for, linearly between those observed."""
-    order = np.lexsort((values, y))
-    return np.asarray(np.interp(targets, y[order], values[order]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +225,9 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
         points, first = np.unique(values, return_index=True)
         warped = warp_targets(values, told.surrogate.targets)
         target[own] = np.interp(told.values[own], points, warped[first])
-        predicted[own] = to_values(mean[own], y, values)
-        low[own] = to_values(mean[own] - away[own], y, values)
-        high[own] = to_values(mean[own] + away[own], y, values)
+        predicted[own] = read_back(mean[own], y, values)
+        low[own] = read_back(mean[own] - away[own], y, values)
+        high[own] = read_back(mean[own] + away[own], y, values)
     inside = float((np.abs(target - mean) <= away + 1e-9).mean())
     tau = float(stats.kendalltau(mean, told.values).statistic)
     found = Calibration(

@@ -3,133 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.study import StudyDirection
 
-from bo_act.activations.costs import cost, operator_times
+from bo_act.activations.costs import cost
 from bo_act.activations.mathml import mathml
 from bo_act.activations.pictures import graph, sample, windows
 from bo_act.markup import Markup, escape
+from bo_act.report.gathered import Gathered
 from bo_act.report.html import line, numbers, packed, render, whisker
-from bo_act.report.landscape import Landscape, LayerSpectra, landscape, spectra
-from bo_act.report.predictions import (
-    LEVEL,
-    Calibration,
-    Predictions,
-    calibration,
-    predictions,
-    seen,
-)
+from bo_act.report.landscape import LayerSpectra
+from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.subject import Subject, readable
-from bo_act.report.trials import (
-    Row,
-    best_so_far,
-    importances,
-    lowest_of_interest,
-    ranked,
-    rows,
-)
+from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 from bo_act.study.caveats import caveats
-from bo_act.study.confirm import REFERENCE, Confirmed, confirmed_runs, interval
+from bo_act.study.confirm import REFERENCE, confirmed_runs, interval
 from bo_act.study.environment import environments, without_passwords
-from bo_act.study.results import StudyResult, best_configurations, read_result
+from bo_act.study.results import best_configurations
 from bo_act.study.settings import functions_of, shown
-from bo_act.study.verdict import Verdict, verdict, with_interval
+from bo_act.study.verdict import with_interval
 
 _CURVE = 41  # points of a graph on the map
-_TOP = 3  # functions found that are drawn large, where nothing was confirmed
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """All that the report of a study shows, as plain values; computed when first asked for."""
-
-    subject: Subject
-
-    @property
-    def maximize(self) -> bool:
-        """Whether larger values are better."""
-        return self.subject.study.direction == StudyDirection.MAXIMIZE
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """The trials in their order."""
-        return rows(self.subject)
-
-    @cached_property
-    def ranked(self) -> list[Row]:
-        """The complete trials, the best first."""
-        return ranked(self.rows, maximize=self.maximize)
-
-    @cached_property
-    def result(self) -> StudyResult | None:
-        """What the study found; None of a study without a file."""
-        return read_result(self.subject.spec) if self.subject.spec else None
-
-    @property
-    def confirmed(self) -> tuple[Confirmed, ...]:
-        """Fresh-seed results."""
-        return self.result.confirmed if self.result else ()
-
-    @cached_property
-    def verdict(self) -> Verdict | None:
-        """To believe or not; None before the confirmation."""
-        return verdict(self.confirmed) if self.confirmed else None
-
-    @cached_property
-    def times(self) -> Mapping[str, float]:
-        """Of operators: as the study noted them, else measured now, on the CPU."""
-        kept = self.subject.study.user_attrs.get("operator_times")
-        if kept is not None:
-            return dict(kept)
-        # The least of several: other work on the machine only makes them longer.
-        some = [operator_times() for _ in range(3)]
-        return {name: min(one[name] for one in some) for name in some[0]}
-
-    @cached_property
-    def _seen(self) -> Any:
-        return seen(self.subject)
-
-    @cached_property
-    def predictions(self) -> list[Predictions]:
-        """What the surrogate expects of each function, one for each activation."""
-        return predictions(self.subject, self._seen)
-
-    @cached_property
-    def calibration(self) -> tuple[Calibration | None, str]:
-        """The surrogate, cross-validated, or why it was not."""
-        return calibration(self._seen)
-
-    @cached_property
-    def landscape(self) -> Landscape | None:
-        """The embedding as a map."""
-        return landscape(self.subject, self.predictions)
-
-    @cached_property
-    def best(self) -> list[str]:
-        """Texts of the best functions, the winner of the confirmation first."""
-        names = [row.activation for row in self.confirmed if row.role == "found"]
-        if self.verdict:
-            names.insert(0, self.verdict.winner.activation)
-        names += [text for row in self.ranked for text in row.functions]
-        return list(dict.fromkeys(names))[:_TOP]
-
-    @cached_property
-    def spectra(self) -> tuple[list[LayerSpectra], str]:
-        """Fisher spectra of the best functions and of ReLU."""
-        functions = [text for one in self.best for text in functions_of(one).values()]
-        return spectra(self.subject, [*functions, REFERENCE])
-
-    @cached_property
-    def importances(self) -> tuple[dict[str, float], str]:
-        """Of slots and other parameters."""
-        return importances(self.subject)
 
 
 def study_report(subject: Subject) -> str:

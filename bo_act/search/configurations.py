@@ -60,7 +60,7 @@ class JointProposal:
     Attributes:
         functions: K indices.
         settings: (p,).
-        by, mean, deviation, note: as there.
+        by, mean, deviation, expected, note: as there.
         score: of the acquisition function, where it chose.
     """
 
@@ -69,6 +69,7 @@ class JointProposal:
     by: str
     mean: float | None = None
     deviation: float | None = None
+    expected: float | None = None
     note: str = ""
     score: float | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.stats import norm
 from bo_act.errors import SearchError
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
-from bo_act.search.observations import Observations
+from bo_act.search.observations import Observations, read_back
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import SurrogateSpec
@@ -56,21 +56,6 @@ class Explanation:
     contributions: Mapping[str, float]
     neighbours: tuple[Neighbour, ...]
     observed: int
-
-
-def read_back(means: Sequence[float], targets: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return what means of a surrogate are in units of the value.
-
-    Args:
-        means: (m,) in units of the warped target.
-        targets: (n,) warped, of what was observed.
-        values: (n,) the same, as observed.
-
-    Returns:
-        (m,) values, none beyond the best or the worst of those observed.
-    """
-    order = np.argsort(targets, kind="stable")
-    return np.asarray(np.interp(means, targets[order], values[order]))
 
 
 def explain(

@@ -19,6 +19,7 @@ from bo_act.errors import SearchError
 from bo_act.search.climb import Climb
 from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
 from bo_act.search.embedding import Embedding
+from bo_act.search.observations import read_back
 from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
@@ -111,7 +112,8 @@ class JointSearcher:
             generator=generator,
         )
         found = climb.best(fit.measured, fit.y, known, observations.closed)
-        return replace(found, note=fit.note)
+        (expected,) = read_back([found.mean or 0.0], fit.y.numpy(), fit.values)
+        return replace(found, expected=float(expected), note=fit.note)
 
     def fit(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -92,6 +93,23 @@ def unit(values: np.ndarray, how: Targets) -> float:
     """
     values = _raised(np.asarray(values, dtype=np.float64), how)
     return float(values.std()) if np.ptp(values) else math.inf
+
+
+def read_back(
+    means: Sequence[float] | np.ndarray, targets: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """Return what means of a surrogate are in units of the value, linearly between those observed.
+
+    Args:
+        means: (m,) in units of the warped target.
+        targets: (n,) warped, of what was observed.
+        values: (n,) the same, as observed.
+
+    Returns:
+        (m,) values, none beyond the best or the worst of those observed.
+    """
+    order = np.lexsort((values, targets))
+    return np.asarray(np.interp(means, targets[order], values[order]))
 
 
 def _raised(values: np.ndarray, how: Targets) -> np.ndarray:

@@ -6,6 +6,7 @@ a benchmark and parallel workers the same code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +20,7 @@ from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.hyperparameters import fit_hyperparameters
-from bo_act.search.observations import Observations, unit, warp_targets
+from bo_act.search.observations import Observations, read_back, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
@@ -35,6 +36,7 @@ class Proposal:
             that needs no surrogate.
         mean, deviation: the surrogate's prediction in units of the warped target, where it was
             asked.
+        expected: the mean in units of the value, larger is better.
         note: what went other than planned, for people.
     """
 
@@ -42,6 +44,7 @@ class Proposal:
     by: Literal["baseline", "random", "acquisition", "strategy"]
     mean: float | None = None
     deviation: float | None = None
+    expected: float | None = None
     note: str = ""
 
 
@@ -127,7 +130,7 @@ class Searcher:
         found = self._before_the_model(embedding, observations, pending, number)
         if isinstance(found, Proposal):
             return np.empty(0, dtype=np.int64)
-        _, scores, _ = self._scored(embedding, observations, pending, found, number)
+        _, _, scores, _ = self._scored(embedding, observations, pending, found, number)
         return np.asarray(found[np.argsort(-scores.numpy(), kind="stable")[:count]])
 
     def _before_the_model(
@@ -208,12 +211,13 @@ class Searcher:
         candidates: np.ndarray,
         number: int,
     ) -> Proposal:
-        model, scores, note = self._scored(embedding, observations, pending, candidates, number)
+        model, y, scores, note = self._scored(embedding, observations, pending, candidates, number)
         # Models of few neighbours give many the same score: the first is no better than another.
         best = candidates[(scores == scores.max()).numpy()]
         chosen = int(np.random.default_rng([self.seed, number]).choice(best))
-        mean, variance = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
-        return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+        prediction = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
+        told = observations.values[embedding.valid[observations.indices]]
+        return Proposal(chosen, "acquisition", *in_numbers(prediction, y, told), note=note)
 
     def _scored(
         self,
@@ -222,15 +226,15 @@ class Searcher:
         pending: Collection[int],
         candidates: np.ndarray,
         number: int,
-    ) -> tuple[PointwiseModel, torch.Tensor, str]:
-        """Return the fitted surrogate, the candidates' scores, and what went other than planned."""
+    ) -> tuple[PointwiseModel, torch.Tensor, torch.Tensor, str]:
+        """Return surrogate, warped targets, scores, and what went other than planned."""
         model, y, note = fit_observed(
             self.surrogate, embedding, observations, pending=pending, seed=self.seed + number
         )
         scores = self._scores(
             model, y, embedding, observations, pending=pending, candidates=candidates, number=number
         )
-        return model, scores, note
+        return model, y, scores, note
 
     def _scores(
         self,
@@ -258,6 +262,20 @@ class Searcher:
             if seconds is not None:
                 return by_second(spec, scores, torch.from_numpy(seconds[candidates]))
         return scores
+
+
+def in_numbers(
+    prediction: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor, values: np.ndarray
+) -> tuple[float, float, float]:
+    """Return mean and deviation of one candidate, and its mean in units of the value.
+
+    Args:
+        prediction: mean and variance, (1,) each.
+        y: (n,) warped targets of what the surrogate was fitted to.
+        values: (n,) the same, as observed.
+    """
+    mean, variance = (float(part[0]) for part in prediction)
+    return mean, math.sqrt(variance), float(read_back([mean], y.numpy(), values)[0])
 
 
 def fit_observed(

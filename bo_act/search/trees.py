@@ -27,7 +27,7 @@ from bo_act.features.outputs import output_blocks
 from bo_act.search.acquisition import make_scorer
 from bo_act.search.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Proposal, Searcher, fit_observed
+from bo_act.search.searcher import Proposal, Searcher, fit_observed, in_numbers
 from bo_act.search.threads import one_thread
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
@@ -226,8 +226,9 @@ class TreeSearcher(Searcher):
             climb = _Climb(frontier, score, observations.taken | set(pending), generator)
             chosen = climb.best(embedding, observations, candidates)
             point = torch.from_numpy(frontier.embedding.points[[chosen]])
-            mean, variance = model.mean_and_variance(point)
-        return Proposal(chosen, "acquisition", float(mean[0]), float(variance.sqrt()[0]), note=note)
+            prediction = model.mean_and_variance(point)
+        told = observations.values[embedding.valid[observations.indices]]
+        return Proposal(chosen, "acquisition", *in_numbers(prediction, y, told), note=note)
 
 
 class _Climb:

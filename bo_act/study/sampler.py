@@ -18,8 +18,7 @@ from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding import Embedder, Embedding
-from bo_act.search.explain import read_back
-from bo_act.search.observations import Observations, warp_targets
+from bo_act.search.observations import Observations
 from bo_act.search.searcher import Proposal
 from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier
@@ -346,7 +345,7 @@ class ActivationSampler(BaseSampler):
             if proposal.index not in self.view(study, trial).taken:
                 break
             contested.add(proposal.index)
-        self._note(study, trial, proposal, (proposal.index,), view.observations, look=look)
+        self._note(study, trial, proposal, (proposal.index,), look=look)
         return proposal.index
 
     def _note(
@@ -355,7 +354,6 @@ class ActivationSampler(BaseSampler):
         trial: FrozenTrial,
         proposal: Proposal | JointProposal,
         functions: tuple[int, ...],
-        observations: Observations | None = None,
         *,
         look: CloserLook | None = None,
     ) -> None:
@@ -365,12 +363,9 @@ class ActivationSampler(BaseSampler):
             how |= look.as_note()
         if proposal.mean is not None and proposal.deviation is not None:
             how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
-            if observations is not None:
-                values = observations.values
-                targets = warp_targets(values, self.searcher.surrogate.targets)
-                expected = float(read_back([proposal.mean], targets, values)[0])
-                sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-                how["expected"] = round(sign * expected, 4)
+        if proposal.expected is not None:
+            sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+            how["expected"] = round(sign * proposal.expected, 4)
         if proposal.note:
             how["note"] = proposal.note
         grows = isinstance(catalogue, Frontier)

@@ -19,7 +19,7 @@ import bo_act
 from bo_act.benchmark.store import open_benchmark
 from bo_act.features.portrait import portrait
 from bo_act.search.acquisition import score_pool
-from bo_act.search.explain import read_back
+from bo_act.search.observations import read_back
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 

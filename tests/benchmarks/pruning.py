@@ -17,7 +17,7 @@ import torch
 
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
-from bo_act.comparison.compare import embed
+from bo_act.comparison.job import embed
 from bo_act.comparison.metrics import mean_interval
 from bo_act.comparison.replay import initial_design, mean_curve, replay
 from bo_act.search.method import METHODS

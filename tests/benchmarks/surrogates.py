@@ -14,7 +14,7 @@ import torch
 
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
-from bo_act.comparison.compare import embed
+from bo_act.comparison.job import embed
 from bo_act.comparison.quality import surrogate_quality
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.search.embedding import Embedding
