@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from bo_act.errors import BoActError, SearchError
 from bo_act.report import figures
 from bo_act.report.gathered import Gathered
 from bo_act.report.html import as_script, packed, write
-from bo_act.report.landscape import landscape, project
+from bo_act.report.landscape import landscape, project, spread
 from bo_act.report.predictions import Seen, calibration, predictions, seen
 from bo_act.report.study import study_report
 from bo_act.report.subject import Subject, open_subject
@@ -314,6 +315,38 @@ def test_of_many_functions_those_that_matter_are_shown(own):
     place = {text: tuple(point) for text, point in zip(whole.texts, whole.points, strict=True)}
     for text, point in zip(land.texts, land.points, strict=True):
         assert place[text] == tuple(point)
+
+
+def test_chosen_points_leave_no_corner_empty():
+    generator = np.random.default_rng(0)
+    crowd = generator.normal(0.5, 0.01, size=(5_000, 2))
+    apart = generator.uniform(-3, 4, size=(40, 2))
+    points = np.concatenate([crowd, apart])
+    chosen = spread(points, 300)
+    assert len(set(chosen.tolist())) == 300
+    assert set(range(5_000, 5_040)) <= set(chosen.tolist())
+    assert chosen.tolist() == spread(points, 300).tolist()
+    assert spread(points, 10**6).tolist() != list(range(5_040))
+    assert set(spread(points, 10**6).tolist()) == set(range(5_040))
+    assert spread(points[:1], 3).tolist() == [0]
+    assert spread(points[:0], 3).tolist() == spread(points, 0).tolist() == []
+
+
+def test_the_map_of_a_large_space_says_how_much_of_it_is_shown(act_bench, monkeypatch):
+    subject = searched(act_bench, trials=14)
+    monkeypatch.setattr("bo_act.report.gathered.landscape", partial(landscape, most=400))
+    found = Gathered(subject)
+    page = study_report(subject)
+    shown, total = data_of(page)["map"], int(subject.sampler.embedding.valid.sum())
+    assert total > 2_000
+    assert len(shown["text"]) == len(shown["x"]) == 400
+    assert shown["total"] == total
+    assert f"Of {total:,} functions 400 are shown" in page
+    evaluated = {text for row in found.rows for text in row.functions}
+    assert evaluated <= set(shown["text"])
+    (predicted,) = found.predictions
+    best = np.argsort(-np.nan_to_num(predicted.median, nan=-np.inf), kind="stable")[:100]
+    assert {subject.sampler.catalogue.text(int(i)) for i in best} <= set(shown["text"])
 
 
 def test_curves_are_packed_a_byte_a_point():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -17,6 +18,7 @@ from bo_act.benchmark.store import save
 from bo_act.report.comparison import comparison_report
 from bo_act.report.gathered import Gathered
 from bo_act.report.html import write
+from bo_act.report.landscape import landscape
 from bo_act.report.study import study_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -162,6 +164,22 @@ def test_search_finds_by_formula(chromium, report, subject):
         assert page.locator("#map-card code").inner_text() == min(expected, key=len)
         page.fill("#map-search", "")
         assert found.inner_text() == ""
+        visit.check()
+
+
+def test_search_of_a_map_that_shows_a_part(chromium, subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "bo_act.report.gathered.operator_times", lambda: dict.fromkeys(OPERATORS, 1.0)
+    )
+    monkeypatch.setattr("bo_act.report.gathered.landscape", partial(landscape, most=25))
+    total = int(subject.sampler.embedding.valid.sum())
+    assert total > 25
+    with Visit(chromium, write(study_report(subject), tmp_path / "part.html")) as visit:
+        page = visit.page
+        page.wait_for_selector("#chart-map .main-svg")
+        page.fill("#map-search", "x")
+        assert page.locator("#map-found").inner_text().startswith("25 of the 25 functions shown.")
+        assert f"Of {total} functions 25 are shown" in page.locator("#map").inner_text()
         visit.check()
 
 

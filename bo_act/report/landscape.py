@@ -20,6 +20,7 @@ from bo_act.study.trials import is_own
 MOST = 6_000
 """Functions on a map: what a browser moves smoothly, at about 100 bytes each."""
 _TOP = 1_000  # of them the best predicted
+_CELLS = 96  # along each side of a map, over which the others are spread
 _LAYERS = 6  # of a network that spectra are shown of
 
 Floats = NDArray[np.float64]
@@ -52,7 +53,7 @@ def landscape(
     """Project the embedding of a study; None without a sampler.
 
     Where more than ``most`` functions have a place, all evaluated ones are shown, the best
-    predicted, and a random choice of the others.
+    predicted, and others that are spread evenly over the plane.
     """
     sampler = subject.sampler
     if sampler is None:
@@ -61,8 +62,8 @@ def landscape(
     embedding, catalogue = sampler.view(subject.study).embedding, sampler.catalogue
     valid = np.flatnonzero(embedding.valid)
     evaluated = {index for some in tried for _, index in some if embedding.valid[index]}
-    shown = _chosen(valid, evaluated, predicted, most)
     plane, explained = project(embedding.points[valid])
+    shown = _chosen(valid, plane, evaluated, predicted, most)
     at = np.searchsorted(valid, shown)
     position = {int(index): place for place, index in enumerate(shown)}
     return Landscape(
@@ -94,6 +95,7 @@ def _tried(subject: Subject, place: int) -> list[tuple[int, int]]:
 
 def _chosen(
     valid: NDArray[np.int64],
+    plane: Floats,
     evaluated: Collection[int],
     predicted: Sequence[Predictions],
     most: int,
@@ -104,10 +106,35 @@ def _chosen(
     if predicted:
         best = valid[np.argsort(-predicted[0].median[valid], kind="stable")]
         kept |= set(best[: min(_TOP, max(most - len(kept), 0) // 2)].tolist())
-    others = np.setdiff1d(valid, np.fromiter(kept, dtype=np.int64, count=len(kept)))
-    free = max(most - len(kept), 0)
-    drawn = np.random.default_rng(0).choice(others, size=min(free, len(others)), replace=False)
+    others = np.flatnonzero(~np.isin(valid, list(kept)))
+    drawn = valid[others[spread(plane[others], max(most - len(kept), 0))]]
     return np.array(sorted(kept | set(drawn.tolist())), dtype=np.int64)
+
+
+def spread(points: Floats, count: int) -> NDArray[np.int64]:
+    """Choose points so that every corner of the plane has some.
+
+    By turns one point of each cell of a grid that has any left, at random within the cell: where
+    functions are few all of them are chosen, where they crowd a small share.
+
+    Args:
+        points: (n, 2).
+        count: how many, at most.
+
+    Returns:
+        Their numbers, in the order of being chosen.
+    """
+    extent = np.ptp(points, axis=0) if len(points) else np.ones(2)
+    extent[extent == 0] = 1.0
+    places = ((points - points.min(axis=0, initial=np.inf)) / extent * _CELLS).astype(np.int64)
+    cells = np.minimum(places, _CELLS - 1) @ [1, _CELLS]
+    order = np.random.default_rng(0).permutation(len(points))
+    by_cell = order[np.argsort(cells[order], kind="stable")]
+    _, first, sizes = np.unique(cells[by_cell], return_index=True, return_counts=True)
+    turn = np.arange(len(points)) - np.repeat(first, sizes)
+    # Within a turn in random order, too: the last turn is cut off somewhere.
+    mixed = np.random.default_rng(1).permutation(len(points))
+    return np.asarray(by_cell[mixed[np.argsort(turn[mixed], kind="stable")]][:count])
 
 
 def project(points: Floats) -> tuple[Floats, float]:

@@ -295,6 +295,7 @@ def _map(found: Gathered) -> dict[str, Any] | None:
     good = [row.value for row in found.ranked if row.value is not None]
     return {
         "text": land.texts,
+        "total": land.total,
         "x": numbers(land.points[:, 0]),
         "y": numbers(land.points[:, 1]),
         "curves": packed(values, low, high),

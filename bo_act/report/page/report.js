@@ -14,7 +14,8 @@
   })();
   const shown = (value) => value === null || value === undefined ? "" :
     data.percent ? `${(100 * value).toFixed(2)}%` : String(+value.toPrecision(5));
-  const ticks = () => data.percent ? { tickformat: ".1%" } : {};
+  // Of a narrow range whole tenths would be said twice.
+  const ticks = (range = 1) => data.percent ? { tickformat: range < 0.01 ? ".2%" : ".1%" } : {};
 
   function layout(more) {
     const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), ticks: "", automargin: true };
@@ -141,7 +142,7 @@
       const [cmin, cmax] = bounds(values ? (sure ? values : values.map((v) => clamp(v, M.from))) : measured);
       const bar = { thickness: 10, outlinewidth: 0, len: 0.9, tickfont: { color: colour("soft") },
         title: { text: { median: "predicted", deviation: "uncertainty", measured: "measured" }[state.colour], side: "right" },
-        ...(sure && !(data.percent && M.unit === "objective") ? {} : ticks()) };
+        ...(sure && !(data.percent && M.unit === "objective") ? {} : ticks(cmax - cmin)) };
       const tone = sure || data.maximize ? scale() : scale().map(([v], i, all) => [v, all[all.length - 1 - i][1]]);
       const traces = [{ type: plain, mode: "markers", x: M.x, y: M.y, customdata: M.x.map((_, i) => i), text: M.text, hoverinfo: "text",
         showlegend: false, marker: values ? { size: narrow() ? 4 : 5.5, opacity: 0.85, color: sure ? values : values.map((v) => clamp(v, M.from)), cmin, cmax,
@@ -175,7 +176,8 @@
       const asked = event.target.value.replace(/\s/g, "").toLowerCase();
       state.found = asked ? lower.map((_, i) => i).filter((i) => lower[i].includes(asked)) : [];
       const line = at("map-found");
-      line.textContent = asked ? `${state.found.length} of ${M.text.length} functions. ` : "";
+      const among = M.text.length < M.total ? `the ${M.text.length.toLocaleString("en")} functions shown` : `${M.total.toLocaleString("en")} functions`;
+      line.textContent = asked ? `${state.found.length.toLocaleString("en")} of ${among}. ` : "";
       const order = [...state.found].sort((a, b) => M.text[a].length - M.text[b].length);
       for (const i of order.slice(0, 8)) {
         const button = document.createElement("button");
