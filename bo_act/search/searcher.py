@@ -6,7 +6,6 @@ a benchmark and parallel workers the same code.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,8 +19,8 @@ from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.hyperparameters import fit_hyperparameters
-from bo_act.search.observations import Observations, read_back, unit, warp_targets
-from bo_act.search.pointwise import PointwiseModel
+from bo_act.search.observations import Observations, unit, warp_targets
+from bo_act.search.pointwise import PointwiseModel, in_numbers
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
@@ -262,20 +261,6 @@ class Searcher:
             if seconds is not None:
                 return by_second(spec, scores, torch.from_numpy(seconds[candidates]))
         return scores
-
-
-def in_numbers(
-    prediction: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor, values: np.ndarray
-) -> tuple[float, float, float]:
-    """Return mean and deviation of one candidate, and its mean in units of the value.
-
-    Args:
-        prediction: mean and variance, (1,) each.
-        y: (n,) warped targets of what the surrogate was fitted to.
-        values: (n,) the same, as observed.
-    """
-    mean, variance = (float(part[0]) for part in prediction)
-    return mean, math.sqrt(variance), float(read_back([mean], y.numpy(), values)[0])
 
 
 def fit_observed(

@@ -27,7 +27,8 @@ from bo_act.features.outputs import output_blocks
 from bo_act.search.acquisition import make_scorer
 from bo_act.search.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Proposal, Searcher, fit_observed, in_numbers
+from bo_act.search.pointwise import in_numbers
+from bo_act.search.searcher import Proposal, Searcher, fit_observed
 from bo_act.search.threads import one_thread
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
