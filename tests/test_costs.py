@@ -258,22 +258,32 @@ def test_what_cannot_be_is_refused(act_bench):
         ActivationSampler(act_bench, acquisition=GAIN, costs=np.ones(3))
     with pytest.raises(SearchError, match="costs cannot be had"):
         ActivationSampler(act_bench, candidates="trees", acquisition=GAIN)
+
+
+@pytest.mark.parametrize(
+    "acquisition",
+    [GAIN, AcquisitionSpec(name="hypervolume"), AcquisitionSpec(name="knowledge_gradient")],
+    ids=["per_second", "hypervolume", "knowledge_gradient"],
+)
+def test_what_looks_at_all_functions_is_refused_before_anything_is_trained(acquisition):
     space = load_space("classic")
-    sampler = ActivationSampler(
-        space,
-        acquisition=GAIN,
-        costs=np.ones(len(space.catalogue)),
-        baselines=(),
-        initial=0,
-        parameters={"lr": FloatDistribution(0.1, 1.0)},
-    )
+    options = {"acquisition": acquisition, "costs": np.ones(len(space.catalogue))}
+    for searched in (
+        {"parameters": {"lr": FloatDistribution(0.1, 1.0)}},
+        {"activations": ("stage1", "stage2")},
+        {"candidates": "trees", "costs": None},
+    ):
+        with pytest.raises(SearchError, match=r"needs a list of all|costs cannot be had"):
+            ActivationSampler(space, **(options | searched))
+    # Parameters that the objective asks for are known after its first trial.
+    sampler = ActivationSampler(space, **options, baselines=(), initial=0)
     study = optuna.create_study(sampler=sampler)
 
     def objective(trial: optuna.Trial) -> float:
         space.suggest_expression(trial)
         return trial.suggest_float("lr", 0.1, 1.0)
 
-    with pytest.raises(SearchError, match="needs a list of all candidates"):
+    with pytest.raises(SearchError, match="choose another acquisition, as log_ei"):
         study.optimize(objective, n_trials=8)
 
 

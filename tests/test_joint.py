@@ -537,6 +537,19 @@ def test_parameters_need_a_model(study_file):
         read_study(str(study_file), {"strategy.name": "random"})
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("acquisition.per_second", "true"),
+        ("acquisition.name", "hypervolume"),
+        ("acquisition.name", "knowledge_gradient"),
+    ],
+)
+def test_parameters_cannot_be_listed(study_file, key, value):
+    with pytest.raises(SpecError, match=r"needs a list of all .* where parameters are searched"):
+        read_study(str(study_file), {key: value})
+
+
 def test_a_function_is_given_up_after_its_retries(space, features):
     sampler = ActivationSampler(space, features=features, parameters=RATE, max_retries=1)
     study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -127,7 +127,8 @@ def test_text_names_places_where_functions_differ():
         ("activations", '["a", "a"]', "each name once"),
         ("activations", '["a.b"]', "activations.0"),
         ("strategy.name", "evolution", "only the strategy 'model'"),
-        ("acquisition.per_second", "true", "one function alone"),
+        ("acquisition.per_second", "true", "per_second needs a list .* where activations are"),
+        ("acquisition.name", "knowledge_gradient", "'knowledge_gradient' needs a list"),
     ],
 )
 def test_activations_that_cannot_be_searched(study_file, key, value, message):

@@ -40,7 +40,6 @@ _SCREENED = 20_000
 _PROMISING = 16_384
 _GROWING = ("ucb", "log_ei")  # by mean and by deviation, so that an upper bound bounds the score
 _DRAWING = ("thompson", "log_nei")
-_TOGETHER = ("knowledge_gradient", "hypervolume")  # of the whole pool, not point by point
 _KNOWN = 1_024  # candidates whose measurement, and whose mean after it, knowledge gradient looks at
 _INCUMBENTS = 64  # observed points whose mean after a measurement it looks at
 _NODES = 32  # of Gauss-Hermite quadrature
@@ -145,6 +144,20 @@ def _check_surrogate(spec: AcquisitionSpec, model: PointwiseModel) -> None:
         )
 
 
+def check_unlisted(spec: AcquisitionSpec) -> None:
+    """Refuse what cannot be had where candidates are not listed beforehand.
+
+    Raises:
+        SearchError: the acquisition function looks at all candidates together.
+    """
+    if spec.needs_list:
+        raise SearchError(
+            f"the acquisition function {spec.name!r}{' per second' if spec.per_second else ''} "
+            "needs a list of all candidates, so it can be had neither with other parameters or "
+            "several activations nor from tree to tree; choose another acquisition, as log_ei"
+        )
+
+
 def make_scorer(
     spec: AcquisitionSpec, model: PointwiseModel, best: float, *, pool: Tensor, seed: int = 0
 ) -> Callable[[Tensor], Tensor]:
@@ -166,12 +179,7 @@ def make_scorer(
         SearchError: as ``score_pool``.
     """
     _check_surrogate(spec, model)
-    if spec.name in _TOGETHER or spec.per_second:
-        raise SearchError(
-            f"the acquisition function {spec.name!r}{' per second' if spec.per_second else ''} "
-            "needs a list of all candidates, so it can be had neither with other parameters or "
-            "several activations nor from tree to tree; choose another acquisition, as log_ei"
-        )
+    check_unlisted(spec)
     if isinstance(model, GaussianProcess) and spec.name in _DRAWING:
         generator = torch.Generator().manual_seed(seed)
         draw = _path if spec.name == "thompson" else _noisy_improvement

@@ -166,6 +166,11 @@ class AcquisitionSpec(Spec):
         """Whether it must know what each function costs."""
         return self.per_second or self.name == "hypervolume"
 
+    @property
+    def needs_list(self) -> bool:
+        """Whether it looks at all functions together, and so needs a list of them."""
+        return self.needs_costs or self.name == "knowledge_gradient"
+
 
 class WarmStartSpec(Spec):
     """What other tasks are learnt from.

@@ -175,10 +175,16 @@ class StudySpec(Spec):
                 f"activations: only the strategy 'model' searches several together, not "
                 f"{self.strategy.name!r}"
             )
-        if self.acquisition.needs_costs:
+        return self
+
+    @model_validator(mode="after")
+    def _lists_are_of_single_functions(self) -> StudySpec:
+        searched = "activations" if self.activations else "parameters" if self.parameters else ""
+        if searched and self.acquisition.needs_list:
+            name = "per_second" if self.acquisition.per_second else repr(self.acquisition.name)
             raise ValueError(
-                "activations: what functions cost (acquisition.per_second, 'hypervolume') is known "
-                "for one function alone"
+                f"acquisition: {name} needs a list of all that can be proposed, and there is none "
+                f"where {searched} are searched; choose another, as 'log_ei'"
             )
         return self
 

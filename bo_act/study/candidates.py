@@ -15,6 +15,7 @@ from bo_act.activations.space import Space
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
+from bo_act.search.acquisition import check_unlisted
 from bo_act.search.embedding import Embedder, Embedding, make_embedder
 from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
@@ -103,7 +104,9 @@ def met_candidates(
 
     Raises:
         ExpressionError: a baseline is not in the space.
+        SearchError: the acquisition function needs a list of all functions.
     """
+    check_unlisted(options["acquisition"])
     spec = embedding if isinstance(embedding, EmbeddingSpec) else EmbeddingSpec()
     frontier = Frontier(space, components=spec.outputs)
     start = [frontier.index(function) for function in baselines]

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.table import FeatureTable
+from bo_act.search.acquisition import check_unlisted
 from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding import Embedder, Embedding
 from bo_act.search.observations import Observations
@@ -80,7 +81,8 @@ class ActivationSampler(BaseSampler):
 
     Raises:
         ExpressionError: a baseline is not in the space.
-        SearchError: the features belong to another space.
+        SearchError: the features belong to another space, or the acquisition function cannot be had
+            with what is searched.
     """
 
     def __init__(
@@ -141,6 +143,8 @@ class ActivationSampler(BaseSampler):
         self.defaults = defaults or {}
         self.delegate = delegate or TPESampler(seed=seed)
         self._delegates = delegate is not None or strategy is not None
+        if not self._delegates and (parameters or self.activations != _ONE):
+            check_unlisted(options["acquisition"])
         self.max_retries = max_retries
         self._slot_sampler = RandomSampler(seed=seed)
 
