@@ -195,6 +195,30 @@ def test_the_fit_is_no_worse_than_botorchs(n):
     assert gpytorch_value(x, y, TWO, found) / n > best - 0.02
 
 
+def test_a_long_fit_looks_at_all_observations_few_times(monkeypatch):
+    looks = []
+
+    def counted(h, distances, y, dimensions):
+        looks.append(len(y))
+        return log_posterior(h, distances, y, dimensions)
+
+    monkeypatch.setattr(fitting, "log_posterior", counted)
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        x = generator.uniform(size=(400, 4))
+        x[:200] *= 0.3  # a search looks elsewhere at first
+        y = warp_targets(smooth(x) + 0.02 * generator.normal(size=400), "winsorized")
+        found, _ = fit_hyperparameters(x, y, TWO)
+        with monkeypatch.context() as one_stage:
+            one_stage.setattr(fitting, "log_posterior", log_posterior)
+            one_stage.setattr(fitting, "_steps", lambda _: [1])
+            whole, _ = fit_hyperparameters(x, y, TWO)
+        ends = [gpytorch_value(x, y, TWO, h) for h in (found, whole)]
+        assert ends[0] > ends[1] - 0.01 * len(y)
+    assert list(dict.fromkeys(looks)) == [100, 200, 400]
+    assert looks.count(400) < 45  # 33 of three fits; 59 by way of the first half
+
+
 def test_a_fit_depends_on_its_arguments_alone(cloud):
     x, y = observed(cloud, 120)
     first, second = (fit_hyperparameters(x, y, TWO)[0].pack() for _ in range(2))

@@ -12,14 +12,14 @@ out, the same likelihood is maximized in a tenth of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
 from bo_act.search.threads import one_thread
 
@@ -122,12 +122,9 @@ def log_posterior(
     joint = [_matern_and_slope(distances[b] / s) for b, s in enumerate(h.joint)]
     terms = [matern for matern, _ in own]
     if joint:
-        terms.append(np.prod([matern for matern, _ in joint], axis=0))
+        terms.append(_product([matern for matern, _ in joint]))
     pairs = sum(a * term for a, term in zip(h.variances, terms, strict=True))
-    # pdist lists the upper triangle by rows, which is the lower one by columns.
-    places = np.triu_indices(n, 1)[::-1]
-    covariance = np.empty((n, n))
-    covariance[places] = pairs
+    covariance = squareform(pairs, checks=False)
     np.fill_diagonal(covariance, h.variances.sum() + h.noise)
     factor = torch.linalg.cholesky(torch.from_numpy(covariance))
     inverse = torch.cholesky_inverse(factor).numpy()
@@ -137,15 +134,19 @@ def log_posterior(
     value -= 0.5 * n * math.log(2 * math.pi)
     # d value = 1/2 tr((w w' - K^-1) dK)
     diagonal = 0.5 * (weights**2 - inverse.diagonal()).sum()
-    pull = weights[places[0]] * weights[places[1]] - inverse[places]
+    pull = squareform(np.outer(weights, weights) - inverse, checks=False)
     gradient = [a * (pull @ slope) for a, (_, slope) in zip(h.variances, own, strict=False)]
     for b, (_, slope) in enumerate(joint):
-        others = np.prod([matern for c, (matern, _) in enumerate(joint) if c != b], axis=0)
+        others = _product([matern for c, (matern, _) in enumerate(joint) if c != b])
         gradient.append(h.variances[-1] * (pull @ (slope * others)))
     gradient += [a * (pull @ term + diagonal) for a, term in zip(h.variances, terms, strict=True)]
     gradient += [h.noise * diagonal, weights.sum()]
     prior, prior_gradient = _log_prior(h, dimensions)
     return float(value + prior), np.array(gradient) + prior_gradient
+
+
+def _product(factors: Sequence[Array]) -> Array:
+    return math.prod(factors[1:], start=factors[0])
 
 
 def _matern_and_slope(scaled: Array) -> tuple[Array, Array]:
@@ -189,7 +190,6 @@ def fit_hyperparameters(
     """
     pieces = blocks.values()
     dimensions = np.array([b.stop - b.start for b in pieces], dtype=np.float64)
-    distances = np.stack([pdist(x[:, columns]) for columns in pieces])
     start = Hyperparameters.of_priors(dimensions)
     least_noise = min(max(least_noise, _LEAST_NOISE), math.exp(_MOST))
     start = replace(start, noise=max(start.noise, least_noise))
@@ -199,13 +199,14 @@ def fit_hyperparameters(
     found = start
     try:
         with one_thread():
-            for some in _stages(len(y)):
-                pairs = distances if some == len(y) else _pairs_of_first(distances, some, len(y))
+            for step in _steps(len(y)):
+                some = y[::step]
+                distances = np.stack([pdist(x[::step, columns]) for columns in pieces])
 
                 def objective(vector: Array) -> tuple[float, Array]:
                     at = Hyperparameters.unpack(vector, len(dimensions))
-                    value, gradient = log_posterior(at, pairs, y[:some], dimensions)  # noqa: B023
-                    return -value / some, -gradient / some  # noqa: B023
+                    value, gradient = log_posterior(at, distances, some, dimensions)  # noqa: B023
+                    return -value / len(some), -gradient / len(some)  # noqa: B023
 
                 result = minimize(
                     objective,
@@ -223,17 +224,13 @@ def fit_hyperparameters(
     return found, ""
 
 
-def _stages(n: int) -> list[int]:
-    """Return how many of the first observations each stage of a fit looks at, ending with n.
+def _steps(n: int) -> list[int]:
+    """Return which observations each stage of a fit looks at, every so many, ending with all.
 
-    The optimum for the first half is near that for all and costs an eighth.
+    The optimum for every other one is near that for all and costs an eighth. That for the first
+    half is farther away, because a search looks elsewhere at first.
     """
-    stages = [n]
-    while stages[0] >= 2 * _FIRST_STAGE:
-        stages.insert(0, stages[0] // 2)
-    return stages
-
-
-def _pairs_of_first(distances: Array, some: int, n: int) -> Array:
-    rows, columns = np.triu_indices(n, 1)
-    return distances[:, (rows < some) & (columns < some)]
+    steps = [1]
+    while n // steps[0] >= 2 * _FIRST_STAGE:
+        steps.insert(0, 2 * steps[0])
+    return steps
