@@ -3,12 +3,14 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bo_act.activations.module import Activation
 from bo_act.errors import NetworkError
+from bo_act.features.fim import fim_spectra
 from bo_act.features.kfac import kronecker_factors
 from bo_act.networks import NetworkBuilder, load_network
 from bo_act.networks.replacement import replace_activations
@@ -114,7 +116,57 @@ def test_functional_calls_are_replaced_once_each():
         y = network(images)
         assert Marked.calls == 4
         z = 4 * network.first(images.flatten(1)).relu()
-        torch.testing.assert_close(y, 4 * z * z.sigmoid())
+        torch.testing.assert_close(y, 4 * z * (2 * z).sigmoid())  # the gate reads it changed
+
+
+WAYS = {
+    "functional": lambda net, x: nn.functional.elu(x, inplace=True),
+    "torch": lambda net, x: torch.relu_(x),
+    "method": lambda net, x: x.tanh_(),
+    "module": lambda net, x: net.act(x),
+    "view": lambda net, x: nn.functional.relu(x.view(-1), inplace=True),
+}
+
+
+class InPlace(nn.Module):
+    """Changes a tensor in place; lets the result go, reads both, or reads the result alone."""
+
+    def __init__(self, way: str, reads: str) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(12, 8), nn.SiLU(inplace=True), nn.Linear(8, 10)
+        self.way, self.reads = way, reads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1))
+        y = WAYS[self.way](self, x)
+        if self.reads == "changed":
+            return self.last(x)
+        y = y.view(-1, 8)
+        return self.last(x + y if self.reads == "both" else y)
+
+
+@pytest.mark.parametrize("reads", ["changed", "both", "result"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_works_in_place_is_replaced_wherever_it_is_read(way, reads):
+    network = InPlace(way, reads)
+    replace_activations(network, nn.Softplus, name="n", image=(3, 2, 2), num_classes=10)
+    images = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    times = 2 if reads == "both" else 1
+
+    def expected(x: torch.Tensor) -> torch.Tensor:
+        return network.last(times * nn.functional.softplus(network.first(x.flatten(1))))
+
+    found, wanted = network(images), expected(images)
+    torch.testing.assert_close(found, wanted)
+    slopes = [
+        torch.autograd.grad(logits.square().sum(), list(network.parameters()))
+        for logits in (found, wanted)
+    ]
+    for ours, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    # Where nobody reads the input again, it need not be copied and written over.
+    stores = network.stores_calls if way != "module" else type(network.act).__name__ == "Storing"
+    assert stores == (reads != "result")
 
 
 def test_activations_inside_norms_stand_after_them():
@@ -148,6 +200,33 @@ def test_fisher_spectra_see_all_layers(name, side):
     found = kronecker_factors(network, torch.randn(2, 3, side, side), None)
     assert not found.uncovered
     assert sum(layer.weights for layer in found.layers) == size(network)
+
+
+SMALL_COATNET = {"depths": (1, 1, 1, 1), "embed_dim": (16, 32, 32, 64)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "outside"),
+    [
+        # Its residual branches else begin with a scale of zero, and no gradient arrives in them.
+        ("timm:mobilevit_xxs", {"zero_init_last": False}, set()),
+        ("timm:deit_tiny_patch16_224", {"depth": 2}, {"cls_token", "pos_embed"}),
+        # Norms over the channels of images, and what is added to the attention.
+        ("timm:coatnet_pico_rw_224", SMALL_COATNET, {"norm", "norm2", "rel_pos"}),
+    ],
+)
+def test_spectra_of_attention_networks_are_finite_and_what_is_left_out_is_named(
+    name, options, outside
+):
+    network = made(name, lambda: Activation("swish(x)"), side=32, **options)
+    found = fim_spectra(network, torch.randn(4, 3, 32, 32), None, quantiles=16)
+    assert np.isfinite(found.quantiles).all()
+    assert ((found.null_mass >= 0) & (found.null_mass < 1)).all()
+    assert len(set(found.quantiles[:, 8].round(6))) > len(found.layers) / 2  # not all alike
+    assert {one.split(".")[-1] for one in found.uncovered} == outside
+    parameters, modules = dict(network.named_parameters()), dict(network.named_modules())
+    left = [parameters[n].numel() if n in parameters else size(modules[n]) for n in found.uncovered]
+    assert found.weights.sum() + sum(left) == size(network)
 
 
 @pytest.mark.parametrize(

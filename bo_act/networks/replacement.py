@@ -4,6 +4,10 @@ Layers are modules of the classes of ``torch.nn.modules.activation`` and ``timm.
 forward functions call by themselves (``functional.relu(x)``), which a trial forward pass finds by
 seeing every call of torch. Gates are no activation layers and stay: sigmoids and hard sigmoids,
 softmax, and attention. Arithmetic that happens to be one, such as ``x.clamp(min=0)``, is not found.
+
+What works in place (``functional.relu(x, inplace=True)``, ``x.relu_()``, ``nn.ReLU(inplace=True)``)
+is replaced by a function that does not, unless the network reads the changed tensor again, as where
+it ignores what the call returns: there the function's values are written over its input.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from bo_act.errors import NetworkError
+from bo_act.networks.in_place import Reads, Storing, is_in_place, store
 
 __all__ = ["replace_activations"]
 
@@ -65,12 +70,13 @@ def replace_activations(
     """
     if _is_activation(network):
         raise NetworkError(f"{name}: the network is an activation layer itself")
-    _replace(network, _StandIn, name)
+    _replace(network, _stand_in, name)
     # Training is what is tried: some networks return more than logits then, or call more.
     trial = copy.deepcopy(network).train()
-    with torch.no_grad(), _calls(trial) as found:
+    with torch.no_grad(), _calls(trial) as watch:
         outputs = trial(torch.zeros(2, *image))
-    for place, call in found:
+    watch.reads.look(outputs)
+    for place, call in watch.found:
         if call.endswith(HALVING):
             raise NetworkError(
                 f"{name}: {call} in {_shown(network, place)} cannot be replaced: it halves its "
@@ -81,11 +87,18 @@ def replace_activations(
         raise NetworkError(
             f"{name}: expected logits (2, {num_classes}) for two images in training, got {came}"
         )
-    places = sorted({place for place, _ in found})
-    _replace(network, lambda: Apart(activation()) if places else activation(), name)
+    places = sorted({place for place, _ in watch.found})
+    again = watch.reads.again
+
+    def fresh(_: str, stand_in: nn.Module) -> nn.Module:
+        module = Apart(activation()) if places else activation()
+        return Storing(module) if getattr(stand_in, "place", None) in again else module
+
+    _replace(network, fresh, name)
     for place in places:
-        module = network.get_submodule(place)
+        module: Any = network.get_submodule(place)
         module.activation_of_calls = Apart(activation())
+        module.stores_calls = place in again
         module.__class__ = _redirecting(type(module))  # type: ignore[arg-type]
 
 
@@ -105,15 +118,18 @@ class Apart(nn.Module):
 class _Redirect(TorchFunctionMode):
     """Has an activation module do what activation functions are called for."""
 
-    def __init__(self, activation: nn.Module) -> None:
+    def __init__(self, activation: nn.Module, *, stores: bool) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation, self.stores = activation, stores
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _FUNCTIONS:
-            return self.activation(args[0] if args else kwargs["input"])
-        return func(*args, **kwargs)
+        if func not in _FUNCTIONS:
+            return func(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        if self.stores and is_in_place(_FUNCTIONS[func], kwargs):
+            return store(self.activation, x)
+        return self.activation(x)
 
 
 @cache
@@ -121,7 +137,7 @@ def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass whose own calls of activation functions go to ``activation_of_calls``."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Redirect(self.activation_of_calls):
+        with _Redirect(self.activation_of_calls, stores=self.stores_calls):
             return kind.forward(self, *args, **kwargs)
 
     content = {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__}
@@ -129,10 +145,23 @@ def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 class _StandIn(nn.Module):
-    """Passes its input on, where an activation layer was and will be."""
+    """Passes its input on, where an activation layer was and will be.
+
+    Attributes:
+        place: its name in the network.
+        in_place: whether that layer worked in place.
+    """
+
+    def __init__(self, place: str, *, in_place: bool) -> None:
+        super().__init__()
+        self.place, self.in_place = place, in_place
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()  # what follows may change it in place
+
+
+def _stand_in(place: str, layer: nn.Module) -> nn.Module:
+    return _StandIn(place, in_place=bool(getattr(layer, "inplace", False)))
 
 
 def _is_activation(module: nn.Module) -> bool:
@@ -142,8 +171,11 @@ def _is_activation(module: nn.Module) -> bool:
     return type(module) is _StandIn or bool(kinds and not GATES & {one.__name__ for one in kinds})
 
 
-def _replace(network: nn.Module, fresh: Callable[[], nn.Module], name: str) -> None:
-    """Replace activation layers; the first call also takes them out of normalization layers."""
+def _replace(network: nn.Module, fresh: Callable[[str, nn.Module], nn.Module], name: str) -> None:
+    """Replace activation layers; the first call also takes them out of normalization layers.
+
+    ``fresh`` gets the name of the place and the layer that was there.
+    """
     for prefix, parent in list(network.named_modules()):
         for key, child in _places(parent):
             place = f"{prefix}.{key}" if prefix else key
@@ -153,10 +185,10 @@ def _replace(network: nn.Module, fresh: Callable[[], nn.Module], name: str) -> N
                     "channels; take another network, or write it as a model file"
                 )
             if _is_activation(child):
-                setattr(parent, key, fresh())
+                setattr(parent, key, fresh(place, child))
             elif type(child).__module__ == INSIDE_NORMS and _is_activation(child.act):
-                child.act = nn.Identity()
-                setattr(parent, key, nn.Sequential(child, fresh()))
+                layer, child.act = child.act, nn.Identity()
+                setattr(parent, key, nn.Sequential(child, fresh(place, layer)))
 
 
 def _shown(network: nn.Module, place: str) -> str:
@@ -175,17 +207,27 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.stack: list[str] = []
         self.found: list[tuple[str, str]] = []
+        self.reads = Reads()
 
-    def leave(self, *_: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
         """Go back to the module outside, as a forward hook."""
         self.stack.pop()
+        if isinstance(module, _StandIn) and module.in_place:
+            self.reads.changed(module.place, *args, *kwargs.values())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") != "__get__":  # to ask for its shape is not to read it
+            self.reads.look(args, kwargs)
         if func in _FUNCTIONS:
             call = (self.stack[-1], _FUNCTIONS[func])
             if call not in self.found:
                 self.found.append(call)
-        return func(*args, **(kwargs or {}))
+            if is_in_place(call[1], kwargs):
+                x = args[0] if args else kwargs["input"]
+                self.reads.changed(call[0], x)
+                return x.clone()  # another tensor, so that the two are told apart from here on
+        return func(*args, **kwargs)
 
 
 def _functions() -> dict[Any, str]:
@@ -202,11 +244,11 @@ _FUNCTIONS = _functions()
 
 
 @contextmanager
-def _calls(network: nn.Module) -> Iterator[list[tuple[str, str]]]:
+def _calls(network: nn.Module) -> Iterator[_Watch]:
     """Watch calls of activation functions during forward passes of the network."""
     watch = _Watch()
     for place, module in network.named_modules():
         module.register_forward_pre_hook(lambda *_, place=place: watch.stack.append(place))
-        module.register_forward_hook(watch.leave)
+        module.register_forward_hook(watch.leave, with_kwargs=True)
     with watch:
-        yield watch.found
+        yield watch
