@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,32 @@ def test_only_what_is_left_is_trained(data, tmp_path, monkeypatch):
     # Whoever goes on has the epochs before told, too.
     assert reports == [0, 1, 0, 1, 2, 3]
     assert numbers(result) == numbers(train(network(), data, recipe(), seed=0))
+
+
+@pytest.mark.parametrize("why", ["a file in the folder's place", "the disk is full"])
+def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkeypatch, why):
+    monkeypatch.setattr(trainer, "WORTH_SAVING", 0.0)
+    monkeypatch.setattr(trainer, "SAVING_SHARE", float("inf"))
+    folder = tmp_path / "kept"
+    if why == "the disk is full":
+        if not Path("/dev/full").exists():
+            pytest.skip("needs /dev/full")
+        folder.mkdir()
+        (folder / ".one.pt.new").symlink_to("/dev/full")
+    else:
+        folder.write_text("")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = train(
+            network(), data, recipe(), seed=0, checkpoint=Checkpoint(folder / "one.pt", "key")
+        )
+    told = [str(one.message) for one in caught]
+    assert len(told) == 1
+    assert f"no checkpoint can be written to {folder} (" in told[0]
+    assert "training goes on" in told[0]
+    assert told[0].startswith(result.notes[0])
+    assert numbers(result) == numbers(train(network(), data, recipe(), seed=0))
+    assert folder.is_file() or list(folder.iterdir()) == []
 
 
 def test_kill_9_at_random_moments(data, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from bo_act.study.claims import DEATHS, OWNER, Owner
 from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
 from bo_act.study.heartbeat import Heartbeat
+from bo_act.study.leftovers import delete_leftovers
 from bo_act.study.methods import make_strategy
 from bo_act.study.results import best_value, count
 from bo_act.study.sampler import ActivationSampler
@@ -131,6 +132,8 @@ def search(
         state = _run(task, study, trial)
         ran += 1
         failures = failures + 1 if state == TrialState.FAIL else 0
+        if failures:
+            delete_leftovers(task, study)
         if failures >= _FAILURES_IN_A_ROW:
             reason = study.trials[trial.number].user_attrs.get("failure", "")
             raise SearchError(
@@ -140,6 +143,7 @@ def search(
         frozen = study.get_trials(deepcopy=False)[trial.number]
         told(study, frozen)
         events.search(finished(study), total, frozen, best_value(study))
+    delete_leftovers(task, study)
     return ran
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,13 @@ class Checkpoint:
             OSError: the disk is full, or the folder cannot be written to.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        torch.save({"format": _FORMAT, "key": self.key, "state": state}, temporary)
-        temporary.replace(self.path)
+        try:
+            torch.save({"format": _FORMAT, "key": self.key, "state": state}, self._temporary)
+            self._temporary.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)  # half a file fills the disk as well
+            raise OSError(_one_line(error)) from error
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was saved; None, with a warning, where it cannot be used."""
@@ -58,9 +63,14 @@ class Checkpoint:
         return None
 
     def delete(self) -> None:
-        """Remove the file; the training is over."""
-        self.path.unlink(missing_ok=True)
-        self.path.with_name(f".{self.path.name}.new").unlink(missing_ok=True)
+        """Remove the file; the training is over, and a file that stays does it no harm."""
+        for path in (self.path, self._temporary):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    @property
+    def _temporary(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.new")
 
 
 def warn_of(path: Path, why: str) -> None:

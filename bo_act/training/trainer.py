@@ -7,9 +7,9 @@ time. A checkpoint lets a killed training go on where it was.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -161,6 +161,7 @@ class _Training:
         self.reported = 0
         self.saving = self.last_saving = 0.0
         self.saved_at = self.started
+        self.unsaved = False
         self.safe: dict[str, Any] = self.run.state()  # to go back to
 
     def to_the_end(self) -> TrainingResult:
@@ -276,9 +277,22 @@ class _Training:
         began = time.perf_counter()
         self.safe = self.run.state()
         if self.checkpoint is not None:
-            # A full disk is no reason to lose the training itself.
-            with contextlib.suppress(OSError):
+            try:
                 self.checkpoint.save(self.safe)
+            except OSError as error:
+                self._tell_unsaved(self.checkpoint, error)
         self.saved_at = time.perf_counter()
         self.last_saving = self.saved_at - began
         self.saving += self.last_saving
+
+    def _tell_unsaved(self, checkpoint: Checkpoint, error: OSError) -> None:
+        """Warn of the first checkpoint that cannot be written; the next ones are tried as well."""
+        if self.unsaved:
+            return
+        self.unsaved = True
+        note = f"no checkpoint can be written to {checkpoint.path.parent} ({error})"
+        self.notes.append(note)
+        warnings.warn(
+            f"{note}; training goes on, and one that is killed starts over: make room there",
+            stacklevel=2,
+        )
