@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
-from bo_act.study.confirm import Confirmed, Interval
+from bo_act.study.confirm import Confirmed, Difference, Interval
 from bo_act.study.results import Counts, Found, StudyResult
 
 
@@ -28,7 +28,7 @@ def row(name: str, test: float, validation: float, gain: tuple | None, role="fou
         diverged=1 if name == "exp(x)" else 0,
         test=Interval(test, test - 0.01, test + 0.01),
         validation=Interval(validation, validation - 0.01, validation + 0.01),
-        minus_relu=None if gain is None else Interval(*gain),
+        minus={} if gain is None else {"relu(x)": Difference(*gain)},
     )
 
 

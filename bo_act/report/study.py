@@ -19,7 +19,7 @@ from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.subject import Subject, readable
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 from bo_act.study.caveats import caveats
-from bo_act.study.confirm import REFERENCE, confirmed_runs, interval
+from bo_act.study.confirm import REFERENCE, confirmed_runs
 from bo_act.study.environment import environments, without_passwords
 from bo_act.study.results import best_configurations
 from bo_act.study.settings import functions_of, shown
@@ -170,7 +170,6 @@ def _confirmed(found: Gathered) -> dict[str, Any] | None:
     """Return the table of the confirmation, with differences from every baseline."""
     if not found.confirmed:
         return None
-    runs = _runs(found)
     baselines = [row.activation for row in found.confirmed if row.role == "baseline"]
     if REFERENCE not in baselines:
         baselines.insert(0, REFERENCE)
@@ -185,15 +184,10 @@ def _confirmed(found: Gathered) -> dict[str, Any] | None:
     for row in found.confirmed:
         differences = []
         for other in baselines:
-            if other == row.activation or other not in runs:
+            if other not in row.minus:
                 differences.append(("", ""))
                 continue
-            one = interval(
-                [
-                    a["test"] - b["test"]
-                    for a, b in zip(runs[row.activation], runs[other], strict=True)
-                ]
-            )
+            one = row.minus[other]
             sure = (
                 ""
                 if one.low is None or one.high is None

@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bo_act.study.verdict import winner, with_interval
+
 if TYPE_CHECKING:
-    from bo_act.study.confirm import Confirmed, Difference
-
-
-def winner(confirmed: Sequence[Confirmed]) -> Confirmed:
-    """Return the found function with the best fresh validation accuracy.
-
-    To choose by test accuracy would flatter it.
-    """
-    found = [row for row in confirmed if row.role == "found"]
-    return max(found, key=lambda row: row.validation.mean)
+    from bo_act.study.confirm import Confirmed
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -46,7 +39,8 @@ def caveats(confirmed: Sequence[Confirmed]) -> list[str]:
     if tested:
         adjusted = dict(zip(tested, holm([one.p or 0.0 for one in tested.values()]), strict=True))
         pairs = "; ".join(
-            f"{name} {_points(one)}, p = {one.p:.3f}, adjusted {adjusted[name]:.3f}"
+            f"{name} {with_interval(one, '{:+.2f}')}, p = {one.p:.3f}, "
+            f"adjusted {adjusted[name]:.3f}"
             for name, one in tested.items()
         )
         said.append(f"{best.activation} against (paired by seed, p adjusted by Holm): {pairs}.")
@@ -56,10 +50,3 @@ def caveats(confirmed: Sequence[Confirmed]) -> list[str]:
             "zero by chance alone."
         )
     return said
-
-
-def _points(one: Difference) -> str:
-    shown = f"{100 * one.mean:+.2f}"
-    if one.low is None or one.high is None:
-        return shown
-    return f"{shown} ±{50 * (one.high - one.low):.2f}"

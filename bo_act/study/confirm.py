@@ -69,7 +69,6 @@ class Confirmed:
         seeds: how many were trained.
         diverged: how many of them diverged; they count with chance-level accuracy.
         test, validation: accuracy, a fraction.
-        minus_relu: test accuracy minus that of ReLU, paired by seed.
         searched: validation accuracy in the search, of one seed; None where it was not tried.
         minus: test accuracy minus that of each baseline, by its text, paired by seed.
     """
@@ -82,9 +81,13 @@ class Confirmed:
     diverged: int
     test: Interval
     validation: Interval
-    minus_relu: Interval | None
     searched: float | None = None
     minus: Mapping[str, Difference] = field(default_factory=dict)
+
+    @property
+    def minus_relu(self) -> Difference | None:
+        """Test accuracy minus that of ReLU, paired by seed; None of ReLU itself."""
+        return self.minus.get(REFERENCE)
 
     @property
     def shrinkage(self) -> float | None:
@@ -93,7 +96,8 @@ class Confirmed:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``bo-act run --json`` prints."""
-        return asdict(self) | {"shrinkage": self.shrinkage}
+        row = asdict(self)
+        return row | {"minus_relu": row["minus"].get(REFERENCE), "shrinkage": self.shrinkage}
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
@@ -341,9 +345,6 @@ def _summarize(
         diverged=sum(row["status"] == "diverged" for row in rows),
         test=interval(test),
         validation=interval([row["validation"] for row in rows]),
-        minus_relu=None
-        if text == REFERENCE
-        else interval([a - b for a, b in zip(test, against[REFERENCE], strict=True)]),
         searched=max(searched, default=None),
         minus=minus,
     )

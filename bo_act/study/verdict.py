@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bo_act.study.caveats import winner
-
 if TYPE_CHECKING:
     from bo_act.study.confirm import Confirmed, Interval
 
@@ -19,8 +17,7 @@ class Verdict:
     Attributes:
         kind: ``better`` or ``worse`` than ReLU beyond the interval; ``open`` where the interval
             includes zero or there is none; ``reference`` where ReLU itself is the best.
-        winner: of the functions found the one with the best fresh validation accuracy: to choose by
-            test accuracy would flatter it.
+        winner: of the functions found the best one; see ``winner``.
         text: for people.
         note: what weakens it; ``""`` where nothing does.
     """
@@ -29,6 +26,15 @@ class Verdict:
     winner: Confirmed
     text: str
     note: str = ""
+
+
+def winner(confirmed: Sequence[Confirmed]) -> Confirmed:
+    """Return the found function with the best fresh validation accuracy.
+
+    To choose by test accuracy would flatter it.
+    """
+    found = [row for row in confirmed if row.role == "found"]
+    return max(found, key=lambda row: row.validation.mean)
 
 
 def verdict(confirmed: Sequence[Confirmed]) -> Verdict:
