@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import subprocess
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from benchmarks_of_tests import random_benchmark
+from PIL import Image
 from studies_of_tests import searched
 
 from bo_act import compare, load_space
@@ -108,6 +112,62 @@ def test_charts_follow_the_theme(chromium, report):
         visit.page.wait_for_function(f"{ink} !== '{light}'")
         visit.page.emulate_media(media="print")
         assert visit.page.locator("nav").is_hidden()
+        visit.check()
+
+
+def printed(page, path: Path) -> tuple[list[str], Path]:
+    """Print a page; return the text of each sheet, and the file."""
+    if not shutil.which("pdftotext"):
+        pytest.skip("there is no pdftotext; on Debian: apt install poppler-utils")
+    page.pdf(path=path, format="A4", prefer_css_page_size=True)
+    run = subprocess.run(["pdftotext", "-layout", path, "-"], capture_output=True, check=True)
+    return run.stdout.decode().split("\f")[:-1], path
+
+
+@pytest.mark.parametrize("width", [390, 1500])
+def test_a_printed_report(chromium, report, subject, tmp_path, width):
+    """All sections stand on paper, dark on light, as wide as the paper, without what one clicks."""
+    found = Gathered(subject)
+    with Visit(chromium, report, width=width, theme="dark") as visit:
+        visit.page.wait_for_selector("#chart-importances .main-svg")
+        sheets, path = printed(visit.page, tmp_path / "report.pdf")
+        visit.check()
+    assert 3 <= len(sheets) <= 8
+    text = "\n".join(sheets)
+    for heading in ("The answer", "Progress", "Map of the functions", "What matters", "Trials"):
+        (sheet,) = (one for one in sheets if re.search(rf"^ *{heading}$", one, flags=re.MULTILINE))
+        after = sheet.split(heading, 1)[1]
+        assert len(after.split()) > 5, f"{heading} stands alone at the end of a sheet"
+    assert found.best[0] in text
+    table = re.split(r"^ *Trials$", text, flags=re.MULTILINE)[-1]
+    listed = re.findall(r"^ *(\d+) +\S.*(?:complete|pruned)", table, flags=re.MULTILINE)
+    assert [int(number) for number in listed] == [row.number for row in found.rows]
+    for control in ("up to trial", "find", "↕", "Point at a function"):
+        assert control not in text
+    run = ["pdftoppm", "-r", "30", "-gray", "-f", "1", "-l", "2", path, tmp_path / "sheet"]
+    subprocess.run(run, check=True)
+    for sheet in sorted(tmp_path.glob("sheet*.pgm")):
+        pixels = np.asarray(Image.open(sheet))
+        assert np.median(pixels) == 255
+        assert pixels.min() < 100
+
+
+def test_charts_are_drawn_for_the_paper_and_back(chromium, report):
+    """What the browser tells before and after printing."""
+    box = "document.querySelector('#chart-{} .main-svg').clientWidth"
+    ink = "document.querySelector('#chart-progress')._fullLayout.legend.font.color"
+    with Visit(chromium, report, width=1500, theme="dark") as visit:
+        page = visit.page
+        page.wait_for_selector("#chart-importances .main-svg")
+        names = ("progress", "map", "calibration", "importances")
+        before = [page.evaluate(box.format(name)) for name in names]
+        assert page.evaluate(ink) == "#e7eaec"
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.wait_for_function(f"{ink} === '#1c2024'")
+        assert [page.evaluate(box.format(name)) for name in names] == [700] * 4
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        page.wait_for_function(f"{ink} === '#e7eaec'")
+        assert [page.evaluate(box.format(name)) for name in names] == before
         visit.check()
 
 
@@ -236,7 +296,13 @@ def test_the_report_of_a_comparison(chromium, tmp_path, monkeypatch):
         page.click("#table th:has-text('method')")
         methods = page.locator("#table tbody tr td:nth-child(2)").all_inner_texts()
         assert methods == ["evolution", "random"]
+        sheets, _ = printed(page, tmp_path / "comparison.pdf")
         visit.check()
+    assert 1 <= len(sheets) <= 4
+    text = " ".join("\n".join(sheets).split())
+    assert re.search(r'class="verdict open">([^<]+)<', path.read_text()).group(1) in text
+    for name in ("one.parquet evolution", "one.parquet random"):
+        assert name in text
 
 
 def test_a_request_and_an_error_would_be_noticed(chromium, tmp_path):

@@ -4,7 +4,10 @@
   const at = (id) => document.getElementById(id);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-  const narrow = () => innerWidth < 600;
+  const PAGE = 700; // pixels of a printed page, A4 or letter
+  const printing = () => document.documentElement.classList.contains("printing");
+  const wide = () => printing() ? PAGE : innerWidth;
+  const narrow = () => wide() < 600;
   const config = { displayModeBar: false, responsive: true, scrollZoom: false };
   const scale = () => [[0, colour("map-low")], [0.5, colour("map-mid")], [1, colour("map-high")]];
   const ORDER = ["accent", "bad", "good", "other", "gold", "soft", "ink"];
@@ -36,7 +39,11 @@
   function chart(id, make) {
     const place = at(id);
     if (!place) return;
-    const draw = () => { const [traces, rest] = make(); return Plotly.react(place, traces, layout(rest), config); };
+    const draw = () => { 
+      const [traces, rest] = make(), made = layout(rest);
+      const size = printing() ? { width: PAGE, height: place.clientHeight } : { autosize: true };
+      return Plotly.react(place, traces, { ...made, ...size }, config);
+    };
     drawn.push(draw);
     return draw();
   }
@@ -209,7 +216,7 @@
   if (S && S.length) {
     const place = at("chart-spectra");
     chart("chart-spectra", () => {
-      const columns = innerWidth < 700 ? 1 : S.length === 4 ? 2 : Math.min(S.length, 3);
+      const columns = wide() < 700 ? 1 : S.length === 4 ? 2 : Math.min(S.length, 3);
       const rows = Math.ceil(S.length / columns);
       place.style.height = `${rows * 250 + 90}px`;
       const traces = [], rest = { margin: { l: 46, r: 12, t: 64, b: 44 }, grid: { rows, columns, pattern: "independent", xgap: 0.12, ygap: 0.32 },
@@ -302,8 +309,9 @@
 
   const redraw = () => drawn.forEach((draw) => draw());
   dark.addEventListener("change", redraw);
-  let wide = innerWidth;
-  addEventListener("resize", () => { if (Math.abs(innerWidth - wide) > 40) { wide = innerWidth; redraw(); } });
-  addEventListener("beforeprint", redraw);
-  addEventListener("afterprint", redraw);
+  let before = innerWidth;
+  addEventListener("resize", () => { if (!printing() && Math.abs(innerWidth - before) > 40) { before = innerWidth; redraw(); } });
+  const print = (on) => () => { document.documentElement.classList.toggle("printing", on); redraw(); };
+  addEventListener("beforeprint", print(true));
+  addEventListener("afterprint", print(false));
 })();
