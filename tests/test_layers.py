@@ -182,6 +182,67 @@ def test_norm_blocks_are_exact_within_a_channel(norm):
     assert torch.equal(found.g, torch.ones(k, 1, 1).double())
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Normalizes the channels of images, as subclasses in libraries do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class OwnWords(nn.LayerNorm):
+    """The same as its class, computed by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+        return (x - mean) / (variance + self.eps).sqrt() * self.weight + self.bias
+
+
+class Activated(nn.BatchNorm2d):
+    """Batch normalization with an activation in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).tanh()
+
+
+class Same(nn.BatchNorm2d):
+    """Batch normalization by another name."""
+
+
+@pytest.mark.parametrize(
+    ("norm", "plain", "width"),
+    [
+        (ChannelNorm(4), None, 3),
+        (ChannelNorm(4), None, 4),  # no shape tells it from what its class does
+        (Activated(4), None, 3),
+        (OwnWords(4), nn.LayerNorm(4), 4),
+        (Same(4), nn.BatchNorm2d(4), 3),
+    ],
+    ids=["channels", "as many channels as columns", "activated", "own words", "same"],
+)
+def test_a_subclass_of_a_norm_is_covered_if_it_does_what_its_class_does(norm, plain, width):
+    def network(one: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            one.weight.copy_(1 + 0.3 * randn(4))
+            one.bias.copy_(randn(4, seed=1))
+        return seeded(
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 4, 3), one, nn.Tanh(), nn.Flatten(), nn.Linear(4 * width**2, 3)
+            )
+        )
+
+    images = randn(6, 2, width + 2, width + 2)
+    for precision in (torch.float64, torch.float32):
+        found = kronecker_factors(network(norm).to(precision), images.to(precision), None)
+        names = [layer.name for layer in found.layers]
+        if plain is None:
+            assert names == ["0", "4"]
+            assert found.uncovered == ("1",)
+        else:
+            assert names == ["0", "1", "4"]
+            expected = block(network(plain).to(precision), images.to(precision), "1")
+            torch.testing.assert_close(found.layers[1].a, expected.a, rtol=1e-4, atol=1e-9)
+
+
 class PerImage(nn.Module):
     """Batch normalization whose scale and shift are given for each image."""
 

@@ -305,16 +305,18 @@ def test_a_repetition_of_a_failed_trial_looks_at_the_same(whole, known):
 
 def test_a_contested_function_is_looked_at_anew(whole, known, monkeypatch):
     """Another worker claims the same function between our look and our claim."""
-    table = partial(whole, known, Lookup(whole))
-    study = study_of(ActivationSampler(SPACE, features=table))
-    study.optimize(objective(whole), n_trials=8)
+    more = Lookup(whole)
+    study = study_of(ActivationSampler(SPACE, features=partial(whole, known, more)))
+    study.optimize(objective(whole), n_trials=5)
     sampler = study.sampler
-    real, rival = sampler.searcher.propose, []
+    more.asked.clear()
+    real, rival, first = sampler.searcher.propose, [], []
 
     def overtaken(self, *arguments, **options):
         found = real(*arguments, **options)
         if not rival:
             rival.append(found.index)
+            first.extend(more.asked)
             params = SPACE.catalogue.params(found.index)
             distributions = {name: SPACE.distributions[name] for name in params}
             trial = optuna.trial.create_trial(value=0.0, params=params, distributions=distributions)
@@ -330,6 +332,7 @@ def test_a_contested_function_is_looked_at_anew(whole, known, monkeypatch):
     again = look_closer(sampler.searcher, sampler.view(study, trial._cached_frozen_trial), ())
     assert found == [[index, list(place)] for index, place in again.places.items()]
     assert found
+    assert [index for index, _ in found] != first
 
 
 # --- what goes together ---------------------------------------------------------------------
@@ -521,7 +524,8 @@ def test_why_says_what_was_looked_at(folder):
     assert how["spectra_seconds"] > 0
     told = CliRunner().invoke(app, ["why", "study.toml", str(trial.number)])
     assert told.exit_code == 0, told.output
-    assert f"{how['spectra']} Fisher spectra computed in" in told.output
+    noun = "spectrum" if how["spectra"] == 1 else "spectra"
+    assert f"{how['spectra']} Fisher {noun} computed in" in told.output
     found = json.loads(
         CliRunner().invoke(app, ["why", "study.toml", str(trial.number), "--json"]).stdout
     )

@@ -47,7 +47,7 @@ class SpectraOnDemand:
     def places(self, indices: Sequence[int]) -> dict[int, Place | None]:
         """Return where functions lie, None for those whose spectrum cannot be computed.
 
-        Rounded to a millionth, so that nothing is lost where they are written down.
+        Rounded to a millionth: what lies behind says nothing, and they are written down.
         """
         blocks = self.spectra(indices)
         places: dict[int, Place | None] = dict.fromkeys(indices)

@@ -124,6 +124,6 @@ def _how(trial: FrozenTrial) -> str:
 
 def looked(proposal: Mapping[str, Any]) -> str:
     """Return what a closer look at promising functions took; ``""`` where there was none."""
-    if "spectra" not in proposal:
-        return ""
-    return f", {proposal['spectra']} spectra in {proposal['spectra_seconds']:.3g} s"
+    count = proposal.get("spectra", 0)
+    noun = "spectrum" if count == 1 else "spectra"
+    return f", {count} {noun} in {proposal['spectra_seconds']:.3g} s" if count else ""

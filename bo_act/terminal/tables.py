@@ -103,8 +103,9 @@ def explanation(found: Why) -> None:
     """Print what was expected of a trial, and by which evidence."""
     rows = {"chosen": _HOW[found.by], "measured": _percent(found.value) or "not (yet)"}
     if found.spectra:
+        noun = "spectrum" if found.spectra == 1 else "spectra"
         rows["looked closer"] = (
-            f"{found.spectra} Fisher spectra computed in {found.spectra_seconds:.3g} s"
+            f"{found.spectra} Fisher {noun} computed in {found.spectra_seconds:.3g} s"
         )
     said = found.explanation
     if said is None:
