@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
+from html import escape
 from typing import get_args, get_origin
+from xml.etree import ElementTree
 
 import numpy as np
 import optuna
@@ -169,6 +172,36 @@ def test_every_name_of_the_package_has_a_reference():
     }
 
 
+EQUATION = re.compile(r"^\$\$\n(.+?)\n\$\$$|(?<![\w$])\$([^\s$][^$\n]*?)\$(?![\w$])", re.M | re.S)
+
+
+def equations(page) -> list[str]:
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", page.read_text("utf-8"), flags=re.M | re.S)
+    return [block or inline for block, inline in EQUATION.findall(text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if equations(page)], ids=name)
+def test_equations_become_mathml(page):
+    hook = runpy.run_path(str(ROOT / "docs" / "hooks" / "equations.py"))
+    for latex in equations(page):
+        content = hook["on_page_content"](f'<div class="arithmatex">\\[{escape(latex)}\\]</div>')
+        root = ElementTree.fromstring(content)
+        assert root[0].tag == "{http://www.w3.org/1998/Math/MathML}math", latex
+        assert not root[0].findall(".//{*}merror"), latex
+
+
+def test_an_equation_that_cannot_be_set_is_an_error():
+    hook = runpy.run_path(str(ROOT / "docs" / "hooks" / "equations.py"))
+    with pytest.raises(ValueError, match=r"not known: .*undefined"):
+        hook["mathml"](r"a + \undefined b", display="inline")
+
+
+def test_every_concept_has_its_equation():
+    concepts = sorted((ROOT / "docs" / "concepts").glob("*.md"))
+    assert len(concepts) == 5
+    assert [page.name for page in concepts if not any("=" in one for one in equations(page))] == []
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     """It is built strictly by `make docs`, too; here, that it asks for nothing from outside."""
@@ -188,4 +221,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//", text), page
         assert not re.findall(r"<link[^>]+(?:stylesheet|preload)[^>]+href=\"(?:https?:)?//", text)
+        if page.parent.name == "concepts":
+            assert "<math" in text
+            assert r"\(" not in text
+            assert r"\[" not in text
     assert "bo-act run" in (site / "reference" / "command_line.html").read_text(encoding="utf-8")
