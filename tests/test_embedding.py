@@ -82,6 +82,20 @@ ODD_OUTPUTS = output_table(ODD, ("add", "sub"))
 SPECTRA = with_spectra(OUTPUTS)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(60, 25), (25, 60), (25, 25)])
+def test_components_are_those_of_a_singular_value_decomposition(rows, columns):
+    """Of many columns, as deep networks have, no covariance is made."""
+    random = np.random.default_rng(rows)
+    values = random.normal(size=(rows, 8)) * 2.0 ** -np.arange(8) @ random.normal(size=(8, columns))
+    mean, found = coordinates._principal(np.arange(rows), lambda some: values[some], 5)
+    np.testing.assert_allclose(mean, values.mean(axis=0), atol=1e-12)
+    expected = np.linalg.svd(values - values.mean(axis=0))[2][:5].T
+    signs = np.sign((found * expected).sum(axis=0))
+    np.testing.assert_allclose(found, expected * signs, atol=1e-9)
+    # No more than there are, also where a further one would be noise.
+    assert coordinates._principal(np.arange(rows), lambda some: values[some], 20)[1].shape[1] == 8
+
+
 class EmbedderContract:
     """What every embedder has to fulfil; a subclass names the embedder and the tables."""
 

@@ -184,12 +184,19 @@ def _principal(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean (k,) and the leading eigenvectors, (k, at most ``components``)."""
     mean = np.asarray(sum(chunk.sum(axis=0) for chunk in _chunks(rows, curves)) / len(rows))
-    covariance = np.zeros((len(mean), len(mean)))
-    for chunk in _chunks(rows, curves):
-        centred = chunk - mean
-        covariance += centred.T @ centred
-    # Eigenvectors of the small covariance: a million rows never enter an SVD.
-    variances, vectors = np.linalg.eigh(covariance)
+    # Eigenvectors of the smaller of the two products: a million rows never enter an SVD, nor do the
+    # ten thousand quantiles of a deep network.
+    if len(rows) < len(mean):
+        centred = np.concatenate([chunk - mean for chunk in _chunks(rows, curves)])
+        variances, vectors = np.linalg.eigh(centred @ centred.T)
+        vectors = centred.T @ vectors[:, -components:]
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-300)
+    else:
+        covariance = np.zeros((len(mean), len(mean)))
+        for chunk in _chunks(rows, curves):
+            centred = chunk - mean
+            covariance += centred.T @ centred
+        variances, vectors = np.linalg.eigh(covariance)
     rank = int((variances > 1e-10 * max(variances[-1], 1e-300)).sum())
     leading = vectors[:, ::-1][:, : min(components, rank)]
     # The sign of an eigenvector is arbitrary: make its first large entry positive. (The largest one
