@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Workers of a study as an array job, one GPU each:
 #   sbatch --array=1-8 docs/slurm_workers.sh STUDY STORAGE_URL
-# A job that is preempted or runs into its time limit costs nothing: others take its trial over, and
-# --requeue starts it again.
+# A job that is preempted or runs into its time limit costs nothing: it gives its trial back, others take
+# it over, and a preempted job is begun again (--requeue).
 #SBATCH --job-name=bo-act
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=16G
 #SBATCH --time=24:00:00
 #SBATCH --requeue
-#SBATCH --signal=TERM@60
+#SBATCH --signal=B:TERM@60
 #SBATCH --output=bo-act-%A-%a.log
 set -euo pipefail
 

@@ -203,3 +203,11 @@ def test_a_file_that_is_not_there():
 def test_something_has_to_be_trained(content, says):
     with pytest.raises(ValueError, match=says):
         StudySpec.model_validate({"name": "own", **content})
+
+
+def test_what_workers_warn_of_is_told_by_their_parent(capfd):
+    """Written by themselves, it would stand in the middle of what the parent draws."""
+    spec = make("import warnings\nwarnings.warn('a thing to know')\nreturn 0.5", trials=2)
+    with pytest.warns(UserWarning, match=r"^a thing to know$"):
+        run_study(spec, workers=2)
+    assert capfd.readouterr().err == ""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -202,6 +203,14 @@ def test_the_trial_of_a_silent_worker_is_taken_over(server, monkeypatch):
     silent = elsewhere(study, grace=30.0)
     silence(study, silent, 40)
     monkeypatch.setattr("bo_act.study.heartbeat.BEATS", 1e9)  # known for long enough
+    looks = []
+
+    def wait(seconds: float) -> None:
+        looks.append(seconds)
+        assert len(looks) < 5, "the trial of the silent worker is not taken over"
+        time.sleep(0.1)
+
+    monkeypatch.setattr("bo_act.study.work.time", SimpleNamespace(sleep=wait))
     result = run_study(spec.model_copy(update={"trials": 5}))
     assert (result.trials.complete, result.trials.running) == (5, 0)
     assert len(study.trials) == 5  # under its own number

@@ -61,6 +61,7 @@ def test_recipes_train_on_files_of_the_same_form(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:not covered by the Fisher matrix")  # of the CoAtNet
 @pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
 def test_a_recipe_runs_from_end_to_end(name, tmp_path, monkeypatch, bo_act):
     """Spectra, search, confirmation and report, with the shipped file, on a few images."""

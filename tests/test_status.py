@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 from optuna.trial import TrialState, create_trial
+from rich.console import Console
 from test_study import SPACE, make
+from test_workers import environment
 
+from bo_act import terminal
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.runner import run_study
 from bo_act.study.status import read_status
@@ -50,6 +61,13 @@ def test_the_status_names_who_is_at_work():
     ]
     assert found.workers[0].seconds == pytest.approx(90, abs=20)
     assert (found.trials.complete, found.trials.running, found.done) == (3, 2, False)
+    page = io.StringIO()
+    for width, heard in ((80, True), (120, False)):
+        at_work = found if heard else replace(found, workers=found.workers[:1])
+        Console(file=page, width=width).print(terminal.status_table(at_work))
+        assert ("waits to be" in page.getvalue()) == ("last heard" in page.getvalue()) == heard
+        assert max(map(len, page.getvalue().splitlines())) <= width
+        page.truncate(page.seek(0))
     ends = [trial.datetime_complete for trial in study.trials[:3]]
     rate = 2 / (ends[-1] - ends[0]).total_seconds()
     assert found.per_hour == pytest.approx(3600 * rate)
@@ -101,3 +119,58 @@ def test_the_dashboard_gets_the_studys_storage(bo_act, monkeypatch):
     assert where == ["127.0.0.1", 8123]
     assert storage.get_all_studies()[0].study_name == "tiny"
     assert "optuna_dashboard" in sys.modules
+
+
+def test_the_real_dashboard_shows_the_study_and_ends_with_ctrl_c(tmp_path):
+    pytest.importorskip("optuna_dashboard")
+    run_study(make(trials=2, confirm={"seeds": 0}, features={"fim": False}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A shell's background jobs, and all that they start, ignore Ctrl-C.
+    heed = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from bo_act.cli import main; main()"
+    )
+    command = [sys.executable, "-c", heed, "dashboard", "tiny.toml", "--port", str(port)]
+    server = subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        told = server.stdout.readline()
+        address = told.split()[0]
+        assert address.startswith(f"http://127.0.0.1:{port}/dashboard/studies/"), told
+        page = fetched(address, server)
+        assert "<html" in page
+        listed = json.loads(fetched(f"http://127.0.0.1:{port}/api/studies", server))
+        (study,) = listed["study_summaries"]
+        assert study["study_name"] == "tiny"
+        assert address.endswith(f"/{study['study_id']}")
+        taken = [*command[:-1], str(port)]
+        second = subprocess.run(
+            taken, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 2
+        assert f"port {port} of 127.0.0.1 cannot be used" in second.stderr
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, told = server.communicate(timeout=30)
+    assert server.returncode == 0, told
+    assert "Traceback" not in told
+
+
+def fetched(address: str, server: subprocess.Popen[str]) -> str:
+    """Return a page, of a server that may take a moment to listen."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return answer.read().decode()
+        except urllib.error.URLError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

@@ -17,6 +17,7 @@ from bo_act import __version__
 from bo_act.cli import benchmarks, environment, exports, reports, studies, workers
 from bo_act.cli.options import Panel
 from bo_act.errors import BoActError
+from bo_act.study.crew_worker import quiet_libraries
 from bo_act.study.signals import terminable, was_terminated
 
 INTERRUPTED = 130
@@ -74,10 +75,8 @@ app.add_typer(workers.commands)
 app.add_typer(reports.commands)
 
 
-def _quiet_libraries() -> None:
-    # Said by libraries about their own inside, at import; nothing that a user could change.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+def _warn_briefly() -> None:
+    quiet_libraries()
     warnings.showwarning = _warn  # type: ignore[assignment]
 
 
@@ -88,7 +87,7 @@ def _warn(message: Warning | str, *_: object) -> None:
 
 def main() -> None:
     """Run the command line; the entry point of ``bo-act``."""
-    _quiet_libraries()
+    _warn_briefly()
     try:
         with terminable():
             app()

@@ -6,26 +6,23 @@ comes, replaces who dies, and ends them all when it ends.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
+import warnings
 from contextlib import suppress
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 import optuna
-import torch
 
-from bo_act.errors import BoActError, WorkerError
+from bo_act.errors import WorkerError
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callbacks
+from bo_act.study.crew_worker import work_for_parent
 from bo_act.study.events import Events
 from bo_act.study.results import best_value, count
-from bo_act.study.signals import terminable
-from bo_act.study.work import finished, work
+from bo_act.study.work import finished
 from bo_act.training.trainer import pick_device
-from bo_act.workers import cores_each, device_of, end_with_parent, no_interrupts, portable
+from bo_act.workers import cores_each, device_of, no_interrupts
 
 _LOOK = 0.5  # seconds between the parent's looks at the study
 _GOODBYE = 30.0  # seconds that workers have to give their trials back
@@ -117,7 +114,7 @@ class _Slot:
         context = get_context("spawn")
         self._connection, other = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=_work, args=(other, self._spec.model_dump_json()), daemon=True
+            target=work_for_parent, args=(other, self._spec.model_dump_json()), daemon=True
         )
         with no_interrupts():
             self._process.start()
@@ -132,6 +129,9 @@ class _Slot:
         for said in self._heard():
             if isinstance(said, Exception):
                 raise said
+            if isinstance(said, str):
+                warnings.warn(said, stacklevel=2)
+                continue
             self.deaths = 0  # it has ended a trial
         code = self._process.exitcode
         if code is None:
@@ -167,35 +167,3 @@ class _Slot:
         self._process.kill()
         self._process.join()
         self._connection.close()
-
-
-class _Report(Events):
-    """Tells the parent that a trial has ended."""
-
-    def __init__(self, tell: Callable[[object], None]) -> None:
-        self._tell = tell
-
-    def search(self, done: int, total: int, trial: object, best: float | None) -> None:  # noqa: ARG002
-        if trial is not None:
-            self._tell(done)
-
-
-def _work(connection: Connection, spec: str) -> None:
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    read = StudySpec.model_validate_json(spec)
-    torch.set_num_threads(read.training.threads or 1)
-
-    def tell(what: object) -> None:
-        with suppress(OSError):  # the parent is gone
-            connection.send(what)
-
-    try:
-        with terminable():
-            work(read, events=_Report(tell))
-    except BoActError as error:
-        tell(error)
-    except Exception as error:
-        tell(portable(error))
-    except KeyboardInterrupt:
-        return  # the trial was given back

@@ -10,7 +10,7 @@ from rich.table import Table
 from bo_act.terminal.console import duration, out
 
 if TYPE_CHECKING:
-    from bo_act.study.status import StudyStatus
+    from bo_act.study.status import AtWork, StudyStatus
 
 
 def status_table(status: StudyStatus) -> RenderableType:
@@ -37,10 +37,11 @@ def status_table(status: StudyStatus) -> RenderableType:
     for name in ("host", "pid", "trial"):
         table.add_column(name, justify="left" if name == "host" else "right")
     table.add_column("activation", overflow="fold")
-    for name in ("epochs", "for", "last heard"):
+    # On one machine nobody says that he is alive; the room is the function's, then.
+    heard = any(one.silent is not None or not one.alive for one in status.workers)
+    for name in ("epochs", "for", *(["last heard"] if heard else [])):
         table.add_column(name, justify="right")
     for one in status.workers:
-        heard = "" if one.silent is None else f"{one.silent:.0f} s ago"
         table.add_row(
             one.host,
             "" if one.pid is None else str(one.pid),
@@ -48,7 +49,7 @@ def status_table(status: StudyStatus) -> RenderableType:
             one.activation,
             str(one.epochs),
             duration(one.seconds),
-            heard if one.alive else "[yellow]gone; waits to be taken over[/]",
+            *([_heard(one)] if heard else []),
         )
     return Group(facts, table)
 
@@ -56,6 +57,12 @@ def status_table(status: StudyStatus) -> RenderableType:
 def show_status(status: StudyStatus) -> None:
     """Print how a study is doing."""
     out.print(status_table(status))
+
+
+def _heard(one: AtWork) -> str:
+    if not one.alive:
+        return "[yellow]gone; waits to be taken over[/]"
+    return "" if one.silent is None else f"{one.silent:.0f} s ago"
 
 
 def _left(status: StudyStatus) -> str:
