@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -357,11 +358,20 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     rows |= {"benchmark": "one", "suggest_seconds": 0.0, "pruned": False}
     steps = pd.concat([pd.DataFrame(rows | {"method": name}) for name in ("a", "b")])
     summed = summary(steps, {"one": one})
-    head, rule, *_ = markdown(table(summed), summed["comparisons"]).splitlines()
-    columns = [cell.strip() for cell in head.strip("|").split("|")]
-    assert len(set(columns)) == len(columns) == rule.count("|") - 1
+    frame = table(summed)
+    written = markdown(frame, summed["comparisons"])
+    short, long = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        for block in re.findall(r"(?:^\|.*\n)+", written, flags=re.MULTILINE)
+    )
+    for lines in (short, long):
+        assert {len(line) for line in lines} == {len(set(lines[0]))}
     wanted = sorted({20, min(50, evaluations), evaluations})
-    assert [c for c in columns if c.startswith("regret ")] == [f"regret {n}" for n in wanted]
+    assert [c for c in long[0] if c.startswith("regret ")] == [f"regret {n}" for n in wanted]
+    assert short[0] == ["method", "one", "P(`a` beats it)"]
+    shown = [f"{frame[f'regret {n}'][0]:.2g}" for n in wanted if n in (evaluations, 50)]
+    assert short[2][:2] == ["`a`", ", ".join(shown)]
+    assert short[3][2] == "0.50 [0.50, 0.50]"
 
 
 def test_build_as_a_command(bo_act, files):

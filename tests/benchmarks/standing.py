@@ -20,9 +20,36 @@ BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
 def markdown(frame: DataFrame, comparisons: list[dict]) -> str:
-    """Return the table of a comparison as Markdown, a row for each benchmark and method."""
+    """Return a comparison as Markdown: a short table, and behind a click one of every figure."""
     first = comparisons[0]["a"] if comparisons else ""
     beats = {pair["b"]: pair for pair in comparisons if pair["a"] == first}
+    every = f"<details markdown>\n<summary>Every figure</summary>\n\n{full(frame, first, beats)}"
+    return f"{brief(frame, first, beats)}\n\n{every}\n\n</details>"
+
+
+def brief(frame: DataFrame, first: str, beats: dict[str, dict]) -> str:
+    """Return a row for each method: regret at 50 and in the end on each benchmark, and who wins."""
+    last = [c for c in frame.columns if c.startswith("regret ")][-1]
+    shown = [c for c in frame.columns if c in ("regret 50", last)]
+    names = list(dict.fromkeys(frame["benchmark"]))
+    order = frame.groupby("method", sort=False)[last].mean().sort_values(kind="stable").index
+    lines = [
+        f"| method | {' | '.join(names)} | P(`{first}` beats it) |",
+        "|---" + "|---:" * (len(names) + 1) + "|",
+    ]
+    for method in order:
+        rows = frame[frame["method"] == method].set_index("benchmark")
+        cells = [", ".join(f"{rows.loc[name, c]:.2g}" for c in shown) for name in names]
+        won = ""
+        if method in beats:
+            low, high = beats[method]["ci95"]
+            won = f"{beats[method]['probability']:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append(f"| `{method}` | {' | '.join(cells)} | {won} |")
+    return "\n".join(lines)
+
+
+def full(frame: DataFrame, first: str, beats: dict[str, dict]) -> str:
+    """Return a row for each benchmark and method."""
     regrets = [c for c in frame.columns if c.startswith("regret ")]
     shown = [c for c in regrets if c.split()[1] in ("20", "50") or c == regrets[-1]]
     columns = [*shown, "± 95%", "median rank", "test regret", "to top 1%", "seconds"]
@@ -35,12 +62,6 @@ def markdown(frame: DataFrame, comparisons: list[dict]) -> str:
         pair = beats.get(row["method"])
         won = "" if pair is None else f"{pair['benchmarks'][row['benchmark']]:.2f}"
         lines.append(f"| {row['benchmark']} | `{row['method']}` | {' | '.join(cells)} | {won} |")
-    lines.append("")
-    for name, pair in beats.items():
-        low, high = pair["ci95"]
-        lines.append(
-            f"- P(`{first}` beats `{name}`) = {pair['probability']:.2f} [{low:.2f}, {high:.2f}]"
-        )
     return "\n".join(lines)
 
 
