@@ -25,9 +25,10 @@ from bo_act.errors import BoActError, SearchError, SpecError
 from bo_act.features import spectra as computing_spectra
 from bo_act.features.compute import compute_features
 from bo_act.features.table import Block, FeatureTable
+from bo_act.search.acquisition import score_pool
 from bo_act.search.embedding import Embedding, PcaEmbedder
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Searcher
+from bo_act.search.searcher import Searcher, fit_observed
 from bo_act.search.strategies import RandomSearch
 from bo_act.spec_files import read_study
 from bo_act.specs import AcquisitionSpec, FeaturesSpec, SpaceSpec
@@ -217,7 +218,10 @@ def with_places(embedding, whole, known, some, signs) -> Embedding:
 def ranking(searcher, embedding, seen, number) -> list[int]:
     """Candidates by falling score, one after another taken away from a fixed list of scores."""
     candidates = np.setdiff1d(np.flatnonzero(embedding.valid), list(seen.taken))
-    _, scores, _ = searcher._scored(embedding, seen, (), candidates, number)
+    model, y, _ = fit_observed(searcher.surrogate, embedding, seen, seed=searcher.seed + number)
+    seed = int(np.random.SeedSequence([searcher.seed, number, 1]).generate_state(1)[0])
+    points = torch.from_numpy(embedding.points[candidates])
+    scores = score_pool(searcher.acquisition, model, points, float(y.max()), seed=seed)
     left = dict(zip(candidates.tolist(), scores.tolist(), strict=True))
     order = []
     while left:
