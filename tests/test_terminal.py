@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -74,6 +75,15 @@ def test_what_is_not_confirmed_is_not_claimed(screen, gain, says):
     text = " ".join(screen(result(row("tanh(x)", 0.9, 0.94, gain), RELU)).split())
     assert says in text
     assert "is better than" not in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [(1, "test set (1 fresh seed)"), (5, "test set (5 fresh seeds, mean and 95% interval)")],
+)
+def test_one_seed_has_no_interval(screen, seeds, says):
+    rows = [replace(one, seeds=seeds) for one in (row("tanh(x)", 0.9, 0.94, None), RELU)]
+    assert says in screen(result(*rows))
 
 
 def test_divergence_is_shown_and_tables_fit_a_narrow_terminal(screen):

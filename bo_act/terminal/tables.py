@@ -66,8 +66,9 @@ def _found_table(title: str, functions: Sequence[Found]) -> Table:
 
 def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
     seeds = confirmed[0].seeds
+    fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval"
     table = Table(
-        title=f"Confirmed on the test set ({seeds} fresh seeds, mean and 95% interval)",
+        title=f"Confirmed on the test set ({fresh})",
         title_justify="left",
     )
     table.add_column("activation", overflow="fold")
