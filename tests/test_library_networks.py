@@ -169,6 +169,17 @@ def test_what_works_in_place_is_replaced_wherever_it_is_read(way, reads):
     assert stores == (reads != "result")
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_fisher_factors_see_what_a_layer_put_out_before_it_was_changed(way):
+    network = InPlace(way, "changed")
+    replace_activations(network, nn.Softplus, name="n", image=(3, 2, 2), num_classes=10)
+    plain = nn.Sequential(nn.Flatten(), network.first, nn.Softplus(), network.last)
+    images = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    found, expected = (kronecker_factors(n, images, None, fisher="exact") for n in (network, plain))
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        torch.testing.assert_close((one.a, one.g), (other.a, other.g))
+
+
 def test_activations_inside_norms_stand_after_them():
     layers = pytest.importorskip("timm.layers")
     network = nn.Sequential(
