@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bo_act.study.confirm import Confirmed, Interval
+from bo_act.study.confirm import Confirmed, Difference, Interval
 from bo_act.study.results import Counts, Found, StudyResult
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "docs" / "quickstart.ipynb"
@@ -71,14 +71,15 @@ def test_it_runs_and_shows_what_it_finds(notebook, tmp_path):
 # --- what shows itself ------------------------------------------------------------------------
 
 
-def confirmed(name: str, gain: Interval | None, role: str = "found") -> Confirmed:
+def confirmed(name: str, gain: Difference | None, role: str = "found") -> Confirmed:
     half = Interval(0.9, 0.89, 0.91)
-    return Confirmed(name, {"training.learning_rate": 0.1}, 1, role, 5, 0, half, half, gain)
+    minus = {} if gain is None else {"relu(x)": gain}
+    return Confirmed(name, {"training.learning_rate": 0.1}, 1, role, 5, 0, half, half, minus=minus)
 
 
 def test_results_show_the_verdict_and_every_function():
     rows = (
-        confirmed("early: tanh(x), late: mul(x,erf(x))", Interval(0.02, 0.01, 0.03)),
+        confirmed("early: tanh(x), late: mul(x,erf(x))", Difference(0.02, 0.01, 0.03)),
         confirmed("relu(x)", None, "baseline"),
     )
     found = Found("tanh(x)", 0.95, 7)
