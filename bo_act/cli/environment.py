@@ -72,6 +72,8 @@ def doctor(
         from bo_act.terminal.console import out
 
         table = Table(show_header=False)
+        for _ in range(3):
+            table.add_column(overflow="fold")
         style = {"ok": "green", "warning": "yellow", "problem": "bold red"}
         for one in findings:
             said = f"{one.found}\n{one.advice}" if one.advice else one.found

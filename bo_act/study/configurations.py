@@ -22,9 +22,13 @@ from bo_act.search.joint import JointObservations, JointSearcher
 from bo_act.search.observations import unit
 from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import Searcher
+from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.trials import Trials
+
+ONE = ("",)
+"""The single activation of a study has no name."""
 
 CONFIGURATION = "bo_act:configuration"
 """System attribute of a trial: the parameters of the configuration that it was given."""
@@ -224,3 +228,22 @@ class JointSide:
     def _among(one: Configurations, others: Configurations) -> bool:
         same = (others.functions == one.functions).all(axis=1)
         return bool((same & np.isclose(others.settings, one.settings).all(axis=1)).any())
+
+
+def checked_names(activations: Sequence[str], strategy: Strategy | None) -> tuple[str, ...]:
+    """Return the names of a study's activations.
+
+    Raises:
+        SearchError: a name is missing or given twice, or a strategy is to choose several.
+    """
+    names = tuple(activations)
+    if not names or len(set(names)) < len(names) or ("" in names and names != ONE):
+        raise SearchError(
+            f"expected one name for each activation of the study, each once, got {names}"
+        )
+    if strategy is not None and names != ONE:
+        raise SearchError(
+            f"a strategy chooses one function at a time, and the study has the activations {names};"
+            " leave it out, so that the surrogate chooses them together"
+        )
+    return names

@@ -27,12 +27,10 @@ from bo_act.search.warm_start import Source
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.candidates import check_trees, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
-from bo_act.study.configurations import CONFIGURATION, JointSide
+from bo_act.study.configurations import CONFIGURATION, ONE, JointSide, checked_names
 from bo_act.study.sources import read_sources
 from bo_act.study.spectra import CloserLook, look_closer, places_of
 from bo_act.study.trials import Trials, View, is_own, seconds
-
-_ONE = ("",)  # the single activation of a study has no name
 
 
 class ActivationSampler(BaseSampler):
@@ -138,12 +136,12 @@ class ActivationSampler(BaseSampler):
         self.space = space
         self.catalogue = self.candidates.catalogue
         self.searcher = self.candidates.searcher
-        self.activations = _checked(activations, strategy)
+        self.activations = checked_names(activations, strategy)
         self.parameters = parameters
         self.defaults = defaults or {}
         self.delegate = delegate or TPESampler(seed=seed)
         self._delegates = delegate is not None or strategy is not None
-        if not self._delegates and (parameters or self.activations != _ONE):
+        if not self._delegates and (parameters or self.activations != ONE):
             check_unlisted(options["acquisition"])
         self.max_retries = max_retries
         self._slot_sampler = RandomSampler(seed=seed)
@@ -306,7 +304,7 @@ class ActivationSampler(BaseSampler):
         return {n: d for n, d in found.items() if n not in slots and not d.single()}
 
     def _side(self, others: Mapping[str, BaseDistribution]) -> JointSide | None:
-        if not others and self.activations == _ONE:
+        if not others and self.activations == ONE:
             return None
         if self.embedding.on_demand:
             together = ", ".join([*filter(None, self.activations), *others])
@@ -389,17 +387,3 @@ class ActivationSampler(BaseSampler):
         }
         for name, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
-
-
-def _checked(activations: Sequence[str], strategy: Strategy | None) -> tuple[str, ...]:
-    names = tuple(activations)
-    if not names or len(set(names)) < len(names) or ("" in names and names != _ONE):
-        raise SearchError(
-            f"expected one name for each activation of the study, each once, got {names}"
-        )
-    if strategy is not None and names != _ONE:
-        raise SearchError(
-            f"a strategy chooses one function at a time, and the study has the activations {names};"
-            " leave it out, so that the surrogate chooses them together"
-        )
-    return names
