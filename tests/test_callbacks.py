@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -191,10 +192,15 @@ def test_weights_and_biases_keeps_an_offline_run_a_trial(monkeypatch):
         for trial in study.trials:
             told(study, trial)
     assert not [str(one.message) for one in said if "the callback" in str(one.message)]
-    runs = sorted(Path("runs/told/wandb").glob("offline-run-*/*.wandb"))
-    assert len(runs) == 2
-    kept = [run.read_bytes() for run in runs]
-    assert any(b"relu(x)" in one and b"validation accuracy" in one for one in kept)
+    until = time.monotonic() + 60  # the client's own process writes, and may be behind
+    while True:
+        runs = sorted(Path("runs/told/wandb").glob("offline-run-*/*.wandb"))
+        kept = [run.read_bytes() for run in runs]
+        complete = [one for one in kept if b"relu(x)" in one and b"validation accuracy" in one]
+        if len(kept) == 2 and complete:
+            break
+        assert time.monotonic() < until, [len(one) for one in kept]
+        time.sleep(0.2)
 
 
 # --- the dashboard --------------------------------------------------------------------------

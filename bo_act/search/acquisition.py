@@ -32,9 +32,10 @@ from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.specs import AcquisitionSpec
 
-# Candidates scored at once. 500 observations by 2,048 candidates in float64 are 8 MB, which the
-# processor's cache may hold: 16,384 took a third more time.
-_CHUNK = 2_048
+# Candidates scored at once: 500 observations by 512 candidates in float64 are 2 MB, which the
+# processor's cache may hold, and which the allocator keeps. With 2,048 it gave some back to the
+# system and took it again, for up to twice the time.
+_CHUNK = 512
 # Pools that are scored in two steps, the second for those that may be the best.
 _SCREENED = 20_000
 _PROMISING = 16_384
@@ -205,8 +206,7 @@ def _score_all(
 
 def marginals(model: PointwiseModel, points: Tensor) -> PoolMarginals:
     """Return each candidate's posterior, computed in chunks."""
-    parts = [model.mean_and_variance(chunk) for chunk in points.split(_CHUNK)]
-    mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
+    mean, variance = _filled(model.mean_and_variance, points)
     return PoolMarginals(mean, variance, float(getattr(model, "noise", 0.0)))
 
 
@@ -255,9 +255,20 @@ def promising(model: PointwiseModel, points: Tensor, count: int) -> Tensor:
 
 
 def _upper_bounds(model: GaussianProcess, points: Tensor) -> tuple[Tensor, Tensor]:
-    bounds = [model.upper_bounds(chunk) for chunk in points.split(_CHUNK)]
-    mean, variance = (torch.cat(part) for part in zip(*bounds, strict=True))
-    return mean, variance
+    return _filled(model.upper_bounds, points)
+
+
+def _filled(of: Callable[[Tensor], tuple[Tensor, Tensor]], points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two numbers of each point, (m,) each, computed in chunks.
+
+    They are put in their place at once: small results kept between large temporary ones would
+    pin the freed memory of these, a gigabyte for 400,000 points.
+    """
+    first, second = points.new_empty(2, len(points))
+    for start in range(0, len(points), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        first[some], second[some] = of(points[some])
+    return first, second
 
 
 def _score_screened(
