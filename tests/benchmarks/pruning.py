@@ -7,13 +7,14 @@ is one line of a file, so that a second call goes on where the first one stopped
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import optuna
 import torch
+from kept import Kept
 
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
@@ -86,12 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {}
-    if options.out.exists():
-        for line in options.out.read_text(encoding="utf-8").splitlines():
-            *key, run = json.loads(line)
-            found[tuple(key)] = run
+    kept = Kept(options.out)
     shown = " | ".join(map(str, SHOWN))
     print(f"| benchmark | pruner | {shown} | pruned of 100 | trainings' worth of 100 |")
     print("|---|---|" + "---:|" * (len(SHOWN) + 2))
@@ -99,12 +95,8 @@ def main() -> None:
         for name in PRUNERS:
             runs = []
             for seed in range(options.seeds):
-                key = (benchmark.name, name, seed)
-                if key not in found:
-                    found[key] = search(benchmark, name, seed)
-                    with options.out.open("a", encoding="utf-8") as journal:
-                        journal.write(json.dumps([*key, found[key]]) + "\n")
-                runs.append(found[key])
+                made = partial(search, benchmark, name, seed)
+                runs.append(kept.get((benchmark.name, name, seed), made))
             cells = []
             for budget in SHOWN:
                 places = [

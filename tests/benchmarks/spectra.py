@@ -8,15 +8,16 @@ search is one line of a file, so that a second call goes on where the first one 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import optuna
 import torch
+from kept import Kept
 
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
@@ -126,12 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {}
-    if options.out.exists():
-        for line in options.out.read_text(encoding="utf-8").splitlines():
-            *key, run = json.loads(line)
-            found[tuple(key)] = run
+    kept = Kept(options.out)
     few, count = options.subset, options.on_demand
     ways = {
         "all": (None, 0),
@@ -147,15 +143,11 @@ def main() -> None:
         regrets: dict[str, np.ndarray] = {}
         asked: dict[str, str] = {}
         for name, (subset, on_demand) in ways.items():
-            runs, embedding = [], None
+            runs = []
+            embedding = cache(partial(embed, benchmark, subset, on_demand))
             for seed in range(options.seeds):
                 key = (benchmark.name, subset, on_demand, seed)
-                if key not in found:
-                    embedding = embedding or embed(benchmark, subset, on_demand)
-                    found[key] = search(benchmark, embedding, seed)
-                    with options.out.open("a", encoding="utf-8") as journal:
-                        journal.write(json.dumps([*key, found[key]]) + "\n")
-                runs.append(found[key])
+                runs.append(kept.get(key, lambda: search(benchmark, embedding(), seed)))  # noqa: B023
             regrets[name] = np.array([run["regret"] for run in runs])
             asked[name] = f"{np.mean([run['asked'] for run in runs]):.0f}" if on_demand else ""
         filled = regrets[list(ways)[1]]

@@ -8,14 +8,14 @@ Small networks train fastest on one thread each: set ``OMP_NUM_THREADS=1`` befor
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import optuna
 import torch
+from kept import Kept
 from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from scipy.stats import t as student
@@ -189,22 +189,15 @@ def main() -> None:
         rows, run, against = STAGES, with_stages, dict.fromkeys(STAGES, "one")
     else:
         rows, run, against = LARGE, in_large_space, dict.fromkeys(LARGE, "random")
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"{options.table}.jsonl"
-    found = {}
-    if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            *key, values = json.loads(line)
-            found[tuple(key)] = values
+    kept = Kept(options.out / f"{options.table}.jsonl")
     for seed in range(options.seeds):
         for what, how in rows:
-            if (what, how, seed) not in found:
-                found[what, how, seed] = run(what, how, seed)
-                with file.open("a", encoding="utf-8") as journal:
-                    journal.write(json.dumps([what, how, seed, found[what, how, seed]]) + "\n")
-                print(f"seed {seed}: {what}, {how}", flush=True)
+            kept.get((what, how, seed), partial(run, what, how, seed))
+            print(f"seed {seed}: {what}, {how}", flush=True)
     best = {
-        row: np.maximum.accumulate([found[*row, seed] for seed in range(options.seeds)], axis=1)
+        row: np.maximum.accumulate(
+            [kept.found[*row, seed] for seed in range(options.seeds)], axis=1
+        )
         for row in rows
     }
     print(f"| {options.table} | how | {' | '.join(map(str, SHOWN))} | minus the other at 60 |")
