@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from bo_act.errors import FeatureError
 from bo_act.features.fim import NULL_LOG, fim_spectra
 from bo_act.features.kfac import Fisher, LayerFactors, kronecker_factors
-from bo_act.features.spectrum import log_eigenvalues
+from bo_act.features.rounding import RESOLUTION
+from bo_act.features.spectrum import SOFTENING, spectrum
 
 FISHERS: tuple[Fisher, ...] = ("mc", "exact", "empirical")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -326,7 +327,7 @@ def test_float32_agrees_with_float64(device):
     got = kronecker_factors(network.float().to(device), images.float().to(device), None).layers
     for ours, right in zip(got, expected, strict=True):
         assert ours.a.dtype == ours.g.dtype == torch.float64
-        assert ours.eps == torch.finfo(torch.float32).eps
+        assert ours.a_floor == ours.g_floor == RESOLUTION
         torch.testing.assert_close(ours.a.cpu(), right.a, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(
             ours.g.cpu(), right.g, rtol=1e-3, atol=1e-5 * float(right.g.abs().max())
@@ -362,8 +363,8 @@ def test_values_whose_squares_leave_float32(size):
 # --- spectra --------------------------------------------------------------------------------
 
 
-def factors_of(a: Tensor, g: Tensor, eps: float = 2.0**-52) -> LayerFactors:
-    return LayerFactors("layer", a, g, a.shape[0] * a.shape[1] * g.shape[1], eps)
+def factors_of(a: Tensor, g: Tensor) -> LayerFactors:
+    return LayerFactors("layer", a, g, a.shape[0] * a.shape[1] * g.shape[1])
 
 
 @settings(deadline=None, max_examples=40)
@@ -373,17 +374,46 @@ def factors_of(a: Tensor, g: Tensor, eps: float = 2.0**-52) -> LayerFactors:
     ranks=st.tuples(st.integers(0, 5), st.integers(0, 5)),
     seed=st.integers(0, 999),
 )
-def test_log_eigenvalues_of_dense_blocks(groups, sizes, ranks, seed):
+def test_spectra_of_dense_blocks(groups, sizes, ranks, seed):
     p, q = sizes
     left, right = randn(groups, p, ranks[0], seed=seed), randn(groups, q, ranks[1], seed=seed + 1)
     layer = factors_of(left @ left.mT, right @ right.mT)
-    got = log_eigenvalues(layer)
+    got = spectrum(layer)
     dense = [torch.linalg.eigvalsh(torch.kron(a, g)) for a, g in zip(layer.a, layer.g, strict=True)]
     kept = groups * min(p, ranks[0]) * min(q, ranks[1])
-    assert len(got) == kept
-    expected = torch.cat(dense).sort().values[groups * p * q - kept :].numpy()
+    assert got.null_mass == pytest.approx(1 - kept / layer.weights, abs=1e-12)
+    assert len(got.logs) == layer.weights
+    expected = torch.cat(dense).sort().values.clamp_min(0.0).numpy()
     largest = max(float(values.max()) for values in dense)
-    np.testing.assert_allclose(np.exp(got), expected, rtol=1e-7, atol=1e-13 * largest)
+    # The floors stand above nothing and below everything else.
+    np.testing.assert_allclose(
+        np.exp(got.logs), expected, rtol=1e-6, atol=40 * SOFTENING * largest + 2 * np.exp(NULL_LOG)
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    decades=st.floats(0, 20), seed=st.integers(0, 999), share=st.floats(0, 0.1),
+)  # fmt: skip
+def test_no_feature_jumps_where_a_factor_is_uncertain(sizes, decades, seed, share):
+    """A change of a factor by a tenth of its floor moves a logarithm by 0.1, null mass by 0.13."""
+
+    def random_factor(n: int, seed: int) -> Tensor:
+        basis = torch.linalg.qr(randn(1, n, n, seed=seed)).Q
+        values = 10 ** (-decades * torch.rand(n, generator=torch.Generator().manual_seed(seed)))
+        return basis @ torch.diag_embed(values.double())[None] @ basis.mT
+
+    factors = [random_factor(n, seed + i) for i, n in enumerate(sizes)]
+    moved = []
+    for i, factor in enumerate(factors):
+        x = randn(1, *factor.shape[-2:], seed=seed + 10 + i)
+        x = x + x.mT
+        bound = share * RESOLUTION * factor.diagonal(dim1=1, dim2=2).sum()
+        moved.append(factor + x / torch.linalg.matrix_norm(x, 2) * bound)
+    before, after = spectrum(factors_of(*factors)), spectrum(factors_of(*moved))
+    assert np.abs(before.logs - after.logs).max() <= 2 * math.log(1.1) + 0.02
+    assert abs(before.null_mass - after.null_mass) <= 0.25
 
 
 @settings(deadline=None, max_examples=20)
@@ -396,14 +426,29 @@ def test_quantiles_of_a_network(count, seed):
     assert result.layers == ("0", "2", "4")
     assert result.weights.tolist() == [24, 12, 12]
     for i, layer in enumerate(factors):
-        ordered = log_eigenvalues(layer)
+        ordered = spectrum(layer).logs
         for j in range(count):
             u = (j + 0.5) / count
             share_below = np.mean(ordered < result.quantiles[i, j])
             share_upto = np.mean(ordered <= result.quantiles[i, j])
             assert share_below <= u + 1e-12
             assert share_upto >= u - 1e-12
-        assert result.null_mass[i] == pytest.approx(1 - len(ordered) / layer.weights)
+        assert result.null_mass[i] == spectrum(layer).null_mass
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_null_space_of_the_head_is_no_accident(seed, dtype):
+    """Softmax gradients sum to zero over the classes, whatever rounding does to them."""
+    network = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, 2), nn.SiLU(),
+            nn.Conv2d(8, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ), seed,
+    )  # fmt: skip
+    result = fim_spectra(network.to(dtype), randn(64, 3, 16, 16, seed=seed).to(dtype), None)
+    np.testing.assert_allclose(result.null_mass, [0, 0, 0.1], atol=1e-12)
+    assert result.null_mass[2] >= 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

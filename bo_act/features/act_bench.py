@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bo_act.features.kfac import kronecker_factors
-from bo_act.features.spectrum import log_eigenvalues
+from bo_act.features.spectrum import factor_values
 
 __all__ = ["act_bench_vector", "edges"]
 
@@ -63,7 +63,9 @@ def act_bench_vector(network: nn.Module, images: Tensor, labels: Tensor) -> NDAr
         if layer.kind != "weight" or layer.weights < 200:
             continue
         # The mean loss has 1/B of each image's gradient, and G is its square.
-        logs = log_eigenvalues(layer, floor=False) - 2 * np.log(len(images))
+        values_a, values_g = factor_values(layer)
+        values = (values_a[:, :, None] * values_g[:, None, :]).ravel()
+        logs = np.log(values[values > 0]) - 2 * np.log(len(images))
         counts, _ = np.histogram(logs, edges(layer.weights))
         sums = np.cumsum(counts, dtype=np.float64)
         parts.append(sums / max(sums[-1], 1.0))

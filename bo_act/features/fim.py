@@ -24,14 +24,9 @@ from bo_act.features.kfac import (
     refuse_randomness,
 )
 from bo_act.features.shared import Shared
-from bo_act.features.spectrum import faster_device, log_eigenvalues
+from bo_act.features.spectrum import NULL_LOG, faster_device, spectrum
 
 __all__ = ["NULL_LOG", "FimSpectra", "fim_spectra"]
-
-# Stands for every quantile of a layer that has null eigenvalues alone (no gradient arrives): the
-# lower end of the published histograms, below what living layers have, and still near enough to
-# them that one dead layer does not outweigh all differences among living ones.
-NULL_LOG = -100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +34,10 @@ class FimSpectra:
     """The spectra of all covered layers.
 
     Attributes:
-        quantiles: (L, Q) float64, quantiles (i + 1/2)/Q of the natural logarithm of the layer's
-            non-null eigenvalues, ascending; ``NULL_LOG`` where there are none.
-        null_mass: (L,) float64 in [0, 1], share of the layer's eigenvalues that are numerically
-            zero.
+        quantiles: (L, Q) float64, quantiles (i + 1/2)/Q of the natural logarithms of the layer's
+            eigenvalues, ascending; ``NULL_LOG`` throughout where no gradient arrives.
+        null_mass: (L,) float64 in [0, 1], share of the layer's eigenvalues that cannot be told
+            from zero.
         weights: (L,) int64, number of the layer's weights and biases.
         layers: names of the layers.
         uncovered: names of layers and parameters that are in no block.
@@ -115,13 +110,11 @@ def fim_spectra(
         if not shared.checked:
             shared.checked, shared.solver = True, faster_device(list(factors.layers))
         device = shared.solver
-    spectra = [log_eigenvalues(layer, shared=shared, device=device) for layer in factors.layers]
-    weights = np.array([layer.weights for layer in factors.layers], dtype=np.int64)
-    alive = np.array([len(spectrum) for spectrum in spectra], dtype=np.int64)
+    spectra = [spectrum(layer, shared=shared, device=device) for layer in factors.layers]
     return FimSpectra(
-        quantiles=np.stack([_quantiles(spectrum, quantiles) for spectrum in spectra]),
-        null_mass=(weights - alive) / weights,
-        weights=weights,
+        quantiles=np.stack([_quantiles(one.logs, quantiles) for one in spectra]),
+        null_mass=np.array([one.null_mass for one in spectra]),
+        weights=np.array([layer.weights for layer in factors.layers], dtype=np.int64),
         layers=tuple(layer.name for layer in factors.layers),
         uncovered=factors.uncovered,
     )
@@ -129,8 +122,6 @@ def fim_spectra(
 
 def _quantiles(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Return the inverse of the empirical distribution function at (i + 1/2)/count."""
-    if len(ordered) == 0:
-        return np.full(count, NULL_LOG)
     odd = 2 * np.arange(count) + 1
     # The smallest index j with (j + 1)/n >= (2i + 1)/(2 count), in integers: no rounding.
     return ordered[-(-odd * len(ordered) // (2 * count)) - 1]

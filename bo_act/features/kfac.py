@@ -68,7 +68,8 @@ class KroneckerFactors:
     Attributes:
         layers: covered layers, in the order of ``network.named_modules()``.
         uncovered: names of layers, and of parameters of modules made of several layers, which
-            belong to no block.
+            belong to no block, or whose block is null because they were cut off from the gradient
+            (``detach``, ``torch.no_grad``).
     """
 
     layers: tuple[LayerFactors, ...]
@@ -141,9 +142,10 @@ def kronecker_factors(
             outputs, labels, fisher=fisher, loss=loss, label_smoothing=label_smoothing, seed=seed
         )
         _backward(outputs, vectors, traces)
+    reached = {trace.name for trace in traces if trace.reached}
     return KroneckerFactors(
         layers=tuple(trace.factors() for trace in traces),
-        uncovered=_uncovered(network, {trace.name for trace in traces}),
+        uncovered=_uncovered(network, reached),
     )
 
 
@@ -301,17 +303,27 @@ def _backward(outputs: Tensor, vectors: list[Tensor], traces: Sequence[Trace]) -
     """Ask for the gradients of layer outputs alone: no weight gradient is computed."""
     edges = [edge for trace in traces for edge in trace.edges]
     for index, vector in enumerate(vectors):
-        gradients = iter(
-            torch.autograd.grad(
+        try:
+            found = torch.autograd.grad(
                 outputs,
                 edges,
                 grad_outputs=vector,
                 retain_graph=index + 1 < len(vectors),
                 allow_unused=True,
             )
-        )
+        except RuntimeError as error:
+            if "checkpoint" not in str(error).lower():
+                raise
+            raise FeatureError(
+                "the network uses torch.utils.checkpoint with use_reentrant=True, which hides the "
+                "layers inside from the Fisher matrix; use use_reentrant=False (for Hugging Face "
+                "models: gradient_checkpointing_disable())"
+            ) from error
+        gradients = iter(found)
         for trace in traces:
-            trace.backward([next(gradients) for _ in trace.edges])
+            arrived = [next(gradients) for _ in trace.edges]
+            trace.reached |= any(gradient is not None for gradient in arrived)
+            trace.backward(arrived)
 
 
 def _check_outputs(outputs: object, batch: int) -> None:

@@ -20,7 +20,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from bo_act.errors import FeatureError
 from bo_act.features.correlation import correlated_products, worthwhile
+from bo_act.features.eigenvalues import eigenvalues
 from bo_act.features.patches import Convolution, double, patch_means, patch_products
+from bo_act.features.rounding import DOUBLE, RESOLUTION, SINGLE, Sums, rounding_floor
 from bo_act.features.shared import Shared
 
 __all__ = ["WEIGHTED", "LayerFactors", "Sharing", "Trace", "WeightTrace", "at_least_float32"]
@@ -32,6 +34,12 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Squares of values in this range, and their sums, are far from the ends of float32's range.
 SAFE_RANGE = (2.0**-30, 2.0**30)
 
+# Multiplications of a factor up to which float64 costs little: 0.1 s on two CPU cores. A larger
+# input factor is summed in float32 first, and again in float64 where that leaves more than this
+# share of its eigenvalues in the dark.
+_CHEAP = 5e9
+_UNRESOLVED = 0.005
+
 
 @dataclass(frozen=True, eq=False)
 class LayerFactors:
@@ -42,7 +50,9 @@ class LayerFactors:
         a: (k, p, p) float64, input factor.
         g: (k, q, q) float64, output-gradient factor; zero where no gradient arrives.
         weights: k·p·q, number of the layer's weights and biases.
-        eps: machine epsilon of the dtype that the factors were computed in.
+        a_floor, g_floor: share of a factor's trace that its rounding errors stay below, see
+            ``rounding_floor``.
+        a_values: (k, p) eigenvalues of ``a``, ascending, where they are known already.
         kind: ``weight``, or ``norm`` for the scale and shift of a normalization layer: there the
             k blocks (2, 2) of ``a`` are those of one channel's pair, and ``g`` is 1.
         shared: whether ``a`` is the same for every activation function.
@@ -52,9 +62,11 @@ class LayerFactors:
     a: Tensor
     g: Tensor
     weights: int
-    eps: float
+    a_floor: float = RESOLUTION
+    g_floor: float = RESOLUTION
     kind: Literal["weight", "norm"] = "weight"
     shared: bool = False
+    a_values: Tensor | None = None
 
 
 class Trace:
@@ -65,7 +77,8 @@ class Trace:
         self.images = images
         self.edges: list[GradientEdge] = []
         self.regular = True
-        self.eps = 0.0
+        self.reached = False  # by a gradient
+        self.eps = 0.0  # of the coarsest dtype that inputs or gradients came in
 
     @property
     def covered(self) -> bool:
@@ -88,9 +101,14 @@ class Trace:
         Returns:
             What to go on with instead of ``y``, or None.
         """
+        if not torch.is_grad_enabled():
+            # By torch.no_grad in the network, or checkpointing that runs the layer again later.
+            self.regular = False
+            return None
         with torch.no_grad():
             values = at_least_float32(x)
-            self.eps = torch.finfo(values.dtype).eps
+            if values.is_floating_point() and y.is_floating_point():
+                self.eps = max(self.eps, torch.finfo(x.dtype).eps, torch.finfo(y.dtype).eps)
             if not self._see(values, y):
                 self.regular = False  # a subclass whose forward does more than its class
                 return None
@@ -196,7 +214,7 @@ class WeightTrace(Trace):
         self.same = shared is not None
         self.positions = 0  # B·T so far
         self.outputs = 0  # k·q
-        self.inputs: Tensor | None = None
+        self.inputs: Sums | None = None
         self.gradients: Tensor | None = None
 
     def _see(self, x: Tensor, y: Tensor) -> bool:
@@ -221,16 +239,24 @@ class WeightTrace(Trace):
         self.inputs = sums if self.inputs is None else self.inputs + sums
         return True
 
-    def _input_sums(self, x: Tensor, positions: int) -> Tensor:
+    def _input_sums(self, x: Tensor, positions: int) -> Sums:
         """Return this call's sum of x xᵀ (``expand``), or of x by image, (k, p, B) (``reduce``)."""
         if self.convolution is not None and self.convolution.pointwise:
             x = x.movedim(1, -1)
-        if self.sharing == "expand":
-            # The 1 of the bias is one of the values.
-            return self._squares(x, "forward", self._products, least=float(self.biased))
-        scale = self._scale(x, "forward", least=float(self.biased))
-        share = self._share(x, positions)
-        return double(self._means(x / scale, share, 1.0 / scale)) * (scale * share)
+        least = float(self.biased)  # the 1 of the bias is one of the values
+        if self.sharing == "reduce":
+            scale = self._scale(x, "forward", least)
+            share = self._share(x, positions)
+            return Sums(double(self._means(x / scale, share, 1.0 / scale)) * (scale * share))
+        width = self.biased + (
+            self.convolution.patch(x.shape[1]) if self.convolution else x.shape[-1]
+        )
+        if x.dtype == torch.float32 and self.groups * positions * width**2 > _CHEAP:
+            sums = self._squares(x, "forward", self._products, least)
+            rough = Sums(sums, SINGLE, eigenvalues(sums, coarse=True))
+            if rough.unresolved() <= _UNRESOLVED:
+                return rough
+        return Sums(self._squares(double(x), "forward", self._products, least))
 
     def _products(self, x: Tensor, scale: float) -> Tensor:
         one = 1.0 / scale if self.biased else None
@@ -258,8 +284,9 @@ class WeightTrace(Trace):
             values = at_least_float32(gradient)
             if self.convolution is not None:
                 values = values.movedim(-1 - len(self.convolution.kernel), -1)
+            self.eps = max(self.eps, torch.finfo(gradient.dtype).eps)
             if self.sharing == "expand":
-                self._add(self._squares(values, "backward", self._covariance))
+                self._add(self._squares(double(values), "backward", self._covariance))
             else:
                 scale = self._scale(values, "backward")
                 rows = self._rows(values / scale)
@@ -296,17 +323,25 @@ class WeightTrace(Trace):
         if self.inputs is None:  # pragma: no cover - asked of covered layers alone
             raise FeatureError(f"layer {self.name!r} was not called")
         k, q = self.groups, self.outputs // self.groups
+        inputs, values = self.inputs.sums, self.inputs.values
         g = self.gradients
-        g = self.inputs.new_zeros(k, q, q) if g is None else g / self.images
+        g = inputs.new_zeros(k, q, q) if g is None else g / self.images
         if self.sharing == "expand":
-            a = self.inputs / self.positions
+            a = inputs / self.positions
         else:
-            means = self.inputs * (self.images / self.positions)
+            means = inputs * (self.images / self.positions)
             a = means @ means.mT / self.images
         self.check(a, g)
         return LayerFactors(
-            self.name, a, g, k * a.shape[1] * q, self.eps, shared=self.same
-        )  # fmt: skip
+            self.name,
+            a,
+            g,
+            k * a.shape[1] * q,
+            rounding_floor(self.eps, self.inputs.eps, a.shape[1]),
+            rounding_floor(self.eps, DOUBLE, q),
+            shared=self.same,
+            a_values=None if values is None else values / self.positions,
+        )
 
 
 def _linear_products(x: Tensor, one: float | None) -> Tensor:

@@ -49,6 +49,12 @@ def output_gradients(
     """
     check_choice("fisher", fisher, get_args(Fisher))
     check_choice("loss", loss, get_args(Loss))
+    if loss == "cross_entropy" and outputs.shape[1] == 1:
+        raise FeatureError(
+            "the softmax of one output is 1 whatever the network does, so its Fisher matrix is "
+            "zero; for a regression set the loss to 'mse', for two classes give the network two "
+            "outputs"
+        )
     f = outputs.detach().cpu().double()
     generator = torch.Generator().manual_seed(seed)
     if fisher == "empirical":

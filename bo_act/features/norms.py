@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bo_act.features.layers import LayerFactors, Trace, at_least_float32
+from bo_act.features.layers import (
+    DOUBLE,
+    LayerFactors,
+    Trace,
+    at_least_float32,
+    rounding_floor,
+)
 from bo_act.features.patches import double
 
 __all__ = ["NORMS", "NormTrace"]
@@ -82,10 +88,12 @@ class NormTrace(Trace):
             if gradient is None:
                 continue
             values = at_least_float32(gradient)
+            self.eps = max(self.eps, torch.finfo(gradient.dtype).eps)
             scale = self._scale(values, "backward")
             d = self._by_image(values if scale == 1.0 else values / scale)
-            parts = [(d * x).sum(1)] + [d.sum(1)] * self.shifted
-            pairs = double(torch.stack(parts, dim=-1)) * scale  # (B, k, 2)
+            # Summed in float64: the terms of an image cancel in part.
+            parts = [double(d * x).sum(1)] + [double(d).sum(1)] * self.shifted
+            pairs = torch.stack(parts, dim=-1) * scale  # (B, k, 2)
             total = pairs if total is None else total + pairs
         if total is not None:
             product = torch.einsum("bki,bkj->kij", total, total)
@@ -97,7 +105,10 @@ class NormTrace(Trace):
         like = double(self.normalized[0].new_zeros(1))
         a = like.new_zeros(k, p, p) if self.blocks is None else self.blocks / self.images
         self.check(a)
-        return LayerFactors(self.name, a, like.new_ones(k, 1, 1), k * p, self.eps, kind="norm")
+        floor = rounding_floor(self.eps, DOUBLE, p)
+        return LayerFactors(
+            self.name, a, like.new_ones(k, 1, 1), k * p, floor, floor, kind="norm"
+        )  # fmt: skip
 
     def _by_image(self, values: Tensor) -> Tensor:
         """Return (B, T, k)."""

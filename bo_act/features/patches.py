@@ -68,6 +68,10 @@ class Convolution:
         ones = {*self.kernel, *self.stride, self.groups}
         return ones == {1} and not any(map(any, self.padding))
 
+    def patch(self, channels: int) -> int:
+        """Return the numbers of one group's patch in an input of so many channels."""
+        return channels // self.groups * math.prod(self.kernel)
+
     def outputs(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """Return the number of positions along each axis for an input of these sizes."""
         return tuple(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from bo_act.features.rounding import Sums
 
 __all__ = ["Shared"]
 
@@ -31,19 +31,19 @@ class Shared:
     Attributes:
         checked: whether a network was found to be without randomness.
         solver: where eigenvalues are computed fastest.
-        spectra: logarithms of the eigenvalues of input factors, by layer.
+        spectra: (k, p) eigenvalues of input factors, by layer.
     """
 
     def __init__(self, limit: int = 1 << 28) -> None:
         self.limit = limit
         self.checked = False
         self.solver: torch.device | None = None
-        self.spectra: dict[str, NDArray[np.float64]] = {}
-        self._kept: dict[Call, tuple[Tensor, Tensor]] = {}
+        self.spectra: dict[str, Tensor] = {}
+        self._kept: dict[Call, tuple[Tensor, Sums]] = {}
         self._differ: set[Call] = set()
         self._lock = threading.Lock()
 
-    def find(self, call: Call, x: Tensor) -> Tensor | None:
+    def find(self, call: Call, x: Tensor) -> Sums | None:
         """Return the sums that were offered for a call with equal inputs."""
         entry = self._kept.get(call)
         if entry is None:
@@ -57,7 +57,7 @@ class Shared:
             self._differ.add(call)
         return None
 
-    def offer(self, call: Call, x: Tensor, sums: Tensor) -> None:
+    def offer(self, call: Call, x: Tensor, sums: Sums) -> None:
         """Keep the sums of a call; ``sums`` is not changed by anyone from now on."""
         size = x.numel() * x.element_size()
         with self._lock:
