@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bo_act.errors import FeatureError
 from bo_act.features.fim import NULL_LOG, fim_spectra
@@ -686,3 +687,45 @@ def test_nothing_covered_is_an_error():
 def test_arguments_that_do_not_fit(images, labels, options, message):
     with pytest.raises(FeatureError, match=message):
         fim_spectra(seeded(mlp), images, labels, **options)
+
+
+def test_one_output_has_no_softmax():
+    network = seeded(lambda: nn.Linear(5, 1))
+    with pytest.raises(FeatureError, match=r"softmax of one output.*'mse'"):
+        kronecker_factors(network, randn(6, 5), None)
+    assert len(kronecker_factors(network, randn(6, 5), None, loss="mse").layers) == 1
+
+
+@pytest.mark.parametrize("how", ["detach", "no_grad", "checkpoint", "reentrant"])
+def test_what_is_cut_off_from_the_gradient_is_named(how):
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if how == "no_grad":
+                with torch.no_grad():
+                    x = self.stem(x)
+            elif how == "detach":
+                x = self.stem(x).detach()
+            else:
+                x = checkpoint(self.stem, x, use_reentrant=how == "reentrant")
+            return self.head(x.tanh())
+
+    found = kronecker_factors(seeded(Cut), randn(6, 5), None)
+    assert found.uncovered == (() if how == "checkpoint" else ("stem",))
+
+
+def test_checkpointing_that_hides_its_layers_is_refused():
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block, self.head = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = checkpoint(self.block, self.stem(x).tanh(), use_reentrant=True)
+            return self.head(x.tanh())
+
+    with pytest.raises(FeatureError, match="use_reentrant=False"):
+        kronecker_factors(seeded(Hidden), randn(6, 5), None)

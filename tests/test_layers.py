@@ -695,3 +695,28 @@ def test_dropout_that_knows_evaluation_mode_is_not_refused():
     result = fim_spectra(network.train(), randn(6, 5), None)
     assert np.isfinite(result.quantiles).all()
     assert network.training
+
+
+def test_layers_that_share_their_parameters_are_one_block():
+    """As is one module that is called twice."""
+
+    class Twice(nn.Module):
+        def __init__(self, tied: bool) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.second = nn.Linear(4, 4) if tied else self.first
+            self.second.weight, self.second.bias = self.first.weight, self.first.bias
+
+        def forward(self, x):
+            return self.head(self.second(self.first(x).tanh()).tanh())
+
+    found = []
+    for tied in (False, True):
+        network = seeded(lambda tied=tied: Twice(tied))
+        found.append(kronecker_factors(network, randn(8, 4), None))
+    once, twice = found
+    assert [layer.name for layer in twice.layers] == ["first", "head"]
+    assert twice.uncovered == ()
+    for ours, right in zip(twice.layers, once.layers, strict=True):
+        torch.testing.assert_close(ours.a, right.a)
+        torch.testing.assert_close(ours.g, right.g)

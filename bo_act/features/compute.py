@@ -25,7 +25,7 @@ from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.specs import FeaturesSpec
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
 
 Progress = Callable[[int, int], None]
@@ -125,8 +125,10 @@ def compute_features(
         "uncovered": probe.uncovered,
         "store": None if store is None else {"folder": str(store.folder), "bytes": store.size},
     }
+    fim = rows.blocks()
+    _warn_of_meaningless(fim)
     more = LeftOut(spec.on_demand, catalogue, spectra, store) if spec.on_demand else None
-    return FeatureTable(catalogue.hash, blocks | rows.blocks(), provenance, more)
+    return FeatureTable(catalogue.hash, blocks | fim, provenance, more)
 
 
 def _wanted(
@@ -151,6 +153,25 @@ def _warn_of_uncovered(probe: FimSpectra) -> None:
             f"{len(probe.layers)} layers that are say nothing of these parameters",
             stacklevel=3,
         )
+
+
+def _warn_of_meaningless(fim: Mapping[str, Block]) -> None:
+    """Warn of spectra that tell no function from another."""
+    present = fim["fim"].present
+    values, null = fim["fim"].values[present], fim["fim_null"].values[present]
+    if len(values) < 2:
+        return
+    if (null == 1).all():
+        said = "null throughout: no gradient reaches any layer of the network"
+    elif np.ptp(values, axis=0).max() == 0 and np.ptp(null, axis=0).max() == 0:
+        said = "equal: the network does not depend on `activation`"
+    else:
+        return
+    warnings.warn(
+        f"the Fisher spectra of all {len(values)} functions are {said}, so they say nothing of the "
+        "functions; see to the network, or set features.fim = false",
+        stacklevel=3,
+    )
 
 
 def _pieces(catalogue: Catalogue, indices: NDArray[np.int64]) -> list[Piece]:

@@ -145,7 +145,7 @@ def kronecker_factors(
     reached = {trace.name for trace in traces if trace.reached}
     return KroneckerFactors(
         layers=tuple(trace.factors() for trace in traces),
-        uncovered=_uncovered(network, reached),
+        uncovered=_uncovered(network, hooked, reached),
     )
 
 
@@ -182,11 +182,17 @@ def _traces(
     def linear(name: str, biased: bool) -> WeightTrace:
         return WeightTrace(name, batch, biased=biased, sharing=sharing, shared=shared)
 
+    tied: dict[object, WeightTrace] = {}
     for name, module in network.named_modules():
         label = name or "(root)"
         if isinstance(module, WEIGHTED):
             convolution = None if isinstance(module, nn.Linear) else Convolution.of(module)
-            hooked[module] = WeightTrace(
+            # Layers that use the same parameters in the same way are calls of one layer.
+            same = (id(module.weight), id(module.bias), convolution)
+            if same in tied:
+                hooked[module] = tied[same]
+                continue
+            hooked[module] = tied[same] = WeightTrace(
                 label,
                 batch,
                 biased=module.bias is not None,
@@ -208,21 +214,23 @@ def _covered(
     attentions: dict[nn.MultiheadAttention, AttentionTrace],
 ) -> list[Trace]:
     """Return the traces of layers that were called, in the order of the network."""
-    traces: list[Trace] = []
+    traces: dict[Trace, None] = {}
     for module in network.modules():
         if isinstance(module, nn.MultiheadAttention) and module in attentions:
-            traces += attentions[module].parts
+            traces |= dict.fromkeys(attentions[module].parts)
         elif module in hooked:
-            traces.append(hooked[module])
+            traces[hooked[module]] = None
     return [trace for trace in traces if trace.covered]
 
 
-def _uncovered(network: nn.Module, covered: set[str]) -> tuple[str, ...]:
+def _uncovered(
+    network: nn.Module, hooked: dict[nn.Module, Trace], covered: set[str]
+) -> tuple[str, ...]:
     """Return the names of modules and parameters that are in no block."""
     names = []
     inside: set[nn.Module] = set()  # what a covered attention module has seen to
     for name, module in network.named_modules():
-        label = name or "(root)"
+        label = hooked[module].name if module in hooked else name or "(root)"
         if isinstance(module, nn.MultiheadAttention) and f"{label}.out_proj" in covered:
             inside.add(module.out_proj)
             names += [f"{label}.{extra}" for extra in ("bias_k", "bias_v")
