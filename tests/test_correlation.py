@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bo_act.features import layers
+from bo_act.features.centred import centred_products
 from bo_act.features.correlation import correlated_products, worthwhile
 from bo_act.features.kfac import kronecker_factors
 from bo_act.features.patches import Convolution, patch_means, patch_products
@@ -83,6 +84,53 @@ def test_both_ways_are_the_product_of_all_patches(case, one):
     by_patch = (weight @ rows[:, : weight.shape[2]]).flatten(0, 1)
     torch.testing.assert_close(by_patch, y.transpose(0, 1).flatten(1))
     assert convolution.outputs(tuple(x.shape[2:])) == tuple(y.shape[2:])
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@given(case=convolutions(), biased=st.booleans())
+def test_a_mean_that_is_put_back_changes_nothing(case, biased):
+    layer, x = case
+    if layer.groups > 1:
+        return
+    x, convolution = x + 7, Convolution.of(layer)
+    if convolution.mode != "constant":
+        x, convolution = convolution.padded(x)
+    one = 1.0 if biased else None
+    expected = patch_products(x, convolution, one)
+    found, share = centred_products(
+        x, convolution, biased, lambda x: patch_products(x, convolution, one)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.max()))
+    assert 0 <= share <= 1
+
+
+def test_the_mean_of_a_linear_layers_inputs_is_put_back():
+    x = randn(50, 6) + 3
+    found, share = centred_products(x, None, True, lambda x: layers.products(x, None, 1.0))
+    torch.testing.assert_close(found, layers.products(x, None, 1.0))
+    assert share < 0.2
+
+
+@pytest.mark.parametrize("offset", [0.0, 3000.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_large_factors_lose_nothing_in_float32(offset, bias, monkeypatch):
+    """With the mean taken out float32 is enough here; without, it would be seen not to be."""
+    layer = nn.Conv2d(16, 4, 3, padding=1, bias=bias)
+    network = nn.Sequential(layer, nn.Flatten(), nn.Linear(4 * 64, 3))
+    images = (randn(64, 16, 8, 8) + offset).float()
+    exact = kronecker_factors(network, images, None).layers[0]
+    monkeypatch.setattr(layers, "_CHEAP", 0.0)
+    rough = kronecker_factors(network, images, None).layers[0]
+    assert exact.a_values is None
+    assert rough.a_values is not None
+    values = torch.linalg.eigvalsh(exact.a)
+    error = float((rough.a_values - values).abs()[:, :100].max())
+    assert error < rough.a_floor * float(exact.a[0].trace())
+    if offset:
+        monkeypatch.setattr(
+            layers, "centred_products", lambda x, c, b, products: (products(x), 1.0)
+        )
+        assert kronecker_factors(network, images, None).layers[0].a_values is None
 
 
 @pytest.mark.parametrize("chunk", [1, 3000])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from bo_act.errors import FeatureError
+from bo_act.features.centred import centred_products
 from bo_act.features.correlation import correlated_products, worthwhile
 from bo_act.features.eigenvalues import eigenvalues
 from bo_act.features.patches import Convolution, double, patch_means, patch_products
-from bo_act.features.rounding import DOUBLE, RESOLUTION, SINGLE, Sums, rounding_floor
+from bo_act.features.rounding import RESOLUTION, Sums, floor_of_sums, rounding_floor
 from bo_act.features.shared import Shared
 
 __all__ = ["WEIGHTED", "LayerFactors", "Sharing", "Trace", "WeightTrace", "at_least_float32"]
@@ -156,7 +158,7 @@ class Trace:
         self,
         values: Tensor,
         where: str,
-        products: Callable[[Tensor, float], Tensor],
+        multiply: Callable[[Tensor, float], Tensor],
         least: float = 0.0,
     ) -> Tensor:
         """Return sums of products of values, which are scaled where they left the range.
@@ -167,15 +169,15 @@ class Trace:
         Args:
             values: of any shape.
             where: ``forward`` or ``backward``.
-            products: from values and what they were divided by, (k, n, n) float64.
+            multiply: from values and what they were divided by, (k, n, n) float64.
             least: as in ``_scale``.
         """
-        sums = products(values, 1.0)
+        sums = multiply(values, 1.0)
         largest = float(sums.diagonal(dim1=-2, dim2=-1).max().item())
         if SAFE_RANGE[0] ** 2 < largest < SAFE_RANGE[1] ** 2:
             return sums
         scale = self._scale(values, where, least)
-        return sums if scale == 1.0 else products(values / scale, scale).mul_(scale * scale)
+        return sums if scale == 1.0 else multiply(values / scale, scale).mul_(scale * scale)
 
     def check(self, *factors: Tensor) -> None:
         """Refuse factors that overflowed."""
@@ -248,22 +250,34 @@ class WeightTrace(Trace):
             scale = self._scale(x, "forward", least)
             share = self._share(x, positions)
             return Sums(double(self._means(x / scale, share, 1.0 / scale)) * (scale * share))
-        width = self.biased + (
-            self.convolution.patch(x.shape[1]) if self.convolution else x.shape[-1]
-        )
-        if x.dtype == torch.float32 and self.groups * positions * width**2 > _CHEAP:
-            sums = self._squares(x, "forward", self._products, least)
-            rough = Sums(sums, SINGLE, eigenvalues(sums, coarse=True))
-            if rough.unresolved() <= _UNRESOLVED:
+        convolution = self.convolution
+        width = self.biased + (convolution.patch(x.shape[1]) if convolution else x.shape[-1])
+        costly = self.groups * positions * width**2 > _CHEAP
+        if x.dtype == torch.float32 and costly and self.groups == 1:
+            rough = self._rough_sums(x)
+            if rough is not None and rough.unresolved() <= _UNRESOLVED:
                 return rough
         return Sums(self._squares(double(x), "forward", self._products, least))
 
+    def _rough_sums(self, x: Tensor) -> Sums | None:
+        """Return the sum of x xᵀ by products in float32; None where they leave its range."""
+        largest = float(torch.linalg.vector_norm(x, math.inf).item()) if x.numel() else 0.0
+        if not SAFE_RANGE[0] < largest < SAFE_RANGE[1]:
+            return None
+        convolution = self.convolution
+        if convolution is None or convolution.pointwise:
+            x, convolution = x.reshape(-1, x.shape[-1]), None
+        elif convolution.mode != "constant":
+            x, convolution = convolution.padded(x)
+        one = 1.0 if self.biased else None
+        sums, share = centred_products(
+            x, convolution, self.biased, partial(products, convolution=convolution, one=one)
+        )
+        floor = share * floor_of_sums(sums.shape[-1])
+        return Sums(sums, floor, eigenvalues(sums))
+
     def _products(self, x: Tensor, scale: float) -> Tensor:
-        one = 1.0 / scale if self.biased else None
-        if self.convolution is None or self.convolution.pointwise:
-            return _linear_products(x.reshape(-1, x.shape[-1]), one)
-        way = correlated_products if worthwhile(x, self.convolution) else patch_products
-        return way(x, self.convolution, one)
+        return products(x, self.convolution, 1.0 / scale if self.biased else None)
 
     def _means(self, x: Tensor, share: int, one: float) -> Tensor:
         if self.convolution is not None and not self.convolution.pointwise:
@@ -337,11 +351,19 @@ class WeightTrace(Trace):
             a,
             g,
             k * a.shape[1] * q,
-            rounding_floor(self.eps, self.inputs.eps, a.shape[1]),
-            rounding_floor(self.eps, DOUBLE, q),
+            rounding_floor(self.eps, self.inputs.floor),
+            rounding_floor(self.eps),
             shared=self.same,
             a_values=None if values is None else values / self.positions,
         )
+
+
+def products(x: Tensor, convolution: Convolution | None, one: float | None) -> Tensor:
+    """Return the sum of x xᵀ over all positions, see ``patch_products``; (..., c) where linear."""
+    if convolution is None or convolution.pointwise:
+        return _linear_products(x.reshape(-1, x.shape[-1]), one)
+    way = correlated_products if worthwhile(x, convolution) else patch_products
+    return way(x, convolution, one)
 
 
 def _linear_products(x: Tensor, one: float | None) -> Tensor:

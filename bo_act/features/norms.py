@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bo_act.features.layers import (
-    DOUBLE,
     LayerFactors,
     Trace,
     at_least_float32,
-    rounding_floor,
 )
 from bo_act.features.patches import double
+from bo_act.features.rounding import rounding_floor
 
 __all__ = ["NORMS", "NormTrace"]
 
@@ -105,7 +104,7 @@ class NormTrace(Trace):
         like = double(self.normalized[0].new_zeros(1))
         a = like.new_zeros(k, p, p) if self.blocks is None else self.blocks / self.images
         self.check(a)
-        floor = rounding_floor(self.eps, DOUBLE, p)
+        floor = rounding_floor(self.eps)
         return LayerFactors(
             self.name, a, like.new_ones(k, 1, 1), k * p, floor, floor, kind="norm"
         )  # fmt: skip
