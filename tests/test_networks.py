@@ -290,7 +290,7 @@ def test_loading_hides_no_other_module(tmp_path):
     before = set(sys.modules)
     load(tmp_path, GOOD)
     added = set(sys.modules) - before
-    assert all(name.startswith("_bo_act_model_") for name in added)
+    assert all(name.startswith("_bo_act_file_") for name in added)
     before = set(sys.modules)
     with pytest.raises(NetworkError):
         load(tmp_path, "raise RuntimeError('no')")

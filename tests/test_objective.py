@@ -185,7 +185,7 @@ def test_what_is_wrong_with_a_file_is_told(body, head, says):
 def test_a_file_that_is_not_there():
     spec = make("return 0")
     Path("mine.py").unlink()
-    with pytest.raises(SpecError, match=r"mine\.py cannot be read"):
+    with pytest.raises(SpecError, match=r"'mine\.py' cannot be read"):
         run_study(spec)
 
 

@@ -25,6 +25,7 @@ from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
+from bo_act.io import expanded
 from bo_act.specs import SpaceSpec
 
 FORM = 1
@@ -129,7 +130,7 @@ def open_benchmark(name: str) -> Benchmark:
     """
     if not name.endswith((".json", ".json.gz")):
         return load(library.find("studies/benchmarks", name))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_file():
         raise BenchmarkError(f"no benchmark file {name!r} (looked in {Path.cwd()})")
     with path.open("rb") as file:

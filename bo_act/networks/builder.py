@@ -13,13 +13,11 @@ Options are further keyword arguments with defaults. Networks of torchvision and
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,8 +25,10 @@ from torch import nn
 
 from bo_act import library
 from bo_act.errors import BoActError, NetworkError, nearest
+from bo_act.io import digest, one_line
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
+from bo_act.user_files import UserFile, load_file, read_file
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, in_channels, image_size, num_classes, <options>)"
@@ -81,24 +81,28 @@ class NetworkBuilder:
 
     Attributes:
         name: the name or path that the study gives.
-        path: the model file; the name itself for a network of a library.
-        source_hash: sha256 (hexadecimal) of the file's bytes, or a library's name and version, and
-            the options.
+        source_hash: sha256 (hexadecimal) of the file's content, or a library's name and version,
+            and the options.
         options: keyword arguments for ``build`` besides those of the contract.
         build: the file's function.
-        source: the file's bytes, which travel with a pickled builder: another process builds
-            from exactly what was hashed, whatever has become of the file.
+        file: the model file with its content, which travels with a pickled builder: another
+            process builds from exactly what was hashed, whatever has become of the file. For a
+            network of a library the name stands for the path, its version for the content.
     """
 
     name: str
-    path: Path
     source_hash: str
     options: Mapping[str, Any] = field(hash=False)
     build: Callable[..., nn.Module] = field(repr=False, compare=False)
-    source: bytes = field(repr=False, compare=False)
+    file: UserFile = field(repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """The model file; the name itself for a network of a library."""
+        return self.file.path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _builder, (self.name, self.path, self.source, dict(self.options))
+        return _builder, (self.name, self.file, dict(self.options))
 
     def __call__(
         self,
@@ -146,7 +150,7 @@ class NetworkBuilder:
             except Exception as error:
                 raise NetworkError(
                     f"{self.path}: build failed for {in_channels} channels, images of "
-                    f"{image_size} x {image_size} and {num_classes} classes: {_one_line(error)}"
+                    f"{image_size} x {image_size} and {num_classes} classes: {one_line(error)}"
                 ) from error
         if not isinstance(network, nn.Module):
             raise NetworkError(
@@ -162,7 +166,7 @@ class NetworkBuilder:
         Raises:
             NetworkError: an option is not one of its options.
         """
-        return _builder(self.name, self.path, self.source, dict(options))
+        return _builder(self.name, self.file, dict(options))
 
 
 def load_network(spec: ModelSpec) -> NetworkBuilder:
@@ -174,55 +178,39 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
             fulfil the contract; or an option is not one of its options.
     """
     if libraries.split_name(spec.name):
-        source = libraries.source_of(spec.name)
-        return _builder(spec.name, Path(spec.name), source, dict(spec.options))
-    path = library.find("models", spec.name)
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise NetworkError(f"{path}: cannot be read: {_one_line(error)}") from error
-    return _builder(spec.name, path, source, dict(spec.options))
+        file = UserFile(Path(spec.name), libraries.source_of(spec.name))
+    else:
+        file = read_file(library.find("models", spec.name), key="model", error=NetworkError)
+    return _builder(spec.name, file, dict(spec.options))
 
 
-def _builder(name: str, path: Path, source: bytes, options: dict[str, Any]) -> NetworkBuilder:
+def _builder(name: str, file: UserFile, options: dict[str, Any]) -> NetworkBuilder:
     canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), default=str)
     build: Callable[..., nn.Module]
     if libraries.split_name(name):
         libraries.check_options(name, options)
         build = libraries.build_function(name)
     else:
-        build = _build_of_file(path, source, options)
+        build = _build_of_file(file, options)
     return NetworkBuilder(
         name=name,
-        path=path,
-        source_hash=hashlib.sha256(source + b"\0" + canonical.encode()).hexdigest(),
+        source_hash=digest(file.content + b"\0" + canonical.encode()),
         options=options,
         build=build,
-        source=source,
+        file=file,
     )
 
 
-def _build_of_file(
-    path: Path, source: bytes, options: Mapping[str, Any]
-) -> Callable[..., nn.Module]:
-    build: Callable[..., nn.Module] | None = getattr(_import(path, source), "build", None)
+def _build_of_file(file: UserFile, options: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    module = load_file(file, key="model", error=NetworkError, expected=EXPECTED)
+    build: Callable[..., nn.Module] | None = getattr(module, "build", None)
     if not callable(build):
         came = "no such name" if build is None else f"{type(build).__name__} {build!r:.40}"
         raise NetworkError(
-            f"{path}: expected a function {EXPECTED}, got {came}; define it in this file"
+            f"{file.path}: expected a function {EXPECTED}, got {came}; define it in this file"
         )
-    _check_signature(path, build, options)
+    _check_signature(file.path, build, options)
     return build
-
-
-def _import(path: Path, source: bytes) -> ModuleType:
-    try:
-        return library.load_module(path, source)
-    except (Exception, SystemExit) as error:
-        raise NetworkError(
-            f"{path}: cannot be imported: {_one_line(error)}; "
-            f"expected a self-contained Python file that defines {EXPECTED}"
-        ) from error
 
 
 def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -269,9 +257,3 @@ def _shown(signature: inspect.Signature) -> str:
         for parameter in signature.parameters.values()
     ]
     return str(inspect.Signature(plain))
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{name}: {text}" if text else name

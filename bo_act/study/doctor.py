@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bo_act import library
 from bo_act.errors import BoActError, DataError
+from bo_act.io import expanded
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -133,8 +134,8 @@ def _storage(spec: Any) -> Iterator[Finding]:
     from bo_act.study.storage import location, open_storage
 
     where = location(spec)
-    if "://" not in where and not Path(where).expanduser().is_file():
-        yield _folder("storage", Path(where).expanduser().parent, "give another --storage")
+    if "://" not in where and not expanded(where).is_file():
+        yield _folder("storage", expanded(where).parent, "give another --storage")
         return
     try:
         count = len(open_storage(where, create=False).get_all_studies())

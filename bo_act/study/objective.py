@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 import traceback
@@ -11,17 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import optuna
 from optuna.trial import Trial
 
-from bo_act import library
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
 from bo_act.errors import BoActError, SpecError
+from bo_act.io import digest
 from bo_act.training.outcomes import Diverged
+from bo_act.user_files import load_function
 
 EXPECTED = "def objective(trial, activation, *, seed, device, ...) -> float"
 
@@ -34,7 +33,7 @@ class Objective:
 
     Attributes:
         path: the file.
-        source_hash: sha256 of its bytes.
+        source_hash: sha256 of its content, see ``UserFile``.
         function: called with the trial, ``activation`` (fresh modules, or a mapping of names to
             such), and what it asks for by name of ``seed``, ``device``, ``settings``, ``network``
             and ``data``.
@@ -51,19 +50,8 @@ class Objective:
         Raises:
             SpecError: there is no such file or function, or it cannot be imported.
         """
-        file, _, function = name.rpartition(":")
-        path = Path(file).expanduser().resolve()
-        try:
-            source = path.read_bytes()
-        except OSError as error:
-            raise SpecError(
-                f"objective: expected a Python file and a function in it, 'my_train.py:objective', "
-                f"got {name!r}, and {path} cannot be read: {error.strerror}"
-            ) from error
-        found = getattr(_imported(path, source), function, None)
-        if not callable(found):
-            raise SpecError(f"{path}: expected {EXPECTED}, got no function {function!r}")
-        return cls(path, hashlib.sha256(source).hexdigest(), found)
+        file, function = load_function(name, key="objective", expected=EXPECTED, error=SpecError)
+        return cls(file.path, digest(file.content), function)
 
     def __call__(
         self,
@@ -120,11 +108,3 @@ class Objective:
                 f"are {', '.join(context)} (network and data need [model] and [data])"
             )
         return {one.name: context[one.name] for one in parameters if one.name in context}
-
-
-def _imported(path: Path, source: bytes) -> ModuleType:
-    try:
-        return library.load_module(path, source)
-    except (Exception, SystemExit) as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SpecError(f"{path}: cannot be imported: {cause}") from error

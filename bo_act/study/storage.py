@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from bo_act.errors import StorageError
+from bo_act.io import expanded
 from bo_act.specs import StudySpec
 from bo_act.study.database import PatientDatabase
 from bo_act.study.pruners import make_pruner
@@ -63,7 +64,7 @@ def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> B
         StorageError: it cannot be reached, with the reason on one line.
     """
     if "://" not in where:
-        return _open_file(Path(where).expanduser(), create=create)
+        return _open_file(expanded(where), create=create)
     if where.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
         where = where.replace("postgresql://", "postgresql+psycopg://", 1)
     return _open_database(where, patience=patience)

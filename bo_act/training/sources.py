@@ -19,8 +19,10 @@ from torch import Tensor
 
 from bo_act import library
 from bo_act.errors import DataError
+from bo_act.io import expanded, one_line
 from bo_act.specs import DataSpec
 from bo_act.training.split import others, stratified_sample
+from bo_act.user_files import line_of, load_function
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_TEST_SEED = 1797  # fixed, so that every study keeps the same test images apart
@@ -101,7 +103,7 @@ def _digits(test: bool) -> Part:
 
 def data_folder(spec: DataSpec) -> Path:
     """Return the folder that data sets lie in, each under torchvision's name for it."""
-    return library.cache_dir() / "data" if spec.root is None else spec.root.expanduser()
+    return library.cache_dir() / "data" if spec.root is None else expanded(spec.root)
 
 
 def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advice: str) -> None:
@@ -136,7 +138,7 @@ def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advic
             shutil.copytree(fetched, target, dirs_exist_ok=True, copy_function=os.replace)
     except Exception as error:  # torchvision and urllib raise many kinds
         raise DataError(
-            f"{spec.name!r} could not be downloaded ({_one_line(error)}); {advice}"
+            f"{spec.name!r} could not be downloaded ({one_line(error)}); {advice}"
         ) from error
 
 
@@ -190,7 +192,7 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
         except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
             raise DataError(
                 f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
-                f"({_one_line(error)}); fetch them again"
+                f"({one_line(error)}); fetch them again"
             ) from error
     images = torch.as_tensor(content.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
@@ -213,16 +215,16 @@ def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
 
 
 def _own(spec: DataSpec, *, train: bool) -> Part:
-    path, _, function = spec.name.rpartition(":")
-    file = Path(path).expanduser()
+    expected = (
+        f"{spec.name.rpartition(':')[2]}(*, train) that returns images (n, c, h, w) and labels "
+        "(n,) of the training set or, with train = False, of the test set"
+    )
+    file, function = load_function(spec.name, key="data.name", expected=expected, error=DataError)
     try:
-        module = library.load_module(file, file.read_bytes())
-        images, labels = getattr(module, function)(train=train)
+        images, labels = function(train=train)
     except (Exception, SystemExit) as error:
         raise DataError(
-            f"{spec.name}: {_one_line(error)}; expected {function}(*, train) that returns "
-            f"images (n, c, h, w) and labels (n,) of the training set or, with train = False, of "
-            f"the test set"
+            f"{spec.name}: {one_line(error)}{line_of(error, file.path)}; expected {expected}"
         ) from error
     return checked(torch.as_tensor(images), torch.as_tensor(labels), spec.name)
 
@@ -250,8 +252,3 @@ def checked(images: Tensor, labels: Tensor, where: str) -> Part:
             f"{labels.dtype} of the shape {tuple(labels.shape)}"
         )
     return images.contiguous(), labels.long()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
