@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from bo_act.cli.options import Json, Panel, completing, print_json
 from bo_act.errors import SpecError, nearest
+from bo_act.io import atomic_write, reason
 
 commands = typer.Typer()
 
@@ -39,9 +40,9 @@ def schema(
         typer.echo(text)
         return
     try:
-        out.write_text(text + "\n", encoding="utf-8")
+        atomic_write(out, text + "\n", parents=False)
     except OSError as error:
-        raise SpecError(f"cannot write {out}: {error}") from error
+        raise SpecError(f"cannot write {out}: {reason(error)}") from error
     typer.echo(f"wrote {out}", err=True)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from bo_act.cli.options import Panel
 from bo_act.errors import ExportError
+from bo_act.io import atomic_write, reason
 
 commands = typer.Typer()
 
@@ -56,7 +57,7 @@ def export(
             sys.stdout.buffer.write(written)
         return
     try:
-        out.write_bytes(written.encode() if isinstance(written, str) else written)
+        atomic_write(out, written, parents=False)
     except OSError as error:
-        raise ExportError(f"cannot write {out}: {error}") from error
+        raise ExportError(f"cannot write {out}: {reason(error)}") from error
     typer.echo(f"wrote {out}", err=True)

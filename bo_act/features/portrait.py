@@ -13,6 +13,7 @@ from bo_act.activations.expressions import Expression, canonical
 from bo_act.activations.module import moments
 from bo_act.errors import FeatureError
 from bo_act.features.outputs import normal_quantiles, value_and_slope
+from bo_act.io import one_line, reason, replacing
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ def draw_png(found: Portrait, path: Path) -> None:
     axes.set_title(found.activation, fontsize=10)
     axes.legend(frameon=False)
     try:
-        figure.savefig(path, dpi=200)
-    except (OSError, ValueError) as error:
-        raise FeatureError(f"cannot write {path}: {error}") from error
+        with replacing(path, parents=False) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:].lower() or "png", dpi=200)
+    except OSError as error:
+        raise FeatureError(f"cannot write {path}: {reason(error)}") from error
+    except ValueError as error:
+        raise FeatureError(f"cannot write {path}: {one_line(error)}") from error

@@ -8,6 +8,7 @@ undisturbed, and no function is lost.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from typing import Literal
 import optuna
 
 from bo_act.errors import SpecError
+from bo_act.io import atomic_write, reason
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callback, Callbacks
 from bo_act.study.confirm import confirm
@@ -89,9 +91,9 @@ def run_study(
 
 
 def _keep_spec(spec: StudySpec) -> None:
-    """Write the resolved study file to ``runs/<name>/study.json``."""
-    folder = Path("runs") / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".study.json"
-    temporary.write_text(json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
-    temporary.replace(folder / "study.json")
+    """Write the resolved study file to ``runs/<name>/study.json``, which is for people alone."""
+    path = Path("runs") / spec.name / "study.json"
+    try:
+        atomic_write(path, json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
+    except OSError as error:
+        warnings.warn(f"{path} cannot be written: {reason(error)}", stacklevel=2)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from bo_act.errors import NetworkError
+from bo_act.io import reason
 from bo_act.specs import TrainingSpec
 from bo_act.training.checkpoint import Checkpoint, warn_of
 from bo_act.training.compiled import compiled
@@ -290,9 +291,6 @@ class _Training:
         if self.unsaved:
             return
         self.unsaved = True
-        note = f"no checkpoint can be written to {checkpoint.path.parent} ({error})"
+        note = f"no checkpoint can be written to {checkpoint.path.parent}: {reason(error)}"
         self.notes.append(note)
-        warnings.warn(
-            f"{note}; training goes on, and one that is killed starts over: make room there",
-            stacklevel=2,
-        )
+        warnings.warn(f"{note}; training goes on, and one that is killed starts over", stacklevel=2)
