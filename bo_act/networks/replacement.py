@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -136,12 +136,33 @@ class _Redirect(TorchFunctionMode):
 def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass whose own calls of activation functions go to ``activation_of_calls``."""
 
+    @wraps(kind.forward)  # for those who trace a network by its arguments
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _Redirect(self.activation_of_calls, stores=self.stores_calls):
             return kind.forward(self, *args, **kwargs)
 
-    content = {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    def reduced(self: Any) -> tuple[Any, ...]:
+        return _new, (kind,), vars(self)  # by its own name pickle would find the class it is of
+
+    def prepared(self: Any) -> nn.Module:
+        raise NetworkError(
+            f"torch.jit.script reads the source of {kind.__name__}, whose calls of activation "
+            "functions were replaced while it runs: use torch.jit.trace or torch.export"
+        )
+
+    content = {
+        "forward": forward,
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+        "__reduce__": reduced,
+        "__prepare_scriptable__": prepared,
+    }
     return type(kind.__name__, (kind,), content)
+
+
+def _new(kind: type[nn.Module]) -> nn.Module:
+    redirecting = _redirecting(kind)
+    return redirecting.__new__(redirecting)
 
 
 class _StandIn(nn.Module):
