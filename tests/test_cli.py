@@ -192,6 +192,23 @@ def bad_model(text: str) -> str:
     return changed('name = "mlp"\noptions = { widths = [8] }', 'name = "net.py"')
 
 
+IN_PLACE = """
+from torch import nn
+
+class Shift(nn.Module):
+    def forward(self, x):
+        y = self.act(x)
+        x += 1
+        return x * y
+
+def build(activation, *, in_channels, image_size, num_classes):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(image_size**2, 8), nn.Linear(8, num_classes))
+    network[1].register_forward_hook(lambda layer, _, y: Shift.forward(layer, y))
+    network[1].act = activation()
+    return network
+"""
+
+
 BAD = {
     "unknown key": (lambda: ["run", changed("epochs = 2", "epoch = 2")], "did you mean 'epochs'?"),
     "wrong type": (lambda: ["run", changed("epochs = 2", 'epochs = "two"')], "got 'two'"),
@@ -217,6 +234,10 @@ BAD = {
     ),
     "model without build": (lambda: ["run", bad_model("x = 1\n")], "build"),
     "model that fails": (lambda: ["run", bad_model("import nothing_like_this\n")], "net.py"),
+    "model that changes what a function has read": (
+        lambda: ["run", bad_model(IN_PLACE)],
+        "net.py: the network changes in place what the function at 1.act has read",
+    ),
     "bad --set": (lambda: ["run", "tiny.toml", "--set", "trials"], "expects KEY=VALUE"),
     "not run yet": (lambda: ["best", "tiny.toml"], "bo-act run"),
     "no GPU": (

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
+from bo_act.activations.tracing import node, scripted
 from bo_act.errors import ExpressionError
 from bo_act.markup import Markup, escape
 
@@ -20,8 +22,9 @@ _Step = tuple[str, tuple[int, ...]]
 class Activation(nn.Module):
     """An activation function, elementwise, without parameters.
 
-    Works in every floating dtype, on every device, under autocast and ``torch.compile``.
-    Half-precision input is computed in float32 inside and returned in its own dtype, since
+    Works in every floating dtype, on every device, under autocast and ``torch.compile``. What
+    works with ``nn.SiLU`` works with it: what follows may change the output in place, and the
+    module is traced, scripted, exported, saved and loaded like one of torch's own. Half-precision input is computed in float32 inside and returned in its own dtype, since
     composed functions (``exp`` of ``square``) leave the range of half precision long before
     their value does.
 
@@ -37,6 +40,13 @@ class Activation(nn.Module):
             is constant or has no finite mean and variance.
     """
 
+    __jit_unused_properties__ = ("why_not_fused",)
+
+    _FROM_EXPRESSION = (
+        "expression", "normalize", "fused", "_plan", "_functions", "_result", "_is_composed",
+        "_shift", "_scale", "_script",
+    )  # fmt: skip
+
     def __init__(
         self, expression: str | Expression, *, normalize: bool = False, fused: bool = False
     ) -> None:
@@ -46,7 +56,8 @@ class Activation(nn.Module):
         self.fused = fused
         self._plan = plan(self.expression)
         self._functions = [OPERATORS[name].function for name, _ in self._plan]
-        self._is_composed = normalize or len(self._plan) > 1
+        self._result = _last_operator(self.expression)
+        self._is_composed = normalize or (len(self._plan) > 1 and self._result is not None)
         self._shift, self._scale = 0.0, 1.0
         if normalize:
             mean, variance = moments(self.expression)
@@ -69,7 +80,18 @@ class Activation(nn.Module):
         Returns:
             Values, same shape and dtype.
         """
-        if self.fused and self._is_composed:
+        if torch.jit.is_scripting():
+            if x.dtype == torch.float16 or x.dtype == torch.bfloat16:  # noqa: PLR1714
+                return self._script(x.float()).to(x.dtype)
+            return self._script(x)
+        else:  # noqa: RET505 - what stands here is not scripted
+            return self._evaluate(x)
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return node(self, x, call, str(self.expression), self.normalize, self.fused)
+        # Inside of a compiled network the outer compiler sees the operators themselves.
+        if self.fused and self._is_composed and not torch.compiler.is_compiling():
             return _fused(str(self.expression), self.normalize)(x)
         narrow = x.dtype in (torch.float16, torch.bfloat16)
         values = [x.float() if narrow else x]
@@ -77,8 +99,17 @@ class Activation(nn.Module):
             values.append(function(*[values[i] for i in operands]))
         value = values[-1]
         if self.normalize:
-            value = (value - self._shift) * self._scale
-        return value.to(x.dtype) if narrow else value
+            return ((value - self._shift) * self._scale).to(x.dtype)
+        if narrow:
+            return value.to(x.dtype)
+        # What follows may change the output in place: neither x itself nor what torch keeps for the
+        # backward pass leaves the module.
+        if self._result is None or (
+            OPERATORS[self._result].keeps_output
+            and (torch.is_grad_enabled() or torch.jit.is_tracing())
+        ):
+            return value.clone()
+        return value
 
     @property
     def why_not_fused(self) -> str | None:
@@ -115,22 +146,48 @@ class Activation(nn.Module):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Some operators are local functions, which neither pickle nor copy can follow.
-        return (
-            _rebuild,
-            (str(self.expression), self.normalize, self.fused),
-            {"training": self.training},
-        )
+        # As text: some operators are local functions, which neither pickle nor copy can follow.
+        state = {
+            name: value for name, value in vars(self).items() if name not in self._FROM_EXPRESSION
+        }
+        return _rebuild, (str(self.expression), self.normalize, self.fused), state
+
+    def __prepare_scriptable__(self) -> Activation:
+        """Get ready for ``torch.jit.script``, which calls this."""
+        if "_script" not in vars(self):
+            self._script = scripted(lambda x: self._evaluate(x))
+        return self
 
 
-def _rebuild(text: str, normalize: bool, fused: bool = False) -> Activation:
-    return Activation(text, normalize=normalize, fused=fused)
+def _rebuild(text: str, normalize: bool = False, fused: bool = False) -> Activation:
+    if not isinstance(text, str):
+        raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
+    return Activation(text, normalize=bool(normalize), fused=bool(fused))
+
+
+# A checkpoint may hold one although torch.load trusts nothing: it is made from a text, by us.
+torch.serialization.add_safe_globals(
+    [(one, f"{__name__}.{one.__name__}") for one in (Activation, _rebuild)]
+)
+
+
+def call(x: Tensor, text: str, normalize: bool = False, fused: bool = False) -> Tensor:
+    """Evaluate a function given as text: what an ``Activation`` traced by itself becomes."""
+    value: Tensor = _rebuild(text, normalize, fused)(x)
+    return value
 
 
 @lru_cache(maxsize=256)
 def _fused(text: str, normalize: bool) -> Fused:
     """Return a function compiled once, however many modules use it."""
     return Fused(Activation(text, normalize=normalize).forward)
+
+
+def _last_operator(expression: Expression) -> str | None:
+    """Return the operator that makes the output's tensor; None where that is x itself."""
+    while expression.name == "identity":
+        (expression,) = expression.arguments
+    return expression.name if expression.arguments else None
 
 
 def plan(expression: Expression) -> list[_Step]:

@@ -46,6 +46,7 @@ from bo_act.features.loss import Fisher, Loss, check_choice, output_gradients
 from bo_act.features.norms import NORMS, NormTrace
 from bo_act.features.patches import Convolution
 from bo_act.features.shared import Shared
+from bo_act.networks.in_place import is_of_in_place
 
 __all__ = [
     "Fisher",
@@ -123,7 +124,7 @@ def kronecker_factors(
     if batch == 0:
         raise FeatureError(f"expected a batch of images, got shape {tuple(images.shape)}")
     hooked, attentions = _traces(network, batch, weight_sharing, shared)
-    with _borrowed(network, statistics, attentions), torch.enable_grad():
+    with _borrowed(network, statistics, attentions), torch.enable_grad(), _in_place_named():
         handles = [
             module.register_forward_hook(trace.hook, with_kwargs=True)
             for module, trace in hooked.items()
@@ -145,6 +146,21 @@ def kronecker_factors(
         layers=tuple(trace.factors() for trace in traces),
         uncovered=_uncovered(network, {trace.name for trace in traces}),
     )
+
+
+@contextmanager
+def _in_place_named() -> Iterator[None]:
+    """Say of gradients that cannot be computed that the network is to blame."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_of_in_place(error):
+            raise
+        raise FeatureError(
+            "the network changes in place a tensor that its gradients need, so that it has no "
+            "Fisher matrix: write x = x + y for x += y, and leave out inplace=True after functions "
+            "that keep their output, such as nn.ReLU and nn.Tanh"
+        ) from error
 
 
 def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statistics) -> None:

@@ -70,6 +70,7 @@ def run_study(
     events.opened(study)
     if finished(study) < spec.trials:
         keep_environment(study)
+        task.check()
         features = look_at_functions(task, events, workers=workers)
         study.sampler = sampler = make_sampler(task, features, study)
         if most := spec.warm_start.as_trials:

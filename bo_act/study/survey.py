@@ -122,6 +122,7 @@ def build_benchmark(
         )
     events = events or Events()
     task = Task.load(spec)
+    task.check()
     folder = folder or Path("runs") / spec.name / "benchmark"
     catalogue = task.space.catalogue
     texts = [catalogue.text(index) for index in range(len(catalogue))]

@@ -19,7 +19,13 @@ from bo_act.activations.space import Space, load_space
 from bo_act.errors import SpecError
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
-from bo_act.networks import Activations, NetworkBuilder, initialize, load_network
+from bo_act.networks import (
+    Activations,
+    NetworkBuilder,
+    check_gradients,
+    initialize,
+    load_network,
+)
 from bo_act.networks.initialization import Initialization
 from bo_act.specs import StudySpec
 from bo_act.study.objective import Objective
@@ -165,6 +171,17 @@ class Task:
         return StudyNetwork(
             self.builder, data.in_channels, data.image_size, data.num_classes, seed, init
         )
+
+    def check(self) -> None:
+        """Refuse, before the first trial, a network that does not train with every function.
+
+        Raises:
+            NetworkError: it changes in place what the gradient of a function needs.
+        """
+        if self.given_data is not None and self.given_builder is not None:
+            images, _ = self.data.train.take(torch.arange(min(2, len(self.data.train))))
+            network = self.network(seed=self.spec.seed)
+            check_gradients(network, images.cpu(), name=str(self.builder.path))
 
     def features(
         self,
