@@ -34,12 +34,11 @@ def schema(
         raise SpecError(
             f"there is no schema of {kind!r}{nearest(kind, FORMS)}; expected study or space"
         )
-    text = json.dumps(found(kind), indent=2)
     if out is None:
-        typer.echo(text)
+        print_json(found(kind))
         return
     try:
-        out.write_text(text + "\n", encoding="utf-8")
+        out.write_text(json.dumps(found(kind), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise SpecError(f"cannot write {out}: {error}") from error
     typer.echo(f"wrote {out}", err=True)
