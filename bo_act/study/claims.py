@@ -23,6 +23,10 @@ GRACE = 120.0
 """Seconds of silence after which a process is taken for dead that states no other time."""
 
 
+class TrialTaken(Exception):
+    """A trial is no longer this process's: it was silent for too long, or somebody freed it."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """A process, and how to tell whether it is alive.

@@ -13,8 +13,9 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from bo_act.errors import BoActError
+from bo_act.study.claims import TrialTaken
 from bo_act.study.objective import Objective
-from bo_act.study.ownership import TrialTaken, check_mine, give_back, keeping
+from bo_act.study.ownership import check_mine, give_back, keeping
 from bo_act.study.results import DIVERGED
 from bo_act.study.settings import Configuration
 from bo_act.study.signals import Signals, finishing_steps

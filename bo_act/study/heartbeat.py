@@ -24,7 +24,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.study.beats import Beats, beats_of
-from bo_act.study.claims import GRACE, OWNER, Owner
+from bo_act.study.claims import GRACE, OWNER, Owner, TrialTaken
 from bo_act.study.database import is_lost
 
 BEATS = 6  # in a grace period
@@ -54,10 +54,14 @@ class Heartbeat:
         if self._beats is not None:
             _pulse.begin(self._beats, self._trial_id, self._pause)
 
-    def end(self) -> None:
-        """Say it no more; nothing happens where it is not said."""
-        if self._beats is not None:
-            _pulse.end(self._beats, self._trial_id)
+    def end(self, *, mine: bool = True) -> None:
+        """Say it no more; nothing happens where it is not said.
+
+        Args:
+            mine: whether nobody else says it of the same trial by now.
+        """
+        if self._beats is not None and _pulse.end(self._beats, self._trial_id) and mine:
+            self._beats.end(self._trial_id)
 
     def __enter__(self) -> Heartbeat:
         self.begin()
@@ -69,7 +73,7 @@ class Heartbeat:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.end()
+        self.end(mine=not isinstance(error, TrialTaken))
 
 
 class _Pulse:
@@ -92,10 +96,9 @@ class _Pulse:
             elif pause < self._pause:
                 self._changed.notify()
 
-    def end(self, beats: Beats, trial_id: int) -> None:
+    def end(self, beats: Beats, trial_id: int) -> bool:
         with self._changed:  # not between the thread's look at its trials and a beat
-            if self._trials.pop((beats.name, trial_id), None):
-                beats.end(trial_id)
+            return self._trials.pop((beats.name, trial_id), None) is not None
 
     def _go_on(self) -> None:
         while True:

@@ -12,14 +12,10 @@ from optuna.trial import Trial, TrialState
 
 from bo_act.errors import WorkerError
 from bo_act.study.beats import beats_of
-from bo_act.study.claims import OWNER, Owner
+from bo_act.study.claims import OWNER, Owner, TrialTaken
 from bo_act.study.heartbeat import BEATS, Silence, silences
 from bo_act.study.trials import own_trial, read_again
 from bo_act.study.turns import my_turn
-
-
-class TrialTaken(Exception):
-    """A trial is no longer this process's: it was silent for too long, or somebody freed it."""
 
 
 def check_mine(study: optuna.Study, trial: Trial) -> None:

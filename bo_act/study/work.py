@@ -14,13 +14,12 @@ from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callbacks
-from bo_act.study.claims import DEATHS, OWNER, Owner
+from bo_act.study.claims import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
 from bo_act.study.heartbeat import Heartbeat
 from bo_act.study.leftovers import delete_leftovers
 from bo_act.study.methods import make_strategy
-from bo_act.study.ownership import TrialTaken
 from bo_act.study.results import best_value, count
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import distributions, places
