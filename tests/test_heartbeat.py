@@ -110,7 +110,7 @@ def test_a_process_is_told_by_boot_and_name_space():
     other = [
         me.as_attribute() | {"place": me.place.replace("pid:[", "pid:[1")},  # same host and boot
         me.as_attribute() | {"place": "0" + me.place[1:]},  # same host, another boot
-        me.as_attribute() | {"place": ""},  # a system that does not tell
+        me.as_attribute() | {"place": claims._nowhere_else(1)},  # a system that does not tell
     ]
     for attribute in other:
         owner = Owner.read(attribute)
@@ -160,6 +160,22 @@ def test_without_proc_numbers_prove_death_alone(monkeypatch):
     assert me.is_here
     assert (me.is_alive(), me.is_gone()) == (False, False)
     assert Owner.read(me.as_attribute() | {"pid": 2**22 + 1}).is_gone()
+
+
+def test_where_nothing_is_known_numbers_mean_nothing_to_others(monkeypatch):
+    """As in a name space whose /proc is that of another: many a process is number 1 there."""
+
+    def another(_: str) -> str:
+        return "4711"
+
+    monkeypatch.setattr(claims.os, "readlink", another)
+    me = Owner.me()
+    assert me.is_here
+    assert me == Owner.me()
+    child = os.fork()
+    if child == 0:
+        os._exit(Owner.me().place == me.place or me.is_here)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # --- silence --------------------------------------------------------------------------------

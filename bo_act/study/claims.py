@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import uuid
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,7 @@ class Owner:
         grace: seconds of silence after which it may be taken for dead, of a study file's runner,
             whose trials others take over; None of a loop of one's own.
         place: where the number means this process: the boot of the machine and the name space of
-            process numbers. Empty where that is not known, None of versions that did not write it.
+            process numbers, or nowhere else. None of versions that did not write it.
     """
 
     host: str
@@ -91,7 +92,7 @@ class Owner:
         """
         if self.place is None:
             return self.host == _host()
-        return self.place == _place() != ""
+        return self.place == _place()
 
     def is_gone(self) -> bool:
         """Tell whether the process is known to have ended."""
@@ -124,14 +125,15 @@ def _host() -> str:
 
 
 def _place() -> str:
-    """Return the boot of this machine and the name space of process numbers; ``""`` unknown."""
+    """Return the boot of this machine and the name space of process numbers."""
     try:
         # A /proc of another name space would look numbers up in that one.
-        if os.readlink("/proc/self") != str(os.getpid()):
-            return ""
-        return f"{_boot()} {os.readlink('/proc/self/ns/pid')}"
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return f"{_boot()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return "" if Path("/proc/self").exists() else _boot_without_proc()
+        pass
+    boot = "" if Path("/proc/self").exists() else _boot_without_proc()
+    return boot or _nowhere_else(os.getpid())
 
 
 @cache
@@ -146,6 +148,12 @@ def _boot_without_proc() -> str:
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+@cache
+def _nowhere_else(_: int) -> str:
+    """Return a place of one process alone: its number means nothing to any other."""
+    return f"process {uuid.uuid4()}"
 
 
 def _born(pid: int) -> str:

@@ -29,6 +29,8 @@ from bo_act.study.database import is_lost
 
 BEATS = 6  # in a grace period
 
+_LONGEST = 600.0  # seconds from one to the next
+
 _STEADY = 5.0  # seconds between two looks within which one may be late, in a short grace period
 
 _log = logging.getLogger("bo_act")
@@ -47,7 +49,8 @@ class Heartbeat:
     """
 
     def __init__(self, study: optuna.Study, trial_id: int, *, grace: float = GRACE) -> None:
-        self._beats, self._trial_id, self._pause = beats_of(study), trial_id, grace / BEATS
+        self._beats, self._trial_id = beats_of(study), trial_id
+        self._pause = min(grace / BEATS, _LONGEST)
 
     def begin(self) -> None:
         """Say it now and from now on."""
@@ -244,7 +247,9 @@ class _Ear:
                 stopped as well.
         """
         with self._lock:
-            found = self._heard[trial]
+            found = self._heard.get(trial)
+            if found is None:  # of another study in the storage, which was looked at meanwhile
+                return 0.0
             if found.gap > max(longest, _STEADY):
                 found.since, found.gap = self._last, 0.0
             return self._last - found.since
