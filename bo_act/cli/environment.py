@@ -35,12 +35,12 @@ def schema(
         raise SpecError(
             f"there is no schema of {kind!r}{nearest(kind, FORMS)}; expected study or space"
         )
-    text = json.dumps(found(kind), indent=2)
     if out is None:
-        typer.echo(text)
+        print_json(found(kind))
         return
     try:
-        atomic_write(out, text + "\n", parents=False)
+        atomic_write(out, json.dumps(found(kind), indent=2) + "
+", parents=False)
     except OSError as error:
         raise SpecError(f"cannot write {out}: {reason(error)}") from error
     typer.echo(f"wrote {out}", err=True)

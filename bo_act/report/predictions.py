@@ -19,7 +19,7 @@ from bo_act.search.observations import read_back, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import SurrogateSpec
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView
 
 LEVEL = 0.9
 """Of the central intervals."""
@@ -80,7 +80,7 @@ def seen(subject: Subject) -> Seen | None:
             searcher.surrogate,
             searcher.seed,
         )
-    joint = side.view(Trials.of(subject.study)).observations
+    joint = side.view(StudyView.of(subject.study)).observations
     space = ConfigurationSpace(sampler.embedding, sampler.activations, side.searcher.parameters)
     usable = sampler.embedding.valid[joint.measured.functions].all(axis=1)
     measured, values = joint.measured[usable], joint.values[usable]

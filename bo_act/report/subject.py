@@ -14,6 +14,7 @@ from bo_act.study.events import Events
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.storage import load_study
 from bo_act.study.task import Task
+from bo_act.study.trials import own_trials
 from bo_act.study.work import look_at_functions, make_sampler
 
 
@@ -41,7 +42,7 @@ class Subject:
         if self.sampler is not None:
             return self.sampler.activations
         names: dict[str, None] = {}
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in own_trials(self.study):
             for key in trial.user_attrs:
                 name, _, last = key.rpartition(".")
                 if last == "activation":

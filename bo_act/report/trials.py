@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.report.subject import Subject
 from bo_act.search.observations import warp_targets
 from bo_act.study.settings import shown
-from bo_act.study.trials import is_own
+from bo_act.study.trials import own_only, own_trials
 
 _FEWEST = 5  # trials that importances are estimated from
 
@@ -51,8 +51,7 @@ class Row:
 
 def rows(subject: Subject) -> list[Row]:
     """Return a study's own trials in their order, without those of its sources."""
-    trials = subject.study.get_trials(deepcopy=False)
-    return [_row(trial, subject) for trial in trials if is_own(trial)]
+    return [_row(trial, subject) for trial in own_trials(subject.study)]
 
 
 def _row(trial: FrozenTrial, subject: Subject) -> Row:
@@ -132,8 +131,8 @@ def importances(subject: Subject) -> tuple[dict[str, float], str]:
     study = subject.study
     complete = [
         t
-        for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if t.value is not None and math.isfinite(t.value) and is_own(t)
+        for t in own_trials(study, TrialState.COMPLETE)
+        if t.value is not None and math.isfinite(t.value)
     ]
     if len(complete) < _FEWEST:
         return {}, f"It takes {_FEWEST} complete trials; there are {len(complete)}."
@@ -144,7 +143,7 @@ def importances(subject: Subject) -> tuple[dict[str, float], str]:
         return {}, "All complete trials have the same value."
     try:
         found = get_param_importances(
-            study,
+            own_only(study),
             evaluator=FanovaImportanceEvaluator(seed=0),
             target=lambda trial: of_trial.get(trial.number, min(of_trial.values())),
         )

@@ -121,7 +121,8 @@ class StudySpec(Spec):
             ``mlflow``, or a function of a file, ``"my_callback.py:log"``.
         objective: a training function of your own, ``"my_train.py:objective"``, in place of ours;
             network and data need not be given, then.
-        grace: seconds of silence after which a worker on another machine is taken for dead.
+        grace: seconds of silence after which a worker on another machine or in another container is
+            taken for dead.
         parameters: values of this file that are searched together with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the value that stands in the file.

@@ -25,7 +25,7 @@ from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView
 
 ONE = ("",)
 """The single activation of a study has no name."""
@@ -94,7 +94,7 @@ class JointSide:
             max_retries,
         )
 
-    def view(self, trials: Trials) -> JointView:
+    def view(self, trials: StudyView) -> JointView:
         """Return what trials say; those without all the parameters say nothing."""
         measured, complete = self._read(trials.complete)
         failures = Counter(tuple(row) for row in self._read(trials.failed)[0].functions.tolist())
@@ -116,7 +116,7 @@ class JointSide:
         """
         contested = self._none()
         while True:
-            seen = self.view(Trials.of(study, trial))
+            seen = self.view(StudyView.of(study, trial))
             proposal = self.searcher.propose(
                 self.embedding,
                 seen.observations,
@@ -127,7 +127,7 @@ class JointSide:
             study._storage.set_trial_system_attr(trial._trial_id, CONFIGURATION, params)
             mine = Configurations(np.array([proposal.functions]), proposal.settings[None])
             # Another may have claimed it meanwhile, or have finished it.
-            now = self.view(Trials.of(study, trial))
+            now = self.view(StudyView.of(study, trial))
             done = now.observations
             others = Configurations.join(now.pending, done.measured, done.pruned)
             if proposal.by == "random" or not self._among(mine, others):
@@ -143,7 +143,7 @@ class JointSide:
         }
         return slots | self.searcher.parameters.decode(proposal.settings)
 
-    def improvement(self, trials: Trials) -> float:
+    def improvement(self, trials: StudyView) -> float:
         """Return the largest expected improvement, see ``improvement_left``."""
         seen = self.view(trials)
         if len(np.unique(seen.observations.values)) < 3:
@@ -163,7 +163,7 @@ class JointSide:
         )
         return math.exp(proposal.score or 0.0) * unit(fit.values, "winsorized")
 
-    def explain(self, trial: FrozenTrial, known: Trials) -> tuple[Explanation, tuple[int, ...]]:
+    def explain(self, trial: FrozenTrial, known: StudyView) -> tuple[Explanation, tuple[int, ...]]:
         """Explain what was expected of a trial.
 
         Args:

@@ -26,7 +26,7 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.specs import StudySpec
 from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
-from bo_act.study.trials import is_own
+from bo_act.study.trials import own_trials
 from bo_act.training.images import Images
 from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, evaluate, pick_device
 from bo_act.workers import compute_in_processes, cores_each
@@ -229,8 +229,8 @@ def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Co
 def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
     return [
         trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.user_attrs.get("activation") == text and is_own(trial)
+        for trial in own_trials(study, TrialState.COMPLETE)
+        if trial.user_attrs.get("activation") == text
     ]
 
 

@@ -20,6 +20,8 @@ from bo_act.study.callbacks import Callbacks
 from bo_act.study.crew_worker import work_for_parent
 from bo_act.study.events import Events
 from bo_act.study.results import best_value, count
+from bo_act.study.trials import own_trials
+from bo_act.study.waiting import awaited
 from bo_act.study.work import finished
 from bo_act.training.trainer import pick_device
 from bo_act.workers import cores_each, device_of, no_interrupts
@@ -78,14 +80,19 @@ class Watch:
     ) -> None:
         self._study, self._total, self._events = study, total, events
         self._callbacks = callbacks
-        self._told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        self._told = {t.number for t in own_trials(study) if t.state.is_finished()}
         events.search(finished(study), total, None, best_value(study))
 
     def look(self) -> int:
         """Tell of those that have ended since the last look, and return how many."""
         before = len(self._told)
-        trials = self._study.get_trials(deepcopy=False)
-        done = count(trials).finished
+        trials = own_trials(self._study)
+        counts = count(trials)
+        done = counts.finished
+        # Workers have nothing to begin, then; that others are at work is seen anyway.
+        waiting = done < self._total <= done + counts.running
+        silent = [one for one in awaited(self._study) if one.kind != "alive"] if waiting else []
+        self._events.waiting(silent)
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self._told:
                 self._told.add(trial.number)

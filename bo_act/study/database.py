@@ -18,9 +18,6 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
-from sqlalchemy import func, select
 from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError
 
 from bo_act.errors import StorageError
@@ -72,13 +69,7 @@ def _all_calls_waited_for(storage: T) -> T:
 
 @_all_calls_waited_for
 class PatientDatabase(RDBStorage):
-    """Optuna's storage in a database, each call of which is repeated while the server is away.
-
-    Attributes:
-        since: ``time.monotonic()`` since when the server has been there, as far as is known here.
-    """
-
-    since: float = float("inf")
+    """Optuna's storage in a database, each call of which is repeated while the server is away."""
 
     @classmethod
     def connect(cls, url: str, options: dict[str, Any], *, patience: float) -> PatientDatabase:
@@ -90,16 +81,13 @@ class PatientDatabase(RDBStorage):
         ends = time.monotonic() + patience
         while True:
             try:
-                made = cls(url, engine_kwargs=options)
+                return cls(url, engine_kwargs=options)
             except Exception as error:
                 tries += 1
                 raced = "exist" in str(error).lower() or "unique" in str(error).lower()
                 if not ((raced and tries < 5) or (is_lost(error) and time.monotonic() < ends)):
                     raise
                 time.sleep(0.3 * tries if tries < 10 else 3.0)
-            else:
-                made.since = time.monotonic()
-                return made
 
     def wait_for(self, call: Callable[[], Any]) -> Any:
         """Call, and call again while the server is away.
@@ -129,51 +117,12 @@ class PatientDatabase(RDBStorage):
                 _log.warning(
                     "the database %s is away (%s); next attempt in %.1f s", where, reason, pause
                 )
-                self.since = float("inf")
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if began:
-                self.since = time.monotonic()
-                _log.warning("the database is back after %.1f s", self.since - began)
+                _log.warning("the database is back after %.1f s", time.monotonic() - began)
             return answer
-
-    def silence(self, study_id: int) -> dict[int, float]:
-        """Return seconds since the last heartbeat of each running trial, by its id.
-
-        By the server's clock alone: those of the machines may differ.
-        """
-
-        def read() -> dict[int, float]:
-            query = (
-                select(
-                    models.TrialHeartbeatModel.trial_id,
-                    models.TrialHeartbeatModel.heartbeat,
-                    func.now(),
-                )
-                .join(models.TrialModel)
-                .where(models.TrialModel.study_id == study_id)
-                .where(models.TrialModel.state == TrialState.RUNNING)
-            )
-            with self.engine.connect() as connection:
-                return {
-                    trial: (now.replace(tzinfo=None) - heard.replace(tzinfo=None)).total_seconds()
-                    for trial, heard, now in connection.execute(query)
-                }
-
-        return dict(self.wait_for(read))
-
-    def beat(self, trial_id: int) -> None:
-        """Say once that a trial's process is alive; a server that is away is not waited for."""
-        try:
-            RDBStorage.record_heartbeat(self, trial_id)
-        except Exception as error:
-            if not is_lost(error):
-                raise
-            self.since = float("inf")
-        else:
-            if self.since == float("inf"):
-                self.since = time.monotonic()
 
 
 def database_of(study: optuna.Study) -> PatientDatabase | None:

@@ -13,12 +13,14 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from bo_act.errors import BoActError
-from bo_act.study.claims import OWNER
+from bo_act.study.claims import TrialTaken
 from bo_act.study.objective import Objective
+from bo_act.study.ownership import check_mine, give_back, keeping
 from bo_act.study.results import DIVERGED
 from bo_act.study.settings import Configuration
 from bo_act.study.signals import Signals, finishing_steps
 from bo_act.study.task import Task
+from bo_act.study.trials import read_again
 from bo_act.training.trainer import TrainingResult
 
 
@@ -28,11 +30,16 @@ def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
     Raises:
         TrainingStopped: SIGTERM or Ctrl-C came. The step was finished and the state saved, and the
             trial has been given back.
+        TrialTaken: another process has taken the trial over meanwhile.
     """
     if task.objective is not None:  # it does not ask whether to stop, so signals act at once
         return _evaluated(study, trial, partial(_own_objective, task, study, trial, task.objective))
     with finishing_steps() as signals:
-        state = _evaluated(study, trial, partial(_trained, task, study, trial, signals))
+        try:
+            state = _evaluated(study, trial, partial(_trained, task, study, trial, signals))
+        except TrialTaken:
+            signals.stop_now()
+            raise
     signals.stop_now()
     return state
 
@@ -40,25 +47,39 @@ def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
 def _evaluated(
     study: optuna.Study, trial: Trial, evaluate: Callable[[], TrainingResult]
 ) -> TrialState:
-    """Tell the study what comes of an evaluation."""
+    """Tell the study what comes of an evaluation.
+
+    Raises:
+        TrialTaken: another process has taken the trial over meanwhile.
+    """
     try:
         result = evaluate()
     except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        with keeping(study, trial):
+            study.tell(trial, state=TrialState.PRUNED)
         return TrialState.PRUNED
     except (BoActError, KeyboardInterrupt):
         # Nothing that the function is to blame for, nor the machine: whoever runs the study next
         # takes the trial over.
-        study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
+        give_back(study, trial)
         raise
     except (RuntimeError, MemoryError, OSError) as error:
         # Out of memory, a lost device, a full disk: not the function's fault as far as we know.
-        trial.set_user_attr("failure", _one_line(error))
-        trial.set_user_attr("traceback", traceback.format_exc(limit=8))
-        study.tell(trial, state=TrialState.FAIL)
+        with keeping(study, trial):
+            trial.set_user_attr("failure", _one_line(error))
+            trial.set_user_attr("traceback", traceback.format_exc(limit=8))
+            study.tell(trial, state=TrialState.FAIL)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return TrialState.FAIL
+    with keeping(study, trial):
+        _note(trial, result)
+        study.tell(trial, result.validation_accuracy)
+    return TrialState.COMPLETE
+
+
+def _note(trial: Trial, result: TrainingResult) -> None:
+    """Write to a trial what there is to say of its result."""
     trial.set_user_attr("status", result.status)
     trial.set_user_attr("seconds", round(result.seconds, 3))
     if result.saving:
@@ -72,17 +93,16 @@ def _evaluated(
         trial.set_user_attr("train_loss", losses)
     if DIVERGED not in trial.constraints:
         trial.set_constraint(DIVERGED, 1.0 if result.status == DIVERGED else 0.0)
-    study.tell(trial, result.validation_accuracy)
-    return TrialState.COMPLETE
 
 
 def _trained(task: Task, study: optuna.Study, trial: Trial, signals: Signals) -> TrainingResult:
     """Train by the recipe of the study file."""
     asked = Configuration.suggest(trial, task.space, task.spec)
-    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    reported = read_again(study, trial).intermediate_values
     checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
 
     def report(epoch: int, accuracy: float) -> None:
+        check_mine(study, trial)
         # A trial that was taken over has reported some epochs before.
         if epoch not in reported:
             trial.report(accuracy, epoch)
@@ -110,7 +130,7 @@ def _own_objective(
     started = time.perf_counter()
     value = objective(trial, asked.trained, context)
     finite = math.isfinite(value)
-    curve = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    curve = read_again(study, trial).intermediate_values
     return TrainingResult(
         status="completed" if finite else "diverged",
         curve=tuple(curve[step] for step in sorted(curve)),

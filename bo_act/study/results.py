@@ -16,7 +16,7 @@ from bo_act.specs import StudySpec
 from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
 from bo_act.study.settings import Configuration, functions_of, shown
 from bo_act.study.storage import load_study, location
-from bo_act.study.trials import is_own
+from bo_act.study.trials import own_trials
 from bo_act.study.verdict import verdict, with_interval
 
 DIVERGED = "diverged"
@@ -152,7 +152,7 @@ def summarize(
     study: optuna.Study, spec: StudySpec, confirmed: Sequence[Confirmed] = (), *, top: int = 10
 ) -> StudyResult:
     """Read a study's outcome from its trials."""
-    trials = study.get_trials(deepcopy=False)
+    trials = own_trials(study)
     ranked = _ranked(trials)
     reference = next((t for t in ranked if _text(t) == REFERENCE), None)
     return StudyResult(
@@ -180,7 +180,6 @@ def read_result(spec: StudySpec) -> StudyResult:
 
 def count(trials: Sequence[FrozenTrial]) -> Counts:
     """Count a study's own trials by state."""
-    trials = [trial for trial in trials if is_own(trial)]
     states = [trial.state for trial in trials]
     return Counts(
         complete=states.count(TrialState.COMPLETE),
@@ -198,7 +197,7 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
     objective, those that none beats in both come first.
     """
     best: dict[str, FrozenTrial] = {}
-    ranked = _ranked(study.get_trials(deepcopy=False))
+    ranked = _ranked(own_trials(study))
     for trial in [*_front(ranked, spec), *ranked]:
         best.setdefault(_text(trial), trial)
     return [Configuration.of_trial(t, spec) for t in list(best.values())[: spec.confirm.top]]
@@ -206,7 +205,7 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
 
 def best_value(study: optuna.Study) -> float | None:
     """Return the best validation accuracy so far, None before any."""
-    ranked = _ranked(study.get_trials(deepcopy=False))
+    ranked = _ranked(own_trials(study))
     return _value(ranked[0]) if ranked else None
 
 
@@ -226,7 +225,7 @@ def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
 
 
 def _measured(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.COMPLETE and is_own(trial) and not _diverged(trial)
+    return trial.state == TrialState.COMPLETE and not _diverged(trial)
 
 
 def _diverged(trial: FrozenTrial) -> bool:

@@ -28,9 +28,10 @@ from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.candidates import check_trees, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import CONFIGURATION, ONE, JointSide, checked_names
+from bo_act.study.heartbeat import Heartbeat
 from bo_act.study.sources import read_sources
 from bo_act.study.spectra import CloserLook, look_closer, places_of
-from bo_act.study.trials import Trials, View, is_own, seconds
+from bo_act.study.trials import StudyView, View, own_only, own_trials, seconds
 
 
 class ActivationSampler(BaseSampler):
@@ -158,7 +159,7 @@ class ActivationSampler(BaseSampler):
     ) -> dict[str, BaseDistribution]:
         """Return the slots of the space and the other parameters that are sampled with them."""
         if self._delegates:
-            others = self.delegate.infer_relative_search_space(study, trial)
+            others = self.delegate.infer_relative_search_space(own_only(study, trial), trial)
         else:
             others = self._others(study)
         return {**others, **self._slots}
@@ -172,7 +173,8 @@ class ActivationSampler(BaseSampler):
         others = {name: d for name, d in search_space.items() if name not in slots}
         values = {}
         if others and self._delegates:
-            values, others = self.delegate.sample_relative(study, trial, others), {}
+            seen = own_only(study, trial)
+            values, others = self.delegate.sample_relative(seen, trial, others), {}
         if any(name in slots for name in trial.system_attrs.get("fixed_params", {})):
             return values  # an enqueued trial: its function was chosen by a person
         if any(name in slots for name in trial.params):
@@ -201,13 +203,15 @@ class ActivationSampler(BaseSampler):
                 f"know; give it activations=(..., {name!r})"
             )
         chosen = self._slot_sampler if param_name in self._slots else self.delegate
-        return chosen.sample_independent(study, trial, param_name, param_distribution)
+        seen = own_only(study, trial)
+        return chosen.sample_independent(seen, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Note which process runs the trial."""
+        """Note which process runs the trial, and that it is alive until the trial ends."""
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
             study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
-        self.delegate.before_trial(study, trial)
+        Heartbeat(study, trial._trial_id).begin()
+        self.delegate.before_trial(own_only(study, trial), trial)
 
     def after_trial(
         self,
@@ -217,7 +221,8 @@ class ActivationSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Let the delegate see the result."""
-        self.delegate.after_trial(study, trial, state, values)
+        Heartbeat(study, trial._trial_id).end()
+        self.delegate.after_trial(own_only(study, trial), trial, state, values)
 
     def reseed_rng(self) -> None:
         """Reseed the delegate; proposals have no state to reseed."""
@@ -233,14 +238,13 @@ class ActivationSampler(BaseSampler):
             study: a study of this space.
             trial: the trial that a proposal is for; left out of what is seen.
         """
-        return self._view(Trials.of(study, trial))
+        return self._view(StudyView.of(study, trial))
 
     def observations(
         self, trials: Sequence[FrozenTrial], direction: StudyDirection
     ) -> Observations:
         """Return what some trials of a study say, larger is better."""
-        some = Trials.sort(trials, frozenset(), len(trials), direction)
-        return self._view(some).observations
+        return self._view(StudyView.of_some(trials, direction)).observations
 
     def configurations(self, study: Study) -> JointSide | None:
         """Return how configurations are searched, None where functions alone are."""
@@ -259,7 +263,7 @@ class ActivationSampler(BaseSampler):
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
         return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
 
-    def _view(self, trials: Trials) -> View:
+    def _view(self, trials: StudyView) -> View:
         if isinstance(self.catalogue, Frontier):
             # Functions are met in the order of the trials, whichever process reads them.
             for trial in trials.in_order:
@@ -298,8 +302,7 @@ class ActivationSampler(BaseSampler):
         """Return the parameters besides the slots: as given, or those of all finished trials."""
         found = self.parameters
         if found is None:
-            trials = [trial for trial in study.get_trials(deepcopy=False) if is_own(trial)]
-            found = intersection_search_space(trials, include_pruned=True)
+            found = intersection_search_space(own_trials(study), include_pruned=True)
         slots = self._slots
         return {n: d for n, d in found.items() if n not in slots and not d.single()}
 

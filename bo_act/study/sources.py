@@ -17,7 +17,7 @@ from bo_act.errors import ContentNotFoundError, ExpressionError
 from bo_act.search.warm_start import Source
 from bo_act.spec_files import read_study
 from bo_act.study.storage import load_study
-from bo_act.study.trials import SOURCE, is_own
+from bo_act.study.trials import SOURCE, own, own_trials, source_trials
 
 
 def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
@@ -41,7 +41,7 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
 def _read(space: Space, name: str) -> Source:
     if Path(name).suffix == ".toml" or not _is_benchmark(name):
         spec = read_study(name)
-        trials = load_study(spec).get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        trials = own_trials(load_study(spec), TrialState.COMPLETE)
         return trials_as_source(spec.name, space, trials)
     return as_source(open_benchmark(name), space)
 
@@ -59,11 +59,9 @@ def _is_benchmark(name: str) -> bool:
 def trials_as_source(name: str, space: Space, trials: Sequence[FrozenTrial]) -> Source:
     """Return what the complete trials of a study say of the functions of a space."""
     values = np.full(len(space.catalogue), np.nan)
-    for trial in trials:
+    for trial in own(trials):
         text = trial.user_attrs.get("activation")
         if text is None or trial.value is None or not np.isfinite(trial.value):
-            continue
-        if not is_own(trial):
             continue
         try:
             values[space.catalogue.index(text)] = trial.value
@@ -100,8 +98,7 @@ def add_source_trials(
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     there = {
         (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
-        for trial in study.get_trials(deepcopy=False)
-        if not is_own(trial)
+        for trial in source_trials(study)
     }
     added = []
     for source in sources:

@@ -13,7 +13,7 @@ from bo_act.search.acquisition import score_pool
 from bo_act.search.observations import Observations, unit
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView
 
 if TYPE_CHECKING:
     from bo_act.search.embedding import Embedding
@@ -33,7 +33,7 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
         tell.
     """
     if side := sampler.configurations(study):
-        return side.improvement(Trials.of(study))
+        return side.improvement(StudyView.of(study))
     view = sampler.view(study)
     return expected_improvement(view.embedding, view.observations)
 

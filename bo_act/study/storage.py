@@ -18,7 +18,7 @@ from bo_act.io import expanded
 from bo_act.specs import StudySpec
 from bo_act.study.database import PatientDatabase
 from bo_act.study.pruners import make_pruner
-from bo_act.study.trials import is_own
+from bo_act.study.trials import own_trials
 
 SPEC = "bo_act:spec"
 """User attribute of a study: the resolved study file."""
@@ -166,8 +166,7 @@ def open_study(
         raise StorageError(
             f"the storage {_without_password(location(spec))} cannot be used: {_first_line(error)}"
         ) from error
-    trials = study.get_trials(deepcopy=False)
-    if any(trial.state.is_finished() and is_own(trial) for trial in trials):
+    if any(trial.state.is_finished() for trial in own_trials(study)):
         _check_same(spec, study.user_attrs.get(SPEC, {}))
         _check_content(spec, content or {}, study.user_attrs.get(CONTENT, {}))
     else:

@@ -14,7 +14,7 @@ from bo_act.search.explain import Explanation, explain
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import shown
 from bo_act.study.spectra import places_of
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView, own_trial, own_trials
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,9 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     Raises:
         SearchError: there is no such trial, or it has no function.
     """
-    trials = study.get_trials(deepcopy=False)
-    if not 0 <= number < len(trials):
-        raise SearchError(
-            f"the study {study.study_name!r} has no trial {number}; it has {len(trials)}, from 0"
-        )
-    trial = trials[number]
-    texts = [_activation(t, sampler) for t in trials]
+    trial = own_trial(study, number)
+    trials = own_trials(study)
+    texts = {t.number: _activation(t, sampler) for t in trials}
     if texts[number] is None:
         raise SearchError(f"trial {number} has not been given a function yet")
     known = [t for t in trials if t.number != number and _finished_before(t, trial)]
@@ -79,7 +75,7 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     similar: tuple[str, ...] = ()
     try:
         if side:
-            before = Trials.sort(known, frozenset(), number, study.direction)
+            before = StudyView.of_some(known, study.direction)
             explanation, numbers = side.explain(trial, before)
             similar = tuple(texts[n] or "" for n in numbers)
         else:
@@ -109,7 +105,7 @@ def _explain_function(
 ) -> tuple[Explanation, tuple[str, ...]]:
     catalogue = sampler.catalogue
     observations = sampler.observations(known, study.direction)
-    then = [t for t in study.get_trials(deepcopy=False) if t.number <= trial.number]
+    then = [t for t in own_trials(study) if t.number <= trial.number]
     found = explain(
         sampler.embedding.with_spectra(places_of(then)),
         observations,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
+import warnings
 from datetime import datetime
 from enum import Enum
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callbacks
-from bo_act.study.claims import DEATHS, OWNER, Owner
+from bo_act.study.claims import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
 from bo_act.study.heartbeat import Heartbeat
@@ -27,8 +27,9 @@ from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
 from bo_act.study.times import study_costs
-from bo_act.study.trials import read_trials
+from bo_act.study.trials import StudyView, own_trials, read_again
 from bo_act.study.turns import my_turn
+from bo_act.study.waiting import awaited
 from bo_act.training.trainer import cpu_threads, pick_device
 
 # Failed trials in a row after which the cause is taken to lie outside the functions.
@@ -127,20 +128,27 @@ def search(
         if trial is _No.MORE:
             break
         if isinstance(trial, _No):
+            events.waiting(awaited(study))
             time.sleep(_LOOK)
             continue
-        state = _run(task, study, trial)
+        events.waiting(())
+        try:
+            with Heartbeat(study, trial._trial_id, grace=task.spec.grace):
+                state = run_trial(task, study, trial)
+        except TrialTaken as taken:
+            warnings.warn(str(taken), stacklevel=2)
+            continue
         ran += 1
         failures = failures + 1 if state == TrialState.FAIL else 0
         if failures:
             delete_leftovers(task, study)
         if failures >= _FAILURES_IN_A_ROW:
-            reason = study.trials[trial.number].user_attrs.get("failure", "")
+            reason = read_again(study, trial).user_attrs.get("failure", "")
             raise SearchError(
                 f"{failures} trials failed one after the other, so the cause is not the function; "
                 f"the last: {reason}"
             )
-        frozen = study.get_trials(deepcopy=False)[trial.number]
+        frozen = read_again(study, trial)
         told(study, frozen)
         events.search(finished(study), total, frozen, best_value(study))
     delete_leftovers(task, study)
@@ -149,20 +157,7 @@ def search(
 
 def finished(study: optuna.Study) -> int:
     """Count the trials that have a result."""
-    return count(study.get_trials(deepcopy=False)).finished
-
-
-def _run(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
-    with Heartbeat(study, trial._trial_id, grace=task.spec.grace):
-        try:
-            return run_trial(task, study, trial)
-        except (UpdateFinishedTrialError, ValueError):
-            # Taken for dead and taken over by another, who has finished it. What counts is one
-            # result of the same training.
-            state = study.get_trials(deepcopy=False)[trial.number].state
-            if not state.is_finished():
-                raise
-            return state
+    return count(own_trials(study)).finished
 
 
 def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> bool:
@@ -175,19 +170,18 @@ def _next_trial(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler
     """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
     me = Owner.me(spec.grace)
     with my_turn(study):
-        trials, abandoned = read_trials(study)
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        # One of mine that is not being run was created although the answer was lost on its way.
-        mine = {t.number for t in running if Owner.read(t.system_attrs.get(OWNER)) == me}
-        for number in sorted(abandoned | mine):
-            if _take_over(study, trials[number], me):
-                return Trial(study, trials[number]._trial_id)
-        if any(trial.state == TrialState.WAITING for trial in trials):
+        view = StudyView.of(study)
+        for one in view.running:
+            # One of mine that is not being run was created although the answer was lost on its way.
+            mine = Owner.read(one.system_attrs.get(OWNER)) == me
+            if (mine or one.number in view.abandoned) and _take_over(study, one, me):
+                return Trial(study, one._trial_id)
+        if any(one.state == TrialState.WAITING for one in view.trials):
             trial = study.ask()
             study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
             return trial
-        live = len(running) - len(abandoned)
-        if count(trials).finished + live >= spec.trials:
+        live = len(view.running) - len(view.abandoned)
+        if count(view.trials).finished + live >= spec.trials:
             return _No.YET if live else _No.MORE
         if not sampler.remaining(study):
             # The whole space was evaluated, unless one of those that still run fails.

@@ -20,6 +20,7 @@ from rich.text import Text
 from bo_act.specs import SEARCHED
 from bo_act.study.results import count
 from bo_act.study.settings import shown
+from bo_act.study.trials import own_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -35,9 +36,13 @@ class Now:
 
     Args:
         study: only read.
+
+    Attributes:
+        awaited: whom a worker waits for that has nothing to do, one line each.
     """
 
     def __init__(self, study: optuna.Study) -> None:
+        self.awaited: list[str] = []
         self._study = study
         self._trials: list[FrozenTrial] = []
         self._looked = -_LOOK
@@ -70,6 +75,7 @@ class Now:
         rows += [(f"#{trial.number}", _running(trial)) for trial in running[:_ROWS]]
         if len(running) > _ROWS:
             rows.append(("", Text(f"and {len(running) - _ROWS} more", style="dim")))
+        rows += [("", Text(line, style="yellow")) for line in self.awaited[:_ROWS]]
         counts = count(trials)
         complete = f"complete ({counts.diverged} diverged)" if counts.diverged else "complete"
         states = {
@@ -87,7 +93,7 @@ class Now:
             if time.monotonic() - self._looked >= _LOOK:
                 # A busy database; whoever works on the study sees to it.
                 with suppress(OptunaError):
-                    self._trials = self._study.get_trials(deepcopy=False)
+                    self._trials = own_trials(self._study)
                 self._looked = time.monotonic()
             return self._trials
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+    from bo_act.study.waiting import Awaited
+
 FEATURES = "features of the space"
 
 # Seconds of work that need no progress bar.
@@ -52,6 +54,7 @@ class Live(Events):
         self.tasks: dict[str, TaskID] = {}
         self.best: float | None = None
         self.paces: dict[str, _Pace] = {}
+        self.awaited: set[tuple[int, str]] = set()
 
     def features(self, done: int, total: int) -> None:
         """Show features computed so far, how fast, and how long it takes yet."""
@@ -79,6 +82,18 @@ class Live(Events):
         rate = 60 * pace.rate(done)
         parts = [f"{rate:.3g} trials/min"] if rate else []
         self._show("search", "search", done, total, ", ".join(parts))
+
+    def waiting(self, trials: Sequence[Awaited]) -> None:
+        """Show whom is waited for; in a log, once until that changes."""
+        before, self.awaited = self.awaited, {(one.trial, one.kind) for one in trials}
+        if self.screen is not None:
+            if self.now is not None:
+                self.now.awaited = [one.text for one in trials]
+            return
+        for one in trials:
+            # Who is waited for without end is said even where nothing else is.
+            if (one.trial, one.kind) not in before and (not self.quiet or one.kind == "mute"):
+                err.print(one.text, soft_wrap=True, markup=False)
 
     def confirmation(self, done: int, total: int, text: str) -> None:
         """Show fresh-seed runs done so far."""

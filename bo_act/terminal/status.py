@@ -37,7 +37,7 @@ def status_table(status: StudyStatus) -> RenderableType:
     for name in ("host", "pid", "trial"):
         table.add_column(name, justify="left" if name == "host" else "right")
     table.add_column("activation", overflow="fold")
-    # On one machine nobody says that he is alive; the room is the function's, then.
+    # In memory nobody says that he is alive; the room is the function's, then.
     heard = any(one.silent is not None or not one.alive for one in status.workers)
     for name in ("epochs", "for", *(["last heard"] if heard else [])):
         table.add_column(name, justify="right")
@@ -60,9 +60,10 @@ def show_status(status: StudyStatus) -> None:
 
 
 def _heard(one: AtWork) -> str:
+    heard = [] if one.silent is None else [f"{one.silent:.0f} s ago"]
     if not one.alive:
-        return "[yellow]gone; waits to be taken over[/]"
-    return "" if one.silent is None else f"{one.silent:.0f} s ago"
+        heard.append("[yellow]gone; waits to be taken over[/]")
+    return "\n".join(heard) or "never"
 
 
 def _left(status: StudyStatus) -> str:
