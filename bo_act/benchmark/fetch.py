@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bo_act.errors import BenchmarkError
+from bo_act.urls import without_secrets_of
 
 _CHUNK = 1 << 18  # bytes
 _TIMEOUT = 30.0  # seconds without a byte
@@ -77,7 +78,7 @@ def _download(url: str, part: Path, progress: Callable[[int, int | None], None] 
             grown = part.exists() and part.stat().st_size > before
             if attempt == _ATTEMPTS - 1 or not grown:
                 kept = f" What came so far is kept in {part}." if part.exists() else ""
-                reason = getattr(error, "reason", error)
+                reason = without_secrets_of(url, str(getattr(error, "reason", error)))
                 raise BenchmarkError(
                     f"{url}: cannot be fetched: {reason}.{kept} {_BY_HAND}"
                 ) from error

@@ -8,6 +8,8 @@ undisturbed, and no function is lost.
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -65,6 +67,7 @@ def run_study(
     told = Callbacks.of(spec, callbacks)
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
+    _keep_spec(spec)
     events.opened(study)
     if finished(study) < spec.trials:
         keep_environment(study)
@@ -73,7 +76,6 @@ def run_study(
         if most := spec.warm_start.as_trials:
             sources = read_sources(task.space, spec.warm_start.sources)
             add_source_trials(study, task.space, sources, most=most, activations=places(spec))
-        _keep_spec(spec)
         if executor == "ray":
             search_with_ray(spec, study, workers=workers, events=events, told=told)
         elif workers > 1:
@@ -89,9 +91,13 @@ def run_study(
 
 
 def _keep_spec(spec: StudySpec) -> None:
-    """Write the resolved study file to ``runs/<name>/study.json``."""
-    folder = Path("runs") / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".study.json"
-    temporary.write_text(json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
-    temporary.replace(folder / "study.json")
+    """Write the resolved study file to ``runs/<name>/study.json``; a study goes on without."""
+    path = Path("runs") / spec.name / "study.json"
+    temporary = path.with_name(f".study.{os.getpid()}.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        warnings.warn(f"{path} cannot be written ({reason}); the study goes on", stacklevel=3)
