@@ -154,7 +154,9 @@ def test_what_is_said_of_a_database_that_cannot_be_reached(server, bo_act, url, 
             code, out, err = bo_act("doctor", "secret.toml", "--json")
             assert code == 1
         else:
-            code, out, err = bo_act(command, "secret.toml", "--storage", url, "-q"[: 2 * (command == "run")] or "--json")
+            code, out, err = bo_act(
+                command, "secret.toml", "--storage", url, "-q"[: 2 * (command == "run")] or "--json"
+            )
             assert (code, out) == (2, "")
             assert says in err
             assert err.count("\n") == 1
@@ -180,7 +182,9 @@ def test_what_is_said_of_a_database_that_cannot_be_reached(server, bo_act, url, 
     ],
 )
 def test_arguments_that_are_wrong_are_said_without_their_passwords(bo_act, arguments):
-    url = f"postgresql://me:{PW}@server:5432/studies/of-a-department-with-a-long-name?sslmode=require"
+    url = (
+        f"postgresql://me:{PW}@server:5432/studies/of-a-department-with-a-long-name?sslmode=require"
+    )
     code, out, err = bo_act(*[one.replace("URL", url) for one in arguments])
     assert (code, out) == (2, "")
     assert PW not in err
@@ -202,12 +206,20 @@ def test_a_form_has_no_password_on_its_way_out():
     spec = make(storage=url)
     for form in (spec, spec.model_copy(update={"storage": url})):
         assert pickle.loads(pickle.dumps(form)).storage == url  # as workers get it
-        shown = [repr(form), str(form), form.model_dump(), form.model_dump_json(), dict(form.model_dump())]
+        shown = [
+            repr(form),
+            str(form),
+            form.model_dump(),
+            form.model_dump_json(),
+            dict(form.model_dump()),
+        ]
         assert PW not in repr(shown)
         assert form.model_dump()["storage"] == "postgresql://me@server/studies"
     for wrong in ({"trials": 0}, {"activations": ["a", "a"]}, {"storage": [url]}, {"x": url}):
         with pytest.raises(ValueError, match="validation error") as caught:
-            type(spec).model_validate({**json.loads(make().model_dump_json()), "storage": url, **wrong})
+            type(spec).model_validate(
+                {**json.loads(make().model_dump_json()), "storage": url, **wrong}
+            )
         assert PW not in str(caught.value)
 
 

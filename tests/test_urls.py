@@ -46,7 +46,11 @@ FORMS = [
 def test_no_secret_is_shown(url):
     assert PW not in shown_url(url)
     assert PW not in shown_url(f"--set storage={url}")
-    for text in (f"the storage {url} cannot be reached", f"['{url}', \"{url}\"]", f"<{url}>\n{url}"):
+    for text in (
+        f"the storage {url} cannot be reached",
+        f"['{url}', \"{url}\"]",
+        f"<{url}>\n{url}",
+    ):
         assert PW not in without_secrets(text)
     assert PW not in str(BoActError(f"the storage {url} is away"))
     assert PW not in str(pickle.loads(pickle.dumps(ExpressionError(f"{url} is no expression"))))
@@ -62,7 +66,10 @@ def test_what_a_library_says_of_a_url_has_no_secret(url):
     ("url", "shown"),
     [
         ("postgresql://me:pw@server:5432/studies", "postgresql://me@server:5432/studies"),
-        ("postgresql://server/db?password=x&sslmode=require", "postgresql://server/db?sslmode=require"),
+        (
+            "postgresql://server/db?password=x&sslmode=require",
+            "postgresql://server/db?sslmode=require",
+        ),
         ("postgresql://server/db?user=me&password=x&a=b", "postgresql://server/db?user=me&a=b"),
         ("https://me:pw@server/file.gz?token=x", "https://server/file.gz"),
     ],

@@ -26,7 +26,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from bo_act.errors import StorageError
-from bo_act.study.storage_errors import advice, damaged, one_line
+from bo_act.study.storage_errors import damaged, one_line, unusable
 from bo_act.urls import shown_url, without_secrets_of
 
 T = TypeVar("T", bound=type)
@@ -41,6 +41,11 @@ _NOT_THERE = ("Record does not exist", "No trial")
 
 _log = logging.getLogger("bo_act")
 _inside = threading.local()  # whether this thread is in a call that is waited for
+
+# Optuna reads a damaged file a second time, in smaller parts, and says so in many lines.
+logging.getLogger("optuna.storages._rdb.storage").addFilter(
+    lambda record: "Falling back to a slower alternative" not in record.getMessage()
+)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -239,14 +244,6 @@ def database_of(study: optuna.Study) -> PatientDatabase | None:
     if isinstance(inner, PatientDatabase) and inner.engine.url.get_backend_name() != "sqlite":
         return inner
     return None
-
-
-def unusable(where: str, reason: str, what: str = "used") -> StorageError:
-    """Return the error that a database cannot be used, for the reason that it gives."""
-    then = advice(reason)
-    return StorageError(
-        f"the study storage {where} cannot be {what}: {reason}" + (f"; {then}" if then else "")
-    )
 
 
 def first_line(error: BaseException) -> str:

@@ -188,7 +188,7 @@ def _changed_content(content: Mapping[str, str], before: Mapping[str, str]) -> l
 def _defaults() -> dict[str, Any]:
     least = StudySpec(name="x", model=ModelSpec(name="x"), data=DataSpec(name="digits"))
     found = _flat(json.loads(least.model_dump_json()))
-    return {key: value for key, value in found.items() if key.rpartition(".")[2] != "name"}
+    return {key: found[key] for key in found.keys() - {"name", "model.name", "data.name"}}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -225,9 +225,9 @@ def _other_settings(
 
 def _other_content(spec: StudySpec, changed: list[str]) -> StorageError:
     return StorageError(
-        f"{' and '.join(changed)} changed since the study {spec.name!r} began, so its trials do not "
-        "compare with new ones; undo the change, or give the changed study another name (--set "
-        "name=...)"
+        f"{' and '.join(changed)} changed since the study {spec.name!r} began, so its trials do "
+        "not compare with new ones; undo the change, or give the changed study another name "
+        "(--set name=...)"
     )
 
 

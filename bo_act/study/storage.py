@@ -15,11 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bo_act.errors import BoActError, StorageError
 from bo_act.specs import StudySpec
-from bo_act.study.database import PatientDatabase, first_line, unusable
+from bo_act.study.database import PatientDatabase, first_line
 from bo_act.study.journal_file import open_journal
 from bo_act.study.made_with import hide_old_secrets, note_settings
 from bo_act.study.pruners import make_pruner
-from bo_act.study.storage_errors import one_line
+from bo_act.study.storage_errors import one_line, unusable
 from bo_act.urls import shown_url, without_secrets_of
 
 _LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
@@ -70,14 +70,10 @@ def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> B
     """
     path = file_of(where)
     if path is not None:
-        if not create and not path.is_file():
-            raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
-        if path.suffix == ".log":
-            return open_journal(path, stale=_STALE_LOCK)
-        return _open_sqlite(path, create=create)
+        return _open_file(path, create=create, journal=path.suffix == ".log")
     url = _parsed(where)
     if url.get_backend_name() == "sqlite":
-        return _open_sqlite_url(url)
+        return _open_sqlite_url(url, create=create)
     if url.drivername in ("postgres", "postgresql"):
         psycopg2 = importlib.util.find_spec("psycopg2") is not None
         url = url.set(drivername="postgresql" if psycopg2 else "postgresql+psycopg")
@@ -99,7 +95,11 @@ def _parsed(where: str) -> URL:
     return url
 
 
-def _open_sqlite(path: Path, *, create: bool = True) -> BaseStorage:
+def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
+    if not create and not path.exists():
+        raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
+    if journal:
+        return open_journal(path, stale=_STALE_LOCK)
     with one_line(path, "opened"):
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,15 +113,16 @@ def _open_sqlite(path: Path, *, create: bool = True) -> BaseStorage:
     return _open_database(url, _ENGINE_OF_FILES, str(path), skip_table_creation=not create)
 
 
-def _open_sqlite_url(url: URL) -> BaseStorage:
+def _open_sqlite_url(url: URL, *, create: bool) -> BaseStorage:
     path = Path(url.database or "")
     if url.query or url.host or url.username or url.database in (None, "", ":memory:"):
         return _open_database(url, _ENGINE_OF_FILES, url.render_as_string())
-    if not path.absolute().parent.is_dir():
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise StorageError(
-            f"the study storage {url} cannot be reached: there is no folder {path.absolute().parent}"
+            f"the study storage {url} cannot be reached: there is no folder {folder}"
         )
-    return _open_sqlite(path)
+    return _open_file(path, create=create, journal=False)
 
 
 _ENGINE_OF_FILES: dict[str, Any] = {"connect_args": {"timeout": _LOCK_WAIT}}

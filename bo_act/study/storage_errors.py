@@ -11,9 +11,9 @@ from bo_act.errors import StorageError
 
 _ROOM = "make room on the disk, and the same command goes on"
 _WRITABLE = "make the file and its folder writable, or give another --storage"
-_DAMAGED = (
-    "restore a copy, save what can be read (sqlite3 FILE .recover), or give another --storage"
-)
+
+# What SQLite and those who read what it returns say of content that nobody has written.
+_DAMAGE = ("malformed", "not a database", "no such column", "decode to utf-8", "codec can't decode")
 
 # What SQLite and PostgreSQL say, as part of a sentence, and what to do about it.
 _ADVICE = {
@@ -22,14 +22,12 @@ _ADVICE = {
     "readonly": _WRITABLE,
     "read-only": _WRITABLE,
     "permission denied": "give the user the right to read and write it, or another --storage",
-    "disk i/o error": "look at the disk, or the network that it is behind; the same command goes on",
+    "disk i/o error": "look at the disk or its network; the same command goes on",
     "unable to open": "look at the path and at who may write to its folder",
-    "not a database": "it is another file, or damaged: give the path of a study, or restore a copy",
     "no such table": "it has no study yet, or is damaged: `bo-act run` makes one",
-    "no such column": _DAMAGED,
-    "malformed": _DAMAGED,
-    "corrupt": _DAMAGED,
-    "does not exist": "it has no study yet: `bo-act run` makes one",
+    'database "': "create it (createdb NAME), or give another --storage",
+    'relation "': "it has no study yet: `bo-act run` makes one",
+    "password": "give it by ~/.pgpass or PGPASSWORD",
 }
 
 
@@ -53,15 +51,21 @@ def one_line(where: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def advice(reason: str) -> str:
-    """Return what to do about what a database says; ``""`` where nothing is known."""
+def unusable(where: str, reason: str, what: str = "used") -> StorageError:
+    """Return the error that a database cannot be used, for the reason that it gives."""
     said = reason.lower()
-    return next((then for part, then in _ADVICE.items() if part in said), "")
+    if any(part in said for part in _DAMAGE):
+        return damaged(where, reason)
+    then = next((f"; {then}" for part, then in _ADVICE.items() if part in said), "")
+    return StorageError(f"the study storage {where} cannot be {what}: {reason}{then}")
 
 
 def damaged(where: str, reason: str) -> StorageError:
     """Return the error that a storage's content is not what was written to it."""
-    return StorageError(f"the study storage {where} is damaged ({reason}): {_DAMAGED}")
+    return StorageError(
+        f"the study storage {where} is damaged ({reason}): restore a copy, save what can be read "
+        f"(sqlite3 {where} .recover), or give another --storage"
+    )
 
 
 def _os_advice(error: OSError) -> str:

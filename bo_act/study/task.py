@@ -138,9 +138,7 @@ class Task:
     def content(self) -> dict[str, str]:
         """What the study file names, by its hash: trials of other content do not compare."""
         content = {
-            SPACE: (
-                self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash
-            ),
+            SPACE: (self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash),
         }
         if self.given_data is not None and self.given_builder is not None:
             content["the data"] = self.data.digest
