@@ -13,8 +13,8 @@
     ├── WorkerError            worker processes that cannot start or do not survive
     └── StorageError           a study storage that cannot be reached or holds something else
 
-Each message says what was expected, what came, and what to do. The command line prints it on one
-line and exits with 2.
+Each message says what was expected, what came, and what to do, and has no secret in it. The command
+line prints it on one line and exits with 2.
 """
 
 __all__ = [
@@ -36,9 +36,16 @@ __all__ = [
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from bo_act.urls import without_secrets
+
 
 class BoActError(Exception):
-    """The base of all errors that bo-act raises on purpose."""
+    """The base of all errors that bo-act raises on purpose; URLs in them have no passwords."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(
+            *(without_secrets(one) if isinstance(one, str) else one for one in arguments)
+        )
 
 
 class ContentNotFoundError(BoActError):

@@ -23,6 +23,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 
 from bo_act.errors import BoActError, WorkerError
+from bo_act.urls import without_secrets
 
 Piece = TypeVar("Piece", bound=Hashable)
 Result = TypeVar("Result")
@@ -220,7 +221,8 @@ def end_with_parent() -> None:
 def portable(error: Exception) -> Exception:
     """Return an error as it can travel: itself, with where it arose, if it can be pickled."""
     if not isinstance(error, BoActError):
-        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
+        trace = "".join(traceback.format_exception(error))
+        error.add_note("in a worker:\n" + without_secrets(trace))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

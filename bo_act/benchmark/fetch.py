@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from bo_act.errors import BenchmarkError
 from bo_act.io import atomic_write, digest, lock, reason
+from bo_act.urls import without_secrets_of
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and of how many if the server says so."""
@@ -212,7 +213,8 @@ def _download(url: str, part: _Part, progress: Progress | None) -> None:
             # One that broke off after some bytes is worth another attempt.
             if attempt == _ATTEMPTS - 1 or part.size <= before:
                 kept = f" What came so far is kept in {part.path}." if part.size else ""
-                why = error.reason if isinstance(error, urllib.error.URLError) else error
+                cause = error.reason if isinstance(error, urllib.error.URLError) else error
+                why = without_secrets_of(url, str(cause))
                 raise BenchmarkError(
                     f"{url}: cannot be fetched: {why}.{kept} {_BY_HAND}"
                 ) from error

@@ -7,6 +7,7 @@ interrupted, 143 terminated. Nothing heavy is imported before a command needs it
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from bo_act.cli.options import Panel
 from bo_act.errors import BoActError
 from bo_act.study.crew_worker import quiet_libraries
 from bo_act.study.signals import terminable, was_terminated
+from bo_act.urls import without_secrets
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -38,6 +40,15 @@ class _InPanels(TyperGroup):
             return panels.index(panel) if panel in panels else len(panels)
 
         return sorted(super().list_commands(ctx), key=place)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what is wrong with its arguments is said without their passwords."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):
+                error.message = without_secrets(message)  # type: ignore[attr-defined]
+            raise
 
 
 app = typer.Typer(
@@ -82,7 +93,7 @@ def _warn_briefly() -> None:
 
 def _warn(message: Warning | str, *_: object) -> None:
     # A line for people, who have no use for the place in our code.
-    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+    sys.stderr.write(f"warning: {' '.join(without_secrets(str(message)).split())}\n")
 
 
 def main() -> None:
@@ -100,6 +111,9 @@ def main() -> None:
             code = TERMINATED if terminated else INTERRUPTED
             sys.exit(_complain(f"{what}; the same command goes on from here", code=code))
         raise
+    except Exception:  # a defect, whose trace may quote what was typed
+        sys.stderr.write(without_secrets(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _complain(message: str, *, code: int) -> int:

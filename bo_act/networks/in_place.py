@@ -139,5 +139,6 @@ def _watch(network: nn.Module, read: list[tuple[str, Tensor, int]]) -> None:
 def is_of_in_place(error: Exception) -> bool:
     """Tell whether torch could compute no gradient because of what was changed in place."""
     return isinstance(error, RuntimeError) and any(
-        said in str(error) for said in ("inplace operation", "in-place operation", "modified inplace")
+        said in str(error)
+        for said in ("inplace operation", "in-place operation", "modified inplace")
     )

@@ -194,7 +194,9 @@ def _is_activation(module: nn.Module) -> bool:
     kinds = [
         kind for kind in type(module).__mro__ if kind.__module__.startswith(ACTIVATION_MODULES)
     ]
-    return type(module) is _StandIn or bool(kinds and not LEFT.keys() & {one.__name__ for one in kinds})
+    return type(module) is _StandIn or bool(
+        kinds and not LEFT.keys() & {one.__name__ for one in kinds}
+    )
 
 
 def _replace(network: nn.Module, fresh: Callable[[str, nn.Module], nn.Module], name: str) -> None:

@@ -20,7 +20,7 @@ from bo_act.report.subject import Subject, readable
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 from bo_act.study.caveats import caveats
 from bo_act.study.confirm import REFERENCE, confirmed_runs
-from bo_act.study.environment import environments, without_passwords
+from bo_act.study.environment import environments
 from bo_act.study.results import best_configurations
 from bo_act.study.settings import functions_of, shown
 from bo_act.study.verdict import with_interval
@@ -77,7 +77,7 @@ def study_report(subject: Subject) -> str:
         rows=[_cells(row, found) for row in found.rows],
         has_settings=any(row.settings for row in found.rows),
         resolved=json.dumps(json.loads(spec.model_dump_json()), indent=2) if spec else "",
-        storage=without_passwords(found.result.storage) if found.result else "",
+        storage=found.result.storage if found.result else "",
         environments=environments(subject.study),
     )
 

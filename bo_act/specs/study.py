@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_serializer, model_validator
 
 from bo_act.specs.base import PositiveFloat, PositiveInt, Spec
 from bo_act.specs.pruner import PrunerSpec
@@ -18,6 +18,7 @@ from bo_act.specs.search import (
     WarmStartSpec,
 )
 from bo_act.specs.task import AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
+from bo_act.urls import shown_url
 
 
 class ParameterSpec(Spec):
@@ -111,8 +112,8 @@ class StudySpec(Spec):
         candidates: all functions of the space (``catalogue``), or whatever is met from tree to tree
             (``trees``: by output features alone); ``auto`` lists spaces of up to three million
             expressions.
-        storage: any Optuna storage URL, or a path: ``.db`` is SQLite, other endings a journal
-            file; default: ``runs/<name>/journal.log``.
+        storage: any Optuna storage URL, or a path: ``.log`` is a journal file, other endings
+            SQLite; default: ``runs/<name>/study.db``. A dump of this form has no password.
         max_retries: how often a function is tried again after an infrastructure failure.
         activations: names of several activations of the network, such as stages, each of which
             gets a function of its own; the model file calls ``activation("NAME")``. None means one
@@ -128,6 +129,9 @@ class StudySpec(Spec):
             the value that stands in the file.
     """
 
+    # Errors of validation would show the password among what came.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     space: str = "act_bench"
@@ -135,7 +139,7 @@ class StudySpec(Spec):
     initial: Annotated[int, Field(ge=0)] = 2
     candidates: Literal["auto", "catalogue", "trees"] = "auto"
     seed: int = 0
-    storage: str | None = None
+    storage: str | None = Field(default=None, repr=False)
     max_retries: Annotated[int, Field(ge=0)] = 2
     grace: PositiveFloat = 120.0
     objective: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")] | None = None
@@ -155,6 +159,10 @@ class StudySpec(Spec):
     activations: tuple[ActivationName, ...] = ()
     callbacks: tuple[str, ...] = ()
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
+
+    @field_serializer("storage")
+    def _without_password(self, storage: str | None) -> str | None:
+        return None if storage is None else shown_url(storage)
 
     @model_validator(mode="after")
     def _pruners_see_own_trials(self) -> StudySpec:

@@ -158,8 +158,8 @@ def beats_of(study: optuna.Study) -> Beats | None:
 
 def _file_of(inner: object) -> Path | None:
     """Return the file of an SQLite database or of a journal."""
-    name = getattr(inner, "_file_path", None)
-    if isinstance(inner, RDBStorage):
+    name = getattr(inner, "file", None) or getattr(inner, "_file_path", None)
+    if isinstance(inner, RDBStorage) and not isinstance(inner, PatientDatabase):
         name = inner.engine.url.database
         if name and name.startswith("file:"):  # an address of SQLite's own
             name = name.removeprefix("file:").partition("?")[0]

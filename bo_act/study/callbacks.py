@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.errors import SpecError, nearest
 from bo_act.specs import StudySpec
 from bo_act.study.dashboard_notes import DashboardNote
+from bo_act.urls import without_secrets
 from bo_act.user_files import load_function
 
 Callback = Callable[[optuna.Study, FrozenTrial], Any]
@@ -61,7 +62,8 @@ class Callbacks:
                     self._reported.add(name)
                     warnings.warn(
                         f"the callback {name} failed at trial {trial.number} and is called again "
-                        f"at the next one; said once: {type(error).__name__}: {error}",
+                        "at the next one; said once: "
+                        + without_secrets(f"{type(error).__name__}: {error}"),
                         stacklevel=2,
                     )
 

@@ -121,7 +121,7 @@ class _Slot:
         context = get_context("spawn")
         self._connection, other = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=work_for_parent, args=(other, self._spec.model_dump_json()), daemon=True
+            target=work_for_parent, args=(other, self._spec), daemon=True
         )
         with no_interrupts():
             self._process.start()

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from bo_act import library
 from bo_act.errors import BoActError, DataError
-from bo_act.io import expanded
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -131,13 +130,14 @@ def _study(name: str) -> Iterator[Finding]:
 
 
 def _storage(spec: Any) -> Iterator[Finding]:
-    from bo_act.study.storage import location, open_storage
+    from bo_act.study.storage import file_of, open_storage, where_of
 
-    where = location(spec)
-    if "://" not in where and not expanded(where).is_file():
-        yield _folder("storage", expanded(where).parent, "give another --storage")
-        return
     try:
+        where = where_of(spec)
+        file = file_of(where)
+        if file is not None and not file.is_file():
+            yield _folder("storage", file.parent, "give another --storage")
+            return
         count = len(open_storage(where, create=False).get_all_studies())
     except BoActError as error:
         yield Finding("problem", "storage", "cannot be opened", str(error))

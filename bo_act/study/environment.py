@@ -16,6 +16,8 @@ from pathlib import Path
 import optuna
 import torch
 
+from bo_act.urls import shown_url
+
 MADE_BY = "bo_act:made_by:"
 """Beginning of the user attributes of a study that hold an environment each, by its digest."""
 
@@ -57,12 +59,7 @@ def _command() -> str:
     """Return the command line of this process; passwords in URLs are left out."""
     script, *arguments = sys.argv or [""]
     name = "bo-act" if Path(script).name in ("bo-act", "__main__.py") else Path(script).name
-    return without_passwords(shlex.join([name, *arguments]))
-
-
-def without_passwords(text: str) -> str:
-    """Return a text in which the URLs have no passwords."""
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s/@]*@", r"\1@", text)
+    return shlex.join([name, *map(shown_url, arguments)])
 
 
 def _processor() -> str:

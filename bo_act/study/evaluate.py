@@ -22,6 +22,7 @@ from bo_act.study.signals import Signals, finishing_steps
 from bo_act.study.task import Task
 from bo_act.study.trials import read_again
 from bo_act.training.trainer import TrainingResult
+from bo_act.urls import without_secrets
 
 
 def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
@@ -67,7 +68,7 @@ def _evaluated(
         # Out of memory, a lost device, a full disk: not the function's fault as far as we know.
         with keeping(study, trial):
             trial.set_user_attr("failure", _one_line(error))
-            trial.set_user_attr("traceback", traceback.format_exc(limit=8))
+            trial.set_user_attr("traceback", without_secrets(traceback.format_exc(limit=8)))
             study.tell(trial, state=TrialState.FAIL)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -142,4 +143,4 @@ def _own_objective(
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return " ".join(without_secrets(f"{type(error).__name__}: {error}").split())[:500]

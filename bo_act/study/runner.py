@@ -67,6 +67,7 @@ def run_study(
     told = Callbacks.of(spec, callbacks)
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
+    _keep_spec(spec)
     events.opened(study)
     if finished(study) < spec.trials:
         keep_environment(study)
@@ -76,7 +77,6 @@ def run_study(
         if most := spec.warm_start.as_trials:
             sources = read_sources(task.space, spec.warm_start.sources)
             add_source_trials(study, task.space, sources, most=most, activations=places(spec))
-        _keep_spec(spec)
         if executor == "ray":
             search_with_ray(spec, study, workers=workers, events=events, told=told)
         elif workers > 1:

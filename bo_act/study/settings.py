@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.space import Space
+from bo_act.errors import StorageError
 from bo_act.specs import ParameterSpec, StudySpec
 
 
@@ -65,6 +66,12 @@ class Configuration:
     @classmethod
     def of_trial(cls, trial: FrozenTrial, spec: StudySpec) -> Configuration:
         """Return what a trial trained."""
+        lacking = [name for name in map(_attribute, places(spec)) if name not in trial.user_attrs]
+        if lacking:
+            raise StorageError(
+                f"trial {trial.number} has no {lacking[0]!r} among its attributes: the study "
+                f"{spec.name!r} is of another program, or its storage is damaged"
+            )
         texts = {name: str(trial.user_attrs[_attribute(name)]) for name in places(spec)}
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
         params = {name: trial.params[name] for name in spec.parameters if name in trial.params}

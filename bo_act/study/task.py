@@ -28,6 +28,7 @@ from bo_act.networks import (
 )
 from bo_act.networks.initialization import Initialization
 from bo_act.specs import StudySpec
+from bo_act.study.made_with import SPACE
 from bo_act.study.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
 from bo_act.training.data import Data, load_data
@@ -143,9 +144,7 @@ class Task:
     def content(self) -> dict[str, str]:
         """What the study file names, by its hash: trials of other content do not compare."""
         content = {
-            "the space's functions": (
-                self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash
-            ),
+            SPACE: (self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash),
         }
         if self.given_data is not None and self.given_builder is not None:
             content["the data"] = self.data.digest

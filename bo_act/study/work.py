@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 
@@ -19,6 +20,7 @@ from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
 from bo_act.study.heartbeat import Heartbeat
 from bo_act.study.leftovers import delete_leftovers
+from bo_act.study.made_with import check_settings
 from bo_act.study.methods import make_strategy
 from bo_act.study.results import best_value, count
 from bo_act.study.sampler import ActivationSampler
@@ -124,7 +126,7 @@ def search(
     while finished(study) < total:
         if _is_enough(task.spec, study, sampler):
             break
-        trial = _next_trial(task.spec, study, sampler)
+        trial = _next_trial(task.spec, study, sampler, task.content)
         if trial is _No.MORE:
             break
         if isinstance(trial, _No):
@@ -166,10 +168,16 @@ def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler)
     return improvement_left(study, sampler) < spec.stop.improvement
 
 
-def _next_trial(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> Trial | _No:
+def _next_trial(
+    spec: StudySpec,
+    study: optuna.Study,
+    sampler: ActivationSampler,
+    content: Mapping[str, str] | None = None,
+) -> Trial | _No:
     """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
     me = Owner.me(spec.grace)
     with my_turn(study):
+        check_settings(study, spec, content or {})
         view = StudyView.of(study)
         for one in view.running:
             # One of mine that is not being run was created although the answer was lost on its way.
