@@ -39,8 +39,7 @@ def schema(
         print_json(found(kind))
         return
     try:
-        atomic_write(out, json.dumps(found(kind), indent=2) + "
-", parents=False)
+        atomic_write(out, json.dumps(found(kind), indent=2) + "\n", parents=False)
     except OSError as error:
         raise SpecError(f"cannot write {out}: {reason(error)}") from error
     typer.echo(f"wrote {out}", err=True)
