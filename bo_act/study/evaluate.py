@@ -15,10 +15,10 @@ from optuna.trial import Trial, TrialState
 from bo_act.errors import BoActError
 from bo_act.study.claims import OWNER
 from bo_act.study.objective import Objective
-from bo_act.study.results import DIVERGED
 from bo_act.study.settings import Configuration
 from bo_act.study.signals import Signals, finishing_steps
 from bo_act.study.task import Task
+from bo_act.study.trials import DIVERGED
 from bo_act.training.trainer import TrainingResult
 
 

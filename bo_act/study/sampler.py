@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -28,9 +27,10 @@ from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.candidates import check_trees, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import CONFIGURATION, ONE, JointSide, checked_names
+from bo_act.study.diverged import mark_diverged
 from bo_act.study.sources import read_sources
 from bo_act.study.spectra import CloserLook, look_closer, places_of
-from bo_act.study.trials import Trials, View, is_own, seconds
+from bo_act.study.trials import Trials, View, common_parameters, seconds
 
 
 class ActivationSampler(BaseSampler):
@@ -216,7 +216,8 @@ class ActivationSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Let the delegate see the result."""
+        """Note a divergence, and let the delegate see the result."""
+        mark_diverged(study, trial, state, values)
         self.delegate.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
@@ -298,8 +299,7 @@ class ActivationSampler(BaseSampler):
         """Return the parameters besides the slots: as given, or those of all finished trials."""
         found = self.parameters
         if found is None:
-            trials = [trial for trial in study.get_trials(deepcopy=False) if is_own(trial)]
-            found = intersection_search_space(trials, include_pruned=True)
+            found = common_parameters(study.get_trials(deepcopy=False))
         slots = self._slots
         return {n: d for n, d in found.items() if n not in slots and not d.single()}
 

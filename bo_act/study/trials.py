@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,10 +19,25 @@ from bo_act.study.heartbeat import silent
 SOURCE = "source"
 """User attribute of a trial that tells of another task: what it was measured on."""
 
+DIVERGED = "diverged"
+"""The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
+
 
 def is_own(trial: FrozenTrial) -> bool:
     """Tell whether a trial is one of its study, and not what a source was seen to say."""
     return SOURCE not in trial.user_attrs
+
+
+def is_diverged(trial: FrozenTrial) -> bool:
+    """Tell whether a trial has ended with the result that its training diverged.
+
+    NaN is a failure to Optuna, without a value: such a trial is known by its ``status``.
+    """
+    if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
+        return False
+    if trial.user_attrs.get("status") == DIVERGED:
+        return True
+    return trial.value is not None and not math.isfinite(trial.value)
 
 
 @dataclass(frozen=True)
@@ -28,9 +45,9 @@ class Trials:
     """A study's own trials, each kind in the order of their numbers.
 
     Attributes:
-        complete: with a value.
+        complete: with a value, or diverged.
         pruned: stopped early.
-        failed: ended without a value, for no fault of the function's.
+        failed: ended without a result, for no fault of the function's.
         waiting: live ones, or not yet begun, by whoever runs them.
         number: the place of the next trial, lost trials and those of sources not counted, so that a
             repetition of a lost trial has the same random state.
@@ -69,7 +86,7 @@ class Trials:
     ) -> Trials:
         """Sort trials, of which those that are abandoned count as lost."""
         lost = sum(
-            (trial.state == TrialState.FAIL or trial.number in abandoned or not is_own(trial))
+            (_has_failed(trial) or trial.number in abandoned or not is_own(trial))
             and trial.number < before
             for trial in trials
         )
@@ -84,9 +101,13 @@ class Trials:
             )
 
         return cls(
-            tuple(t for t in of_state(TrialState.COMPLETE) if t.value is not None),
+            tuple(
+                t
+                for t in of_state(TrialState.COMPLETE, TrialState.FAIL)
+                if t.value is not None or is_diverged(t)
+            ),
             of_state(TrialState.PRUNED),
-            of_state(TrialState.FAIL),
+            tuple(filter(_has_failed, of_state(TrialState.FAIL))),
             of_state(TrialState.RUNNING, TrialState.WAITING),
             before - lost,
             1.0 if direction == StudyDirection.MAXIMIZE else -1.0,
@@ -101,9 +122,11 @@ class Trials:
     def values(self, some: Sequence[FrozenTrial]) -> np.ndarray:
         """Return finite values of complete trials, (n,), larger is better.
 
-        An objective may return infinity for a network that diverged: no better than the worst.
+        An objective may return NaN or infinity for a network that diverged: no better than the
+        worst.
         """
-        measured = np.array([self.sign * (trial.value or 0.0) for trial in some], dtype=np.float64)
+        told = [math.nan if trial.value is None else trial.value for trial in some]
+        measured = self.sign * np.array(told, dtype=np.float64)
         finite = np.isfinite(measured)
         measured[~finite] = measured[finite].min() if finite.any() else 0.0
         return measured
@@ -134,13 +157,24 @@ class View:
         return self.pending | self.observations.taken
 
 
+def common_parameters(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Return the parameters that all own trials with a result have, slots among them."""
+    found: dict[str, BaseDistribution] | None = None
+    for trial in trials:
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_diverged(trial)
+        if ended and trial.params and is_own(trial):
+            known = trial.distributions if found is None else found
+            found = {n: d for n, d in known.items() if trial.distributions.get(n) == d}
+    return found or {}
+
+
 def seconds(trial: FrozenTrial) -> float:
     """Return how long a complete trial took; NaN where that says nothing of others.
 
     A training that diverged ended early. Where the objective has not noted its ``seconds``, those
     between the trial's beginning and its end count.
     """
-    if trial.user_attrs.get("status") == "diverged":
+    if is_diverged(trial):
         return float("nan")
     noted = trial.user_attrs.get("seconds")
     if noted is None and trial.duration is not None:
@@ -172,6 +206,10 @@ def read_trials(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
         if trials[number].state == TrialState.RUNNING
         and trials[number].system_attrs[OWNER] == owner
     )
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and not is_diverged(trial)
 
 
 def _is_inherited(trial: FrozenTrial) -> bool:
