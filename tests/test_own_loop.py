@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -15,8 +16,11 @@ from optuna.trial import TrialState
 
 from bo_act import ActivationSampler, Diverged, improvement_left, why
 from bo_act.activations.space import Space, load_space
+from bo_act.errors import ExhaustedError
 from bo_act.report.subject import Subject
 from bo_act.report.trials import rows
+from bo_act.search.strategies import RandomSearch
+from bo_act.specs import SpaceSpec
 from bo_act.study.results import count
 from bo_act.study.storage import open_storage
 
@@ -163,3 +167,96 @@ def test_parameters_are_learnt_from_what_diverged(space, delegate):
         assert list(study.sampler.configurations(study).searcher.parameters.distributions) == [
             "rate"
         ]
+
+
+# --- every function was tried ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def five() -> Space:
+    return Space(
+        SpaceSpec(name="five", schemas=("unary(x)",), unary=("relu", "tanh", "erf", "elu", "exp"))
+    )
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+@pytest.mark.parametrize("options", [{}, {"candidates": "trees"}, {"strategy": RandomSearch()}])
+def test_a_study_ends_with_a_message(five, jobs, options):
+    study = new_study(five, **options)
+    count = 5 if "candidates" in options else int(study.sampler.embedding.valid.sum())
+    with pytest.warns(UserWarning, match="every function of the space 'five'") as told:
+        study.optimize(lambda trial: len(str(five.suggest(trial))), n_trials=50, n_jobs=jobs)
+    assert len(told) == 1
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len({trial.user_attrs["activation"] for trial in done}) == len(done) == count
+    # Those that began while others had the last functions have none.
+    rest = [trial for trial in study.trials if trial.state != TrialState.COMPLETE]
+    assert [trial.state for trial in rest] == [TrialState.PRUNED] * len(rest)
+    assert len(rest) <= (jobs if jobs > 1 else 0)
+
+
+def test_an_ended_study_that_is_run_again(five):
+    """It returns at once; where trials are asked for one by one, that is an error."""
+    study = new_study(five)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="every function"):
+            study.optimize(lambda trial: len(str(five.suggest(trial))), n_trials=50)
+    assert [trial.state.name for trial in study.trials[-2:]] == ["COMPLETE", "PRUNED"]
+    with pytest.raises(ExhaustedError, match="nothing is left to propose"):
+        five.suggest(study.ask())
+
+
+def test_what_fails_is_tried_again_before_the_end(five):
+    study = new_study(five, max_retries=1)
+
+    def objective(trial: optuna.Trial) -> float:
+        five.suggest(trial)
+        if trial.number % 2:
+            raise RuntimeError
+        return 1.0
+
+    with pytest.warns(UserWarning, match="every function"):
+        study.optimize(objective, n_trials=50, catch=RuntimeError)
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len({trial.user_attrs["activation"] for trial in done}) == len(done)
+    assert set(tried(study)) == {trial.user_attrs["activation"] for trial in done}
+
+
+def test_a_search_of_other_parameters_does_not_end(five):
+    study = new_study(five)
+    study.optimize(
+        lambda trial: trial.suggest_float("rate", 0, 1) * len(str(five.suggest(trial))),
+        n_trials=9,
+        n_jobs=2,
+    )
+    assert len(study.trials) == 9
+
+
+def test_workers_of_one_storage_end(five, tmp_path):
+    """Each sees that the other has tried the last function."""
+    studies = [
+        optuna.create_study(
+            study_name="s",
+            storage=open_storage(str(tmp_path / "s.log")),
+            sampler=ActivationSampler(five),
+            load_if_exists=True,
+        )
+        for _ in range(2)
+    ]
+    count = int(studies[0].sampler.embedding.valid.sum())
+    for turn in range(count):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            studies[turn % 2].optimize(lambda trial: len(str(five.suggest(trial))), n_trials=1)
+    for study in studies:
+        with pytest.warns(UserWarning, match="every function"):
+            study.optimize(lambda trial: len(str(five.suggest(trial))), n_trials=50)
+    states = [trial.state.name for trial in studies[0].trials]
+    assert states == ["COMPLETE"] * count + ["PRUNED"] * 2
+
+
+def test_brackets_end(five):
+    study = new_study(five)
+    study.pruner = HyperbandPruner()
+    with pytest.warns(UserWarning, match="every function"):
+        study.optimize(lambda trial: len(str(five.suggest(trial))), n_trials=50)

@@ -15,7 +15,7 @@ from bo_act.training.outcomes import Diverged
 
 def mark_diverged(
     study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-) -> None:
+) -> bool:
     """Note in the storage whether a trial diverged; arguments as of a sampler's ``after_trial``.
 
     The marks are those of a study file: a ``status``, and a constraint, so that Optuna's best trial
@@ -31,6 +31,7 @@ def mark_diverged(
         # Optuna's GPSampler refuses a study in which some trials have a constraint and some not.
         if all(DIVERGED in other.constraints for other in done):
             storage.set_trial_system_attr(number, f"constraints:{DIVERGED}", float(diverged))
+    return diverged
 
 
 def _has_diverged(state: TrialState, values: Sequence[float] | None) -> bool:
