@@ -63,9 +63,17 @@ class ExpressionError(BoActError):
         self.text = text
         self.position = position
         if position is not None:
-            shown = text if len(text) <= 80 else text[:77] + "..."
-            message = f"{message} (at position {position} of {shown!r})"
+            where = f" of {text!r}" if len(text) <= 80 else f", {_around(text, position)}"
+            message = f"{message} (at position {position}{where})"
         super().__init__(message)
+
+
+def _around(text: str, position: int, *, width: int = 40) -> str:
+    """Return what is before and after a position of a long text."""
+    before, after = text[max(0, position - width) : position], text[position : position + width]
+    before = ("..." if position > width else "") + before
+    after += "..." if position + width < len(text) else ""
+    return f"{before!r} ^ {after!r}"
 
 
 class NetworkError(BoActError):

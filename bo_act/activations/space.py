@@ -16,9 +16,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.activations.names import hint, own_names
 from bo_act.activations.operators import of_kind
 from bo_act.activations.schemas import KINDS, read_schema
-from bo_act.errors import ExpressionError, SpecError, nearest
+from bo_act.errors import ExpressionError, SpecError
 from bo_act.markup import Markup, box, escape, table
 from bo_act.spec_files import read_space
 from bo_act.specs import SpaceSpec
@@ -51,7 +52,7 @@ class Space:
     """
 
     def __init__(self, spec: SpaceSpec) -> None:
-        self.spec = spec
+        self.spec = spec = _understood(spec)
         self.name = spec.name
         for kind in KINDS:
             _check_operators(spec, kind)
@@ -367,13 +368,20 @@ def _note(trial: BaseTrial, key: str, text: str) -> None:
 # --- checks ------------------------------------------------------------------------
 
 
+def _understood(spec: SpaceSpec) -> SpaceSpec:
+    """Return a space with the operators' own names in place of other libraries'."""
+    kinds = (*KINDS, "schemas", "expressions", "baselines")
+    own = {kind: tuple(map(own_names, getattr(spec, kind))) for kind in kinds}
+    return spec.model_copy(update=own)
+
+
 def _check_operators(spec: SpaceSpec, kind: str) -> None:
     chosen: Sequence[str] = getattr(spec, kind)
     known = of_kind(kind)  # type: ignore[arg-type]
     for name in chosen:
         if name not in known:
             raise SpecError(
-                f"space {spec.name!r}: unknown {kind} operator {name!r}{nearest(name, known)}; "
+                f"space {spec.name!r}: unknown {kind} operator {name!r}{hint(name, known)}; "
                 f"known: {', '.join(known)}"
             )
     _check_distinct(spec, kind, chosen)

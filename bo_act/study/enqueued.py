@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from bo_act.activations.names import own_names
 from bo_act.activations.space import SCHEMA_SLOT, Space, slot_of
 from bo_act.errors import SearchError, nearest
 
@@ -102,7 +103,7 @@ def _whole(
         if value not in choices:
             raise SearchError(
                 f"a trial was enqueued with {slot} = {value!r}, and the space {space.name!r} has "
-                f"no such choice there{nearest(str(value), map(str, choices))}"
+                f"no such choice there{nearest(own_names(str(value)), map(str, choices))}"
             )
     shapes = [
         schema
