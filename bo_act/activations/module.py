@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ _Step = tuple[str, tuple[int, ...]]
 
 class Activation(nn.Module):
     """An activation function, elementwise, without parameters.
+
+    A module like any other, and one that makes others: called without an argument (or with the name
+    of a place), it returns a fresh module of the same function. So it stands in for ``nn.SiLU()``
+    as well as for ``nn.SiLU``, whichever a network is written for.
 
     Works in every floating dtype, on every device, under autocast and ``torch.compile``.
     Half-precision input is computed in float32 inside and returned in its own dtype, since
@@ -59,6 +63,18 @@ class Activation(nn.Module):
                     "variance above zero. Use normalize=False"
                 )
             self._shift, self._scale = mean, 1.0 / deviation
+
+    @overload
+    def __call__(self, x: str = "") -> Activation: ...
+    @overload
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor | str = "") -> Tensor | Activation:
+        """Evaluate, as ``forward``; or return a fresh module where there is nothing to evaluate."""
+        if isinstance(x, str):
+            fresh = Activation(self.expression, normalize=self.normalize, fused=self.fused)
+            return fresh.train(self.training)
+        value: Tensor = super().__call__(x)
+        return value
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate elementwise.

@@ -307,7 +307,7 @@ class Space:
             normalize: as in ``Activation``.
 
         Returns:
-            An ``Activation``, ready for a network.
+            An ``Activation``: a module, and ``activation()`` is a fresh one of the same function.
         """
         from bo_act.activations.module import Activation
 

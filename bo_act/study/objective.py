@@ -9,7 +9,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,9 +77,9 @@ class Objective:
             optuna.TrialPruned, RuntimeError, MemoryError, OSError: it raised that.
         """
         activation: Any = (
-            partial(Activation, function)
+            Activation(function)
             if isinstance(function, Expression)
-            else {name: partial(Activation, one) for name, one in function.items()}
+            else {name: Activation(one) for name, one in function.items()}
         )
         asked = self._asked(context)
         try:
