@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,12 @@ _Step = tuple[str, tuple[int, ...]]
 class Activation(nn.Module):
     """An activation function, elementwise, without parameters.
 
-    Works in every floating dtype, on every device, under autocast and ``torch.compile``. What
-    works with ``nn.SiLU`` works with it: what follows may change the output in place, and the
-    module is traced, scripted, exported, saved and loaded like one of torch's own. Half-precision input is computed in float32 inside and returned in its own dtype, since
+    A module like any other, and one that makes others: called without an argument (or with the name
+    of a place), it returns a fresh module of the same function. So it stands in for ``nn.SiLU()``
+    as well as for ``nn.SiLU``, whichever a network is written for.
+
+    Works in every floating dtype, on every device, under autocast and ``torch.compile``.
+    Half-precision input is computed in float32 inside and returned in its own dtype, since
     composed functions (``exp`` of ``square``) leave the range of half precision long before
     their value does.
 
@@ -70,6 +73,18 @@ class Activation(nn.Module):
                     "variance above zero. Use normalize=False"
                 )
             self._shift, self._scale = mean, 1.0 / deviation
+
+    @overload
+    def __call__(self, x: str = "") -> Activation: ...
+    @overload
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor | str = "") -> Tensor | Activation:
+        """Evaluate, as ``forward``; or return a fresh module where there is nothing to evaluate."""
+        if isinstance(x, str):
+            fresh = Activation(self.expression, normalize=self.normalize, fused=self.fused)
+            return fresh.train(self.training)
+        value: Tensor = super().__call__(x)
+        return value
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate elementwise.

@@ -51,9 +51,10 @@ def compute_features(
 
     Args:
         space: the space, or its catalogue of N functions.
-        network: called with ``activation``, returns the untrained network in which every
-            ``activation()`` is a fresh module; None leaves the Fisher spectra out. torch's seed
-            is ``spec.seed`` whenever it is called, so that all networks start alike.
+        network: called with an ``Activation``, returns the untrained network with it: as a module,
+            or with a fresh one by ``activation()`` for each place. None leaves the Fisher spectra
+            out. torch's seed is ``spec.seed`` whenever it is called, so that all networks start
+            alike.
         images: (B, C, H, W) one batch of training images for the Fisher matrix.
         labels: (B,) their classes.
         spec: options.

@@ -5,10 +5,11 @@ The contract of a model file::
     def build(activation, *, in_channels, image_size, num_classes, <options>) -> nn.Module
 
 ``activation()`` returns a fresh module; ``build`` calls it once for each place where the searched
-function stands. A network may name its places, ``activation("early")``: a study whose file names
-the same ones searches a function for each, and in any other the same function stands in all.
-Options are further keyword arguments with defaults. Networks of torchvision and timm go by
-``torchvision:NAME`` and ``timm:NAME`` and take the library's own options.
+function stands. ``activation`` is a module as well: where it stands itself, its place is given a
+fresh one. A network may name its places, ``activation("early")``: a study whose file names the same
+ones searches a function for each, and in any other the same function stands in all. Options are
+further keyword arguments with defaults. Networks of torchvision and timm go by ``torchvision:NAME``
+and ``timm:NAME`` and take the library's own options.
 """
 
 from __future__ import annotations
@@ -38,14 +39,35 @@ Activations = Callable[[], nn.Module] | Mapping[str, Callable[[], nn.Module]]
 """What returns a fresh module of the activation function, or several of them by name."""
 
 
-class _Places:
-    """What ``build`` gets as ``activation``: knows which places were asked for."""
+class _Places(nn.Module):
+    """What ``build`` gets as ``activation``: knows which places were asked for.
+
+    A network may also use it as the module itself; ``fill`` then puts fresh ones in its places.
+    """
 
     def __init__(self, path: Path, activation: Activations) -> None:
-        self.path, self.activation = path, activation
+        super().__init__()
+        self.path = path
+        self.given = (activation,)  # no part of a network
         self.asked: set[str] = set()
 
-    def __call__(self, name: str = "") -> nn.Module:
+    @property
+    def activation(self) -> Activations:
+        return self.given[0]
+
+    def __call__(self, name: Any = "") -> Any:
+        return self.fresh(name) if isinstance(name, str) else super().__call__(name)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.fresh()(x)
+
+    def fill(self, network: nn.Module) -> None:
+        for parent in list(network.modules()):
+            for name, child in parent._modules.items():
+                if isinstance(child, _Places):
+                    parent._modules[name] = self.fresh()
+
+    def fresh(self, name: str = "") -> nn.Module:
         self.asked.add(name)
         if not isinstance(self.activation, Mapping):
             return self.activation()
@@ -157,6 +179,7 @@ class NetworkBuilder:
                 f"{self.path}: expected build to return a torch.nn.Module, "
                 f"got {type(network).__name__}"
             )
+        places.fill(network)
         places.check()
         return network
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.report.subject import Subject
 from bo_act.search.observations import warp_targets
 from bo_act.study.settings import shown
-from bo_act.study.trials import own_only, own_trials
+from bo_act.study.trials import is_diverged, own_only, own_trials
 
 _FEWEST = 5  # trials that importances are estimated from
 
@@ -57,7 +57,7 @@ def rows(subject: Subject) -> list[Row]:
 def _row(trial: FrozenTrial, subject: Subject) -> Row:
     attributes = trial.user_attrs
     state = {"fail": "failed"}.get(name := trial.state.name.lower(), name)
-    if state == "complete" and attributes.get("status") == "diverged":
+    if is_diverged(trial):
         state = "diverged"
     proposal = attributes.get("proposal", {})
     value = trial.value if trial.state == TrialState.COMPLETE else None

@@ -50,7 +50,7 @@ class JointSearcher:
     Attributes:
         activations: K names of places; ``("",)`` for one.
         parameters: what else is searched.
-        defaults: (p,) settings that baselines are evaluated with; None draws them.
+        defaults: (p,) settings that all baselines are evaluated with; None draws them by the seed.
     """
 
     activations: tuple[str, ...]
@@ -91,7 +91,7 @@ class JointSearcher:
             if (index,) * places not in seen:
                 settings = self.defaults
                 if settings is None:
-                    settings = self.parameters.draw(1, generator)[0]
+                    settings = self.parameters.draw(1, np.random.default_rng(self.seed))[0]
                 return JointProposal((index,) * places, settings, "baseline")
         candidates = np.flatnonzero(embedding.valid)
         if not len(candidates):

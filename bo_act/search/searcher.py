@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bo_act.errors import SearchError
+from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition import score_pool
 from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
@@ -148,7 +148,7 @@ class Searcher:
         free[list(taken)] = False
         candidates = np.flatnonzero(free)
         if not len(candidates):
-            raise SearchError(
+            raise ExhaustedError(
                 f"nothing is left to propose: of {len(embedding)} functions "
                 f"{int(embedding.valid.sum())} have a place in the embedding, and all of them "
                 "were evaluated or are being evaluated"

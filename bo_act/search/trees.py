@@ -82,6 +82,11 @@ class Frontier:
     def __len__(self) -> int:
         return len(self._expressions)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every expression of the space was met."""
+        return len(self._of_number) == len(self.space)
+
     @cached_property
     def hash(self) -> str:
         """Identify the space and the sample."""
@@ -133,6 +138,7 @@ class Frontier:
             expression = self.space.expression(number)
         else:
             expression = parse(function) if isinstance(function, str) else function
+            number = self.space.find(expression)
         return self.add([expression], [number])[0]
 
     def add(self, expressions: Sequence[Expression], numbers: Sequence[int | None]) -> list[int]:

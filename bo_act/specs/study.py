@@ -61,7 +61,11 @@ class ParameterSpec(Spec):
             return value in self.choices
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return float(self.low or 0) <= value <= float(self.high or 0)
+        low, high = self.low or 0, self.high or 0
+        whole = isinstance(low, int) and isinstance(high, int)
+        step = self.step or (1 if whole else None)
+        steps = 0.0 if step is None else (value - low) / step
+        return low <= value <= high and abs(steps - round(steps)) < 1e-8
 
 
 class StopSpec(Spec):

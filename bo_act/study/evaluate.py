@@ -16,11 +16,10 @@ from bo_act.errors import BoActError
 from bo_act.study.claims import TrialTaken
 from bo_act.study.objective import Objective
 from bo_act.study.ownership import check_mine, give_back, keeping
-from bo_act.study.results import DIVERGED
 from bo_act.study.settings import Configuration
 from bo_act.study.signals import Signals, finishing_steps
 from bo_act.study.task import Task
-from bo_act.study.trials import read_again
+from bo_act.study.trials import DIVERGED, read_again
 from bo_act.training.trainer import TrainingResult
 from bo_act.urls import without_secrets
 

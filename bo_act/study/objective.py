@@ -8,7 +8,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +65,9 @@ class Objective:
             optuna.TrialPruned, RuntimeError, MemoryError, OSError: it raised that.
         """
         activation: Any = (
-            partial(Activation, function)
+            Activation(function)
             if isinstance(function, Expression)
-            else {name: partial(Activation, one) for name, one in function.items()}
+            else {name: Activation(one) for name, one in function.items()}
         )
         asked = self._asked(context)
         try:

@@ -16,11 +16,8 @@ from bo_act.specs import StudySpec
 from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
 from bo_act.study.settings import Configuration, functions_of, shown
 from bo_act.study.storage import load_study, location
-from bo_act.study.trials import own_trials
+from bo_act.study.trials import is_diverged, own_trials
 from bo_act.study.verdict import verdict, with_interval
-
-DIVERGED = "diverged"
-"""The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +177,13 @@ def read_result(spec: StudySpec) -> StudyResult:
 
 def count(trials: Sequence[FrozenTrial]) -> Counts:
     """Count a study's own trials by state."""
-    states = [trial.state for trial in trials]
+    diverged = sum(map(is_diverged, trials))
+    states = [trial.state for trial in trials if not is_diverged(trial)]
     return Counts(
-        complete=states.count(TrialState.COMPLETE),
+        complete=states.count(TrialState.COMPLETE) + diverged,
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
-        diverged=sum(_diverged(trial) for trial in trials),
+        diverged=diverged,
         running=states.count(TrialState.RUNNING),
     )
 
@@ -225,11 +223,7 @@ def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
 
 
 def _measured(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.COMPLETE and not _diverged(trial)
-
-
-def _diverged(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get("status") == DIVERGED and trial.state == TrialState.COMPLETE
+    return trial.state == TrialState.COMPLETE and not is_diverged(trial)
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +242,9 @@ class Task:
             raise SpecError("the study has an objective of its own, which trains no other network")
         task = self.with_settings(settings or {})
         fresh: Activations = (
-            partial(Activation, function)
+            Activation(function)
             if isinstance(function, Expression)
-            else {name: partial(Activation, one) for name, one in function.items()}
+            else {name: Activation(one) for name, one in function.items()}
         )
         network = task.network(seed=seed)(fresh)
         # Apart, so that the order of the data does not repeat the weights' random numbers.

@@ -7,12 +7,14 @@ module returns are own ones, and what Optuna's own code is to read goes through 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.pruners import _filter_study
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -25,6 +27,9 @@ from bo_act.study.heartbeat import silences
 
 SOURCE = "source"
 """User attribute of a trial that tells of another task: what it was measured on."""
+
+DIVERGED = "diverged"
+"""The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -117,6 +122,18 @@ class _OwnTrialsStorage:
 # --- what they are to a search --------------------------------------------------------------
 
 
+def is_diverged(trial: FrozenTrial) -> bool:
+    """Tell whether a trial has ended with the result that its training diverged.
+
+    NaN is a failure to Optuna, without a value: such a trial is known by its ``status``.
+    """
+    if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
+        return False
+    if trial.user_attrs.get("status") == DIVERGED:
+        return True
+    return trial.value is not None and not math.isfinite(trial.value)
+
+
 @dataclass(frozen=True)
 class StudyView:
     """A study's own trials at one moment.
@@ -154,8 +171,9 @@ class StudyView:
 
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
-        """Those with a value."""
-        return tuple(t for t in self._of(TrialState.COMPLETE) if t.value is not None)
+        """Those with a value, or diverged."""
+        some = self._of(TrialState.COMPLETE, TrialState.FAIL)
+        return tuple(trial for trial in some if trial.value is not None or is_diverged(trial))
 
     @cached_property
     def pruned(self) -> tuple[FrozenTrial, ...]:
@@ -164,8 +182,8 @@ class StudyView:
 
     @cached_property
     def failed(self) -> tuple[FrozenTrial, ...]:
-        """Those that ended without a value, for no fault of the function's."""
-        return self._of(TrialState.FAIL)
+        """Those that ended without a result, for no fault of the function's."""
+        return tuple(filter(_has_failed, self._of(TrialState.FAIL)))
 
     @cached_property
     def running(self) -> tuple[FrozenTrial, ...]:
@@ -185,7 +203,7 @@ class StudyView:
         Lost trials are not counted, so that a repetition of a lost trial has the same random state.
         """
         return sum(
-            trial.state != TrialState.FAIL
+            not _has_failed(trial)
             and trial.number not in self._lost
             and (self.before is None or trial.number < self.before)
             for trial in self.trials
@@ -205,9 +223,11 @@ class StudyView:
     def values(self, some: Sequence[FrozenTrial]) -> np.ndarray:
         """Return finite values of complete trials, (n,), larger is better.
 
-        An objective may return infinity for a network that diverged: no better than the worst.
+        An objective may return NaN or infinity for a network that diverged: no better than the
+        worst.
         """
-        measured = np.array([self.sign * (trial.value or 0.0) for trial in some], dtype=np.float64)
+        told = [math.nan if trial.value is None else trial.value for trial in some]
+        measured = self.sign * np.array(told, dtype=np.float64)
         finite = np.isfinite(measured)
         measured[~finite] = measured[finite].min() if finite.any() else 0.0
         return measured
@@ -246,13 +266,24 @@ class View:
         return self.pending | self.observations.taken
 
 
+def common_parameters(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Return the parameters that all own trials with a result have, slots among them."""
+    found: dict[str, BaseDistribution] | None = None
+    for trial in own(trials):
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_diverged(trial)
+        if ended and trial.params:
+            known = trial.distributions if found is None else found
+            found = {n: d for n, d in known.items() if trial.distributions.get(n) == d}
+    return found or {}
+
+
 def seconds(trial: FrozenTrial) -> float:
     """Return how long a complete trial took; NaN where that says nothing of others.
 
     A training that diverged ended early. Where the objective has not noted its ``seconds``, those
     between the trial's beginning and its end count.
     """
-    if trial.user_attrs.get("status") == "diverged":
+    if is_diverged(trial):
         return float("nan")
     noted = trial.user_attrs.get("seconds")
     if noted is None and trial.duration is not None:
@@ -300,6 +331,10 @@ def _abandoned(study: Study, trials: Iterable[FrozenTrial]) -> dict[int, Any]:
     silent = silences(study, unknown) if unknown else {}
     gone += [trial for trial in unknown if silent[trial.number].is_too_long]
     return {trial.number: trial.system_attrs[OWNER] for trial in gone}
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and not is_diverged(trial)
 
 
 def _is_inherited(trial: FrozenTrial) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.errors import SearchError
+from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.explain import Explanation, explain
+from bo_act.study.configurations import params_of
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import shown
 from bo_act.study.spectra import places_of
@@ -66,8 +67,8 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     """
     trial = own_trial(study, number)
     trials = own_trials(study)
-    texts = {t.number: _activation(t, sampler) for t in trials}
-    if texts[number] is None:
+    text = _activation(trial, sampler)
+    if text is None:
         raise SearchError(f"trial {number} has not been given a function yet")
     known = [t for t in trials if t.number != number and _finished_before(t, trial)]
     side = sampler.configurations(study)
@@ -77,7 +78,8 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
         if side:
             before = StudyView.of_some(known, study.direction)
             explanation, numbers = side.explain(trial, before)
-            similar = tuple(texts[n] or "" for n in numbers)
+            by_number = {t.number: t for t in trials}
+            similar = tuple(_activation(by_number[n], sampler) or "" for n in numbers)
         else:
             explanation, similar = _explain_function(study, sampler, trial, known)
     except SearchError:
@@ -87,7 +89,7 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     how = trial.user_attrs.get("proposal", {})
     return Why(
         number,
-        texts[number] or "",
+        text,
         value,
         how.get("by", "enqueued"),
         explanation,
@@ -109,7 +111,7 @@ def _explain_function(
     found = explain(
         sampler.embedding.with_spectra(places_of(then)),
         observations,
-        catalogue.index(trial.user_attrs["activation"]),
+        catalogue.index(sampler.space.activation_of(trial)),
         surrogate=sampler.searcher.surrogate,
         seed=sampler.searcher.seed,
     )
@@ -118,20 +120,23 @@ def _explain_function(
 
 def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:
     """Return a trial's function or functions, with the other parameters where they are searched."""
-    catalogue, attributes = sampler.catalogue, trial.user_attrs
+    catalogue, space = sampler.catalogue, sampler.space
     parts = []
     for name in sampler.activations:
-        key = f"{name}.activation" if name else "activation"
-        if key not in attributes:
+        try:
+            given = space.activation_of(trial, name)
+        except ExpressionError:
             return None
-        text = catalogue.text(catalogue.index(attributes[key]))
+        text = catalogue.text(catalogue.index(given))
         parts.append(f"{name}: {text}" if name else text)
-    slots = {slot for name in sampler.activations for slot in sampler.space.slots(name)}
-    others = {name: value for name, value in trial.params.items() if name not in slots}
+    slots = sampler.parameters.slots
+    params = trial.params if trial.state.is_finished() else params_of(trial)
+    others = {name: value for name, value in params.items() if name not in slots}
     return ", ".join(parts) + (f" with {shown(others)}" if others else "")
 
 
 def _finished_before(other: FrozenTrial, trial: FrozenTrial) -> bool:
-    if other.datetime_complete is None or trial.datetime_start is None:
+    if other.datetime_complete is None or not other.state.is_finished():
         return False
-    return other.state.is_finished() and other.datetime_complete <= trial.datetime_start
+    # One that waits in the queue begins after all that has ended by now.
+    return trial.datetime_start is None or other.datetime_complete <= trial.datetime_start
