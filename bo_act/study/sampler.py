@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError
@@ -54,7 +56,9 @@ class ActivationSampler(BaseSampler):
         initial: random functions after the baselines, before the surrogate proposes; default: two,
             none where there is a warm start.
         embedding: a spec, any object with ``fit(table) -> Embedding``, or an embedding of the
-            space's functions, which needs no features.
+            space's functions, which needs no features: an ``Embedding`` or an (N, d) array of
+            numbers, a row for each function of the catalogue in its order. Columns that leave
+            [0, 1] are scaled by rank.
         surrogate: options of the Gaussian process.
         acquisition: which acquisition function, with its options.
         costs: (N,) what each function costs at inference, for an acquisition function that asks;
@@ -90,7 +94,7 @@ class ActivationSampler(BaseSampler):
         features: FeatureTable | None = None,
         baselines: Sequence[str] | None = None,
         initial: int | None = None,
-        embedding: EmbeddingSpec | Embedder | Embedding | None = None,
+        embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None = None,
         surrogate: SurrogateSpec | None = None,
         acquisition: AcquisitionSpec | None = None,
         costs: np.ndarray | None = None,
