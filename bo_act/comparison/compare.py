@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import bo_act
 from bo_act.activations.costs import operator_times
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.code import code_digest
 from bo_act.comparison.job import CompareJob, ReplayRun
 from bo_act.comparison.metrics import summary, table
 from bo_act.comparison.replay import Step
@@ -32,17 +32,6 @@ from bo_act.workers import compute_in_processes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-# What decides a search: runs made by other code do not compare.
-_CODE = (
-    "activations",
-    "features",
-    "search",
-    "study",
-    "benchmark/sources.py",
-    "comparison/job.py",
-    "comparison/replay.py",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,17 +222,6 @@ def load_comparison(folder: Path) -> Comparison:
 
 def _plain(summed: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(summed))
-
-
-def code_digest() -> str:
-    """Identify the code that decides a search."""
-    package = Path(bo_act.__file__).parent
-    digest = hashlib.sha256()
-    for place in _CODE:
-        found = package / place
-        for file in sorted(found.glob("*.py")) if found.is_dir() else [found]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Any:
