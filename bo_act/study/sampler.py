@@ -30,7 +30,7 @@ from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.study.candidates import check_trees, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import CONFIGURATION, ONE, JointSide, checked_names
-from bo_act.study.sources import read_sources
+from bo_act.study.sources import read_sources, refuse_itself
 from bo_act.study.spectra import CloserLook, look_closer, places_of
 from bo_act.study.trials import Trials, View, is_own, seconds
 
@@ -84,7 +84,7 @@ class ActivationSampler(BaseSampler):
     Raises:
         ExpressionError: a baseline is not in the space.
         SearchError: the features belong to another space, or the acquisition function cannot be had
-            with what is searched.
+            with what is searched. So does the first proposal for a study that is its own source.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class ActivationSampler(BaseSampler):
             "seed": seed,
             "costs": costs,
         }
+        self._told_by = [one for one in warm_start if isinstance(one, str)]
         usual = () if warm_start else space.baselines
         given = usual if baselines is None else baselines
         if candidates == "trees" or (candidates == "auto" and not space.can_be_listed):
@@ -133,7 +134,7 @@ class ActivationSampler(BaseSampler):
             self.candidates = met_candidates(space, embedding, given, options)
         else:
             sources = [one for one in warm_start if isinstance(one, Source)]
-            sources += read_sources(space, [one for one in warm_start if isinstance(one, str)])
+            sources += read_sources(space, self._told_by)
             self.candidates = listed_candidates(
                 space, features, embedding, given, options, sources=sources, first=first
             )
@@ -172,6 +173,9 @@ class ActivationSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Choose a function or a configuration, claim it, and return its parameters."""
         self._raise_error_if_multi_objective(study)
+        if self._told_by:
+            refuse_itself(study, self._told_by)
+            self._told_by = []  # once is enough: another study's trials stay another's
         slots = self._slots
         others = {name: d for name, d in search_space.items() if name not in slots}
         values = {}
