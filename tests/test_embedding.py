@@ -18,7 +18,7 @@ from bo_act.features import coordinates
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.search import embedding as embedders
-from bo_act.search.embedding import Embedding, PcaEmbedder, make_embedder
+from bo_act.search.embedding import PcaEmbedder, make_embedder
 from bo_act.search.observations import Observations, warp_targets
 from bo_act.specs import EmbeddingSpec, SpaceSpec
 
@@ -362,19 +362,6 @@ def assert_ranks_up_to_sign(columns: np.ndarray, scores: np.ndarray, *, sign: bo
 
 def test_make_embedder():
     assert make_embedder(EmbeddingSpec(outputs=3, fim=2)) == PcaEmbedder(outputs=3, fim=2)
-
-
-@pytest.mark.parametrize(
-    ("points", "valid", "message"),
-    [
-        (np.zeros((3, 2)), np.ones(2, dtype=bool), r"expected points \(N, d\)"),
-        (np.zeros(3), np.ones(3, dtype=bool), r"expected points \(N, d\)"),
-        (np.full((3, 2), np.nan), np.array([False, True, False]), "not finite"),
-    ],
-)
-def test_an_embedding_is_checked(points, valid, message):
-    with pytest.raises(SearchError, match=message):
-        Embedding(points, {"outputs": slice(0, 2)}, valid)
 
 
 # --- observations and targets ---------------------------------------------------------------

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from optuna.study import StudyDirection
+from torch import Tensor
 
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.costs import costs_of, operator_times
@@ -100,7 +102,7 @@ def how_chosen(
 def listed_candidates(
     space: Space,
     features: FeatureTable | None,
-    embedding: EmbeddingSpec | Embedder | Embedding | None,
+    embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
     baselines: Sequence[str | Expression],
     options: Mapping[str, Any],
     *,
@@ -114,8 +116,7 @@ def listed_candidates(
         SearchError: features or embedding belong to another space.
     """
     catalogue = space.catalogue
-    if not isinstance(embedding, Embedding):
-        embedding = _embedded(space, features, embedding)
+    embedding = _embedded(space, features, embedding)
     if len(embedding) != len(catalogue):
         raise SearchError(
             f"expected an embedding of the {len(catalogue)} functions of the space "
@@ -168,8 +169,16 @@ def met_candidates(
 
 
 def _embedded(
-    space: Space, features: FeatureTable | None, embedding: EmbeddingSpec | Embedder | None
+    space: Space,
+    features: FeatureTable | None,
+    given: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
 ) -> Embedding:
+    if isinstance(given, Embedding):
+        return given
+    if given is None or isinstance(given, EmbeddingSpec):
+        given = make_embedder(given or EmbeddingSpec())
+    if isinstance(given, type) or not callable(fit := getattr(given, "fit", None)):
+        return _of_numbers(given, "embedding=")
     features = compute_features(space) if features is None else features
     if features.catalogue_hash != space.catalogue.hash:
         raise SearchError(
@@ -177,15 +186,22 @@ def _embedded(
             f" than that of the space {space.name!r} ({space.catalogue.hash[:12]}); compute them "
             "again with compute_features(space, ...)"
         )
-    if embedding is None or isinstance(embedding, EmbeddingSpec):
-        embedding = make_embedder(embedding or EmbeddingSpec())
-    fitted = embedding.fit(features)
+    fitted = fit(features)
+    if not isinstance(fitted, Embedding):
+        fitted = _of_numbers(fitted, f"what {type(given).__name__}.fit returned")
     if features.on_demand is not None and fitted.on_demand is None:
         raise SearchError(
-            f"features.on_demand: {embedding!r} places no function by a Fisher spectrum that comes "
+            f"features.on_demand: {given!r} places no function by a Fisher spectrum that comes "
             "later; use the embedding 'pca', and a subset of which some have spectra"
         )
     return fitted
+
+
+def _of_numbers(given: object, where: str) -> Embedding:
+    try:
+        return Embedding.of(given)
+    except SearchError as error:
+        raise SearchError(f"{where}: {error}") from error
 
 
 def check_trees(

@@ -26,7 +26,7 @@ from bo_act.study.events import Events
 from bo_act.study.ray_workers import search_with_ray
 from bo_act.study.results import StudyResult, best_configurations, summarize
 from bo_act.study.settings import places
-from bo_act.study.sources import add_source_trials, read_sources
+from bo_act.study.sources import add_source_trials, read_sources, refuse_itself
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
 from bo_act.study.work import finished, look_at_functions, make_sampler, search
@@ -71,6 +71,7 @@ def run_study(
     events.opened(study)
     if finished(study) < spec.trials:
         keep_environment(study)
+        refuse_itself(study, spec.warm_start.sources)
         task.check()
         features = look_at_functions(task, events, workers=workers)
         study.sampler = sampler = make_sampler(task, features, study)

@@ -8,11 +8,13 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from bo_act.activations.space import Space
 from bo_act.errors import ExhaustedError, ExpressionError, SearchError
@@ -38,7 +40,7 @@ from bo_act.study.enqueued import warn_of_unasked
 from bo_act.study.exhausted import is_optimizing, stop
 from bo_act.study.heartbeat import Heartbeat
 from bo_act.study.parameters import SharedSettings, StudyParameters, is_compared
-from bo_act.study.sources import read_sources
+from bo_act.study.sources import read_sources, refuse_itself
 from bo_act.study.spectra import look_closer, places_of
 from bo_act.study.trials import StudyView, View, own_only, seconds
 
@@ -64,7 +66,9 @@ class ActivationSampler(BaseSampler):
         initial: random functions after the baselines, before the surrogate proposes; default: two,
             none where there is a warm start.
         embedding: a spec, any object with ``fit(table) -> Embedding``, or an embedding of the
-            space's functions, which needs no features.
+            space's functions, which needs no features: an ``Embedding`` or an (N, d) array of
+            numbers, a row for each function of the catalogue in its order. Columns that leave
+            [0, 1] are scaled by rank.
         surrogate: options of the Gaussian process.
         acquisition: which acquisition function, with its options.
         costs: (N,) what each function costs at inference, for an acquisition function that asks;
@@ -92,7 +96,8 @@ class ActivationSampler(BaseSampler):
     Raises:
         ExpressionError: a baseline is not in the space.
         SearchError: the features belong to another space, the acquisition function cannot be had
-            with what is searched, or ``defaults`` are of no parameter.
+            with what is searched, or ``defaults`` are of no parameter. So does the first proposal
+            for a study that is its own source.
     """
 
     def __init__(
@@ -102,7 +107,7 @@ class ActivationSampler(BaseSampler):
         features: FeatureTable | None = None,
         baselines: Sequence[str] | None = None,
         initial: int | None = None,
-        embedding: EmbeddingSpec | Embedder | Embedding | None = None,
+        embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None = None,
         surrogate: SurrogateSpec | None = None,
         acquisition: AcquisitionSpec | None = None,
         costs: np.ndarray | None = None,
@@ -127,6 +132,7 @@ class ActivationSampler(BaseSampler):
             "seed": seed,
             "costs": costs,
         }
+        self._told_by = [one for one in warm_start if isinstance(one, str)]
         usual = () if warm_start else space.baselines
         given = usual if baselines is None else baselines
         if candidates == "trees" or (candidates == "auto" and not space.can_be_listed):
@@ -141,7 +147,7 @@ class ActivationSampler(BaseSampler):
             self.candidates = met_candidates(space, embedding, given, options)
         else:
             sources = [one for one in warm_start if isinstance(one, Source)]
-            sources += read_sources(space, [one for one in warm_start if isinstance(one, str)])
+            sources += read_sources(space, self._told_by)
             self.candidates = listed_candidates(
                 space, features, embedding, given, options, sources=sources, first=first
             )
@@ -186,6 +192,9 @@ class ActivationSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Choose a function or a configuration, claim it, and return its parameters."""
         self._raise_error_if_multi_objective(study)
+        if self._told_by:
+            refuse_itself(study, self._told_by)
+            self._told_by = []  # once is enough: another study's trials stay another's
         self.parameters.check_defaults(study)
         slots = self.parameters.slots
         others = {name: d for name, d in search_space.items() if name not in slots}

@@ -25,6 +25,7 @@ from bo_act.study.methods import make_strategy
 from bo_act.study.results import best_value, count
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import distributions, places
+from bo_act.study.sources import refuse_itself
 from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
@@ -112,6 +113,7 @@ def work(
     events.opened(study)
     if finished(study) >= spec.trials:
         return 0
+    refuse_itself(study, spec.warm_start.sources)
     study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
     with cpu_threads(spec.training.threads):
         return search(task, study, sampler, events, told or Callbacks([]))
