@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
 from bo_act.activations.space import LISTED
 from bo_act.errors import ExpressionError
 from bo_act.library import cache_dir
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bo_act.activations.grouping import Progress
     from bo_act.activations.space import Space
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever a catalogue of the same space changes, so that old files are left aside."""
 
 KEPT_FROM = 100_000
@@ -66,12 +66,12 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
 def _read(path: Path, space: Space) -> Catalogue:
     with np.load(path, allow_pickle=False) as content:
         group = content["group"].astype(np.int64)
-        representative, finite, keys = (content[n] for n in ("representative", "finite", "keys"))
+        representative, shortest, finite, keys = (content[name] for name in OF_FUNCTIONS)
     functions = int(group.max()) + 1
-    shapes = (len(group), representative.shape, finite.shape, keys.shape)
-    if shapes != (len(space), (functions,), (functions,), (functions,)):
+    shapes = (len(group), representative.shape, shortest.shape, finite.shape, keys.shape)
+    if shapes != (len(space), *[(functions,)] * len(OF_FUNCTIONS)):
         raise ValueError(f"arrays of {shapes} for {functions} functions of {len(space)}")
-    return Catalogue(space, representative, group, finite, keys)
+    return Catalogue(space, representative, shortest, group, finite, keys)
 
 
 def _write(path: Path, catalogue: Catalogue) -> None:
@@ -81,8 +81,6 @@ def _write(path: Path, catalogue: Catalogue) -> None:
         np.savez(
             file,
             group=catalogue.group.astype(np.int32),
-            representative=catalogue.representative,
-            finite=catalogue.finite,
-            keys=catalogue.keys,
+            **{name: getattr(catalogue, name) for name in OF_FUNCTIONS},
         )
     temporary.replace(path)
