@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import parse
 from bo_act.exports.exporter import export
-from bo_act.features.outputs import value_and_slope
 
 # Off zero: slopes at kinks are a matter of taste.
 GRID = torch.linspace(-5, 5, 1000, dtype=torch.float64)
@@ -33,7 +33,8 @@ class NoBoAct:
 
 
 sys.meta_path.insert(0, NoBoAct())
-folder, target, dtype, points = Path(sys.argv[1]), sys.argv[2], sys.argv[3], np.load(sys.argv[4])
+folder, dtype, points = Path(sys.argv[1]), sys.argv[3], np.load(sys.argv[4])
+target, _, backend = sys.argv[2].partition(" on ")
 x = points.astype(dtype)
 
 
@@ -59,6 +60,10 @@ def with_jax(function):
     return np.asarray(value), np.asarray(back(jax.numpy.ones_like(value))[0])
 
 
+def with_keras(function):
+    return {"torch": with_torch, "jax": with_jax}[backend](function)
+
+
 def with_onnx(path):
     import onnxruntime
 
@@ -72,16 +77,9 @@ def with_onnx(path):
 def run(path):
     if target == "onnx":
         return with_onnx(path)
-    if target == "triton":
-        import importlib.util
-
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return with_torch(module.activation)
     names = {"__name__": path.stem}
     exec(compile(path.read_text(), str(path), "exec"), names)
-    return {"torch": with_torch, "jax": with_jax, "keras": with_torch}[target](names["activation"])
+    return {"torch": with_torch, "jax": with_jax, "keras": with_keras}[target](names["activation"])
 
 
 paths = sorted(folder.glob("f*"), key=lambda p: int(p.stem[1:]))
@@ -106,10 +104,10 @@ def run_exported(
     *,
     points: np.ndarray | None = None,
 ) -> Ran:
-    """Export functions and run them elsewhere."""
+    """Export functions and run them elsewhere; Keras by backend, ``"keras on jax"``."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(expressions):
-        written = export(text, to=target)
+        written = export(text, to=target.split()[0])
         path = folder / f"f{number}.{'onnx' if target == 'onnx' else 'py'}"
         path.write_bytes(written if isinstance(written, bytes) else written.encode())
     np.save(folder / "points.npy", GRID.numpy() if points is None else points)
@@ -118,7 +116,7 @@ def run_exported(
     done = subprocess.run(
         [sys.executable, "run.py", ".", target, dtype, "points.npy", out.name],
         cwd=folder,
-        env={**os.environ, "KERAS_BACKEND": "torch", "TRITON_INTERPRET": "1", "PYTHONPATH": ""},
+        env={**os.environ, "KERAS_BACKEND": target.split()[-1], "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         check=False,
@@ -170,3 +168,30 @@ def agreement(
                 error = np.abs(one - true[known]) / scale
                 errors.append(float(np.nanmax(error, initial=0.0)))
     return Agreement(errors[0], errors[2], errors[1], errors[3], not_finite)
+
+
+# Zero and both sides of it, where padding and zero biases are; the tails; and what is no number.
+SPECIAL = np.array([0.0, -0.0, 1e-8, -1e-8, 5, -5, 100, -100, np.inf, -np.inf, np.nan])
+
+
+def at_special_points(text: str, value: np.ndarray, slope: np.ndarray | None, dtype: str) -> str:
+    """Say what is other than ours at ``SPECIAL``, or ``""``.
+
+    Where ours is finite theirs is as large; where a value of ours is infinite or no number theirs
+    is the same. A value beyond 1e30 may overflow in one and not in the other.
+    """
+    x = torch.from_numpy(SPECIAL).to(getattr(torch, dtype))
+    ours = [part.double().numpy() for part in value_and_slope(parse(text), x)]
+    wrong = []
+    for what, own, theirs in zip(("value", "slope"), ours, (value, slope), strict=True):
+        if theirs is None:
+            continue
+        for at, one, other in zip(SPECIAL, own, theirs, strict=True):
+            if np.isfinite(one):
+                good = abs(one - other) <= 1e-4 * max(1.0, abs(one)) or abs(one) > 1e30
+            else:
+                good = what == "slope" or np.array_equal(one, other, equal_nan=True)
+                good |= bool(np.isinf(one) and abs(other) > 1e30)
+            if not good:
+                wrong.append(f"{what} at {at:g}: {other:g} instead of {one:g}")
+    return "; ".join(wrong)

@@ -12,6 +12,7 @@ import torch
 from exported import GRID, agreement, run_exported
 
 import bo_act
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import parse
 from bo_act.activations.operators import OPERATORS, of_kind
 from bo_act.errors import ExportError
@@ -19,7 +20,6 @@ from bo_act.exports import coefficients, formulas
 from bo_act.exports.exporter import TARGETS
 from bo_act.exports.limits import intervals, notes
 from bo_act.exports.primitives import SLOPES, VALUES
-from bo_act.features.outputs import value_and_slope
 
 NEEDS = {"onnx": "onnxruntime"}
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}

@@ -17,6 +17,7 @@ from scipy.stats import norm
 from strategies import space_specs
 from torch import nn
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.operators import of_kind
 from bo_act.activations.space import Space
@@ -26,7 +27,7 @@ from bo_act.features import spectra as computing_spectra
 from bo_act.features import store as storing
 from bo_act.features.compute import compute_features
 from bo_act.features.fim import fim_spectra
-from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks, value_and_slope
+from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks
 from bo_act.features.spectra import Piece, Spectra, SpectraJob
 from bo_act.features.store import FeatureStore
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable

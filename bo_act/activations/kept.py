@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
 from bo_act.activations.space import LISTED
 from bo_act.errors import ExpressionError
 from bo_act.io import one_line, read_checked, reason, write_checked
@@ -70,21 +70,16 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
 def _read(path: Path, space: Space) -> Catalogue:
     with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as content:
         group = content["group"].astype(np.int64)
-        representative, finite, keys = (content[n] for n in ("representative", "finite", "keys"))
+        representative, shortest, finite, keys = (content[name] for name in OF_FUNCTIONS)
     functions = int(group.max()) + 1
-    shapes = (len(group), representative.shape, finite.shape, keys.shape)
-    if shapes != (len(space), (functions,), (functions,), (functions,)):
+    shapes = (len(group), representative.shape, shortest.shape, finite.shape, keys.shape)
+    if shapes != (len(space), *[(functions,)] * len(OF_FUNCTIONS)):
         raise ValueError(f"arrays of {shapes} for {functions} functions of {len(space)}")
-    return Catalogue(space, representative, group, finite, keys)
+    return Catalogue(space, representative, shortest, group, finite, keys)
 
 
 def _write(path: Path, catalogue: Catalogue) -> None:
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        group=catalogue.group.astype(np.int32),
-        representative=catalogue.representative,
-        finite=catalogue.finite,
-        keys=catalogue.keys,
-    )
+    arrays = {name: getattr(catalogue, name) for name in OF_FUNCTIONS}
+    np.savez(buffer, group=catalogue.group.astype(np.int32), **arrays)
     write_checked(path, buffer.getbuffer())

@@ -61,8 +61,9 @@ def _elish(x: Tensor) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    # torch's softplus switches to the identity above 20, which is 2e-9 off in float64.
-    return -functional.logsigmoid(-x)
+    # torch's softplus switches to the identity above 20, which is 2e-9 off in float64. Where it
+    # underflows it is 0.0, not -0.0: 1 / softplus(x) is positive.
+    return 0.0 - functional.logsigmoid(-x)
 
 
 def _mish(x: Tensor) -> Tensor:

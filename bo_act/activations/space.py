@@ -61,6 +61,7 @@ class Space:
         self.baselines = tuple(_expression(text, spec, "baselines") for text in spec.baselines)
         _check_distinct(spec, "schemas", [str(shape.tree) for shape in self.shapes])
         _check_distinct(spec, "expressions", [str(single) for single in self.singles])
+        _check_distinct(spec, "require", spec.require)
 
     def __len__(self) -> int:
         return sum(map(len, self.shapes)) + len(self.singles)
@@ -82,6 +83,8 @@ class Space:
         about += [(kind, ", ".join(getattr(spec, kind))) for kind in KINDS if getattr(spec, kind)]
         if self.singles:
             about.append(("single expressions", f"{len(self.singles)}"))
+        if spec.require:
+            about.append(("required", ", ".join(spec.require)))
         figures = "".join(
             f'<figure style="margin:0;text-align:center">{graph(one, width=96, height=64)}'
             f"<figcaption><code>{escape(str(one))}</code></figcaption></figure>"
@@ -106,7 +109,10 @@ class Space:
     @cached_property
     def hash(self) -> str:
         """Identify the space by what is in it: operators, schemas, expressions, domain."""
-        content = self.spec.model_dump_json(exclude={"name", "description", "baselines"})
+        left = {"name", "description", "baselines"}
+        # As it was before there were requirements, where there are none.
+        left |= set() if self.spec.require else {"require"}
+        content = self.spec.model_dump_json(exclude=left)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def expression(self, number: int) -> Expression:
@@ -317,8 +323,22 @@ class Space:
         """Ask an Optuna trial for one function of the space, as a canonical expression.
 
         Its text is in the trial's user attribute ``activation`` from then on.
-        """
 
+        Raises:
+            TrialPruned: a sampler that knows no catalogue filled the slots with an expression that
+                does not satisfy what the space requires.
+        """
+        found = self._suggested(trial, name)
+        if self.spec.require:
+            from optuna.exceptions import TrialPruned
+
+            from bo_act.activations.smoothness import left_out, unsatisfied
+
+            if unsatisfied(found, self.spec.domain, self.spec.require):
+                raise TrialPruned(str(left_out(found, self.spec)))
+        return found
+
+    def _suggested(self, trial: BaseTrial, name: str) -> Expression:
         def ask(slot: str) -> str:
             choices = self.distributions[slot].choices
             return str(trial.suggest_categorical(slot_of(name, slot), choices))

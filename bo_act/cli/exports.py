@@ -16,7 +16,7 @@ commands = typer.Typer()
 
 
 def _targets(incomplete: str) -> list[str]:
-    names = ("torch", "jax", "keras", "onnx", "latex", "triton")
+    names = ("torch", "jax", "keras", "onnx", "latex")
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -32,7 +32,7 @@ def export(
         typer.Option(
             "--to",
             metavar="TARGET",
-            help="torch, jax, keras, onnx, latex or triton.",
+            help="torch, jax, keras, onnx or latex.",
             autocompletion=_targets,
         ),
     ] = "torch",

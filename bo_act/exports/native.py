@@ -120,7 +120,7 @@ class Dialect:
     primitives: dict[str, str] = field(default_factory=dict)
 
 
-_INFIX = {
+KERAS_PRIMITIVES = {
     "add": "{0} + {1}",
     "sub": "{0} - {1}",
     "mul": "{0} * {1}",
@@ -129,18 +129,10 @@ _INFIX = {
     "greater": "{0} > {1}",
     "less": "{0} < {1}",
     "equal": "{0} == {1}",
-}
-KERAS_PRIMITIVES = _INFIX | {
     "max": "ops.maximum({0}, {1})",
     "min": "ops.minimum({0}, {1})",
     "where": "ops.where({0}, {1}, {2})",
     **{name: f"ops.{name}({{0}})" for name in ("abs", "exp", "log", "sqrt", "floor")},
-}
-TRITON_PRIMITIVES = _INFIX | {
-    "max": "tl.maximum({0}, {1})",
-    "min": "tl.minimum({0}, {1})",
-    "where": "tl.where({0}, {1}, {2})",
-    **{name: f"tl.{name}({{0}})" for name in ("abs", "exp", "log", "sqrt", "floor")},
 }
 
 TORCH = Dialect(_COMMON | {"softsign": "{0} / (1 + torch.abs({0}))"} | _TORCH)

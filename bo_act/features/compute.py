@@ -25,7 +25,7 @@ from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.specs import FeaturesSpec
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
 
 Progress = Callable[[int, int], None]

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression, canonical
 from bo_act.activations.module import moments
 from bo_act.errors import FeatureError
-from bo_act.features.outputs import normal_quantiles, value_and_slope
+from bo_act.features.outputs import normal_quantiles
 from bo_act.io import one_line, reason, replacing
 
 

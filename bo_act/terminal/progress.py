@@ -221,10 +221,10 @@ class _Screen:
 
 
 @contextmanager
-def counting() -> Iterator[Callable[[int, int], None]]:
-    """Show how far the grouping of a space is, where it takes more than a moment."""
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something about a space is, where it takes more than a moment."""
     bars = Progress(
-        TextColumn("grouping equal functions"),
+        TextColumn(what),
         BarColumn(bar_width=30),
         TaskProgressColumn(),
         TimeElapsedColumn(),

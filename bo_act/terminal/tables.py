@@ -12,7 +12,6 @@ from bo_act.study.verdict import verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
-    from bo_act.activations.space import Space
     from bo_act.features.table import FeatureTable
     from bo_act.study.confirm import Confirmed
     from bo_act.study.results import Found, StudyResult
@@ -129,22 +128,6 @@ def explanation(found: Why) -> None:
     out.print(
         "Expected values are among those observed. Parts of the prediction are in units of the "
         "warped target, whose deviation is 1: the prior, each block, and all blocks together."
-    )
-
-
-def large_space(space: Space) -> None:
-    """Print what a space is that is too large to list."""
-    key_values(
-        f"Space {space.name}: {space.spec.description}",
-        {
-            "expressions": f"{len(space):,}",
-            "distinct functions": "not counted: searched from tree to tree",
-            "schemas": ", ".join(space.spec.schemas),
-            "parameters": ", ".join(
-                f"{slot} ({len(d.choices)})" for slot, d in space.distributions.items()
-            ),
-            "baselines": ", ".join(map(str, space.baselines)),
-        },
     )
 
 

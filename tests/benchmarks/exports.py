@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from exported import GRID, agreement, run_exported
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import parse
 from bo_act.activations.space import load_space
-from bo_act.features.outputs import value_and_slope
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 RUNS = (
