@@ -35,16 +35,18 @@ class Fused:
         self.eager = eager
         self.why_not: str | None = None
         self._compiled: list[Function] | None = None
-        self._tried: set[tuple[str, torch.dtype]] = set()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate elementwise; values of the same shape, dtype and memory format."""
-        if _needs_operators(x) or not self._compiles(x):
+        if self.why_not is not None or _needs_operators(x):
             return self.eager(x)
-        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            inner = x.permute(0, 2, 3, 1)
-            return self._flat(inner.reshape(-1)).view(inner.shape).permute(0, 3, 1, 2)
-        return self._flat(x.reshape(-1)).view(x.shape)
+        if x.is_contiguous():
+            return self._flat(x.view(-1)).view(x.shape)
+        # As it lies in memory, channels last for example.
+        order = sorted(range(x.ndim), key=x.stride, reverse=True)
+        inner = x.permute(order)
+        back = sorted(range(x.ndim), key=order.__getitem__)
+        return self._flat(inner.reshape(-1)).view(inner.shape).permute(back)
 
     def value(self, x: Tensor) -> Tensor:
         """Return values of x, (n,), outside of the graph of autograd."""
@@ -53,8 +55,13 @@ class Fused:
 
     def slope(self, x: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient with respect to x, both (n,), from that of the values."""
-        if torch.is_grad_enabled():  # it shall be differentiated itself
-            return self._slope(x, gradient)
+        twice = torch.is_grad_enabled()  # it is differentiated itself
+        if twice or torch.is_anomaly_enabled():
+            with torch.enable_grad():
+                value = self.eager(x)
+                if not value.requires_grad:  # a constant
+                    return torch.zeros_like(x)
+                return torch.autograd.grad(value, x, gradient, create_graph=twice)[0]
         return self._run(1, x, gradient.contiguous())
 
     def _flat(self, x: Tensor) -> Tensor:
@@ -66,17 +73,6 @@ class Fused:
     def _slope(self, x: Tensor, gradient: Tensor) -> Tensor:
         slope: Tensor = torch.func.vjp(self.eager, x)[1](gradient)[0]
         return slope
-
-    def _compiles(self, x: Tensor) -> bool:
-        """Tell whether both passes are compiled, which is tried once for each kind of tensor."""
-        kind = (x.device.type, x.dtype)
-        if self.why_not is None and kind not in self._tried:
-            sample = torch.linspace(0.1, 1.0, 64, device=x.device, dtype=x.dtype)
-            self.value(sample)
-            with torch.no_grad():
-                self.slope(sample, torch.ones_like(sample))
-            self._tried.add(kind)
-        return self.why_not is None
 
     def _run(self, number: int, *tensors: Tensor) -> Tensor:
         """Run the forward pass (0) or the backward pass (1): compiled, or eager where that fails."""
@@ -112,6 +108,7 @@ def _needs_operators(x: Tensor) -> bool:
     """Tell whether somebody looks at the operators one by one, or x is no ordinary tensor."""
     return (
         torch.jit.is_tracing()
+        or torch.is_anomaly_enabled()
         or torch._C._functorch.is_functorch_wrapped_tensor(x)
         or torch._C._len_torch_dispatch_stack() > 0
         or type(x) not in (Tensor, torch.nn.Parameter)

@@ -114,9 +114,9 @@ class Activation(nn.Module):
             values.append(function(*[values[i] for i in operands]))
         value = values[-1]
         if self.normalize:
-            return ((value - self._shift) * self._scale).to(x.dtype)
-        if narrow:
-            return value.to(x.dtype)
+            value = (value - self._shift) * self._scale
+        if narrow or self.normalize:
+            return value.to(x.dtype) if narrow else value
         # What follows may change the output in place: neither x itself nor what torch keeps for the
         # backward pass leaves the module.
         if self._result is None or (
