@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from bo_act.errors import StorageError
 from bo_act.specs import SEARCHED
 from bo_act.study.results import count
 from bo_act.study.settings import shown
@@ -86,7 +87,7 @@ class Now:
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
                 # A busy database; whoever works on the study sees to it.
-                with suppress(OptunaError):
+                with suppress(OptunaError, StorageError):
                     self._trials = self._study.get_trials(deepcopy=False)
                 self._looked = time.monotonic()
             return self._trials
