@@ -66,7 +66,7 @@ def note_settings(
     Raises:
         StorageError: it was made with something else, or not by a study file.
     """
-    if study.direction != StudyDirection.MAXIMIZE:
+    if study.directions != [StudyDirection.MAXIMIZE]:
         raise _foreign(spec, where)
     with my_turn(study):
         before = _Before.read(study, spec)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -87,7 +86,7 @@ class Now:
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
                 # A busy database; whoever works on the study sees to it.
-                with suppress(OptunaError, StorageError):
+                with suppress(StorageError):
                     self._trials = self._study.get_trials(deepcopy=False)
                 self._looked = time.monotonic()
             return self._trials
