@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-_SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]{,30}://")  # bounded: texts may be long
 # A password may hold white space: what cannot be a port goes on to the next @ of its line.
 _IN_TEXT = re.compile(_SCHEME.pattern + r"(?:[^\s:/@]*:(?!\d+(?:[\s/?#]|$))[^@\n]*@)?\S*")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -206,6 +207,27 @@ def test_every_key_of_a_study_is_documented():
     undocumented = {key for key in leaves(StudySpec) if key.rsplit(".", 1)[-1] not in words}
     # One choice each, so there is nothing to say yet.
     assert undocumented <= {"description"}
+
+
+def test_the_defaults_of_a_study_are_those_that_are_stated():
+    least = {"name": "a", "model": {"name": "mlp"}, "data": {"name": "digits"}}
+    defaults = StudySpec.model_validate(least).model_dump(mode="json")
+    table = (ROOT / "docs/reference/study_file.md").read_text(encoding="utf-8").split("\n\n")[2]
+    compared = 0
+    for line in table.splitlines()[2:]:
+        _, names, texts, *_ = line.split("|")
+        keys, stated = re.findall(r"`([a-z_.]+)`", names), texts.strip().split(", ")
+        if len(keys) != len(stated) or not stated[0]:
+            continue
+        part = keys[0].rpartition(".")[0]
+        for key, text in zip(keys, stated, strict=True):
+            value = defaults[part][key.rpartition(".")[2]] if part else defaults[key]
+            try:
+                assert json.loads(text.strip("`")) == value, key
+            except json.JSONDecodeError:  # a word for what happens without a value
+                assert value in (None, [], {}, 0), key
+            compared += 1
+    assert compared > 60
 
 
 def read_by_the_command_line(words: list[str]) -> None:

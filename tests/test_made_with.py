@@ -251,8 +251,9 @@ def test_trials_of_a_program_are_not_mixed_with_those_of_a_study_file():
     assert SPEC not in study.user_attrs
 
 
-def test_a_study_that_minimizes_is_another_one():
-    of_a_program(direction="minimize")
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize", "minimize"]])
+def test_a_study_with_other_directions_is_another_one(directions):
+    of_a_program(directions=directions)
     refused(small(), "was made by a program, not by a study file")
 
 

@@ -13,6 +13,8 @@ from servers import PostgreSQL
 from sqlalchemy import MetaData, create_engine, select, text
 from test_study import SPACE, make
 
+from bo_act.errors import StorageError
+from bo_act.study import database
 from bo_act.study.environment import MADE_BY, environments, keep_environment
 from bo_act.study.made_with import SPEC
 from bo_act.study.results import read_result
@@ -161,6 +163,23 @@ def test_what_is_said_of_a_database_that_cannot_be_reached(server, bo_act, url, 
             assert says in err
             assert err.count("\n") == 1
         assert PW not in out + err
+
+
+def test_what_is_said_while_a_database_is_away(server, monkeypatch, caplog):
+    password = quote(PASSWORD, safe="")
+    url = f"postgresql://127.0.0.1:{server.port}/postgres?user=guarded&password={password}"
+    study = open_study(make(name="away", storage=url), optuna.samplers.RandomSampler())
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
+    monkeypatch.setattr(database, "_FIRST_PAUSE", 0.1)
+    server.stop()
+    try:
+        with pytest.raises(StorageError, match="has been away") as caught:
+            study.set_user_attr("a", 1)
+    finally:
+        server.start()
+    assert "is away" in caplog.text
+    assert "user=guarded" in caplog.text
+    assert PW not in caplog.text + str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 Optuna reads a journal until the first line that is no record, and appends to whatever stands at
 its end: a writer that dies half a line in (a full disk, a power cut) makes the file unreadable.
 Here the end is mended before each record, under the lock, and what is no record is left out on
-reading. All readers leave out the same, whatever they have read before, so that they agree on the trials.
+reading. All readers leave out the same, whatever they have read before, so that they agree on the
+trials.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def note_settings(
     Raises:
         StorageError: it was made with something else, or not by a study file.
     """
-    if study.direction != StudyDirection.MAXIMIZE:
+    if study.directions != [StudyDirection.MAXIMIZE]:
         raise _foreign(spec, where)
     with my_turn(study):
         before = _Before.read(study, spec)
@@ -95,7 +95,7 @@ def check_settings(study: optuna.Study, spec: StudySpec, content: Mapping[str, s
         StorageError: somebody opened it with something else before anything was measured.
     """
     known = study.user_attrs
-    if settings := _changed_settings(spec, known.get(SPEC, {})):
+    if SPEC in known and (settings := _changed_settings(spec, known[SPEC])):
         raise _other_settings(spec, settings, "the same storage")
     if names := _changed_content(content, known.get(CONTENT, {})):
         raise _other_content(spec, names)

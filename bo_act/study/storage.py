@@ -96,12 +96,14 @@ def _parsed(where: str) -> URL:
 
 
 def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
-    if not create and not path.exists():
+    with one_line(path, "opened"):
+        there = path.exists()
+    if not create and not there:
         raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
     if journal:
         return open_journal(path, stale=_STALE_LOCK)
     with one_line(path, "opened"):
-        if create and not path.exists():
+        if not there:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         if path.is_dir():

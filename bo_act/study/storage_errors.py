@@ -40,7 +40,7 @@ def one_line(where: Path, what: str) -> Iterator[None]:
         what: that was being done to it, "read" or "written".
 
     Raises:
-        StorageError: in place of ``OSError``.
+        StorageError: in place of ``OSError``, and of ``ValueError`` (a path that can be none).
     """
     try:
         yield
@@ -49,6 +49,8 @@ def one_line(where: Path, what: str) -> Iterator[None]:
             f"the study storage {where} cannot be {what}: {error.strerror or error}; "
             f"{_os_advice(error)}"
         ) from error
+    except ValueError as error:
+        raise StorageError(f"the study storage {str(where)!r} cannot be {what}: {error}") from error
 
 
 def unusable(where: str, reason: str, what: str = "used") -> StorageError:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from bo_act.errors import StorageError
 from bo_act.specs import SEARCHED
 from bo_act.study.results import count
 from bo_act.study.settings import shown
@@ -92,7 +92,7 @@ class Now:
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
                 # A busy database; whoever works on the study sees to it.
-                with suppress(OptunaError):
+                with suppress(StorageError, OptunaError):
                     self._trials = own_trials(self._study)
                 self._looked = time.monotonic()
             return self._trials
