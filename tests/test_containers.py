@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -81,12 +82,17 @@ def begin(trials: int, seconds: float) -> None:
     Path("seconds.txt").write_text(str(seconds))
 
 
-def container(host: str, storage: str, told: str = "") -> subprocess.Popen[bytes]:
-    """Start a worker in a container of this host name."""
+def container(
+    host: str, storage: str, told: str = "", *, proc: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start a worker in a container of this host name, with a /proc of its own or without."""
     worker = [sys.executable, "-m", "bo_act.cli", "worker", "shared.toml", "--storage", storage]
     with Path(told or f"{host}.txt").open("wb") as stderr:
         return subprocess.Popen(
-            [*INSIDE, "sh", "-c", 'hostname "$0"; exec "$@"', host, *worker],
+            [
+                *(one for one in INSIDE if proc or one != "--mount-proc"),
+                *["sh", "-c", 'hostname "$0"; exec "$@"', host, *worker],
+            ],
             env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -118,11 +124,17 @@ def trained() -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-@pytest.mark.parametrize("hosts", [("same", "same"), ("one", "two")], ids=["same", "two"])
-def test_two_containers_leave_each_others_trials_alone(storage, hosts):
-    """Of the same host name or not: each trial is trained once, though some outlast the grace."""
+@pytest.mark.parametrize(
+    ("hosts", "proc"),
+    [(("same", "same"), True), (("same", "same"), False), (("one", "two"), True)],
+    ids=["same name", "same name and no proc", "two names"],
+)
+def test_two_containers_leave_each_others_trials_alone(storage, hosts, proc):
+    """Each trial is trained once, though some take longer than the grace period."""
     begin(trials=10, seconds=1.0)
-    first, second = (container(host, storage, f"{n}.txt") for n, host in enumerate(hosts))
+    first, second = (
+        container(host, storage, f"{n}.txt", proc=proc) for n, host in enumerate(hosts)
+    )
     wait_for(lambda: len(trained()) > 3, first, second)
     Path("seconds.txt").write_text("5.0")  # longer than the grace period
     wait_for(lambda: len(trained()) > 5, first, second)
@@ -174,3 +186,36 @@ def test_who_was_stopped_for_too_long_leaves_the_trial(storage):
     assert trials[0].value == 0.2
     assert trials[0].system_attrs[DEATHS] == 1
     assert "trial 0 was taken over by two (pid " in Path("one.txt").read_text()
+
+
+def test_containers_are_killed_and_started_again(storage, capsys):
+    """Under the same name or another, while they train and while they begin."""
+    begin(trials=60, seconds=0.3)
+    randomness = random.Random(0)
+    names = iter(range(1000))
+
+    def start() -> subprocess.Popen[bytes]:
+        host = randomness.choice(["same", f"host-{next(names)}"])
+        return container(host, storage, f"{next(names)}.txt")
+
+    workers, kills = [start(), start()], 0
+    while kills < 8:
+        least = len(trained()) + randomness.randrange(2, 6)
+        wait_for(lambda least=least: len(trained()) >= least)
+        place = randomness.randrange(2)
+        stop(workers[place])
+        kills += 1
+        workers[place] = start()
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    trials = trials_of(storage)
+    deaths = sum(trial.system_attrs.get(DEATHS, 0) for trial in trials)
+    often = Counter(line.split()[1] for line in trained())
+    with capsys.disabled():
+        states = dict(Counter(trial.state.name for trial in trials))
+        print(f"{storage}: {states}, {kills} kills, {deaths} trials taken over")
+    assert Counter(trial.state for trial in trials) == {TrialState.COMPLETE: 60}
+    assert len({trial.user_attrs["index"] for trial in trials}) == 60
+    # Trained again is what was taken over, and nothing else.
+    assert sum(often.values()) <= 60 + deaths
+    assert 0 < deaths <= kills
+    assert not list(Path().glob("*.beat-*"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -340,6 +341,32 @@ def test_a_heartbeat_that_cannot_be_written_is_told_once(of_file, tmp_path, capl
     with Heartbeat(of_file, trial, grace=GRACES):
         time.sleep(GRACES)
     assert caplog.text.count("no heartbeat can be written") == 1
+
+
+def test_a_full_disk_lets_nobody_look_dead(tmp_path):
+    """A file's time takes no room, whether the trial began before the disk was full or after."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(volume)]
+    if (
+        not shutil.which("mount")
+        or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode
+    ):
+        pytest.skip("needs root and a tmpfs")
+    try:
+        study = optuna.create_study(storage=open_storage(str(volume / "study.db")))
+        trials = [elsewhere(study), elsewhere(study)]
+        with Heartbeat(study, trials[0], grace=GRACES):
+            with (volume / "full").open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(b"0" * 4096):
+                    pass
+            with Heartbeat(study, trials[1], grace=GRACES):
+                for trial in trials:
+                    before = beats_of(study).read()[trial]
+                    time.sleep(GRACES / 2)
+                    assert beats_of(study).read()[trial][0] != before[0]
+    finally:
+        subprocess.run(["umount", "-l", str(volume)], check=True)
 
 
 @pytest.mark.parametrize("where", ["sqlite:///:memory:", None])
