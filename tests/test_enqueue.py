@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from made_up import TASK
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FixedTrial, TrialState
 
-from bo_act import ActivationSampler, why
+from bo_act import ActivationSampler, read_study, why
 from bo_act.activations.expressions import parse
 from bo_act.activations.space import Space, load_space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.specs import SpaceSpec
-from bo_act.study.storage import open_storage
+from bo_act.study.storage import load_study, open_storage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -304,3 +305,41 @@ def test_every_expression_is_found(act_bench):
     for number in numbers:
         assert act_bench.find(act_bench.expression(number)) is not None
     assert act_bench.find(parse("exp(exp(exp(x)))")) is None
+
+
+# --- studies of a file ----------------------------------------------------------------------
+
+
+def test_a_study_file_goes_on_with_what_is_enqueued(bo_act, tmp_path, monkeypatch):
+    """By hand, from another program, whose study knows nothing of our sampler."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\nspace = "classic"\ntrials = 4\n'
+        + TASK
+        + "[features]\nfim = false\n[confirm]\nseeds = 0\n"
+        + '[parameters]\n"training.learning_rate" = { low = 0.001, high = 1.0, log = true }\n'
+    )
+    assert bo_act("run", "s.toml", "--quiet")[0] == 0
+    spec = read_study("s.toml")
+    study = load_study(spec)
+    rates = {trial.params["training.learning_rate"] for trial in study.trials[:3]}
+    assert rates == {spec.training.learning_rate}  # of the baselines
+    classic = load_space("classic")
+    classic.enqueue(study, "nn.SELU", **{"training.learning_rate": 0.25})
+    classic.enqueue(study, "gelu")
+    study.enqueue_trial({"activation": "relu(x)"})
+    code, _, err = bo_act("run", "s.toml", "--quiet", "--set", "trials=7")
+    assert code == 2
+    assert "space.enqueue(study, 'relu(x)')" in " ".join(err.split())
+    code, _, _ = bo_act("run", "s.toml", "--quiet", "--set", "trials=7")
+    assert code == 0
+    trials = load_study(spec).trials
+    assert [trial.state.name for trial in trials] == [*["COMPLETE"] * 6, "FAIL", "COMPLETE"]
+    assert [classic.activation_of(trial) for trial in trials[4:6]] == ["selu(x)", "gelu(x)"]
+    assert [trial.params["training.learning_rate"] for trial in trials[4:6]] == [
+        0.25,
+        spec.training.learning_rate,
+    ]
+    code, out, _ = bo_act("why", "s.toml", "4")
+    assert code == 0
+    assert "by a person" in out

@@ -379,19 +379,18 @@ class ActivationSampler(BaseSampler):
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
         """Note the function that a person chose, and what it is to be evaluated with."""
         try:
-            self.parameters.check_enqueued(study, fixed)
-            slots = self.parameters.completed(fixed, trial.number)
+            self.check_enqueued(study, fixed)
+            if not (slots := self.parameters.completed(fixed, trial.number)):
+                return
+            others = {} if self._delegates else self.parameters.common(study)
+            free = {name: d for name, d in others.items() if name not in fixed}
+            params = {**self.parameters.shared(study, free), **fixed, **slots}
+            key, claim = (CONFIGURATION, params) if self._side(study, others) else (CLAIM, slots)
         except SearchError as error:
             # Nobody has this trial in hand yet, so that nobody else could end it.
             study._storage.set_trial_user_attr(trial._trial_id, "failure", str(error))
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             raise
-        if not slots:
-            return
-        others = {} if self._delegates else self.parameters.common(study)
-        free = {name: d for name, d in others.items() if name not in fixed}
-        params = {**self.parameters.shared(study, free), **fixed, **slots}
-        key, claim = (CONFIGURATION, params) if self._side(study, others) else (CLAIM, slots)
         study._storage.set_trial_system_attr(trial._trial_id, key, claim)
         trial.system_attrs[key] = claim
         self._note(study, trial, slots, {"by": "enqueued"})
