@@ -2,5 +2,6 @@
 
 from bo_act.networks.builder import Activations, NetworkBuilder, load_network
 from bo_act.networks.initialization import initialize
+from bo_act.networks.lazy import materialize
 
-__all__ = ["Activations", "NetworkBuilder", "initialize", "load_network"]
+__all__ = ["Activations", "NetworkBuilder", "initialize", "load_network", "materialize"]

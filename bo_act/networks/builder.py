@@ -27,6 +27,7 @@ from torch import nn
 
 from bo_act import library
 from bo_act.errors import BoActError, NetworkError, nearest
+from bo_act.failures import USERS, is_machines, one_line
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 
@@ -141,12 +142,14 @@ class NetworkBuilder:
                     num_classes=num_classes,
                     **self.options,
                 )
-            except (BoActError, torch.OutOfMemoryError):
-                raise  # out of memory is no fault of the file
-            except Exception as error:
+            except BoActError:
+                raise
+            except USERS as error:
+                if is_machines(error):  # out of memory is no fault of the file
+                    raise
                 raise NetworkError(
                     f"{self.path}: build failed for {in_channels} channels, images of "
-                    f"{image_size} x {image_size} and {num_classes} classes: {_one_line(error)}"
+                    f"{image_size} x {image_size} and {num_classes} classes: {one_line(error)}"
                 ) from error
         if not isinstance(network, nn.Module):
             raise NetworkError(
@@ -180,7 +183,7 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise NetworkError(f"{path}: cannot be read: {_one_line(error)}") from error
+        raise NetworkError(f"{path}: cannot be read: {one_line(error)}") from error
     return _builder(spec.name, path, source, dict(spec.options))
 
 
@@ -218,9 +221,9 @@ def _build_of_file(
 def _import(path: Path, source: bytes) -> ModuleType:
     try:
         return library.load_module(path, source)
-    except (Exception, SystemExit) as error:
+    except USERS as error:
         raise NetworkError(
-            f"{path}: cannot be imported: {_one_line(error)}; "
+            f"{path}: cannot be imported: {one_line(error)}; "
             f"expected a self-contained Python file that defines {EXPECTED}"
         ) from error
 
@@ -269,9 +272,3 @@ def _shown(signature: inspect.Signature) -> str:
         for parameter in signature.parameters.values()
     ]
     return str(inspect.Signature(plain))
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{name}: {text}" if text else name

@@ -99,7 +99,7 @@ def _work(spec: str, folder: str) -> int | BaseException:
         os.chdir(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return work(StudySpec.model_validate_json(spec))
+        return work(StudySpec.model_validate_json(spec), checked=True)
     except BoActError as error:
         return error
     except Exception as error:

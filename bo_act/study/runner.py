@@ -17,6 +17,7 @@ import optuna
 from bo_act.errors import SpecError
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callback, Callbacks
+from bo_act.study.checks import check_before_search
 from bo_act.study.confirm import confirm
 from bo_act.study.crew import search_with_crew
 from bo_act.study.environment import keep_environment
@@ -67,6 +68,7 @@ def run_study(
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     events.opened(study)
     if finished(study) < spec.trials:
+        check_before_search(task)
         keep_environment(study)
         features = look_at_functions(task, events, workers=workers)
         study.sampler = sampler = make_sampler(task, features, study)

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.specs import StudySpec
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.database import database_of
+from bo_act.study.reasons import FailureGroup
 from bo_act.study.results import Counts, Found, count, summarize
 from bo_act.study.storage import load_study, location
 from bo_act.study.trials import read_trials
@@ -58,6 +59,8 @@ class StudyStatus:
         seconds_left: at that rate; None where there is none.
         best: the best function by validation accuracy; None before any.
         done: whether all trials have finished.
+        failures: what failed, and why, grouped by reason.
+        lacking: why there is no best function; empty where there is one.
     """
 
     study: str
@@ -69,6 +72,8 @@ class StudyStatus:
     seconds_left: float | None
     best: Found | None
     done: bool
+    failures: tuple[FailureGroup, ...] = ()
+    lacking: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -92,6 +97,7 @@ def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStat
     counts = count(trials)
     rate = _per_second(trials)
     left = max(0, spec.trials - counts.finished)
+    found = summarize(study, spec)
     working = any(t.state == TrialState.RUNNING and t.number not in abandoned for t in trials)
     return StudyStatus(
         study=study.study_name,
@@ -105,8 +111,10 @@ def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStat
         ),
         per_hour=None if rate is None else 3600 * rate,
         seconds_left=left / rate if rate and working else None,
-        best=summarize(study, spec).best,
+        best=found.best,
         done=not left,
+        failures=found.failures,
+        lacking=found.lacking,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.failures import Failure
 from bo_act.search.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.study.claims import OWNER, Owner
@@ -23,6 +24,18 @@ def is_own(trial: FrozenTrial) -> bool:
     return SOURCE not in trial.user_attrs
 
 
+def has_values(study: Study) -> bool:
+    """Tell whether a trial of the study's own has come to a value."""
+    done = (TrialState.COMPLETE, TrialState.PRUNED)
+    return any(map(is_own, study.get_trials(deepcopy=False, states=done)))
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Tell whether a failed trial says anything of its function, and not of the user's file."""
+    failure = Failure.read(trial.user_attrs.get("failure"))
+    return failure is None or failure.blame != "file"
+
+
 @dataclass(frozen=True)
 class Trials:
     """A study's own trials, each kind in the order of their numbers.
@@ -30,7 +43,8 @@ class Trials:
     Attributes:
         complete: with a value.
         pruned: stopped early.
-        failed: ended without a value, for no fault of the function's.
+        failed: ended without a value, for no fault of the function's; those are left out that
+            the user's file is to blame for.
         waiting: live ones, or not yet begun, by whoever runs them.
         number: the place of the next trial, lost trials and those of sources not counted, so that a
             repetition of a lost trial has the same random state.
@@ -86,7 +100,7 @@ class Trials:
         return cls(
             tuple(t for t in of_state(TrialState.COMPLETE) if t.value is not None),
             of_state(TrialState.PRUNED),
-            of_state(TrialState.FAIL),
+            tuple(filter(_counts, of_state(TrialState.FAIL))),
             of_state(TrialState.RUNNING, TrialState.WAITING),
             before - lost,
             1.0 if direction == StudyDirection.MAXIMIZE else -1.0,

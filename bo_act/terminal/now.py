@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bo_act.specs import SEARCHED
+from bo_act.study.reasons import is_diverged
 from bo_act.study.results import count
 from bo_act.study.settings import shown
 
@@ -59,7 +60,9 @@ class Now:
         """Return what is shown now, as names and lines."""
         trials = self._read()
         rows = []
-        finished = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+        finished = [
+            t for t in trials if t.state == TrialState.COMPLETE and t.values and not is_diverged(t)
+        ]
         best = max(finished, key=lambda trial: float(trial.values[0]), default=None)
         if best is not None:
             line = Text().append(f"{best.values[0]:.4f}", "bold green").append(f"  {_what(best)}")

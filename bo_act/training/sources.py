@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bo_act import library
 from bo_act.errors import DataError
+from bo_act.failures import USERS, is_machines, one_line
 from bo_act.specs import DataSpec
 from bo_act.training.split import others, stratified_sample
 
@@ -136,7 +137,7 @@ def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advic
             shutil.copytree(fetched, target, dirs_exist_ok=True, copy_function=os.replace)
     except Exception as error:  # torchvision and urllib raise many kinds
         raise DataError(
-            f"{spec.name!r} could not be downloaded ({_one_line(error)}); {advice}"
+            f"{spec.name!r} could not be downloaded ({one_line(error)}); {advice}"
         ) from error
 
 
@@ -190,7 +191,7 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
         except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
             raise DataError(
                 f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
-                f"({_one_line(error)}); fetch them again"
+                f"({one_line(error)}); fetch them again"
             ) from error
     images = torch.as_tensor(content.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
@@ -218,13 +219,23 @@ def _own(spec: DataSpec, *, train: bool) -> Part:
     try:
         module = library.load_module(file, file.read_bytes())
         images, labels = getattr(module, function)(train=train)
-    except (Exception, SystemExit) as error:
+        part = _as_tensor(images), _as_tensor(labels)
+    except USERS as error:
+        if is_machines(error):
+            raise
         raise DataError(
-            f"{spec.name}: {_one_line(error)}; expected {function}(*, train) that returns "
+            f"{spec.name}: {one_line(error)}; expected {function}(*, train) that returns "
             f"images (n, c, h, w) and labels (n,) of the training set or, with train = False, of "
             f"the test set"
         ) from error
-    return checked(torch.as_tensor(images), torch.as_tensor(labels), spec.name)
+    which = spec.name if train else f"{spec.name}, with train = False"
+    return checked(*part, which)
+
+
+def _as_tensor(content: Any) -> Tensor:
+    """Return what may be an array, a tensor on any device, or a list, as a tensor."""
+    found = torch.as_tensor(content).detach().cpu()
+    return found if found.layout == torch.strided else found.to_dense()
 
 
 def checked(images: Tensor, labels: Tensor, where: str) -> Part:
@@ -233,25 +244,29 @@ def checked(images: Tensor, labels: Tensor, where: str) -> Part:
     Raises:
         DataError: they are not, and the message begins with ``where``.
     """
-    if images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):
+    if images.ndim != 4 or images.shape[2] != images.shape[3] or not images.numel():
         raise DataError(
             f"{where}: expected square images of the shape (n, c, h, w), got {tuple(images.shape)}"
         )
+    if images.is_complex():
+        raise DataError(f"{where}: expected images of real numbers, got {images.dtype}")
     if images.dtype != torch.uint8:
         images = images.float()
         if not bool(((images >= 0) & (images <= 1)).all()):
+            unknown = int((~images.isfinite()).sum())
+            came = (
+                f"{unknown} that are not finite"
+                if unknown
+                else f"{images.min():.4g} to {images.max():.4g}"
+            )
             raise DataError(
-                f"{where}: expected images as uint8, or as numbers from 0 to 1, got others"
+                f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}"
             )
     whole = not labels.is_floating_point() and not labels.is_complex()
     if labels.shape != images.shape[:1] or not whole or int(labels.min()) < 0:
         raise DataError(
             f"{where}: expected {len(images)} labels, whole numbers from 0, got "
             f"{labels.dtype} of the shape {tuple(labels.shape)}"
+            + (f", from {int(labels.min())}" if whole and labels.numel() else "")
         )
     return images.contiguous(), labels.long()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
