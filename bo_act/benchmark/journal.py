@@ -124,7 +124,12 @@ class RunJournal:
             return
         first, *lines = content[:whole].split(b"\n")[:-1]
         self._checked = first.startswith(b'{"form": %d' % _FORM)
-        self._check(self._parse(first, 1))
+        header = self._parse(first, 1)
+        if not lines and header != self.header:  # nothing was made of it, as where it failed
+            self._file.truncate(0)
+            self._write(self.header)
+            return
+        self._check(header)
         for number, line in enumerate(lines, start=2):
             record = self._parse(line, number)
             try:

@@ -53,7 +53,7 @@ def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
         size = min(top, len(order))
         again = np.argsort(-fresh, kind="stable")[:size]
         for name, value in {
-            "correlation": stats.spearmanr(others, fresh).statistic,
+            "correlation": _correlation(others, fresh),
             "correlation_top": _correlation(others[fifth], fresh[fifth]),
             "deviation": np.median(runs[fifth].std(axis=1, ddof=1)),
             "chosen": others[best],

@@ -26,7 +26,8 @@ from torch import nn
 
 from bo_act import library
 from bo_act.errors import BoActError, NetworkError, nearest
-from bo_act.io import digest, one_line
+from bo_act.failures import USERS, is_machines, one_line
+from bo_act.io import digest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 from bo_act.user_files import UserFile, load_file, read_file
@@ -167,9 +168,11 @@ class NetworkBuilder:
                     num_classes=num_classes,
                     **self.options,
                 )
-            except (BoActError, torch.OutOfMemoryError):
-                raise  # out of memory is no fault of the file
-            except Exception as error:
+            except BoActError:
+                raise
+            except USERS as error:
+                if is_machines(error):  # out of memory is no fault of the file
+                    raise
                 raise NetworkError(
                     f"{self.path}: build failed for {in_channels} channels, images of "
                     f"{image_size} x {image_size} and {num_classes} classes: {one_line(error)}"

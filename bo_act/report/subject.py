@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import BoActError, ExpressionError
@@ -50,11 +51,16 @@ class Subject:
         return tuple(name for name in names if name) or ("",)
 
     @property
+    def trials(self) -> list[FrozenTrial]:
+        """The study's own trials, without those of its sources."""
+        return own_trials(self.study)
+
+    @property
     def in_percent(self) -> bool:
         """Whether values are accuracies, as those of study files are."""
         return self.spec is not None
 
-    def functions(self, trial: optuna.trial.FrozenTrial) -> tuple[str, ...]:
+    def functions(self, trial: FrozenTrial) -> tuple[str, ...]:
         """Return the texts of a trial's functions, one for each place; empty where it has none."""
         texts = []
         for name in self.activations:

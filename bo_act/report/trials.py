@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.report.subject import Subject
 from bo_act.search.observations import warp_targets
+from bo_act.study.reasons import failure_of_trial
 from bo_act.study.settings import shown
 from bo_act.study.trials import is_diverged, own_only, own_trials
 
@@ -51,7 +52,7 @@ class Row:
 
 def rows(subject: Subject) -> list[Row]:
     """Return a study's own trials in their order, without those of its sources."""
-    return [_row(trial, subject) for trial in own_trials(subject.study)]
+    return [_row(trial, subject) for trial in subject.trials]
 
 
 def _row(trial: FrozenTrial, subject: Subject) -> Row:
@@ -75,7 +76,7 @@ def _row(trial: FrozenTrial, subject: Subject) -> Row:
         seconds,
         attributes.get("cost"),
         tuple(float(v) for v in reported if math.isfinite(v)),
-        str(attributes.get("failure") or proposal.get("note") or ""),
+        str(failure_of_trial(trial) or proposal.get("note") or ""),
     )
 
 

@@ -18,9 +18,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import SpecError, nearest
+from bo_act.failures import USERS, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.dashboard_notes import DashboardNote
-from bo_act.urls import without_secrets
 from bo_act.user_files import load_function
 
 Callback = Callable[[optuna.Study, FrozenTrial], Any]
@@ -57,13 +57,12 @@ class Callbacks:
         for name, callback in self._named:
             try:
                 callback(study, trial)
-            except Exception as error:  # whatever it is, the trial is kept and the study goes on
+            except USERS as error:  # whatever it is, the trial is kept and the study goes on
                 if name not in self._reported:
                     self._reported.add(name)
                     warnings.warn(
                         f"the callback {name} failed at trial {trial.number} and is called again "
-                        "at the next one; said once: "
-                        + without_secrets(f"{type(error).__name__}: {error}"),
+                        f"at the next one; said once: {one_line(error)}",
                         stacklevel=2,
                     )
 

@@ -106,6 +106,8 @@ class _Slot:
 
     Attributes:
         deaths: of its workers, since any worker of the study has ended a trial.
+        done: whether its worker has found nothing more to do. One that ends without saying so was
+            ended by something, as by ``os._exit`` in code of the user's.
     """
 
     def __init__(self, spec: StudySpec, slot: int, workers: int) -> None:
@@ -114,6 +116,7 @@ class _Slot:
         training = spec.training.model_copy(update={"device": str(device), "threads": threads})
         self._spec = spec.model_copy(update={"training": training})
         self.deaths = 0
+        self.done = False
         self._start()
 
     def _start(self) -> None:
@@ -139,11 +142,14 @@ class _Slot:
             if isinstance(said, str):
                 warnings.warn(said, stacklevel=2)
                 continue
+            if said is None:
+                self.done = True
+                continue
             self.deaths = 0  # it has ended a trial
         code = self._process.exitcode
         if code is None:
             return True
-        if code == 0:
+        if self.done:
             return False
         self.deaths += 1
         if self.deaths >= _MOST_DEATHS:

@@ -24,8 +24,8 @@ def work_for_parent(connection: Connection, spec: StudySpec) -> None:
     """Work on a study until it is done, and tell the parent what comes.
 
     Args:
-        connection: gets a number whenever a trial has ended, each warning as its text, and the
-            exception that ended the work, if one did.
+        connection: gets a number whenever a trial has ended, each warning as its text, and at last
+            the exception that ended the work, or None where all is done.
         spec: the study.
     """
 
@@ -55,7 +55,8 @@ def work_for_parent(connection: Connection, spec: StudySpec) -> None:
     torch.set_num_threads(spec.training.threads or 1)
     try:
         with terminable():
-            work(spec, events=Report())
+            work(spec, events=Report(), checked=True)
+        tell(None)
     except BoActError as error:
         tell(error)
     except Exception as error:

@@ -99,7 +99,7 @@ def _work(spec: StudySpec, folder: str) -> int | BaseException:
         os.chdir(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return work(spec)
+        return work(spec, checked=True)
     except BoActError as error:
         return error
     except Exception as error:

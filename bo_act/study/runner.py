@@ -19,6 +19,7 @@ from bo_act.errors import SpecError
 from bo_act.io import atomic_write, reason
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callback, Callbacks
+from bo_act.study.checks import check_before_search
 from bo_act.study.confirm import confirm
 from bo_act.study.crew import search_with_crew
 from bo_act.study.environment import keep_environment
@@ -70,9 +71,9 @@ def run_study(
     _keep_spec(spec)
     events.opened(study)
     if finished(study) < spec.trials:
+        check_before_search(task)
         keep_environment(study)
         refuse_itself(study, spec.warm_start.sources)
-        task.check()
         features = look_at_functions(task, events, workers=workers)
         study.sampler = sampler = make_sampler(task, features, study)
         if most := spec.warm_start.as_trials:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.specs import StudySpec
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.heartbeat import Silence, silences
+from bo_act.study.reasons import FailureGroup
 from bo_act.study.results import Counts, Found, count, summarize
 from bo_act.study.storage import load_study, location
 from bo_act.study.trials import StudyView
@@ -59,6 +60,8 @@ class StudyStatus:
         seconds_left: at that rate; None where there is none.
         best: the best function by validation accuracy; None before any.
         done: whether all trials have finished.
+        failures: what failed, and why, grouped by reason.
+        lacking: why there is no best function; empty where there is one.
     """
 
     study: str
@@ -70,6 +73,8 @@ class StudyStatus:
     seconds_left: float | None
     best: Found | None
     done: bool
+    failures: tuple[FailureGroup, ...] = ()
+    lacking: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -95,6 +100,7 @@ def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStat
     workers = tuple(
         _at_work(one, one.number in view.abandoned, silent.get(one.number)) for one in view.running
     )
+    found = summarize(study, spec)
     return StudyStatus(
         study=study.study_name,
         storage=location(spec),
@@ -103,8 +109,10 @@ def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStat
         workers=workers,
         per_hour=None if rate is None else 3600 * rate,
         seconds_left=left / rate if rate and any(one.alive for one in workers) else None,
-        best=summarize(study, spec).best,
+        best=found.best,
         done=not left,
+        failures=found.failures,
+        lacking=found.lacking,
     )
 
 

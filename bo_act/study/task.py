@@ -15,7 +15,8 @@ from torch import nn
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
 from bo_act.activations.space import Space, load_space
-from bo_act.errors import SpecError
+from bo_act.errors import BoActError, NetworkError, SpecError
+from bo_act.failures import USERS, Failure, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.networks import (
@@ -24,6 +25,7 @@ from bo_act.networks import (
     check_gradients,
     initialize,
     load_network,
+    materialize,
 )
 from bo_act.networks.initialization import Initialization
 from bo_act.specs import StudySpec
@@ -62,6 +64,7 @@ class StudyNetwork:
             seed=self.seed,
         )
         shape = (self.in_channels, self.image_size, self.image_size)
+        materialize(network, self.builder.path, shape=shape, seed=self.seed)
         initialize(network, self.init, shape=shape, seed=self.seed)
         return network
 
@@ -203,20 +206,28 @@ class Task:
         images, labels = train_set.take(order[: spec.batch_size])
         network = self.network(seed=spec.seed)
         threads = self.spec.training.threads
-        with cpu_threads(threads):
-            return compute_features(
-                self.space,
-                network=network,
-                images=images,
-                labels=labels,
-                spec=spec,
-                device=pick_device(self.spec.training.device),
-                key=network.key,
-                progress=progress,
-                workers=workers,
-                executor=executor,
-                threads=threads,
-            )
+        try:
+            with cpu_threads(threads):
+                return compute_features(
+                    self.space,
+                    network=network,
+                    images=images,
+                    labels=labels,
+                    spec=spec,
+                    device=pick_device(self.spec.training.device),
+                    key=network.key,
+                    progress=progress,
+                    workers=workers,
+                    executor=executor,
+                    threads=threads,
+                )
+        except USERS as error:
+            if isinstance(error, BoActError) or not Failure.of(error).file:
+                raise
+            raise NetworkError(
+                f"{self.builder.path}: the network fails when its features are computed: "
+                f"{one_line(error)}"
+            ) from error
 
     def train(
         self,

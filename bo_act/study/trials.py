@@ -20,6 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bo_act.errors import SearchError
+from bo_act.failures import Failure
 from bo_act.search.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.study.claims import OWNER, Owner
@@ -134,6 +135,18 @@ def is_diverged(trial: FrozenTrial) -> bool:
     return trial.value is not None and not math.isfinite(trial.value)
 
 
+def has_values(study: Study) -> bool:
+    """Tell whether a trial of the study's own has come to a value."""
+    done = (TrialState.COMPLETE, TrialState.PRUNED)
+    return bool(own_trials(study, *done))
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Tell whether a failed trial says anything of its function, and not of the user's file."""
+    failure = Failure.read(trial.user_attrs.get("failure"))
+    return failure is None or failure.blame != "file"
+
+
 @dataclass(frozen=True)
 class StudyView:
     """A study's own trials at one moment.
@@ -182,8 +195,12 @@ class StudyView:
 
     @cached_property
     def failed(self) -> tuple[FrozenTrial, ...]:
-        """Those that ended without a result, for no fault of the function's."""
-        return tuple(filter(_has_failed, self._of(TrialState.FAIL)))
+        """Those that ended without a result.
+
+        Those are left out that the user's file is to blame for.
+        """
+        some = self._of(TrialState.FAIL)
+        return tuple(trial for trial in some if _has_failed(trial) and _counts(trial))
 
     @cached_property
     def running(self) -> tuple[FrozenTrial, ...]:

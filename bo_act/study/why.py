@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.explain import Explanation, explain
 from bo_act.study.configurations import params_of
+from bo_act.study.reasons import failure_of_trial, state_of
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import shown
 from bo_act.study.spectra import places_of
@@ -25,6 +27,9 @@ class Why:
     Attributes:
         trial, activation: which; with the values of other parameters where the study has any.
         value: what was measured; None where it was not.
+        state: what came of the trial: ``complete``, ``diverged``, ``pruned``, ``failed``,
+            ``running``.
+        failure: why it failed; None where it did not.
         by: how it was chosen: a baseline, at random, by the acquisition function, by a strategy,
             or by a person (``enqueued``).
         explanation: by what had been evaluated then; None where that was too little.
@@ -41,6 +46,8 @@ class Why:
     neighbours: tuple[str, ...] = ()
     spectra: int = 0
     spectra_seconds: float = 0.0
+    state: str = "complete"
+    failure: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -86,6 +93,8 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
         if sampler.searcher.surrogate.name != "gp":
             raise
     value = trial.value if trial.state == TrialState.COMPLETE else None
+    if value is not None and not math.isfinite(value):  # of an objective that diverged
+        value = None
     how = trial.user_attrs.get("proposal", {})
     return Why(
         number,
@@ -96,6 +105,8 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
         similar,
         how.get("spectra", 0),
         how.get("spectra_seconds", 0.0),
+        state_of([trial]),
+        None if (failure := failure_of_trial(trial)) is None else str(failure),
     )
 
 

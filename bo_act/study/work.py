@@ -15,6 +15,7 @@ from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callbacks
+from bo_act.study.checks import check_before_search
 from bo_act.study.claims import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
@@ -22,6 +23,7 @@ from bo_act.study.heartbeat import Heartbeat
 from bo_act.study.leftovers import delete_leftovers
 from bo_act.study.made_with import check_settings
 from bo_act.study.methods import make_strategy
+from bo_act.study.reasons import failure_of_trial
 from bo_act.study.results import best_value, count
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import distributions, places
@@ -30,13 +32,16 @@ from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
 from bo_act.study.times import study_costs
-from bo_act.study.trials import StudyView, own_trials, read_again
+from bo_act.study.trials import StudyView, is_diverged, own_trials, read_again
 from bo_act.study.turns import my_turn
 from bo_act.study.waiting import awaited
 from bo_act.training.trainer import cpu_threads, pick_device
 
-# Failed trials in a row after which the cause is taken to lie outside the functions.
+# Failed trials in a row after which the cause is taken to lie outside the functions. Where code of
+# the user's failed, as many functions: one of them is tried again and fails again.
 _FAILURES_IN_A_ROW = 5
+
+_SAME_VALUES = 5  # different functions in the beginning that may have one value by chance
 
 # Processes that may die over one trial before that is taken to be the function's doing.
 _MOST_DEATHS = 10
@@ -94,6 +99,7 @@ def work(
     events: Events | None = None,
     told: Callbacks | None = None,
     patience: float = 300.0,
+    checked: bool = False,
 ) -> int:
     """Work on a study beside others until it is done, and return how many trials were run here.
 
@@ -102,6 +108,7 @@ def work(
         events: called as the study proceeds.
         told: of each trial that ends here.
         patience: seconds to wait for a database server that is not there yet.
+        checked: whether whoever started this worker has made the checks before a search.
 
     Raises:
         BoActError: something in the study file, the data or the storage is not as it should be.
@@ -114,6 +121,8 @@ def work(
     if finished(study) >= spec.trials:
         return 0
     refuse_itself(study, spec.warm_start.sources)
+    if not checked:
+        check_before_search(task)
     study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
     with cpu_threads(spec.training.threads):
         return search(task, study, sampler, events, told or Callbacks([]))
@@ -123,7 +132,8 @@ def search(
     task: Task, study: optuna.Study, sampler: ActivationSampler, events: Events, told: Callbacks
 ) -> int:
     """Run trials until the study has enough of them; return how many were run here."""
-    total, failures, ran = task.spec.trials, 0, 0
+    total, ran = task.spec.trials, 0
+    failed: set[str] = set()  # one after the other
     events.search(finished(study), total, None, best_value(study))
     while finished(study) < total:
         if _is_enough(task.spec, study, sampler):
@@ -143,18 +153,22 @@ def search(
             warnings.warn(str(taken), stacklevel=2)
             continue
         ran += 1
-        failures = failures + 1 if state == TrialState.FAIL else 0
-        if failures:
-            delete_leftovers(task, study)
-        if failures >= _FAILURES_IN_A_ROW:
-            reason = read_again(study, trial).user_attrs.get("failure", "")
-            raise SearchError(
-                f"{failures} trials failed one after the other, so the cause is not the function; "
-                f"the last: {reason}"
-            )
         frozen = read_again(study, trial)
         told(study, frozen)
         events.search(finished(study), total, frozen, best_value(study))
+        if state != TrialState.FAIL:
+            failed.clear()
+            _warn_of_one_value(task, study)
+            continue
+        delete_leftovers(task, study)
+        failure = failure_of_trial(frozen)
+        functions = failure is not None and failure.blame == "function"
+        failed.add(str(frozen.user_attrs.get("activation") if functions else trial.number))
+        if len(failed) >= _FAILURES_IN_A_ROW:
+            raise SearchError(
+                f"{len(failed)} {'functions' if functions else 'trials'} failed one after the "
+                f"other, so the cause is not the function; the last: {failure}"
+            )
     delete_leftovers(task, study)
     return ran
 
@@ -162,6 +176,25 @@ def search(
 def finished(study: optuna.Study) -> int:
     """Count the trials that have a result."""
     return count(own_trials(study)).finished
+
+
+def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
+    """Warn, once, where the first functions have the very same value.
+
+    Of networks that is checked before the search; a training function of the user's may do without
+    the activation in many ways.
+    """
+    if task.objective is None:
+        return
+    done = own_trials(study, TrialState.COMPLETE)
+    values = {str(t.user_attrs.get("activation")): t.value for t in done if not is_diverged(t)}
+    enough = min(_SAME_VALUES, task.spec.trials)
+    if len(values) == enough > 1 and len(set(values.values())) == 1:
+        warnings.warn(
+            f"the first {enough} functions all have the value {next(iter(values.values()))}: "
+            f"does {task.objective.path.name} use the activation that it is given?",
+            stacklevel=3,
+        )
 
 
 def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -20,7 +21,7 @@ from bo_act.errors import StorageError
 from bo_act.specs import SEARCHED
 from bo_act.study.results import count
 from bo_act.study.settings import shown
-from bo_act.study.trials import own_trials
+from bo_act.study.trials import is_diverged, own_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -64,7 +65,9 @@ class Now:
         """Return what is shown now, as names and lines."""
         trials = self._read()
         rows = []
-        finished = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+        finished = [
+            t for t in trials if t.state == TrialState.COMPLETE and t.values and not is_diverged(t)
+        ]
         best = max(finished, key=lambda trial: float(trial.values[0]), default=None)
         if best is not None:
             line = Text().append(f"{best.values[0]:.4f}", "bold green").append(f"  {_what(best)}")

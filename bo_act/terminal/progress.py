@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from optuna.trial import TrialState
 from rich.console import Group, RenderableType
 from rich.live import Live as RichLive
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +26,7 @@ from rich.table import Column
 
 from bo_act.specs import SEARCHED
 from bo_act.study.events import Events
+from bo_act.study.reasons import failure_of_trial
 from bo_act.terminal.console import duration, err, with_settings
 from bo_act.terminal.now import Now, looked
 
@@ -73,10 +76,11 @@ class Live(Events):
         pace = self.paces.setdefault("search", _Pace(done))
         if trial is not None and not self.quiet:
             better = best is not None and (self.best is None or best > self.best)
+            failed = trial.state == TrialState.FAIL
             if self.screen is not None:
-                self.screen.print(self._line(trial))
-            elif pace.due() or better or done == total:
-                # A log: what is better than all before, and a line a minute.
+                self.screen.print(self._line(trial), whole=failed)
+            elif failed or pace.due() or better or done == total:
+                # A log: what is better than all before, what failed, and a line a minute.
                 err.print(f"search: {done} of {total}{self._line(trial)}", soft_wrap=True)
         self.best = best
         rate = 60 * pace.rate(done)
@@ -133,6 +137,8 @@ class Live(Events):
             shown = f"[bold green]{trial.value:.4f}[/]  " if better else f"{trial.value:.4f}  "
         searched = {k: v for k, v in trial.params.items() if k.startswith(SEARCHED)}
         what = with_settings(text, searched)
+        if (failure := failure_of_trial(trial)) is not None:
+            what += f": {escape(str(failure))}"
         return f"  {trial.number:>4}  {shown}  {what}  [dim]{by}[/]"
 
 
@@ -202,10 +208,10 @@ class _Screen:
         self._live.start()
         self._thread.start()
 
-    def print(self, line: str) -> None:
-        """Print a line above the drawing, cut where the terminal ends."""
+    def print(self, line: str, *, whole: bool = False) -> None:
+        """Print a line above the drawing, cut where the terminal ends unless it is to be whole."""
         with self._lock:
-            err.print(line, no_wrap=True, overflow="ellipsis")
+            err.print(line, no_wrap=not whole, overflow="fold" if whole else "ellipsis")
 
     def close(self) -> None:
         """Draw a last time and give the cursor back."""

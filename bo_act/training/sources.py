@@ -19,10 +19,11 @@ from torch import Tensor
 
 from bo_act import library
 from bo_act.errors import DataError
-from bo_act.io import expanded, one_line
+from bo_act.failures import USERS, is_machines, one_line
+from bo_act.io import expanded
 from bo_act.specs import DataSpec
 from bo_act.training.split import others, stratified_sample
-from bo_act.user_files import line_of, load_function
+from bo_act.user_files import load_function
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_TEST_SEED = 1797  # fixed, so that every study keeps the same test images apart
@@ -219,14 +220,22 @@ def _own(spec: DataSpec, *, train: bool) -> Part:
         f"{spec.name.rpartition(':')[2]}(*, train) that returns images (n, c, h, w) and labels "
         "(n,) of the training set or, with train = False, of the test set"
     )
-    file, function = load_function(spec.name, key="data.name", expected=expected, error=DataError)
+    _, function = load_function(spec.name, key="data.name", expected=expected, error=DataError)
     try:
         images, labels = function(train=train)
-    except (Exception, SystemExit) as error:
-        raise DataError(
-            f"{spec.name}: {one_line(error)}{line_of(error, file.path)}; expected {expected}"
-        ) from error
-    return checked(torch.as_tensor(images), torch.as_tensor(labels), spec.name)
+        part = _as_tensor(images), _as_tensor(labels)
+    except USERS as error:
+        if is_machines(error):
+            raise
+        raise DataError(f"{spec.name}: {one_line(error)}; expected {expected}") from error
+    which = spec.name if train else f"{spec.name}, with train = False"
+    return checked(*part, which)
+
+
+def _as_tensor(content: Any) -> Tensor:
+    """Return what may be an array, a tensor on any device, or a list, as a tensor."""
+    found = torch.as_tensor(content).detach().cpu()
+    return found if found.layout == torch.strided else found.to_dense()
 
 
 def checked(images: Tensor, labels: Tensor, where: str) -> Part:
@@ -235,20 +244,29 @@ def checked(images: Tensor, labels: Tensor, where: str) -> Part:
     Raises:
         DataError: they are not, and the message begins with ``where``.
     """
-    if images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):
+    if images.ndim != 4 or images.shape[2] != images.shape[3] or not images.numel():
         raise DataError(
             f"{where}: expected square images of the shape (n, c, h, w), got {tuple(images.shape)}"
         )
+    if images.is_complex():
+        raise DataError(f"{where}: expected images of real numbers, got {images.dtype}")
     if images.dtype != torch.uint8:
         images = images.float()
         if not bool(((images >= 0) & (images <= 1)).all()):
+            unknown = int((~images.isfinite()).sum())
+            came = (
+                f"{unknown} that are not finite"
+                if unknown
+                else f"{images.min():.4g} to {images.max():.4g}"
+            )
             raise DataError(
-                f"{where}: expected images as uint8, or as numbers from 0 to 1, got others"
+                f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}"
             )
     whole = not labels.is_floating_point() and not labels.is_complex()
     if labels.shape != images.shape[:1] or not whole or int(labels.min()) < 0:
         raise DataError(
             f"{where}: expected {len(images)} labels, whole numbers from 0, got "
             f"{labels.dtype} of the shape {tuple(labels.shape)}"
+            + (f", from {int(labels.min())}" if whole and labels.numel() else "")
         )
     return images.contiguous(), labels.long()

@@ -21,13 +21,18 @@ def split(labels: Tensor, spec: DataSpec, default: int) -> tuple[Tensor, Tensor]
         indices of training and of validation images, ascending.
 
     Raises:
-        DataError: no training image would be left.
+        DataError: no training image would be left, or no validation image.
     """
     held_out = default if spec.validation is None else spec.validation
     if held_out >= len(labels):
         raise DataError(
             f"data.validation: expected fewer than the {len(labels)} images of {spec.name!r} "
             f"that are not test images, got {held_out}; choose a smaller number"
+        )
+    if not held_out:
+        raise DataError(
+            f"data.validation: {spec.name!r} has {len(labels)} images that are not test images, "
+            "too few to hold a tenth of them out; choose how many"
         )
     generator = torch.Generator().manual_seed(spec.seed)
     validation = stratified_sample(labels, held_out, generator)
