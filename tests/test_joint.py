@@ -33,7 +33,7 @@ from bo_act.study.results import read_result
 from bo_act.study.runner import run_study
 from bo_act.study.storage import load_study
 from bo_act.study.task import Task
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -564,8 +564,8 @@ def test_a_function_is_given_up_after_its_retries(space, features):
                     distributions={**space.slots(), **RATE},
                 )
             )
-    assert side.view(Trials.of(study)).observations.closed == {(1,)}
-    assert side.view(Trials.of(study)).number == 0  # lost trials are none
+    assert side.view(StudyView.of(study)).observations.closed == {(1,)}
+    assert side.view(StudyView.of(study)).number == 0  # lost trials are none
 
 
 def test_a_baseline_is_confirmed_with_the_best_settings_it_was_tried_with(study_file):
