@@ -157,8 +157,14 @@ def test_a_killed_container_that_is_started_again_goes_on(storage, host):
     wait_for(lambda: len(trained()) == 3, before)
     stop(before)
     Path("seconds.txt").write_text("0.2")
+    # They get the name spaces' numbers that are free now, which are given anew.
+    others = [subprocess.Popen([*INSIDE, "sleep", "300"]) for _ in range(3)]
     again = container(host, storage, "again.txt")
-    assert again.wait(timeout=120) == 0
+    try:
+        assert again.wait(timeout=120) == 0
+    finally:
+        for other in others:
+            stop(other)
     trials = trials_of(storage)
     assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 3}
     assert trained() == ["one 0", "one 1", "one 2", f"{host} 2"]
