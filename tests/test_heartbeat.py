@@ -385,9 +385,11 @@ def test_optunas_own_storages_have_them(tmp_path, monkeypatch):
     for storage, name in [
         ("sqlite:///own.db", "own.db"),
         ("sqlite:///file:uri.db?uri=true", "uri.db"),
+        (f"sqlite:///file://{tmp_path}/a%20b.db?uri=true", "a b.db"),
         (optuna.storages.JournalStorage(backend), "own.log"),
     ]:
         study = optuna.create_study(storage=storage)
+        assert (tmp_path / name).is_file()
         beats_of(study).beat(7)
         assert (tmp_path / f"{name}.beat-7").exists()
         assert set(beats_of(study).read()) == {7}

@@ -19,6 +19,7 @@ from test_study import SPACE, make
 
 from bo_act import ActivationSampler, load_space, terminal
 from bo_act.errors import BoActError, StorageError
+from bo_act.specs import StudySpec
 from bo_act.study.beats import beats_of
 from bo_act.study.callbacks import Callbacks
 from bo_act.study.claims import CLAIM, OWNER, Owner, TrialTaken
@@ -103,10 +104,12 @@ def objective(trial, activation):
     if trial.number != 1:
         return 0.9
     study, number = trial.study, trial._trial_id
-    study._storage.set_trial_system_attr(number, "bo_act:owner", {owner})
-    beats_of(study).beat(number)
+    {happens}
     {body}
 """
+
+TAKEN = f"""study._storage.set_trial_system_attr(number, "{OWNER}", {ELSEWHERE})
+    beats_of(study).beat(number)"""
 
 
 class Ends(Events):
@@ -124,9 +127,9 @@ class Ends(Events):
             self.study.tell(1, 0.2)
 
 
-def of_objective(body: str) -> object:
+def of_objective(body: str, happens: str = TAKEN) -> StudySpec:
     """A study whose second trial is taken over by a worker elsewhere while it is trained here."""
-    Path("mine.py").write_text(STOLEN.format(owner=ELSEWHERE, body=body))
+    Path("mine.py").write_text(STOLEN.format(happens=happens, body=body))
     return make(name="own", objective="mine.py:objective", trials=3, model=None, data=None)
 
 
@@ -152,6 +155,15 @@ def test_what_a_trial_that_was_taken_over_came_to_is_left_out(body):
     assert events.waited[0].startswith("waiting for trial 1 of host-b (pid 12), heard ")
 
 
+@pytest.mark.parametrize("body", ["return 0.9", "trial.report(0.1, 0)\n    return 0.9"])
+def test_a_trial_that_a_person_ends_is_left(body):
+    """By Optuna's own means, while a worker has it."""
+    spec = of_objective(body, "study.tell(trial.number, state=optuna.trial.TrialState.FAIL)")
+    with pytest.warns(UserWarning, match="trial 1 was ended from elsewhere, as FAIL"):
+        result = run_study(spec)
+    assert (result.trials.complete, result.trials.failed) == (3, 1)
+
+
 @pytest.mark.parametrize("body", ["raise KeyboardInterrupt", "return 1 / 0"])
 def test_what_was_taken_over_is_not_given_back(body):
     spec = of_objective(body)
@@ -165,13 +177,15 @@ def test_a_training_that_was_taken_over_stops_at_the_next_epoch():
     told = []
 
     def take_over() -> None:
-        while not (study := opened(spec)) or not study.trials[0].intermediate_values:
-            time.sleep(0.01)
+        while not (study := opened(spec)):
+            time.sleep(0.1)
+        while not study.trials[0].intermediate_values:
+            time.sleep(0.02)
         own(study, 0, ELSEWHERE)
         beats_of(study).beat(study.trials[0]._trial_id)
         told.append(len(study.trials[0].intermediate_values))
         while len(study.trials) < 2 or study.trials[1].state != TrialState.COMPLETE:
-            time.sleep(0.01)
+            time.sleep(0.1)
         told.append(len(study.trials[0].intermediate_values))
         study.tell(0, 0.2)
 
@@ -207,7 +221,7 @@ def test_waiting_says_for_whom_and_until_when(study):
         set_back(study, number, seconds)
     found = {one.trial: (one.kind, one.text) for one in awaited(study)}
     whom = "waiting for trial {} of host-b (pid 12), "
-    release = "`bo-act release STUDY 3` gives the trial back"
+    release = "bo-act release STUDY"
     assert found == {
         heard: ("alive", whom.format(0) + "heard 4 s ago"),
         silent: (
@@ -217,7 +231,7 @@ def test_waiting_says_for_whom_and_until_when(study):
         never: ("silent", whom.format(2) + "not heard so far; taken over in 60 s unless it speaks"),
         mute: (
             "mute",
-            f"{whom.format(3)}which never says whether it is alive; if it is not, {release}",
+            f"{whom.format(3)}which never says whether it is alive; to give it back: {release} 3",
         ),
         here: (
             "alive",
@@ -227,8 +241,11 @@ def test_waiting_says_for_whom_and_until_when(study):
     beats_of(study).beat(study.trials[here]._trial_id)
     set_back(study, here, 300)
     (stopped,) = [one.text for one in awaited(study) if one.trial == here]
-    assert "alive on this machine but silent for 300 s; `bo-act release STUDY 4` gives" in stopped
-    assert stopped.endswith("--force")
+    said = f"alive here but silent for 300 s; to give it back: {release} 4 --force"
+    assert stopped.endswith(said)
+    nobodys = study.ask().number  # begun by a program that does not say who it is
+    (text,) = [one.text for one in awaited(study) if one.trial == nobodys]
+    assert text.endswith(f"of which nothing says who runs it; to give it back: {release} 6")
 
 
 def set_back(study: optuna.Study, number: int, seconds: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import optuna
 from optuna.storages import RDBStorage
@@ -162,5 +163,5 @@ def _file_of(inner: object) -> Path | None:
     if isinstance(inner, RDBStorage) and not isinstance(inner, PatientDatabase):
         name = inner.engine.url.database
         if name and name.startswith("file:"):  # an address of SQLite's own
-            name = name.removeprefix("file:").partition("?")[0]
+            name = unquote(urlsplit(name).path)
     return None if name in (None, "", ":memory:") else Path(name).resolve()

@@ -161,8 +161,12 @@ class Silence:
 def silences(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[int, Silence]:
     """Return how long nothing was heard of running trials, by their numbers.
 
-    The more often it is called, and the longer a trial runs here meanwhile, the sooner one that has
-    died is known to have: what was not listened to does not count.
+    A process that has died is known to have only after others listened for a while: where this is
+    called again and again, or while a trial runs here.
+
+    Args:
+        study: of the trials.
+        trials: some of them; those that do not run, or say nothing of an owner, are left out.
     """
     beats = beats_of(study)
     owners = [

@@ -25,18 +25,20 @@ def check_mine(study: optuna.Study, trial: Trial) -> None:
     on to say is not to stand beside what the new owner says.
 
     Raises:
-        TrialTaken: it has another owner, or was given back by hand.
+        TrialTaken: it has another owner, was given back by hand, or was ended from elsewhere.
     """
-    attributes = read_again(study, trial).system_attrs
-    if OWNER not in attributes:
-        return
-    owner = Owner.read(attributes[OWNER])
-    if owner != Owner.me():
+    found = read_again(study, trial)
+    owner = Owner.read(found.system_attrs.get(OWNER))
+    if OWNER in found.system_attrs and owner != Owner.me():
         what = "given back by hand" if owner is None else f"taken over by {owner}"
-        raise TrialTaken(
-            f"trial {trial.number} was {what} while this process had it; what it measured of it is "
-            "left out, and it goes on with another trial"
-        )
+    elif found.state.is_finished():
+        what = f"ended from elsewhere, as {found.state.name}"
+    else:
+        return
+    raise TrialTaken(
+        f"trial {trial.number} was {what} while this process had it; what it measured of it is "
+        "left out, and it goes on with another trial"
+    )
 
 
 @contextmanager

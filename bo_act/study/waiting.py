@@ -36,24 +36,24 @@ def awaited(study: optuna.Study) -> list[Awaited]:
     for trial in running:
         owner = Owner.read(trial.system_attrs.get(OWNER))
         told = silent.get(trial.number)
-        kind, said = "mute", "of which nothing says who runs it"
+        free = f"to give it back: bo-act release STUDY {trial.number}"
+        kind, said = "mute", f"of which nothing says who runs it; {free}"
         if owner is not None and told is not None:
-            kind, said = _state(owner, told.seconds, told.left, trial.number)
+            kind, said = _state(owner, told.seconds, told.left, free)
             said = f"of {owner}, {said}"
         found.append(Awaited(trial.number, kind, f"waiting for trial {trial.number} {said}"))
     return found
 
 
-def _state(owner: Owner, seconds: float | None, left: float | None, number: int) -> tuple[str, str]:
+def _state(owner: Owner, seconds: float | None, left: float | None, free: str) -> tuple[str, str]:
     usual = 2 * (owner.patience or 0.0) / BEATS
-    free = f"`bo-act release STUDY {number}` gives the trial back"
     if owner.is_alive():
         if seconds is None or seconds <= (owner.patience or 0.0):
             return "alive", "a process that is alive on this machine"
-        return "silent", f"alive on this machine but silent for {seconds:.0f} s; {free} --force"
+        return "silent", f"alive here but silent for {seconds:.0f} s; {free} --force"
     if seconds is not None and seconds <= usual:
         return "alive", f"heard {seconds:.0f} s ago"
     if left is None:
-        return "mute", f"which never says whether it is alive; if it is not, {free}"
+        return "mute", f"which never says whether it is alive; {free}"
     heard = "not heard so far" if seconds is None else f"silent for {seconds:.0f} s"
     return "silent", f"{heard}; taken over in {max(0.0, left):.0f} s unless it speaks"
