@@ -302,6 +302,12 @@ def test_a_journal_that_is_gone_is_missed_and_not_made_anew():
 
 def test_a_journal_in_whose_place_another_was_put():
     study = a_journal()
-    Path("study.log").write_bytes(Path("study.log").read_bytes()[:300])
-    with pytest.raises(StorageError, match="is shorter than it was"):
+    whole = Path("study.log").read_bytes()
+    Path("study.log").write_bytes(whole[:300])
+    with pytest.raises(StorageError, match="was replaced by another file while it was used"):
+        study.trials  # noqa: B018
+    study = optuna.load_study(study_name="one", storage=open_storage("study.log"))
+    Path("copy.log").write_bytes(whole * 2)
+    Path("copy.log").rename("study.log")
+    with pytest.raises(StorageError, match="was replaced by another file while it was used"):
         study.trials  # noqa: B018

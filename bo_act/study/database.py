@@ -24,7 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from bo_act.errors import StorageError
-from bo_act.study.storage_errors import damaged, one_line, unusable
+from bo_act.study.storage_errors import damaged, one_line, replaced, unusable
 from bo_act.urls import shown_url, without_secrets_of
 
 T = TypeVar("T", bound=type)
@@ -146,10 +146,7 @@ class PatientDatabase(RDBStorage):
         with one_line(self.file, "used"):
             inode = self.file.stat().st_ino
         if inode != self._inode:
-            raise StorageError(
-                f"the study storage {self.file} was replaced by another file while it was used; "
-                "the same command goes on with what is there now"
-            )
+            raise replaced(self.file)
 
     def wait_for(self, call: Callable[[], Any]) -> Any:
         """Call, and call again while the server is away.

@@ -22,7 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from bo_act.errors import StorageError
-from bo_act.study.storage_errors import one_line
+from bo_act.study.storage_errors import one_line, replaced
 
 _BEGINS = b'{"op_code":'  # each record
 _BLOCK = 1 << 16  # bytes that are looked at together for the end of a line
@@ -78,17 +78,16 @@ class _JournalFile(JournalFileBackend):
         lock = JournalFileSymlinkLock(str(path), grace_period=stale)
         super().__init__(str(path), lock_obj=lock)
         self._path = path
+        self._inode = path.stat().st_ino
         self._read = 0, 0  # lines, and bytes of them
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Yield the records after so many lines; an empty one for a line that is none."""
         number, offset = self._read if self._read[0] <= log_number_from else (0, 0)
         with one_line(self._path, "read"), self._path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < offset:
-                raise StorageError(
-                    f"the study storage {self._path} is shorter than it was: another file was put "
-                    "in its place; the same command begins with what is there now"
-                )
+            known = os.fstat(file.fileno())
+            if known.st_ino != self._inode or known.st_size < offset:
+                raise replaced(self._path)
             file.seek(offset)
             # What follows the last line is being written, or was never finished.
             lines = file.read().split(b"\n")[:-1]

@@ -62,6 +62,14 @@ def unusable(where: str, reason: str, what: str = "used") -> StorageError:
     return StorageError(f"the study storage {where} cannot be {what}: {reason}{then}")
 
 
+def replaced(where: Path) -> StorageError:
+    """Return the error that a file is not the one that was opened."""
+    return StorageError(
+        f"the study storage {where} was replaced by another file while it was used; the same "
+        "command goes on with what is there now"
+    )
+
+
 def damaged(where: str, reason: str) -> StorageError:
     """Return the error that a storage's content is not what was written to it."""
     return StorageError(
