@@ -262,8 +262,14 @@ def test_without_an_argument_it_gives_a_fresh_module(options):
 
 
 def test_it_goes_where_classes_and_modules_of_pytorch_go():
+    from torchvision.ops import Conv2dNormActivation
+
     for activation in (nn.ReLU, Activation("relu(x)")):
         assert isinstance(activation(), nn.Module)
+    block = Conv2dNormActivation(1, 2, activation_layer=Activation("tanh(x)"))
+    assert repr(block[-1]) == "Activation(tanh(x))"
+    layer = nn.TransformerEncoderLayer(4, 2, 8, activation=Activation("tanh(x)"))
+    assert layer(torch.zeros(3, 1, 4)).shape == (3, 1, 4)
     network = nn.Sequential(nn.Linear(3, 3), Activation("tanh(x)"))
     x = torch.randn(2, 3)
     compiled = torch.compile(network, backend="eager", fullgraph=True)

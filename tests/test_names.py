@@ -14,6 +14,7 @@ from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.names import ALIASES, own_names
 from bo_act.activations.operators import OPERATORS
 from bo_act.activations.space import Space, load_space
+from bo_act.benchmark.act_bench import read_act_bench
 from bo_act.errors import ExpressionError, SpecError
 from bo_act.specs import SpaceSpec
 
@@ -204,6 +205,18 @@ def test_functions_are_looked_up_by_any_name(act_bench):
         "swish(x)",
         "relu(x)",
     ]
+
+
+def test_keys_of_act_bench_files(tmp_path):
+    space = load_space("classic")
+    accuracies = {"SiLU(x)": 0.9, "relu": 0.8, "nn.Tanh(x)": 0.7, "hardsigmoid(x)": 0.6}
+    file = tmp_path / "b.json"
+    file.write_text(json.dumps({k: {"Validation Accuracy": v} for k, v in accuracies.items()}))
+    benchmark = read_act_bench(file, space=space)
+    values = benchmark.runs["validation_accuracy"][:, 0]
+    for text, value in (("swish(x)", 0.9), ("relu(x)", 0.8), ("tanh(x)", 0.7)):
+        assert values[space.catalogue.index(text)] == pytest.approx(value)
+    assert benchmark.unmatched == ("hardsigmoid(x)",)
 
 
 def test_commands(bo_act, tmp_path, monkeypatch):

@@ -405,8 +405,8 @@ class Block(nn.Module):
 def build(activation, *, in_channels, image_size, num_classes):
     inputs = in_channels * image_size**2
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(inputs, 4), activation, Block(4, activation), activation,
-        nn.ModuleList([deepcopy(activation)])[0], nn.Linear(4, num_classes),
+        nn.Flatten(), nn.Linear(inputs, 4), activation(inplace=True), Block(4, activation),
+        activation, nn.ModuleList([deepcopy(activation)])[0], nn.Linear(4, num_classes),
     )
 """
 

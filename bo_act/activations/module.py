@@ -75,11 +75,17 @@ class Activation(nn.Module):
             self._shift, self._scale = mean, 1.0 / deviation
 
     @overload
-    def __call__(self, x: str = "") -> Activation: ...
+    def __call__(self, x: str = "", *, inplace: bool = False) -> Activation: ...
     @overload
     def __call__(self, x: Tensor) -> Tensor: ...
-    def __call__(self, x: Tensor | str = "") -> Tensor | Activation:
-        """Evaluate, as ``forward``; or return a fresh module where there is nothing to evaluate."""
+    def __call__(self, x: Tensor | str = "", *, inplace: bool = False) -> Tensor | Activation:
+        """Evaluate, as ``forward``; or return a fresh module where there is nothing to evaluate.
+
+        Args:
+            x: pre-activations; or nothing, or the name of a place in a network.
+            inplace: that networks ask of ``nn.SiLU`` and the like; nothing is done in place.
+        """
+        del inplace
         if isinstance(x, str):
             fresh = Activation(self.expression, normalize=self.normalize, fused=self.fused)
             return fresh.train(self.training)

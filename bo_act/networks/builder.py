@@ -56,7 +56,8 @@ class _Places(nn.Module):
     def activation(self) -> Activations:
         return self.given[0]
 
-    def __call__(self, name: Any = "") -> Any:
+    def __call__(self, name: Any = "", *, inplace: bool = False) -> Any:
+        del inplace  # which networks ask of nn.ReLU and the like
         return self.fresh(name) if isinstance(name, str) else super().__call__(name)
 
     def forward(self, x: torch.Tensor) -> Any:

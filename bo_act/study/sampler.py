@@ -266,10 +266,10 @@ class ActivationSampler(BaseSampler):
         Heartbeat(study, trial._trial_id).end()
         diverged = mark_diverged(study, trial, state, values)
         self.delegate.after_trial(own_only(study, trial), trial, state, values)
-        if state != TrialState.FAIL or diverged:
+        if state == TrialState.COMPLETE or diverged:
             warn_of_unasked(trial, self.parameters.settings.defaults if is_compared(trial) else {})
-            if is_optimizing(study) and self._is_exhausted(study, trial):
-                stop(study, self.space.name)
+        if (state != TrialState.FAIL or diverged) and is_optimizing(study):
+            self._stop_if_exhausted(study, trial)
 
     def reseed_rng(self) -> None:
         """Reseed the delegate; proposals have no state to reseed."""
@@ -314,12 +314,12 @@ class ActivationSampler(BaseSampler):
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
         return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
 
-    def _is_exhausted(self, study: Study, trial: FrozenTrial) -> bool:
+    def _stop_if_exhausted(self, study: Study, trial: FrozenTrial) -> None:
         if trial.distributions.keys() - self.parameters.slots.keys() and not self._delegates:
-            return False  # its function can be tried again with other values
+            return  # its function can be tried again with other values
         # With fewer trials than functions some function is left: there is no need to look.
-        places = int(self.embedding.valid.sum())
-        return trial.number + 1 >= places and not self.remaining(study)
+        if trial.number + 1 >= int(self.embedding.valid.sum()) and not self.remaining(study):
+            stop(study, self.space.name)
 
     def _view(self, trials: StudyView) -> View:
         if isinstance(self.catalogue, Frontier):

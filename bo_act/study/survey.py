@@ -24,8 +24,9 @@ from bo_act.features.table import FeatureTable
 from bo_act.specs import AugmentationSpec, StudySpec
 from bo_act.study.checks import check_trains
 from bo_act.study.events import Events
+from bo_act.study.reasons import failure_of, failures_of_runs
 from bo_act.study.task import Task
-from bo_act.study.trials import DIVERGED, failure_of, failures_of_runs
+from bo_act.study.trials import DIVERGED
 from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, measure, pick_device
 from bo_act.workers import compute_in_processes, cores_each
 
