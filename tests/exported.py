@@ -107,7 +107,7 @@ def run_exported(
     """Export functions and run them elsewhere; Keras by backend, ``"keras on jax"``."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(expressions):
-        written = export(text, to=target.split()[0])
+        written = export(text, to=target.split(maxsplit=1)[0])
         path = folder / f"f{number}.{'onnx' if target == 'onnx' else 'py'}"
         path.write_bytes(written if isinstance(written, bytes) else written.encode())
     np.save(folder / "points.npy", GRID.numpy() if points is None else points)
@@ -116,7 +116,7 @@ def run_exported(
     done = subprocess.run(
         [sys.executable, "run.py", ".", target, dtype, "points.npy", out.name],
         cwd=folder,
-        env={**os.environ, "KERAS_BACKEND": target.split()[-1], "PYTHONPATH": ""},
+        env={**os.environ, "KERAS_BACKEND": target.rsplit(maxsplit=1)[-1], "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -52,7 +52,8 @@ READS = {
 READERS = {"get_param_importances", "IntersectionSearchSpace"}
 """Functions of Optuna's that read a study by themselves."""
 
-NO_STUDIES = {"spec", "task.spec", "view", "seen", "land", "status", "result", "self"}
+NO_STUDIES = {"spec", "task.spec", "view", "seen", "land", "status", "result", "self",
+              "subject", "self.subject", "StudyView.of(study)"}  # fmt: skip
 """What else has an attribute ``trials``."""
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import MetaData, create_engine, select, text
 from test_study import SPACE, make
 
 from bo_act.errors import StorageError
+from bo_act.failures import one_line
 from bo_act.study import database
 from bo_act.study.environment import MADE_BY, environments, keep_environment
 from bo_act.study.made_with import SPEC
@@ -264,7 +265,5 @@ def test_what_an_earlier_version_kept_is_mended():
 
 
 def test_what_fails_in_a_training_is_kept_without_passwords():
-    from bo_act.study.evaluate import _one_line
-
     error = RuntimeError(f"cannot reach https://{PW}@server/x " + "x" * 1000)
-    assert _one_line(error).startswith("RuntimeError: cannot reach https://server/x xxx")
+    assert one_line(error).startswith("RuntimeError: cannot reach https://server/x xxx")

@@ -16,6 +16,7 @@ from rich.console import Console
 from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
 from bo_act.study.confirm import Confirmed, Difference, Interval
+from bo_act.study.reasons import nothing_found
 from bo_act.study.results import Counts, Found, StudyResult
 
 
@@ -68,7 +69,7 @@ def test_the_verdict_is_on_the_best_by_validation_not_by_test(screen):
         ((0.01, -0.01, 0.03), "the interval includes zero, so nothing is confirmed"),
         ((-0.03, -0.04, -0.02), "is worse than ReLU: -3.00 ±1.00"),
         ((0.02, None, None), "one seed gives no interval"),
-        (None, "ReLU itself has the best fresh validation accuracy"),
+        (None, "ReLU's trainings failed, so there is nothing to compare with"),
     ],
 )
 def test_what_is_not_confirmed_is_not_claimed(screen, gain, says):
@@ -95,7 +96,8 @@ def test_divergence_is_shown_and_tables_fit_a_narrow_terminal(screen):
 
 
 def test_a_study_without_trials(screen):
-    text = screen(StudyResult("s", "x.db", Counts(), None, Found("relu(x)", None, None)))
+    relu = Found("relu(x)", None, None)
+    text = screen(StudyResult("s", "x.db", Counts(), None, relu, lacking=nothing_found([])))
     assert "No function has been evaluated yet." in text
 
 
