@@ -107,6 +107,11 @@ def test_after_a_kill_in_trial_0_other_settings_are_refused(storage, epoch):
     died(spec, epoch=epoch)
     refused(small(storage=storage, training={"epochs": 5}), "training.epochs was 3, is 5")
     refused(small(storage=storage, seed=1), "seed was 0, is 1")
+    if epoch is not None:
+        source = Path("net.py").read_text()
+        Path("net.py").write_text(source + "\n# a change\n")
+        refused(spec, "the network's file changed since")
+        Path("net.py").write_text(source)
     run_study(spec)
     assert history(spec) == history(undisturbed)
 

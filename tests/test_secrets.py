@@ -166,6 +166,16 @@ def test_what_is_said_of_a_database_that_cannot_be_reached(server, bo_act, url, 
         assert PW not in out + err
 
 
+def test_a_wrong_password_is_not_waited_for(server, monkeypatch):
+    waits = []
+    monkeypatch.setattr("bo_act.study.database.time.sleep", waits.append)
+    for login in ("guarded:wrong", "guarded"):
+        url = f"postgresql://{login}@127.0.0.1:{server.port}/postgres"
+        with pytest.raises(StorageError, match=r"give it by ~/\.pgpass or PGPASSWORD"):
+            open_storage(url, patience=300.0)
+    assert waits == []
+
+
 def test_what_is_said_while_a_database_is_away(server, monkeypatch, caplog):
     password = quote(PASSWORD, safe="")
     url = f"postgresql://127.0.0.1:{server.port}/postgres?user=guarded&password={password}"

@@ -34,6 +34,9 @@ PATIENCE = 3600.0
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts; they double
 
+# What a server says that will not say anything else later.
+_IN_VAIN = ("authentication failed", "no password supplied", "no pg_hba.conf entry")
+
 # What Optuna says on reading of something that is not there.
 _NOT_THERE = ("Record does not exist", "No trial")
 
@@ -123,7 +126,8 @@ class PatientDatabase(RDBStorage):
             except Exception as error:
                 tries += 1
                 raced = "exist" in str(error).lower() or "unique" in str(error).lower()
-                if not ((raced and tries < 5) or (is_lost(error) and time.monotonic() < ends)):
+                comes = is_lost(error) and not any(part in str(error) for part in _IN_VAIN)
+                if not ((raced and tries < 5) or (comes and time.monotonic() < ends)):
                     raise
                 time.sleep(0.3 * tries if tries < 10 else 3.0)
 

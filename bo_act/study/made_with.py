@@ -7,7 +7,7 @@ something was measured with them, and again before each trial: until then they m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -140,19 +140,24 @@ class _Before:
             or (trial.state == TrialState.RUNNING and trial.number not in abandoned)
             for trial in own
         )
-        # One that an error gave back before it had come to anything may have failed by its
-        # settings; one that was killed in the middle of a training goes on with the same.
-        killed = any(t.system_attrs.get(OWNER) or t.intermediate_values for t in begun)
-        saved = bool(begun) and any(Path("runs", spec.name, "checkpoints").glob("*.pt"))
+        # One that was killed goes on with the same. One that was given back may have failed by what
+        # the files say, and by its settings where it had not come to anything.
+        killed = [trial for trial in begun if trial.system_attrs.get(OWNER)]
+        saved = any(Path("runs", spec.name, "checkpoints").glob("*.pt"))
         known = study.user_attrs
         return cls(
             known.get(SPEC),
             known.get(CONTENT, {}),
             begun,
-            measured or killed or saved,
-            measured,
+            measured or bool(killed or (begun and saved) or _curves(begun)),
+            measured or bool(_curves(killed) or (killed and saved)),
             any(trial.params for trial in own),
         )
+
+
+def _curves(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those that have reported something."""
+    return [trial for trial in trials if trial.intermediate_values]
 
 
 def _chooses(changed: Iterable[str]) -> bool:
