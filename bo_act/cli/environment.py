@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +38,13 @@ def schema(
         )
     text = json.dumps(found(kind), indent=2)
     if out is None:
-        typer.echo(text)
+        print(text)
         return
     try:
         atomic_write(out, text + "\n", parents=False)
     except OSError as error:
         raise SpecError(f"cannot write {out}: {reason(error)}") from error
-    typer.echo(f"wrote {out}", err=True)
+    print(f"wrote {out}", file=sys.stderr)
 
 
 @commands.command(

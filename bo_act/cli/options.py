@@ -103,4 +103,4 @@ def read(study: str, changes: list[str] | None, storage: str | None = None) -> S
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+    print(json.dumps(content, indent=2, allow_nan=False))

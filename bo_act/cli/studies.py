@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,7 +74,7 @@ def space(
         },
     )
     for text in texts:
-        typer.echo(text)
+        print(text)
 
 
 @commands.command(
@@ -260,5 +261,5 @@ def show(
     if png is None:
         terminal.plot(found.x, {"value": found.value, "slope": found.slope}, title=found.activation)
     else:
-        typer.echo(f"wrote {png}", err=True)
+        print(f"wrote {png}", file=sys.stderr)
     terminal.key_values(found.activation, found.rows())

@@ -37,7 +37,7 @@ def worker(
     if as_json:
         print_json({"study": spec.name, "trials": ran})
     else:
-        typer.echo(f"{spec.name}: done; {ran} trials were run here")
+        print(f"{spec.name}: done; {ran} trials were run here")
 
 
 @commands.command(
@@ -102,7 +102,7 @@ def dashboard(
     from bo_act.study.storage import load_study
 
     opened = load_study(spec)
-    typer.echo(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
+    print(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
     try:
         run_server(opened._storage, host=host, port=port)
     except OSError as error:

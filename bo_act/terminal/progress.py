@@ -229,4 +229,5 @@ def counting() -> Iterator[Callable[[int, int], None]]:
     try:
         yield progress
     finally:
-        bars.stop()
+        if bars.live.is_started:  # else it would end a line that was never begun
+            bars.stop()
