@@ -8,13 +8,14 @@ looks like a path (a separator or the file ending) is taken as it is.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_cache_dir
 
-from bo_act.errors import ContentNotFoundError, nearest
-from bo_act.io import expanded
+from bo_act.errors import BoActError, ContentNotFoundError, nearest
+from bo_act.io import expanded, reason
 
 Kind = Literal["spaces", "models", "studies", "studies/benchmarks"]
 
@@ -83,6 +84,38 @@ def find(kind: Kind, name: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the folder of caches (features, data): ``$BO_ACT_CACHE_DIR`` or the platform's."""
+    """Return the folder of caches (features, data): ``$BO_ACT_CACHE_DIR`` or the platform's.
+
+    A user without a home folder, as in many containers, has one among the temporary files; it is
+    his own, and gone with them.
+
+    Raises:
+        BoActError: there is no home folder, and nothing else that could be used.
+    """
     moved = os.environ.get("BO_ACT_CACHE_DIR")
-    return expanded(moved) if moved else Path(user_cache_dir("bo-act"))
+    if moved:
+        return expanded(moved)
+    return Path(user_cache_dir("bo-act")) if has_home() else _without_home()
+
+
+def has_home() -> bool:
+    """Return whether the platform knows a folder for this user's caches."""
+    try:
+        return Path(user_cache_dir("bo-act")).is_absolute()
+    except (RuntimeError, KeyError, OSError):
+        return False
+
+
+def _without_home() -> Path:
+    try:
+        folder = Path(tempfile.gettempdir(), f"bo-act-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid == os.getuid():
+            return folder
+        why = f"{folder} belongs to another user"
+    except OSError as error:
+        why = reason(error)
+    raise BoActError(
+        f"there is no home folder for caches, nor one for temporary files: {why}; set "
+        "BO_ACT_CACHE_DIR to a folder"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def schema(
         atomic_write(out, json.dumps(found(kind), indent=2) + "\n", parents=False)
     except OSError as error:
         raise SpecError(f"cannot write {out}: {reason(error)}") from error
-    typer.echo(f"wrote {out}", err=True)
+    print(f"wrote {out}", file=sys.stderr)
 
 
 @commands.command(

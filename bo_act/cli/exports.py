@@ -50,7 +50,7 @@ def export(
     written = exported(expression, to=to, name=name)  # type: ignore[arg-type]
     if out is None:
         if isinstance(written, str):
-            typer.echo(written, nl=False)
+            print(written, end="")
         elif sys.stdout.isatty():
             raise ExportError("an ONNX model is no text; give a file: -o model.onnx")
         else:
@@ -60,4 +60,4 @@ def export(
         atomic_write(out, written, parents=False)
     except OSError as error:
         raise ExportError(f"cannot write {out}: {reason(error)}") from error
-    typer.echo(f"wrote {out}", err=True)
+    print(f"wrote {out}", file=sys.stderr)

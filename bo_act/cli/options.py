@@ -104,7 +104,7 @@ def read(study: str, changes: list[str] | None, storage: str | None = None) -> S
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout; numbers that are not finite, which JSON lacks, are null."""
-    typer.echo(json.dumps(_in_json(content), indent=2, allow_nan=False))
+    print(json.dumps(_in_json(content), indent=2, allow_nan=False))
 
 
 def _in_json(content: Any) -> Any:

@@ -37,7 +37,7 @@ def worker(
     if as_json:
         print_json({"study": spec.name, "trials": ran})
     else:
-        typer.echo(f"{spec.name}: done; {ran} trials were run here")
+        print(f"{spec.name}: done; {ran} trials were run here")
 
 
 @commands.command(
@@ -104,7 +104,7 @@ def release(
     whose = f" of {done.host} (pid {done.pid})" if done.host else ""
     silent = "" if done.silent is None else f", silent for {done.silent:.0f} s,"
     what = f"trial {done.trial}{whose}{silent} was given back"
-    typer.echo(f"{what}; the next worker takes it over under its number")
+    print(f"{what}; the next worker takes it over under its number")
 
 
 @commands.command(
@@ -129,7 +129,7 @@ def dashboard(
     from bo_act.study.storage import load_study
 
     opened = load_study(spec)
-    typer.echo(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
+    print(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
     try:
         run_server(opened._storage, host=host, port=port)
     except OSError as error:

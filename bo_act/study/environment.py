@@ -65,7 +65,8 @@ def _command() -> str:
 def _processor() -> str:
     file = Path("/proc/cpuinfo")
     if file.is_file():
-        named = re.search(r"^model name\s*:\s*(.+)$", file.read_text(errors="replace"), re.M)
+        content = file.read_text(encoding="utf-8", errors="replace")
+        named = re.search(r"^model name\s*:\s*(.+)$", content, re.M)
         if named:
             return named.group(1).strip()
     return platform.processor() or platform.machine()

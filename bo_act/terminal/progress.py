@@ -250,4 +250,5 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield progress
     finally:
-        bars.stop()
+        if bars.live.is_started:  # else it would end a line that was never begun
+            bars.stop()
