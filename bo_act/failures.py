@@ -165,7 +165,8 @@ def _is_machines(error: BaseException) -> bool:
 def clean(text: str) -> str:
     """Return a text on one line that a terminal and a database can hold, cut where it is long."""
     # A surrogate is no text, and PostgreSQL refuses the character 0.
-    line = " ".join(without_secrets(text).encode("utf-8", "replace").decode("utf-8").split())
+    start = without_secrets(text[: 20 * _MOST]).encode("utf-8", "replace").decode("utf-8")
+    line = " ".join(start.split())
     line = "".join(one if one.isprintable() else "?" for one in line)
     return line if len(line) <= _MOST else line[: _MOST - 3] + "..."
 
@@ -221,8 +222,8 @@ def _is_users(file: str) -> bool:
     """Tell whether a file is the user's, or one of those that are there to be edited."""
     if file.startswith("<"):
         return False
-    path = os.path.abspath(file)
-    package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    path = _absolute(file)
+    package = os.path.dirname(_absolute(__file__)) + os.sep
     if path.startswith(package):
         return path.startswith(os.path.join(package, "library", ""))
     parts = Path(path).parts
@@ -235,15 +236,22 @@ def _is_users(file: str) -> bool:
 def _library_folders() -> tuple[str, ...]:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     places = {os.path.realpath(sysconfig.get_path(name)) for name in names}
-    places |= {os.path.abspath(sysconfig.get_path(name)) for name in names}
+    places |= {_absolute(sysconfig.get_path(name)) for name in names}
     torch: Any = sys.modules.get("torch")  # it may be built from its source, elsewhere
     if getattr(torch, "__file__", None):
-        places.add(os.path.dirname(os.path.abspath(torch.__file__)))
+        places.add(os.path.dirname(_absolute(torch.__file__)))
     return tuple(place + os.sep for place in places)
 
 
+def _absolute(file: str) -> str:
+    try:
+        return os.path.abspath(file)
+    except OSError:  # the working folder is gone
+        return file
+
+
 def _shown(file: str) -> str:
-    path = os.path.abspath(file)
+    path = _absolute(file)
     try:
         return clean(Path(path).relative_to(Path.cwd()).as_posix())
     except (ValueError, OSError):  # it lies elsewhere, or the folder is gone

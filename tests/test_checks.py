@@ -58,7 +58,8 @@ def returned(text: str) -> float:
         "None", "'good'", "'0.5'", "b'1'", "True", "np.True_", "torch.tensor(True)", "[1]", "{}",
         "torch.ones(2)", "np.ones((2, 2))", "torch.ones(1, device='meta')", "1j",
         "np.complex128(1j)", "torch.tensor(1j)", "10**400", "10**5000",
-        "fractions.Fraction(10**400)", "object()", "np.datetime64('2020-01-01')", "print", "np.array(['0.5'])",
+        "fractions.Fraction(10**400)", "object()",
+        "np.datetime64('2020-01-01')", "print", "np.array(['0.5'])",
     ],
 )  # fmt: skip
 def test_what_is_no_number_is_told(text):
@@ -456,3 +457,24 @@ def test_checks_leave_the_random_state_and_build_anew():
     assert torch.equal(before, torch.get_rng_state())
     builder = load_network(ModelSpec(name="net.py"))
     assert isinstance(StudyNetwork(builder, 1, 8, 10, 0)(torch.nn.ReLU), torch.nn.Module)
+
+
+def test_what_fails_when_weights_are_set_is_told_with_its_line():
+    said = refused(
+        net(f"1 / 0\n{BODY}", model={"init": "unit_variance"}), NetworkError, "model.init"
+    )
+    assert "(net.py, line 11)" in said
+
+
+def test_a_network_that_refuses_some_functions_has_features_of_the_others():
+    """It is left to the search, where such a function fails with its reason."""
+    spec = net(
+        "x = self.act(x.flatten(1))\nassert (x.abs() < 9).all(), 'too large'\nreturn self.last(x)",
+        features={"fim": True, "batch_size": 32, "quantiles": 8},
+        trials=4,
+    )
+    table = Task.load(spec).features()
+    fim = table.blocks["fim"]
+    reasons = {reason for reason in fim.reasons if reason}
+    assert reasons == {"the network fails with it: AssertionError: too large (net.py, line 12)"}
+    assert fim.present.sum() > 5

@@ -489,6 +489,7 @@ def test_ctrl_c_in_a_training_function_is_a_person(swallow):
     )
     line += "except KeyboardInterrupt:\n    " + ("pass" if swallow else "sys.exit(1)")
     spec = own(f"{line}\nreturn {VALUE}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     with pytest.raises(KeyboardInterrupt):
         run_study(spec)
     assert states(spec) == {"COMPLETE": 1, "RUNNING": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import optuna
@@ -128,6 +129,7 @@ def test_a_trial_that_is_taken_over_reports_no_step_twice(recwarn):
         f"return {VALUE}"
     )
     spec = make(body)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     with pytest.raises(KeyboardInterrupt):
         run_study(spec)
     run_study(spec)

@@ -114,10 +114,11 @@ def _step(
     except USERS as error:
         if isinstance(error, BoActError) or is_machines(error):
             raise
+        many = "1 image" if len(images) == 1 else f"{len(images)} images"
         pieces = f", {size} at a time," if size < len(images) else ""
         raise NetworkError(
-            f"{task.builder.path}: the network cannot be trained on batches of {len(images)} "
-            f"images of shape {tuple(images.shape[1:])}{pieces}: {one_line(error)}{_advice(error)}"
+            f"{task.builder.path}: the network cannot be trained on batches of {many} of shape "
+            f"{tuple(images.shape[1:])}{pieces}: {one_line(error)}{_advice(error)}"
         ) from error
     return [*outcome, *(weight.grad for weight in network.parameters() if weight.grad is not None)]
 

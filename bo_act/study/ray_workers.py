@@ -14,6 +14,7 @@ from typing import Any, TextIO, cast
 import optuna
 
 from bo_act.errors import BoActError, StorageError, WorkerError
+from bo_act.failures import one_line
 from bo_act.features.ray_tasks import WithoutRay, import_ray, start_ray
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callbacks
@@ -81,8 +82,9 @@ def search_with_ray(
                 try:
                     answer = ray.get(one)
                 except ray.exceptions.RayError as error:
-                    text = " ".join(str(error).split())[:300]
-                    raise WorkerError(f"a worker on Ray was lost for good: {text}") from error
+                    raise WorkerError(
+                        f"a worker on Ray was lost for good: {one_line(error)}"
+                    ) from error
                 if isinstance(answer, BaseException):
                     raise answer
 

@@ -16,7 +16,7 @@ from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
 from bo_act.activations.space import Space, load_space
 from bo_act.errors import BoActError, NetworkError, SpecError
-from bo_act.failures import USERS, Failure, one_line
+from bo_act.failures import USERS, Failure, is_machines, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.networks import (
@@ -65,7 +65,15 @@ class StudyNetwork:
         )
         shape = (self.in_channels, self.image_size, self.image_size)
         materialize(network, self.builder.path, shape=shape, seed=self.seed)
-        initialize(network, self.init, shape=shape, seed=self.seed)
+        try:
+            initialize(network, self.init, shape=shape, seed=self.seed)
+        except USERS as error:
+            if is_machines(error):
+                raise
+            raise NetworkError(
+                f"{self.builder.path}: the network fails when its weights are set (model.init = "
+                f"{self.init!r}): {one_line(error)}"
+            ) from error
         return network
 
     @property
