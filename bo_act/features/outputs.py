@@ -21,6 +21,7 @@ from bo_act.activations.expressions import Expression
 from bo_act.activations.module import evaluate, plan
 from bo_act.activations.operators import OPERATORS
 from bo_act.features.table import Block
+from bo_act.torch_state import plain_torch
 
 POINTS = 256
 """Points of the quantile grid."""
@@ -35,7 +36,7 @@ def normal_quantiles(points: int = POINTS) -> Tensor:
     return torch.from_numpy(norm.ppf(levels))
 
 
-@torch.enable_grad()
+@plain_torch()
 def value_and_slope(expression: Expression, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return f(x) and f'(x) elementwise, the slope as autograd gives it.
 
@@ -61,6 +62,7 @@ class Functions(Protocol):
         ...
 
 
+@plain_torch()
 def output_blocks(catalogue: Functions) -> dict[str, Block]:
     """Compute the output features of N functions.
 
@@ -118,7 +120,6 @@ def _by_structure(catalogue: Functions) -> dict[_Operands, list[tuple[bytes, int
     return found
 
 
-@torch.enable_grad()  # a caller without gradients would be told that all slopes are zero
 def _values_and_slopes(
     operands: _Operands, codes: Sequence[bytes], x: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from bo_act import library
 from bo_act.errors import BoActError, NetworkError, nearest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
+from bo_act.torch_state import plain_torch
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, in_channels, image_size, num_classes, <options>)"
@@ -131,7 +132,7 @@ class NetworkBuilder:
         """
         places = _Places(self.path, activation)
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-        with torch.random.fork_rng(devices):
+        with plain_torch(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             try:
                 network = self.build(

@@ -192,9 +192,9 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
                 f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
                 f"({_one_line(error)}); fetch them again"
             ) from error
-    images = torch.as_tensor(content.data)
+    images = torch.as_tensor(content.data, device="cpu")
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return checked(images, torch.as_tensor(content.targets).long(), str(folder))
+    return checked(images, torch.as_tensor(content.targets, device="cpu").long(), str(folder))
 
 
 def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
@@ -224,7 +224,9 @@ def _own(spec: DataSpec, *, train: bool) -> Part:
             f"images (n, c, h, w) and labels (n,) of the training set or, with train = False, of "
             f"the test set"
         ) from error
-    return checked(torch.as_tensor(images), torch.as_tensor(labels), spec.name)
+    return checked(
+        torch.as_tensor(images, device="cpu"), torch.as_tensor(labels, device="cpu"), spec.name
+    )
 
 
 def checked(images: Tensor, labels: Tensor, where: str) -> Part:

@@ -45,22 +45,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "torchvision:googlenet": {"aux_logits": False},
     "torchvision:inception_v3": {"aux_logits": False},
 }
-TIMM = """
-resnet18 resnet26d resnext50_32x4d seresnext26d_32x4d legacy_seresnet18 skresnet18 resnest14d
-res2net50_26w_4s regnetx_002 regnety_002 regnetz_005 efficientnet_lite0 efficientnet_b0
-tf_efficientnetv2_b0 mobilenetv1_100 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small_035
-mnasnet_small fbnetv3_b ghostnet_050 lcnet_035 tinynet_e hardcorenas_a mixnet_s rexnet_100 repvgg_a0
-mobileone_s0 fastvit_t8 convnext_atto convnextv2_atto vit_tiny_patch16_224 deit_tiny_patch16_224
-swin_tiny_patch4_window7_224 coatnet_nano_rw_224 mobilevit_xxs mobilevitv2_050 edgenext_xx_small
-efficientformer_l1 efficientformerv2_s0 poolformer_s12 mixer_s32_224 resmlp_12_224 gmlp_ti16_224
-levit_128s xcit_nano_12_p16_224 pit_ti_224 crossvit_tiny_240 coat_lite_tiny dla46_c densenet121
-ese_vovnet19b_slim hrnet_w18_small selecsls42 cspresnet50 cs3darknet_s nf_regnet_b0 eca_nfnet_l0
-xception41 dpn48b inception_next_atto starnet_s1 repvit_m0_9 tiny_vit_5m_224 hgnetv2_b0
-visformer_tiny gcresnext26ts botnet26t_256 halonet26t lambda_resnet26t bat_resnext26ts gernet_s
-mobilenet_edgetpu_v2_xs nest_tiny convit_tiny twins_svt_small cait_xxs24_224 pvt_v2_b0 mvitv2_tiny
-focalnet_tiny_srf davit_tiny gcvit_xxtiny hiera_tiny_224 shvit_s1 mambaout_femto swiftformer_xs
-efficientvit_b0 efficientvit_m0 sequencer2d_s
-""".split()
+TIMM = [
+    "resnet18", "resnet26d", "resnext50_32x4d", "seresnext26d_32x4d", "legacy_seresnet18",
+    "skresnet18", "resnest14d", "res2net50_26w_4s", "regnetx_002", "regnety_002", "regnetz_005",
+    "efficientnet_lite0", "efficientnet_b0", "tf_efficientnetv2_b0", "mobilenetv1_100",
+    "mobilenetv2_035", "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "mnasnet_small",
+    "fbnetv3_b", "ghostnet_050", "lcnet_035", "tinynet_e", "hardcorenas_a", "mixnet_s",
+    "rexnet_100", "repvgg_a0", "mobileone_s0", "fastvit_t8", "convnext_atto", "convnextv2_atto",
+    "vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224",
+    "coatnet_nano_rw_224", "mobilevit_xxs", "mobilevitv2_050", "edgenext_xx_small",
+    "efficientformer_l1", "efficientformerv2_s0", "poolformer_s12", "mixer_s32_224",
+    "resmlp_12_224", "gmlp_ti16_224", "levit_128s", "xcit_nano_12_p16_224", "pit_ti_224",
+    "crossvit_tiny_240", "coat_lite_tiny", "dla46_c", "densenet121", "ese_vovnet19b_slim",
+    "hrnet_w18_small", "selecsls42", "cspresnet50", "cs3darknet_s", "nf_regnet_b0",
+    "eca_nfnet_l0", "xception41", "dpn48b", "inception_next_atto", "starnet_s1", "repvit_m0_9",
+    "tiny_vit_5m_224", "hgnetv2_b0", "visformer_tiny", "gcresnext26ts", "botnet26t_256",
+    "halonet26t", "lambda_resnet26t", "bat_resnext26ts", "gernet_s", "mobilenet_edgetpu_v2_xs",
+    "nest_tiny", "convit_tiny", "twins_svt_small", "cait_xxs24_224", "pvt_v2_b0", "mvitv2_tiny",
+    "focalnet_tiny_srf", "davit_tiny", "gcvit_xxtiny", "hiera_tiny_224", "shvit_s1",
+    "mambaout_femto", "swiftformer_xs", "efficientvit_b0", "efficientvit_m0", "sequencer2d_s",
+]  # fmt: skip
 
 
 class Place(nn.Module):
