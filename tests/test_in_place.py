@@ -231,20 +231,19 @@ def test_fisher_factors_are_those_of_a_network_without_anything_in_place(text):
 
 @pytest.mark.parametrize("text", FEW)
 @pytest.mark.parametrize(
-    ("name", "side"),
-    [("torchvision:mobilenet_v3_small", 32), ("timm:lcnet_035", 32), ("timm:xcit_nano_12_p16_224", 32)],
-)  # fmt: skip
-def test_networks_of_libraries_train(name, side, text):
+    "name", ["torchvision:mobilenet_v3_small", "timm:lcnet_035", "timm:xcit_nano_12_p16_224"]
+)
+def test_networks_of_libraries_train(name, text):
     if name.startswith("timm"):
         pytest.importorskip("timm")
     made = load_network(ModelSpec(name=name))(
-        lambda: Activation(text), in_channels=3, image_size=side, num_classes=10, seed=0
+        lambda: Activation(text), in_channels=3, image_size=32, num_classes=10, seed=0
     )
     other = copy.deepcopy(made)
     for module in other.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
-    x = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     gradients = []
     for network in (made, other):
         torch.manual_seed(0)

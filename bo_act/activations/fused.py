@@ -75,7 +75,7 @@ class Fused:
         return slope
 
     def _run(self, number: int, *tensors: Tensor) -> Tensor:
-        """Run the forward pass (0) or the backward pass (1): compiled, or eager where that fails."""
+        """Run the forward pass (0) or the backward pass (1); eager where compiling fails."""
         passes: tuple[Function, Function] = (self.eager, self._slope)
         if self.why_not is None:
             try:
@@ -107,7 +107,7 @@ class _Passes(torch.autograd.Function):
 def _needs_operators(x: Tensor) -> bool:
     """Tell whether somebody looks at the operators one by one, or x is no ordinary tensor."""
     return (
-        torch.jit.is_tracing()
+        torch.jit.is_tracing()  # type: ignore[attr-defined]
         or torch.is_anomaly_enabled()
         or torch._C._functorch.is_functorch_wrapped_tensor(x)
         or torch._C._len_torch_dispatch_stack() > 0

@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.tracing import node, scripted
+from bo_act.activations.tracing import as_node, scripted
 from bo_act.errors import ExpressionError
 from bo_act.markup import Markup, escape
 
@@ -26,7 +26,10 @@ class Activation(nn.Module):
     of a place), it returns a fresh module of the same function. So it stands in for ``nn.SiLU()``
     as well as for ``nn.SiLU``, whichever a network is written for.
 
-    Works in every floating dtype, on every device, under autocast and ``torch.compile``.
+    Works in every floating dtype, on every device, under autocast and ``torch.compile``. What
+    works with ``nn.SiLU`` works with it: what follows may change the output in place, and the
+    module is traced, scripted, exported, saved and loaded like one of torch's own.
+
     Half-precision input is computed in float32 inside and returned in its own dtype, since
     composed functions (``exp`` of ``square``) leave the range of half precision long before
     their value does.
@@ -101,7 +104,7 @@ class Activation(nn.Module):
         Returns:
             Values, same shape and dtype.
         """
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             if x.dtype == torch.float16 or x.dtype == torch.bfloat16:  # noqa: PLR1714
                 return self._script(x.float()).to(x.dtype)
             return self._script(x)
@@ -109,8 +112,11 @@ class Activation(nn.Module):
             return self._evaluate(x)
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        if isinstance(x, Proxy):
-            return node(self, x, call, str(self.expression), self.normalize, self.fused)
+        traced: Any = x
+        if isinstance(traced, Proxy):
+            text = str(self.expression)
+            node: Tensor = as_node(self, traced, call, text, self.normalize, self.fused)
+            return node
         # Inside of a compiled network the outer compiler sees the operators themselves.
         if self.fused and self._is_composed and not torch.compiler.is_compiling():
             return _fused(str(self.expression), self.normalize)(x)
@@ -121,16 +127,21 @@ class Activation(nn.Module):
         value = values[-1]
         if self.normalize:
             value = (value - self._shift) * self._scale
-        if narrow or self.normalize:
-            return value.to(x.dtype) if narrow else value
-        # What follows may change the output in place: neither x itself nor what torch keeps for the
-        # backward pass leaves the module.
-        if self._result is None or (
+        if narrow:
+            return value.to(x.dtype)
+        return value.clone() if self._is_needed_as_it_is() else value
+
+    def _is_needed_as_it_is(self) -> bool:
+        """Tell whether the value is x itself, or kept by torch for the backward pass.
+
+        What follows may change the output in place, so that neither leaves the module.
+        """
+        if self.normalize:
+            return False
+        return self._result is None or (
             OPERATORS[self._result].keeps_output
-            and (torch.is_grad_enabled() or torch.jit.is_tracing())
-        ):
-            return value.clone()
-        return value
+            and (torch.is_grad_enabled() or torch.jit.is_tracing())  # type: ignore[attr-defined]
+        )
 
     @property
     def why_not_fused(self) -> str | None:
@@ -176,7 +187,7 @@ class Activation(nn.Module):
     def __prepare_scriptable__(self) -> Activation:
         """Get ready for ``torch.jit.script``, which calls this."""
         if "_script" not in vars(self):
-            self._script = scripted(lambda x: self._evaluate(x))
+            self._script = scripted(self._evaluate)
         return self
 
 
@@ -245,7 +256,7 @@ def _normal_grid(reach: float, points: int) -> tuple[Tensor, Tensor]:
     is not.
     """
     # Shifted off the exact zero in the middle: reciprocal(x) has a pole there.
-    x = torch.linspace(-reach, reach, points, dtype=torch.float64) + 1e-7
+    x = torch.linspace(-reach, reach, points, device="cpu", dtype=torch.float64) + 1e-7
     weights = torch.exp(-0.5 * x**2)
     return x, weights / weights.sum()
 

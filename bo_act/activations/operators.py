@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -134,11 +134,11 @@ _KEEP_OUTPUT = {
 }  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {
-    name: Operator(name, kind, function, formula, commutative, name in _KEEP_OUTPUT)
-    for name, kind, function, formula, commutative in (
-        *((name, "unary", function, formula, False) for name, function, formula in _UNARY),
-        *((name, "binary", function, formula, c) for name, function, formula, c in _BINARY),
-        *((name, "nary", function, formula, True) for name, function, formula in _NARY),
+    operator.name: replace(operator, keeps_output=operator.name in _KEEP_OUTPUT)
+    for operator in (
+        *(Operator(name, "unary", function, formula) for name, function, formula in _UNARY),
+        *(Operator(name, "binary", function, formula, c) for name, function, formula, c in _BINARY),
+        *(Operator(name, "nary", function, formula, True) for name, function, formula in _NARY),
     )
 }
 """All operators by name."""

@@ -74,7 +74,7 @@ class Portrait:
 def portrait(expression: Expression) -> Portrait:
     """Describe one function."""
     expression = canonical(expression)
-    x = torch.linspace(-5.0, 5.0, 401, dtype=torch.float64)
+    x = torch.linspace(-5.0, 5.0, 401, device="cpu", dtype=torch.float64)
     value, slope = value_and_slope(expression, x)
     outputs, normal_slope = value_and_slope(expression, normal_quantiles())
     mean, variance = moments(expression)

@@ -31,6 +31,7 @@ from bo_act.features.fim import FimSpectra, fim_spectra
 from bo_act.features.shared import Shared
 from bo_act.features.store import Shard
 from bo_act.specs import FeaturesSpec
+from bo_act.torch_state import plain_torch
 
 IN_FLIGHT = 3
 """Functions at a time on a GPU: one computes while others wait for eigenvalues or the CPU."""
@@ -181,7 +182,7 @@ class Spectra:
 
     def _network(self, activation: Activation) -> nn.Module:
         """Build the network with its initial weights, on the device."""
-        with self._building, torch.random.fork_rng(cuda_devices()):
+        with self._building, plain_torch(), torch.random.fork_rng(cuda_devices()):
             torch.manual_seed(self.job.spec.seed)
             network = self.job.network(activation)
         return channels_last(network.to(self.device, self.dtype))

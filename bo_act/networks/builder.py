@@ -30,6 +30,7 @@ from bo_act.failures import USERS, is_machines, one_line
 from bo_act.io import digest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
+from bo_act.torch_state import plain_torch
 from bo_act.user_files import UserFile, load_file, read_file
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
@@ -159,7 +160,7 @@ class NetworkBuilder:
         """
         places = _Places(self.path, activation)
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-        with torch.random.fork_rng(devices):
+        with plain_torch(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             try:
                 network = self.build(

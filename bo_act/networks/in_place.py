@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
 from bo_act.errors import NetworkError
+from bo_act.torch_state import plain_torch
 
 KEEP = ("swish(x)", "tanh(x)")
 """A function that keeps its input for the backward pass, and one that keeps its output."""
@@ -91,6 +92,7 @@ class Storing(nn.Module):
         return store(self.activation, x)
 
 
+@plain_torch()
 def check_gradients(
     build: Callable[[Callable[[], nn.Module]], nn.Module], images: Tensor, *, name: str
 ) -> None:
@@ -111,7 +113,7 @@ def check_gradients(
     for text in KEEP:
         read: list[tuple[str, Tensor, int]] = []
         try:
-            with torch.random.fork_rng(devices), torch.enable_grad():
+            with torch.random.fork_rng(devices):
                 network = build(partial(Activation, text)).train()
                 _watch(network, read)
                 network(images.clone()).sum().backward()

@@ -79,7 +79,7 @@ def replace_activations(
     # Training is what is tried: some networks return more than logits then, or call more.
     trial = copy.deepcopy(network).train()
     with torch.no_grad(), _calls(trial) as watch:
-        outputs = trial(torch.zeros(2, *image))
+        outputs = trial(torch.zeros(2, *image, device="cpu", dtype=torch.float32))
     watch.reads.look(outputs)
     for place, call in watch.found:
         if call.endswith(HALVING):
@@ -149,7 +149,7 @@ def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
     def reduced(self: Any) -> tuple[Any, ...]:
         return _new, (kind,), vars(self)  # by its own name pickle would find the class it is of
 
-    def prepared(self: Any) -> nn.Module:
+    def prepared(_: Any) -> nn.Module:
         raise NetworkError(
             f"torch.jit.script reads the source of {kind.__name__}, whose calls of activation "
             "functions were replaced while it runs: use torch.jit.trace or torch.export"
@@ -166,7 +166,7 @@ def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _new(kind: type[nn.Module]) -> nn.Module:
-    redirecting = _redirecting(kind)
+    redirecting = _redirecting(kind)  # type: ignore[arg-type]
     return redirecting.__new__(redirecting)
 
 

@@ -219,7 +219,7 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
             return None, "The evaluated functions do not differ enough."
         model, y = _fit(told, others)
         m, v = (part.numpy() for part in model.mean_and_variance(told.points[own]))
-        noise = float(getattr(model, "noise", torch.zeros(1)).mean())
+        noise = float(getattr(model, "noise", 0.0))
         mean[own] = m
         away[own] = stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(v + noise)
         points, first = np.unique(values, return_index=True)

@@ -24,6 +24,7 @@ from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.torch_state import plain_torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ class JointSearcher:
     acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
     seed: int = 0
 
+    @plain_torch()
     def propose(
         self,
         embedding: Embedding,

@@ -23,6 +23,7 @@ from bo_act.search.observations import Observations, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel, in_numbers
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.torch_state import plain_torch
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Searcher:
                 "cost; give their costs (costs=), or choose another"
             )
 
+    @plain_torch()
     def propose(
         self,
         embedding: Embedding,
@@ -102,6 +104,7 @@ class Searcher:
             return found
         return self._by_acquisition(embedding, observations, pending, found, number)
 
+    @plain_torch()
     def promising(
         self,
         embedding: Embedding,
@@ -326,7 +329,9 @@ def fit_points(
     """
     y = torch.from_numpy(warp_targets(values, spec.targets))
     # Pruned functions did worse than most: believed to be no better than the median.
-    ceiling = torch.full((len(pending) + len(pruned),), torch.inf, dtype=torch.float64)
+    ceiling = torch.full(
+        (len(pending) + len(pruned),), torch.inf, device="cpu", dtype=torch.float64
+    )
     ceiling[len(pending) :] = float(y.median())
     believed = torch.cat([pending, pruned])
     least_noise = 0.0 if spec.noise is None else (spec.noise / unit(values, spec.targets)) ** 2

@@ -14,6 +14,7 @@ from bo_act.search.observations import Observations, unit
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.trials import StudyView
+from bo_act.torch_state import plain_torch
 
 if TYPE_CHECKING:
     from bo_act.search.embedding import Embedding
@@ -38,6 +39,7 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
     return expected_improvement(view.embedding, view.observations)
 
 
+@plain_torch()
 def expected_improvement(embedding: Embedding, observations: Observations) -> float:
     """Return the largest expected improvement of any candidate over the best observed value.
 

@@ -188,7 +188,9 @@ class Task:
             NetworkError: it changes in place what the gradient of a function needs.
         """
         if self.given_data is not None and self.given_builder is not None:
-            images, _ = self.data.train.take(torch.arange(min(2, len(self.data.train))))
+            images, _ = self.data.train.take(
+                torch.arange(min(2, len(self.data.train)), device="cpu")
+            )
             network = self.network(seed=self.spec.seed)
             check_gradients(network, images.cpu(), name=str(self.builder.path))
 
@@ -210,7 +212,9 @@ class Task:
         if not spec.fim or self.given_builder is None:
             return compute_features(self.space, spec=spec)
         train_set = self.data.train
-        order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(spec.seed))
+        order = torch.randperm(
+            len(train_set), device="cpu", generator=torch.Generator().manual_seed(spec.seed)
+        )
         images, labels = train_set.take(order[: spec.batch_size])
         network = self.network(seed=spec.seed)
         threads = self.spec.training.threads

@@ -171,7 +171,9 @@ def _standardization(images: Tensor) -> Callable[[Tensor], Tensor]:
         raise DataError("the training images are all of one gray; nothing can be learned of them")
     # Rounded, so that the order of summation on another machine does not change the digest.
     scale, shift = (
-        torch.tensor([round(float(value), 6) for value in values]).view(-1, 1, 1)
+        torch.tensor(
+            [round(float(value), 6) for value in values], device="cpu", dtype=torch.float32
+        ).view(-1, 1, 1)
         for values in (deviation, mean)
     )
     return lambda some: (some - shift) / scale

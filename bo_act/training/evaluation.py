@@ -53,8 +53,8 @@ def measure(
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     # Sums of float32 losses over a whole data set would lose digits.
-    loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64)
-    loss = loss.to(device)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    loss = torch.zeros((), device=device, dtype=wide)
     with torch.no_grad(), autocast(device, precision):
         for batch, labels in images.batches(batch_size):
             logits = network(batch).float()
@@ -76,7 +76,7 @@ def check_network(
     Raises:
         NetworkError: the network does not map the images to logits of the classes.
     """
-    few, _ = images.take(torch.arange(min(2, len(images))))
+    few, _ = images.take(torch.arange(min(2, len(images)), device="cpu"))
     device = few.device
     network.eval()
     shape = tuple(few.shape)

@@ -75,7 +75,7 @@ class FolderImages:
         from torch.utils.data import DataLoader
 
         device = self.labels.device
-        order = torch.arange(len(self)) if order is None else order.cpu()
+        order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
         # A daemon, such as a worker of `bench build`, may not have processes of its own.
         workers = 0 if multiprocessing.current_process().daemon else self.workers
         loader: DataLoader[Tensor] = DataLoader(
@@ -242,4 +242,4 @@ def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
         cause = " ".join(str(error).split())
         raise DataError(f"{folder}: expected a folder of images for each class: {cause}") from error
     paths = [path for path, _ in found.samples]
-    return paths, torch.tensor(found.targets), found.classes
+    return paths, torch.tensor(found.targets, device="cpu", dtype=torch.int64), found.classes

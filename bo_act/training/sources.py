@@ -195,9 +195,9 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
                 f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
                 f"({one_line(error)}); fetch them again"
             ) from error
-    images = torch.as_tensor(content.data)
+    images = torch.as_tensor(content.data, device="cpu")
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return checked(images, torch.as_tensor(content.targets).long(), str(folder))
+    return checked(images, torch.as_tensor(content.targets, device="cpu").long(), str(folder))
 
 
 def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
@@ -234,7 +234,11 @@ def _own(spec: DataSpec, *, train: bool) -> Part:
 
 def _as_tensor(content: Any) -> Tensor:
     """Return what may be an array, a tensor on any device, or a list, as a tensor."""
-    found = torch.as_tensor(content).detach().cpu()
+    found = (
+        torch.as_tensor(content, device=None if isinstance(content, Tensor) else "cpu")
+        .detach()
+        .cpu()
+    )
     return found if found.layout == torch.strided else found.to_dense()
 
 

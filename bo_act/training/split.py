@@ -59,7 +59,7 @@ def stratified_sample(labels: Tensor, count: int, generator: torch.Generator) ->
     remainders = count * sizes % len(labels)
     missing = count - int(quotas.sum())
     quotas[remainders.argsort(descending=True, stable=True)[:missing]] += 1
-    order = torch.randperm(len(labels), generator=generator)
+    order = torch.randperm(len(labels), device="cpu", generator=generator)
     chosen = [
         order[labels[order] == label][:quota]
         for label, quota in zip(classes.tolist(), quotas.tolist(), strict=True)
@@ -69,6 +69,6 @@ def stratified_sample(labels: Tensor, count: int, generator: torch.Generator) ->
 
 def others(count: int, chosen: Tensor) -> Tensor:
     """Return the ascending indices below ``count`` that were not chosen."""
-    left = torch.ones(count, dtype=torch.bool)
+    left = torch.ones(count, device="cpu", dtype=torch.bool)
     left[chosen] = False
     return left.nonzero().squeeze(1)

@@ -20,6 +20,7 @@ from torch import nn
 from bo_act.errors import NetworkError
 from bo_act.io import reason
 from bo_act.specs import TrainingSpec
+from bo_act.torch_state import plain_torch
 from bo_act.training.checkpoint import Checkpoint, warn_of
 from bo_act.training.compiled import compiled
 from bo_act.training.data import Data
@@ -114,6 +115,7 @@ def train(
     """
     device = pick_device(spec.device)
     with (
+        plain_torch(device),
         cpu_threads(spec.threads),
         torch.random.fork_rng(rng_devices(device)),
         deterministic_kernels(spec.deterministic),
