@@ -116,6 +116,13 @@ def test_dotted_names_and_trials_that_are_there_already(space, features):
     assert study.trials[0].system_attrs["fixed_params"]["training.rate"] == 0.5
 
 
+def test_slots_are_no_other_parameters(space, features):
+    study = new_study(space, features)
+    with pytest.raises(SearchError, match="got binary, which the function follows from"):
+        space.enqueue(study, "relu(x)", binary="add")
+    assert not study.trials
+
+
 def test_several_activations(space, features):
     study = new_study(space, features, activations=("early", "late"))
     space.enqueue(study, {"early": "relu(x)", "late": "gelu(x)"})
@@ -218,6 +225,7 @@ def test_the_function_of_any_trial(space, features):
     ("wrong", "message"),
     [
         ({"activation": "relu(x)"}, "enqueue a function by space.enqueue(study, 'relu(x)')"),
+        ({"activation": "relu(" * 999}, "..."),
         ({"binray": "add"}, "'binray', which is neither a slot of the space nor a parameter (did"),
         ({"Left": "relu"}, "(did you mean 'left'?)"),
         ({"left": "rellu"}, "left = 'rellu', and the space 'small' has no such choice"),
@@ -239,6 +247,7 @@ def test_keys_that_mean_nothing(space, features, wrong, message, options):
         study.optimize(run(space), n_trials=1)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
     assert study.trials[1].state == TrialState.FAIL
     study.optimize(run(space), n_trials=2)  # the study goes on
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", *["COMPLETE"] * 2]

@@ -19,7 +19,7 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.names import hint, own_names
 from bo_act.activations.operators import of_kind
 from bo_act.activations.schemas import KINDS, read_schema
-from bo_act.errors import ExpressionError, SpecError
+from bo_act.errors import ExpressionError, SearchError, SpecError
 from bo_act.markup import Markup, box, escape, table
 from bo_act.spec_files import read_space
 from bo_act.specs import SpaceSpec
@@ -259,7 +259,13 @@ class Space:
             number = self._number_of(one)
             fixed |= {slot_of(name, slot): value for slot, value in self.params(number).items()}
             texts[slot_of(name, "activation")] = str(canonical(self.expression(number)))
-        fixed |= {**(params or {}), **more}
+        others = {**(params or {}), **more}
+        if both := fixed.keys() & others.keys():
+            raise SearchError(
+                f"expected values of other parameters beside the function, got {', '.join(both)}, "
+                "which the function follows from; leave them out"
+            )
+        fixed |= others
         if check := getattr(study.sampler, "check_enqueued", None):
             check(study, fixed)
         study.enqueue_trial(fixed, user_attrs=texts, skip_if_exists=skip_if_exists)

@@ -14,6 +14,11 @@ from bo_act.activations.space import SCHEMA_SLOT, Space, slot_of
 from bo_act.errors import SearchError, nearest
 
 
+def shortened(text: str, *, most: int = 80) -> str:
+    """Return a text, of a long one its beginning."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def check_keys(
     fixed: Mapping[str, Any],
     slots: Mapping[str, Any],
@@ -34,13 +39,14 @@ def check_keys(
     Raises:
         SearchError: a key is unknown.
     """
-    for key, value in fixed.items():
+    for key in fixed:
         if key in slots or key in known:
             continue
         if key.rpartition(".")[2] == "activation":
+            value = shortened(repr(fixed[key]))
             raise SearchError(
-                f"a trial was enqueued with {key} = {value!r}, which is no parameter; enqueue a "
-                f"function by space.enqueue(study, {value!r})"
+                f"a trial was enqueued with {key} = {value}, which is no parameter; enqueue a "
+                f"function by space.enqueue(study, {value})"
             )
         place, _, slot = key.rpartition(".")
         if any(slot == known_slot.rpartition(".")[2] for known_slot in slots):
@@ -101,8 +107,9 @@ def _whole(
     for slot, value in given.items():
         choices = space.distributions[slot].choices
         if value not in choices:
+            came = shortened(repr(value))
             raise SearchError(
-                f"a trial was enqueued with {slot} = {value!r}, and the space {space.name!r} has "
+                f"a trial was enqueued with {slot} = {came}, and the space {space.name!r} has "
                 f"no such choice there{nearest(own_names(str(value)), map(str, choices))}"
             )
     shapes = [
