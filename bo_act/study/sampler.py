@@ -375,7 +375,7 @@ class ActivationSampler(BaseSampler):
             how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
         if proposal.expected is not None:
             sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-            how["expected"] = round(sign * proposal.expected, 4)
+            how["expected"] = float(f"{sign * proposal.expected:.7g}")
         if proposal.note:
             how["note"] = proposal.note
         grows = isinstance(catalogue, Frontier)
