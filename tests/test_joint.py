@@ -465,7 +465,9 @@ def test_a_study_file_with_parameters(study_file, bo_act):
     assert result.best is not None
     best = trials[result.best.trial]
     assert dict(result.best.settings) == {k: best.params[k] for k in spec.parameters}
-    (first, _, relu, tanh) = result.confirmed
+    first = result.confirmed[0]
+    confirmed = {row.activation: row for row in result.confirmed}
+    relu, tanh = confirmed["relu(x)"], confirmed["tanh(x)"]
     assert first.settings == result.best.settings
     assert relu.tried >= 1
     assert tanh.tried >= 1

@@ -15,7 +15,7 @@ from scipy import stats
 
 from bo_act.report.subject import Subject
 from bo_act.search.configurations import Configurations, ConfigurationSpace
-from bo_act.search.observations import read_back, unit, warp_targets
+from bo_act.search.observations import count_different, read_back, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import SurrogateSpec
@@ -57,7 +57,7 @@ class Seen:
     @property
     def enough(self) -> bool:
         """Whether there is something to fit."""
-        return len(np.unique(self.values)) >= 2
+        return count_different(self.values) >= 2
 
 
 def seen(subject: Subject) -> Seen | None:
@@ -215,7 +215,7 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
     for number in range(folds):
         others, own = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         values = told.values[others]
-        if len(np.unique(values)) < 2:
+        if count_different(values) < 2:
             return None, "The evaluated functions do not differ enough."
         model, y = _fit(told, others)
         m, v = (part.numpy() for part in model.mean_and_variance(told.points[own]))

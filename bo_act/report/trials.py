@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.report.subject import Subject
-from bo_act.search.observations import warp_targets
+from bo_act.search.observations import fences, warp_targets
 from bo_act.study.reasons import failure_of_trial
 from bo_act.study.settings import shown
 from bo_act.study.trials import is_diverged, own_only, own_trials
@@ -112,12 +112,10 @@ def ranked(found: Sequence[Row], *, maximize: bool = True) -> list[Row]:
 def lowest_of_interest(values: Sequence[float]) -> float:
     """Return where an axis of values may begin: what lies below is far from all that matters.
 
-    The floor of the winsorized targets: q25 - 1.5 (q75 - q25) of the upper half.
+    The lower fence of the winsorized targets.
     """
     array = np.asarray(values, dtype=np.float64)
-    upper = array[array >= np.median(array)]
-    low, high = np.quantile(upper, [0.25, 0.75])
-    return float(max(array.min(), low - 1.5 * (high - low)))
+    return float(max(array.min(), fences(array)[0]))
 
 
 def importances(subject: Subject) -> tuple[dict[str, float], str]:

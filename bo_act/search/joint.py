@@ -19,7 +19,7 @@ from bo_act.errors import SearchError
 from bo_act.search.climb import Climb
 from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
 from bo_act.search.embedding import Embedding
-from bo_act.search.observations import read_back
+from bo_act.search.observations import count_different, read_back
 from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
@@ -101,7 +101,7 @@ class JointSearcher:
         starts = {(index,) * places for index in self.baselines}
         extra = sum(tuple(row) not in starts for row in known.functions.tolist())
         usable = embedding.valid[observations.measured.functions].all(axis=1)
-        if extra < self.initial or len(np.unique(observations.values[usable])) < 2:
+        if extra < self.initial or count_different(observations.values[usable]) < 2:
             functions = tuple(generator.choice(candidates, size=places).tolist())
             return JointProposal(functions, self.parameters.draw(1, generator)[0], "random")
         fit = self.fit(embedding, observations, pending=pending, number=number)

@@ -19,11 +19,13 @@ from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.hyperparameters import fit_hyperparameters
-from bo_act.search.observations import Observations, unit, warp_targets
+from bo_act.search.observations import Observations, count_different, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel, in_numbers
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.torch_state import plain_torch
+
+_MOST_NOISE = 1e6  # in units of the warped target, far above what is fitted
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Searcher:
         generator = np.random.default_rng([self.seed, number])
         extra = len(taken - set(self.baselines))
         usable = embedding.valid[observations.indices]
-        if extra < self.initial or len(set(observations.values[usable].tolist())) < 2:
+        if extra < self.initial or count_different(observations.values[usable]) < 2:
             return Proposal(int(generator.choice(candidates)), "random")
         if self.strategy is not None:
             return Proposal(self.strategy.choose(observations, candidates, generator), "strategy")
@@ -334,7 +336,9 @@ def fit_points(
     )
     ceiling[len(pending) :] = float(y.median())
     believed = torch.cat([pending, pruned])
-    least_noise = 0.0 if spec.noise is None else (spec.noise / unit(values, spec.targets)) ** 2
+    least_noise = 0.0
+    if spec.noise is not None:
+        least_noise = min(spec.noise / unit(values, spec.targets), _MOST_NOISE) ** 2
     model, note = fit_surrogate(
         spec,
         x,

@@ -93,7 +93,7 @@ def how_chosen(
         how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
     if proposal.expected is not None:
         sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
-        how["expected"] = round(sign * proposal.expected, 4)
+        how["expected"] = float(f"{sign * proposal.expected:.7g}")
     if proposal.note:
         how["note"] = proposal.note
     return how

@@ -20,7 +20,7 @@ from bo_act.search.configurations import Configurations, JointProposal
 from bo_act.search.embedding import Embedding
 from bo_act.search.explain import Explanation, explain_point
 from bo_act.search.joint import JointObservations, JointSearcher
-from bo_act.search.observations import unit
+from bo_act.search.observations import count_different, unit
 from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
@@ -178,7 +178,7 @@ class JointSide:
     def improvement(self, trials: StudyView) -> float:
         """Return the largest expected improvement, see ``improvement_left``."""
         seen = self.view(trials)
-        if len(np.unique(seen.observations.values)) < 3:
+        if count_different(seen.observations.values) < 3:
             return math.inf
         searcher = replace(
             self.searcher,
@@ -216,7 +216,7 @@ class JointSide:
             )
         one, _ = self._read([trial])
         seen = self.view(known)
-        if not len(one) or len(np.unique(seen.observations.values)) < 2:
+        if not len(one) or count_different(seen.observations.values) < 2:
             raise SearchError("expected at least two trials with different values before it")
         fit = self.searcher.fit(
             self.embedding, seen.observations, pending=self._none(), number=trial.number

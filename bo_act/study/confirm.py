@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from scipy import stats
 
+from bo_act import statistics
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
@@ -54,7 +52,8 @@ class Difference(Interval):
     """The mean of differences paired by seed.
 
     Attributes:
-        p: of the paired t-test, two-sided, not adjusted; None where it cannot be told.
+        p: of the paired t-test, two-sided, not adjusted; None where the differences are equal, be
+            it up to rounding.
     """
 
     p: float | None = None
@@ -108,22 +107,16 @@ class Confirmed:
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
     """Return the mean of a - b over n seeds, its 95% interval and the p of the paired t-test."""
-    differences = [one - other for one, other in zip(a, b, strict=True)]
-    found = interval(differences)
-    p = None
-    if len(set(differences)) > 1:  # without any spread there is no t
-        p = float(stats.ttest_rel(a, b).pvalue)
-    return Difference(found.mean, found.low, found.high, p)
+    found = statistics.paired(a, b)
+    low, high = found.interval or (None, None)
+    return Difference(found.mean, low, high, found.p)
 
 
 def interval(values: Sequence[float]) -> Interval:
     """Return the mean of n values and the 95% interval of the mean; none for n = 1."""
-    sample = np.asarray(values, dtype=np.float64)
-    mean = float(sample.mean())
-    if len(sample) < 2:
-        return Interval(mean, None, None)
-    half = float(stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample)))
-    return Interval(mean, mean - half, mean + half)
+    mean, ends = statistics.mean_interval(values)
+    low, high = ends or (None, None)
+    return Interval(mean, low, high)
 
 
 def confirm(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import optuna
 import torch
 
 from bo_act.search.acquisition import score_pool
-from bo_act.search.observations import Observations, unit
+from bo_act.search.observations import Observations, count_different, unit
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.trials import StudyView
@@ -50,7 +49,7 @@ def expected_improvement(embedding: Embedding, observations: Observations) -> fl
         observations: n values.
     """
     usable = embedding.valid[observations.indices]
-    if len(np.unique(observations.values[usable])) < 3:
+    if count_different(observations.values[usable]) < 3:
         return math.inf
     left = embedding.valid.copy()
     left[list(observations.taken)] = False
