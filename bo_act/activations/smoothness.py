@@ -14,7 +14,7 @@ kink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -155,7 +155,8 @@ def _differentiable_at_zero(batch: Batch, domain: DomainSpec) -> NDArray[np.bool
     near, far = (_quotient_error(batch, value, slope, step) for step in _STEPS[::-1])
     # The error falls with the step: with its root at least, though rounding may keep it up.
     bound = torch.maximum(0.1 * far, 1e-6 * (1 + slope.abs() + value.abs())[:, 0])
-    return good & (torch.isfinite(near) & (near <= bound)).numpy()
+    right: NDArray[np.bool_] = (torch.isfinite(near) & (near <= bound)).numpy()
+    return good & right
 
 
 _DTYPES = (torch.float64, torch.float32)
@@ -178,9 +179,9 @@ def _near(some: Tensor, one: Tensor) -> NDArray[np.bool_]:
     return near.numpy()
 
 
-def _finite(some: Collection[Tensor] | object) -> NDArray[np.bool_]:
+def _finite(some: Iterable[Tensor]) -> NDArray[np.bool_]:
     good: NDArray[np.bool_] = np.array(True)
-    for one in some:  # type: ignore[attr-defined]
+    for one in some:
         good = good & torch.isfinite(one).all(dim=1).numpy()
     return good
 

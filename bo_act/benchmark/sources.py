@@ -59,11 +59,11 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
     telling = np.zeros(len(ours), dtype=bool)
     for metric in _COMPARED:
         mine, others = one.runs[metric][ours], other.runs[metric][theirs]
-        known = np.isfinite(mine).any(axis=1) & np.isfinite(others).any(axis=1)
+        known = np.asarray(np.isfinite(mine).any(axis=1) & np.isfinite(others).any(axis=1))
         pairs = pairs & (_equal_pairs(mine, others) | ~known[:, None, None])
         if metric.endswith("loss"):
             telling |= known
-    ran = np.isfinite(_with_middles(one.runs["validation_accuracy"][ours]))
+    ran: NDArray[np.bool_] = np.isfinite(_with_middles(one.runs["validation_accuracy"][ours]))
     same = (pairs & ran[:, :, None]).any(axis=(1, 2))
     if not telling.any():
         telling = _unusual(one.values[ours]) & _unusual(other.values[theirs])

@@ -199,7 +199,7 @@ class Frontier:
         blocks = output_blocks(_Met(expressions))
         present = np.flatnonzero(blocks["outputs"].present)
         found: list[NDArray[np.float64] | None] = [None] * len(expressions)
-        fit = self._fit([expressions[row] for row in present])
+        fit = self._fit([expressions[row] for row in present.tolist()])
         present = present[fit]
         if len(present):
             points = place_outputs(self._learnt(), blocks, present)
@@ -212,7 +212,8 @@ class Frontier:
         spec = self.space.spec
         found = satisfied(_Met(expressions), spec.domain, spec.require)
         everything = np.ones(len(expressions), dtype=bool)
-        return np.logical_and.reduce([everything, *found.values()])
+        fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *found.values()])
+        return fit
 
     def _learnt(self) -> Frame:
         if self._frame is None:
