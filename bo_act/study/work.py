@@ -17,7 +17,7 @@ from bo_act.study.callbacks import Callbacks
 from bo_act.study.claims import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
-from bo_act.study.heartbeat import Heartbeat
+from bo_act.study.heartbeat import Heartbeat, forget_ended
 from bo_act.study.leftovers import delete_leftovers
 from bo_act.study.methods import make_strategy
 from bo_act.study.results import best_value, count
@@ -152,6 +152,7 @@ def search(
         told(study, frozen)
         events.search(finished(study), total, frozen, best_value(study))
     delete_leftovers(task, study)
+    forget_ended(study, own_trials(study))
     return ran
 
 
