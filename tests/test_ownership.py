@@ -23,7 +23,7 @@ from bo_act.errors import BoActError, StorageError
 from bo_act.specs import StudySpec
 from bo_act.study.beats import beats_of
 from bo_act.study.callbacks import Callbacks
-from bo_act.study.claims import CLAIM, OWNER, Owner, TrialTaken
+from bo_act.study.claims import CLAIM, DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.crew import Watch
 from bo_act.study.events import Events
 from bo_act.study.heartbeat import silences
@@ -334,6 +334,20 @@ def test_a_trial_is_given_back_by_hand_and_taken_over(bo_act, study):
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
     code, _, err = bo_act("release", "own.toml", "1")
     assert (code, "trial 1 of the study 'own' is complete; only one that runs" in err) == (2, True)
+
+
+def test_no_heartbeat_outlives_the_study(study):
+    """Neither of a trial that too many died over, nor of one that was ended from elsewhere."""
+    dead = Owner.me(60.0).as_attribute() | GONE
+    often, ended = begin(study, dead), begin(study, dead)
+    study._storage.set_trial_system_attr(study.trials[often]._trial_id, DEATHS, 10)
+    for number in (often, ended):
+        beats_of(study).beat(study.trials[number]._trial_id)
+    study.tell(ended, state=TrialState.FAIL)
+    spec = make(name="own", objective="mine.py:objective", trials=1, model=None, data=None)
+    run_study(spec)
+    assert study.trials[often].state == TrialState.FAIL
+    assert not list(Path("runs/own").glob("*.beat-*"))
 
 
 def test_a_silent_one_is_given_back_as_json(bo_act, study):

@@ -182,6 +182,20 @@ def silences(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[int, Si
     return {trial.number: _silence(trial._trial_id, owner, heard, ear) for trial, owner in owners}
 
 
+def forget_ended(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
+    """Remove the heartbeats of trials that have ended without their process, which died over them.
+
+    Args:
+        study: of the trials.
+        trials: all of the study.
+    """
+    if beats := beats_of(study):
+        left = beats.read(patient=True)
+        for trial in trials:
+            if trial.state.is_finished() and trial._trial_id in left:
+                beats.end(trial._trial_id)
+
+
 def _silence(
     trial_id: int, owner: Owner, heard: Mapping[int, tuple[Hashable, float]], ear: _Ear
 ) -> Silence:

@@ -19,7 +19,7 @@ from bo_act.study.checks import check_before_search
 from bo_act.study.claims import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
-from bo_act.study.heartbeat import Heartbeat
+from bo_act.study.heartbeat import Heartbeat, forget_ended
 from bo_act.study.leftovers import delete_leftovers
 from bo_act.study.made_with import check_settings
 from bo_act.study.methods import make_strategy
@@ -170,6 +170,7 @@ def search(
                 f"other, so the cause is not the function; the last: {failure}"
             )
     delete_leftovers(task, study)
+    forget_ended(study, own_trials(study))
     return ran
 
 
