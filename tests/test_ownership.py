@@ -8,7 +8,6 @@ import os
 import re
 import threading
 import time
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from rich.console import Console
 from test_study import SPACE, make
 
 from bo_act import ActivationSampler, load_space, terminal
-from bo_act.errors import BoActError, StorageError
+from bo_act.errors import StorageError
 from bo_act.specs import StudySpec
 from bo_act.study.beats import beats_of
 from bo_act.study.callbacks import Callbacks
@@ -163,14 +162,6 @@ def test_a_trial_that_a_person_ends_is_left(body):
     with pytest.warns(UserWarning, match="trial 1 was ended from elsewhere, as FAIL"):
         result = run_study(spec)
     assert (result.trials.complete, result.trials.failed) == (3, 1)
-
-
-@pytest.mark.parametrize("body", ["raise KeyboardInterrupt", "return 1 / 0"])
-def test_what_was_taken_over_is_not_given_back(body):
-    spec = of_objective(body)
-    with pytest.warns(UserWarning, match="taken over"), suppress(BoActError):
-        run_study(spec)
-    assert load_study(spec).trials[1].system_attrs[OWNER] == ELSEWHERE
 
 
 def test_a_training_that_was_taken_over_stops_at_the_next_epoch():
