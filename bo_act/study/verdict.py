@@ -54,7 +54,7 @@ def verdict(confirmed: Sequence[Confirmed]) -> Verdict | None:
             "confirmed: the search's values were luck, or its seed was."
         )
         return Verdict("open", best, text, note)
-    if best.activation == REFERENCE:
+    if gain is None and any(row.activation == REFERENCE for row in confirmed):
         text = "Of the functions found, ReLU itself has the best fresh validation accuracy."
         return Verdict("reference", best, text, note)
     if gain is None:

@@ -28,15 +28,15 @@ def study_tables(result: StudyResult) -> None:
         f"{counts.pruned} pruned, {counts.failed} failed; trials in {result.storage}",
         soft_wrap=True,
     )
-    if result.lacking:
-        out.print(escape(result.lacking))
+    if result.best is None:
+        out.print(escape(result.lacking or "No function has been evaluated yet."))
     else:
         out.print(_found_table("Best of the search (validation accuracy, one seed)", result.top))
     if result.front:
         title = "Better than all that cost less (cost at inference in units of ReLU's)"
         out.print(_found_table(title, result.front))
     baseline = result.baseline
-    if not result.lacking and (baseline.value is not None or baseline.state):
+    if result.best is not None and (baseline.value is not None or baseline.state):
         what = with_settings("relu(x)", baseline.settings)
         out.print(f"{what} in the same search: {_percent(baseline.value) or baseline.state}")
     if result.confirmed:
