@@ -21,6 +21,7 @@ from bo_act.study.confirm import _attribute
 from bo_act.study.results import read_result
 from bo_act.study.runner import run_study
 from bo_act.study.settings import Configuration
+from bo_act.study.made_with import SPEC
 from bo_act.study.storage import load_study
 from bo_act.study.survey import assemble
 from bo_act.study.task import Task
@@ -123,6 +124,7 @@ def folder(tmp_path_factory):
             study = optuna.create_study(
                 study_name=name, storage="sqlite:///all.db", direction="maximize"
             )
+            study.set_user_attr(SPEC, json.loads(spec_of(name).model_dump_json()))
             study.add_trials(
                 [trial(number, state, **more) for number, (state, more) in enumerate(trials)]
             )

@@ -19,6 +19,7 @@ from test_study import SPACE, make
 
 from bo_act import ActivationSampler, load_space, terminal
 from bo_act.errors import StorageError
+from bo_act.spec_files import read_study
 from bo_act.specs import StudySpec
 from bo_act.study.beats import beats_of
 from bo_act.study.callbacks import Callbacks
@@ -26,6 +27,7 @@ from bo_act.study.claims import CLAIM, DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.crew import Watch
 from bo_act.study.events import Events
 from bo_act.study.heartbeat import silences
+from bo_act.study.made_with import SPEC
 from bo_act.study.ownership import check_mine, give_back, keeping
 from bo_act.study.runner import run_study
 from bo_act.study.storage import load_study, open_storage
@@ -59,6 +61,11 @@ def study() -> optuna.Study:
     """The study of the file, with no trial yet."""
     where = "runs/own/study.db"
     return optuna.create_study(study_name="own", storage=open_storage(where), direction="maximize")
+
+
+def of_file(study: optuna.Study, spec: StudySpec) -> None:
+    """Note in a study that a study file made it."""
+    study.set_user_attr(SPEC, json.loads(spec.model_dump_json()))
 
 
 def begin(study: optuna.Study, owner: object, **more: object) -> int:
@@ -321,6 +328,7 @@ def test_a_trial_is_given_back_by_hand_and_taken_over(bo_act, study):
     code, _, err = bo_act("release", "own.toml", str(number))
     assert (code, "trial 0 of the study 'own' was given back before" in err) == (2, True)
     assert StudyView.of(study).abandoned == {number}
+    of_file(study, read_study("own.toml"))
     assert bo_act("worker", "own.toml", "-q")[0] == 0
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
     code, _, err = bo_act("release", "own.toml", "1")
@@ -336,6 +344,7 @@ def test_no_heartbeat_outlives_the_study(study):
         beats_of(study).beat(study.trials[number]._trial_id)
     study.tell(ended, state=TrialState.FAIL)
     spec = make(name="own", objective="mine.py:objective", trials=1, model=None, data=None)
+    of_file(study, spec)
     run_study(spec)
     assert study.trials[often].state == TrialState.FAIL
     assert not list(Path("runs/own").glob("*.beat-*"))

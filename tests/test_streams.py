@@ -53,6 +53,7 @@ COMMANDS = {
     "report": ["tiny.toml", "-o", "größe.html"],
     "plot": ["gallery", "tiny.toml", "-o", "größe.png"],
     "dashboard": ["tiny.toml"],
+    "release": ["tiny.toml", "0"],
     "compare": ["-b", "größe.parquet", "-m", "random", "-m", "evolution",
                 "--evaluations", "20", "--seeds", "2"],
     "bench build": ["tiny.toml", "--seeds", "1", "--folder", "größe", "--set", "space='./s.toml'"],

@@ -163,13 +163,13 @@ _DTYPES = (torch.float64, torch.float32)
 
 
 def _at_zero(batch: Batch, dtype: torch.dtype, order: int) -> tuple[Tensor, ...]:
-    found = batch.derivatives(torch.tensor(_ZEROS, dtype=dtype), order)
+    found = batch.derivatives(torch.tensor(_ZEROS, dtype=dtype, device="cpu"), order)
     return tuple(one.double() for one in found)
 
 
 def _quotient_error(batch: Batch, value: Tensor, slope: Tensor, step: float) -> Tensor:
     """Return how far the two difference quotients are from the slope, the worse of the two."""
-    sides = torch.tensor([step, -step], dtype=torch.float64)
+    sides = torch.tensor([step, -step], dtype=torch.float64, device="cpu")
     (there,) = batch.derivatives(sides, 0)
     return (((there - value) / sides) - slope).abs().nan_to_num(torch.inf, torch.inf).amax(dim=1)
 
@@ -193,7 +193,9 @@ def _twice_differentiable(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]
     good = np.ones(len(batch), dtype=bool)
     if domain.low <= 0.0 <= domain.high:
         good = _differentiable_at_zero(batch, domain)
-        (*_, near) = batch.derivatives(torch.tensor([-1e-6, 1e-6], dtype=torch.float64), 2)
+        (*_, near) = batch.derivatives(
+            torch.tensor([-1e-6, 1e-6], dtype=torch.float64, device="cpu"), 2
+        )
         for dtype in _DTYPES:
             (*_, curvature) = _at_zero(batch, dtype, 2)
             good &= _finite([curvature]) & _near(curvature, near.mean(dim=1, keepdim=True))

@@ -31,7 +31,7 @@ def materialize(network: nn.Module, path: Path, *, shape: tuple[int, int, int], 
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         try:
-            network.eval()(torch.zeros(2, *shape))
+            network.eval()(torch.zeros(2, *shape, device="cpu", dtype=torch.float32))
         except USERS as error:
             if is_machines(error):
                 raise

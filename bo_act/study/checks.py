@@ -69,7 +69,7 @@ def check_trains(task: Task) -> None:
     with cpu_threads(spec.threads), torch.random.fork_rng(rng_devices(device)):
         torch.manual_seed(task.spec.seed)
         train = task.data.train.to(device)
-        images, labels = train.take(torch.arange(min(spec.batch_size, len(train))))
+        images, labels = train.take(torch.arange(min(spec.batch_size, len(train)), device="cpu"))
         network = _network(task, _USUAL)
         try:
             check_network(

@@ -91,7 +91,8 @@ def _evaluated(
                 raise
             signals.stop_now()
         if isinstance(error, UpdateFinishedTrialError | StorageInternalError):
-            raise  # another worker has finished the trial, or the storage is gone
+            check_mine(study, trial)
+            raise  # the storage is gone
         return _failed(task, study, trial, error, users=users)
     with keeping(study, trial):
         _note_result(trial, result)

@@ -194,7 +194,7 @@ def damaged(paths: Sequence[str], *, seconds: float) -> tuple[list[str], int]:
     until = time.monotonic() + seconds
     wrong = []
     count = 0
-    for index in torch.randperm(len(paths), generator=generator).tolist():
+    for index in torch.randperm(len(paths), generator=generator, device="cpu").tolist():
         if time.monotonic() > until:
             break
         count += 1

@@ -24,12 +24,6 @@ def split(labels: Tensor, spec: DataSpec, default: int) -> tuple[Tensor, Tensor]
         DataError: no training image would be left, or those of one class alone, or no validation
             image.
     """
-    found = labels.unique().tolist()
-    if len(found) < 2:
-        raise DataError(
-            f"{spec.name!r}: expected images of at least two classes, got "
-            f"{f'class {found[0]} alone' if found else 'no image'}"
-        )
     held_out = default if spec.validation is None else spec.validation
     if held_out >= len(labels):
         raise DataError(
@@ -41,12 +35,18 @@ def split(labels: Tensor, spec: DataSpec, default: int) -> tuple[Tensor, Tensor]
             f"data.validation: {spec.name!r} has {len(labels)} images that are not test images, "
             "too few to hold a tenth of them out; choose how many"
         )
+    found = labels.unique().tolist()
+    if len(found) < 2:
+        raise DataError(
+            f"{spec.name!r}: expected images of at least two classes, got "
+            f"{f'class {found[0]} alone' if found else 'no image'}"
+        )
     generator = torch.Generator().manual_seed(spec.seed)
     validation = stratified_sample(labels, held_out, generator)
     rest = others(len(labels), validation)
     if spec.train is not None and spec.train < len(rest):
         rest = rest[stratified_sample(labels[rest], spec.train, generator)]
-    if len(labels[rest].unique()) < 2:
+    if len(rest) > 1 and len(labels[rest].unique()) < 2:
         raise DataError(
             f"data.train: the training images ({len(rest)}) that are left of {spec.name!r} are all "
             "of one class; choose more"
