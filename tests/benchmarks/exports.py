@@ -33,7 +33,7 @@ RUNS = (
     ("jax", "float32"),
     ("jax", "float64"),
     ("onnx", "float32"),
-    ("keras", "float32"),
+    ("keras on torch", "float32"),
     ("keras on jax", "float32"),
 )
 _AT_ONCE = 400  # functions a process
