@@ -18,6 +18,8 @@ import torch
 def plain_torch(device: torch.device | str = "cpu") -> Iterator[None]:
     """Have torch do what it does in a new process: gradients, float32, no autocast.
 
+    Anomaly detection is off: slopes that are not finite are results here, not mistakes.
+
     Args:
         device: of tensors that are made without saying where, if the caller had set another one
             than the CPU.
@@ -30,6 +32,8 @@ def plain_torch(device: torch.device | str = "cpu") -> Iterator[None]:
         for kind in {"cpu", torch.device(device).type}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.is_anomaly_enabled():
+            stack.enter_context(torch.autograd.set_detect_anomaly(False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device(device))
         stack.enter_context(_FLOAT32)

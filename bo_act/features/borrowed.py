@@ -53,6 +53,8 @@ def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 @contextmanager
 def explained(network: nn.Module, images: Tensor) -> Iterator[None]:
     """Say what is wrong where torch's own words do not."""
+    if images.is_meta:
+        raise FeatureError("expected images with numbers in them, got some on the meta device")
     try:
         yield
     except RuntimeError as error:
