@@ -18,10 +18,10 @@ from bo_act.activations.space import load_space
 from bo_act.benchmark.store import open_benchmark, save
 from bo_act.spec_files import read_study
 from bo_act.study.confirm import _attribute
+from bo_act.study.made_with import SPEC
 from bo_act.study.results import read_result
 from bo_act.study.runner import run_study
 from bo_act.study.settings import Configuration
-from bo_act.study.made_with import SPEC
 from bo_act.study.storage import load_study
 from bo_act.study.survey import assemble
 from bo_act.study.task import Task

@@ -318,6 +318,7 @@ def test_the_parent_of_workers_says_who_is_silent(study):
 # --- by hand --------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the first 3 functions")
 def test_a_trial_is_given_back_by_hand_and_taken_over(bo_act, study):
     claim = {"activation": "tanh(x)"}
     number = begin(study, MUTE, user_attrs=claim)
