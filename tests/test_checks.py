@@ -385,6 +385,8 @@ def data(body: str, **changes) -> StudySpec:
         (f"{GOOD}\nreturn images * 0, labels", "all of one gray"),
         (f"{GOOD}\nreturn images[:5], labels[:5] * 0", "too few to hold a tenth of them out"),
         ("raise SystemExit", r"SystemExit \(mine\.py, line 4\)"),
+        ("raise MemoryError", r"MemoryError \(mine\.py, line 4\)"),
+        ("raise ConnectionResetError('gone')", r"gone \(mine\.py, line 4\)"),
         ("raise SystemExit(0)", r"SystemExit: 0 \(mine\.py, line 4\)"),
         ("assert False", r"AssertionError \(mine\.py, line 4\)"),
         ("return next(iter([]))", r"StopIteration \(mine\.py, line 4\)"),
@@ -478,3 +480,16 @@ def test_a_network_that_refuses_some_functions_has_features_of_the_others():
     reasons = {reason for reason in fim.reasons if reason}
     assert reasons == {"the network fails with it: AssertionError: too large (net.py, line 12)"}
     assert fim.present.sum() > 5
+
+
+@pytest.mark.parametrize("fault", ["MemoryError", "OSError(28, 'No space left on device')"])
+def test_a_machine_that_is_at_fault_now_may_be_well_in_the_first_trial(fault):
+    """Neither is what it did in the checks the file's fault, nor what it does in a trial."""
+    text = HEAD + "        COUNT.append(1)\n        if len(COUNT) < 3: raise FAULT\n"
+    text = text.replace("class Net", f"COUNT, FAULT = [], {fault}\nclass Net")
+    spec = whole(
+        text + "    def forward(self, x):\n        return self.last(self.act(x.flatten(1)))" + TAIL
+    )
+    result = run_study(spec)
+    assert (result.trials.complete, result.trials.failed) == (2, 1)
+    assert result.failures[0].blame == "machine"

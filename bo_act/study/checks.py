@@ -70,8 +70,8 @@ def check_trains(task: Task) -> None:
         torch.manual_seed(task.spec.seed)
         train = task.data.train.to(device)
         images, labels = train.take(torch.arange(min(spec.batch_size, len(train)), device="cpu"))
-        network = _network(task, _USUAL)
         try:
+            network = _network(task, _USUAL)
             check_network(
                 network, train, num_classes=task.data.num_classes, precision=spec.precision
             )
@@ -80,7 +80,8 @@ def check_trains(task: Task) -> None:
             _step(task, network, images, labels, at_a_time=spec.micro_batch)
             _check_function_matters(task, images[:_FEW], labels[:_FEW])
         except Exception as error:
-            # Training passes fewer images through at a time where there is too little memory.
+            # Whether it is better by then a trial will tell, which is tried again, and which passes
+            # fewer images through at a time where there is too little memory.
             if not is_machines(error):
                 raise
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bo_act import library
 from bo_act.errors import DataError
-from bo_act.failures import USERS, is_machines, one_line
+from bo_act.failures import USERS, one_line
 from bo_act.io import expanded
 from bo_act.specs import DataSpec
 from bo_act.training.split import others, stratified_sample
@@ -139,7 +139,7 @@ def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advic
             shutil.copytree(fetched, target, dirs_exist_ok=True, copy_function=os.replace)
     except Exception as error:  # torchvision and urllib raise many kinds
         raise DataError(
-            f"{spec.name!r} could not be downloaded ({one_line(error)}); {advice}"
+            f"{spec.name!r} could not be downloaded ({_one_line(error)}); {advice}"
         ) from error
 
 
@@ -225,8 +225,6 @@ def _own(spec: DataSpec, *, train: bool) -> Part:
         images, labels = function(train=train)
         part = _as_tensor(images), _as_tensor(labels)
     except USERS as error:
-        if is_machines(error):
-            raise
         raise DataError(f"{spec.name}: {one_line(error)}; expected {expected}") from error
     which = spec.name if train else f"{spec.name}, with train = False"
     return checked(*part, which)
@@ -274,3 +272,8 @@ def checked(images: Tensor, labels: Tensor, where: str) -> Part:
             + (f", from {int(labels.min())}" if whole and labels.numel() else "")
         )
     return images.contiguous(), labels.long()
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
