@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bo_act import library
 from bo_act.errors import BoActError, DataError
+
+if TYPE_CHECKING:
+    from bo_act.training.data import Data
+    from bo_act.training.images import Images
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -23,6 +27,8 @@ _EXTRAS = {
     "wandb": "wandb", "mlflow": "mlflow",
 }  # fmt: skip
 _LEAST_FREE = 2e9  # bytes; features and trials of a large study
+_READING = 60.0  # seconds that images in folders are read for: some 10,000 of ImageNet's
+_SHOWN = 5  # damaged images that are named
 
 
 @dataclass(frozen=True)
@@ -147,15 +153,44 @@ def _storage(spec: Any) -> Iterator[Finding]:
 def _data(spec: Any) -> Iterator[Finding]:
     from bo_act.study.task import Task
 
-    here = spec.model_copy(update={"data": spec.data.model_copy(update={"download": False})})
+    what = "data, space and network"
+    downloads = spec.data is not None and spec.data.download
+    here = spec
+    if downloads:
+        here = spec.model_copy(update={"data": spec.data.model_copy(update={"download": False})})
     try:
-        Task.load(here)
+        task = Task.load(here)
     except DataError as error:
-        level: Level = "warning" if spec.data.download else "problem"
-        then = "; `bo-act run` tries to download them" if spec.data.download else ""
-        yield Finding(level, "data, space and network", "no data", f"{error}{then}")
+        level: Level = "warning" if downloads else "problem"
+        then = "; `bo-act run` tries to download them" if downloads else ""
+        yield Finding(level, what, "no data", f"{error}{then}")
         return
     except BoActError as error:
-        yield Finding("problem", "data, space and network", "cannot be loaded", str(error))
+        yield Finding("problem", what, "cannot be loaded", str(error))
         return
-    yield Finding("ok", "data, space and network", f"{spec.data.name}, {spec.model.name} load")
+    names = [part.name for part in (spec.data, spec.model) if part is not None]
+    yield Finding("ok", what, f"{', '.join(names) or 'the space and the objective'} load")
+    if task.given_data is not None:
+        yield from _images(task.given_data)
+
+
+def _images(data: Data) -> Iterator[Finding]:
+    """Read images in folders, for a while; those in memory have been read."""
+    from bo_act.training.folders import FolderImages, damaged
+
+    sets: list[Images] = [data.train, data.validation]
+    try:
+        sets.append(data.load_test())
+    except BoActError as error:
+        yield Finding("problem", "test images", "cannot be loaded", str(error))
+    paths = [path for one in sets if isinstance(one, FolderImages) for path in one.paths]
+    if not paths:
+        return
+    wrong, count = damaged(paths, seconds=_READING)
+    looked = f"{count:,} of {len(paths):,} read"
+    if not wrong:
+        yield Finding("ok", "images", looked)
+        return
+    more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    advice = "; ".join(wrong[:_SHOWN]) + more
+    yield Finding("problem", "images", f"{looked}, {len(wrong)} damaged", advice)

@@ -21,8 +21,14 @@ def split(labels: Tensor, spec: DataSpec, default: int) -> tuple[Tensor, Tensor]
         indices of training and of validation images, ascending.
 
     Raises:
-        DataError: no training image would be left.
+        DataError: no training image would be left, or those of one class alone.
     """
+    found = labels.unique().tolist()
+    if len(found) < 2:
+        raise DataError(
+            f"{spec.name!r}: expected images of at least two classes, got "
+            f"{f'class {found[0]} alone' if found else 'no image'}"
+        )
     held_out = default if spec.validation is None else spec.validation
     if held_out >= len(labels):
         raise DataError(
@@ -34,6 +40,11 @@ def split(labels: Tensor, spec: DataSpec, default: int) -> tuple[Tensor, Tensor]
     rest = others(len(labels), validation)
     if spec.train is not None and spec.train < len(rest):
         rest = rest[stratified_sample(labels[rest], spec.train, generator)]
+    if len(labels[rest].unique()) < 2:
+        raise DataError(
+            f"data.train: the training images ({len(rest)}) that are left of {spec.name!r} are all "
+            "of one class; choose more"
+        )
     return rest, validation
 
 
