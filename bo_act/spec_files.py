@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from bo_act import library
 from bo_act.errors import SpecError, nearest
 from bo_act.specs import SpaceSpec, Spec, StudySpec
+from bo_act.urls import without_secrets
 
 S = TypeVar("S", bound=Spec)
 
@@ -89,7 +90,7 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
         elif problem["type"] == "value_error":
             parts.append(f"{place}: {problem['ctx']['error']}")
         else:
-            came = repr(problem["input"])
+            came = without_secrets(repr(problem["input"]))
             came = came if len(came) <= 60 else came[:57] + "..."
             message = problem["msg"][0].lower() + problem["msg"][1:]
             hint = ""

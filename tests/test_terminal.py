@@ -16,6 +16,7 @@ from rich.console import Console
 from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
 from bo_act.study.confirm import Confirmed, Difference, Interval
+from bo_act.study.reasons import nothing_found
 from bo_act.study.results import Counts, Found, StudyResult
 
 
@@ -95,7 +96,8 @@ def test_divergence_is_shown_and_tables_fit_a_narrow_terminal(screen):
 
 
 def test_a_study_without_trials(screen):
-    text = screen(StudyResult("s", "x.db", Counts(), None, Found("relu(x)", None, None)))
+    relu = Found("relu(x)", None, None)
+    text = screen(StudyResult("s", "x.db", Counts(), None, relu, lacking=nothing_found([])))
     assert "No function has been evaluated yet." in text
 
 

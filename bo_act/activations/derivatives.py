@@ -18,6 +18,7 @@ from torch import Tensor
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import evaluate, plan
 from bo_act.activations.operators import OPERATORS
+from bo_act.torch_state import plain_torch
 
 # Functions evaluated at once: a tensor of 512 rows is 1 MB.
 _CHUNK = 512
@@ -35,7 +36,7 @@ class Functions(Protocol):
         ...
 
 
-@torch.enable_grad()
+@plain_torch()
 def value_and_slope(expression: Expression, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return f(x) and f'(x) elementwise, the slope as autograd gives it.
 
@@ -87,7 +88,7 @@ class Batch:
         codes, indices = zip(*((self.codes[i], self.indices[i]) for i in which), strict=True)
         return Batch(self.operands, codes, indices)
 
-    @torch.enable_grad()  # a caller without gradients would be told that all slopes are zero
+    @plain_torch()  # a caller without gradients would be told that all slopes are zero
     def derivatives(self, x: Tensor, order: int) -> tuple[Tensor, ...]:
         """Return values and derivatives up to an order, (n, points) each, as autograd gives them.
 

@@ -72,7 +72,7 @@ class Grouping:
 
 def grid(domain: DomainSpec) -> Tensor:
     """Return the domain's points, float64, the last repeated up to a multiple of 16."""
-    x = torch.linspace(domain.low, domain.high, domain.points, dtype=torch.float64)
+    x = torch.linspace(domain.low, domain.high, domain.points, device="cpu", dtype=torch.float64)
     return torch.cat([x, x[-1:].expand(-len(x) % _LANES)])
 
 

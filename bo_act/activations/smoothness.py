@@ -14,7 +14,7 @@ kink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -155,20 +155,21 @@ def _differentiable_at_zero(batch: Batch, domain: DomainSpec) -> NDArray[np.bool
     near, far = (_quotient_error(batch, value, slope, step) for step in _STEPS[::-1])
     # The error falls with the step: with its root at least, though rounding may keep it up.
     bound = torch.maximum(0.1 * far, 1e-6 * (1 + slope.abs() + value.abs())[:, 0])
-    return good & (torch.isfinite(near) & (near <= bound)).numpy()
+    right: NDArray[np.bool_] = (torch.isfinite(near) & (near <= bound)).numpy()
+    return good & right
 
 
 _DTYPES = (torch.float64, torch.float32)
 
 
 def _at_zero(batch: Batch, dtype: torch.dtype, order: int) -> tuple[Tensor, ...]:
-    found = batch.derivatives(torch.tensor(_ZEROS, dtype=dtype), order)
+    found = batch.derivatives(torch.tensor(_ZEROS, dtype=dtype, device="cpu"), order)
     return tuple(one.double() for one in found)
 
 
 def _quotient_error(batch: Batch, value: Tensor, slope: Tensor, step: float) -> Tensor:
     """Return how far the two difference quotients are from the slope, the worse of the two."""
-    sides = torch.tensor([step, -step], dtype=torch.float64)
+    sides = torch.tensor([step, -step], dtype=torch.float64, device="cpu")
     (there,) = batch.derivatives(sides, 0)
     return (((there - value) / sides) - slope).abs().nan_to_num(torch.inf, torch.inf).amax(dim=1)
 
@@ -178,9 +179,9 @@ def _near(some: Tensor, one: Tensor) -> NDArray[np.bool_]:
     return near.numpy()
 
 
-def _finite(some: Collection[Tensor] | object) -> NDArray[np.bool_]:
+def _finite(some: Iterable[Tensor]) -> NDArray[np.bool_]:
     good: NDArray[np.bool_] = np.array(True)
-    for one in some:  # type: ignore[attr-defined]
+    for one in some:
         good = good & torch.isfinite(one).all(dim=1).numpy()
     return good
 
@@ -192,7 +193,9 @@ def _twice_differentiable(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]
     good = np.ones(len(batch), dtype=bool)
     if domain.low <= 0.0 <= domain.high:
         good = _differentiable_at_zero(batch, domain)
-        (*_, near) = batch.derivatives(torch.tensor([-1e-6, 1e-6], dtype=torch.float64), 2)
+        (*_, near) = batch.derivatives(
+            torch.tensor([-1e-6, 1e-6], dtype=torch.float64, device="cpu"), 2
+        )
         for dtype in _DTYPES:
             (*_, curvature) = _at_zero(batch, dtype, 2)
             good &= _finite([curvature]) & _near(curvature, near.mean(dim=1, keepdim=True))

@@ -39,13 +39,13 @@ class Probes:
     """
 
     def __init__(self, dtype: torch.dtype, limit: int) -> None:
-        x = torch.tensor(PROBES, dtype=dtype)
+        x = torch.tensor(PROBES, dtype=dtype, device="cpu")
         # Memory that is never written to costs nothing.
         self.values = x.new_empty(limit, len(x))
         self.slopes = x.new_empty(limit, len(x))
         # Whether a gradient passes. Where it does not (constants, relu below zero) the slope is
         # zero even if what is outside has an infinite one.
-        self.passes = torch.empty(self.values.shape, dtype=torch.bool)
+        self.passes = torch.empty(self.values.shape, dtype=torch.bool, device="cpu")
         self.values[0], self.slopes[0], self.passes[0] = x, 1.0, True
 
     def rows(self, which: slice) -> Rows:
@@ -68,7 +68,7 @@ class Probes:
         operands = [self.values[row].requires_grad_() for row in numbers]
         value = OPERATORS[name].function(*operands)
         slope = torch.zeros_like(value)
-        passes = torch.zeros(value.shape, dtype=torch.bool)
+        passes = torch.zeros(value.shape, dtype=torch.bool, device="cpu")
         if name in CONSTANTS:
             return value.detach(), slope, passes
         partials = torch.autograd.grad(value.sum(), operands, retain_graph=True)
@@ -101,7 +101,10 @@ def faults(name: str, tuples: np.ndarray, probes: tuple[Probes, ...]) -> np.ndar
 
 def faults_of(expression: Expression) -> int:
     """Return how unstable an expression is, as autograd has it; see ``faults``."""
-    found = (value_and_slope(expression, torch.tensor(PROBES, dtype=dtype)) for dtype in DTYPES)
+    found = (
+        value_and_slope(expression, torch.tensor(PROBES, dtype=dtype, device="cpu"))
+        for dtype in DTYPES
+    )
     return sum(int(_counts(value[None], slope[None])[0]) for value, slope in found)
 
 

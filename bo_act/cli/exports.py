@@ -10,6 +10,7 @@ import typer
 
 from bo_act.cli.options import Panel
 from bo_act.errors import ExportError
+from bo_act.io import atomic_write, reason
 
 commands = typer.Typer()
 
@@ -49,14 +50,14 @@ def export(
     written = exported(expression, to=to, name=name)  # type: ignore[arg-type]
     if out is None:
         if isinstance(written, str):
-            typer.echo(written, nl=False)
+            print(written, end="")
         elif sys.stdout.isatty():
             raise ExportError("an ONNX model is no text; give a file: -o model.onnx")
         else:
             sys.stdout.buffer.write(written)
         return
     try:
-        out.write_bytes(written.encode() if isinstance(written, str) else written)
+        atomic_write(out, written, parents=False)
     except OSError as error:
-        raise ExportError(f"cannot write {out}: {error}") from error
-    typer.echo(f"wrote {out}", err=True)
+        raise ExportError(f"cannot write {out}: {reason(error)}") from error
+    print(f"wrote {out}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,7 +67,7 @@ def space(
         return
     terminal.listed_space(catalogue, counted)
     for text in texts:
-        typer.echo(text)
+        print(text)
 
 
 @commands.command(
@@ -253,5 +254,5 @@ def show(
     if png is None:
         terminal.plot(found.x, {"value": found.value, "slope": found.slope}, title=found.activation)
     else:
-        typer.echo(f"wrote {png}", err=True)
+        print(f"wrote {png}", file=sys.stderr)
     terminal.key_values(found.activation, found.rows())

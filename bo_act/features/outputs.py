@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bo_act.activations.derivatives import Functions, values_and_slopes
 from bo_act.features.table import Block
+from bo_act.torch_state import plain_torch
 
 POINTS = 256
 """Points of the quantile grid."""
@@ -30,6 +31,7 @@ def normal_quantiles(points: int = POINTS) -> Tensor:
     return torch.from_numpy(norm.ppf(levels))
 
 
+@plain_torch()
 def output_blocks(catalogue: Functions) -> dict[str, Block]:
     """Compute the output features of N functions.
 

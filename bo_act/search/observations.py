@@ -11,8 +11,11 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from bo_act.errors import SearchError
+from bo_act.statistics import FLOAT64_ROUNDING, deviation, rescaled, tied
 
 Targets = Literal["rank_normal", "winsorized", "standardized"]
+
+_FEWEST = 3  # different values that quartiles tell something of
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,28 +60,37 @@ class Observations:
         return frozenset(self.indices.tolist()) | self.pruned | self.closed
 
 
+def count_different(values: np.ndarray) -> int:
+    """Count the values that differ by more than rounding."""
+    return len(np.unique(_comparable(values)[0]))
+
+
 def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
     """Map values to what the Gaussian process models.
 
     About half of a space sits at chance level, far below all that is of interest, which a
-    Gaussian process with one length scale cannot follow.
+    Gaussian process with one length scale cannot follow. Any unit gives the same targets, and
+    values that are equal up to rounding are equal.
 
     Args:
-        values: (n,) larger is better.
+        values: (n,) finite, larger is better.
         how: ``rank_normal``: normal quantile of the rank, ties sharing the mean rank;
-            ``winsorized``: values below q25 - 1.5 · (q75 - q25) of the upper half raised to it,
-            then standardized; ``standardized``: mean 0, variance 1.
+            ``winsorized``: values below the lower fence raised to it, those above the upper one
+            drawn near to it (see ``fences``), then standardized; ``standardized``: mean 0,
+            variance 1.
 
     Returns:
-        (n,) float64, mean about 0 and of the order of 1.
+        (n,) float64, mean about 0 and of the order of 1; all 0 where the values are equal.
     """
-    values = np.asarray(values, dtype=np.float64)
+    values, _ = _comparable(values)
     if how == "rank_normal":
         return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
-    values = _raised(values, how)
-    if np.ptp(values) == 0:  # its deviation is rounding error, not zero
+    if values.min() == values.max():  # its deviation is rounding error, not zero
         return np.zeros_like(values)
-    return np.asarray((values - values.mean()) / values.std())
+    if how == "winsorized":
+        values = _winsorized(values)
+    centred, _ = rescaled(values - values.mean())
+    return np.asarray(centred / deviation(centred))
 
 
 def unit(values: np.ndarray, how: Targets) -> float:
@@ -86,13 +98,41 @@ def unit(values: np.ndarray, how: Targets) -> float:
 
     Args:
         values: (n,) as observed.
-        how: ``winsorized`` or ``standardized``; ranks have no unit.
+        how: ``winsorized``, where it is that between the fences, or ``standardized``; ranks have
+            no unit.
 
     Returns:
         The unit; infinity where all targets are equal.
     """
-    values = _raised(np.asarray(values, dtype=np.float64), how)
-    return float(values.std()) if np.ptp(values) else math.inf
+    values, exponent = _comparable(values)
+    if values.min() == values.max():
+        return math.inf
+    if how == "winsorized":
+        values = _winsorized(values)
+    return float(np.ldexp(deviation(values), exponent))
+
+
+def fences(values: np.ndarray) -> tuple[float, float]:
+    """Return between which ends values are of interest.
+
+    With q the quartiles of the different values from the median up, and s the lesser of q75 - q25
+    and 2 (q50 - q25), they are q25 - 1.5 s and q25 + 2.5 s. That each value counts once keeps them
+    apart where many functions share the best values, and a quarter of those may be spurious
+    without moving them. Where there are fewer than three different ones, the upper half of all
+    different values takes their place.
+
+    Args:
+        values: (n,) finite.
+    """
+    distinct = np.unique(values)
+    upper = distinct[distinct >= np.median(values)]
+    if len(upper) < _FEWEST:
+        upper = distinct[distinct >= np.median(distinct)]
+    if len(upper) < _FEWEST:
+        upper = distinct
+    low, middle, high = np.quantile(upper, [0.25, 0.5, 0.75])
+    scale = min(high - low, 2 * (middle - low))
+    return float(low - 1.5 * scale), float(low + 2.5 * scale)
 
 
 def read_back(
@@ -109,13 +149,22 @@ def read_back(
         (m,) values, none beyond the best or the worst of those observed.
     """
     order = np.lexsort((values, targets))
-    return np.asarray(np.interp(means, targets[order], values[order]))
+    values, exponent = rescaled(np.asarray(values, dtype=np.float64))
+    return np.asarray(np.ldexp(np.interp(means, targets[order], values[order]), exponent))
 
 
-def _raised(values: np.ndarray, how: Targets) -> np.ndarray:
-    """Return values with the lower tail raised to its fence, if they are to be winsorized."""
-    if how != "winsorized":
-        return values
-    upper = values[values >= np.median(values)]
-    low, high = np.quantile(upper, [0.25, 0.75])
-    return np.asarray(np.maximum(values, low - 1.5 * (high - low)))
+def _comparable(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return values of the order of 1, ties being ties, and the exponent that was taken off."""
+    values, exponent = rescaled(np.asarray(values, dtype=np.float64))
+    return tied(values, FLOAT64_ROUNDING), exponent
+
+
+def _winsorized(values: np.ndarray) -> np.ndarray:
+    """Raise what is below the lower fence to it; bring the rest nearer the farther it is above."""
+    low, high = fences(values)
+    # At the fence the slope is 1; what is beyond it ends within three eighths of the distance.
+    reach = 0.375 * (high - low)
+    above = np.maximum(values - high, 0.0)
+    with np.errstate(divide="ignore", over="ignore"):
+        drawn = high + reach / (1 + reach / above)
+    return np.where(values > high, drawn, np.maximum(values, low))

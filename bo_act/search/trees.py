@@ -90,6 +90,11 @@ class Frontier:
     def __len__(self) -> int:
         return len(self._expressions)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every expression of the space was met."""
+        return len(self._of_number) == len(self.space)
+
     @cached_property
     def hash(self) -> str:
         """Identify the space and the sample."""
@@ -142,6 +147,7 @@ class Frontier:
             expression = self.space.expression(number)
         else:
             expression = parse(function) if isinstance(function, str) else function
+            number = self.space.find(expression)
         if not self._fit([expression])[0]:
             raise left_out(expression, self.space.spec)
         return self.add([expression], [number])[0]
@@ -193,7 +199,7 @@ class Frontier:
         blocks = output_blocks(_Met(expressions))
         present = np.flatnonzero(blocks["outputs"].present)
         found: list[NDArray[np.float64] | None] = [None] * len(expressions)
-        fit = self._fit([expressions[row] for row in present])
+        fit = self._fit([expressions[row] for row in present.tolist()])
         present = present[fit]
         if len(present):
             points = place_outputs(self._learnt(), blocks, present)
@@ -206,7 +212,8 @@ class Frontier:
         spec = self.space.spec
         found = satisfied(_Met(expressions), spec.domain, spec.require)
         everything = np.ones(len(expressions), dtype=bool)
-        return np.logical_and.reduce([everything, *found.values()])
+        fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *found.values()])
+        return fit
 
     def _learnt(self) -> Frame:
         if self._frame is None:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bo_act import library
 from bo_act.errors import BoActError, DataError
+from bo_act.io import one_line
+
+if TYPE_CHECKING:
+    from bo_act.training.data import Data
+    from bo_act.training.images import Images
 
 if TYPE_CHECKING:
     from bo_act.training.data import Data
@@ -54,8 +60,22 @@ class Finding:
 
 def examine(study: str | None = None) -> list[Finding]:
     """Look at the environment, and at what a study needs if one is given."""
-    found = [*_versions(), *_devices(), *_folders(), *_extras()]
-    return [*found, *_study(study)] if study else found
+    looks = {
+        "versions": _versions(),
+        "devices": _devices(),
+        "folders": _folders(),
+        "extras": _extras(),
+        **({f"study {study}": _study(study)} if study else {}),
+    }
+    return [finding for what, look in looks.items() for finding in _each(what, look)]
+
+
+def _each(what: str, look: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield what a look finds; one that fails is a finding, and the others go on."""
+    try:
+        yield from look
+    except Exception as error:  # an environment can be wrong in any way
+        yield Finding("problem", what, f"could not be looked at: {one_line(error)}")
 
 
 def _versions() -> Iterator[Finding]:
@@ -87,18 +107,38 @@ def _devices() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    cache = library.cache_dir()
-    yield _folder("cache", cache, "set BO_ACT_CACHE_DIR to another folder")
-    if cache.is_dir():
-        for part in sorted(one for one in cache.iterdir() if one.is_dir()):
-            size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
-            yield Finding("ok", f"cache of {part.name}", f"{size / 1e6:.3g} MB in {part}")
-    yield _folder("working folder (runs/)", Path.cwd(), "change to another folder")
+    yield from _each("cache", _cache())
+    yield from _each("working folder (runs/)", _working_folder())
     for kind in ("spaces", "models", "studies"):
         known = library.names(kind)
         level: Level = "ok" if known else "problem"
         advice = "" if known else "install bo-act again: what it ships is missing"
         yield Finding(level, kind, f"{len(known)} by name", advice)
+
+
+def _cache() -> Iterator[Finding]:
+    cache = library.cache_dir()
+    found = _folder("cache", cache, "set BO_ACT_CACHE_DIR to another folder")
+    if found.level == "ok" and not (os.environ.get("BO_ACT_CACHE_DIR") or library.has_home()):
+        why = f"{found.found}; among temporary files, for want of a home folder"
+        found = Finding("warning", "cache", why, "set BO_ACT_CACHE_DIR to a folder that stays")
+    yield found
+    if cache.is_dir() and os.access(cache, os.R_OK | os.X_OK):
+        for part in sorted(one for one in cache.iterdir() if one.is_dir()):
+            size = 0
+            for file in part.rglob("*"):
+                with suppress(OSError):  # gone in this moment
+                    size += file.stat().st_size if file.is_file() else 0
+            yield Finding("ok", f"cache of {part.name}", f"{size / 1e6:.3g} MB in {part}")
+
+
+def _working_folder() -> Iterator[Finding]:
+    runs = Path.cwd() / "runs"
+    what = "working folder (runs/)"
+    if runs.exists() and not runs.is_dir():
+        yield Finding("problem", what, f"{runs} is no folder", "move it away: runs are kept there")
+        return
+    yield _folder(what, runs if runs.is_dir() else Path.cwd(), "change to another folder")
 
 
 def _folder(what: str, path: Path, advice: str) -> Finding:
@@ -136,13 +176,14 @@ def _study(name: str) -> Iterator[Finding]:
 
 
 def _storage(spec: Any) -> Iterator[Finding]:
-    from bo_act.study.storage import location, open_storage
+    from bo_act.study.storage import file_of, open_storage, where_of
 
-    where = location(spec)
-    if "://" not in where and not Path(where).expanduser().is_file():
-        yield _folder("storage", Path(where).expanduser().parent, "give another --storage")
-        return
     try:
+        where = where_of(spec)
+        file = file_of(where)
+        if file is not None and not file.is_file():
+            yield _folder("storage", file.parent, "give another --storage")
+            return
         count = len(open_storage(where, create=False).get_all_studies())
     except BoActError as error:
         yield Finding("problem", "storage", "cannot be opened", str(error))

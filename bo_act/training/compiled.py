@@ -64,7 +64,7 @@ def _try(
 ) -> None:
     """Make a step's forward and backward pass, and forget what they did to the network."""
     count = min(spec.micro_batch or spec.batch_size, spec.batch_size, len(images))
-    batch, _ = images.take(torch.arange(count))
+    batch, _ = images.take(torch.arange(count, device="cpu"))
     if spec.channels_last:
         batch = batch.contiguous(memory_format=torch.channels_last)
     before: dict[str, Any] = on_cpu(dict(network.state_dict()))

@@ -87,7 +87,7 @@ class FolderImages:
         from torch.utils.data import DataLoader
 
         device = self.labels.device
-        order = torch.arange(len(self)) if order is None else order.cpu()
+        order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
         # A daemon, such as a worker of `bench build`, may not have processes of its own.
         workers = 0 if multiprocessing.current_process().daemon else self.workers
         loader: DataLoader[Tensor | str] = DataLoader(
@@ -194,7 +194,7 @@ def damaged(paths: Sequence[str], *, seconds: float) -> tuple[list[str], int]:
     until = time.monotonic() + seconds
     wrong = []
     count = 0
-    for index in torch.randperm(len(paths), generator=generator).tolist():
+    for index in torch.randperm(len(paths), generator=generator, device="cpu").tolist():
         if time.monotonic() > until:
             break
         count += 1
@@ -358,7 +358,7 @@ def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
             f"{folder}: expected images in each class's folder, found none in {_short(empty)} "
             f"(files ending in {', '.join(ENDINGS)}); remove the folder, or put them there"
         )
-    return paths, torch.tensor(labels), classes
+    return paths, torch.tensor(labels, device="cpu", dtype=torch.int64), classes
 
 
 def _images_in(folder: str) -> list[str]:
