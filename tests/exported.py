@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bo_act.activations.derivatives import value_and_slope
-from bo_act.activations.expressions import parse
+from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.module import plan
 from bo_act.activations.operators import OPERATORS
 from bo_act.exports.exporter import export
@@ -221,7 +221,7 @@ def _ours(
 ) -> list[np.ndarray]:
     x = x.clone().requires_grad_()
     values = [x]
-    for name, operands in plan(parse(text)):
+    for name, operands in plan(canonical(parse(text))):  # a tie's slope depends on the order
         some = [values[i].double() if exact else values[i] for i in operands]
         value = OPERATORS[name].function(*some).to(x.dtype)
         if flush:

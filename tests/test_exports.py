@@ -23,7 +23,7 @@ from bo_act.exports.native import JAX, KERAS, TORCH
 from bo_act.exports.onnx_model import _FOLDED, _NATIVE
 from bo_act.exports.primitives import VALUES
 
-NEEDS = {"onnx": "onnxruntime", "keras on jax": "keras"}
+NEEDS = {"onnx": "onnxruntime", "keras on torch": "keras", "keras on jax": "keras"}
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 UNARY = [f"{name}(x)" for name in of_kind("unary")]
 # Where a naive formula overflows or loses its digits, and beside zero; x = 0 is a kink of some.
@@ -46,7 +46,7 @@ def sample(catalogue, count: int) -> list[str]:
     deep = [
         *AT_ZERO,
         "prod_n(sigmoid(x),negative(x),hard_sigmoid(x))",
-        "min_n(exp(x),sum_n(x,x,tanh(x)),max_n(x,negative(x),cosh(x)))",
+        "min_n(exp(x),sum_n(x,one(x),tanh(x)),max_n(x,negative(x),arctan(x)))",
         "pow(square(x),sub(tanh(x),one(x)))",
     ]
     return [catalogue.text(int(index)) for index in chosen] + deep
@@ -75,7 +75,7 @@ def check(texts, target, dtype, folder, points=None):
         ("jax", "float64", 20),
         ("onnx", "float32", 60),
         ("keras on torch", "float32", 20),
-        ("keras on jax", "float32", 20),
+        ("keras on jax", "float32", 4),
     ],
 )
 def test_values_and_slopes_are_ours(act_bench_catalogue, tmp_path, target, dtype, count):
@@ -89,7 +89,7 @@ def test_values_and_slopes_are_ours(act_bench_catalogue, tmp_path, target, dtype
         "jax",
         "onnx",
         pytest.param("keras on torch", marks=pytest.mark.slow),
-        "keras on jax",
+        pytest.param("keras on jax", marks=pytest.mark.slow),
     ],
 )
 def test_every_unary_operator_far_from_zero_and_beside_it(tmp_path, target):

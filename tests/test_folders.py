@@ -124,7 +124,10 @@ def test_one_class_alone_of_a_function_of_ones_own(tmp_path):
 
 
 def test_so_few_training_images_that_one_class_is_left(root):
-    assert "data.train: the training images (1)" in refused(root, train=1)
+    inside = root / "train" / CLASS
+    for number in range(60):
+        shutil.copy(inside / "0.JPEG", inside / f"more{number}.JPEG")
+    assert "data.train: the training images (2) that are left" in refused(root, train=2)
 
 
 @pytest.mark.parametrize(

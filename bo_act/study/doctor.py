@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from bo_act.training.data import Data
     from bo_act.training.images import Images
 
+if TYPE_CHECKING:
+    from bo_act.training.data import Data
+    from bo_act.training.images import Images
+
 Level = Literal["ok", "warning", "problem"]
 
 _EXTRAS = {
