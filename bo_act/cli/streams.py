@@ -43,7 +43,7 @@ class OutputError(BoActError):
     def __init__(self, error: OSError) -> None:
         self.unread = isinstance(error, BrokenPipeError)
         super().__init__(
-            f"the results cannot be printed to stdout: {reason(error)}, or print them elsewhere; "
+            f"the results cannot be printed to stdout: {reason(error, 'print them elsewhere')}; "
             f"nothing that was kept is lost"
         )
 
