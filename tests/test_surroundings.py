@@ -5,7 +5,8 @@ Permissions do not bind root, and only root can become somebody else, so these t
 
 from __future__ import annotations
 
-import importlib.readers  # noqa: F401  (nobody else may be able to read root's Python)
+import encodings.ascii  # noqa: F401  (nobody else may be able to read root's Python)
+import importlib.readers  # noqa: F401
 import os
 import shutil
 import subprocess
@@ -119,6 +120,7 @@ def test_a_user_without_a_home(folder, tmp_path):
     assert ended.code == 0
     assert "home folder" in ended.out
     assert "set BO_ACT_CACHE_DIR" in ended.out
+    one_line(run_apart(tmp_path, someone, "--install-completion", "bash"), "set HOME")
     # What others have put there is not used.
     shutil.rmtree(cache)
     cache.mkdir(mode=0o777)

@@ -141,9 +141,11 @@ def _fault(error: BaseException | None) -> str | None:
             return place + reason(error)
         if isinstance(error, sqlite3.Error):
             return (
-                f"the database of the study: {error}; make room there, or allow writing to it and "
-                f"its folder; what was stored before is kept, and the same command goes on from it"
+                f"the database of the study: {error}; make room there, allow writing to it and its "
+                f"folder, and leave it where it is; the same command goes on from what is stored"
             )
+        if isinstance(error, RuntimeError) and "home directory" in str(error):
+            return "there is no home folder, and this needs one; set HOME to a folder"
         error = error.__cause__
     return None
 
