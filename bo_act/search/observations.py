@@ -115,24 +115,29 @@ def unit(values: np.ndarray, how: Targets) -> float:
 def fences(values: np.ndarray) -> tuple[float, float]:
     """Return between which ends values are of interest.
 
-    With q the quartiles of the different values from the median up, and s the lesser of q75 - q25
-    and 2 (q50 - q25), they are q25 - 1.5 s and q25 + 2.5 s. That each value counts once keeps them
-    apart where many functions share the best values, and a quarter of those may be spurious
-    without moving them. Where there are fewer than three different ones, the upper half of all
-    different values takes their place.
+    With q the quartiles of the values from the median up, and s = q75 - q25, they are q25 - 1.5 s
+    and q75 + 2 s. Where those values are few different ones, of a metric of few digits, or the
+    quartiles have no distance, each different value counts once: else all but the best would be
+    below. Of few, one that is spurious could move a quartile, so s is at most 2 (q50 - q25) there.
 
     Args:
         values: (n,) finite.
     """
+    upper = values[values >= np.median(values)]
+    low, high = np.quantile(upper, [0.25, 0.75])
+    if low == high or 2 * len(np.unique(upper)) < len(upper):
+        low, middle, high = np.quantile(_different(values), [0.25, 0.5, 0.75])
+        high = min(high, low + 2 * (middle - low))
+    return float(low - 1.5 * (high - low)), float(high + 2 * (high - low))
+
+
+def _different(values: np.ndarray) -> np.ndarray:
+    """Return the different values from the median up; if too few, from the median of those."""
     distinct = np.unique(values)
     upper = distinct[distinct >= np.median(values)]
     if len(upper) < _FEWEST:
         upper = distinct[distinct >= np.median(distinct)]
-    if len(upper) < _FEWEST:
-        upper = distinct
-    low, middle, high = np.quantile(upper, [0.25, 0.5, 0.75])
-    scale = min(high - low, 2 * (middle - low))
-    return float(low - 1.5 * scale), float(low + 2.5 * scale)
+    return distinct if len(upper) < _FEWEST else upper
 
 
 def read_back(
@@ -162,8 +167,8 @@ def _comparable(values: np.ndarray) -> tuple[np.ndarray, int]:
 def _winsorized(values: np.ndarray) -> np.ndarray:
     """Raise what is below the lower fence to it; bring the rest nearer the farther it is above."""
     low, high = fences(values)
-    # At the fence the slope is 1; what is beyond it ends within three eighths of the distance.
-    reach = 0.375 * (high - low)
+    # At the fence the slope is 1, and what is beyond it ends within 1.5 times q75 - q25.
+    reach = (high - low) / 3
     above = np.maximum(values - high, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
         drawn = high + reach / (1 + reach / above)
