@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import norm, rankdata
 from sklearn.decomposition import PCA
 
@@ -18,8 +16,7 @@ from bo_act.features import coordinates
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.search import embedding as embedders
-from bo_act.search.embedding import Embedding, PcaEmbedder, make_embedder
-from bo_act.search.observations import Observations, warp_targets
+from bo_act.search.embedding import PcaEmbedder, make_embedder
 from bo_act.specs import EmbeddingSpec, SpaceSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning")
@@ -362,96 +359,3 @@ def assert_ranks_up_to_sign(columns: np.ndarray, scores: np.ndarray, *, sign: bo
 
 def test_make_embedder():
     assert make_embedder(EmbeddingSpec(outputs=3, fim=2)) == PcaEmbedder(outputs=3, fim=2)
-
-
-@pytest.mark.parametrize(
-    ("points", "valid", "message"),
-    [
-        (np.zeros((3, 2)), np.ones(2, dtype=bool), r"expected points \(N, d\)"),
-        (np.zeros(3), np.ones(3, dtype=bool), r"expected points \(N, d\)"),
-        (np.full((3, 2), np.nan), np.array([False, True, False]), "not finite"),
-    ],
-)
-def test_an_embedding_is_checked(points, valid, message):
-    with pytest.raises(SearchError, match=message):
-        Embedding(points, {"outputs": slice(0, 2)}, valid)
-
-
-# --- observations and targets ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_observations_are_finite(value):
-    with pytest.raises(SearchError, match=f"observation 1 has the value {value}"):
-        Observations(np.array([3, 4]), np.array([0.5, value]))
-
-
-def test_observations_are_of_one_length():
-    with pytest.raises(SearchError, match=r"got \(2,\) and \(1,\)"):
-        Observations(np.array([3, 4]), np.array([0.5]))
-    assert len(Observations(np.array([3, 4]), np.array([0.5, 0.6]))) == 2
-
-
-# Like accuracies: few digits, many ties.
-VALUES = st.lists(
-    st.integers(-(10**6), 10**6).map(lambda i: i / 1000) | st.sampled_from([0.1, 0.7]),
-    min_size=1,
-    max_size=40,
-).map(np.array)
-WARPS = st.sampled_from(["rank_normal", "winsorized", "standardized"])
-
-
-@given(VALUES, WARPS)
-def test_warped_targets_are_finite_centred_and_in_order(values, how):
-    warped = warp_targets(values, how)
-    assert warped.shape == values.shape
-    assert warped.dtype == np.float64
-    assert np.isfinite(warped).all()
-    assert abs(warped.mean()) < 0.5
-    assert np.abs(warped).max() <= max(3.0, np.sqrt(len(values)) + 1e-9)
-    order = np.argsort(values, kind="stable")
-    assert (np.diff(warped[order]) >= 0).all()
-    for value in values:
-        assert len(set(warped[values == value])) == 1
-    if how != "winsorized":
-        assert len(set(warped)) == len(set(values))
-
-
-@given(VALUES, WARPS, st.randoms(use_true_random=False))
-def test_warping_does_not_depend_on_the_order(values, how, random):
-    order = list(range(len(values)))
-    random.shuffle(order)
-    np.testing.assert_allclose(
-        warp_targets(values[order], how), warp_targets(values, how)[order], atol=1e-9
-    )
-
-
-@given(VALUES)
-def test_winsorized_keeps_the_order_above_its_floor(values):
-    upper = values[values >= np.median(values)]
-    q25, q75 = np.quantile(upper, [0.25, 0.75])
-    floor = q25 - 1.5 * (q75 - q25)
-    warped = warp_targets(values, "winsorized")
-    above = values > floor
-    assert len(set(warped[above])) == len(set(values[above]))
-    assert len(set(warped[~above])) <= 1
-    assert above.any() or floor == values.max()  # three quarters of the upper half are the best
-
-
-@given(st.floats(-1e3, 1e3), st.integers(1, 9), WARPS)
-def test_equal_values_carry_nothing(value, count, how):
-    np.testing.assert_array_equal(warp_targets(np.full(count, value), how), np.zeros(count))
-
-
-def test_warps_of_a_skewed_sample():
-    values = np.array([0.1, 0.1, 0.1, 0.1, 0.80, 0.82, 0.85, 0.9])
-    ranks = warp_targets(values, "rank_normal")
-    np.testing.assert_allclose(ranks[-1], norm.ppf(7.5 / 8))
-    np.testing.assert_allclose(ranks[:4], norm.ppf(2 / 8))
-    standard = warp_targets(values, "standardized")
-    np.testing.assert_allclose([standard.mean(), standard.std()], [0, 1], atol=1e-12)
-    # Upper half 0.8 … 0.9: q25 = 0.815, q75 = 0.8625, so the floor is 0.74375.
-    raised = np.maximum(values, 0.74375)
-    np.testing.assert_allclose(
-        warp_targets(values, "winsorized"), (raised - raised.mean()) / raised.std()
-    )

@@ -21,13 +21,13 @@ from bo_act.comparison.metrics import (
     Progress,
     evaluations_to_top,
     floor,
-    mean_interval,
     probability_of_beating,
     progress,
     summary,
     table,
 )
 from bo_act.errors import BenchmarkError
+from bo_act.statistics import mean_interval
 
 ONE = random_benchmark(load_space("classic"), runs=2, seed=1)
 TWO = random_benchmark(load_space("classic"), runs=2, seed=2)
@@ -265,3 +265,42 @@ def test_luck_of_pure_noise_and_of_none():
     assert certain["kept"] == 1
     with pytest.raises(BenchmarkError, match="at least two runs"):
         luck(measured(generator.random((len(ONE), 1))))
+
+
+def test_means_that_differ_by_rounding_are_no_better_or_worse():
+    """The best three functions have the same mean of two runs, to the digits of float32."""
+    runs = {metric: values.copy() for metric, values in ONE.runs.items()}
+    accuracy = np.linspace(0.1, 0.8, len(ONE))[:, None] * np.ones(2)
+    accuracy[:3] = [[0.9, 0.92], [0.91, 0.91], [0.92, 0.9]]
+    accuracy[-1] = np.nan
+    runs["validation_accuracy"] = np.float64(np.float32(accuracy))
+    near = dataclasses.replace(ONE, runs=runs, curves=None)
+    assert len(set(near.values[:3].tolist())) > 1
+    assert near.ranks[:3].tolist() == [1, 1, 1]
+    assert floor(near) > 1e-2
+    steps = pd.concat(
+        [
+            steps_of("one", name, seed, [20, place])
+            for name, place in zip("abc", range(3), strict=True)
+            for seed in range(4)
+        ]
+    )
+    steps["value"] = near.values[steps["index"]]
+    found = progress(steps, {"one": near})
+    for one in found.values():
+        assert (one.regret[:, -1] == 0).all()
+        assert (one.rank[:, -1] == 1).all()
+    for pair in summary(steps, {"one": near})["comparisons"]:
+        assert pair["probability"] == 0.5
+        assert pair["ci95"] == [0.5, 0.5]
+
+
+def test_all_functions_alike():
+    runs = {m: np.where(np.isfinite(v), 0.3, np.nan) for m, v in ONE.runs.items()}
+    runs["validation_accuracy"][::2] += 1e-16
+    flat = dataclasses.replace(ONE, runs=runs, curves=None)
+    steps = pd.concat([steps_of("one", "a", seed, [3, 4]) for seed in range(3)])
+    found = summary(steps, {"one": flat})["methods"]["a"]["benchmarks"]["one"]
+    json.dumps(found, allow_nan=False)
+    assert found["normalized_regret"]["2"] == 0.0
+    assert luck(flat)["correlation"] == 0.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError
+from bo_act.statistics import rank_correlation
 
 
 def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
         size = min(top, len(order))
         again = np.argsort(-fresh, kind="stable")[:size]
         for name, value in {
-            "correlation": stats.spearmanr(others, fresh).statistic,
-            "correlation_top": _correlation(others[fifth], fresh[fifth]),
+            "correlation": rank_correlation(others, fresh),
+            "correlation_top": rank_correlation(others[fifth], fresh[fifth]),
             "deviation": np.median(runs[fifth].std(axis=1, ddof=1)),
             "chosen": others[best],
             "held_out": fresh[best],
@@ -65,9 +65,3 @@ def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
         }.items():
             found.setdefault(name, []).append(float(value))
     return {name: float(np.mean(values)) for name, values in found.items()} | {"runs": count}
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
-        return 0.0
-    return float(stats.spearmanr(one, other).statistic)

@@ -1,13 +1,23 @@
-"""Benchmarks as sources of a warm start."""
+"""Benchmarks as sources of a warm start, and which of them say of a benchmark what it is."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from bo_act.activations.space import Space
-from bo_act.benchmark.table import Benchmark
+from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import ExpressionError
 from bo_act.search.warm_start import Source
+
+Floats = NDArray[np.float64]
+
+_SHARE = 0.5  # of the functions that both know, above which two benchmarks have the same runs
+_ROUNDING = 1e-5  # relative; files in the form of Act-Bench keep six digits of medians
+_COMPARED = tuple(metric for metric in METRICS if metric != "seconds")
 
 
 def as_source(benchmark: Benchmark, space: Space) -> Source:
@@ -19,14 +29,88 @@ def as_source(benchmark: Benchmark, space: Space) -> Source:
         SearchError: it has no function of the space.
     """
     values = np.full(len(space.catalogue), np.nan)
+    theirs, ours = _matched(benchmark, space)
+    values[ours] = benchmark.values[theirs]
+    return Source(benchmark.name, values)
+
+
+def same_task(one: Benchmark, other: Benchmark) -> bool:
+    """Tell whether two benchmarks are of one task, whatever they and their files are called.
+
+    Either they were built from the same study but for the seed and the space, or they have the same
+    runs.
+    """
+    made = _task(one)
+    return (made is not None and made == _task(other)) or same_runs(one, other)
+
+
+def same_runs(one: Benchmark, other: Benchmark) -> bool:
+    """Tell whether most functions that two benchmarks know have a run in common.
+
+    One may know more functions or more seeds, or only the median or the mean over the runs. All
+    accuracies and losses that both know have to agree, as an accuracy alone may by chance.
+    Functions without a loss tell nothing: most of those diverged, and are at chance in any task.
+    Where no function has a loss, those tell nothing that have the most frequent accuracy.
+    """
+    theirs, ours = _matched(other, one.space)
+    there = one.measured[ours]
+    ours, theirs = ours[there], theirs[there]
+    pairs = np.ones((len(ours), 1, 1), dtype=bool)
+    telling = np.zeros(len(ours), dtype=bool)
+    for metric in _COMPARED:
+        mine, others = one.runs[metric][ours], other.runs[metric][theirs]
+        known = np.asarray(np.isfinite(mine).any(axis=1) & np.isfinite(others).any(axis=1))
+        pairs = pairs & (_equal_pairs(mine, others) | ~known[:, None, None])
+        if metric.endswith("loss"):
+            telling |= known
+    ran = np.asarray(np.isfinite(_with_middles(one.runs["validation_accuracy"][ours])))
+    same = (pairs & ran[:, :, None]).any(axis=(1, 2))
+    if not telling.any():
+        telling = _unusual(one.values[ours]) & _unusual(other.values[theirs])
+    return bool(telling.any() and same[telling].mean() > _SHARE)
+
+
+def _matched(benchmark: Benchmark, space: Space) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the measured functions of a benchmark that a space has, and their indices there."""
     measured = np.flatnonzero(benchmark.measured)
     if benchmark.space.catalogue.hash == space.catalogue.hash:
-        values[measured] = benchmark.values[measured]
-        return Source(benchmark.name, values)
-    for index in measured:
+        return measured, measured
+    pairs = []
+    for index in measured.tolist():
         try:
-            ours = space.catalogue.index(benchmark.space.catalogue.expression(int(index)))
+            ours = space.catalogue.index(benchmark.space.catalogue.expression(index))
         except ExpressionError:
             continue
-        values[ours] = benchmark.values[index]
-    return Source(benchmark.name, values)
+        pairs.append((index, ours))
+    theirs, here = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return theirs, here
+
+
+def _task(benchmark: Benchmark) -> Any:
+    """Return what a benchmark was built from but for the seed and the space; None if not known."""
+    content, study = (benchmark.provenance.get(key) for key in ("content", "study"))
+    if not isinstance(content, dict) or not isinstance(study, dict):
+        return None
+    return (
+        {key: value for key, value in content.items() if key != "the space's functions"},
+        {key: value for key, value in study.items() if key != "seed"},
+    )
+
+
+def _equal_pairs(one: Floats, other: Floats) -> NDArray[np.bool_]:
+    """Tell which of (M, S) and (M, S') runs, and of their means and medians, are equal."""
+    mine, theirs = _with_middles(one)[:, :, None], _with_middles(other)[:, None, :]
+    return np.isclose(mine, theirs, rtol=_ROUNDING, atol=0.0, equal_nan=True)
+
+
+def _with_middles(runs: Floats) -> Floats:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a function without runs has no middle
+        middles = [np.nanmean(runs, axis=1), np.nanmedian(runs, axis=1)]
+    return np.column_stack([runs, *middles])
+
+
+def _unusual(values: Floats) -> NDArray[np.bool_]:
+    """Tell which of (M,) values are not the most frequent one."""
+    known, counts = np.unique(values, return_counts=True)
+    return np.asarray(values != known[counts.argmax()] if len(known) else values > 0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bo_act.activations.space import Space
 from bo_act.errors import BenchmarkError
 from bo_act.features.table import FeatureTable
+from bo_act.statistics import tied
 
 METRICS = (
     "train_accuracy",
@@ -126,10 +127,13 @@ class Benchmark:
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
-        """(N,) 1 is the best by ``values``, ties share the better rank; 0 where not measured."""
-        ordered = np.sort(-self.values[self.measured])
+        """(N,) 1 is the best by ``values``, ties share the better rank; 0 where not measured.
+
+        Means that differ by rounding are ties.
+        """
+        values = tied(self.values[self.measured])
         ranks = np.zeros(len(self), dtype=np.int64)
-        ranks[self.measured] = 1 + np.searchsorted(ordered, -self.values[self.measured])
+        ranks[self.measured] = 1 + np.searchsorted(np.sort(-values), -values)
         return ranks
 
     @cached_property

@@ -9,20 +9,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import bo_act
 from bo_act.activations.costs import operator_times
 from bo_act.benchmark.journal import RunJournal
+from bo_act.benchmark.sources import same_runs, same_task
 from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.code import code_digest
 from bo_act.comparison.job import CompareJob, ReplayRun
 from bo_act.comparison.metrics import summary, table
 from bo_act.comparison.replay import Step
 from bo_act.errors import BenchmarkError, nearest
+from bo_act.io import atomic_write, one_line, reason, replacing
 from bo_act.markup import box
 from bo_act.markup import table as html_table
 from bo_act.search.method import METHODS, MethodSpec
@@ -32,17 +35,6 @@ from bo_act.workers import compute_in_processes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-# What decides a search: runs made by other code do not compare.
-_CODE = (
-    "activations",
-    "features",
-    "search",
-    "study",
-    "benchmark/sources.py",
-    "comparison/job.py",
-    "comparison/replay.py",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,18 +93,22 @@ class Comparison:
         }
 
     def save(self, folder: Path) -> list[Path]:
-        """Write ``steps.parquet``, ``summary.json`` and the figures; return the files."""
+        """Write ``steps.parquet``, ``summary.json`` and the figures; return the files.
+
+        Raises:
+            BenchmarkError: they cannot be written.
+        """
         from bo_act.comparison import figures
 
-        folder.mkdir(parents=True, exist_ok=True)
         files = [folder / "steps.parquet", folder / "summary.json"]
-        temporary = folder / ".writing"
-        self.steps.to_parquet(temporary, index=False, compression="zstd")
-        temporary.replace(files[0])
-        temporary.write_text(json.dumps(self.summary, indent=2, allow_nan=False) + "\n")
-        temporary.replace(files[1])
-        for name, figure in self.figures().items():
-            files += figures.save(figure, folder, name)
+        try:
+            with replacing(files[0]) as temporary:
+                self.steps.to_parquet(temporary, index=False, compression="zstd")
+            atomic_write(files[1], json.dumps(self.summary, indent=2, allow_nan=False) + "\n")
+            for name, figure in self.figures().items():
+                files += figures.save(figure, folder, name)
+        except OSError as error:
+            raise BenchmarkError(f"cannot write to {folder}: {reason(error)}") from error
         return files
 
 
@@ -140,15 +136,17 @@ def compare(
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark, with seeds from 0.
         initial: random functions after the baselines of the space.
-        warm_start: benchmarks to learn from, never from the one that is searched: the five
-            functions that are good in all of them are evaluated first, in place of baselines and
-            random functions, and every function's rank in them is a block of the embedding.
+        warm_start: benchmarks to learn from, never from one of the very task that is searched,
+            under whatever name (see ``same_task``): the five functions that are good in all of
+            them are evaluated first, in place of baselines and random functions, and every
+            function's rank in them is a block of the embedding.
         workers: processes at a time, one thread each.
         out: folder that runs are kept in; default: nothing is kept.
         events: called as it proceeds.
 
     Raises:
-        BenchmarkError: a name is unknown, a number makes no sense, or ``out`` holds runs that
+        BenchmarkError: a name is unknown, a number makes no sense, two benchmarks have the same
+            runs, there is nothing to learn from but the task itself, or ``out`` holds runs that
             other code or options made.
     """
     specs = _methods(methods)
@@ -165,15 +163,12 @@ def compare(
         for method in specs
         for benchmark in opened
     ]
-    sources = {name: open_benchmark(name) for name in dict.fromkeys(warm_start)}
-    if len(sources) == 1 and sources.keys() & opened.keys():
-        raise BenchmarkError(
-            f"expected other benchmarks to learn from than to search on, got "
-            f"{', '.join(sources)} as both"
-        )
+    _check_once(opened)
+    sources = _distinct({n: opened.get(n) or open_benchmark(n) for n in dict.fromkeys(warm_start)})
+    told = {name: _others(name, benchmark, sources) for name, benchmark in opened.items()}
     priced = any(spec.acquisition.needs_costs for spec in specs.values())
     times = operator_times() if priced else None
-    job = CompareJob(specs, evaluations, initial, tuple(sources), times)
+    job = CompareJob(specs, evaluations, initial, told, times)
     with ExitStack() as stack:
         if out is None:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -201,7 +196,13 @@ def compare(
             events.runs(done, len(runs), "searches")
         records = [journal[keys[run]] for run in runs]
     steps = _frame(records)
-    return Comparison(steps, opened, summary(steps, opened))
+    summed = summary(steps, opened)
+    if warm_start:
+        summed["told"] = {
+            name: {"by": list(some), "not_by": [one for one in warm_start if one not in some]}
+            for name, some in told.items()
+        }
+    return Comparison(steps, opened, summed)
 
 
 def load_comparison(folder: Path) -> Comparison:
@@ -219,11 +220,22 @@ def load_comparison(folder: Path) -> Comparison:
             f"expected the folder of a comparison with a file steps.parquet, got {str(folder)!r}; "
             f"`bo-act compare --out {folder}` makes it"
         )
-    steps = pd.read_parquet(file)
-    opened = {str(name): open_benchmark(str(name)) for name in dict.fromkeys(steps["benchmark"])}
-    summed = summary(steps, opened)
+    try:
+        steps = pd.read_parquet(file)
+        names = steps["benchmark"].astype(str)
+    except Exception as error:  # Arrow and pandas raise many kinds over damaged files
+        raise _unreadable(file, error) from error
+    opened = {name: open_benchmark(name) for name in dict.fromkeys(names)}
     kept = folder / "summary.json"
-    if kept.is_file() and json.loads(kept.read_text())["methods"] != _plain(summed)["methods"]:
+    try:
+        summed = summary(steps, opened)
+    except Exception as error:  # it holds other columns, or numbers that cannot be
+        raise _unreadable(file, error) from error
+    try:
+        before = json.loads(kept.read_bytes())["methods"] if kept.is_file() else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise _unreadable(kept, error) from error
+    if before is not None and before != _plain(summed)["methods"]:
         raise BenchmarkError(
             f"the benchmarks changed since the comparison in {folder} was made, or it was made by "
             "another version; make it again in another folder"
@@ -231,19 +243,15 @@ def load_comparison(folder: Path) -> Comparison:
     return Comparison(steps, opened, summed)
 
 
+def _unreadable(file: Path, error: Exception) -> BenchmarkError:
+    return BenchmarkError(
+        f"{file} cannot be read: {one_line(error)}; `bo-act compare --out {file.parent}`, with the "
+        "options of before, writes it again from the runs that are kept there"
+    )
+
+
 def _plain(summed: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(summed))
-
-
-def code_digest() -> str:
-    """Identify the code that decides a search."""
-    package = Path(bo_act.__file__).parent
-    digest = hashlib.sha256()
-    for place in _CODE:
-        found = package / place
-        for file in sorted(found.glob("*.py")) if found.is_dir() else [found]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Any:
@@ -255,6 +263,35 @@ def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Any:
     replayer = job(torch.device("cpu"))
     for run in runs:
         yield replayer(run)
+
+
+def _check_once(opened: Mapping[str, Benchmark]) -> None:
+    for (name, one), (again, other) in combinations(opened.items(), 2):
+        if same_runs(one, other):
+            raise BenchmarkError(
+                f"the benchmarks {name!r} and {again!r} have the same runs, and would count twice; "
+                "leave one of them out"
+            )
+
+
+def _distinct(sources: Mapping[str, Benchmark]) -> dict[str, Benchmark]:
+    """Leave out sources that have the runs of one before them."""
+    kept: dict[str, Benchmark] = {}
+    for name, source in sources.items():
+        if not any(same_runs(source, other) for other in kept.values()):
+            kept[name] = source
+    return kept
+
+
+def _others(name: str, benchmark: Benchmark, sources: Mapping[str, Benchmark]) -> tuple[str, ...]:
+    """Return the sources that are of another task than a benchmark."""
+    others = tuple(one for one, source in sources.items() if not same_task(source, benchmark))
+    if sources and not others:
+        raise BenchmarkError(
+            f"expected other benchmarks to learn from than the one that is searched, got "
+            f"{', '.join(map(repr, sources))}, of the same task as {name!r}"
+        )
+    return others
 
 
 def _methods(methods: Sequence[str | tuple[str, MethodSpec]]) -> dict[str, MethodSpec]:

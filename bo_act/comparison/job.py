@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -39,14 +39,14 @@ class CompareJob:
         methods: by name.
         evaluations: of each search, the initial design included.
         initial: random functions after the baselines.
-        sources: benchmarks to learn from.
+        sources: benchmark → those to learn from when it is searched.
         times: of operators, where a method asks what functions cost.
     """
 
     methods: Mapping[str, MethodSpec]
     evaluations: int
     initial: int
-    sources: tuple[str, ...] = ()
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     times: Mapping[str, float] | None = None
 
     def __call__(self, _: torch.device) -> Callable[[ReplayRun], dict[str, Any]]:
@@ -97,7 +97,7 @@ class _Replayer:
         return self.benchmarks[name]
 
     def _warm_start(self, run: ReplayRun, method: MethodSpec) -> WarmStart | None:
-        others = [name for name in self.job.sources if name != run.benchmark]
+        others = self.job.sources.get(run.benchmark, ())
         if not others or not method.warm_start:
             return None
         key = f"{run.benchmark} {method.fim} {method.embedding!r}"

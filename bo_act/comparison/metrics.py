@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError
+from bo_act.statistics import mean_interval, negligible, tied
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,8 +98,9 @@ def _progress(
     incumbent = np.take_along_axis(index, when, axis=1)
     # What was not measured counts as a network that learns nothing, behind all that was.
     measured = benchmark.measured
-    truth = np.where(measured, benchmark.values, benchmark.chance)
-    test = np.where(measured & np.isfinite(benchmark.test), benchmark.test, benchmark.chance)
+    # Means that differ by rounding are no better or worse than each other.
+    truth = tied(np.where(measured, benchmark.values, benchmark.chance))
+    test = tied(np.where(measured & np.isfinite(benchmark.test), benchmark.test, benchmark.chance))
     ranks = np.where(measured, benchmark.ranks, measured.sum() + 1)
     regret = truth.max() - truth[incumbent]
     return Progress(
@@ -114,12 +115,14 @@ def _progress(
 
 def spread(benchmark: Benchmark) -> float:
     """Return by how much the best function is better than a random one is on average."""
-    return float(benchmark.values[benchmark.best] - benchmark.expectation) or 1.0
+    best = benchmark.values[benchmark.best]
+    found = float(best - benchmark.expectation)
+    return 1.0 if negligible(found, best) else found
 
 
 def floor(benchmark: Benchmark) -> float:
     """Return half the smallest normalized regret above zero: where logarithms end."""
-    values = np.unique(benchmark.values[benchmark.measured])
+    values = np.unique(tied(benchmark.values[benchmark.measured]))
     gap = float(values[-1] - values[-2]) if len(values) > 1 else 1.0
     return gap / 2 / spread(benchmark)
 
@@ -145,15 +148,6 @@ def evaluations_to_top(rank: NDArray[np.int64], count: int) -> dict[str, Any]:
         "censored": int((~got_there).sum()),
         "runs": len(first),
     }
-
-
-def mean_interval(values: Floats) -> tuple[float, list[float] | None]:
-    """Return the mean of (S,) values and its 95% interval by Student's t; None for one value."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, None
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return mean, [mean - half, mean + half]
 
 
 def probability_of_beating(
@@ -244,7 +238,7 @@ def _figures(found: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[s
     return {
         "runs": len(found.seeds),
         "regret": {str(place): mean for place, (mean, _) in regret.items()},
-        "ci95": {str(place): interval for place, (_, interval) in regret.items()},
+        "ci95": {str(place): ends and list(ends) for place, (_, ends) in regret.items()},
         "normalized_regret": _means(found.normalized, places),
         "test_regret": _means(found.test_regret, places),
         "median_rank": {str(p): float(np.median(found.rank[:, p - 1])) for p in places},

@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bo_act.benchmark.table import Benchmark
-from bo_act.comparison.metrics import mean_interval
 from bo_act.errors import BenchmarkError
 from bo_act.search.embedding import Embedding
 from bo_act.search.observations import warp_targets
 from bo_act.search.searcher import fit_surrogate
 from bo_act.specs import SurrogateSpec
+from bo_act.statistics import mean_interval, rank_correlation
+from bo_act.torch_state import plain_torch
 
 LEVELS = (0.5, 0.8, 0.95)
 """Of the central intervals whose coverage is counted."""
 
 
+@plain_torch()
 def surrogate_quality(
     benchmark: Benchmark,
     embedding: Embedding,
@@ -81,38 +83,36 @@ def surrogate_quality(
             torch.from_numpy(embedding.points[seen]),
             torch.from_numpy(warp_targets(known, surrogate.targets)),
             embedding.blocks,
-            believed=torch.empty(0, embedding.points.shape[1], dtype=torch.float64),
-            ceiling=torch.empty(0, dtype=torch.float64),
+            believed=torch.empty(0, embedding.points.shape[1], device="cpu", dtype=torch.float64),
+            ceiling=torch.empty(0, device="cpu", dtype=torch.float64),
             seed=seed,
         )
         mean, variance = (
             part.numpy()
             for part in model.mean_and_variance(torch.from_numpy(embedding.points[unseen]))
         )
-        noise = float(getattr(model, "noise", torch.zeros(1)).mean())
+        noise = float(getattr(model, "noise", 0.0))
         best = np.argsort(-truth, kind="stable")[: len(truth) // 5]
-        found.setdefault("tau", []).append(_tau(mean, truth))
-        found.setdefault("tau_top", []).append(_tau(mean[best], truth[best]))
+        found.setdefault("tau", []).append(rank_correlation(mean, truth, kind="kendall"))
+        top_tau = rank_correlation(mean[best], truth[best], kind="kendall")
+        found.setdefault("tau_top", []).append(top_tau)
         inside = (truth >= known.min()) & (truth <= known.max())
         target = _warped(known, truth[inside], warp_targets(known, surrogate.targets))
-        distance = np.abs(target - mean[inside]) / np.sqrt(variance[inside] + noise)
+        distance = np.abs(target - mean[inside])
+        deviation = np.sqrt(variance[inside] + noise)
         top = np.isin(np.flatnonzero(inside), best)
         for level in LEVELS:
-            within = distance <= stats.norm.ppf(0.5 + level / 2)
+            within = distance <= stats.norm.ppf(0.5 + level / 2) * deviation
             for name, part in (("coverage", within), ("coverage_top", within[top])):
                 if part.size:
                     found.setdefault(f"{name} {level:g}", []).append(float(part.mean()))
     summed: dict[str, Any] = {"coverage": {}, "coverage_top": {}}
     for name, values in found.items():
-        middle, interval = mean_interval(np.array(values))
+        middle, ends = mean_interval(values)
         which, _, share = name.partition(" ")
-        (summed[which] if share else summed)[share or name] = {"mean": middle, "ci95": interval}
+        said = {"mean": middle, "ci95": ends and list(ends)}
+        (summed[which] if share else summed)[share or name] = said
     return {**summed, "observations": observations, "seeds": len(searched)}
-
-
-def _tau(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-    tau = float(stats.kendalltau(predicted, truth).statistic)
-    return tau if np.isfinite(tau) else 0.0  # all predictions equal
 
 
 def _warped(

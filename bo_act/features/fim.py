@@ -25,6 +25,7 @@ from bo_act.features.kfac import (
 )
 from bo_act.features.shared import Shared
 from bo_act.features.spectrum import NULL_LOG, faster_device, spectrum
+from bo_act.torch_state import plain_torch
 
 __all__ = ["NULL_LOG", "FimSpectra", "fim_spectra"]
 
@@ -50,6 +51,7 @@ class FimSpectra:
     uncovered: tuple[str, ...]
 
 
+@plain_torch()
 def fim_spectra(
     network: nn.Module,
     images: Tensor,

@@ -15,11 +15,11 @@ from scipy import stats
 
 from bo_act.report.subject import Subject
 from bo_act.search.configurations import Configurations, ConfigurationSpace
-from bo_act.search.observations import read_back, unit, warp_targets
+from bo_act.search.observations import count_different, read_back, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import SurrogateSpec
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView
 
 LEVEL = 0.9
 """Of the central intervals."""
@@ -57,7 +57,7 @@ class Seen:
     @property
     def enough(self) -> bool:
         """Whether there is something to fit."""
-        return len(np.unique(self.values)) >= 2
+        return count_different(self.values) >= 2
 
 
 def seen(subject: Subject) -> Seen | None:
@@ -80,7 +80,7 @@ def seen(subject: Subject) -> Seen | None:
             searcher.surrogate,
             searcher.seed,
         )
-    joint = side.view(Trials.of(subject.study)).observations
+    joint = side.view(StudyView.of(subject.study)).observations
     space = ConfigurationSpace(sampler.embedding, sampler.activations, side.searcher.parameters)
     usable = sampler.embedding.valid[joint.measured.functions].all(axis=1)
     measured, values = joint.measured[usable], joint.values[usable]
@@ -215,11 +215,11 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
     for number in range(folds):
         others, own = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         values = told.values[others]
-        if len(np.unique(values)) < 2:
+        if count_different(values) < 2:
             return None, "The evaluated functions do not differ enough."
         model, y = _fit(told, others)
         m, v = (part.numpy() for part in model.mean_and_variance(told.points[own]))
-        noise = float(getattr(model, "noise", torch.zeros(1)).mean())
+        noise = float(getattr(model, "noise", 0.0))
         mean[own] = m
         away[own] = stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(v + noise)
         points, first = np.unique(values, return_index=True)

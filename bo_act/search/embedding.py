@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
+from scipy.stats import rankdata
 
 from bo_act.errors import SearchError
 from bo_act.features.coordinates import SpectrumFrame, output_coordinates
@@ -22,6 +24,11 @@ _NEIGHBOURS = 24
 # Functions placed at once: their neighbours' coordinates are 19 MB.
 _CHUNK = 16_384
 
+_ROUNDING = 1e-9  # by which a coordinate may leave [0, 1], and a column differ from a constant
+
+
+GIVEN = "given"
+"""The block of coordinates that come as a plain array."""
 
 Place = tuple[float, ...]
 """Coordinates of a function in the block ``fim``."""
@@ -63,13 +70,20 @@ class SpectraOnDemand:
 class Embedding:
     """N points in d dimensions.
 
+    The surrogate's length scales are those of coordinates in [0, 1]. A column that leaves it is
+    scaled by rank among the functions that have a place; one that does not stays as it is.
+
     Attributes:
-        points: (N, d) float64 in [0, 1]; rows that are not valid are NaN.
-        blocks: name → columns; the surrogate has one kernel for each.
+        points: (N, d) float64 in [0, 1], given in any unit; rows that are not valid are NaN.
+        blocks: name → columns, each column in one block; the surrogate has one kernel for each.
         valid: (N,) bool: functions that have a place, and so can be proposed.
         provenance: what it was made from.
         imputed: ascending indices of functions whose place is in part a guess from similar ones.
         on_demand: places those by their own spectra; None where nothing does.
+
+    Raises:
+        SearchError: the shapes do not fit, a valid point is not finite, a column is in no block or
+            in two, or one leaves [0, 1] where places are given on demand.
     """
 
     points: np.ndarray
@@ -80,13 +94,55 @@ class Embedding:
     on_demand: SpectraOnDemand | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.points.ndim != 2 or self.valid.shape != self.points.shape[:1]:
+        points, valid = _numbers(self.points), np.asarray(self.valid)
+        if points.ndim != 2 or valid.shape != points.shape[:1] or valid.dtype != bool:
             raise SearchError(
-                f"expected points (N, d) and valid (N,), got {self.points.shape} and "
-                f"{self.valid.shape}"
+                "expected an embedding of points (N, d), a row for each function, and valid (N,) "
+                f"of bool, got points of shape {points.shape} and valid of shape {valid.shape} "
+                f"and type {valid.dtype}"
             )
-        if not np.isfinite(self.points[self.valid]).all():
-            raise SearchError("a valid point of the embedding is not finite")
+        placed = points[valid]
+        if not np.isfinite(placed).all():
+            row, column = np.argwhere(~np.isfinite(points) & valid[:, None])[0].tolist()
+            raise SearchError(
+                f"row {row}, column {column} of the embedding is {points[row, column]}; expected "
+                "finite numbers (a function without a place is False in `valid`)"
+            )
+        _check_blocks(self.blocks, points.shape[1])
+        outside = ((placed < -_ROUNDING) | (placed > 1 + _ROUNDING)).any(axis=0)
+        if outside.any():
+            if self.on_demand is not None:
+                raise SearchError(
+                    f"column {outside.argmax()} of the embedding leaves [0, 1], and functions are "
+                    "placed in it on demand; scale it before"
+                )
+            for column in np.flatnonzero(outside).tolist():
+                placed[:, column] = _by_rank(placed[:, column])
+            points = np.full_like(points, np.nan)
+            points[valid] = placed
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "valid", valid)
+
+    @classmethod
+    def of(cls, points: object) -> Embedding:
+        """Return the embedding of coordinates from elsewhere, in one block.
+
+        Args:
+            points: (N, d) array or tensor of finite numbers, a row for each function of the
+                catalogue in its order, in any unit.
+
+        Raises:
+            SearchError: it is something else.
+        """
+        numbers = _numbers(points)
+        if numbers.ndim != 2 or not numbers.shape[1]:
+            raise SearchError(
+                "expected an embedding (N, d), a row for each function of the catalogue, got "
+                f"{_described(points)} of shape {numbers.shape}"
+            )
+        blocks = {GIVEN: slice(0, numbers.shape[1])}
+        valid = np.ones(len(numbers), dtype=bool)
+        return cls(numbers, blocks, valid, {"embedder": _described(points)})
 
     def __len__(self) -> int:
         return len(self.points)
@@ -98,7 +154,7 @@ class Embedding:
         return replace(self, points=points, valid=valid, imputed=self.imputed[among[self.imputed]])
 
     def with_block(self, name: str, columns: np.ndarray) -> Embedding:
-        """Return the embedding with further coordinates, (N, k) in [0, 1]."""
+        """Return the embedding with further coordinates, (N, k)."""
         width = self.points.shape[1]
         points = np.column_stack([self.points, np.where(self.valid[:, None], columns, np.nan)])
         blocks = {**self.blocks, name: slice(width, width + columns.shape[1])}
@@ -196,6 +252,52 @@ def make_embedder(spec: EmbeddingSpec) -> Embedder:
 
         return UmapEmbedder(seed=spec.seed)
     return PcaEmbedder(outputs=spec.outputs, fim=spec.fim)
+
+
+def _numbers(given: object) -> np.ndarray:
+    """Return what an array or a tensor holds as float64; what is that already is not copied."""
+    try:
+        if isinstance(given, torch.Tensor):
+            given = given.detach().cpu().to(torch.float64).numpy()
+        found = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # a ragged list, a sparse tensor
+        found = np.empty(0, dtype=object)
+    if found.dtype.kind not in "buif":
+        raise SearchError(
+            "expected an embedding: an EmbeddingSpec, an object with fit(table), an Embedding, or "
+            f"an (N, d) array of numbers, got {_described(given)}"
+        )
+    return np.asarray(found, dtype=np.float64)
+
+
+def _described(given: object) -> str:
+    dtype = getattr(given, "dtype", None)
+    return f"{type(given).__name__}" + (f" of {dtype}" if dtype else "")
+
+
+def _check_blocks(blocks: Mapping[str, slice], width: int) -> None:
+    owners = np.zeros(width, dtype=np.int64)
+    for name, columns in blocks.items():
+        ends = (columns.start, columns.stop) if isinstance(columns, slice) else (None, None)
+        if None in ends or columns.step not in (None, 1) or not 0 <= ends[0] < ends[1] <= width:
+            raise SearchError(
+                f"expected the block {name!r} of an embedding as slice(start, stop) of its {width} "
+                f"columns, at least one of them, got {columns!r}"
+            )
+        owners[columns] += 1
+    if (owners != 1).any():
+        raise SearchError(
+            f"expected each of the {width} columns of an embedding in one block, got "
+            f"{dict(blocks)!r}"
+        )
+
+
+def _by_rank(column: np.ndarray) -> np.ndarray:
+    """Return the mean rank of each of n numbers in (0, 1); all 1/2 where they are a constant."""
+    with np.errstate(over="ignore"):
+        if np.ptp(column) <= _ROUNDING * np.abs(column).max():
+            return np.full(len(column), 0.5)
+    return np.asarray((rankdata(column) - 0.5) / len(column))
 
 
 def _impute(outputs: np.ndarray, known: np.ndarray, spectra: np.ndarray) -> np.ndarray:

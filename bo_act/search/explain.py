@@ -12,10 +12,11 @@ from scipy.stats import norm
 from bo_act.errors import SearchError
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
-from bo_act.search.observations import Observations, read_back
+from bo_act.search.observations import Observations, count_different, read_back
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import SurrogateSpec
+from bo_act.torch_state import plain_torch
 
 LEVEL = 0.9
 """Of the central interval of a prediction."""
@@ -58,6 +59,7 @@ class Explanation:
     observed: int
 
 
+@plain_torch()
 def explain(
     embedding: Embedding,
     observations: Observations,
@@ -90,7 +92,7 @@ def explain(
         raise SearchError("the function has no place in the embedding: a feature of it is missing")
     others = (observations.indices != index) & embedding.valid[observations.indices]
     seen = Observations(observations.indices[others], observations.values[others])
-    if len(np.unique(seen.values)) < 2:
+    if count_different(seen.values) < 2:
         raise SearchError(
             f"expected at least two evaluated functions with different values, got "
             f"{len(seen)}; nothing was predicted then"
@@ -102,6 +104,7 @@ def explain(
     return replace(said, neighbours=functions)
 
 
+@plain_torch()
 def explain_point(
     model: PointwiseModel,
     y: torch.Tensor,

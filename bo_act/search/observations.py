@@ -11,8 +11,12 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from bo_act.errors import SearchError
+from bo_act.statistics import FLOAT64_ROUNDING, deviation, rescaled, tied
 
 Targets = Literal["rank_normal", "winsorized", "standardized"]
+
+_FEW = 5  # values of which fewer have a quartile that one of them decides
+_FEWEST = 3  # different values that quartiles tell something of
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,28 +61,37 @@ class Observations:
         return frozenset(self.indices.tolist()) | self.pruned | self.closed
 
 
+def count_different(values: np.ndarray) -> int:
+    """Count the values that differ by more than rounding."""
+    return len(np.unique(_comparable(values)[0]))
+
+
 def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
     """Map values to what the Gaussian process models.
 
     About half of a space sits at chance level, far below all that is of interest, which a
-    Gaussian process with one length scale cannot follow.
+    Gaussian process with one length scale cannot follow. Any unit gives the same targets, and
+    values that are equal up to rounding are equal.
 
     Args:
-        values: (n,) larger is better.
+        values: (n,) finite, larger is better.
         how: ``rank_normal``: normal quantile of the rank, ties sharing the mean rank;
-            ``winsorized``: values below q25 - 1.5 · (q75 - q25) of the upper half raised to it,
-            then standardized; ``standardized``: mean 0, variance 1.
+            ``winsorized``: values below the lower fence raised to it, those above the upper one
+            put near the best below it (see ``fences``), then standardized; ``standardized``:
+            mean 0, variance 1.
 
     Returns:
-        (n,) float64, mean about 0 and of the order of 1.
+        (n,) float64, mean about 0 and of the order of 1; all 0 where the values are equal.
     """
-    values = np.asarray(values, dtype=np.float64)
+    values, _ = _comparable(values)
     if how == "rank_normal":
         return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
-    values = _raised(values, how)
-    if np.ptp(values) == 0:  # its deviation is rounding error, not zero
+    if values.min() == values.max():  # its deviation is rounding error, not zero
         return np.zeros_like(values)
-    return np.asarray((values - values.mean()) / values.std())
+    if how == "winsorized":
+        values = _winsorized(values)
+    centred, _ = rescaled(values - values.mean())
+    return np.asarray(centred / deviation(centred))
 
 
 def unit(values: np.ndarray, how: Targets) -> float:
@@ -86,13 +99,46 @@ def unit(values: np.ndarray, how: Targets) -> float:
 
     Args:
         values: (n,) as observed.
-        how: ``winsorized`` or ``standardized``; ranks have no unit.
+        how: ``winsorized``, where it is that between the fences, or ``standardized``; ranks have
+            no unit.
 
     Returns:
         The unit; infinity where all targets are equal.
     """
-    values = _raised(np.asarray(values, dtype=np.float64), how)
-    return float(values.std()) if np.ptp(values) else math.inf
+    values, exponent = _comparable(values)
+    if values.min() == values.max():
+        return math.inf
+    if how == "winsorized":
+        values = _winsorized(values)
+    return float(np.ldexp(deviation(values), exponent))
+
+
+def fences(values: np.ndarray) -> tuple[float, float]:
+    """Return between which ends values are of interest.
+
+    With q the quartiles of the values from the median up, and s = q75 - q25, they are q25 - 1.5 s
+    and q75 + 2 s. Where those values are fewer than five or few different ones, of a metric of few
+    digits, or the quartiles have no distance, each different value counts once: else all but the
+    best would be below. Of few, a spurious one is a quartile, so s is at most 2 (q50 - q25) there.
+
+    Args:
+        values: (n,) finite.
+    """
+    upper = values[values >= np.median(values)]
+    low, high = np.quantile(upper, [0.25, 0.75])
+    if len(upper) < _FEW or low == high or 2 * len(np.unique(upper)) < len(upper):
+        low, middle, high = np.quantile(_different(values), [0.25, 0.5, 0.75])
+        high = min(high, low + 2 * (middle - low))
+    return float(low - 1.5 * (high - low)), float(high + 2 * (high - low))
+
+
+def _different(values: np.ndarray) -> np.ndarray:
+    """Return the different values from the median up; if too few, from the median of those."""
+    distinct = np.unique(values)
+    upper = distinct[distinct >= np.median(values)]
+    if len(upper) < _FEWEST:
+        upper = distinct[distinct >= np.median(distinct)]
+    return distinct if len(upper) < _FEWEST else upper
 
 
 def read_back(
@@ -109,13 +155,23 @@ def read_back(
         (m,) values, none beyond the best or the worst of those observed.
     """
     order = np.lexsort((values, targets))
-    return np.asarray(np.interp(means, targets[order], values[order]))
+    values, exponent = rescaled(np.asarray(values, dtype=np.float64))
+    return np.asarray(np.ldexp(np.interp(means, targets[order], values[order]), exponent))
 
 
-def _raised(values: np.ndarray, how: Targets) -> np.ndarray:
-    """Return values with the lower tail raised to its fence, if they are to be winsorized."""
-    if how != "winsorized":
-        return values
-    upper = values[values >= np.median(values)]
-    low, high = np.quantile(upper, [0.25, 0.75])
-    return np.asarray(np.maximum(values, low - 1.5 * (high - low)))
+def _comparable(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return values of the order of 1, ties being ties, and the exponent that was taken off."""
+    values, exponent = rescaled(np.asarray(values, dtype=np.float64))
+    return tied(values, FLOAT64_ROUNDING), exponent
+
+
+def _winsorized(values: np.ndarray) -> np.ndarray:
+    """Raise what is below the lower fence to it; put what is above the upper one near the best."""
+    low, high = fences(values)
+    best = values[values <= high].max()
+    # In their order, and by at most half of q75 - q25 better: it may be a typing error.
+    reach = (high - low) / 9
+    more = np.maximum(values - best, 0.0)
+    with np.errstate(divide="ignore", over="ignore"):
+        near = best + reach / (1 + reach / more)
+    return np.asarray(np.where(values > high, near, np.maximum(values, low)))

@@ -13,16 +13,19 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bo_act.errors import SearchError
+from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition import score_pool
 from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
 from bo_act.search.gaussian_process import GaussianProcess
 from bo_act.search.hyperparameters import fit_hyperparameters
-from bo_act.search.observations import Observations, unit, warp_targets
+from bo_act.search.observations import Observations, count_different, unit, warp_targets
 from bo_act.search.pointwise import PointwiseModel, in_numbers
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.torch_state import plain_torch
+
+_MOST_NOISE = 1e6  # in units of the warped target, far above what is fitted
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Searcher:
                 "cost; give their costs (costs=), or choose another"
             )
 
+    @plain_torch()
     def propose(
         self,
         embedding: Embedding,
@@ -102,6 +106,7 @@ class Searcher:
             return found
         return self._by_acquisition(embedding, observations, pending, found, number)
 
+    @plain_torch()
     def promising(
         self,
         embedding: Embedding,
@@ -148,7 +153,7 @@ class Searcher:
         free[list(taken)] = False
         candidates = np.flatnonzero(free)
         if not len(candidates):
-            raise SearchError(
+            raise ExhaustedError(
                 f"nothing is left to propose: of {len(embedding)} functions "
                 f"{int(embedding.valid.sum())} have a place in the embedding, and all of them "
                 "were evaluated or are being evaluated"
@@ -156,7 +161,7 @@ class Searcher:
         generator = np.random.default_rng([self.seed, number])
         extra = len(taken - set(self.baselines))
         usable = embedding.valid[observations.indices]
-        if extra < self.initial or len(set(observations.values[usable].tolist())) < 2:
+        if extra < self.initial or count_different(observations.values[usable]) < 2:
             return Proposal(int(generator.choice(candidates)), "random")
         if self.strategy is not None:
             return Proposal(self.strategy.choose(observations, candidates, generator), "strategy")
@@ -326,10 +331,14 @@ def fit_points(
     """
     y = torch.from_numpy(warp_targets(values, spec.targets))
     # Pruned functions did worse than most: believed to be no better than the median.
-    ceiling = torch.full((len(pending) + len(pruned),), torch.inf, dtype=torch.float64)
+    ceiling = torch.full(
+        (len(pending) + len(pruned),), torch.inf, device="cpu", dtype=torch.float64
+    )
     ceiling[len(pending) :] = float(y.median())
     believed = torch.cat([pending, pruned])
-    least_noise = 0.0 if spec.noise is None else (spec.noise / unit(values, spec.targets)) ** 2
+    least_noise = 0.0
+    if spec.noise is not None:
+        least_noise = min(spec.noise / unit(values, spec.targets), _MOST_NOISE) ** 2
     model, note = fit_surrogate(
         spec,
         x,

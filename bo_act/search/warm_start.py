@@ -21,6 +21,7 @@ SOURCES = "sources"
 _FEWEST = 3  # different values that a Gaussian process is fitted to
 _MOST = 500  # known functions that unknown ones are judged by
 _CHUNK = 2_048
+_ROUNDING = 1e-6  # relative difference of values that are the same; files keep float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,10 @@ class Source:
 
     Attributes:
         name: of the benchmark or study.
-        values: (N,) larger is better, NaN where it knows nothing.
+        values: (N,) larger is better; what is not finite is not known.
+
+    Raises:
+        SearchError: it knows nothing.
     """
 
     name: str
@@ -67,6 +71,22 @@ class WarmStart:
         return embedding.with_block(SOURCES, self.ranks)
 
 
+def distinct(sources: Sequence[Source]) -> list[Source]:
+    """Leave out sources all of whose values another one has as well: a copy counts once."""
+    kept: list[Source] = []
+    for source in sources:
+        if not any(_has_all_of(other, source) for other in kept):
+            kept = [other for other in kept if not _has_all_of(source, other)] + [source]
+    return kept
+
+
+def _has_all_of(one: Source, other: Source) -> bool:
+    known = np.isfinite(other.values)
+    if one.values.shape != other.values.shape:
+        return False
+    return np.allclose(one.values[known], other.values[known], rtol=_ROUNDING, atol=0.0)
+
+
 def make_warm_start(
     sources: Sequence[Source], embedding: Embedding, *, first: int = 5
 ) -> WarmStart:
@@ -77,7 +97,17 @@ def make_warm_start(
         embedding: of the N functions; says by what is known of a source's functions what it would
             say of others, and which functions can be proposed.
         first: how many of the best to begin with.
+
+    Raises:
+        SearchError: a source is of another number of functions.
     """
+    for source in sources:
+        if source.values.shape != (len(embedding),):
+            raise SearchError(
+                f"expected the values of the source {source.name!r} for each of {len(embedding)} "
+                f"functions, got an array of shape {source.values.shape}"
+            )
+    sources = distinct(sources)
     scores = np.stack([_scores(source.values, embedding) for source in sources], axis=1)
     known = embedding.valid & np.isfinite([source.values for source in sources]).any(axis=0)
     worst = np.where(known, scores.min(axis=1), -np.inf)
@@ -90,7 +120,7 @@ def _scores(values: NDArray[np.float64], embedding: Embedding) -> NDArray[np.flo
     known = np.flatnonzero(np.isfinite(values))
     scores = np.zeros(len(values))
     scores[known] = warp_targets(values[known], "winsorized")
-    unknown = np.flatnonzero(np.isnan(values) & embedding.valid)
+    unknown = np.flatnonzero(~np.isfinite(values) & embedding.valid)
     placed = known[embedding.valid[known]]
     if not len(unknown) or len(np.unique(scores[placed])) < _FEWEST:
         return scores

@@ -94,8 +94,8 @@ class SurrogateSpec(Spec):
 
     Attributes:
         name: a Gaussian process (``gp``), nearest neighbours (``knn``) or a random forest.
-        targets: what the model sees: values with the lower tail winsorized, ranks mapped to normal
-            quantiles, or values standardized.
+        targets: what the model sees: values with the lower tail winsorized and what is far above
+            the others brought nearer, ranks mapped to normal quantiles, or values standardized.
         noise: for ``gp``: standard deviation between trainings of one function with different
             seeds, in units of the value, where it is known; the model takes it as the least that
             separates a measurement from the function's true value. None: fitted alone. Ranks have

@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from optuna.study import StudyDirection
+from torch import Tensor
 
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.costs import costs_of, operator_times
-from bo_act.activations.expressions import Expression
-from bo_act.activations.space import Space
+from bo_act.activations.expressions import Expression, canonical
+from bo_act.activations.space import Space, slot_of
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.search.acquisition import check_unlisted
+from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding import Embedder, Embedding, make_embedder
-from bo_act.search.searcher import Searcher
+from bo_act.search.searcher import Proposal, Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier, TreeSearcher
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import EmbeddingSpec
+from bo_act.study.configurations import functions_of, slots_of
+from bo_act.study.spectra import CloserLook
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +53,56 @@ class Candidates:
             raise SearchError("functions that are listed need an embedding")
         return self.catalogue.embedding
 
+    def attributes(self, params: Mapping[str, Any], activations: Sequence[str]) -> dict[str, Any]:
+        """Return what a trial's user attributes say of its functions.
+
+        Args:
+            params: of the trial, all slots among them.
+            activations: names of the functions.
+        """
+        catalogue, space = self.catalogue, self.catalogue.space
+        functions = functions_of(catalogue, params, activations)
+        grows = isinstance(catalogue, Frontier)
+        found: dict[str, Any] = {}
+        for name, index in zip(activations, functions, strict=True):
+            number = space.number(slots_of(params, name))
+            found[slot_of(name, "activation")] = str(canonical(space.expression(number)))
+            if not grows:  # another process meets functions in another order
+                found[slot_of(name, "index")] = index
+        if self.searcher.costs is not None:
+            (index,) = functions
+            found["cost"] = round(float(self.searcher.costs[index]), 3)
+        embedded = catalogue if isinstance(catalogue, Frontier) else self.embedding
+        return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
+
+
+def how_chosen(
+    proposal: Proposal | JointProposal, direction: StudyDirection, look: CloserLook | None = None
+) -> dict[str, Any]:
+    """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
+
+    Args:
+        proposal: of the trial.
+        direction: of the study.
+        look: at candidates, before it was chosen.
+    """
+    how: dict[str, Any] = {"by": proposal.by}
+    if look:
+        how |= look.as_note()
+    if proposal.mean is not None and proposal.deviation is not None:
+        how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
+    if proposal.expected is not None:
+        sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+        how["expected"] = float(f"{sign * proposal.expected:.7g}")
+    if proposal.note:
+        how["note"] = proposal.note
+    return how
+
 
 def listed_candidates(
     space: Space,
     features: FeatureTable | None,
-    embedding: EmbeddingSpec | Embedder | Embedding | None,
+    embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
     baselines: Sequence[str | Expression],
     options: Mapping[str, Any],
     *,
@@ -65,8 +116,7 @@ def listed_candidates(
         SearchError: features or embedding belong to another space.
     """
     catalogue = space.catalogue
-    if not isinstance(embedding, Embedding):
-        embedding = _embedded(space, features, embedding)
+    embedding = _embedded(space, features, embedding)
     if len(embedding) != len(catalogue):
         raise SearchError(
             f"expected an embedding of the {len(catalogue)} functions of the space "
@@ -80,11 +130,15 @@ def listed_candidates(
     if options["acquisition"].needs_costs and options["costs"] is None:
         options = {**options, "costs": costs_of(catalogue, operator_times())}
     given = options["costs"]
-    if given is not None and np.shape(given) != (len(catalogue),):
-        raise SearchError(
-            f"expected the costs of the {len(catalogue)} functions of the space {space.name!r}, "
-            f"got an array of shape {np.shape(given)}"
-        )
+    if given is not None:
+        costs = np.asarray(given)
+        fits = costs.shape == (len(catalogue),)
+        if not fits or not (np.isfinite(costs) & (costs > 0)).all():
+            raise SearchError(
+                f"expected the costs of the {len(catalogue)} functions of the space "
+                f"{space.name!r}, finite and above 0, got "
+                + ("some that are not" if fits else f"an array of shape {costs.shape}")
+            )
     start = [catalogue.index(function) for function in baselines]
     if sources:
         warm = make_warm_start(sources, embedding, first=first)
@@ -119,8 +173,16 @@ def met_candidates(
 
 
 def _embedded(
-    space: Space, features: FeatureTable | None, embedding: EmbeddingSpec | Embedder | None
+    space: Space,
+    features: FeatureTable | None,
+    given: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
 ) -> Embedding:
+    if isinstance(given, Embedding):
+        return given
+    if given is None or isinstance(given, EmbeddingSpec):
+        given = make_embedder(given or EmbeddingSpec())
+    if isinstance(given, type) or not callable(fit := getattr(given, "fit", None)):
+        return _of_numbers(given, "embedding=")
     features = compute_features(space) if features is None else features
     if features.catalogue_hash != space.catalogue.hash:
         raise SearchError(
@@ -128,15 +190,22 @@ def _embedded(
             f" than that of the space {space.name!r} ({space.catalogue.hash[:12]}); compute them "
             "again with compute_features(space, ...)"
         )
-    if embedding is None or isinstance(embedding, EmbeddingSpec):
-        embedding = make_embedder(embedding or EmbeddingSpec())
-    fitted = embedding.fit(features)
+    fitted = fit(features)
+    if not isinstance(fitted, Embedding):
+        fitted = _of_numbers(fitted, f"what {type(given).__name__}.fit returned")
     if features.on_demand is not None and fitted.on_demand is None:
         raise SearchError(
-            f"features.on_demand: {embedding!r} places no function by a Fisher spectrum that comes "
+            f"features.on_demand: {given!r} places no function by a Fisher spectrum that comes "
             "later; use the embedding 'pca', and a subset of which some have spectra"
         )
     return fitted
+
+
+def _of_numbers(given: object, where: str) -> Embedding:
+    try:
+        return Embedding.of(given)
+    except SearchError as error:
+        raise SearchError(f"{where}: {error}") from error
 
 
 def check_trees(

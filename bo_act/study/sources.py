@@ -11,19 +11,21 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bo_act import library
 from bo_act.activations.space import Space
-from bo_act.benchmark.sources import as_source
+from bo_act.benchmark.sources import as_source, same_runs
 from bo_act.benchmark.store import open_benchmark
-from bo_act.errors import ContentNotFoundError, ExpressionError
-from bo_act.search.warm_start import Source
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import ContentNotFoundError, ExpressionError, SearchError
+from bo_act.search.warm_start import Source, distinct
 from bo_act.spec_files import read_study
 from bo_act.study.storage import load_study
-from bo_act.study.trials import SOURCE, is_own
+from bo_act.study.trials import SOURCE, own, own_trials, source_trials
 
 
 def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
     """Read what benchmarks and studies say of the functions of a space.
 
-    Functions are matched by what they compute, so that a source's space may be another one.
+    Functions are matched by what they compute, so that a source's space may be another one. What is
+    the same under another name (a copy, a link, another form of the file) is one source.
 
     Args:
         space: of the search.
@@ -35,20 +37,51 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
         StorageError: the study has not been run.
         SearchError: a source has no function of the space.
     """
-    return [_read(space, name) for name in dict.fromkeys(names)]
+    benchmarks: list[Benchmark] = []
+    sources = []
+    for name in dict.fromkeys(names):
+        if not _is_benchmark(name):
+            found = _load(name)
+            trials = own_trials(found, TrialState.COMPLETE)
+            sources.append(trials_as_source(found.study_name, space, trials))
+            continue
+        benchmark = open_benchmark(name)
+        if not any(same_runs(benchmark, other) for other in benchmarks):
+            benchmarks.append(benchmark)
+            sources.append(as_source(benchmark, space))
+    return distinct(sources)
 
 
-def _read(space: Space, name: str) -> Source:
-    if Path(name).suffix == ".toml" or not _is_benchmark(name):
-        spec = read_study(name)
-        trials = load_study(spec).get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return trials_as_source(spec.name, space, trials)
-    return as_source(open_benchmark(name), space)
+def refuse_itself(study: Study, names: Sequence[str]) -> None:
+    """See that no source is the study that it is for.
+
+    Args:
+        study: that is to learn from them.
+        names: of the sources, as for ``read_sources``.
+
+    Raises:
+        SearchError: one is, by another name of its file or of its storage, or as a copy.
+    """
+    ours = {trial.datetime_start for trial in own_trials(study)} - {None}
+    for name in names:
+        if _is_benchmark(name):
+            continue
+        other = _load(name)
+        theirs = {trial.datetime_start for trial in own_trials(other)} - {None}
+        if ours & theirs or (not theirs and other.study_name == study.study_name):
+            raise SearchError(
+                f"warm_start.sources: {name!r} has the trials of the study {study.study_name!r} "
+                "itself, which it learns from anyway; leave it out"
+            )
+
+
+def _load(name: str) -> Study:
+    return load_study(read_study(name))
 
 
 def _is_benchmark(name: str) -> bool:
     if Path(name).suffix or "/" in name:
-        return True
+        return Path(name).suffix != ".toml"
     try:
         library.find("studies/benchmarks", name)
     except ContentNotFoundError:
@@ -59,11 +92,9 @@ def _is_benchmark(name: str) -> bool:
 def trials_as_source(name: str, space: Space, trials: Sequence[FrozenTrial]) -> Source:
     """Return what the complete trials of a study say of the functions of a space."""
     values = np.full(len(space.catalogue), np.nan)
-    for trial in trials:
+    for trial in own(trials):
         text = trial.user_attrs.get("activation")
         if text is None or trial.value is None or not np.isfinite(trial.value):
-            continue
-        if not is_own(trial):
             continue
         try:
             values[space.catalogue.index(text)] = trial.value
@@ -100,8 +131,7 @@ def add_source_trials(
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     there = {
         (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
-        for trial in study.get_trials(deepcopy=False)
-        if not is_own(trial)
+        for trial in source_trials(study)
     }
     added = []
     for source in sources:

@@ -192,6 +192,11 @@ def comparison(found: Comparison) -> None:
             table.add_row(row["method"], *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")
+    for name, told in found.summary.get("told", {}).items():
+        said = f"{name} was told by {', '.join(told['by'])}"
+        if told["not_by"]:
+            said += f"; not by {', '.join(told['not_by'])}: the same task, or the same source again"
+        terminal.out.print(said, style="dim")
     first = next(iter(found.summary["methods"]))
     rows = {
         pair["b"]: f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, {pair['ci95'][1]:.2f}]"

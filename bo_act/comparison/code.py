@@ -1,0 +1,87 @@
+"""Which code a search runs, as a hash: kept runs are gone on with by that code alone."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FIRST = "bo_act.comparison.job"
+
+# Imported on the way, and without a say in what is proposed: what draws functions, and what makes
+# features and sources, which here come with the benchmarks.
+_BESIDE = frozenset(
+    {
+        "bo_act.activations.mathml",
+        "bo_act.activations.pictures",
+        "bo_act.features.compute",
+        "bo_act.markup",
+        "bo_act.study.sources",
+    }
+)
+
+
+def code_digest(package: Path = _PACKAGE) -> str:
+    """Identify the code that decides a search.
+
+    That is the modules that a replayed search imports, itself or by way of others, without
+    comments, docstrings and layout.
+
+    Args:
+        package: folder of the package ``bo_act``.
+    """
+    sources: dict[str, str] = {}
+    waiting = [_FIRST]
+    while waiting:
+        name = waiting.pop()
+        file = _file(package, name)
+        if file is None or name in sources or name in _BESIDE:
+            continue
+        tree, sources[name] = _bare(file.read_bytes())
+        waiting += _imported(tree, package)
+    digest = hashlib.sha256()
+    for name, source in sorted(sources.items()):
+        digest.update(f"{name}\0{source}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _bare(source: bytes) -> tuple[ast.AST, str]:
+    tree = _Bare().visit(ast.parse(source))
+    return tree, ast.unparse(tree)
+
+
+class _Bare(ast.NodeTransformer):
+    """Leaves out what only people and type checkers read."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return None
+        return self.generic_visit(node)
+
+
+def _imported(tree: ast.AST, package: Path) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                yield module if _file(package, module) else node.module
+
+
+def _file(package: Path, name: str) -> Path | None:
+    """Return the file of a module, None of one of another package and of what is no module."""
+    first, *rest = name.split(".")
+    if first != package.name or not rest:
+        return None
+    path = package.joinpath(*rest)
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)

@@ -1,0 +1,121 @@
+"""What several measurements say together, where numbers are of any size and equal up to rounding.
+
+A difference that is the rounding of what was compared is none: its spread is no evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Share of two measured values by which they may differ and be equal: some went through float32."""
+
+FLOAT64_ROUNDING = 16 * float(np.finfo(np.float64).eps)
+"""The same of values that are in float64 from the start."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What n paired differences say.
+
+    Attributes:
+        mean: of the differences.
+        interval: 95% interval of the mean by Student's t; None for n = 1.
+        p: of the paired t-test, two-sided; None where the differences have no spread.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    p: float | None
+
+
+def rescaled(values: Floats) -> tuple[Floats, int]:
+    """Return values times a power of two, the largest of them between 1/2 and 1, and the exponent.
+
+    Exact but for what is 10^300 times smaller than the largest; squares and differences of the
+    result stay within float64. ``np.ldexp`` with the exponent undoes it.
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    exponent = math.frexp(largest)[1]
+    return np.ldexp(values, -exponent), exponent
+
+
+def deviation(values: Floats, *, ddof: int = 0) -> float:
+    """Return the standard deviation of values of any size."""
+    values, exponent = rescaled(values)
+    centred, more = rescaled(values - values.mean())
+    square = float(np.square(centred).sum()) / (len(values) - ddof)
+    return float(np.ldexp(math.sqrt(square), exponent + more))
+
+
+def tied(values: Floats, rounding: float = ROUNDING) -> Floats:
+    """Return values in which those that are equal up to rounding are equal, each the least one.
+
+    Args:
+        values: (n,) finite.
+        rounding: relative difference up to which values are equal.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    start = 0
+    while start < len(ordered):
+        least = ordered[start]
+        reach = least + rounding * abs(least)
+        end = int(np.searchsorted(ordered, reach, side="right"))
+        ordered[start:end] = least
+        start = end
+    found = np.empty_like(values)
+    found[order] = ordered
+    return found
+
+
+def negligible(difference: ArrayLike, *compared: ArrayLike) -> NDArray[np.bool_]:
+    """Tell whether differences are the rounding of the largest value that was compared."""
+    size = max(float(np.abs(values).max(initial=0.0)) for values in map(np.asarray, compared))
+    return np.asarray(np.abs(difference) <= ROUNDING * size)
+
+
+def mean_interval(values: Sequence[float] | Floats) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean of n values and its 95% interval by Student's t; None for n = 1."""
+    sample, exponent = rescaled(np.asarray(values, dtype=np.float64))
+    mean, half = sample.mean(), 0.0
+    if not negligible(np.ptp(sample), sample):
+        spread = deviation(sample, ddof=1) / math.sqrt(len(sample))
+        half = float(stats.t.ppf(0.975, len(sample) - 1)) * spread
+    middle, low, high = np.ldexp([mean, mean - half, mean + half], exponent).tolist()
+    return middle, (low, high) if len(sample) > 1 else None
+
+
+def paired(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> Paired:
+    """Return what the differences a - b of n pairs say."""
+    (one, other), exponent = rescaled(np.array([a, b], dtype=np.float64))
+    differences = one - other
+    differences[negligible(differences, one, other)] = 0.0
+    if negligible(np.ptp(differences), one, other):
+        mean = float(np.ldexp(differences.mean(), exponent))
+        return Paired(mean, (mean, mean) if len(one) > 1 else None, None)
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    middle, interval = mean_interval(np.ldexp(differences, exponent))
+    return Paired(middle, interval, p)
+
+
+def rank_correlation(
+    one: Floats, other: Floats, *, kind: Literal["spearman", "kendall"] = "spearman"
+) -> float:
+    """Return Spearman's rho or Kendall's tau-b; 0 where one of the two is a constant."""
+    one, other = tied(one, FLOAT64_ROUNDING), tied(other, FLOAT64_ROUNDING)
+    if len(one) < 3:
+        return 0.0
+    if one.min() == one.max() or other.min() == other.max():
+        return 0.0
+    found = stats.spearmanr(one, other) if kind == "spearman" else stats.kendalltau(one, other)
+    return float(found.statistic)
