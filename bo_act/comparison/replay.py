@@ -22,6 +22,7 @@ from optuna.trial import Trial, TrialState
 from bo_act.activations.space import Space
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
+from bo_act.specs.base import MOST_EVALUATIONS, whole
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def replay(
             f"benchmark {benchmark.name!r} has no learning curves, so nothing can be pruned on "
             "it; leave the pruner out, or use a benchmark made by `bo-act bench build`"
         )
+    whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
     catalogue = benchmark.space.catalogue
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or NopPruner())
     for index in design:

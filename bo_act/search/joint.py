@@ -24,6 +24,7 @@ from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.specs.base import derived_seed
 from bo_act.torch_state import plain_torch
 
 
@@ -137,7 +138,7 @@ class JointSearcher:
             space.blocks,
             pending=space.points(space.placed(pending)),
             pruned=space.points(space.placed(observations.pruned)),
-            seed=self.seed + number,
+            seed=derived_seed(self.seed, number),
         )
         return JointFit(space, model, measured, values, y, np.flatnonzero(usable), note)
 
