@@ -192,7 +192,8 @@ def _place(error: BaseException) -> tuple[str, int] | None:
     places = [
         (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    if _TRACEBACK in (text := _text(error)):
+    notes = [str(note) for note in getattr(error, "__notes__", ())]  # of our own workers
+    if _TRACEBACK in (text := "\n".join([_text(error), *notes])):
         found = re.findall(r'File "([^"]+)", line (\d+)', text)
         places += [(file, int(line)) for file, line in found]
     for file, line in reversed(places):

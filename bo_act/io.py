@@ -35,16 +35,14 @@ _CHECK = 32  # bytes of a sha256, the last ones of a checked file
 _ADVICE = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
-    errno.EROFS: "give a place that can be written to",
-    errno.EACCES: "allow that, or give another place",
-    errno.EPERM: "allow that, or give another place",
-    errno.ENOTDIR: "a file stands where a folder is needed: move it away, or give another place",
-    errno.EEXIST: "a file stands where a folder is needed: move it away, or give another place",
-    errno.EISDIR: "a folder stands where a file is needed: give another name",
-    errno.ENAMETOOLONG: "give a shorter name",
-    errno.ENOENT: "give a place that exists",
-    errno.EMFILE: "allow more open files (ulimit -n)",
-    errno.ENFILE: "allow more open files",
+    errno.EROFS: "allow writing there",
+    errno.EACCES: "allow that",
+    errno.EPERM: "allow that",
+    errno.ENOTDIR: "move away the file that stands where a folder is needed",
+    errno.EEXIST: "move away the file that stands where a folder is needed",
+    errno.EISDIR: "move away the folder that stands where a file is needed",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOENT: "make it",
 }
 
 
@@ -174,11 +172,18 @@ def expanded(name: str | Path) -> Path:
         return Path(name)
 
 
-def reason(error: OSError) -> str:
-    """Return why a file cannot be used and what to do about it: ``why; what to do``."""
+def reason(error: OSError, otherwise: str = "give another place") -> str:
+    """Return why a file cannot be used and what to do about it: ``why; what to do``.
+
+    Args:
+        error: what the system says.
+        otherwise: what else can be done.
+    """
     said = error.strerror or one_line(error)
+    if said.startswith("No usable temporary directory"):
+        return f"{said}; set TMPDIR to a folder that can be written to"
     advice = _ADVICE.get(error.errno or 0)
-    return f"{said}; {advice}" if advice else said
+    return f"{said}; {advice}, or {otherwise}" if advice else said
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

@@ -15,7 +15,7 @@ from typing import Literal
 from platformdirs import user_cache_dir
 
 from bo_act.errors import BoActError, ContentNotFoundError, nearest
-from bo_act.io import expanded, reason
+from bo_act.io import expanded
 
 Kind = Literal["spaces", "models", "studies", "studies/benchmarks"]
 
@@ -43,7 +43,7 @@ def shipped_folder(kind: Kind) -> Path:
 
 def folders(kind: Kind) -> list[Path]:
     """Return the folders that a bare name is looked for in, in that order."""
-    return [Path.cwd() / kind, shipped_folder(kind)]
+    return [Path(kind), shipped_folder(kind)]
 
 
 def names(kind: Kind) -> list[str]:
@@ -83,6 +83,10 @@ def find(kind: Kind, name: str) -> Path:
     )
 
 
+MOVE_CACHE = "set BO_ACT_CACHE_DIR to another folder"
+"""What can be done about a cache folder that is of no use."""
+
+
 def cache_dir() -> Path:
     """Return the folder of caches (features, data): ``$BO_ACT_CACHE_DIR`` or the platform's.
 
@@ -114,8 +118,7 @@ def _without_home() -> Path:
             return folder
         why = f"{folder} belongs to another user"
     except OSError as error:
-        why = reason(error)
+        why = error.strerror or str(error)
     raise BoActError(
-        f"there is no home folder for caches, nor one for temporary files: {why}; set "
-        "BO_ACT_CACHE_DIR to a folder"
+        f"there is no home folder for caches, nor one for temporary files: {why}; {MOVE_CACHE}"
     )

@@ -20,6 +20,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -278,8 +279,17 @@ def _files_of(folder: Path, name: str) -> list[Path]:
         return [module]
     if not any(package.glob("*.py")):  # a folder of data, which may be large
         return []
+    if not (package / "__init__.py").is_file() and _is_installed(name):
+        return []  # as for Python, any other module comes before a folder that says nothing
     inside = (file.relative_to(package) for file in sorted(package.rglob("*.py")))
     return [package / one for one in inside if not any(part[0] == "." for part in one.parts)]
+
+
+def _is_installed(name: str) -> bool:
+    with suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name)
+        return spec is not None and spec.origin is not None
+    return False
 
 
 def _imported(source: bytes) -> Iterator[str]:

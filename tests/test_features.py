@@ -467,7 +467,7 @@ def test_a_store_that_cannot_keep_is_done_without(tiny, monkeypatch, tmp_path, t
     else:
         cache = tmp_path / "cache"
         monkeypatch.setattr(storing.FeatureStore, "_append", lambda *_: full())
-    with pytest.warns(UserWarning, match=r"cannot be kept in .*; make room|a file stands") as told:
+    with pytest.warns(UserWarning, match=r"cannot be kept in .*; (make room|move away)") as told:
         table = features(tiny, cache=cache)
     assert len(told) == 1
     monkeypatch.undo()

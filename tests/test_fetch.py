@@ -212,7 +212,7 @@ def test_several_at_once_all_have_the_file(server, tmp_path):
 
 def test_a_folder_that_cannot_be_written_to(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(BenchmarkError, match=r"cannot write .*; a file stands where a folder"):
+    with pytest.raises(BenchmarkError, match=r"cannot write .*; move away the file that"):
         fetch(f"{server.address}/file.json", tmp_path / "file" / "data")
     (tmp_path / "file.json").mkdir()
     with pytest.raises(BenchmarkError, match=r"cannot write .*: Is a directory"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -30,10 +31,10 @@ MANY = tuple(
 @pytest.fixture(autouse=True)
 def _fresh():
     _fused.cache_clear()
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
     _fused.cache_clear()
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.fixture
@@ -210,6 +211,52 @@ def test_copies_are_fused_too():
     for one in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
         assert one.fused
     assert repr(fused) == "Activation(tanh(x), fused=True)"
+
+
+# --- networks that users compile ---------------------------------------------------------------
+
+THIRTY = [
+    f"{binary}({left}(x),{right}(x))"
+    for binary in ("add", "mul", "max")
+    for left in ("tanh", "erf", "relu", "elu", "sigmoid")
+    for right in ("swish", "arctan")
+]
+
+
+class Network(torch.nn.Module):
+    def __init__(self, activation: torch.nn.Module) -> None:
+        super().__init__()
+        self.first, self.act, self.last = torch.nn.Linear(4, 4), activation, torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.act(self.first(x)))
+
+
+def run_compiled(count: int, before=lambda: None, **options: object) -> int:
+    """How many networks run compiled, each with another function."""
+    ran = []
+
+    def backend(graph, _):
+        def run(*tensors):
+            ran.append(text)
+            return graph.forward(*tensors)
+
+        return run
+
+    for text in THIRTY[:count]:
+        before()
+        network = torch.compile(Network(Activation(text)), backend=backend, **options)
+        network(torch.ones(3, 4))
+    return len(set(ran))
+
+
+@pytest.mark.parametrize("count", [10, pytest.param(30, marks=pytest.mark.slow)])
+def test_the_documented_lines_have_all_networks_run_compiled(count):
+    assert run_compiled(count) == 8  # why the documentation has these lines
+    assert run_compiled(count, torch.compiler.reset) == count
+    torch.compiler.reset()
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        assert run_compiled(count, isolate_recompiles=True) == count
 
 
 @pytest.mark.slow

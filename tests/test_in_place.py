@@ -168,7 +168,7 @@ def passed(network: nn.Module, way: str) -> list[Tensor]:
     elif way == "functional":
         y = torch.func.functional_call(network, dict(network.named_parameters()), (x,))
     elif way == "compiled":
-        torch._dynamo.reset()
+        torch.compiler.reset()
         y = torch.compile(network, backend="aot_eager")(x)
     else:
         y = network(x)

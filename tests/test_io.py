@@ -131,11 +131,12 @@ def test_a_folder_or_a_file_in_the_way(tmp_path):
     with pytest.raises(IsADirectoryError) as error:
         atomic_write(tmp_path / "folder", "")
     assert reason(error.value) == (
-        "Is a directory; a folder stands where a file is needed: give another name"
+        "Is a directory; move away the folder that stands where a file is needed, or give another "
+        "place"
     )
     with pytest.raises((NotADirectoryError, FileExistsError)) as error:
         atomic_write(tmp_path / "file" / "a", "")
-    assert "a file stands where a folder is needed" in reason(error.value)
+    assert "move away the file that stands where a folder is needed" in reason(error.value)
     assert names(tmp_path) == ["file", "folder"]
 
 
@@ -144,7 +145,7 @@ def test_errors_are_one_line():
     assert one_line(ValueError()) == "ValueError"
     assert len(one_line(ValueError("x" * 1000))) == 300
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert reason(full) == "No space left on device; make room there"
+    assert reason(full, "wait") == "No space left on device; make room there, or wait"
     assert reason(OSError("8 requested and 4 written")) == "OSError: 8 requested and 4 written"
 
 

@@ -136,7 +136,7 @@ def test_one_spurious_value_leaves_the_others_apart(spurious):
     good = 0.90 + 0.005 * np.arange(12)
     values = np.concatenate([good, np.full(10, 0.1), [spurious]])
     without, spread = (np.ptp(warp_targets(v, "winsorized")[:12]) for v in (values[:-1], values))
-    assert spread > 0.7 * without
+    assert spread > 0.85 * without
 
 
 @given(st.floats(-1e3, 1e3), st.integers(1, 9), WARPS)
@@ -167,24 +167,43 @@ def test_values_of_any_size(values, how):
 
 
 def test_warps_of_a_skewed_sample():
-    values = np.array([0.1, 0.1, 0.1, 0.1, 0.80, 0.82, 0.85, 0.9])
+    values = np.array([0.1, 0.1, 0.1, 0.1, 0.80, 0.82, 0.85, 0.87, 0.91])
     ranks = warp_targets(values, "rank_normal")
-    np.testing.assert_allclose(ranks[-1], norm.ppf(7.5 / 8))
-    np.testing.assert_allclose(ranks[:4], norm.ppf(2 / 8))
+    np.testing.assert_allclose(ranks[-1], norm.ppf(8.5 / 9))
+    np.testing.assert_allclose(ranks[:4], norm.ppf(2 / 9))
     standard = warp_targets(values, "standardized")
     np.testing.assert_allclose([standard.mean(), standard.std()], [0, 1], atol=1e-12)
-    # Upper half 0.8 … 0.9: quartiles 0.815, 0.835 and 0.8625, so the scale is 0.04.
-    assert fences(values) == pytest.approx((0.755, 0.915))
-    raised = np.maximum(values, 0.755)
+    # Upper half 0.8 … 0.91: q25 = 0.82 and q75 = 0.87.
+    assert fences(values) == pytest.approx((0.745, 0.97))
+    raised = np.maximum(values, 0.745)
     np.testing.assert_allclose(
         warp_targets(values, "winsorized"), (raised - raised.mean()) / raised.std()
     )
-    # Above the upper fence: nearer to it, by at most 1.5 scales.
-    values[-1] = 0.975
-    drawn = np.append(raised[:-1], 0.915 + 0.06 * 0.06 / (0.06 + 0.06))
+
+
+def test_what_is_far_above_is_put_near_the_best():
+    values = np.array([0.1] * 8 + [0.80, 0.82, 0.84, 0.86, 0.88, 0.90, 0.92, 1.2])
+    # Upper half: q25 = 0.835 and q75 = 0.905, so s = 0.07.
+    assert fences(values) == pytest.approx((0.73, 1.045))
+    near = np.maximum(values, 0.73)
+    near[-1] = 0.92 + 0.035 * 0.28 / (0.035 + 0.28)
     np.testing.assert_allclose(
-        warp_targets(values, "winsorized"), (drawn - drawn.mean()) / drawn.std()
+        warp_targets(values, "winsorized"), (near - near.mean()) / near.std()
     )
+
+
+def test_few_different_values_count_once_each():
+    values = np.array([0.1] * 9 + [0.93, 0.94, 0.95, 0.96] + [0.97] * 8)
+    # 0.94 to 0.97, of which eleven have 4: q25 = 0.9475, q50 = 0.955, q75 = 0.9625.
+    assert fences(values) == pytest.approx((0.925, 0.9925))
+    # Fewer than three different ones from the median up: the upper half of the different values.
+    values = np.array([0.1] * 3 + [0.93, 0.94, 0.95, 0.96] + [0.97] * 8)
+    # 0.95, 0.96 and 0.97.
+    assert fences(values) == pytest.approx((0.94, 0.985))
+    # A spurious one among few moves no quartile far.
+    low, high = fences(np.append(values, 5.0))
+    assert 0.85 < low < 0.95
+    assert high < 1.1
 
 
 # --- in a search ----------------------------------------------------------------------------

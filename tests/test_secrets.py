@@ -40,14 +40,16 @@ confirm = { top = 1, seeds = 1, baselines = [] }
 def server():
     """A server that asks ``guarded`` for its password, and others for none."""
     server = PostgreSQL()
-    with create_engine(server.url.replace(":", "+psycopg:", 1)).begin() as connection:
-        escaped = PASSWORD.replace("'", "''").replace(":", r"\:")
-        connection.execute(text(f"CREATE ROLE guarded SUPERUSER LOGIN PASSWORD '{escaped}'"))
-        hba = Path(connection.execute(text("SHOW hba_file")).scalar_one())
-        hba.write_text(f"host all guarded 127.0.0.1/32 scram-sha-256\n{hba.read_text()}")
-        connection.execute(text("SELECT pg_reload_conf()"))
-    yield server
-    server.close()
+    try:
+        with create_engine(server.url.replace(":", "+psycopg:", 1)).begin() as connection:
+            escaped = PASSWORD.replace("'", "''").replace(":", r"\:")
+            connection.execute(text(f"CREATE ROLE guarded SUPERUSER LOGIN PASSWORD '{escaped}'"))
+            hba = Path(connection.execute(text("SHOW hba_file")).scalar_one())
+            hba.write_text(f"host all guarded 127.0.0.1/32 scram-sha-256\n{hba.read_text()}")
+            connection.execute(text("SELECT pg_reload_conf()"))
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(autouse=True)

@@ -187,6 +187,26 @@ def test_tables_and_curves_stay_readable():
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_users_print_ends_no_trial(encoding):
+    """In this process, and in those that are started from it."""
+    Path("prints.py").write_text(
+        "import subprocess, sys\n"
+        "def train(trial, activation):\n"
+        "    print('größe ± ∑ 猫')\n"
+        '    script = "print(chr(8721))"\n'
+        "    return 0.5 - subprocess.run([sys.executable, '-c', script]).returncode\n",
+        encoding="utf-8",
+    )
+    Path("own.toml").write_text(
+        f'name = "own-{encoding}"\nspace = "classic"\ntrials = 1\nobjective = "prints.py:train"\n'
+    )
+    code, out, err = said(encoding, "run", "own.toml")
+    assert (code, err.count("Traceback")) == (0, 0)
+    assert r"\u2211" in out
+    assert "1 complete" in out
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_json_is_the_same_whatever_the_encoding(encoding):
     assert json.loads(said(encoding, "best", "tiny.toml", "--json")[1]) == json.loads(
         said("utf-8", "best", "tiny.toml", "--json")[1]

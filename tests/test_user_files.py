@@ -143,6 +143,13 @@ def test_helpers_of_one_name_in_two_folders(tmp_path, monkeypatch):
     assert not hasattr(sys.modules.get("random"), "SIZE")
 
 
+def test_a_folder_that_is_no_package_hides_no_module():
+    """As in Python itself: ``torch/notes.py`` beside a file is not torch."""
+    others = {"torch/notes": "", "optuna/a": "", "json/b": "1 / 0"}
+    head = "import torch, optuna, json\nassert torch.zeros and optuna.Study and json.dumps"
+    assert loaded("callbacks", f"{head}\nSIZE = 2", others) == 2
+
+
 def test_a_helper_is_part_of_the_content():
     plain = loaded_hash("SIZE = 2", "")
     assert loaded_hash("SIZE = 2", "SIZE = 2") == plain

@@ -17,7 +17,7 @@ from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
 from bo_act.activations.space import LISTED
 from bo_act.errors import ExpressionError
 from bo_act.io import one_line, read_checked, reason, write_checked
-from bo_act.library import cache_dir
+from bo_act.library import MOVE_CACHE, cache_dir
 
 if TYPE_CHECKING:
     from bo_act.activations.grouping import Progress
@@ -61,7 +61,7 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
     except OSError as error:
         warnings.warn(
             f"the catalogue cannot be kept in {path.parent}, and is built each time: "
-            f"{reason(error)}, or set BO_ACT_CACHE_DIR to another folder",
+            f"{reason(error, MOVE_CACHE)}",
             stacklevel=2,
         )
     return catalogue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,19 +57,19 @@ class RunJournal:
             ) from error
         except OSError as error:
             raise self._cannot_write(error) from error
-        if self.path.exists() and not self.path.is_file():
-            self._lock.release()
-            raise BenchmarkError(f"{self.path}: expected a file, got a folder, a pipe or a device")
-        try:
-            # Without a buffer: on a full disk, nothing is left that would be written later.
-            self._file = self.path.open("a+b", buffering=0)
-            self._read()
-        except OSError as error:
-            self._lock.release()
-            raise self._cannot_write(error) from error
-        except BaseException:
-            self._lock.release()
-            raise
+        with ExitStack() as on_failure:
+            on_failure.callback(self._lock.release)
+            if self.path.exists() and not self.path.is_file():
+                raise BenchmarkError(
+                    f"{self.path}: expected a file, got a folder, a pipe or a device"
+                )
+            try:
+                # Without a buffer: on a full disk, nothing is left that would be written later.
+                self._file = on_failure.enter_context(self.path.open("a+b", buffering=0))
+                self._read()
+            except OSError as error:
+                raise self._cannot_write(error) from error
+            on_failure.pop_all()
         return self
 
     def __exit__(

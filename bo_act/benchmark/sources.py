@@ -55,7 +55,7 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
     theirs, ours = _matched(other, one.space)
     there = one.measured[ours]
     ours, theirs = ours[there], theirs[there]
-    pairs: Any = True
+    pairs = np.ones((len(ours), 1, 1), dtype=bool)
     telling = np.zeros(len(ours), dtype=bool)
     for metric in _COMPARED:
         mine, others = one.runs[metric][ours], other.runs[metric][theirs]
@@ -63,7 +63,7 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
         pairs = pairs & (_equal_pairs(mine, others) | ~known[:, None, None])
         if metric.endswith("loss"):
             telling |= known
-    ran: NDArray[np.bool_] = np.isfinite(_with_middles(one.runs["validation_accuracy"][ours]))
+    ran = np.asarray(np.isfinite(_with_middles(one.runs["validation_accuracy"][ours])))
     same = (pairs & ran[:, :, None]).any(axis=(1, 2))
     if not telling.any():
         telling = _unusual(one.values[ours]) & _unusual(other.values[theirs])

@@ -189,8 +189,8 @@ def open_benchmark(name: str) -> Benchmark:
         write_checked(kept, packed)
     except OSError as error:
         warnings.warn(
-            f"what {name} is converted to cannot be kept in {kept.parent}, and is converted each "
-            f"time: {reason(error)}, or set BO_ACT_CACHE_DIR to another folder",
+            f"{name} is converted each time, since the result cannot be kept in {kept.parent}: "
+            f"{reason(error, library.MOVE_CACHE)}",
             stacklevel=2,
         )
     # What is kept is rounded, and a benchmark is the same whether it was kept before or not.

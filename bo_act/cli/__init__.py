@@ -7,6 +7,8 @@ it.
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import sys
 import traceback
 import warnings
@@ -123,10 +125,6 @@ def _run() -> int | str | None:
         raise
     except BoActError as error:
         return _complain(f"error: {error}", code=2)
-    except OSError as error:
-        # A disk, a folder or a connection that is not as it should be, wherever that showed.
-        place = f"{error.filename}: " if error.filename else ""
-        return _complain(f"error: {place}{reason(error)}", code=2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer answers Ctrl-C with this code and not a word
             terminated = was_terminated()
@@ -134,10 +132,34 @@ def _run() -> int | str | None:
             code = TERMINATED if terminated else INTERRUPTED
             return _complain(f"{what}; the same command goes on from here", code=code)
         return end.code
-    except Exception:  # a defect, whose trace may quote what was typed
-        sys.stderr.write(without_secrets(traceback.format_exc()))
-        return 1
+    except Exception as error:
+        fault = _fault(error)
+        if fault is None:  # a defect, whose trace may quote what was typed
+            sys.stderr.write(without_secrets(traceback.format_exc()))
+            return 1
+        return _complain(f"error: {fault}", code=2)
     return 0
+
+
+def _fault(error: BaseException | None) -> str | None:
+    """Say what a disk, a folder or a database has done, if an error came of that."""
+    while error is not None:
+        if isinstance(error, OSError):
+            try:
+                os.getcwd()
+            except FileNotFoundError:
+                return "the working folder was removed; change to one that exists"
+            place = f"{error.filename}: " if error.filename else ""
+            return place + reason(error)
+        if isinstance(error, sqlite3.Error):
+            return (
+                f"the database of the study: {error}; make room there, allow writing to it and its "
+                f"folder, and leave it where it is; the same command goes on from what is stored"
+            )
+        if isinstance(error, RuntimeError) and "home directory" in str(error):
+            return "there is no home folder, and this needs one; set HOME to a folder"
+        error = error.__cause__
+    return None
 
 
 def _complain(message: str, *, code: int) -> int:

@@ -21,6 +21,7 @@ from bo_act.errors import BoActError
 from bo_act.io import reason
 
 _HANDLER = "bo-act"
+_CHILDREN = "PYTHONIOENCODING"
 
 _PLAIN = {
     "±": "+/-", "×": "x", "·": "*", "−": "-", "²": "^2", "³": "^3", "½": "1/2", "µ": "u", "μ": "u",
@@ -43,7 +44,7 @@ class OutputError(BoActError):
     def __init__(self, error: OSError) -> None:
         self.unread = isinstance(error, BrokenPipeError)
         super().__init__(
-            f"the results cannot be printed to stdout: {reason(error)}, or print them elsewhere; "
+            f"the results cannot be printed to stdout: {reason(error, 'print them elsewhere')}; "
             f"nothing that was kept is lost"
         )
 
@@ -59,9 +60,14 @@ def steady_streams() -> Iterator[None]:
     _fill_gaps()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _steady(sys.stdout, True), _steady(sys.stderr, False)
+    # What users print in processes that are started from here.
+    was = os.environ.get(_CHILDREN)
+    os.environ[_CHILDREN] = f"{sys.stdout.encoding or 'utf-8'}:backslashreplace"
     try:
         yield
     finally:
+        os.environ.pop(_CHILDREN)
+        os.environ.update({} if was is None else {_CHILDREN: was})
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
 

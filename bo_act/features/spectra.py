@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.module import Activation
 from bo_act.errors import FeatureError
-from bo_act.failures import USERS, Failure
 from bo_act.features.fim import FimSpectra, fim_spectra
 from bo_act.features.shared import Shared
 from bo_act.features.store import Shard
@@ -167,12 +166,6 @@ class Spectra:
                     return self._spectra(self._network(Activation(text)))
                 except FeatureError as error:
                     return error
-                except USERS as error:
-                    # The probe went through, so it is this function that the network refuses.
-                    failure = Failure.of(error)
-                    if failure.blame == "machine" or not failure.file:
-                        raise
-                    return FeatureError(f"the network fails with it: {failure}")
 
         if self.in_flight == 1:
             yield from map(one, texts)

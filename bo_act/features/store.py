@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from bo_act.errors import FeatureError
 from bo_act.io import atomic_write, reason
-from bo_act.library import cache_dir
+from bo_act.library import MOVE_CACHE, cache_dir
 
 SHARD = 128
 """Functions a shard: a few seconds of work for a small network."""
@@ -224,8 +224,8 @@ class FeatureStore:
 
     def _cannot_keep(self, error: OSError) -> FeatureError:
         return FeatureError(
-            f"features cannot be kept in {self.folder}: {reason(error)}, or set BO_ACT_CACHE_DIR "
-            "to another folder; what was kept before stays"
+            f"features cannot be kept in {self.folder}: {reason(error, MOVE_CACHE)}; what was kept "
+            "before stays"
         )
 
 

@@ -15,6 +15,7 @@ from bo_act.statistics import FLOAT64_ROUNDING, deviation, rescaled, tied
 
 Targets = Literal["rank_normal", "winsorized", "standardized"]
 
+_FEW = 5  # values of which fewer have a quartile that one of them decides
 _FEWEST = 3  # different values that quartiles tell something of
 
 
@@ -76,8 +77,8 @@ def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
         values: (n,) finite, larger is better.
         how: ``rank_normal``: normal quantile of the rank, ties sharing the mean rank;
             ``winsorized``: values below the lower fence raised to it, those above the upper one
-            drawn near to it (see ``fences``), then standardized; ``standardized``: mean 0,
-            variance 1.
+            put near the best below it (see ``fences``), then standardized; ``standardized``:
+            mean 0, variance 1.
 
     Returns:
         (n,) float64, mean about 0 and of the order of 1; all 0 where the values are equal.
@@ -115,24 +116,29 @@ def unit(values: np.ndarray, how: Targets) -> float:
 def fences(values: np.ndarray) -> tuple[float, float]:
     """Return between which ends values are of interest.
 
-    With q the quartiles of the different values from the median up, and s the lesser of q75 - q25
-    and 2 (q50 - q25), they are q25 - 1.5 s and q25 + 2.5 s. That each value counts once keeps them
-    apart where many functions share the best values, and a quarter of those may be spurious
-    without moving them. Where there are fewer than three different ones, the upper half of all
-    different values takes their place.
+    With q the quartiles of the values from the median up, and s = q75 - q25, they are q25 - 1.5 s
+    and q75 + 2 s. Where those values are fewer than five or few different ones, of a metric of few
+    digits, or the quartiles have no distance, each different value counts once: else all but the
+    best would be below. Of few, a spurious one is a quartile, so s is at most 2 (q50 - q25) there.
 
     Args:
         values: (n,) finite.
     """
+    upper = values[values >= np.median(values)]
+    low, high = np.quantile(upper, [0.25, 0.75])
+    if len(upper) < _FEW or low == high or 2 * len(np.unique(upper)) < len(upper):
+        low, middle, high = np.quantile(_different(values), [0.25, 0.5, 0.75])
+        high = min(high, low + 2 * (middle - low))
+    return float(low - 1.5 * (high - low)), float(high + 2 * (high - low))
+
+
+def _different(values: np.ndarray) -> np.ndarray:
+    """Return the different values from the median up; if too few, from the median of those."""
     distinct = np.unique(values)
     upper = distinct[distinct >= np.median(values)]
     if len(upper) < _FEWEST:
         upper = distinct[distinct >= np.median(distinct)]
-    if len(upper) < _FEWEST:
-        upper = distinct
-    low, middle, high = np.quantile(upper, [0.25, 0.5, 0.75])
-    scale = min(high - low, 2 * (middle - low))
-    return float(low - 1.5 * scale), float(low + 2.5 * scale)
+    return distinct if len(upper) < _FEWEST else upper
 
 
 def read_back(
@@ -160,11 +166,12 @@ def _comparable(values: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _winsorized(values: np.ndarray) -> np.ndarray:
-    """Raise what is below the lower fence to it; bring the rest nearer the farther it is above."""
+    """Raise what is below the lower fence to it; put what is above the upper one near the best."""
     low, high = fences(values)
-    # At the fence the slope is 1; what is beyond it ends within three eighths of the distance.
-    reach = 0.375 * (high - low)
-    above = np.maximum(values - high, 0.0)
+    best = values[values <= high].max()
+    # In their order, and by at most half of q75 - q25 better: it may be a typing error.
+    reach = (high - low) / 9
+    more = np.maximum(values - best, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
-        drawn = high + reach / (1 + reach / above)
-    return np.where(values > high, drawn, np.maximum(values, low))
+        near = best + reach / (1 + reach / more)
+    return np.asarray(np.where(values > high, near, np.maximum(values, low)))

@@ -130,11 +130,15 @@ def listed_candidates(
     if options["acquisition"].needs_costs and options["costs"] is None:
         options = {**options, "costs": costs_of(catalogue, operator_times())}
     given = options["costs"]
-    if given is not None and np.shape(given) != (len(catalogue),):
-        raise SearchError(
-            f"expected the costs of the {len(catalogue)} functions of the space {space.name!r}, "
-            f"got an array of shape {np.shape(given)}"
-        )
+    if given is not None:
+        costs = np.asarray(given)
+        fits = costs.shape == (len(catalogue),)
+        if not fits or not (np.isfinite(costs) & (costs > 0)).all():
+            raise SearchError(
+                f"expected the costs of the {len(catalogue)} functions of the space "
+                f"{space.name!r}, finite and above 0, got "
+                + ("some that are not" if fits else f"an array of shape {costs.shape}")
+            )
     start = [catalogue.index(function) for function in baselines]
     if sources:
         warm = make_warm_start(sources, embedding, first=first)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,11 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bo_act import library
 from bo_act.errors import BoActError, DataError
-from bo_act.io import one_line
-
-if TYPE_CHECKING:
-    from bo_act.training.data import Data
-    from bo_act.training.images import Images
+from bo_act.io import one_line, reason
 
 if TYPE_CHECKING:
     from bo_act.training.data import Data
@@ -74,6 +71,8 @@ def _each(what: str, look: Iterator[Finding]) -> Iterator[Finding]:
     """Yield what a look finds; one that fails is a finding, and the others go on."""
     try:
         yield from look
+    except BoActError as error:
+        yield Finding("problem", what, str(error))
     except Exception as error:  # an environment can be wrong in any way
         yield Finding("problem", what, f"could not be looked at: {one_line(error)}")
 
@@ -109,6 +108,7 @@ def _devices() -> Iterator[Finding]:
 def _folders() -> Iterator[Finding]:
     yield from _each("cache", _cache())
     yield from _each("working folder (runs/)", _working_folder())
+    yield from _each("temporary files", _temporary_files())
     for kind in ("spaces", "models", "studies"):
         known = library.names(kind)
         level: Level = "ok" if known else "problem"
@@ -118,7 +118,7 @@ def _folders() -> Iterator[Finding]:
 
 def _cache() -> Iterator[Finding]:
     cache = library.cache_dir()
-    found = _folder("cache", cache, "set BO_ACT_CACHE_DIR to another folder")
+    found = _folder("cache", cache, library.MOVE_CACHE)
     if found.level == "ok" and not (os.environ.get("BO_ACT_CACHE_DIR") or library.has_home()):
         why = f"{found.found}; among temporary files, for want of a home folder"
         found = Finding("warning", "cache", why, "set BO_ACT_CACHE_DIR to a folder that stays")
@@ -133,12 +133,25 @@ def _cache() -> Iterator[Finding]:
 
 
 def _working_folder() -> Iterator[Finding]:
-    runs = Path.cwd() / "runs"
     what = "working folder (runs/)"
+    try:
+        runs = Path.cwd() / "runs"
+    except FileNotFoundError:
+        yield Finding("problem", what, "was removed", "change to one that exists")
+        return
     if runs.exists() and not runs.is_dir():
         yield Finding("problem", what, f"{runs} is no folder", "move it away: runs are kept there")
         return
     yield _folder(what, runs if runs.is_dir() else Path.cwd(), "change to another folder")
+
+
+def _temporary_files() -> Iterator[Finding]:
+    try:
+        yield _folder(
+            "temporary files", Path(tempfile.gettempdir()), "set TMPDIR to another folder"
+        )
+    except OSError as error:
+        yield Finding("problem", "temporary files", reason(error))
 
 
 def _folder(what: str, path: Path, advice: str) -> Finding:

@@ -70,7 +70,7 @@ def note_settings(
         raise _foreign(spec, where)
     with my_turn(study):
         before = _Before.read(study, spec)
-        if before.spec is None and before.binds_settings:
+        if before.spec is None and (before.binds_settings or before.chosen):
             raise _foreign(spec, where)
         settings = _changed_settings(spec, before.spec or {})
         names = _changed_content(content, before.content)

@@ -98,4 +98,4 @@ def _keep_spec(spec: StudySpec) -> None:
     try:
         atomic_write(path, json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
     except OSError as error:
-        warnings.warn(f"{path} cannot be written: {reason(error)}", stacklevel=2)
+        warnings.warn(f"{path} cannot be written: {reason(error, 'do without')}", stacklevel=2)

@@ -239,7 +239,7 @@ class Task:
                 raise
             raise NetworkError(
                 f"{self.builder.path}: the network fails when its features are computed: "
-                f"{one_line(error)}"
+                f"{one_line(error)}; mend it, or do without them (features.fim = false)"
             ) from error
 
     def train(

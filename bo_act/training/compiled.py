@@ -35,7 +35,7 @@ def compiled(
     functions = [module for module in network.modules() if isinstance(module, Activation)]
     if spec.compile == "activation" and not functions:
         return network, _told("the network has no activation module of ours to compile")
-    torch._dynamo.reset()  # what was compiled for the function before is of no use any more
+    torch.compiler.reset()  # what was compiled for the function before is of no use any more
     forward: Callable[[Tensor], Tensor] = network
     for function in functions:
         function.fused = spec.compile == "activation"

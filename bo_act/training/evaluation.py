@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from bo_act.errors import NetworkError
 from bo_act.failures import USERS, is_machines, one_line
+from bo_act.torch_state import plain_torch
 from bo_act.training.images import Images
 from bo_act.training.precision import Precision, autocast
 
@@ -55,7 +56,7 @@ def measure(
     # Sums of float32 losses over a whole data set would lose digits.
     wide = torch.float32 if device.type == "mps" else torch.float64
     loss = torch.zeros((), device=device, dtype=wide)
-    with torch.no_grad(), autocast(device, precision):
+    with plain_torch(device), torch.no_grad(), autocast(device, precision):
         for batch, labels in images.batches(batch_size):
             logits = network(batch).float()
             correct += (logits.argmax(1) == labels).sum()

@@ -295,6 +295,7 @@ class _Training:
         if self.unsaved:
             return
         self.unsaved = True
-        note = f"no checkpoint can be written to {checkpoint.path.parent}: {reason(error)}"
+        why = reason(error, "do without")
+        note = f"no checkpoint can be written to {checkpoint.path.parent}: {why}"
         self.notes.append(note)
         warnings.warn(f"{note}; training goes on, and one that is killed starts over", stacklevel=2)
