@@ -263,15 +263,15 @@ def _number(record: dict[str, Any], metric: str, where: str) -> float:
     if value is None and metric != "validation_accuracy":
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BenchmarkError(f"{where}: expected a number for {key!r}, got {shown(value)}")
+        raise BenchmarkError(f"{where}: expected a number for {key!r}, got {_shown(value)}")
     try:
         number = float(value)
     except OverflowError as error:
         raise BenchmarkError(
-            f"{where}: expected a number that fits for {key!r}, got {shown(value)}"
+            f"{where}: expected a number that fits for {key!r}, got {_shown(value)}"
         ) from error
     if metric.endswith("accuracy") and not (np.isnan(number) or 0 <= number <= 1):
-        raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {shown(value)}")
+        raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {_shown(value)}")
     return number
 
 
@@ -281,14 +281,14 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
         return None
     if not isinstance(value, list):
         raise BenchmarkError(
-            f"{where}: expected a list of numbers for {_VECTOR!r}, got {shown(value)}"
+            f"{where}: expected a list of numbers for {_VECTOR!r}, got {_shown(value)}"
         )
     try:
         with np.errstate(over="ignore"):  # infinite, and told as that
             vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise BenchmarkError(
-            f"{where}: expected numbers alone in {_VECTOR!r}, got {shown(value)}"
+            f"{where}: expected numbers alone in {_VECTOR!r}, got {_shown(value)}"
         ) from error
     if vector.ndim != 1:
         raise BenchmarkError(f"{where}: expected a flat list for {_VECTOR!r}, got a nested one")
@@ -298,8 +298,15 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
 def _spellings(record: dict[str, Any], where: str) -> list[str]:
     value = record.get(_SPELLINGS) or []
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise BenchmarkError(f"{where}: expected texts for {_SPELLINGS!r}, got {shown(value)}")
+        raise BenchmarkError(f"{where}: expected texts for {_SPELLINGS!r}, got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return what came as JSON says it, cut where it is long."""
+    if isinstance(value, bool | float | None):
+        return json.dumps(value)
+    return json.dumps(value) if isinstance(value, str) and len(value) <= 60 else shown(value)
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -317,7 +324,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 scanner.expect(",")
             key = scanner.value()
             if not isinstance(key, str) or not key.strip() or len(key) > _MOST_OF_A_KEY:
-                raise BenchmarkError(f"{scanner.where}: expected an expression, got {shown(key)}")
+                raise BenchmarkError(f"{scanner.where}: expected an expression, got {_shown(key)}")
             if key in seen:
                 raise BenchmarkError(f"{path}: record {key!r} is there twice")
             seen.add(key)
@@ -326,7 +333,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = scanner.value()
             if not isinstance(record, dict):
                 raise BenchmarkError(
-                    f"{path}: record {key!r}: expected an object, got {shown(record)}"
+                    f"{path}: record {key!r}: expected an object, got {_shown(record)}"
                 )
             yield key, record
         scanner.skip()

@@ -22,7 +22,7 @@ from optuna.trial import Trial, TrialState
 from bo_act.activations.space import Space
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
-from bo_act.specs.base import MOST_EVALUATIONS, whole
+from bo_act.specs.base import MOST_EVALUATIONS, checked_seed, whole
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def initial_design(
         first: functions before the baselines.
         baselines: whether they are part of it.
     """
+    seed = checked_seed(seed, error=BenchmarkError)
+    whole(initial, "initial", error=BenchmarkError)
     catalogue = benchmark.space.catalogue
     design: list[int] = []
     for baseline in benchmark.space.baselines if baselines else ():

@@ -118,7 +118,7 @@ def kronecker_factors(
             module whose layers can be seen, it changes in place what its gradients need, or a value
             of the forward or backward pass is not finite (the message names the layer).
     """
-    checked_seed(seed, error=FeatureError)
+    seed = checked_seed(seed, error=FeatureError)
     check_choice("weight_sharing", weight_sharing, get_args(Sharing))
     check_choice("statistics", statistics, get_args(Statistics))
     batch = images.shape[0] if images.dim() else 0

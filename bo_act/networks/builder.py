@@ -159,7 +159,7 @@ class NetworkBuilder:
             NetworkError: ``build`` failed, returned something else, never used ``activation``, or
                 does not use the names of several.
         """
-        checked_seed(seed, error=NetworkError)
+        seed = checked_seed(seed, error=NetworkError)
         places = _Places(self.path, activation)
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         with plain_torch(), torch.random.fork_rng(devices):

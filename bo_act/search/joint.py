@@ -24,7 +24,7 @@ from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
-from bo_act.specs.base import derived_seed
+from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch
 
 
@@ -63,6 +63,10 @@ class JointSearcher:
     surrogate: SurrogateSpec = field(default_factory=SurrogateSpec)
     acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
+        whole(self.initial, "initial", error=SearchError)
 
     @plain_torch()
     def propose(

@@ -76,7 +76,7 @@ class Searcher:
     costs: np.ndarray | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        checked_seed(self.seed, error=SearchError)
+        object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
         whole(self.initial, "initial", error=SearchError)
         if self.acquisition.needs_costs and self.costs is None:
             raise SearchError(

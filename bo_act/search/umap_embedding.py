@@ -41,7 +41,7 @@ class UmapEmbedder:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked_seed(self.seed, error=SearchError)
+        object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
 
     def fit(self, table: FeatureTable) -> Embedding:
         """Embed a table with the block ``outputs``, and ``fim`` if it has it.

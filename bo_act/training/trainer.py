@@ -114,7 +114,7 @@ def train(
         TrainingStopped: ``stop`` said so.
         torch.OutOfMemoryError: not even a single image at a time fits.
     """
-    checked_seed(seed)
+    seed = checked_seed(seed)
     device = pick_device(spec.device)
     with (
         plain_torch(device),
