@@ -174,4 +174,4 @@ def _winsorized(values: np.ndarray) -> np.ndarray:
     more = np.maximum(values - best, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
         near = best + reach / (1 + reach / more)
-    return np.where(values > high, near, np.maximum(values, low))
+    return np.asarray(np.where(values > high, near, np.maximum(values, low)))
