@@ -5,7 +5,13 @@ Importing this package is light; torch and the rest are loaded when a name is fi
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -130,3 +136,45 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# --- torch.load takes an Activation by its safe default ---------------------------------------
+
+_LOADING = "torch.serialization"
+
+
+def _rebuild(*options: Any) -> Any:
+    """Make the Activation of a checkpoint, from a text and two switches."""
+    return import_module("bo_act.activations.module")._rebuild(*options)
+
+
+def _allow(loading: ModuleType) -> None:
+    loading.add_safe_globals([(_rebuild, "bo_act.activations.module._rebuild")])
+
+
+class _OnceTorchIsThere(MetaPathFinder):
+    """Tells torch when it is imported; importing it here would take seconds."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        del path, target
+        if name != _LOADING:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def executed(module: ModuleType) -> None:
+                execute(module)
+                _allow(module)
+
+            spec.loader.exec_module = executed  # type: ignore[method-assign]
+        return spec
+
+
+if _LOADING in sys.modules:
+    _allow(sys.modules[_LOADING])
+else:
+    sys.meta_path.insert(0, _OnceTorchIsThere())

@@ -8,13 +8,14 @@
     ├── DataError              a data set that cannot be read
     ├── FeatureError           features that cannot be computed or read
     ├── SearchError            a search that cannot go on
+    │   └── ExhaustedError     one in which every function was tried
     ├── BenchmarkError         a benchmark that cannot be read, built or replayed
     ├── ExportError            a function that cannot be written in the form asked for
     ├── WorkerError            worker processes that cannot start or do not survive
     └── StorageError           a study storage that cannot be reached or holds something else
 
-Each message says what was expected, what came, and what to do. The command line prints it on one
-line and exits with 2.
+Each message says what was expected, what came, and what to do, and has no secret in it. The command
+line prints it on one line and exits with 2.
 """
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "BoActError",
     "ContentNotFoundError",
     "DataError",
+    "ExhaustedError",
     "ExportError",
     "ExpressionError",
     "FeatureError",
@@ -36,9 +38,16 @@ __all__ = [
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from bo_act.urls import without_secrets
+
 
 class BoActError(Exception):
-    """The base of all errors that bo-act raises on purpose."""
+    """The base of all errors that bo-act raises on purpose; URLs in them have no passwords."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(
+            *(without_secrets(one) if isinstance(one, str) else one for one in arguments)
+        )
 
 
 class ContentNotFoundError(BoActError):
@@ -61,9 +70,17 @@ class ExpressionError(BoActError):
         self.text = text
         self.position = position
         if position is not None:
-            shown = text if len(text) <= 80 else text[:77] + "..."
-            message = f"{message} (at position {position} of {shown!r})"
+            where = f" of {text!r}" if len(text) <= 80 else f", {_around(text, position)}"
+            message = f"{message} (at position {position}{where})"
         super().__init__(message)
+
+
+def _around(text: str, position: int, *, width: int = 40) -> str:
+    """Return what is before and after a position of a long text."""
+    before, after = text[max(0, position - width) : position], text[position : position + width]
+    before = ("..." if position > width else "") + before
+    after += "..." if position + width < len(text) else ""
+    return f"{before!r} ^ {after!r}"
 
 
 class NetworkError(BoActError):
@@ -82,6 +99,10 @@ class SearchError(BoActError):
     """The search cannot go on: nothing to propose, or inputs that do not fit together."""
 
 
+class ExhaustedError(SearchError):
+    """Nothing is left to propose: every function was evaluated, or is being evaluated."""
+
+
 class BenchmarkError(BoActError):
     """A benchmark cannot be read, built or replayed."""
 
@@ -98,7 +119,13 @@ class StorageError(BoActError):
     """A storage cannot be reached, or holds a study that does not match."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the known word nearest to ``word``, or ``""``."""
-    match = get_close_matches(word, list(known), n=1, cutoff=0.6)
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the known word nearest to ``word``, or ``""``.
+
+    Args:
+        word: that is not known.
+        known: words.
+        cutoff: how alike the two have to be, 0 to 1.
+    """
+    match = get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {match[0]!r}?)" if match else ""

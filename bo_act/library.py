@@ -7,18 +7,15 @@ looks like a path (a separator or the file ending) is taken as it is.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.abc
-import importlib.util
 import os
-import sys
+import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 from platformdirs import user_cache_dir
 
-from bo_act.errors import ContentNotFoundError, nearest
+from bo_act.errors import BoActError, ContentNotFoundError, nearest
+from bo_act.io import expanded
 
 Kind = Literal["spaces", "models", "studies", "studies/benchmarks"]
 
@@ -46,7 +43,7 @@ def shipped_folder(kind: Kind) -> Path:
 
 def folders(kind: Kind) -> list[Path]:
     """Return the folders that a bare name is looked for in, in that order."""
-    return [Path.cwd() / kind, shipped_folder(kind)]
+    return [Path(kind), shipped_folder(kind)]
 
 
 def names(kind: Kind) -> list[str]:
@@ -68,7 +65,7 @@ def find(kind: Kind, name: str) -> Path:
     suffix = SUFFIX[kind]
     what = _ONE[kind]
     if name.endswith(suffix) or "/" in name or "\\" in name:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             raise ContentNotFoundError(
                 f"no {what} file {name!r} (looked in {Path.cwd()}); "
@@ -86,49 +83,42 @@ def find(kind: Kind, name: str) -> Path:
     )
 
 
+MOVE_CACHE = "set BO_ACT_CACHE_DIR to another folder"
+"""What can be done about a cache folder that is of no use."""
+
+
 def cache_dir() -> Path:
-    """Return the folder of caches (features, data): ``$BO_ACT_CACHE_DIR`` or the platform's."""
-    moved = os.environ.get("BO_ACT_CACHE_DIR")
-    return Path(moved).expanduser() if moved else Path(user_cache_dir("bo-act"))
+    """Return the folder of caches (features, data): ``$BO_ACT_CACHE_DIR`` or the platform's.
 
-
-def load_module(path: Path, source: bytes) -> ModuleType:
-    """Run a user's Python file as a module of its own, hiding no other module.
-
-    Args:
-        path: of the file.
-        source: its bytes: what runs is exactly what was hashed, and nothing is written beside it.
+    A user without a home folder, as in many containers, has one among the temporary files; it is
+    his own, and gone with them.
 
     Raises:
-        Exception: whatever the file raises, and SystemExit if it exits.
+        BoActError: there is no home folder, and nothing else that could be used.
     """
-    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()
-    # Dataclasses and pickle look a class's module up in sys.modules, so it has to stay there;
-    # the digest keeps it apart from every other module.
-    name = f"_bo_act_model_{digest[:16]}"
-    loader = _Source(path, source)
-    module_spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    if module_spec is None:
-        raise ImportError(f"{path}: expected a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module
+    moved = os.environ.get("BO_ACT_CACHE_DIR")
+    if moved:
+        return expanded(moved)
+    return Path(user_cache_dir("bo-act")) if has_home() else _without_home()
+
+
+def has_home() -> bool:
+    """Return whether the platform knows a folder for this user's caches."""
     try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+        return Path(user_cache_dir("bo-act")).is_absolute()
+    except (RuntimeError, KeyError, OSError):
+        return False
 
 
-class _Source(importlib.abc.ExecutionLoader):
-    """Runs these bytes, and writes no bytecode beside the file."""
-
-    def __init__(self, path: Path, source: bytes) -> None:
-        self.path = path
-        self.source = source
-
-    def get_filename(self, fullname: str) -> str:  # noqa: ARG002
-        return str(self.path)
-
-    def get_source(self, fullname: str) -> str:  # noqa: ARG002
-        return importlib.util.decode_source(self.source)
+def _without_home() -> Path:
+    try:
+        folder = Path(tempfile.gettempdir(), f"bo-act-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid == os.getuid():
+            return folder
+        why = f"{folder} belongs to another user"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise BoActError(
+        f"there is no home folder for caches, nor one for temporary files: {why}; {MOVE_CACHE}"
+    )

@@ -6,6 +6,7 @@ line that names the file, the place in it, what was expected and what came.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from bo_act import library
 from bo_act.errors import SpecError, nearest
 from bo_act.specs import SpaceSpec, Spec, StudySpec
+from bo_act.urls import without_secrets
 
 S = TypeVar("S", bound=Spec)
 
@@ -88,10 +90,14 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
         elif problem["type"] == "value_error":
             parts.append(f"{place}: {problem['ctx']['error']}")
         else:
-            came = repr(problem["input"])
+            came = without_secrets(repr(problem["input"]))
             came = came if len(came) <= 60 else came[:57] + "..."
             message = problem["msg"][0].lower() + problem["msg"][1:]
-            parts.append(f"{place}: {message}, got {came}")
+            hint = ""
+            if problem["type"] == "literal_error":
+                known = re.findall("'([^']+)'", problem["ctx"]["expected"])
+                hint = nearest(str(problem["input"]), known)
+            parts.append(f"{place}: {message}, got {came}{hint}")
     return "; ".join(parts)
 
 

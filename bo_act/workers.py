@@ -23,6 +23,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 
 from bo_act.errors import BoActError, WorkerError
+from bo_act.urls import without_secrets
 
 Piece = TypeVar("Piece", bound=Hashable)
 Result = TypeVar("Result")
@@ -42,6 +43,7 @@ def compute_in_processes(
     device: torch.device,
     workers: int,
     threads: int | None = None,
+    lost: Callable[[Piece, WorkerError], Result] | None = None,
 ) -> Iterator[Result]:
     """Compute pieces in worker processes; results come as they are done.
 
@@ -51,10 +53,12 @@ def compute_in_processes(
         device: where; of several GPUs each worker takes the next one, unless one is named.
         workers: number of processes.
         threads: CPU threads of each; default: the cores, shared out.
+        lost: gives the result of a piece that ``ATTEMPTS`` workers died over; default: none has
+            one.
 
     Raises:
         WorkerError: the job cannot travel; workers do not start; ``ATTEMPTS`` workers died over
-            one piece.
+            one piece, and ``lost`` is not given.
         Exception: what a worker raised.
     """
     crew = _Crew(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
@@ -67,7 +71,12 @@ def compute_in_processes(
                 try:
                     answer = worker.answer()
                 except EOFError:
-                    crew.replace(slot)
+                    dead = crew.replace(slot)
+                    if dead is not None:
+                        if lost is None:
+                            raise dead[1] from None
+                        left -= 1
+                        yield lost(*dead)
                     continue
                 if answer is None:
                     continue
@@ -112,20 +121,27 @@ class _Crew(Generic[Piece]):
         self.stillborn = 0
         worker.take(self.waiting.popleft() if self.waiting else None)
 
-    def replace(self, slot: int) -> None:
-        """Put a new worker in a dead one's place, its piece first in the queue."""
+    def replace(self, slot: int) -> tuple[Piece, WorkerError] | None:
+        """Put a new worker in a dead one's place, its piece first in the queue.
+
+        Returns:
+            The piece, and what is to be said of it, where no worker survives it.
+        """
         worker = self.workers[slot]
         exit_code = worker.end(patience=5.0)
+        dead = None
         if worker.piece is not None:
             self.deaths[worker.piece] += 1
             if self.deaths[worker.piece] == ATTEMPTS:
-                raise deadly(worker.piece, f"exit code {exit_code}")
-            self.waiting.appendleft(worker.piece)
+                dead = worker.piece, deadly(worker.piece, f"exit code {exit_code}")
+            else:
+                self.waiting.appendleft(worker.piece)
         elif not worker.started:
             self.stillborn += 1
             if self.stillborn == ATTEMPTS:
                 raise _no_start(exit_code)
         self.workers[slot] = self._worker(slot)
+        return dead
 
     def end(self) -> None:
         """End all workers."""
@@ -220,7 +236,8 @@ def end_with_parent() -> None:
 def portable(error: Exception) -> Exception:
     """Return an error as it can travel: itself, with where it arose, if it can be pickled."""
     if not isinstance(error, BoActError):
-        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
+        trace = "".join(traceback.format_exception(error))
+        error.add_note("in a worker:\n" + without_secrets(trace))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -39,17 +39,10 @@ def i1e_factor(t: mpmath.mpf) -> mpmath.mpf:
     return mpmath.exp(-z) * ratio * (1 + z) ** mpmath.mpf(1.5)
 
 
-def arctan_factor(t: mpmath.mpf) -> mpmath.mpf:
-    """arctan(z) / z over z^2 = (1 + t) / 2 in [0, 1]."""
-    z = mpmath.sqrt((1 + t) / 2)
-    return mpmath.atan(z) / z if z > 0 else mpmath.mpf(1)
-
-
 FACTORS: dict[str, tuple[Callable, int]] = {
     "ERFC": (erfc_factor, 12),
     "I0E": (i0e_factor, 17),
     "I1E": (i1e_factor, 17),
-    "ARCTAN": (arctan_factor, 9),
 }
 
 

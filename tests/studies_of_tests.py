@@ -27,6 +27,15 @@ seeds = 2
 """
 
 
+FEW = """
+name = "few"
+schemas = ["binary(unary(x),unary(x))"]
+unary = ["identity", "tanh", "relu", "exp", "erf"]
+binary = ["add", "mul", "max"]
+baselines = ["relu(x)", "tanh(x)"]
+"""
+
+
 def searched(space: Space, *, trials: int = 16, direction: str = "maximize", **options) -> Subject:
     """A study of one's own, with a made-up objective that is smooth in the functions."""
     sampler = ActivationSampler(space, **options)

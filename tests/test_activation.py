@@ -243,3 +243,36 @@ def test_the_grid_of_moments_is_built_once():
 def test_shapes_alone_can_be_followed():
     shape = (2, 3)
     assert Activation("mul(sigmoid(x),erf(x))")(torch.empty(shape, device="meta")).shape == shape
+
+
+# --- a module, and what makes modules ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": True}, {"fused": True}])
+def test_without_an_argument_it_gives_a_fresh_module(options):
+    activation = Activation("mul(x,sigmoid(x))", **options).eval()
+    called = []
+    activation.register_forward_hook(lambda *_: called.append(1))
+    for fresh in (activation(), activation("early"), activation()()):
+        assert fresh is not activation
+        assert repr(fresh) == repr(activation)
+        torch.testing.assert_close(fresh(GRID), activation(GRID))
+        assert not fresh._forward_hooks
+    assert len(called) == 3  # one for each evaluation
+
+
+def test_it_goes_where_classes_and_modules_of_pytorch_go():
+    from torchvision.ops import Conv2dNormActivation
+
+    for activation in (nn.ReLU, Activation("relu(x)")):
+        assert isinstance(activation(), nn.Module)
+    block = Conv2dNormActivation(1, 2, activation_layer=Activation("tanh(x)"))
+    assert repr(block[-1]) == "Activation(tanh(x))"
+    layer = nn.TransformerEncoderLayer(4, 2, 8, activation=Activation("tanh(x)"))
+    assert layer(torch.zeros(3, 1, 4)).shape == (3, 1, 4)
+    network = nn.Sequential(nn.Linear(3, 3), Activation("tanh(x)"))
+    x = torch.randn(2, 3)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), network(x))
+    exported = torch.export.export(network, (x,)).module()
+    torch.testing.assert_close(exported(x), network(x))

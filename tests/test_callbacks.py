@@ -113,7 +113,7 @@ def test_one_that_fails_is_reported_once_and_loses_no_trial():
     ("name", "says"),
     [
         ("tensorbord", "did you mean 'tensorboard'?"),
-        ("nothing.py:log", "no file 'nothing.py'"),
+        ("nothing.py:log", "'nothing.py' cannot be read"),
         ("mine.py:lok", "did you mean 'log'?"),
         ("broken.py:log", "ValueError: no"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from made_up import TASK
 from typer.main import get_command
 
 from bo_act import cli
-from bo_act.cli.options import Panel
+from bo_act.cli.options import Panel, print_json
+from bo_act.spec_files import read_study
+from bo_act.study.runner import run_study
 
 STUDY = f"""
 name = "tiny"
@@ -43,7 +46,7 @@ def test_space_as_json(bo_act):
     code, out, _ = bo_act("space", "act_bench", "--json")
     found = json.loads(out)
     assert code == 0
-    assert list(found) == ["name", "expressions", "unique", "finite", "hash"]
+    assert {"name", "expressions", "unique", "finite", "hash", "satisfying"} <= set(found)
     assert (found["expressions"], found["unique"], found["finite"]) == (5103, 2826, 2412)
 
 
@@ -70,7 +73,7 @@ def test_run_best_and_features(bo_act):
     assert found["storage"] == "runs/tiny/study.db"
     assert {"complete", "pruned", "failed", "diverged"} <= set(found["trials"])
     assert found["trials"]["complete"] == 5
-    assert {"activation", "value", "trial", "settings", "cost"} == set(found["best"])
+    assert {"activation", "value", "trial", "settings", "cost", "state"} == set(found["best"])
     assert found["baseline"]["activation"] == "relu(x)"
     assert 0 < found["baseline"]["value"] <= found["best"]["value"]
     relu = next(row for row in found["confirmed"] if row["activation"] == "relu(x)")
@@ -192,6 +195,23 @@ def bad_model(text: str) -> str:
     return changed('name = "mlp"\noptions = { widths = [8] }', 'name = "net.py"')
 
 
+IN_PLACE = """
+from torch import nn
+
+class Shift(nn.Module):
+    def forward(self, x):
+        y = self.act(x)
+        x += 1
+        return x * y
+
+def build(activation, *, in_channels, image_size, num_classes):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(image_size**2, 8), nn.Linear(8, num_classes))
+    network[1].register_forward_hook(lambda layer, _, y: Shift.forward(layer, y))
+    network[1].act = activation()
+    return network
+"""
+
+
 BAD = {
     "unknown key": (lambda: ["run", changed("epochs = 2", "epoch = 2")], "did you mean 'epochs'?"),
     "wrong type": (lambda: ["run", changed("epochs = 2", 'epochs = "two"')], "got 'two'"),
@@ -217,6 +237,10 @@ BAD = {
     ),
     "model without build": (lambda: ["run", bad_model("x = 1\n")], "build"),
     "model that fails": (lambda: ["run", bad_model("import nothing_like_this\n")], "net.py"),
+    "model that changes what a function has read": (
+        lambda: ["run", bad_model(IN_PLACE)],
+        "net.py: the network changes in place what the function at 1.act has read",
+    ),
     "bad --set": (lambda: ["run", "tiny.toml", "--set", "trials"], "expects KEY=VALUE"),
     "not run yet": (lambda: ["best", "tiny.toml"], "bo-act run"),
     "no GPU": (
@@ -314,3 +338,65 @@ def test_the_shell_completes_commands_and_names_of_content():
     assert completions("bo-act run studies/") == ["studies/quick_and_mine.toml"]
     assert completions("bo-act space act") == ["act_bench"]
     assert completions("bo-act bench show digits_m") == ["digits_mlp"]
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def strict(text: str) -> dict:
+    """Read what a program in any language can read: JSON has neither NaN nor Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_no_infinity_whatever_was_measured(bo_act):
+    """Every function diverged, and two trials ended at one instant."""
+    Path("mine.py").write_text("def objective(trial, activation):\n    return float('-inf')\n")
+    Path("own.toml").write_text(
+        'name = "own"\nspace = "classic"\ntrials = 2\nobjective = "mine.py:objective"\n'
+    )
+    run_study(read_study("own.toml"))
+    with sqlite3.connect("runs/own/study.db") as database:
+        database.execute("UPDATE trials SET datetime_complete = '2026-01-01 00:00:00'")
+    found = {}
+    for command in (["run"], ["best"], ["status"], ["why", "0"], ["worker"]):
+        name, *number = command
+        code, out, err = bo_act(name, "own.toml", *number, "--json")
+        assert code == 0, err
+        found[name] = strict(out)
+    told = found["status"]
+    assert (told["per_hour"], told["seconds_left"], told["done"]) == (None, None, True)
+    assert found["why"]["value"] is None
+    assert "rate" in bo_act("status", "own.toml")[1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "reciprocal(x)"),
+        ("show", "exp(exp(exp(x)))"),
+        ("bench", "show", "digits_mlp"),
+        ("space", "classic"),
+        ("doctor",),
+    ],
+    ids=" ".join,
+)
+def test_json_of_other_commands(bo_act, command):
+    code, out, _ = bo_act(*command, "--json")
+    assert code in (0, 1)  # doctor may find a problem
+    assert strict(out)
+
+
+def test_schemas_are_json(bo_act):
+    for kind in ("study", "space"):
+        assert strict(bo_act("schema", kind)[1])["type"] == "object"
+
+
+def test_what_is_not_finite_is_null(capsys):
+    inf = float("inf")
+    print_json({"a": inf, "b": [1.5, -inf, {"c": (float("nan"), "NaN")}], "d": True, "e": 2**70})
+    found = strict(capsys.readouterr().out)
+    assert found == {"a": None, "b": [1.5, None, {"c": [None, "NaN"]}], "d": True, "e": 2**70}

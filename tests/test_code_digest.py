@@ -46,7 +46,7 @@ def digest_after(package: Path, place: str, change: Callable[[str], str]) -> str
         ("search/searcher.py", lambda text: "# A comment.\n\n" + text.replace('"""', '"""New ', 1)),
         ("search/method.py", lambda text: text.replace("when its file says nothing", "by default")),
         ("activations/operators.py", lambda text: text.replace("\n\n\n", "\n\n\n# Here:\n")),
-        ("study/sampler.py", lambda text: text.replace("Let the delegate see", "Show it")),
+        ("study/sampler.py", lambda text: text.replace("let the delegate see", "show it")),
     ],
 )
 def test_what_no_search_runs_changes_nothing(package, place, change):
@@ -60,7 +60,7 @@ def test_what_no_search_runs_changes_nothing(package, place, change):
         ("search/hyperparameters.py", "_FTOL = 1e-5", "_FTOL = 1e-6"),
         ("search/searcher.py", 'kind="stable"', 'kind="heapsort"'),
         ("specs/search.py", '"winsorized"\n', '"rank_normal"\n'),
-        ("study/trials.py", "before - lost", "before"),
+        ("study/trials.py", "trial.number not in self._lost", "True"),
         ("comparison/replay.py", "baselines: bool = True", "baselines: bool = False"),
         ("comparison/replay.py", "[seed, len(design)]", "[seed]"),
         ("features/outputs.py", "torch.asinh(", "torch.tanh("),

@@ -93,7 +93,9 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
         raise OSError("no network\nin tests")
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10.download", download)
-    with pytest.raises(DataError, match=r"OSError: no network in tests\); put the files") as error:
+    with pytest.raises(
+        DataError, match=r"OSError: no network in tests.*\); put the files"
+    ) as error:
         load_data(DataSpec(name="cifar10", root=tmp_path, download=True))
     assert str(tmp_path / "cifar-10-batches-py") in said_by(error)
 
@@ -210,9 +212,9 @@ def test_what_ones_own_function_returns_is_checked(tmp_path, returned, says):
 
 
 def test_a_missing_function_or_file_is_named(tmp_path):
-    with pytest.raises(DataError, match="has no attribute 'lode'"):
+    with pytest.raises(DataError, match=r"no function 'lode' \(did you mean 'load'\?\)"):
         load_data(own(tmp_path, function="lode"))
-    with pytest.raises(DataError, match="FileNotFoundError"):
+    with pytest.raises(DataError, match=r"'nowhere\.py' cannot be read"):
         load_data(DataSpec(name="nowhere.py:load"))
 
 

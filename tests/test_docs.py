@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -46,13 +47,83 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-class MyNetwork(nn.Sequential):
+class WithFresh(nn.Sequential):
+    """Written for what makes modules."""
+
     def __init__(self, activation):
-        super().__init__(nn.Flatten(), nn.Linear(4, 3), activation(), nn.Linear(3, 2))
+        super().__init__(
+            nn.Flatten(), nn.Linear(64, 4), activation(), nn.Linear(4, 4), activation(),
+            nn.Linear(4, 10),
+        )  # fmt: skip
 
 
-def train_and_validate(activation: nn.Module, rate: float = 0.1) -> float:
-    return float(activation(torch.tensor([0.5]))) - rate
+class WithModule(nn.Sequential):
+    """Written for a module."""
+
+    def __init__(self, activation: nn.Module):
+        super().__init__(
+            nn.Flatten(), nn.Linear(64, 4), activation, nn.Linear(4, 4), activation,
+            nn.Linear(4, 10),
+        )  # fmt: skip
+
+
+def train_and_validate(network: nn.Module, rate: float = 0.1) -> float:
+    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+    loss = nn.functional.cross_entropy(network(images), torch.arange(8))
+    loss.backward()
+    optimizer.step()
+    return -loss.item()
+
+
+TOGETHER = [
+    ROOT / "README.md",
+    ROOT / "docs/how_to/own_network.md",
+    ROOT / "docs/how_to/own_training_loop.md",
+    ROOT / "docs/how_to/other_parameters.md",
+]
+
+
+@pytest.mark.parametrize("network", [WithFresh, WithModule])
+@pytest.mark.parametrize("pages", [TOGETHER, [*TOGETHER[:1], *TOGETHER[:0:-1]]], ids=["on", "back"])
+def test_pages_on_a_loop_of_ones_own_are_one_program(pages, network, tmp_path, monkeypatch):
+    """Whatever one of them calls a network or an activation goes into the code of the others."""
+    monkeypatch.chdir(tmp_path)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names: dict = {
+        "bo_act": bo_act,
+        "optuna": optuna,
+        "nn": nn,
+        "MyNetwork": network,
+        "train_and_validate": train_and_validate,
+        "images": torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        "labels": torch.arange(8),
+        "__name__": "__main__",
+    }
+    for page in pages:
+        for block in blocks(page, "python"):
+            code = re.sub(r"n_trials=\d+", "n_trials=2", block)
+            exec(code.replace('load_space("act_bench")', 'load_space("classic")'), names)
+        names["study"].optimize(names["objective"], n_trials=2)
+    assert all(trial.state.name == "COMPLETE" for trial in names["study"].trials)
+    # Every network with every activation, and in the features.
+    space, shape = names["space"], {"in_channels": 1, "image_size": 8, "num_classes": 10}
+    activation = space.suggest(space_trial(space))
+
+    def of_the_model_file(given):
+        return names["build"](given, **shape)
+
+    for build in (network, names["MyNetwork"], of_the_model_file):
+        for given in (activation, activation()):
+            assert train_and_validate(build(given)) < 0
+        features = bo_act.compute_features(
+            space, network=build, images=names["images"], labels=names["labels"]
+        )
+        assert features.blocks["fim"].present.any()
+
+
+def space_trial(space: bo_act.Space) -> optuna.trial.FixedTrial:
+    return optuna.trial.FixedTrial(space.catalogue.params(space.catalogue.index("silu")))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +131,9 @@ def output_features(act_bench):
     return bo_act.compute_features(act_bench)
 
 
-@pytest.mark.parametrize("page", with_blocks("python"), ids=name)
+@pytest.mark.parametrize(
+    "page", [page for page in with_blocks("python") if page not in TOGETHER], ids=name
+)
 def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, with few trials."""
     monkeypatch.chdir(tmp_path)
@@ -76,17 +149,12 @@ def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):
         "values": np.linspace(0, 1, 5),
         "study": optuna.create_study(direction="maximize"),
         "train_and_validate": train_and_validate,
-        "evaluate": train_and_validate,
-        "MyNetwork": MyNetwork,
-        "images": torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0)),
-        "labels": torch.zeros(8, dtype=torch.long),
+        "MyNetwork": WithModule,
+        "evaluate": lambda activation: float(activation(torch.tensor([0.5]))),
         "__name__": "__main__",
     }
     for block in blocks(page, "python"):
         exec(re.sub(r"n_trials=\d+", "n_trials=2", block), names)
-    if "build" in names:
-        net = names["build"](nn.ReLU, in_channels=1, image_size=8, num_classes=10)
-        assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     if "objective" in names and not names["study"].trials:
         names["study"].optimize(names["objective"], n_trials=2)
 
@@ -139,6 +207,27 @@ def test_every_key_of_a_study_is_documented():
     undocumented = {key for key in leaves(StudySpec) if key.rsplit(".", 1)[-1] not in words}
     # One choice each, so there is nothing to say yet.
     assert undocumented <= {"description"}
+
+
+def test_the_defaults_of_a_study_are_those_that_are_stated():
+    least = {"name": "a", "model": {"name": "mlp"}, "data": {"name": "digits"}}
+    defaults = StudySpec.model_validate(least).model_dump(mode="json")
+    table = (ROOT / "docs/reference/study_file.md").read_text(encoding="utf-8").split("\n\n")[2]
+    compared = 0
+    for line in table.splitlines()[2:]:
+        _, names, texts, *_ = line.split("|")
+        keys, stated = re.findall(r"`([a-z_.]+)`", names), texts.strip().split(", ")
+        if len(keys) != len(stated) or not stated[0]:
+            continue
+        part = keys[0].rpartition(".")[0]
+        for key, text in zip(keys, stated, strict=True):
+            value = defaults[part][key.rpartition(".")[2]] if part else defaults[key]
+            try:
+                assert json.loads(text.strip("`")) == value, key
+            except json.JSONDecodeError:  # a word for what happens without a value
+                assert value in (None, [], {}, 0), key
+            compared += 1
+    assert compared > 60
 
 
 def read_by_the_command_line(words: list[str]) -> None:

@@ -40,6 +40,8 @@ NOT_RUN = {
         "postgresql://me@server/studies": "needs Slurm",
         "bo-act run my_study.toml --executor ray --workers 8 --storage "
         "postgresql://me@server/studies": "needs a Ray cluster; test_ray.py has a small one",
+        "bo-act release my_study.toml 17 --storage postgresql://me@server/studies": "needs a "
+        "worker that has died; test_ownership.py has some",
         "export RAY_AUTH_MODE=token": "needs several machines",
         "ray get-auth-token --generate": "needs several machines",
         "ray start --head --port=6379": "needs several machines",
@@ -89,6 +91,7 @@ SLOW = {
 BEFORE = {
     "docs/getting_started.md": ["bo-act run quickstart"],
     "docs/how_to/reports.md": ["bo-act run quickstart"],
+    "docs/how_to/watch.md": ["bo-act run quickstart"],
 }
 """What a page takes for granted: the page before it, say."""
 

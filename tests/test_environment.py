@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from bo_act import library
 from bo_act.specs import StudySpec
 from bo_act.specs.schema import schema
+from bo_act.study.storage import location, open_storage
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL = {"name": "a", "model": {"name": "mlp"}, "data": {"name": "digits"}}
@@ -52,6 +54,17 @@ def test_descriptions_are_those_of_the_docstrings():
     assert described.startswith("what the model sees: values with the lower tail winsorized")
     assert parts["DataSpec"]["description"].startswith("A data set and how it is split.")
     assert set(found["properties"]) == set(StudySpec.model_fields)
+
+
+def test_the_default_storage_is_the_one_that_is_stated(bo_act):
+    said = schema("study")["properties"]["storage"]["description"]
+    stated = re.search(r"default: `(.+?)`", said)[1]
+    assert stated.replace("<name>", "a") == location(StudySpec.model_validate(MINIMAL))
+    for ending, kind in ((".log", "journal file"), (".db", "SQLite")):
+        path = Path(f"study{ending}")
+        open_storage(str(path))
+        assert path.read_bytes()[:6] == (b"SQLite" if kind == "SQLite" else b"")
+    assert "`.log` is a journal file, other endings SQLite" in said
 
 
 def test_schema_as_a_command(bo_act):

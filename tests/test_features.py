@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 
 import mpmath
 import numpy as np
@@ -15,15 +17,17 @@ from scipy.stats import norm
 from strategies import space_specs
 from torch import nn
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.operators import of_kind
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features import compute as computing
 from bo_act.features import spectra as computing_spectra
+from bo_act.features import store as storing
 from bo_act.features.compute import compute_features
 from bo_act.features.fim import fim_spectra
-from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks, value_and_slope
+from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks
 from bo_act.features.spectra import Piece, Spectra, SpectraJob
 from bo_act.features.store import FeatureStore
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
@@ -298,13 +302,13 @@ def test_a_function_whose_spectrum_fails_is_missing(tiny, monkeypatch):
     real = computing_spectra.fim_spectra
 
     def failing(network, *arguments, **options):
-        if "tanh" in repr(network) and "Activation" in repr(network):
+        if "exp(x)" in repr(network):
             raise FeatureError("eigenvalues do not converge, at least here")
         return real(network, *arguments, **options)
 
     monkeypatch.setattr(computing_spectra, "fim_spectra", failing)
     table = features(tiny)
-    index = tiny.catalogue.index("tanh(x)")
+    index = tiny.catalogue.index("exp(x)")
     assert table.blocks["fim"].reasons[index] == "eigenvalues do not converge, at least here"
     assert table.blocks["outputs"].reasons[index] == ""
     assert table.missing()["fim"]["eigenvalues do not converge"] > 1
@@ -445,10 +449,33 @@ def test_the_first_of_two_rows_holds(tiny):
     assert_same_table(features(tiny), table)
 
 
-def test_a_store_that_cannot_be_read_back_is_an_error(tiny, monkeypatch):
+def test_a_store_that_loses_what_it_kept(tiny, monkeypatch):
     monkeypatch.setattr(computing.FeatureStore, "shards", lambda self: iter(()))
-    with pytest.raises(FeatureError, match="cannot be read back"):
+    first = features(tiny)  # what was computed just now is here
+    with pytest.raises(FeatureError, match="were kept and cannot be read any more"):
         features(tiny)
+    monkeypatch.undo()
+    assert_same_table(features(tiny), first)
+
+
+@pytest.mark.parametrize("trouble", ["no folder", "full"])
+def test_a_store_that_cannot_keep_is_done_without(tiny, monkeypatch, tmp_path, trouble):
+    """Spectra are a cache: that they cannot be kept is said once, and the work goes on."""
+    if trouble == "no folder":
+        (tmp_path / "file").touch()
+        cache = tmp_path / "file" / "cache"
+    else:
+        cache = tmp_path / "cache"
+        monkeypatch.setattr(storing.FeatureStore, "_append", lambda *_: full())
+    with pytest.warns(UserWarning, match=r"cannot be kept in .*; (make room|move away)") as told:
+        table = features(tiny, cache=cache)
+    assert len(told) == 1
+    monkeypatch.undo()
+    assert_same_table(features(tiny), table)
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # --- subsets --------------------------------------------------------------------------------

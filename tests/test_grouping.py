@@ -15,6 +15,7 @@ from bo_act.activations.grouping import fingerprints, grid, group
 from bo_act.activations.module import evaluate
 from bo_act.activations.operators import of_kind
 from bo_act.activations.space import Space, load_space
+from bo_act.activations.stability import faults_of
 from bo_act.specs import DomainSpec, SpaceSpec
 
 MIXED = SpaceSpec(
@@ -40,7 +41,7 @@ CONSTANT = SpaceSpec(
 
 
 def oracle(space: Space) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Group, representative and finite by building and evaluating every expression."""
+    """Group, shortest spelling and finite by building and evaluating every expression."""
     x = grid(space.spec.domain)
     groups: dict[bytes, int] = {}
     group, finite = [], []
@@ -66,10 +67,19 @@ def test_a_catalogue_is_the_oracles(spec, points):
     domain = spec.domain.model_copy(update={"points": points})
     space = Space(spec.model_copy(update={"domain": domain}))
     catalogue = Catalogue.build(space)
-    groups, representative, finite = oracle(space)
+    groups, shortest, finite = oracle(space)
     np.testing.assert_array_equal(catalogue.group, groups)
-    np.testing.assert_array_equal(catalogue.representative, representative)
+    np.testing.assert_array_equal(catalogue.shortest, shortest)
     np.testing.assert_array_equal(catalogue.finite, finite)
+    # Another one stands for the group where it is steadier, and only there.
+    np.testing.assert_array_equal(catalogue.group[catalogue.representative], range(len(catalogue)))
+    for index in range(len(catalogue)):
+        one, other = (
+            faults_of(canonical(space.expression(int(numbers[index]))))
+            for numbers in (catalogue.shortest, catalogue.representative)
+        )
+        same = catalogue.shortest[index] == catalogue.representative[index]
+        assert same or (finite[index] and other < one)
     # Also where it does not decide which spelling is the shortest.
     lengths = [len(str(canonical(expression))) for expression in space]
     assert group(space).lengths.tolist() == lengths
@@ -169,9 +179,9 @@ def test_a_cut_of_the_large_space_is_the_oracles(large):
     )
     space = Space(spec)
     catalogue = space.catalogue
-    groups, representative, finite = oracle(space)
+    groups, shortest, finite = oracle(space)
     np.testing.assert_array_equal(catalogue.group, groups)
-    np.testing.assert_array_equal(catalogue.representative, representative)
+    np.testing.assert_array_equal(catalogue.shortest, shortest)
     np.testing.assert_array_equal(catalogue.finite, finite)
     for index in range(0, len(catalogue), 5):
         assert catalogue.index(catalogue.text(index)) == index
@@ -191,7 +201,8 @@ def test_the_whole_large_space(large):
         expression = large.expression(number)
         index = int(catalogue.group[number])
         assert catalogue.index(expression) == catalogue.index(large.params(number)) == index
-        assert len(catalogue.text(index)) <= len(str(canonical(expression)))
+        text = str(canonical(large.expression(int(catalogue.shortest[index]))))
+        assert len(text) <= len(str(canonical(expression)))
         values = evaluate(expression, grid(large.spec.domain))
         own = evaluate(catalogue.expression(index), grid(large.spec.domain))
         # Half a cell to either side.

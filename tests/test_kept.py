@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bo_act.activations import kept
-from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
 from bo_act.activations.kept import load_catalogue
 from bo_act.activations.space import Space
 from bo_act.library import cache_dir
@@ -22,7 +22,7 @@ def big(tiny, monkeypatch) -> Space:
 
 
 def assert_same(one: Catalogue, other: Catalogue) -> None:
-    for name in ("group", "representative", "finite", "keys"):
+    for name in ("group", *OF_FUNCTIONS):
         a, b = getattr(one, name), getattr(other, name)
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
@@ -73,7 +73,8 @@ def test_a_damaged_file_is_built_again(big, damage):
     if damage in ("other", "short"):
         arrays = {"group": first.group, "finite": first.finite, "keys": first.keys}
         if damage == "short":
-            arrays |= {"representative": first.representative, "group": first.group[:-1]}
+            arrays |= {name: getattr(first, name) for name in OF_FUNCTIONS}
+            arrays["group"] = first.group[:-1]
         with path.open("wb") as file:
             np.savez(file, **arrays)
     with pytest.warns(UserWarning, match="cannot be read and is built again"):

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import activation as torch_activations
+from torch.overrides import TorchFunctionMode
 
 from bo_act.activations.module import Activation
 from bo_act.errors import NetworkError
 from bo_act.features.fim import fim_spectra
 from bo_act.features.kfac import kronecker_factors
 from bo_act.networks import NetworkBuilder, load_network
-from bo_act.networks.replacement import replace_activations
+from bo_act.networks.replacement import _FUNCTIONS, LEFT, replace_activations
 from bo_act.specs import ModelSpec
 
 
@@ -117,6 +120,83 @@ def test_functional_calls_are_replaced_once_each():
         assert Marked.calls == 4
         z = 4 * network.first(images.flatten(1)).relu()
         torch.testing.assert_close(y, 4 * z * (2 * z).sigmoid())  # the gate reads it changed
+
+
+# What becomes of a class that a later torch adds has to be decided here, or in LEFT.
+REPLACED = {
+    "Threshold", "ReLU", "RReLU", "Hardtanh", "ReLU6", "Tanh", "SiLU", "Mish", "Hardswish", "ELU",
+    "CELU", "SELU", "GLU", "GELU", "Hardshrink", "LeakyReLU", "LogSigmoid", "Softplus",
+    "Softshrink", "PReLU", "Softsign", "Tanhshrink",
+}  # fmt: skip
+ARGUMENTS = {
+    "Threshold": (0.1, 0.0), "MultiheadAttention": (4, 1), "Softmin": (1,), "Softmax": (1,),
+    "LogSoftmax": (1,),
+}  # fmt: skip
+
+
+class Calls(TorchFunctionMode):
+    """Keeps what is called outermost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[object] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **kwargs or {})
+
+
+def calls_of(name: str, **options: bool) -> set[object]:
+    """What a module's forward calls of torch, attributes of tensors left aside."""
+    layer = getattr(nn, name)(*ARGUMENTS.get(name, ()), **options)
+    inputs = [torch.randn(2, 4, 4)] * (3 if name == "MultiheadAttention" else 1)
+    with Calls() as calls:
+        layer(*inputs)
+    return {one for one in calls.seen if getattr(one, "__name__", "") not in ("__get__", "dim")}
+
+
+@pytest.mark.parametrize("name", torch_activations.__all__)
+def test_calls_are_replaced_where_modules_are(name):
+    assert (name in REPLACED) != (name in LEFT)
+    if name in LEFT:
+        assert not calls_of(name) & _FUNCTIONS.keys()
+        return
+    assert calls_of(name) <= _FUNCTIONS.keys()
+    if "inplace" in inspect.signature(getattr(nn, name)).parameters:
+        assert calls_of(name, inplace=True) <= _FUNCTIONS.keys()
+
+
+def test_modules_of_timm_are_replaced_or_left():
+    layers = pytest.importorskip("timm.layers.activations")
+    kinds = {name for name, one in vars(layers).items() if isinstance(one, type)} - {"Tensor"}
+    assert kinds - LEFT.keys() == {
+        "Swish", "Mish", "Tanh", "HardSwish", "HardMish", "PReLU", "GELU", "GELUTanh", "QuickGELU",
+    }  # fmt: skip
+
+
+class One(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.last, self.function = nn.Linear(12, 10), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        more = {"threshold": (0.1, 0.0), "prelu": (self.last.weight[0, :1],)}
+        name = _FUNCTIONS[self.function].split(".")[1].rstrip("_")
+        return self.function(self.last(x.flatten(1)), *more.get(name, ()))
+
+
+@pytest.mark.parametrize("call", sorted(_FUNCTIONS.values()))
+def test_every_call_is_replaced(call):
+    network = One(next(function for function, name in _FUNCTIONS.items() if name == call))
+    options = {"name": "n", "image": (3, 2, 2), "num_classes": 10}
+    if call == "functional.glu":
+        with pytest.raises(NetworkError, match=r"functional.glu in \(root\) \(One\)"):
+            replace_activations(network, Marked, **options)
+        return
+    replace_activations(network, nn.Softplus, **options)
+    x = torch.randn(2, 3, 2, 2)
+    expected = nn.functional.softplus(network.last(x.flatten(1)))
+    torch.testing.assert_close(network(x), expected)
 
 
 WAYS = {

@@ -33,7 +33,7 @@ def test_each_name_has_its_own_function():
     assert kinds(network) == [nn.Tanh, nn.Tanh, nn.ReLU, nn.ReLU]
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     parameters = sum(weight.numel() for weight in network.parameters())
-    assert f"{parameters:,}" in load_network(ModelSpec(name="two_stage_mlp")).source.decode()
+    assert f"{parameters:,}" in load_network(ModelSpec(name="two_stage_mlp")).file.source.decode()
 
 
 def test_one_function_stands_in_all_named_places():

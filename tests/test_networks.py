@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from bo_act.activations.module import Activation
 from bo_act.errors import ContentNotFoundError, NetworkError
 from bo_act.networks import NetworkBuilder, load_network
 from bo_act.specs import ModelSpec
@@ -290,7 +291,7 @@ def test_loading_hides_no_other_module(tmp_path):
     before = set(sys.modules)
     load(tmp_path, GOOD)
     added = set(sys.modules) - before
-    assert all(name.startswith("_bo_act_model_") for name in added)
+    assert all(name.startswith("_bo_act_file_") for name in added)
     before = set(sys.modules)
     with pytest.raises(NetworkError):
         load(tmp_path, "raise RuntimeError('no')")
@@ -387,3 +388,45 @@ def test_a_builder_is_frozen_and_hashable(tmp_path):
         builder.name = "other"  # type: ignore[misc]
     assert builder == load(tmp_path, GOOD)
     assert hash(builder) == hash(load(tmp_path, GOOD))
+
+
+MODULES = """
+from copy import deepcopy
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, width, act):
+        super().__init__()
+        self.linear, self.act = nn.Linear(width, width), act
+
+    def forward(self, x):
+        return x + self.act(self.linear(x))
+
+def build(activation, *, in_channels, image_size, num_classes):
+    inputs = in_channels * image_size**2
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, 4), activation(inplace=True), Block(4, activation),
+        activation, nn.ModuleList([deepcopy(activation)])[0], nn.Linear(4, num_classes),
+    )
+"""
+
+
+def test_a_network_may_use_the_activation_as_a_module(tmp_path):
+    """Each place has a fresh one, as if it had been called there."""
+    builder = load(tmp_path, MODULES)
+    for activation, kind in ((nn.Tanh, nn.Tanh), (Activation("silu"), Activation)):
+        network = made(builder, activation)
+        found = [module for module in network.modules() if isinstance(module, kind)]
+        assert len(set(map(id, found))) == 4
+        assert activation not in found
+        assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+        assert pickle.dumps(network.state_dict())
+        kinds = {type(module).__module__ for module in network.modules()}
+        assert not [name for name in kinds if name.endswith("builder")]
+    expected = made(builder, lambda: Activation("silu")).state_dict()
+    assert all(torch.equal(network.state_dict()[k], v) for k, v in expected.items())
+
+
+def test_a_module_has_no_names_of_places(tmp_path):
+    with pytest.raises(NetworkError, match=r"activation\(\) without a name"):
+        made(load(tmp_path, MODULES), {"early": nn.Tanh, "late": nn.ReLU})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bo_act.study.confirm import Confirmed, Difference, Interval
+from bo_act.study.reasons import nothing_found
 from bo_act.study.results import Counts, Found, StudyResult
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "docs" / "quickstart.ipynb"
@@ -92,6 +93,8 @@ def test_results_show_the_verdict_and_every_function():
     alone = StudyResult("s", "x.db", Counts(complete=9), found, found, (found,))._repr_html_()
     assert "not confirmed" in alone
     assert "95.00%" in alone
-    nothing = StudyResult("<s>", "x.db", Counts(), None, Found("relu(x)", None, None))
+    nothing = StudyResult(
+        "<s>", "x.db", Counts(), None, Found("relu(x)", None, None), lacking=nothing_found([])
+    )
     assert "No function has been evaluated yet." in nothing._repr_html_()
     assert "<s>" not in nothing._repr_html_()

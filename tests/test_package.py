@@ -47,6 +47,14 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
+def test_text_is_utf_8_whatever_the_locale():
+    ruff = Path(sys.executable).with_name("ruff")
+    if not ruff.is_file():
+        pytest.skip("needs ruff")
+    run(ruff, "check", "--isolated", "--preview", "--select", "PLW1514", "bo_act", "models",
+        "docs/hooks", cwd=ROOT)  # fmt: skip
+
+
 def test_the_wheel_ships_the_content(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for kind in ("spaces", "models", "studies"):

@@ -7,12 +7,10 @@ import os
 import threading
 import time
 from collections import Counter
-from datetime import datetime, timedelta
-from types import SimpleNamespace
 
 import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from servers import PostgreSQL
 from sqlalchemy import text
 from test_sampler import SMALL, objective
@@ -26,7 +24,6 @@ from bo_act.study.claims import OWNER, Owner
 from bo_act.study.database import database_of
 from bo_act.study.runner import run_study
 from bo_act.study.storage import load_study, open_storage
-from bo_act.study.trials import read_trials
 from bo_act.study.turns import my_turn
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -155,68 +152,7 @@ def test_what_had_arrived_before_the_answer_was_lost_is_not_written_twice(server
 # --- heartbeats -----------------------------------------------------------------------------
 
 
-def elsewhere(study: optuna.Study, *, grace: float | None) -> int:
-    """Begin a trial as a process of another machine."""
-    owner = {"host": "elsewhere", "pid": 1, "born": "1", "grace": grace}
-    template = create_trial(state=TrialState.RUNNING, system_attrs={OWNER: owner})
-    template.datetime_start = datetime.now()
-    return study._storage.create_new_trial(study._study_id, template)
-
-
-def silence(study: optuna.Study, trial: int, seconds: float) -> None:
-    inner = database_of(study)
-    inner.beat(trial)
-    with inner.engine.begin() as connection:
-        past = f"heartbeat - interval '{seconds} seconds'"
-        connection.execute(
-            text(f"UPDATE trial_heartbeats SET heartbeat = {past} WHERE trial_id = {trial}")
-        )
-
-
-def test_a_worker_elsewhere_that_is_silent_is_taken_for_dead(server):
-    study = new_study(server, "silent")
-    heard, silent, never = (elsewhere(study, grace=30.0) for _ in range(3))
-    old = elsewhere(study, grace=None)  # does not say that it is alive
-    silence(study, heard, 20)
-    silence(study, silent, 40)
-    inner = database_of(study)
-    inner.since = time.monotonic() - 15
-    numbers = {one: i for i, one in enumerate((heard, silent, never, old))}
-    assert read_trials(study)[1] == {numbers[silent]}
-    # Right after an outage everybody has been silent: there is time to speak first.
-    inner.since = time.monotonic() - 5
-    assert read_trials(study)[1] == set()
-    inner.since = time.monotonic() - 15
-    with inner.engine.begin() as connection:
-        begun = datetime.now() - timedelta(seconds=40)
-        connection.execute(
-            text("UPDATE trials SET datetime_start = :begun WHERE trial_id = :trial"),
-            {"begun": begun, "trial": never},
-        )
-    assert read_trials(study)[1] == {numbers[silent], numbers[never]}
-
-
-def test_the_trial_of_a_silent_worker_is_taken_over(server, monkeypatch):
-    spec = make(name="inherited", storage=server.url, confirm={"seeds": 0}, trials=3)
-    run_study(spec)
-    study = load_study(spec)
-    silent = elsewhere(study, grace=30.0)
-    silence(study, silent, 40)
-    monkeypatch.setattr("bo_act.study.heartbeat.BEATS", 1e9)  # known for long enough
-    looks = []
-
-    def wait(seconds: float) -> None:
-        looks.append(seconds)
-        assert len(looks) < 5, "the trial of the silent worker is not taken over"
-        time.sleep(0.1)
-
-    monkeypatch.setattr("bo_act.study.work.time", SimpleNamespace(sleep=wait))
-    result = run_study(spec.model_copy(update={"trials": 5}))
-    assert (result.trials.complete, result.trials.running) == (5, 0)
-    assert len(study.trials) == 5  # under its own number
-
-
-def test_heartbeats_are_written_while_a_trial_runs(server, monkeypatch):
+def test_heartbeats_are_written_while_a_trial_runs(server):
     spec = make(name="beats", storage=server.url, confirm={"seeds": 0}, trials=2, grace=0.3)
     run_study(spec)
     study = load_study(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import time
@@ -16,6 +17,7 @@ from kills import killed_ten_times
 from torch import nn
 
 from bo_act.errors import NetworkError
+from bo_act.io import write_checked
 from bo_act.specs import DataSpec, TrainingSpec
 from bo_act.training import trainer
 from bo_act.training.checkpoint import Checkpoint
@@ -148,7 +150,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkey
         if not Path("/dev/full").exists():
             pytest.skip("needs /dev/full")
         folder.mkdir()
-        (folder / ".one.pt.new").symlink_to("/dev/full")
+        (folder / "one.pt").symlink_to("/dev/full")
     else:
         folder.write_text("")
     with warnings.catch_warnings(record=True) as caught:
@@ -158,11 +160,12 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkey
         )
     told = [str(one.message) for one in caught]
     assert len(told) == 1
-    assert f"no checkpoint can be written to {folder} (" in told[0]
+    assert f"no checkpoint can be written to {folder}: " in told[0]
     assert "training goes on" in told[0]
     assert told[0].startswith(result.notes[0])
     assert numbers(result) == numbers(train(network(), data, recipe(), seed=0))
     assert folder.is_file() or list(folder.iterdir()) == []
+    assert Path("/dev/full").exists()
 
 
 def test_kill_9_at_random_moments(data, tmp_path, monkeypatch):
@@ -194,16 +197,22 @@ def test_short_trainings_are_not_saved(data, tmp_path, monkeypatch):
     assert result.saving == 0
 
 
+def keep(what: object, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(what, buffer)
+    write_checked(path, buffer.getvalue())
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "starts over"),
         (lambda path: path.write_bytes(b"nonsense"), "starts over"),
         (lambda path: path.write_bytes(b""), "starts over"),
-        (lambda path: torch.save({"format": 1, "key": "other", "state": {}}, path), "another"),
-        (lambda path: torch.save({"format": 1, "key": "key", "state": {}}, path), "starts over"),
-        (lambda path: torch.save([1, 2], path), "starts over"),
-        (lambda path: torch.save(nn.Linear(2, 2), path), "starts over"),  # code, not data
+        (lambda path: Checkpoint(path, "other").save({}), "another"),
+        (lambda path: Checkpoint(path, "key").save({}), "starts over"),
+        (lambda path: keep([1, 2], path), "starts over"),
+        (lambda path: keep(nn.Linear(2, 2), path), "weights_only"),  # code, not data
     ],
     ids=["cut", "noise", "empty", "other", "keys", "list", "module"],
 )

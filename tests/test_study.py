@@ -259,7 +259,8 @@ def test_an_infrastructure_failure_is_retried(monkeypatch):
     result = run_study(spec)
     assert (result.trials.complete, result.trials.failed) == (8, 1)
     failed = load_study(spec).get_trials(states=[TrialState.FAIL])
-    assert failed[0].user_attrs["failure"] == "RuntimeError: CUDA error: the device is gone"
+    assert failed[0].user_attrs["failure"]["message"] == "CUDA error: the device is gone"
+    assert failed[0].user_attrs["failure"]["blame"] == "machine"
     assert calls["tanh(x)"] == 2
     done = [row[1:3] for row in history(spec) if row[3] == "COMPLETE"]
     assert done == [row[1:3] for row in history(undisturbed)]

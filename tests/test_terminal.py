@@ -16,6 +16,7 @@ from rich.console import Console
 from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
 from bo_act.study.confirm import Confirmed, Difference, Interval
+from bo_act.study.reasons import nothing_found
 from bo_act.study.results import Counts, Found, StudyResult
 
 
@@ -95,7 +96,8 @@ def test_divergence_is_shown_and_tables_fit_a_narrow_terminal(screen):
 
 
 def test_a_study_without_trials(screen):
-    text = screen(StudyResult("s", "x.db", Counts(), None, Found("relu(x)", None, None)))
+    relu = Found("relu(x)", None, None)
+    text = screen(StudyResult("s", "x.db", Counts(), None, relu, lacking=nothing_found([])))
     assert "No function has been evaluated yet." in text
 
 
@@ -197,10 +199,10 @@ def test_the_bar_of_a_grouping_is_for_a_terminal_and_for_long_work(
     page = io.StringIO()
     monkeypatch.setattr(terminal.progress, "err", Console(file=page, force_terminal=terminal_there))
     monkeypatch.setattr(terminal.progress, "_MOMENT", moment)
-    with terminal.counting() as progress:
+    with terminal.counting("grouping") as progress:
         progress(30, 100)
         progress(60, 100)
-    assert ("grouping equal functions" in page.getvalue()) == shown
+    assert ("grouping" in page.getvalue()) == shown
 
 
 @pytest.fixture

@@ -187,7 +187,8 @@ def test_it_finds_what_chance_does_not(six):
 
 
 def test_a_small_space_is_searched_to_its_end(small):
-    study = search(small, len(small.catalogue), initial=1)
+    with pytest.warns(UserWarning, match="every function of the space 'small'"):
+        study = search(small, len(small.catalogue), initial=1)
     found = {small.catalogue.index(t.params) for t in study.trials}
     places = set(range(len(small.catalogue)))
     assert found == places

@@ -2,13 +2,14 @@
 
 Two expressions are the same function when they agree at every point of the domain's grid, in
 float64, to a tolerance in arcsinh of the value: absolute for small values, relative for large
-ones. Each group is represented by its shortest spelling.
+ones. Each group is represented by its most stable spelling, and of those by the shortest: the same
+function may be written so that it is 0 / 0 at zero.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,10 +19,16 @@ import numpy as np
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.grouping import Progress, fingerprints, grid, group
 from bo_act.activations.module import Activation, evaluate
-from bo_act.errors import ExpressionError
+from bo_act.activations.smoothness import left_out, satisfied, unsatisfied
+from bo_act.activations.stability import faults_of
+from bo_act.errors import ExpressionError, SpecError
+from bo_act.specs.space import Requirement
 
 if TYPE_CHECKING:
     from bo_act.activations.space import Space
+
+OF_FUNCTIONS = ("representative", "shortest", "finite", "keys")
+"""Attributes of a catalogue that are arrays (N,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +39,17 @@ class Catalogue:
 
     Attributes:
         space: where the expressions come from.
-        representative: (N,) number in the space of each group's shortest spelling.
-        group: (len(space),) index of each expression's group.
+        representative: (N,) number in the space of the spelling that stands for each group.
+        shortest: (N,) number in the space of each group's shortest spelling, stable or not.
+        group: (len(space),) index of each expression's group, -1 where the space requires what
+            its function does not satisfy.
         finite: (N,) whether the function is finite at every point of the domain.
         keys: (N,) uint64 fingerprint of each function's values on the domain.
     """
 
     space: Space
     representative: np.ndarray
+    shortest: np.ndarray
     group: np.ndarray
     finite: np.ndarray
     keys: np.ndarray = field(repr=False)
@@ -59,11 +69,33 @@ class Catalogue:
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         groups = rank[of_key]
+        starts = np.searchsorted(np.sort(groups), np.arange(len(order)))
         # Of each group the shortest, and of those the first.
-        shortest = np.lexsort((found.lengths, groups))
-        starts = np.searchsorted(groups[shortest], np.arange(len(order)))
+        shortest = np.lexsort((found.lengths, groups))[starts]
+        stable = np.lexsort((found.lengths, found.faults, groups))[starts]
+        for index in np.flatnonzero(stable != shortest):
+            stable[index] = _steadier(space, int(shortest[index]), int(stable[index]))
         first = first[order]
-        return cls(space, shortest[starts], groups, found.finite[first], found.keys[first])
+        all_of_them = cls(space, stable, shortest, groups, found.finite[first], found.keys[first])
+        return all_of_them._satisfying(space.spec.require, progress)
+
+    def _satisfying(self, require: Collection[Requirement], progress: Progress | None) -> Catalogue:
+        """Return the catalogue without the functions that do not satisfy what is required."""
+        if not require:
+            return self
+        found = satisfied(self, self.space.spec.domain, require, progress=progress)
+        good = np.logical_and.reduce(list(found.values()))
+        if not good.any():
+            counts = ", ".join(f"{name} by {int(one.sum()):,}" for name, one in found.items())
+            raise SpecError(
+                f"space {self.space.name!r}, require: none of its {len(self):,} functions "
+                f"satisfies all of it ({counts}); require less"
+            )
+        # Expressions of what is left out have the group -1.
+        place = np.where(good, np.cumsum(good) - 1, -1)
+        kept = (getattr(self, name)[good] for name in OF_FUNCTIONS)
+        representative, shortest, finite, keys = kept
+        return Catalogue(self.space, representative, shortest, place[self.group], finite, keys)
 
     def __len__(self) -> int:
         return len(self.representative)
@@ -76,17 +108,17 @@ class Catalogue:
 
     @cached_property
     def hash(self) -> str:
-        """Identify the catalogue by its functions in their order."""
+        """Identify the catalogue by its functions in their order, however they are written."""
         digest = hashlib.sha256(self.space.hash.encode())
-        digest.update(self.representative.tobytes())
+        digest.update(self.shortest.tobytes())
         return digest.hexdigest()
 
     def expression(self, index: int) -> Expression:
-        """Return the shortest spelling of a function, in canonical form."""
+        """Return the spelling that stands for a function, in canonical form."""
         return canonical(self.space.expression(int(self.representative[index])))
 
     def text(self, index: int) -> str:
-        """Return the text of a function's shortest spelling."""
+        """Return the text of the spelling that stands for a function."""
         return str(self.expression(index))
 
     def activation(self, index: int) -> Activation:
@@ -113,12 +145,17 @@ class Catalogue:
             ExpressionError: no expression, or no member of the space.
         """
         if isinstance(function, Mapping):
-            return int(self.group[self.space.number(function)])
+            number = self.space.number(function)
+            if self.group[number] < 0:
+                raise left_out(self.space.expression(number), self.space.spec)
+            return int(self.group[number])
         expression = parse(function) if isinstance(function, str) else function
         domain = self.space.spec.domain
         (key,), _ = fingerprints(evaluate(expression, grid(domain)).unsqueeze(0), domain)
         place = int(np.searchsorted(self.keys, key, sorter=self._order))
         if place == len(self) or self.keys[self._order[place]] != key:
+            if unsatisfied(expression, domain, self.space.spec.require):
+                raise left_out(expression, self.space.spec)
             raise ExpressionError(
                 f"{expression} is not in the space {self.space.name!r}: none of its "
                 f"{len(self)} functions has these values on [{domain.low:g}, {domain.high:g}]"
@@ -128,3 +165,13 @@ class Catalogue:
     @cached_property
     def _order(self) -> np.ndarray:
         return np.argsort(self.keys)
+
+
+def _steadier(space: Space, shortest: int, stable: int) -> int:
+    """Return which of two expressions is the more stable; the first where both are alike.
+
+    The chain rule from the inside out, by which ``stable`` was found, can overflow where autograd,
+    which goes from the outside in, does not.
+    """
+    one, other = (faults_of(canonical(space.expression(n))) for n in (shortest, stable))
+    return stable if other < one else shortest

@@ -41,7 +41,9 @@ def operator_times(device: str | torch.device = "cpu") -> dict[str, float]:
 
     log.setLevel(level)
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, _ELEMENTS, generator=generator).to(device)
+    x, y = torch.randn(2, _ELEMENTS, device="cpu", dtype=torch.float32, generator=generator).to(
+        device
+    )
     times = {}
     for name, operator in OPERATORS.items():
         call = "f(x)" if operator.kind == "unary" else "f(x, y)"

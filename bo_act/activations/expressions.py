@@ -2,10 +2,11 @@
 
 The grammar, with the operators of ``operators.py``::
 
-    expression = "x" | NAME "(" expression { "," expression } ")"
+    expression = "x" | NAME "(" expression { "," expression } ")" | NAME
 
-Spaces are allowed between tokens. Reading is bounded in length and depth, so that any text may
-be given to it.
+Spaces are allowed between tokens. A name alone is the operator of ``x``. Names of other libraries
+are understood where they mean one operator, whose own name is kept; see ``names.py``. Reading is
+bounded in length and depth, so that any text may be given to it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bo_act.activations.names import hint, operator_named
 from bo_act.activations.operators import OPERATORS
-from bo_act.errors import ExpressionError, nearest
+from bo_act.errors import ExpressionError
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 64
 
-_TOKEN = re.compile(r"\s*(?:([A-Za-z_][A-Za-z_0-9]*)|([(),]))")
+_TOKEN = re.compile(r"\s*(?:([A-Za-z_][A-Za-z_0-9]*(?:\.[A-Za-z_0-9]+)*)|([(),]))")
+_INSTEAD = {
+    "+": "write add(a,b) for a + b",
+    "-": "write sub(a,b) for a - b, and negative(a) for -a",
+    "*": "write mul(a,b) for a * b",
+    "/": "write div(a,b) for a / b",
+    "^": "write pow(a,b) for a ^ b",
+    "|": "write abs(a) for |a|",
+} | dict.fromkeys("0123456789", "numbers are zero(x), one(x), and what is made of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +75,6 @@ def parse(text: str) -> Expression:
     """
     if not isinstance(text, str):
         raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
-    if len(text) > MAX_LENGTH:
-        raise ExpressionError(
-            f"the text has {len(text)} characters, at most {MAX_LENGTH} are allowed"
-        )
     return parse_tree(text, arities={name: op.accepts for name, op in OPERATORS.items()})
 
 
@@ -80,6 +86,10 @@ def parse_tree(text: str, *, arities: dict[str, object]) -> Expression:
         arities: name → predicate on the number of arguments. Schemas of spaces use more names
             than expressions do.
     """
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(
+            f"the text has {len(text)} characters, at most {MAX_LENGTH} are allowed"
+        )
     reader = _Reader(text, arities)
     tree = reader.node(0)
     reader.end()
@@ -104,7 +114,9 @@ class _Reader:
             position = self.position + len(rest) - len(rest.lstrip())
             if not rest.strip():
                 return "", position
-            raise self.error(f"unexpected character {rest.lstrip()[0]!r}", position)
+            instead = _INSTEAD.get(character := rest.lstrip()[0])
+            told = f"; {instead}" if instead else ""
+            raise self.error(f"unexpected character {character!r}{told}", position)
         self.position = match.end()
         group = 1 if match.group(1) else 2
         return match.group(group), match.start(group)
@@ -117,14 +129,17 @@ class _Reader:
             raise self.error(f"expected 'x' or an operator, got {name!r}", start)
         if name == "x":
             return X
-        if name not in self.arities:
-            raise self.error(f"unknown operator {name!r}{nearest(name, self.arities)}", start)
+        written, name = name, self.operator(name, start)
         if depth >= MAX_DEPTH:
             raise self.error(f"nested more than {MAX_DEPTH} operators deep", start)
+        before = self.position
         bracket, place = self.token()
+        if bracket in ("", ",", ")") and name in OPERATORS and OPERATORS[name].kind == "unary":
+            self.position = before
+            return Expression(name, (X,))
         if bracket != "(":
             came = repr(bracket) if bracket else "the end of the text"
-            raise self.error(f"expected '(' after {name!r}, got {came}", place)
+            raise self.error(f"expected '(' after {written!r}, got {came}", place)
         arguments = [self.node(depth + 1)]
         while True:
             mark, place = self.token()
@@ -136,6 +151,14 @@ class _Reader:
             arguments.append(self.node(depth + 1))
         self.check(name, len(arguments), start)
         return Expression(name, tuple(arguments))
+
+    def operator(self, name: str, start: int) -> str:
+        """Return the operator that a name means, or the name of a slot of a schema."""
+        found = name if name in self.arities else operator_named(name)
+        if found is None or found not in self.arities:
+            shown = name if len(name) <= 40 else f"{name[:37]}..."
+            raise self.error(f"unknown operator {shown!r}{hint(name, self.arities)}", start)
+        return found
 
     def check(self, name: str, count: int, start: int) -> None:
         accepts = self.arities[name]

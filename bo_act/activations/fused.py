@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-Function = Callable[[Tensor], Tensor]
+Function = Callable[..., Tensor]
+
+DEVICES = ("cpu", "cuda", "xpu", "mps")
+"""Kinds of device that torch.compile generates code for."""
 
 
 class Fused:
@@ -15,7 +20,11 @@ class Fused:
 
     Compiled by torch.compile (inductor): Triton kernels on a GPU, C++ on a CPU. One compilation
     serves all shapes, because tensors are passed as they lie in memory, with one axis. The
-    backward pass computes anew what it needs from the input, so that no intermediate is kept.
+    backward pass computes anew what it needs from the input, so that no intermediate is kept,
+    and the output may be changed in place.
+
+    What asks for more than a value and a slope is computed operator by operator: second
+    derivatives, transforms of torch.func, tracing, tensors of other kinds.
 
     Attributes:
         eager: the function.
@@ -25,48 +34,102 @@ class Fused:
     def __init__(self, eager: Function) -> None:
         self.eager = eager
         self.why_not: str | None = None
-        self._compiled: Function | None = None
-        self._tried: set[tuple[str, torch.dtype]] = set()
+        self._compiled: list[Function] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate elementwise; values of the same shape, dtype and memory format."""
-        # Inside of a compiled network the outer compiler sees the operators themselves. Sizes 0
-        # and 1 would be compiled apart.
-        if self.why_not is not None or torch.compiler.is_compiling() or x.numel() < 2:
+        if self.why_not is not None or _needs_operators(x):
             return self.eager(x)
-        try:
-            return self._call(x)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # a compiler fails in as many ways as it has parts
-            self.why_not = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            return self.eager(x)
+        if x.is_contiguous():
+            return self._flat(x.view(-1)).view(x.shape)
+        # As it lies in memory, channels last for example.
+        order = sorted(range(x.ndim), key=x.stride, reverse=True)
+        inner = x.permute(order)
+        back = sorted(range(x.ndim), key=order.__getitem__)
+        return self._flat(inner.reshape(-1)).view(inner.shape).permute(back)
 
-    def _call(self, x: Tensor) -> Tensor:
-        if self._compiled is None:
-            self._compiled = torch.compile(_with_code_of_its_own(self.eager), dynamic=True)
-        kind = (x.device.type, x.dtype)
-        if kind not in self._tried:
-            # Backward is compiled when it is first run, where nobody could fall back any more.
+    def value(self, x: Tensor) -> Tensor:
+        """Return values of x, (n,), outside of the graph of autograd."""
+        with torch.no_grad():
+            return self._run(0, x)
+
+    def slope(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient with respect to x, both (n,), from that of the values."""
+        twice = torch.is_grad_enabled()  # it is differentiated itself
+        if twice or torch.is_anomaly_enabled():
             with torch.enable_grad():
-                sample = torch.linspace(0.1, 1.0, 64, device=x.device, dtype=x.dtype)
-                self._compiled(sample.requires_grad_()).sum().backward()
-            self._tried.add(kind)
-        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            inner = x.permute(0, 2, 3, 1)
-            return self._compiled(inner.reshape(-1)).view(inner.shape).permute(0, 3, 1, 2)
-        return self._compiled(x.reshape(-1)).view(x.shape)
+                value = self.eager(x)
+                if not value.requires_grad:  # a constant
+                    return torch.zeros_like(x)
+                return torch.autograd.grad(value, x, gradient, create_graph=twice)[0]
+        return self._run(1, x, gradient.contiguous())
+
+    def _flat(self, x: Tensor) -> Tensor:
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return self.value(x)
+        y: Tensor = _Passes.apply(x, self)
+        return y
+
+    def _slope(self, x: Tensor, gradient: Tensor) -> Tensor:
+        slope: Tensor = torch.func.vjp(self.eager, x)[1](gradient)[0]
+        return slope
+
+    def _run(self, number: int, *tensors: Tensor) -> Tensor:
+        """Run the forward pass (0) or the backward pass (1); eager where compiling fails."""
+        passes: tuple[Function, Function] = (self.eager, self._slope)
+        if self.why_not is None:
+            try:
+                if self._compiled is None:
+                    self._compiled = [torch.compile(_alone(one), dynamic=True) for one in passes]
+                return self._compiled[number](*tensors)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a compiler fails in as many ways as it has parts
+                self.why_not = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return passes[number](*tensors)
 
 
-def _with_code_of_its_own(eager: Function) -> Function:
+class _Passes(torch.autograd.Function):
+    """Both passes of a fused function; the input alone is kept in between."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, fused: Fused) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.fused = fused
+        return fused.value(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.fused.slope(x, gradients[0]), None
+
+
+def _needs_operators(x: Tensor) -> bool:
+    """Tell whether somebody looks at the operators one by one, or x is no ordinary tensor."""
+    return (
+        torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch.is_anomaly_enabled()
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or x.layout is not torch.strided
+        or x.is_nested
+        or x.device.type not in DEVICES
+        or not x.is_floating_point()
+        or x.numel() < 2  # sizes 0 and 1 would be compiled apart
+        or forward_ad.unpack_dual(x).tangent is not None
+    )
+
+
+def _alone(eager: Function) -> Function:
     """Wrap a function so that torch.compile tells it from others.
 
     What is compiled is kept by code object, a handful each, and functions made by the same
     ``def`` share one.
     """
 
-    def function(x: Tensor) -> Tensor:
-        return eager(x)
+    def function(*tensors: Tensor) -> Tensor:
+        return eager(*tensors)
 
     function.__code__ = function.__code__.replace()
     return function

@@ -1,4 +1,4 @@
-"""Grouping: which expressions of a space are the same function, and how short each is written.
+"""Grouping: which expressions of a space are the same function, how stable and how short each is.
 
 Made for millions of expressions: none of them is built. Every inner subtree is evaluated once for
 each filling, and rows that agree in every bit are kept once, since equal operands give equal
@@ -26,6 +26,7 @@ from torch import Tensor
 from bo_act.activations.expressions import CONSTANTS, ONE, ZERO, Expression, X, simplified
 from bo_act.activations.operators import OPERATORS
 from bo_act.activations.schemas import Shape
+from bo_act.activations.stability import DTYPES, Probes, Rows, faults
 from bo_act.specs import DomainSpec
 
 if TYPE_CHECKING:
@@ -58,17 +59,20 @@ class Grouping:
     Attributes:
         keys: (E,) uint64, equal where the functions are.
         finite: (E,) whether the function is finite at every point.
+        faults: (E,) int64, how unstable the spelling is at zero and in the tails; 0 where the
+            function is not finite anyway.
         lengths: (E,) characters of the canonical form.
     """
 
     keys: np.ndarray
     finite: np.ndarray
+    faults: np.ndarray
     lengths: np.ndarray
 
 
 def grid(domain: DomainSpec) -> Tensor:
     """Return the domain's points, float64, the last repeated up to a multiple of 16."""
-    x = torch.linspace(domain.low, domain.high, domain.points, dtype=torch.float64)
+    x = torch.linspace(domain.low, domain.high, domain.points, device="cpu", dtype=torch.float64)
     return torch.cat([x, x[-1:].expand(-len(x) % _LANES)])
 
 
@@ -124,26 +128,28 @@ def group(space: Space, progress: Progress | None = None) -> Grouping:
 
     keys = np.empty(len(space), dtype=np.uint64)
     finite = np.empty(len(space), dtype=bool)
+    found_faults = np.empty(len(space), dtype=np.int64)
     distinct = {job: _distinct_operands(job[0], places) for job, places in work.items()}
     total = sum(tuples.shape[1] for tuples, _ in distinct.values())
     done = 0
-    for job, places in work.items():
-        tuples, inverse = distinct.pop(job)
-        found_keys = np.empty(tuples.shape[1], dtype=np.uint64)
-        found_finite = np.empty(tuples.shape[1], dtype=bool)
-        for chunk, values in trees.evaluate(job[0], tuples):
-            found_keys[chunk], found_finite[chunk] = fingerprints(values, space.spec.domain)
+    for (name, _), places in work.items():
+        tuples, inverse = distinct.pop((name, len(places[0][1])))
+        job_keys = np.empty(tuples.shape[1], dtype=np.uint64)
+        job_finite = np.empty(tuples.shape[1], dtype=bool)
+        for chunk, values in trees.evaluate(name, tuples):
+            job_keys[chunk], job_finite[chunk] = fingerprints(values, space.spec.domain)
             done += len(values)
             if progress:
                 progress(done, total)
+        job_faults = np.where(job_finite, faults(name, tuples, trees.probes), 0)
         passed = 0
         for start, rows in places:
-            count = rows.shape[1]
-            which = inverse[passed : passed + count]
-            keys[start : start + count] = found_keys[which]
-            finite[start : start + count] = found_finite[which]
-            passed += count
-    return Grouping(keys, finite, lengths)
+            here = slice(start, start + rows.shape[1])
+            which = inverse[passed : passed + rows.shape[1]]
+            keys[here], finite[here] = job_keys[which], job_finite[which]
+            found_faults[here] = job_faults[which]
+            passed += rows.shape[1]
+    return Grouping(keys, finite, found_faults, lengths)
 
 
 def _choices(node: Expression, shape: Shape) -> tuple[str, ...]:
@@ -185,6 +191,12 @@ def _distinct(tuples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuples[:, first], inverse
 
 
+def _keys(values: Tensor, probed: list[Rows]) -> list[bytes]:
+    """Return the bits of each row: values on the grid, and what is known at the probes."""
+    parts = [values.numpy(), *(part.numpy() for rows in probed for part in rows)]
+    return [b"".join(part.tobytes() for part in row) for row in zip(*parts, strict=True)]
+
+
 class _Trees:
     """Distinct rows of values and canonical forms of all inner subtrees, by number.
 
@@ -197,7 +209,8 @@ class _Trees:
         # Memory that is never written to costs nothing.
         self.values = x.new_empty(limit, len(x))
         self.values[0] = x
-        self.rows = {x.numpy().tobytes(): 0}
+        self.probes = tuple(Probes(dtype, limit) for dtype in DTYPES)
+        self.rows = {_keys(self.values[:1], [one.rows(slice(1)) for one in self.probes])[0]: 0}
         self.forms = [X]
         self.texts = {"x": 0}
 
@@ -247,11 +260,14 @@ class _Trees:
         found = np.empty(tuples.shape[1], dtype=np.int64)
         for chunk, values in self.evaluate(name, tuples):
             known = len(self.rows)
-            keys = [row.tobytes() for row in values.numpy()]
+            probed = [one.evaluate(name, tuples[:, chunk]) for one in self.probes]
+            keys = _keys(values, probed)
             found[chunk] = [self.rows.setdefault(key, len(self.rows)) for key in keys]
             numbers, first = np.unique(found[chunk], return_index=True)
             new = torch.from_numpy(first[numbers >= known])
             self.values[known : len(self.rows)] = values[new]
+            for one, rows in zip(self.probes, probed, strict=True):
+                one.keep(slice(known, len(self.rows)), rows, new)
         return found
 
     def _form(self, form: Expression) -> int:

@@ -1,31 +1,30 @@
 """Catalogues of big spaces kept on disk, so that grouping a million expressions is done once.
 
-One file a space, written under a temporary name and renamed, so a file that exists is complete. A
-damaged or unreadable one is built again.
+One file a space. Whatever it holds, one that is not what was written is built again; where none can
+be written, the work goes on without.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
 from bo_act.activations.space import LISTED
 from bo_act.errors import ExpressionError
-from bo_act.library import cache_dir
+from bo_act.io import one_line, read_checked, reason, write_checked
+from bo_act.library import MOVE_CACHE, cache_dir
 
 if TYPE_CHECKING:
     from bo_act.activations.grouping import Progress
     from bo_act.activations.space import Space
 
-ALGORITHM = 1
-"""Raised whenever a catalogue of the same space changes, so that old files are left aside."""
+ALGORITHM = 2
+"""Raised whenever a catalogue of the same space, or its file, changes: old files are left aside."""
 
 KEPT_FROM = 100_000
 """Expressions from which on a catalogue is kept; smaller ones take less than a second or two."""
@@ -53,36 +52,34 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
     if path.is_file():
         try:
             return _read(path, space)
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            warnings.warn(f"{path} cannot be read and is built again: {error}", stacklevel=2)
+        except Exception as error:  # whatever it is, this is a cache
+            why = one_line(error)
+            warnings.warn(f"{path} cannot be read and is built again: {why}", stacklevel=2)
     catalogue = Catalogue.build(space, progress=progress)
     try:
         _write(path, catalogue)
     except OSError as error:
-        warnings.warn(f"the catalogue cannot be kept in {path}: {error}", stacklevel=2)
+        warnings.warn(
+            f"the catalogue cannot be kept in {path.parent}, and is built each time: "
+            f"{reason(error, MOVE_CACHE)}",
+            stacklevel=2,
+        )
     return catalogue
 
 
 def _read(path: Path, space: Space) -> Catalogue:
-    with np.load(path, allow_pickle=False) as content:
+    with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as content:
         group = content["group"].astype(np.int64)
-        representative, finite, keys = (content[n] for n in ("representative", "finite", "keys"))
+        representative, shortest, finite, keys = (content[name] for name in OF_FUNCTIONS)
     functions = int(group.max()) + 1
-    shapes = (len(group), representative.shape, finite.shape, keys.shape)
-    if shapes != (len(space), (functions,), (functions,), (functions,)):
+    shapes = (len(group), representative.shape, shortest.shape, finite.shape, keys.shape)
+    if shapes != (len(space), *[(functions,)] * len(OF_FUNCTIONS)):
         raise ValueError(f"arrays of {shapes} for {functions} functions of {len(space)}")
-    return Catalogue(space, representative, group, finite, keys)
+    return Catalogue(space, representative, shortest, group, finite, keys)
 
 
 def _write(path: Path, catalogue: Catalogue) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.savez(
-            file,
-            group=catalogue.group.astype(np.int32),
-            representative=catalogue.representative,
-            finite=catalogue.finite,
-            keys=catalogue.keys,
-        )
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    arrays = {name: getattr(catalogue, name) for name in OF_FUNCTIONS}
+    np.savez(buffer, group=catalogue.group.astype(np.int32), **arrays)
+    write_checked(path, buffer.getbuffer())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
+from bo_act.activations.tracing import as_node, scripted
 from bo_act.errors import ExpressionError
 from bo_act.markup import Markup, escape
 
@@ -20,7 +22,14 @@ _Step = tuple[str, tuple[int, ...]]
 class Activation(nn.Module):
     """An activation function, elementwise, without parameters.
 
-    Works in every floating dtype, on every device, under autocast and ``torch.compile``.
+    A module like any other, and one that makes others: called without an argument (or with the name
+    of a place), it returns a fresh module of the same function. So it stands in for ``nn.SiLU()``
+    as well as for ``nn.SiLU``, whichever a network is written for.
+
+    Works in every floating dtype, on every device, under autocast and ``torch.compile``. What
+    works with ``nn.SiLU`` works with it: what follows may change the output in place, and the
+    module is traced, scripted, exported, saved and loaded like one of torch's own.
+
     Half-precision input is computed in float32 inside and returned in its own dtype, since
     composed functions (``exp`` of ``square``) leave the range of half precision long before
     their value does.
@@ -37,6 +46,13 @@ class Activation(nn.Module):
             is constant or has no finite mean and variance.
     """
 
+    __jit_unused_properties__ = ("why_not_fused",)
+
+    _FROM_EXPRESSION = (
+        "expression", "normalize", "fused", "_plan", "_functions", "_result", "_is_composed",
+        "_shift", "_scale", "_script",
+    )  # fmt: skip
+
     def __init__(
         self, expression: str | Expression, *, normalize: bool = False, fused: bool = False
     ) -> None:
@@ -46,7 +62,8 @@ class Activation(nn.Module):
         self.fused = fused
         self._plan = plan(self.expression)
         self._functions = [OPERATORS[name].function for name, _ in self._plan]
-        self._is_composed = normalize or len(self._plan) > 1
+        self._result = _last_operator(self.expression)
+        self._is_composed = normalize or (len(self._plan) > 1 and self._result is not None)
         self._shift, self._scale = 0.0, 1.0
         if normalize:
             mean, variance = moments(self.expression)
@@ -60,6 +77,24 @@ class Activation(nn.Module):
                 )
             self._shift, self._scale = mean, 1.0 / deviation
 
+    @overload
+    def __call__(self, x: str = "", *, inplace: bool = False) -> Activation: ...
+    @overload
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor | str = "", *, inplace: bool = False) -> Tensor | Activation:
+        """Evaluate, as ``forward``; or return a fresh module where there is nothing to evaluate.
+
+        Args:
+            x: pre-activations; or nothing, or the name of a place in a network.
+            inplace: that networks ask of ``nn.SiLU`` and the like; nothing is done in place.
+        """
+        del inplace
+        if isinstance(x, str):
+            fresh = Activation(self.expression, normalize=self.normalize, fused=self.fused)
+            return fresh.train(self.training)
+        value: Tensor = super().__call__(x)
+        return value
+
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate elementwise.
 
@@ -69,7 +104,21 @@ class Activation(nn.Module):
         Returns:
             Values, same shape and dtype.
         """
-        if self.fused and self._is_composed:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if x.dtype == torch.float16 or x.dtype == torch.bfloat16:  # noqa: PLR1714
+                return self._script(x.float()).to(x.dtype)
+            return self._script(x)
+        else:  # noqa: RET505 - what stands here is not scripted
+            return self._evaluate(x)
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        traced: Any = x
+        if isinstance(traced, Proxy):
+            text = str(self.expression)
+            node: Tensor = as_node(self, traced, call, text, self.normalize, self.fused)
+            return node
+        # Inside of a compiled network the outer compiler sees the operators themselves.
+        if self.fused and self._is_composed and not torch.compiler.is_compiling():
             return _fused(str(self.expression), self.normalize)(x)
         narrow = x.dtype in (torch.float16, torch.bfloat16)
         values = [x.float() if narrow else x]
@@ -78,7 +127,21 @@ class Activation(nn.Module):
         value = values[-1]
         if self.normalize:
             value = (value - self._shift) * self._scale
-        return value.to(x.dtype) if narrow else value
+        if narrow:
+            return value.to(x.dtype)
+        return value.clone() if self._is_needed_as_it_is() else value
+
+    def _is_needed_as_it_is(self) -> bool:
+        """Tell whether the value is x itself, or kept by torch for the backward pass.
+
+        What follows may change the output in place, so that neither leaves the module.
+        """
+        if self.normalize:
+            return False
+        return self._result is None or (
+            OPERATORS[self._result].keeps_output
+            and (torch.is_grad_enabled() or torch.jit.is_tracing())  # type: ignore[attr-defined]
+        )
 
     @property
     def why_not_fused(self) -> str | None:
@@ -115,22 +178,48 @@ class Activation(nn.Module):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Some operators are local functions, which neither pickle nor copy can follow.
-        return (
-            _rebuild,
-            (str(self.expression), self.normalize, self.fused),
-            {"training": self.training},
-        )
+        # As text: some operators are local functions, which neither pickle nor copy can follow.
+        state = {
+            name: value for name, value in vars(self).items() if name not in self._FROM_EXPRESSION
+        }
+        return _rebuild, (str(self.expression), self.normalize, self.fused), state
+
+    def __prepare_scriptable__(self) -> Activation:
+        """Get ready for ``torch.jit.script``, which calls this."""
+        if "_script" not in vars(self):
+            self._script = scripted(self._evaluate)
+        return self
 
 
-def _rebuild(text: str, normalize: bool, fused: bool = False) -> Activation:
-    return Activation(text, normalize=normalize, fused=fused)
+def _rebuild(text: str, normalize: bool = False, fused: bool = False) -> Activation:
+    if not isinstance(text, str):
+        raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
+    return Activation(text, normalize=bool(normalize), fused=bool(fused))
+
+
+# A checkpoint may hold one although torch.load trusts nothing: it is made from a text, by us.
+torch.serialization.add_safe_globals(
+    [(one, f"{__name__}.{one.__name__}") for one in (Activation, _rebuild)]
+)
+
+
+def call(x: Tensor, text: str, normalize: bool = False, fused: bool = False) -> Tensor:
+    """Evaluate a function given as text: what an ``Activation`` traced by itself becomes."""
+    value: Tensor = _rebuild(text, normalize, fused)(x)
+    return value
 
 
 @lru_cache(maxsize=256)
 def _fused(text: str, normalize: bool) -> Fused:
     """Return a function compiled once, however many modules use it."""
     return Fused(Activation(text, normalize=normalize).forward)
+
+
+def _last_operator(expression: Expression) -> str | None:
+    """Return the operator that makes the output's tensor; None where that is x itself."""
+    while expression.name == "identity":
+        (expression,) = expression.arguments
+    return expression.name if expression.arguments else None
 
 
 def plan(expression: Expression) -> list[_Step]:
@@ -167,7 +256,7 @@ def _normal_grid(reach: float, points: int) -> tuple[Tensor, Tensor]:
     is not.
     """
     # Shifted off the exact zero in the middle: reciprocal(x) has a pole there.
-    x = torch.linspace(-reach, reach, points, dtype=torch.float64) + 1e-7
+    x = torch.linspace(-reach, reach, points, device="cpu", dtype=torch.float64) + 1e-7
     weights = torch.exp(-0.5 * x**2)
     return x, weights / weights.sum()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -30,6 +30,8 @@ class Operator:
         function: from tensors to a tensor of the same shape.
         formula: for people.
         commutative: whether the order of the arguments does not matter.
+        keeps_output: whether torch keeps the output for the backward pass, so that nobody may
+            change it in between.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Operator:
     function: Callable[..., Tensor]
     formula: str
     commutative: bool = False
+    keeps_output: bool = False
 
     def accepts(self, count: int) -> bool:
         """Tell whether the operator takes that many arguments."""
@@ -58,8 +61,9 @@ def _elish(x: Tensor) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    # torch's softplus switches to the identity above 20, which is 2e-9 off in float64.
-    return -functional.logsigmoid(-x)
+    # torch's softplus switches to the identity above 20, which is 2e-9 off in float64. Where it
+    # underflows it is 0.0, not -0.0: 1 / softplus(x) is positive.
+    return 0.0 - functional.logsigmoid(-x)
 
 
 def _mish(x: Tensor) -> Tensor:
@@ -125,8 +129,12 @@ _NARY: list[tuple[str, Callable[..., Tensor], str]] = [
     ("min_n", _folded(torch.minimum), "min(a, b, ...)"),
 ]
 
+_KEEP_OUTPUT = {
+    "reciprocal", "exp", "tanh", "expm1", "sigmoid", "bessel_i0e", "bessel_i1e", "relu", "pow",
+}  # fmt: skip
+
 OPERATORS: dict[str, Operator] = {
-    operator.name: operator
+    operator.name: replace(operator, keeps_output=operator.name in _KEEP_OUTPUT)
     for operator in (
         *(Operator(name, "unary", function, formula) for name, function, formula in _UNARY),
         *(Operator(name, "binary", function, formula, c) for name, function, formula, c in _BINARY),

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 def sample(expressions: Sequence[Expression], points: int = _POINTS) -> Floats:
     """Evaluate n expressions on [-5, 5]: (n, points) float64, not finite where they are not."""
-    x = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
+    x = torch.linspace(-REACH, REACH, points, device="cpu", dtype=torch.float64)
     values = [evaluate(expression, x).expand_as(x).numpy() for expression in expressions]
     return np.stack(values) if values else np.empty((0, points))
 

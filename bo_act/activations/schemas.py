@@ -7,8 +7,9 @@ stand for themselves. Slots are named by their place in the tree: ``binary(unary
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 
 from bo_act.activations.expressions import Expression, X, parse_tree
 from bo_act.activations.operators import OPERATORS
@@ -75,6 +76,28 @@ class Shape:
             number = number * len(slot.choices) + slot.choices.index(operators[slot.name])
         return number
 
+    def match(self, expression: Expression) -> dict[str, str] | None:
+        """Return the operators in the slots that give an expression, None where none do."""
+        choices = {slot.name: slot.choices for slot in self.slots}
+
+        def fit(node: Expression, tree: Expression) -> dict[str, str] | None:
+            if node == X:
+                return {} if tree == X else None
+            allowed = choices.get(node.name, (node.name,))
+            if tree.name in allowed and len(tree.arguments) == len(node.arguments):
+                for order in _orders(tree):
+                    parts = [fit(a, b) for a, b in zip(node.arguments, order, strict=True)]
+                    whole = [part for part in parts if part is not None]
+                    if len(whole) == len(parts):
+                        own = {node.name: tree.name} if node.name in choices else {}
+                        return {key: v for part in (own, *whole) for key, v in part.items()}
+            if node.name in choices and len(node.arguments) == 1 and "identity" in allowed:
+                inner = fit(node.arguments[0], tree)
+                return None if inner is None else {node.name: "identity", **inner}
+            return None
+
+        return fit(self.tree, expression)
+
 
 def read_schema(text: str, spec: SpaceSpec) -> Shape:
     """Read a schema of a space file.
@@ -116,6 +139,16 @@ def read_schema(text: str, spec: SpaceSpec) -> Shape:
         return Expression(name, arguments)
 
     return Shape(text, name_slots(tree, ""), tuple(slots))
+
+
+def _orders(tree: Expression) -> Iterable[tuple[Expression, ...]]:
+    """Return the orders in which an operator's operands may stand."""
+    few = len(tree.arguments) <= 4
+    return permutations(tree.arguments) if few and _is_commutative(tree) else (tree.arguments,)
+
+
+def _is_commutative(tree: Expression) -> bool:
+    return tree.name in OPERATORS and OPERATORS[tree.name].commutative
 
 
 def _places(count: int) -> tuple[str, ...]:

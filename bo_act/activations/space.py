@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.activations.names import hint, own_names
 from bo_act.activations.operators import of_kind
 from bo_act.activations.schemas import KINDS, read_schema
-from bo_act.errors import ExpressionError, SpecError, nearest
+from bo_act.errors import ExpressionError, SearchError, SpecError
 from bo_act.markup import Markup, box, escape, table
 from bo_act.spec_files import read_space
 from bo_act.specs import SpaceSpec
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution
+    from optuna.study import Study
     from optuna.trial import BaseTrial
 
     from bo_act.activations.catalogue import Catalogue
@@ -49,7 +52,7 @@ class Space:
     """
 
     def __init__(self, spec: SpaceSpec) -> None:
-        self.spec = spec
+        self.spec = spec = _understood(spec)
         self.name = spec.name
         for kind in KINDS:
             _check_operators(spec, kind)
@@ -58,6 +61,7 @@ class Space:
         self.baselines = tuple(_expression(text, spec, "baselines") for text in spec.baselines)
         _check_distinct(spec, "schemas", [str(shape.tree) for shape in self.shapes])
         _check_distinct(spec, "expressions", [str(single) for single in self.singles])
+        _check_distinct(spec, "require", spec.require)
 
     def __len__(self) -> int:
         return sum(map(len, self.shapes)) + len(self.singles)
@@ -79,6 +83,8 @@ class Space:
         about += [(kind, ", ".join(getattr(spec, kind))) for kind in KINDS if getattr(spec, kind)]
         if self.singles:
             about.append(("single expressions", f"{len(self.singles)}"))
+        if spec.require:
+            about.append(("required", ", ".join(spec.require)))
         figures = "".join(
             f'<figure style="margin:0;text-align:center">{graph(one, width=96, height=64)}'
             f"<figcaption><code>{escape(str(one))}</code></figcaption></figure>"
@@ -103,7 +109,10 @@ class Space:
     @cached_property
     def hash(self) -> str:
         """Identify the space by what is in it: operators, schemas, expressions, domain."""
-        content = self.spec.model_dump_json(exclude={"name", "description", "baselines"})
+        left = {"name", "description", "baselines"}
+        # As it was before there were requirements, where there are none.
+        left |= set() if self.spec.require else {"require"}
+        content = self.spec.model_dump_json(exclude=left)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def expression(self, number: int) -> Expression:
@@ -153,7 +162,7 @@ class Space:
         Args:
             name: tells apart several activations of one study; parameters are ``stage1.left``.
         """
-        return {_named(name, slot): choices for slot, choices in self.distributions.items()}
+        return {slot_of(name, slot): choices for slot, choices in self.distributions.items()}
 
     def params(self, number: int) -> dict[str, str]:
         """Return the Optuna parameters of the expression of that number."""
@@ -193,6 +202,111 @@ class Space:
                 f"its slots are {', '.join(self.distributions)}"
             ) from error
 
+    def slots_of_schema(self, schema: str) -> tuple[str, ...]:
+        """Return the slots that belong to one choice of the ``schema`` parameter."""
+        for shape in self.shapes:
+            if shape.text == schema:
+                return tuple(slot.name for slot in shape.slots)
+        return (EXPRESSION_SLOT,)
+
+    def find(self, expression: Expression) -> int | None:
+        """Return the number of an expression that a schema has a place for as it is written.
+
+        Operands of commutative operators may stand in any order, and ``x`` for ``identity(x)``.
+        None where there is no such place: the function may be in the space by another spelling,
+        which its catalogue knows.
+        """
+        start = 0
+        for shape in self.shapes:
+            if (operators := shape.match(expression)) is not None:
+                return start + shape.number(operators)
+            start += len(shape)
+        wanted = canonical(expression)
+        for place, single in enumerate(self.singles):
+            if canonical(single) == wanted:
+                return start + place
+        return None
+
+    def enqueue(
+        self,
+        study: Study,
+        function: str | Expression | Mapping[str, str | Expression],
+        params: Mapping[str, Any] | None = None,
+        *,
+        skip_if_exists: bool = False,
+        **more: Any,
+    ) -> None:
+        """Have a study evaluate a function before all that its sampler proposes.
+
+        Args:
+            study: whose objective calls ``suggest``; its sampler may be any.
+            function: of the space, in any spelling; where the study has several activations, one
+                for each by name, or one that stands in all of them.
+            params: values of other parameters of the study. Those left out are the baselines', with
+                ``ActivationSampler``, else the sampler's.
+            skip_if_exists: leave it out where the study has such a trial.
+            **more: values of parameters, as ``lr=0.1``.
+
+        Raises:
+            ExpressionError: no expression, or no function of the space.
+            SearchError: the study has no such parameter or activation, as far as is known.
+        """
+        names: Sequence[str] = getattr(study.sampler, "activations", ("",))
+        functions = function if isinstance(function, Mapping) else dict.fromkeys(names, function)
+        fixed: dict[str, Any] = {}
+        texts = {}
+        for name, one in functions.items():
+            number = self._number_of(one)
+            fixed |= {slot_of(name, slot): value for slot, value in self.params(number).items()}
+            texts[slot_of(name, "activation")] = str(canonical(self.expression(number)))
+        others = {**(params or {}), **more}
+        if both := fixed.keys() & others.keys():
+            raise SearchError(
+                f"expected values of other parameters beside the function, got {', '.join(both)}, "
+                "which the function follows from; leave them out"
+            )
+        fixed |= others
+        if check := getattr(study.sampler, "check_enqueued", None):
+            check(study, fixed)
+        study.enqueue_trial(fixed, user_attrs=texts, skip_if_exists=skip_if_exists)
+
+    def _number_of(self, function: str | Expression) -> int:
+        expression = parse(function) if isinstance(function, str) else function
+        if self.can_be_listed:
+            return int(self.catalogue.representative[self.catalogue.index(expression)])
+        number = self.find(expression)
+        if number is None:
+            raise ExpressionError(
+                f"{expression} is not in the space {self.name!r}: no schema has a place for it"
+            )
+        return number
+
+    def activation_of(self, trial: BaseTrial, name: str = "") -> str:
+        """Return the text of the function that a trial evaluates, in canonical form.
+
+        Args:
+            trial: any, of any sampler: enqueued, running, or finished.
+            name: tells apart several activations of one study.
+
+        Raises:
+            ExpressionError: the trial has no function of that name yet.
+        """
+        start = slot_of(name, "")
+        params = {**enqueued(trial), **trial.params}
+        own = {key.removeprefix(start): v for key, v in params.items() if key.startswith(start)}
+        with suppress(ExpressionError):
+            return str(canonical(self.expression(self.number(own))))
+        ends = ".activation"
+        names = [key.removesuffix(ends) for key in trial.user_attrs if key.endswith(ends)]
+        text = trial.user_attrs.get(slot_of(name, "activation"))
+        if text is None or (names and not name):
+            known = f"; it has those named {', '.join(names)}" if names else " yet"
+            raise ExpressionError(
+                f"trial {trial.number} has no function{f' named {name!r}' if name else ''} of the "
+                f"space {self.name!r}{known}"
+            )
+        return str(canonical(parse(text)))
+
     def suggest(self, trial: BaseTrial, name: str = "", *, normalize: bool = False) -> Activation:
         """Ask an Optuna trial for one function of the space.
 
@@ -205,24 +319,45 @@ class Space:
             normalize: as in ``Activation``.
 
         Returns:
-            An ``Activation``, ready for a network.
+            An ``Activation``: a module, and ``activation()`` is a fresh one of the same function.
         """
         from bo_act.activations.module import Activation
 
         return Activation(self.suggest_expression(trial, name), normalize=normalize)
 
     def suggest_expression(self, trial: BaseTrial, name: str = "") -> Expression:
-        """Ask an Optuna trial for one function of the space, as a canonical expression."""
+        """Ask an Optuna trial for one function of the space, as a canonical expression.
 
+        Its text is in the trial's user attribute ``activation`` from then on.
+
+        Raises:
+            TrialPruned: a sampler that knows no catalogue filled the slots with an expression that
+                does not satisfy what the space requires.
+        """
+        found = self._suggested(trial, name)
+        if self.spec.require:
+            from optuna.exceptions import TrialPruned
+
+            from bo_act.activations.smoothness import left_out, unsatisfied
+
+            if unsatisfied(found, self.spec.domain, self.spec.require):
+                raise TrialPruned(str(left_out(found, self.spec)))
+        return found
+
+    def _suggested(self, trial: BaseTrial, name: str) -> Expression:
         def ask(slot: str) -> str:
             choices = self.distributions[slot].choices
-            return str(trial.suggest_categorical(_named(name, slot), choices))
+            return str(trial.suggest_categorical(slot_of(name, slot), choices))
 
         schema = ask(SCHEMA_SLOT) if SCHEMA_SLOT in self.distributions else self.schema_choices[0]
         for shape in self.shapes:
             if shape.text == schema:
-                return canonical(shape.fill({slot.name: ask(slot.name) for slot in shape.slots}))
-        return canonical(parse(ask(EXPRESSION_SLOT)))
+                found = canonical(shape.fill({slot.name: ask(slot.name) for slot in shape.slots}))
+                break
+        else:
+            found = canonical(parse(ask(EXPRESSION_SLOT)))
+        _note(trial, slot_of(name, "activation"), str(found))
+        return found
 
 
 def load_space(name: str) -> Space:
@@ -235,11 +370,35 @@ def load_space(name: str) -> Space:
     return Space(read_space(name))
 
 
-def _named(name: str, slot: str) -> str:
+def slot_of(name: str, slot: str) -> str:
+    """Return what a slot or attribute of one activation of a study is called."""
     return f"{name}.{slot}" if name else slot
 
 
+def enqueued(trial: BaseTrial) -> dict[str, Any]:
+    """Return the parameters that a trial was enqueued with."""
+    from optuna.trial import FrozenTrial, Trial
+
+    if isinstance(trial, FrozenTrial):
+        return dict(trial.system_attrs.get("fixed_params", {}))
+    return dict(trial._fixed_params) if isinstance(trial, Trial) else {}
+
+
+def _note(trial: BaseTrial, key: str, text: str) -> None:
+    from optuna.trial import FrozenTrial
+
+    if not isinstance(trial, FrozenTrial) and trial.user_attrs.get(key) != text:
+        trial.set_user_attr(key, text)
+
+
 # --- checks ------------------------------------------------------------------------
+
+
+def _understood(spec: SpaceSpec) -> SpaceSpec:
+    """Return a space with the operators' own names in place of other libraries'."""
+    kinds = (*KINDS, "schemas", "expressions", "baselines")
+    own = {kind: tuple(map(own_names, getattr(spec, kind))) for kind in kinds}
+    return spec.model_copy(update=own)
 
 
 def _check_operators(spec: SpaceSpec, kind: str) -> None:
@@ -248,7 +407,7 @@ def _check_operators(spec: SpaceSpec, kind: str) -> None:
     for name in chosen:
         if name not in known:
             raise SpecError(
-                f"space {spec.name!r}: unknown {kind} operator {name!r}{nearest(name, known)}; "
+                f"space {spec.name!r}: unknown {kind} operator {name!r}{hint(name, known)}; "
                 f"known: {', '.join(known)}"
             )
     _check_distinct(spec, kind, chosen)

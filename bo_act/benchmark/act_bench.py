@@ -24,6 +24,7 @@ from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
+from bo_act.io import reason, replacing
 
 READER = 1
 """Raised whenever the same file is read to another benchmark."""
@@ -139,7 +140,18 @@ def write_act_bench(benchmark: Benchmark, path: Path) -> None:
 
     Values are medians over the runs. Spectra are written as distribution functions in 100 bins a
     layer over [-100, 100]; null eigenvalues are in none of them, as in the released files.
+
+    Raises:
+        BenchmarkError: the file cannot be written.
     """
+    try:
+        with replacing(path) as temporary:
+            _write(benchmark, temporary, packed=path.suffix == ".gz")
+    except OSError as error:
+        raise BenchmarkError(f"cannot write {path}: {reason(error)}") from error
+
+
+def _write(benchmark: Benchmark, path: Path, *, packed: bool) -> None:
     catalogue = benchmark.space.catalogue
     order = np.argsort(catalogue.group, kind="stable")
     starts = np.searchsorted(catalogue.group[order], np.arange(len(catalogue) + 1))
@@ -147,11 +159,9 @@ def write_act_bench(benchmark: Benchmark, path: Path) -> None:
     layers = 0
     if fim is not None:
         layers = benchmark.features.blocks["fim_null"].values.shape[1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
     with ExitStack() as stack:
-        file: Any = stack.enter_context(temporary.open("wb"))
-        if path.suffix == ".gz":  # without the time, so that equal content gives equal files
+        file: Any = stack.enter_context(path.open("wb"))
+        if packed:  # without the time, so that equal content gives equal files
             file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
         separator = "{"
         for index in np.flatnonzero(benchmark.measured):
@@ -169,7 +179,6 @@ def write_act_bench(benchmark: Benchmark, path: Path) -> None:
             file.write(text.encode())
             separator = ",\n"
         file.write(b"}\n")
-    temporary.replace(path)
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:

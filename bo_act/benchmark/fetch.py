@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
+import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.message import Message
+from io import FileIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bo_act.errors import BenchmarkError
+from bo_act.io import atomic_write, digest, lock, reason
+from bo_act.urls import without_secrets_of
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that are there, and of how many if the server says so."""
 
 _CHUNK = 1 << 18  # bytes
 _TIMEOUT = 30.0  # seconds without a byte
@@ -28,43 +38,170 @@ def fetch(
     folder: Path,
     *,
     sha256: str | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Download a file, or go on with it.
+    """Download a file, or go on with it where the server still has the same one.
 
     Args:
         url: http or https.
         folder: to put it in, under the last part of the address.
         sha256: what its checksum has to be, in hexadecimal.
-        progress: called with the bytes that are there, and of how many if the server says so.
+        progress: see ``Progress``.
 
     Returns:
         The file. One that is there is not downloaded again; its checksum is looked at.
 
     Raises:
-        BenchmarkError: the address is none, cannot be reached, or the file is another one.
+        BenchmarkError: the address is none, cannot be reached, the file is another one, or it
+            cannot be written.
     """
-    parts = urlsplit(url)
-    name = Path(unquote(parts.path)).name
-    if parts.scheme not in ("http", "https") or not parts.netloc or not name:
-        raise BenchmarkError(
-            f"expected the http or https address of a file, got {url!r}. {_BY_HAND}"
-        )
-    path = folder / name
-    if not path.is_file():
-        part = folder / f"{name}.part"
+    path = folder / _name(url)
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        _download(url, part, progress)
-        _check(part, sha256)
-        part.replace(path)
-    else:
-        _check(path, sha256)
+        with _begun(path) as part:
+            if part is not None:
+                _download(url, part, progress)
+                _finish(url, part, path, sha256)
+                return path
+    except OSError as error:
+        raise BenchmarkError(f"cannot write {path}: {reason(error)}") from error
+    found = _checksum(path)
+    if sha256 is not None and found != sha256.lower():
+        raise BenchmarkError(
+            f"{path}: expected the checksum {sha256.lower()}, got {found}; the file, which was "
+            f"there before, is another one or damaged: delete it and fetch it again"
+        )
     return path
 
 
-def _download(url: str, part: Path, progress: Callable[[int, int | None], None] | None) -> None:
+def _name(url: str) -> str:
+    """Return the name of the file at an address."""
+    name = ""
+    with suppress(ValueError):  # half an IPv6 address
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.netloc:
+            name = Path(unquote(parts.path)).name
+    if name in ("", "..") or "\0" in name:
+        raise BenchmarkError(
+            f"expected the http or https address of a file, got {url!r}. {_BY_HAND}"
+        )
+    return name
+
+
+class _Part:
+    """What came of a file so far, and of which version of which address.
+
+    Args:
+        path: of what came so far; a note beside it says where it came from.
+        file: of that path, open to be added to, and locked: nobody else adds to it meanwhile.
+    """
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self.path = path
+        self.file = file
+        self.note = path.with_name(f"{path.name}.json")
+        self.begun_here = False
+        self.version: dict[str, str | None] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(self.note.read_bytes())
+            self.version = {key: content[key] for key in ("url", "etag", "modified", "whole")}
+
+    @property
+    def size(self) -> int:
+        """Bytes that have come."""
+        return os.fstat(self.file.fileno()).st_size
+
+    def usable(self, url: str) -> int:
+        """Return how many bytes can be gone on from; what may be of another version is none."""
+        told_apart = self.version.get("etag") or self.version.get("modified")
+        of_it = self.version.get("url") == digest(url) and bool(told_apart or self.begun_here)
+        return self.size if of_it else 0
+
+    def begin(self, version: Mapping[str, str | None]) -> None:
+        """Throw away what came, and begin with the first byte of a version."""
+        self.version, self.begun_here = dict(version), True
+        with self._writing():
+            self.file.truncate(0)
+            atomic_write(self.note, json.dumps(self.version))
+
+    def fits(self, version: Mapping[str, str | None]) -> bool:
+        """Return whether a version is the one that has begun, as far as the server says."""
+        return all(
+            mine == theirs
+            for mine, theirs in ((self.version[key], version[key]) for key in self.version)
+            if mine is not None and theirs is not None
+        )
+
+    def add(self, chunk: bytes) -> None:
+        """Add bytes."""
+        left = memoryview(chunk)
+        with self._writing():
+            while left:
+                left = left[self.file.write(left) :]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tell what cannot be written from what cannot be fetched."""
+        try:
+            yield
+        except OSError as error:
+            raise BenchmarkError(
+                f"cannot write {self.path}: {reason(error)}; what came so far is kept, and the "
+                f"same call goes on from there"
+            ) from error
+
+    def discard(self) -> None:
+        """Remove what came."""
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+
+@contextmanager
+def _begun(path: Path) -> Iterator[_Part | None]:
+    """Give what came of a file, to be added to; None where all of it is there.
+
+    Who comes second waits for the first one, and finds the whole file then.
+    """
+    part = path.with_name(f"{path.name}.part")
+    while not path.is_file():
+        with part.open("ab", buffering=0) as file:
+            lock(file.fileno())
+            # Unless another one has finished it meanwhile, or thrown it away.
+            if part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno())):
+                found = _Part(part, file)
+                if path.is_file():
+                    found.discard()
+                    continue
+                try:
+                    yield found
+                finally:
+                    if not found.size:
+                        found.discard()
+                return
+    yield None
+
+
+def _finish(url: str, part: _Part, path: Path, sha256: str | None) -> None:
+    """Check what came, and put it in place."""
+    if sha256 is not None and (found := _checksum(part.path)) != sha256.lower():
+        part.discard()
+        raise BenchmarkError(
+            f"{url}: expected the checksum {sha256.lower()}, got {found}; the file there is "
+            f"another one, and is not kept"
+        )
+    os.fsync(part.file.fileno())
+    part.path.replace(path)
+    part.note.unlink(missing_ok=True)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, part: _Part, progress: Progress | None) -> None:
     for attempt in range(_ATTEMPTS):
-        before = part.stat().st_size if part.exists() else 0
+        before = part.size
         try:
             _continue(url, part, progress)
             return
@@ -72,57 +209,66 @@ def _download(url: str, part: Path, progress: Callable[[int, int | None], None] 
             raise BenchmarkError(
                 f"{url}: the server answers {error.code} {error.reason}. {_BY_HAND}"
             ) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             # One that broke off after some bytes is worth another attempt.
-            grown = part.exists() and part.stat().st_size > before
-            if attempt == _ATTEMPTS - 1 or not grown:
-                kept = f" What came so far is kept in {part}." if part.exists() else ""
-                reason = getattr(error, "reason", error)
+            if attempt == _ATTEMPTS - 1 or part.size <= before:
+                kept = f" What came so far is kept in {part.path}." if part.size else ""
+                cause = error.reason if isinstance(error, urllib.error.URLError) else error
+                why = without_secrets_of(url, str(cause))
                 raise BenchmarkError(
-                    f"{url}: cannot be fetched: {reason}.{kept} {_BY_HAND}"
+                    f"{url}: cannot be fetched: {why}.{kept} {_BY_HAND}"
                 ) from error
 
 
-def _continue(url: str, part: Path, progress: Callable[[int, int | None], None] | None) -> None:
-    start = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={start}-"} if start else {}
+def _version(url: str, headers: Message) -> dict[str, str | None]:
+    """Return what tells a version of a file from others, and how many bytes it has."""
+    part = headers.get("Content-Range")
+    whole = part.rpartition("/")[2] if part else headers.get("Content-Length", "")
+    return {
+        "url": digest(url),  # which may hold a token
+        "etag": headers.get("ETag"),
+        "modified": headers.get("Last-Modified"),
+        "whole": whole if whole.isdigit() else None,
+    }
+
+
+def _continue(url: str, part: _Part, progress: Progress | None) -> None:
+    done = part.usable(url)
+    headers = {}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+        etag = part.version["etag"] or ""
+        # A weak one ("W/…") does not stand for each byte.
+        same = part.version["modified"] if etag.startswith("W/") or not etag else etag
+        headers |= {"If-Range": same} if same else {}
     try:
-        answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers),
-            timeout=_TIMEOUT,
-        )
+        request = urllib.request.Request(url, headers=headers)
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            whole = error.headers.get("Content-Range", "").rpartition("/")[2]
-            if whole == str(start):
-                return  # all of it had come
-            part.unlink()
-            _continue(url, part, progress)
-            return
-        raise
+        if not done or error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        version = _version(url, error.headers)
+        if version["whole"] == str(done) and part.fits(version):
+            return  # all of it had come
+        answer = urllib.request.urlopen(url, timeout=_TIMEOUT)
     with answer:
-        if start and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0  # the server sends it all again
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        done = start
-        with part.open("ab" if start else "wb") as file:
-            while chunk := answer.read(_CHUNK):
-                file.write(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, total)
-        if total is not None and done < total:
-            raise ConnectionError(f"the connection ended after {done:,} of {total:,} bytes")
-
-
-def _check(path: Path, sha256: str | None) -> None:
-    if sha256 is None:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.lower():
-        raise BenchmarkError(
-            f"{path}: expected the checksum {sha256.lower()}, got {found}; the file is another "
-            f"one or damaged: delete it and fetch it again"
-        )
+        version = _version(url, answer.headers)
+        if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
+            begins = answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+            if not done:
+                raise ConnectionError("the server sent a part where the whole was asked for")
+            if not (begins and part.fits(version)):
+                part.begin({})
+                _continue(url, part, progress)
+                return
+        else:
+            done = 0
+            part.begin(version)
+        whole = int(version["whole"]) if version["whole"] else None
+        while chunk := answer.read(_CHUNK):
+            part.add(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, whole)
+        if whole is not None and done < whole:
+            raise ConnectionError(f"the connection ended after {done:,} of {whole:,} bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,15 +13,21 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bo_act.errors import BenchmarkError
+from bo_act.io import digest, reason
 
-_FORM = 1
+_FORM = 2
+_UNCHECKED = 1  # the form before, whose lines say nothing by which damage could be seen
+
+
+_CHECK = b', "check": "%s"}'
+_LENGTH = len(_CHECK % (b"0" * 16))
 
 
 class RunJournal:
     """A file of runs that one process at a time may extend.
 
     Its first line says what the runs were made from. A line that a killed process left half
-    written is cut off; a line is only believed once its end is there.
+    written is cut off; a line is only believed once its end is there, and ends with a checksum.
 
     Args:
         path: of the file; made with its folder where it is missing.
@@ -28,8 +35,8 @@ class RunJournal:
         key: the fields that tell one run from another.
 
     Raises:
-        BenchmarkError: the runs were made from something else, the file is damaged, or another
-            process has it open.
+        BenchmarkError: the runs were made from something else, the file is damaged or cannot be
+            written, or another process has it open.
     """
 
     def __init__(self, path: Path, made_from: Mapping[str, Any], *, key: Sequence[str]) -> None:
@@ -39,21 +46,26 @@ class RunJournal:
         self._records: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def __enter__(self) -> RunJournal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
             raise BenchmarkError(
                 f"another process is at work in {self.path.parent}; wait for its end, or give "
                 f"another folder"
             ) from error
-        try:
-            self._file = self.path.open("a+b")
-            self._read()
-        except BaseException:
-            self._lock.release()
-            raise
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        with ExitStack() as on_failure:
+            on_failure.callback(self._lock.release)
+            try:
+                # Without a buffer: on a full disk, nothing is left that would be written later.
+                self._file = on_failure.enter_context(self.path.open("a+b", buffering=0))
+                self._read()
+            except OSError as error:
+                raise self._cannot_write(error) from error
+            on_failure.pop_all()
         return self
 
     def __exit__(
@@ -72,29 +84,52 @@ class RunJournal:
         return self._records[run]
 
     def add(self, record: dict[str, Any]) -> None:
-        """Keep a run: after this it outlasts the process and the machine."""
-        self._write(record)
+        """Keep a run: after this it outlasts the process and the machine.
+
+        Raises:
+            BenchmarkError: it cannot be written; those before are kept.
+        """
+        try:
+            self._write(record)
+        except OSError as error:
+            raise self._cannot_write(error) from error
         self._records.setdefault(self._run(record), record)
 
     def _run(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(record[field] for field in self.key)
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(content, allow_nan=False).encode()
+        if self._checked:
+            line = line[:-1] + _CHECK % digest(line)[:16].encode()
+        left = memoryview(line + b"\n")
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def _read(self) -> None:
+        self._checked = True
         self._file.seek(0)
-        content = self._file.read()
+        content = self._file.readall()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             self._file.truncate(whole)
         if not whole:
             self._write(self.header)
             return
-        first, *lines = content[:whole].splitlines()
-        self._check(self._parse(first, 1))
+        first, *lines = content[:whole].split(b"\n")[:-1]
+        self._checked = first.startswith(b'{"form": %d' % _FORM)
+        header = self._parse(first, 1)
+        if not lines and header != self.header:  # nothing was made of it, as where it failed
+            self._file.truncate(0)
+            self._write(self.header)
+            return
+        self._check(header)
         for number, line in enumerate(lines, start=2):
             record = self._parse(line, number)
             try:
@@ -103,13 +138,24 @@ class RunJournal:
                 raise self._damaged(number, f"it has no {error}") from error
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        if self._checked:
+            text, check = line[:-_LENGTH] + b"}", line[-_LENGTH:]
+            if check != _CHECK % digest(text)[:16].encode():
+                raise self._damaged(number, "it is not what was written")
+            line = text
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(number, str(error)) from error
         if not isinstance(record, dict):
             raise self._damaged(number, "it is no JSON object")
         return record
+
+    def _cannot_write(self, error: OSError) -> BenchmarkError:
+        return BenchmarkError(
+            f"{self.path} cannot be written: {reason(error)}; the runs before are kept, and the "
+            f"same call goes on from there"
+        )
 
     def _damaged(self, number: int, why: str) -> BenchmarkError:
         return BenchmarkError(
@@ -118,7 +164,8 @@ class RunJournal:
         )
 
     def _check(self, header: dict[str, Any]) -> None:
-        if header == self.header:
+        made_from = header.get("made_from")
+        if header.get("form") in (_FORM, _UNCHECKED) and made_from == self.header["made_from"]:
             return
         theirs, ours = _flat(header), _flat(self.header)
         differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]

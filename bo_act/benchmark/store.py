@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from bo_act import library
 from bo_act.activations.space import Space
@@ -25,6 +25,7 @@ from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
+from bo_act.io import atomic_write, expanded, one_line, read_checked, reason, write_checked
 from bo_act.specs import SpaceSpec
 
 FORM = 1
@@ -38,7 +39,19 @@ _SPECTRA = ("fim", "fim_null")
 
 
 def save(benchmark: Benchmark, path: Path) -> None:
-    """Write a benchmark; the file appears whole or not at all."""
+    """Write a benchmark; the file appears whole or not at all.
+
+    Raises:
+        BenchmarkError: it cannot be written.
+    """
+    try:
+        atomic_write(path, _packed(benchmark))
+    except OSError as error:
+        raise BenchmarkError(f"cannot write {path}: {reason(error)}") from error
+
+
+def _packed(benchmark: Benchmark) -> memoryview:
+    """Return the content of a benchmark file."""
     catalogue = benchmark.space.catalogue
     columns: dict[str, pa.Array] = {
         "activation": pa.array([catalogue.text(index) for index in range(len(catalogue))])
@@ -64,17 +77,17 @@ def save(benchmark: Benchmark, path: Path) -> None:
         "features": {k: v for k, v in features.provenance.items() if k != "store"},
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
+    buffer = pa.BufferOutputStream()
     pq.write_table(
         table,
-        temporary,
+        buffer,
         compression="zstd",
         compression_level=15,
         use_dictionary=["activation", "diverged", *(f"{kind}_reason" for kind in _SPECTRA)],
         row_group_size=1 << 20,
+        write_page_checksum=True,
     )
-    temporary.replace(path)
+    return memoryview(buffer.getvalue())
 
 
 def load(path: Path) -> Benchmark:
@@ -85,9 +98,20 @@ def load(path: Path) -> Benchmark:
             otherwise by this version.
     """
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise BenchmarkError(f"{path}: cannot be read as a Parquet file: {error}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read: {reason(error)}") from error
+    return _unpacked(content, path)
+
+
+def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
+    """Return the benchmark that a file holds; the path is for errors."""
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    except Exception as error:  # Arrow raises many kinds over damaged files
+        raise BenchmarkError(
+            f"{path}: cannot be read as a Parquet file: {one_line(error)}"
+        ) from error
     packed = (table.schema.metadata or {}).get(_KEY)
     if packed is None:
         raise BenchmarkError(
@@ -108,16 +132,17 @@ def load(path: Path) -> Benchmark:
                 f"this version of bo-act, whose operators or grouping differ; build it again"
             )
         return _read(table, about, space)
-    except (KeyError, TypeError, ValueError, ValidationError, pa.ArrowException) as error:
-        raise BenchmarkError(
-            f"{path}: the file is damaged: {type(error).__name__}: {error}"
-        ) from error
+    except BenchmarkError:
+        raise
+    except Exception as error:  # whatever its content does to those who read it
+        raise BenchmarkError(f"{path}: the file is damaged: {one_line(error)}") from error
 
 
 def open_benchmark(name: str) -> Benchmark:
     """Open a benchmark by name or path.
 
-    A file in the form of Act-Bench is converted once; the result is kept in the cache folder.
+    A file in the form of Act-Bench is converted once; the result is kept in the cache folder where
+    that can be written to.
 
     Args:
         name: a shipped benchmark's name, or the path of a ``.parquet`` file, or of a ``.json`` or
@@ -129,15 +154,29 @@ def open_benchmark(name: str) -> Benchmark:
     """
     if not name.endswith((".json", ".json.gz")):
         return load(library.find("studies/benchmarks", name))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_file():
         raise BenchmarkError(f"no benchmark file {name!r} (looked in {Path.cwd()})")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    kept = library.cache_dir() / "benchmarks" / f"{digest}-{FORM}.{READER}.parquet"
-    if not kept.is_file():
-        save(read_act_bench(path), kept)
-    return replace(load(kept), name=path.name.removesuffix(".gz").removesuffix(".json"))
+    name = path.name.removesuffix(".gz").removesuffix(".json")
+    kept = library.cache_dir() / "benchmarks" / f"{digest}-{FORM}.{READER}.kept"
+    if kept.is_file():
+        try:
+            return replace(_unpacked(read_checked(kept), kept), name=name)
+        except (OSError, ValueError, BenchmarkError) as error:
+            warnings.warn(f"{kept} is converted again: {one_line(error)}", stacklevel=2)
+    packed = _packed(read_act_bench(path))
+    try:
+        write_checked(kept, packed)
+    except OSError as error:
+        warnings.warn(
+            f"{name} is converted each time, since the result cannot be kept in {kept.parent}: "
+            f"{reason(error, library.MOVE_CACHE)}",
+            stacklevel=2,
+        )
+    # What is kept is rounded, and a benchmark is the same whether it was kept before or not.
+    return replace(_unpacked(packed, kept), name=name)
 
 
 def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:

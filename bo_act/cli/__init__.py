@@ -1,12 +1,16 @@
 """The command line: ``bo-act``. Results on stdout, progress and errors on stderr.
 
 Exit codes: 0 done, 1 a defect in bo-act, 2 bad input (with one line that says what to do), 130
-interrupted, 143 terminated. Nothing heavy is imported before a command needs it.
+interrupted, 141 nobody reads on, 143 terminated. Nothing heavy is imported before a command needs
+it.
 """
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import sys
+import traceback
 import warnings
 from typing import Annotated, Any
 
@@ -16,15 +20,21 @@ from typer.core import TyperGroup
 from bo_act import __version__
 from bo_act.cli import benchmarks, environment, exports, reports, studies, workers
 from bo_act.cli.options import Panel
+from bo_act.cli.streams import OutputError, steady_streams
 from bo_act.errors import BoActError
+from bo_act.io import reason
 from bo_act.study.crew_worker import quiet_libraries
 from bo_act.study.signals import terminable, was_terminated
+from bo_act.urls import without_secrets
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
 TERMINATED = 143
 """The exit code after SIGTERM."""
+
+UNREAD = 141
+"""The exit code when nobody reads the results to their end, as shells have it after SIGPIPE."""
 
 
 class _InPanels(TyperGroup):
@@ -38,6 +48,15 @@ class _InPanels(TyperGroup):
             return panels.index(panel) if panel in panels else len(panels)
 
         return sorted(super().list_commands(ctx), key=place)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what is wrong with its arguments is said without their passwords."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):
+                error.message = without_secrets(message)  # type: ignore[attr-defined]
+            raise
 
 
 app = typer.Typer(
@@ -53,7 +72,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"bo-act {__version__}")
+        print(f"bo-act {__version__}")
         raise typer.Exit
 
 
@@ -82,24 +101,65 @@ def _warn_briefly() -> None:
 
 def _warn(message: Warning | str, *_: object) -> None:
     # A line for people, who have no use for the place in our code.
-    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+    sys.stderr.write(f"warning: {' '.join(without_secrets(str(message)).split())}\n")
 
 
 def main() -> None:
     """Run the command line; the entry point of ``bo-act``."""
+    with steady_streams():
+        try:
+            code = _run()
+            sys.stdout.flush()
+        except OutputError as error:
+            code = UNREAD if error.unread else _complain(f"error: {error}", code=2)
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run a command and return its exit code."""
     _warn_briefly()
     try:
         with terminable():
             app()
+    except OutputError:
+        raise
     except BoActError as error:
-        sys.exit(_complain(f"error: {error}", code=2))
+        return _complain(f"error: {error}", code=2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer answers Ctrl-C with this code and not a word
             terminated = was_terminated()
             what = "terminated" if terminated else "interrupted"
             code = TERMINATED if terminated else INTERRUPTED
-            sys.exit(_complain(f"{what}; the same command goes on from here", code=code))
-        raise
+            return _complain(f"{what}; the same command goes on from here", code=code)
+        return end.code
+    except Exception as error:
+        fault = _fault(error)
+        if fault is None:  # a defect, whose trace may quote what was typed
+            sys.stderr.write(without_secrets(traceback.format_exc()))
+            return 1
+        return _complain(f"error: {fault}", code=2)
+    return 0
+
+
+def _fault(error: BaseException | None) -> str | None:
+    """Say what a disk, a folder or a database has done, if an error came of that."""
+    while error is not None:
+        if isinstance(error, OSError):
+            try:
+                os.getcwd()
+            except FileNotFoundError:
+                return "the working folder was removed; change to one that exists"
+            place = f"{error.filename}: " if error.filename else ""
+            return place + reason(error)
+        if isinstance(error, sqlite3.Error):
+            return (
+                f"the database of the study: {error}; make room there, allow writing to it and its "
+                f"folder, and leave it where it is; the same command goes on from what is stored"
+            )
+        if isinstance(error, RuntimeError) and "home directory" in str(error):
+            return "there is no home folder, and this needs one; set HOME to a folder"
+        error = error.__cause__
+    return None
 
 
 def _complain(message: str, *, code: int) -> int:

@@ -95,7 +95,7 @@ def fetch(
 
     with benchmarks.downloading(quiet=quiet) as progress:
         path = download(url, folder, sha256=sha256, progress=progress)
-    typer.echo(path)
+    print(path)
 
 
 @commands.command(

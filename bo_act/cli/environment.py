@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 
 from bo_act.cli.options import Json, Panel, completing, print_json
 from bo_act.errors import SpecError, nearest
+from bo_act.io import atomic_write, reason
 
 commands = typer.Typer()
 
@@ -34,15 +36,14 @@ def schema(
         raise SpecError(
             f"there is no schema of {kind!r}{nearest(kind, FORMS)}; expected study or space"
         )
-    text = json.dumps(found(kind), indent=2)
     if out is None:
-        typer.echo(text)
+        print_json(found(kind))
         return
     try:
-        out.write_text(text + "\n", encoding="utf-8")
+        atomic_write(out, json.dumps(found(kind), indent=2) + "\n", parents=False)
     except OSError as error:
-        raise SpecError(f"cannot write {out}: {error}") from error
-    typer.echo(f"wrote {out}", err=True)
+        raise SpecError(f"cannot write {out}: {reason(error)}") from error
+    print(f"wrote {out}", file=sys.stderr)
 
 
 @commands.command(

@@ -10,12 +10,13 @@ import typer
 
 from bo_act.cli.options import Panel
 from bo_act.errors import ExportError
+from bo_act.io import atomic_write, reason
 
 commands = typer.Typer()
 
 
 def _targets(incomplete: str) -> list[str]:
-    names = ("torch", "jax", "keras", "onnx", "latex", "triton")
+    names = ("torch", "jax", "keras", "onnx", "latex")
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -31,7 +32,7 @@ def export(
         typer.Option(
             "--to",
             metavar="TARGET",
-            help="torch, jax, keras, onnx, latex or triton.",
+            help="torch, jax, keras, onnx or latex.",
             autocompletion=_targets,
         ),
     ] = "torch",
@@ -49,14 +50,14 @@ def export(
     written = exported(expression, to=to, name=name)  # type: ignore[arg-type]
     if out is None:
         if isinstance(written, str):
-            typer.echo(written, nl=False)
+            print(written, end="")
         elif sys.stdout.isatty():
             raise ExportError("an ONNX model is no text; give a file: -o model.onnx")
         else:
             sys.stdout.buffer.write(written)
         return
     try:
-        out.write_bytes(written.encode() if isinstance(written, str) else written)
+        atomic_write(out, written, parents=False)
     except OSError as error:
-        raise ExportError(f"cannot write {out}: {error}") from error
-    typer.echo(f"wrote {out}", err=True)
+        raise ExportError(f"cannot write {out}: {reason(error)}") from error
+    print(f"wrote {out}", file=sys.stderr)

@@ -7,6 +7,7 @@ example as its epilog (``Example: bo-act …``). Arguments that name content com
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -102,5 +103,13 @@ def read(study: str, changes: list[str] | None, storage: str | None = None) -> S
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Print one JSON object on stdout."""
-    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+    """Print one JSON object on stdout; numbers that are not finite, which JSON lacks, are null."""
+    print(json.dumps(_in_json(content), indent=2, allow_nan=False))
+
+
+def _in_json(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _in_json(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_in_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

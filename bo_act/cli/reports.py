@@ -56,7 +56,7 @@ def report(
 
         with terminal.live(quiet=quiet) as events:
             page = study_report(open_subject(spec, events))
-    typer.echo(write(page, out or folder / "report.html"))
+    print(write(page, out or folder / "report.html"))
 
 
 class Kind(StrEnum):
@@ -121,4 +121,4 @@ def plot(
                 Kind.calibration: figures.calibration,
             }[kind]
             drawn = draw(found)
-    typer.echo(figures.save(drawn, out))
+    print(figures.save(drawn, out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,42 +39,35 @@ def space(
     """Count the functions of a search space."""
     from bo_act import terminal
     from bo_act.activations.kept import load_catalogue
+    from bo_act.activations.smoothness import count
     from bo_act.activations.space import load_space
 
     loaded = load_space(name)
     if not loaded.can_be_listed and not (functions or as_json):
-        terminal.large_space(loaded)
+        with terminal.counting("looking at functions") as progress:
+            counted = count(loaded, loaded.spec.domain, progress=progress)
+        terminal.large_space(loaded, counted)
         return
-    with terminal.counting() as progress:
+    with terminal.counting("grouping equal functions") as progress:
         catalogue = load_catalogue(loaded, progress=progress)
+    with terminal.counting("looking at functions") as progress:
+        counted = count(catalogue, loaded.spec.domain, progress=progress)
     summary: dict[str, Any] = {
         "name": loaded.name,
         "expressions": len(loaded),
         "unique": len(catalogue),
         "finite": int(catalogue.finite.sum()),
+        "require": loaded.spec.require,
+        "satisfying": counted.satisfying | {"of": counted.of},
         "hash": catalogue.hash,
     }
     texts = map(catalogue.text, range(len(catalogue) if functions else 0))
     if as_json:
         print_json(summary | ({"functions": list(texts)} if functions else {}))
         return
-    domain = loaded.spec.domain
-    terminal.key_values(
-        f"Space {loaded.name}: {loaded.spec.description}",
-        {
-            "expressions": f"{len(loaded):,}",
-            "distinct functions": f"{len(catalogue):,}",
-            f"finite on [{domain.low:g}, {domain.high:g}]": f"{summary['finite']:,}",
-            "schemas": ", ".join(loaded.spec.schemas) or "none",
-            "parameters": ", ".join(
-                f"{slot} ({len(d.choices)})" for slot, d in loaded.distributions.items()
-            ),
-            "baselines": ", ".join(map(str, loaded.baselines)),
-            "hash": catalogue.hash[:16],
-        },
-    )
+    terminal.listed_space(catalogue, counted)
     for text in texts:
-        typer.echo(text)
+        print(text)
 
 
 @commands.command(
@@ -260,5 +254,5 @@ def show(
     if png is None:
         terminal.plot(found.x, {"value": found.value, "slope": found.slope}, title=found.activation)
     else:
-        typer.echo(f"wrote {png}", err=True)
+        print(f"wrote {png}", file=sys.stderr)
     terminal.key_values(found.activation, found.rows())

@@ -37,7 +37,7 @@ def worker(
     if as_json:
         print_json({"study": spec.name, "trials": ran})
     else:
-        typer.echo(f"{spec.name}: done; {ran} trials were run here")
+        print(f"{spec.name}: done; {ran} trials were run here")
 
 
 @commands.command(
@@ -80,6 +80,33 @@ def status(
             time.sleep(every)
 
 
+@commands.command(epilog="Example: bo-act release quickstart 17", rich_help_panel=Panel.ENVIRONMENT)
+def release(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where the trial's process is known to be alive.")
+    ] = False,
+    changes: Set = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Give a running trial back whose worker is gone for good; the next worker takes it over."""
+    spec = read(study, changes, storage)
+    from bo_act.study.ownership import release as give_back
+    from bo_act.study.storage import load_study
+
+    done = give_back(load_study(spec), trial, force=force)
+    if as_json:
+        print_json(done.as_json())
+        return
+    whose = f" of {done.host} (pid {done.pid})" if done.host else ""
+    silent = "" if done.silent is None else f", silent for {done.silent:.0f} s,"
+    what = f"trial {done.trial}{whose}{silent} was given back"
+    print(f"{what}; the next worker takes it over under its number")
+
+
 @commands.command(
     epilog="Example: bo-act dashboard quickstart --port 8080", rich_help_panel=Panel.ENVIRONMENT
 )
@@ -102,7 +129,7 @@ def dashboard(
     from bo_act.study.storage import load_study
 
     opened = load_study(spec)
-    typer.echo(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
+    print(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
     try:
         run_server(opened._storage, host=host, port=port)
     except OSError as error:

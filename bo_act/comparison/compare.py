@@ -25,6 +25,7 @@ from bo_act.comparison.job import CompareJob, ReplayRun
 from bo_act.comparison.metrics import summary, table
 from bo_act.comparison.replay import Step
 from bo_act.errors import BenchmarkError, nearest
+from bo_act.io import atomic_write, one_line, reason, replacing
 from bo_act.markup import box
 from bo_act.markup import table as html_table
 from bo_act.search.method import METHODS, MethodSpec
@@ -92,18 +93,22 @@ class Comparison:
         }
 
     def save(self, folder: Path) -> list[Path]:
-        """Write ``steps.parquet``, ``summary.json`` and the figures; return the files."""
+        """Write ``steps.parquet``, ``summary.json`` and the figures; return the files.
+
+        Raises:
+            BenchmarkError: they cannot be written.
+        """
         from bo_act.comparison import figures
 
-        folder.mkdir(parents=True, exist_ok=True)
         files = [folder / "steps.parquet", folder / "summary.json"]
-        temporary = folder / ".writing"
-        self.steps.to_parquet(temporary, index=False, compression="zstd")
-        temporary.replace(files[0])
-        temporary.write_text(json.dumps(self.summary, indent=2, allow_nan=False) + "\n")
-        temporary.replace(files[1])
-        for name, figure in self.figures().items():
-            files += figures.save(figure, folder, name)
+        try:
+            with replacing(files[0]) as temporary:
+                self.steps.to_parquet(temporary, index=False, compression="zstd")
+            atomic_write(files[1], json.dumps(self.summary, indent=2, allow_nan=False) + "\n")
+            for name, figure in self.figures().items():
+                files += figures.save(figure, folder, name)
+        except OSError as error:
+            raise BenchmarkError(f"cannot write to {folder}: {reason(error)}") from error
         return files
 
 
@@ -215,16 +220,34 @@ def load_comparison(folder: Path) -> Comparison:
             f"expected the folder of a comparison with a file steps.parquet, got {str(folder)!r}; "
             f"`bo-act compare --out {folder}` makes it"
         )
-    steps = pd.read_parquet(file)
-    opened = {str(name): open_benchmark(str(name)) for name in dict.fromkeys(steps["benchmark"])}
-    summed = summary(steps, opened)
+    try:
+        steps = pd.read_parquet(file)
+        names = steps["benchmark"].astype(str)
+    except Exception as error:  # Arrow and pandas raise many kinds over damaged files
+        raise _unreadable(file, error) from error
+    opened = {name: open_benchmark(name) for name in dict.fromkeys(names)}
     kept = folder / "summary.json"
-    if kept.is_file() and json.loads(kept.read_text())["methods"] != _plain(summed)["methods"]:
+    try:
+        summed = summary(steps, opened)
+    except Exception as error:  # it holds other columns, or numbers that cannot be
+        raise _unreadable(file, error) from error
+    try:
+        before = json.loads(kept.read_bytes())["methods"] if kept.is_file() else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise _unreadable(kept, error) from error
+    if before is not None and before != _plain(summed)["methods"]:
         raise BenchmarkError(
             f"the benchmarks changed since the comparison in {folder} was made, or it was made by "
             "another version; make it again in another folder"
         )
     return Comparison(steps, opened, summed)
+
+
+def _unreadable(file: Path, error: Exception) -> BenchmarkError:
+    return BenchmarkError(
+        f"{file} cannot be read: {one_line(error)}; `bo-act compare --out {file.parent}`, with the "
+        "options of before, writes it again from the runs that are kept there"
+    )
 
 
 def _plain(summed: Mapping[str, Any]) -> Any:

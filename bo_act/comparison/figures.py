@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import Progress, floor, progress
 from bo_act.errors import BenchmarkError
+from bo_act.io import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,12 +103,13 @@ def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
     """Write a figure as PNG and SVG; the same figure gives the same files."""
     import matplotlib as mpl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
-    with mpl.rc_context({"svg.hashsalt": stem}):
-        figure.savefig(png, dpi=200, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+    files = []
+    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    for kind, without in metadata.items():
+        files.append(folder / f"{stem}.{kind}")
+        with mpl.rc_context({"svg.hashsalt": stem}), replacing(files[-1]) as temporary:
+            figure.savefig(temporary, format=kind, dpi=200, metadata=without)
+    return files
 
 
 def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:

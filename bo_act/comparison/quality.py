@@ -17,11 +17,13 @@ from bo_act.search.observations import warp_targets
 from bo_act.search.searcher import fit_surrogate
 from bo_act.specs import SurrogateSpec
 from bo_act.statistics import mean_interval, rank_correlation
+from bo_act.torch_state import plain_torch
 
 LEVELS = (0.5, 0.8, 0.95)
 """Of the central intervals whose coverage is counted."""
 
 
+@plain_torch()
 def surrogate_quality(
     benchmark: Benchmark,
     embedding: Embedding,
@@ -81,15 +83,15 @@ def surrogate_quality(
             torch.from_numpy(embedding.points[seen]),
             torch.from_numpy(warp_targets(known, surrogate.targets)),
             embedding.blocks,
-            believed=torch.empty(0, embedding.points.shape[1], dtype=torch.float64),
-            ceiling=torch.empty(0, dtype=torch.float64),
+            believed=torch.empty(0, embedding.points.shape[1], device="cpu", dtype=torch.float64),
+            ceiling=torch.empty(0, device="cpu", dtype=torch.float64),
             seed=seed,
         )
         mean, variance = (
             part.numpy()
             for part in model.mean_and_variance(torch.from_numpy(embedding.points[unseen]))
         )
-        noise = float(getattr(model, "noise", torch.zeros(1)).mean())
+        noise = float(getattr(model, "noise", 0.0))
         best = np.argsort(-truth, kind="stable")[: len(truth) // 5]
         found.setdefault("tau", []).append(rank_correlation(mean, truth, kind="kendall"))
         top_tau = rank_correlation(mean[best], truth[best], kind="kendall")

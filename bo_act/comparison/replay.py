@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.exceptions import TrialPruned
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
+from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
+from bo_act.activations.space import Space
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 
@@ -114,8 +117,7 @@ def replay(
     steps = []
     for evaluation in range(1, evaluations + 1):
         started = time.perf_counter()
-        trial = study.ask()
-        benchmark.space.suggest_expression(trial)
+        trial = _ask(study, benchmark.space)
         seconds = time.perf_counter() - started
         index = catalogue.index(trial.params)
         taken = _note_times(benchmark, trial, index)
@@ -124,6 +126,22 @@ def replay(
         text = catalogue.text(index)
         steps.append(Step(evaluation, index, text, value, test, seconds, pruned, taken))
     return steps
+
+
+def _ask(study: Study, space: Space) -> Trial:
+    """Return a trial with a function of the space.
+
+    Samplers that know no catalogue also propose what does not satisfy the space's requirements;
+    they are told so, and it counts as no evaluation.
+    """
+    while True:
+        trial = study.ask()
+        try:
+            space.suggest_expression(trial)
+        except TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            return trial
 
 
 def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:

@@ -5,9 +5,8 @@ Powers of t, constant first. With z = |x|::
     erfc(z) = e^(-z^2) ERFC(t) / (1 + z),          t = (2 - z) / (2 + z)
     e^-z I0(z) = I0E(t) / sqrt(1 + z),             t = (4 - z) / (4 + z)
     e^-z I1(z) = z I1E(t) / (1 + z)^(3/2),         t = (4 - z) / (4 + z)
-    arctan(z) = z ARCTAN(t) for z <= 1,            t = 2 z^2 - 1
 
-Relative errors of the polynomials: erfc and arctan 3e-9, the Bessel functions 8e-8; float32 adds
+Relative errors of the polynomials: erfc 3e-9, the Bessel functions 8e-8; float32 adds
 its rounding. Accurate enough for float32, not for float64.
 """
 
@@ -65,16 +64,4 @@ I1E = (
     0.0161334957175,
     -0.00169883938377,
     -0.0028049418967,
-)
-ARCTAN = (
-    0.870419753336,
-    -0.101876542952,
-    0.0208517529681,
-    -0.00503083361447,
-    0.00131636409184,
-    -0.000361220046479,
-    0.000100145129562,
-    -2.89984245516e-05,
-    1.10639998697e-05,
-    -3.32259778138e-06,
 )

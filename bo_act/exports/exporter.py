@@ -10,9 +10,8 @@ from bo_act.errors import ExportError, nearest
 from bo_act.exports import formulas, native
 from bo_act.exports.onnx_model import onnx_model
 from bo_act.exports.source import Source
-from bo_act.exports.triton_code import triton_code
 
-Target = Literal["torch", "jax", "keras", "onnx", "latex", "triton"]
+Target = Literal["torch", "jax", "keras", "onnx", "latex"]
 TARGETS: tuple[str, ...] = get_args(Target)
 """What a function can be exported to."""
 
@@ -22,7 +21,6 @@ _WRITE: dict[str, Callable[[Source], str | bytes]] = {
     "keras": native.keras_code,
     "onnx": onnx_model,
     "latex": lambda source: formulas.latex(source.expression) + "\n",
-    "triton": triton_code,
 }
 
 
@@ -34,8 +32,8 @@ def export(
     Args:
         expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree; its canonical
             form is exported.
-        to: ``torch`` (a function and an ``nn.Module``), ``jax``, ``keras`` (Keras 3), ``triton``
-            (kernels forward and backward), ``latex`` (a formula), or ``onnx`` (a model).
+        to: ``torch`` (a function and an ``nn.Module``), ``jax``, ``keras`` (Keras 3), ``latex``
+            (a formula), or ``onnx`` (a model).
         name: of the function; the module has the same one in CapWords.
 
     Returns:

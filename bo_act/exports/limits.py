@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression
-from bo_act.features.outputs import value_and_slope
 
 REACH = 1e4
 """How far from zero is looked."""
@@ -36,8 +36,9 @@ class Interval:
 
 
 def _grid() -> Tensor:
-    far = torch.logspace(-6, 4, 2001, dtype=torch.float64)
-    near = torch.arange(-12 * 256, 12 * 256 + 1) / 256  # whole and half numbers among them, and 0
+    far = torch.logspace(-6, 4, 2001, device="cpu", dtype=torch.float64)
+    # Whole and half numbers among them, and 0.
+    near = torch.arange(-12 * 256, 12 * 256 + 1, device="cpu", dtype=torch.float64) / 256
     points: Tensor = torch.cat([-far, near, far]).float().unique()
     return points
 
@@ -92,7 +93,7 @@ def _edge(x: Tensor, index: int, test: Callable[[Tensor], Tensor], step: int) ->
     bad, good = float(x[index]), float(x[other])
     for _ in range(30):
         middle = (bad + good) / 2
-        if bool(test(torch.tensor([middle]))):
+        if bool(test(torch.tensor([middle], device="cpu", dtype=torch.float32))):
             bad = middle
         else:
             good = middle

@@ -27,11 +27,11 @@ _COMMON = {
 _TORCH = {
     "zero": "torch.zeros_like({0})",
     "one": "torch.ones_like({0})",
-    "softplus": "-functional.logsigmoid(-{0})",
+    "softplus": "0.0 - functional.logsigmoid(-{0})",
     "hard_sigmoid": "torch.clamp(0.2 * {0} + 0.5, 0.0, 1.0)",
     "elish": "torch.where({0} >= 0, {0}, torch.expm1(torch.clamp({0}, max=0.0))) "
     "* torch.sigmoid({0})",
-    "mish": "{0} * torch.tanh(-functional.logsigmoid(-{0}))",
+    "mish": "{0} * torch.tanh(0.0 - functional.logsigmoid(-{0}))",
     "leakyrelu": "functional.leaky_relu({0}, 0.01)",
     "log_sigmoid": "functional.logsigmoid({0})",
     "swish": "functional.silu({0})",
@@ -52,7 +52,9 @@ _TORCH = {
     },
 }  # fmt: skip
 
+# At zero abs and leaky_relu have a slope of their own choice, so they are written out.
 _JAX = {
+    "abs": "jnp.where({0} == 0, 0, jnp.abs({0}))",
     "zero": "jnp.zeros_like({0})",
     "one": "jnp.ones_like({0})",
     "reciprocal": "1 / {0}",
@@ -60,12 +62,12 @@ _JAX = {
     "erfc": "jax.scipy.special.erfc({0})",
     "bessel_i0e": "jax.scipy.special.i0e({0})",
     "bessel_i1e": "jax.scipy.special.i1e({0})",
-    "softplus": "-jax.nn.log_sigmoid(-{0})",
+    "softplus": "0.0 - jax.nn.log_sigmoid(-{0})",
     # Not clip, whose slope of 0 would meet an infinite one outside and make it no number.
     "hard_sigmoid": "jnp.where({0} < -2.5, 0, jnp.where({0} > 2.5, 1, 0.2 * {0} + 0.5))",
     "elish": "jnp.where({0} >= 0, {0}, jnp.expm1(jnp.minimum({0}, 0.0))) * jax.nn.sigmoid({0})",
-    "mish": "{0} * jnp.tanh(-jax.nn.log_sigmoid(-{0}))",
-    "leakyrelu": "jax.nn.leaky_relu({0}, 0.01)",
+    "mish": "{0} * jnp.tanh(0.0 - jax.nn.log_sigmoid(-{0}))",
+    "leakyrelu": "jnp.where({0} > 0, {0}, 0.01 * {0})",
     "swish": "jax.nn.silu({0})",
     "gelu": "jax.nn.gelu({0}, approximate=False)",
     "pow": "_power({0}, {1})",
@@ -77,30 +79,31 @@ _JAX = {
     **{
         name: f"jnp.{name}({{0}})"
         for name in (
-            "abs", "square", "exp", "sinh", "cosh", "tanh", "expm1", "arcsinh", "arctan",
+            "square", "exp", "sinh", "cosh", "tanh", "expm1", "arcsinh", "arctan",
         )
     },
 }  # fmt: skip
 
 # Bessel functions are missing here: they are written in primitives.
 _KERAS = {
+    "abs": "ops.where({0} == 0, 0.0, ops.abs({0}))",
     "zero": "ops.zeros_like({0})",
     "one": "ops.ones_like({0})",
     "reciprocal": "1 / {0}",
-    "softplus": "-ops.log_sigmoid(-{0})",
+    "softplus": "0.0 - ops.log_sigmoid(-{0})",
     "hard_sigmoid": "ops.where({0} < -2.5, 0.0, ops.where({0} > 2.5, 1.0, 0.2 * {0} + 0.5))",
     "elish": "ops.where({0} >= 0, {0}, ops.expm1(ops.minimum({0}, 0.0))) * ops.sigmoid({0})",
-    "mish": "{0} * ops.tanh(-ops.log_sigmoid(-{0}))",
-    "leakyrelu": "ops.leaky_relu({0}, 0.01)",
+    "mish": "{0} * ops.tanh(0.0 - ops.log_sigmoid(-{0}))",
+    "leakyrelu": "ops.where({0} > 0, {0}, 0.01 * {0})",
     "swish": "ops.silu({0})",
     "gelu": "0.5 * {0} * ops.erfc(-0.7071067811865476 * {0})",  # keeps the left tail
-    "pow": "ops.power({0}, {1})",
+    "pow": "_power({0}, {1})",
     "max": "ops.maximum({0}, {1})",
     "min": "ops.minimum({0}, {1})",
     **{
         name: f"ops.{name}({{0}})"
         for name in (
-            "abs", "square", "exp", "erf", "erfc", "sinh", "cosh", "tanh", "expm1", "sigmoid",
+            "square", "exp", "erf", "erfc", "sinh", "cosh", "tanh", "expm1", "sigmoid",
             "log_sigmoid", "arcsinh", "arctan", "relu", "elu", "selu",
         )
     },
@@ -120,7 +123,7 @@ class Dialect:
     primitives: dict[str, str] = field(default_factory=dict)
 
 
-_INFIX = {
+KERAS_PRIMITIVES = {
     "add": "{0} + {1}",
     "sub": "{0} - {1}",
     "mul": "{0} * {1}",
@@ -129,18 +132,11 @@ _INFIX = {
     "greater": "{0} > {1}",
     "less": "{0} < {1}",
     "equal": "{0} == {1}",
-}
-KERAS_PRIMITIVES = _INFIX | {
     "max": "ops.maximum({0}, {1})",
     "min": "ops.minimum({0}, {1})",
     "where": "ops.where({0}, {1}, {2})",
-    **{name: f"ops.{name}({{0}})" for name in ("abs", "exp", "log", "sqrt", "floor")},
-}
-TRITON_PRIMITIVES = _INFIX | {
-    "max": "tl.maximum({0}, {1})",
-    "min": "tl.minimum({0}, {1})",
-    "where": "tl.where({0}, {1}, {2})",
-    **{name: f"tl.{name}({{0}})" for name in ("abs", "exp", "log", "sqrt", "floor")},
+    "abs": _KERAS["abs"],
+    **{name: f"ops.{name}({{0}})" for name in ("exp", "log", "sqrt")},
 }
 
 TORCH = Dialect(_COMMON | {"softsign": "{0} / (1 + torch.abs({0}))"} | _TORCH)
@@ -238,7 +234,7 @@ def jax_code(source: Source) -> str:
 import jax
 import jax.numpy as jnp
 
-{_jax_helpers(lines)}
+{_helpers(lines, _JAX_POWER)}
 def {source.name}(x: jax.Array) -> jax.Array:
     """{source.description(dtypes)}
     """
@@ -256,10 +252,18 @@ def _power(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(zeros, 1, jnp.power(jnp.where(zeros, 1, a), b))
 
 '''
+_KERAS_POWER = '''
+def _power(a, b):
+    """a^b; where both are zero some backends have the slope 0 * inf."""
+    zeros = ops.logical_and(a == 0, b == 0)
+    ones = ops.ones_like(a)
+    return ops.where(zeros, ones, ops.power(ops.where(zeros, ones, a), b))
+
+'''
 
 
-def _jax_helpers(lines: list[str]) -> str:
-    return _JAX_POWER if any("_power(" in line for line in lines) else ""
+def _helpers(lines: list[str], power: str) -> str:
+    return power if any("_power(" in line for line in lines) else ""
 
 
 def keras_code(source: Source) -> str:
@@ -276,7 +280,7 @@ def keras_code(source: Source) -> str:
 import keras
 from keras import ops
 
-
+{_helpers(lines, _KERAS_POWER)}
 @keras.saving.register_keras_serializable(package="activations")
 def {source.name}(x):
     """{source.description(dtypes)}

@@ -53,7 +53,6 @@ _PRIMITIVES = {
     "exp": "Exp",
     "log": "Log",
     "sqrt": "Sqrt",
-    "floor": "Floor",
     "max": "Max",
     "min": "Min",
     "greater": "Greater",

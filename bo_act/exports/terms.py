@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 PRIMITIVES = (
-    "add", "sub", "mul", "div", "neg", "abs", "exp", "log", "sqrt", "floor", "max", "min",
+    "add", "sub", "mul", "div", "neg", "abs", "exp", "log", "sqrt", "max", "min",
     "greater", "less", "equal", "where",
 )  # fmt: skip
 """What a writer must know; comparisons give conditions, the first argument of ``where``."""
@@ -102,11 +102,6 @@ def log(x: Term) -> Term:
 def sqrt(x: Term) -> Term:
     """Write the square root."""
     return x.writer.apply("sqrt", x)
-
-
-def floor(x: Term) -> Term:
-    """Write the next whole number below."""
-    return x.writer.apply("floor", x)
 
 
 def maximum(a: Term, b: Term | float) -> Term:

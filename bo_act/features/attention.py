@@ -86,7 +86,7 @@ def _bare(module: nn.MultiheadAttention) -> nn.MultiheadAttention:
         batch_first=module.batch_first,
         device="meta",
     ).eval()
-    unit = torch.eye(module.embed_dim).to(module.out_proj.weight)
+    unit = torch.eye(module.embed_dim, device="cpu", dtype=torch.float32).to(module.out_proj.weight)
     bare.in_proj_weight = nn.Parameter(unit.repeat(3, 1), requires_grad=False)
     bare.out_proj.weight = nn.Parameter(unit, requires_grad=False)
     bare.bias_k, bare.bias_v = module.bias_k, module.bias_v

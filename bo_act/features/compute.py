@@ -25,7 +25,7 @@ from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.specs import FeaturesSpec
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
 
 Progress = Callable[[int, int], None]
@@ -51,15 +51,16 @@ def compute_features(
 
     Args:
         space: the space, or its catalogue of N functions.
-        network: called with ``activation``, returns the untrained network in which every
-            ``activation()`` is a fresh module; None leaves the Fisher spectra out. torch's seed
-            is ``spec.seed`` whenever it is called, so that all networks start alike.
+        network: called with an ``Activation``, returns the untrained network with it: as a module,
+            or with a fresh one by ``activation()`` for each place. None leaves the Fisher spectra
+            out. torch's seed is ``spec.seed`` whenever it is called, so that all networks start
+            alike.
         images: (B, C, H, W) one batch of training images for the Fisher matrix.
         labels: (B,) their classes.
         spec: options.
         device: where the networks run.
         key: what identifies the network; where given, spectra are kept on disk and a second call
-            reads them.
+            reads them. Where they cannot be kept, there is a warning and the work goes on.
         cache: folder of what is kept; default: the cache folder.
         progress: called with (spectra done, spectra in all), first with what was kept.
         workers: how many compute spectra at a time; with ``process``, 1 is this process itself.
@@ -68,7 +69,7 @@ def compute_features(
 
     Raises:
         FeatureError: the network has no layer that the Fisher spectra cover, or ``network`` was
-            given without a batch; what is computed cannot be kept; the workers cannot work.
+            given without a batch; the workers cannot work.
     """
     catalogue = space.catalogue if isinstance(space, Space) else space
     spec = spec or FeaturesSpec()
@@ -94,7 +95,7 @@ def compute_features(
         # What is left out changes which functions are computed, and on which batch, and no number.
         "options": spec.model_dump(exclude={"fim", "subset", "on_demand", "batch_size"}),
     }
-    store = None if key is None else FeatureStore(provenance, root=cache)
+    store = None if key is None else _open_store(provenance, cache)
     spectra = Spectra(job, torch.device(device))
     # An ordinary network first: one in which nothing is covered is an error, not 2,826 rows
     # without a feature.
@@ -103,20 +104,22 @@ def compute_features(
     wanted = _wanted(catalogue, blocks, spec.subset)
     missing = wanted if store is None else missing_from(store, wanted, catalogue)
     rows = _Rows(blocks["outputs"], wanted, probe)
-    keep = rows.put if store is None else store.add
     done = len(wanted) - len(missing)
     if progress:
         progress(done, len(wanted))
     pieces = _pieces(catalogue, missing)
     with closing(_shards(spectra, pieces, workers, executor, threads)) as shards:
         for shard in shards:
-            keep(shard)
+            if store is not None:
+                store.keep(shard)
+            rows.put(shard)
             done += len(shard.indices)
             if progress:
                 progress(done, len(wanted))
     if store is not None:
         # Read even what was computed just now: another process may have been the first to keep
         # some rows, and all processes shall have the same table.
+        rows.reopen()
         for shard in store.shards():
             rows.put(shard)
     provenance |= {
@@ -127,6 +130,14 @@ def compute_features(
     }
     more = LeftOut(spec.on_demand, catalogue, spectra, store) if spec.on_demand else None
     return FeatureTable(catalogue.hash, blocks | rows.blocks(), provenance, more)
+
+
+def _open_store(key: Mapping[str, Any], root: Path | None) -> FeatureStore | None:
+    try:
+        return FeatureStore(key, root=root)
+    except FeatureError as error:
+        warnings.warn(f"{error}; this process goes on without", stacklevel=3)
+        return None
 
 
 def _wanted(
@@ -196,29 +207,36 @@ class _Rows:
         self.reasons = [reason and "output features are missing" for reason in outputs.reasons]
         for index in np.setdiff1d(np.flatnonzero(outputs.present), wanted):
             self.reasons[index] = NOT_COMPUTED
-        self.empty = np.zeros(count, dtype=bool)
-        self.empty[wanted] = True
+        self.wanted = wanted
+        self.missing = np.zeros(count, dtype=bool)
+        self.missing[wanted] = True
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Let the rows that are wanted be filled, those that were filled before once more."""
+        self.to_fill = np.zeros(len(self.missing), dtype=bool)
+        self.to_fill[self.wanted] = True
 
     def put(self, shard: Shard) -> None:
-        """Fill the rows of a shard that are wanted and still empty."""
-        new = self.empty[shard.indices]
+        """Fill the rows of a shard that are open, and close them."""
+        new = self.to_fill[shard.indices]
         places = shard.indices[new]
         self.quantiles[places] = shard.quantiles[new]
         self.null_mass[places] = shard.null_mass[new]
         for place, row in zip(places.tolist(), np.flatnonzero(new).tolist(), strict=True):
             self.reasons[place] = shard.reasons[row]
-        self.empty[places] = False
+        self.to_fill[places] = self.missing[places] = False
 
     def blocks(self) -> dict[str, Block]:
         """Return the blocks, all rows filled.
 
         Raises:
-            FeatureError: rows that were computed have been lost on the way.
+            FeatureError: rows that were kept have been lost on the way.
         """
-        if self.empty.any():
+        if self.missing.any():
             raise FeatureError(
-                f"the spectra of {int(self.empty.sum())} functions were written and cannot be "
-                f"read back: something removes or damages the files; check the disk and run again"
+                f"the spectra of {int(self.missing.sum())} functions were kept and cannot be read "
+                f"any more: something removes or damages the files; check the disk and run again"
             )
         reasons = tuple(self.reasons)
         return {"fim": Block(self.quantiles, reasons), "fim_null": Block(self.null_mass, reasons)}

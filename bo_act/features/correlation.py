@@ -181,18 +181,19 @@ def _correlations(
     # A few rows of frequencies at a time bound the memory of large images.
     row = halves * k * c * (c + 2 * batch * len(images)) * some.element_size()
     step = max(1, _CHUNK // row)
+    columns = torch.arange(halves, device="cpu", dtype=torch.float64) * theta[1]
     for start in range(0, n1, step):
-        chosen = torch.arange(start, min(start + step, n1), dtype=torch.float64)
+        end = min(start + step, n1)
+        chosen = torch.arange(start, end, device="cpu", dtype=torch.float64)
         spectra = {
             phase: _transform(image, chosen * theta[0], n2, k) for phase, image in images.items()
         }
         for (phase, other), deltas in offsets.items():
-            where = torch.tensor(deltas, dtype=torch.float64)
+            where = torch.tensor(deltas, device="cpu", dtype=torch.float64)
             angle = (
-                where[:, :1, None] * (chosen * theta[0])[:, None]
-                + where[:, 1:, None] * (torch.arange(halves, dtype=torch.float64) * theta[1])
+                where[:, :1, None] * (chosen * theta[0])[:, None] + where[:, 1:, None] * columns
             ).flatten(1)  # (offsets, frequencies)
-            weight = torch.full((halves,), 2.0, dtype=torch.float64)
+            weight = torch.full((halves,), 2.0, device="cpu", dtype=torch.float64)
             weight[0] = 1.0
             if n2 % 2 == 0:
                 weight[-1] = 1.0
@@ -231,10 +232,10 @@ def _transform(image: Tensor, angles: Tensor, n2: int, k: int) -> tuple[Tensor, 
         Two views (rows · (n2 // 2 + 1) · k, B, c).
     """
     batch, height, width, channels = image.shape
-    vertical = angles[:, None] * torch.arange(height)
+    vertical = angles[:, None] * torch.arange(height, device="cpu")
     first = torch.stack([torch.cos(vertical), -torch.sin(vertical)], dim=1).flatten(0, 1)
-    steps = torch.arange(n2 // 2 + 1, dtype=torch.float64) * (2 * math.pi / n2)
-    horizontal = steps[:, None] * torch.arange(width)
+    steps = torch.arange(n2 // 2 + 1, device="cpu", dtype=torch.float64) * (2 * math.pi / n2)
+    horizontal = steps[:, None] * torch.arange(width, device="cpu")
     cosine, sine = torch.cos(horizontal), torch.sin(horizontal)
     second = torch.stack(
         [torch.cat([cosine, sine], dim=1), torch.cat([-sine, cosine], dim=1)], dim=1

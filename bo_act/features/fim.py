@@ -25,6 +25,7 @@ from bo_act.features.kfac import (
 )
 from bo_act.features.shared import Shared
 from bo_act.features.spectrum import faster_device, log_eigenvalues
+from bo_act.torch_state import plain_torch
 
 __all__ = ["NULL_LOG", "FimSpectra", "fim_spectra"]
 
@@ -55,6 +56,7 @@ class FimSpectra:
     uncovered: tuple[str, ...]
 
 
+@plain_torch()
 def fim_spectra(
     network: nn.Module,
     images: Tensor,

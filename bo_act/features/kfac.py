@@ -29,23 +29,22 @@ sums over an image's positions first, and is exact for a linear network that end
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from bo_act.errors import FeatureError
 from bo_act.features.attention import AttentionTrace
+from bo_act.features.borrowed import Statistics, borrowed, explained, inside, named_layers
 from bo_act.features.layers import WEIGHTED, LayerFactors, Sharing, Trace, WeightTrace
 from bo_act.features.loss import Fisher, Loss, check_choice, output_gradients
 from bo_act.features.norms import NORMS, NormTrace
 from bo_act.features.patches import Convolution
 from bo_act.features.shared import Shared
+from bo_act.torch_state import plain_torch
 
 __all__ = [
     "Fisher",
@@ -57,8 +56,6 @@ __all__ = [
     "kronecker_factors",
     "refuse_randomness",
 ]
-
-Statistics = Literal["batch", "running"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,7 @@ class KroneckerFactors:
     uncovered: tuple[str, ...]
 
 
+@plain_torch()
 def kronecker_factors(
     network: nn.Module,
     images: Tensor,
@@ -95,7 +93,8 @@ def kronecker_factors(
     the module. With batch statistics, d contains what an image does to the losses of the others.
     The rest of the network is in evaluation mode, so that dropout and its relatives do nothing.
     The network's modes, buffers, hooks and gradients are left as they were, and so is the global
-    random state.
+    random state. What was compiled is run as it was written, and ``nn.DataParallel`` is looked
+    into: layers have the names of the network inside.
 
     Args:
         network: maps (B, ...) images to (B, C) outputs.
@@ -114,16 +113,18 @@ def kronecker_factors(
         shared: what other networks on the same images have in common with this one.
 
     Raises:
-        FeatureError: the arguments do not fit together, no layer is covered, or a value of the
-            forward or backward pass is not finite (the message names the layer).
+        FeatureError: the arguments do not fit together, no layer is covered, the network is no
+            module whose layers can be seen, it changes in place what its gradients need, or a value
+            of the forward or backward pass is not finite (the message names the layer).
     """
     check_choice("weight_sharing", weight_sharing, get_args(Sharing))
     check_choice("statistics", statistics, get_args(Statistics))
     batch = images.shape[0] if images.dim() else 0
     if batch == 0:
         raise FeatureError(f"expected a batch of images, got shape {tuple(images.shape)}")
+    network = inside(network)
     hooked, attentions = _traces(network, batch, weight_sharing, shared)
-    with _borrowed(network, statistics, attentions), torch.enable_grad():
+    with borrowed(network, statistics, attentions), explained(network, images):
         handles = [
             module.register_forward_hook(trace.hook, with_kwargs=True)
             for module, trace in hooked.items()
@@ -147,6 +148,7 @@ def kronecker_factors(
     )
 
 
+@plain_torch()
 def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statistics) -> None:
     """Refuse a network whose outputs differ from one forward pass to the next.
 
@@ -154,7 +156,13 @@ def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statist
         FeatureError: they do.
     """
     devices = [images.device] if images.is_cuda else []
-    with _borrowed(network, statistics, {}), torch.no_grad(), torch.random.fork_rng(devices):
+    network = inside(network)
+    with (
+        borrowed(network, statistics, {}),
+        explained(network, images),
+        torch.no_grad(),
+        torch.random.fork_rng(devices),
+    ):
         first, second = (network(images.clone()) for _ in range(2))
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return  # no outputs that have a Fisher matrix, which kronecker_factors says better
@@ -180,7 +188,7 @@ def _traces(
     def linear(name: str, biased: bool) -> WeightTrace:
         return WeightTrace(name, batch, biased=biased, sharing=sharing, shared=shared)
 
-    for name, module in network.named_modules():
+    for name, module in named_layers(network):
         label = name or "(root)"
         if isinstance(module, WEIGHTED):
             convolution = None if isinstance(module, nn.Linear) else Convolution.of(module)
@@ -219,7 +227,7 @@ def _uncovered(network: nn.Module, covered: set[str]) -> tuple[str, ...]:
     """Return the names of modules and parameters that are in no block."""
     names = []
     inside: set[nn.Module] = set()  # what a covered attention module has seen to
-    for name, module in network.named_modules():
+    for name, module in named_layers(network):
         label = name or "(root)"
         if isinstance(module, nn.MultiheadAttention) and f"{label}.out_proj" in covered:
             inside.add(module.out_proj)
@@ -234,67 +242,6 @@ def _uncovered(network: nn.Module, covered: set[str]) -> tuple[str, ...]:
 
 def _has_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
-
-
-@contextmanager
-def _borrowed(
-    network: nn.Module,
-    statistics: Statistics,
-    attentions: dict[nn.MultiheadAttention, AttentionTrace],
-) -> Iterator[None]:
-    """Put a network into the mode described in ``kronecker_factors``, and back at the end."""
-    modes = [(module, module.training) for module in network.modules()]
-    buffers = [
-        (module, name, buffer)
-        for module, _ in modes
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    _SLOWLY.begin()
-    try:
-        for module, _ in modes:
-            module.training = statistics == "batch" and isinstance(module, _NormBase)
-        for module, name, buffer in buffers:
-            setattr(module, name, buffer.clone())  # the network works on copies
-        for attention, trace in attentions.items():
-            attention.forward = trace.forward  # type: ignore[method-assign]
-        yield
-    finally:
-        for attention in attentions:
-            vars(attention).pop("forward", None)
-        for module, name, buffer in buffers:
-            setattr(module, name, buffer)
-        for module, mode in modes:
-            module.training = mode
-        _SLOWLY.end()
-
-
-class _Slowly:
-    """Keeps torch from running a whole transformer layer in one step, in which nothing is seen.
-
-    The switch is one for all threads: the first one to begin turns the fast path off, and the last
-    to end leaves it as it was.
-    """
-
-    def __init__(self) -> None:
-        self.users = 0
-        self.before = True
-        self.lock = threading.Lock()
-
-    def begin(self) -> None:
-        with self.lock:
-            if self.users == 0:
-                self.before = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-            self.users += 1
-
-    def end(self) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0:
-                torch.backends.mha.set_fastpath_enabled(self.before)
-
-
-_SLOWLY = _Slowly()
 
 
 def _backward(outputs: Tensor, vectors: list[Tensor], traces: Sequence[Trace]) -> None:

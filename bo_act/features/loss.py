@@ -56,19 +56,23 @@ def output_gradients(
         vectors = [(f.softmax(1) if loss == "cross_entropy" else f) - targets]
     elif loss == "mse":
         if fisher == "exact":  # the sum over c of e_c e_cᵀ is the covariance I
-            vectors = list(torch.eye(f.shape[1]).double().unsqueeze(1).expand(-1, *f.shape))
+            vectors = list(_unit_vectors(f).expand(-1, *f.shape))
         else:
-            vectors = [torch.randn(f.shape, generator=generator, dtype=torch.float64)]
+            vectors = [torch.randn(f.shape, device="cpu", dtype=torch.float64, generator=generator)]
     else:
         p = f.softmax(1)
         if fisher == "exact":
             # The sum over c of p_c (p - e_c)(p - e_c)ᵀ is E[d dᵀ] at the logits.
-            one_hot = torch.eye(p.shape[1]).double().unsqueeze(1)
-            vectors = list((p.unsqueeze(0) - one_hot) * p.T.sqrt()[..., None])
+            vectors = list((p.unsqueeze(0) - _unit_vectors(p)) * p.T.sqrt()[..., None])
         else:
             chosen = torch.multinomial(p, 1, generator=generator)
             vectors = [p - torch.zeros_like(p).scatter_(1, chosen, 1.0)]
     return [vector.to(outputs) for vector in vectors]
+
+
+def _unit_vectors(f: Tensor) -> Tensor:
+    """Return (C, 1, C) for outputs (B, C)."""
+    return torch.eye(f.shape[1], device="cpu", dtype=torch.float64).unsqueeze(1)
 
 
 def check_choice(name: str, value: object, known: Sequence[str]) -> None:

@@ -32,11 +32,7 @@ class LeftOut:
     store: FeatureStore | None
 
     def __call__(self, indices: Sequence[int]) -> Mapping[str, Block]:
-        """Return the blocks ``fim`` and ``fim_null`` of n functions, in their order.
-
-        Raises:
-            FeatureError: what was computed cannot be kept.
-        """
+        """Return the blocks ``fim`` and ``fim_null`` of n functions, in their order."""
         wanted = np.unique(np.array(indices, dtype=np.int64))
         missing = wanted
         if self.store is not None:
@@ -46,7 +42,7 @@ class LeftOut:
             computed.append(self.spectra.shard(Piece.of(self.catalogue, missing)))
         if self.store is not None:
             for shard in computed:
-                self.store.add(shard)
+                self.store.keep(shard)
             # What was kept first holds, whichever process kept it.
             computed = [*self.store.shards(wanted), *computed]
         return _rows(computed, indices)

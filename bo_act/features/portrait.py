@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression, canonical
 from bo_act.activations.module import moments
 from bo_act.errors import FeatureError
-from bo_act.features.outputs import normal_quantiles, value_and_slope
+from bo_act.features.outputs import normal_quantiles
+from bo_act.io import one_line, reason, replacing
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Portrait:
 def portrait(expression: Expression) -> Portrait:
     """Describe one function."""
     expression = canonical(expression)
-    x = torch.linspace(-5.0, 5.0, 401, dtype=torch.float64)
+    x = torch.linspace(-5.0, 5.0, 401, device="cpu", dtype=torch.float64)
     value, slope = value_and_slope(expression, x)
     outputs, normal_slope = value_and_slope(expression, normal_quantiles())
     mean, variance = moments(expression)
@@ -111,6 +113,9 @@ def draw_png(found: Portrait, path: Path) -> None:
     axes.set_title(found.activation, fontsize=10)
     axes.legend(frameon=False)
     try:
-        figure.savefig(path, dpi=200)
-    except (OSError, ValueError) as error:
-        raise FeatureError(f"cannot write {path}: {error}") from error
+        with replacing(path, parents=False) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:].lower() or "png", dpi=200)
+    except OSError as error:
+        raise FeatureError(f"cannot write {path}: {reason(error)}") from error
+    except ValueError as error:
+        raise FeatureError(f"cannot write {path}: {one_line(error)}") from error

@@ -30,12 +30,13 @@ from bo_act.features.fim import FimSpectra, fim_spectra
 from bo_act.features.shared import Shared
 from bo_act.features.store import Shard
 from bo_act.specs import FeaturesSpec
+from bo_act.torch_state import plain_torch
 
 IN_FLIGHT = 3
 """Functions at a time on a GPU: one computes while others wait for eigenvalues or the CPU."""
 
 T = TypeVar("T", nn.Module, Tensor)
-MakeNetwork = Callable[[Callable[[], nn.Module]], nn.Module]
+MakeNetwork = Callable[[Activation], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ class Spectra:
         Raises:
             FeatureError: no layer is covered; or the network is not the same twice.
         """
-        first, second = (self._network(nn.Tanh()) for _ in range(2))
+        first, second = (self._network(Activation("tanh(x)")) for _ in range(2))
         again = second.state_dict()
         for name, values in first.state_dict().items():
             if not torch.equal(values, again[name]):
@@ -172,11 +173,11 @@ class Spectra:
         with ThreadPoolExecutor(self.in_flight) as pool:
             yield from pool.map(one, texts)
 
-    def _network(self, activation: nn.Module) -> nn.Module:
+    def _network(self, activation: Activation) -> nn.Module:
         """Build the network with its initial weights, on the device."""
-        with self._building, torch.random.fork_rng(cuda_devices()):
+        with self._building, plain_torch(), torch.random.fork_rng(cuda_devices()):
             torch.manual_seed(self.job.spec.seed)
-            network = self.job.network(lambda: activation)
+            network = self.job.network(activation)
         return channels_last(network.to(self.device, self.dtype))
 
     def _spectra(self, network: nn.Module) -> FimSpectra:

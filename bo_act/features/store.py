@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import re
-import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bo_act.errors import FeatureError
-from bo_act.library import cache_dir
+from bo_act.io import atomic_write, reason
+from bo_act.library import MOVE_CACHE, cache_dir
 
 SHARD = 128
 """Functions a shard: a few seconds of work for a small network."""
-
-# A temporary file lives for a moment; one this old (in seconds) belongs to a process that died.
-_ABANDONED = 3600.0
 
 _NAME = re.compile(r"fim-[0-9a-f]{16}\.parquet")
 
@@ -106,13 +104,12 @@ class FeatureStore:
         self.folder = (root or cache_dir() / "features") / digest
         self._manifest = self.folder / "manifest.jsonl"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             # Only where it is missing: a complete store can be read from a read-only disk.
             if not (self.folder / "key.json").is_file():
                 self._write("key.json", (text + "\n").encode())
-            self._sweep()
         except OSError as error:
             raise self._cannot_keep(error) from error
+        self._unkept = False
 
     @property
     def size(self) -> int:
@@ -165,6 +162,15 @@ class FeatureStore:
         except OSError as error:
             raise self._cannot_keep(error) from error
 
+    def keep(self, shard: Shard) -> None:
+        """Keep a shard if that can be done; the first time that it cannot, warn and go on."""
+        try:
+            self.add(shard)
+        except FeatureError as error:
+            if not self._unkept:
+                self._unkept = True
+                warnings.warn(f"{error}; this process goes on without", stacklevel=2)
+
     def shards(self, wanted: NDArray[np.int64] | None = None) -> Iterator[Shard]:
         """Yield the good shards in the manifest's order: those with wanted functions, or all."""
         for line in self._lines(wanted):
@@ -178,10 +184,8 @@ class FeatureStore:
         """Return the lines that can be read, one a file: those with wanted functions, or all."""
         try:
             text = self._manifest.read_bytes()
-        except FileNotFoundError:
+        except OSError:  # nothing was kept, or nothing that can be read
             return []
-        except OSError as error:
-            raise FeatureError(f"{self._manifest}: cannot be read: {error.strerror}") from error
         lines = {line.file: line for line in _parsed(text.splitlines())}.values()
         if wanted is None:
             return list(lines)
@@ -199,6 +203,8 @@ class FeatureStore:
             return None, f"{len(content)} bytes instead of {line.bytes}"
         if hashlib.sha256(content).hexdigest() != line.sha256:
             return None, "altered"
+        if not np.array_equal(_indices(content), line.functions):
+            return None, "of other functions than the manifest says"
         return content, ""
 
     def _append(self, line: str) -> None:
@@ -214,28 +220,12 @@ class FeatureStore:
                 raise OSError(errno.ENOSPC, "no space left for the manifest")
 
     def _write(self, name: str, content: bytes) -> None:
-        temporary = self.folder / f".{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(self.folder / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-    def _sweep(self) -> None:
-        """Remove what processes that were killed while writing have left."""
-        for path in self.folder.glob(".*.tmp"):
-            try:
-                if time.time() - path.stat().st_mtime > _ABANDONED:
-                    path.unlink()
-            except FileNotFoundError:
-                pass  # renamed in this moment, or swept by another process
+        atomic_write(self.folder / name, content, sync=False)
 
     def _cannot_keep(self, error: OSError) -> FeatureError:
         return FeatureError(
-            f"{self.folder}: features cannot be kept: {error.strerror or error}; what was kept "
-            f"before stays. Make room or allow writing there, or set BO_ACT_CACHE_DIR to another "
-            f"folder, and run the same again"
+            f"features cannot be kept in {self.folder}: {reason(error, MOVE_CACHE)}; what was kept "
+            "before stays"
         )
 
 
@@ -285,6 +275,12 @@ def _to_parquet(shard: Shard) -> bytes:
     )
     content: bytes = buffer.getvalue().to_pybytes()
     return content
+
+
+def _indices(content: bytes) -> NDArray[np.int64]:
+    table = pq.read_table(pa.BufferReader(content), columns=["index"], use_threads=False)
+    indices: NDArray[np.int64] = table["index"].to_numpy()
+    return indices
 
 
 def _from_parquet(content: bytes) -> Shard:

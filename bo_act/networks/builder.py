@@ -5,21 +5,20 @@ The contract of a model file::
     def build(activation, *, in_channels, image_size, num_classes, <options>) -> nn.Module
 
 ``activation()`` returns a fresh module; ``build`` calls it once for each place where the searched
-function stands. A network may name its places, ``activation("early")``: a study whose file names
-the same ones searches a function for each, and in any other the same function stands in all.
-Options are further keyword arguments with defaults. Networks of torchvision and timm go by
-``torchvision:NAME`` and ``timm:NAME`` and take the library's own options.
+function stands. ``activation`` is a module as well: where it stands itself, its place is given a
+fresh one. A network may name its places, ``activation("early")``: a study whose file names the same
+ones searches a function for each, and in any other the same function stands in all. Options are
+further keyword arguments with defaults. Networks of torchvision and timm go by ``torchvision:NAME``
+and ``timm:NAME`` and take the library's own options.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,8 +26,12 @@ from torch import nn
 
 from bo_act import library
 from bo_act.errors import BoActError, NetworkError, nearest
+from bo_act.failures import USERS, is_machines, one_line
+from bo_act.io import digest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
+from bo_act.torch_state import plain_torch
+from bo_act.user_files import UserFile, load_file, read_file
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, in_channels, image_size, num_classes, <options>)"
@@ -38,14 +41,36 @@ Activations = Callable[[], nn.Module] | Mapping[str, Callable[[], nn.Module]]
 """What returns a fresh module of the activation function, or several of them by name."""
 
 
-class _Places:
-    """What ``build`` gets as ``activation``: knows which places were asked for."""
+class _Places(nn.Module):
+    """What ``build`` gets as ``activation``: knows which places were asked for.
+
+    A network may also use it as the module itself; ``fill`` then puts fresh ones in its places.
+    """
 
     def __init__(self, path: Path, activation: Activations) -> None:
-        self.path, self.activation = path, activation
+        super().__init__()
+        self.path = path
+        self.given = (activation,)  # no part of a network
         self.asked: set[str] = set()
 
-    def __call__(self, name: str = "") -> nn.Module:
+    @property
+    def activation(self) -> Activations:
+        return self.given[0]
+
+    def __call__(self, name: Any = "", *, inplace: bool = False) -> Any:
+        del inplace  # which networks ask of nn.ReLU and the like
+        return self.fresh(name) if isinstance(name, str) else super().__call__(name)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.fresh()(x)
+
+    def fill(self, network: nn.Module) -> None:
+        for parent in list(network.modules()):
+            for name, child in parent._modules.items():
+                if isinstance(child, _Places):
+                    parent._modules[name] = self.fresh()
+
+    def fresh(self, name: str = "") -> nn.Module:
         self.asked.add(name)
         if not isinstance(self.activation, Mapping):
             return self.activation()
@@ -81,24 +106,28 @@ class NetworkBuilder:
 
     Attributes:
         name: the name or path that the study gives.
-        path: the model file; the name itself for a network of a library.
-        source_hash: sha256 (hexadecimal) of the file's bytes, or a library's name and version, and
-            the options.
+        source_hash: sha256 (hexadecimal) of the file's content, or a library's name and version,
+            and the options.
         options: keyword arguments for ``build`` besides those of the contract.
         build: the file's function.
-        source: the file's bytes, which travel with a pickled builder: another process builds
-            from exactly what was hashed, whatever has become of the file.
+        file: the model file with its content, which travels with a pickled builder: another
+            process builds from exactly what was hashed, whatever has become of the file. For a
+            network of a library the name stands for the path, its version for the content.
     """
 
     name: str
-    path: Path
     source_hash: str
     options: Mapping[str, Any] = field(hash=False)
     build: Callable[..., nn.Module] = field(repr=False, compare=False)
-    source: bytes = field(repr=False, compare=False)
+    file: UserFile = field(repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """The model file; the name itself for a network of a library."""
+        return self.file.path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _builder, (self.name, self.path, self.source, dict(self.options))
+        return _builder, (self.name, self.file, dict(self.options))
 
     def __call__(
         self,
@@ -131,7 +160,7 @@ class NetworkBuilder:
         """
         places = _Places(self.path, activation)
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-        with torch.random.fork_rng(devices):
+        with plain_torch(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             try:
                 network = self.build(
@@ -141,18 +170,21 @@ class NetworkBuilder:
                     num_classes=num_classes,
                     **self.options,
                 )
-            except (BoActError, torch.OutOfMemoryError):
-                raise  # out of memory is no fault of the file
-            except Exception as error:
+            except BoActError:
+                raise
+            except USERS as error:
+                if is_machines(error):  # out of memory is no fault of the file
+                    raise
                 raise NetworkError(
                     f"{self.path}: build failed for {in_channels} channels, images of "
-                    f"{image_size} x {image_size} and {num_classes} classes: {_one_line(error)}"
+                    f"{image_size} x {image_size} and {num_classes} classes: {one_line(error)}"
                 ) from error
         if not isinstance(network, nn.Module):
             raise NetworkError(
                 f"{self.path}: expected build to return a torch.nn.Module, "
                 f"got {type(network).__name__}"
             )
+        places.fill(network)
         places.check()
         return network
 
@@ -162,7 +194,7 @@ class NetworkBuilder:
         Raises:
             NetworkError: an option is not one of its options.
         """
-        return _builder(self.name, self.path, self.source, dict(options))
+        return _builder(self.name, self.file, dict(options))
 
 
 def load_network(spec: ModelSpec) -> NetworkBuilder:
@@ -174,55 +206,39 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
             fulfil the contract; or an option is not one of its options.
     """
     if libraries.split_name(spec.name):
-        source = libraries.source_of(spec.name)
-        return _builder(spec.name, Path(spec.name), source, dict(spec.options))
-    path = library.find("models", spec.name)
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise NetworkError(f"{path}: cannot be read: {_one_line(error)}") from error
-    return _builder(spec.name, path, source, dict(spec.options))
+        file = UserFile(Path(spec.name), libraries.source_of(spec.name))
+    else:
+        file = read_file(library.find("models", spec.name), key="model", error=NetworkError)
+    return _builder(spec.name, file, dict(spec.options))
 
 
-def _builder(name: str, path: Path, source: bytes, options: dict[str, Any]) -> NetworkBuilder:
+def _builder(name: str, file: UserFile, options: dict[str, Any]) -> NetworkBuilder:
     canonical = json.dumps(options, sort_keys=True, separators=(",", ":"), default=str)
     build: Callable[..., nn.Module]
     if libraries.split_name(name):
         libraries.check_options(name, options)
         build = libraries.build_function(name)
     else:
-        build = _build_of_file(path, source, options)
+        build = _build_of_file(file, options)
     return NetworkBuilder(
         name=name,
-        path=path,
-        source_hash=hashlib.sha256(source + b"\0" + canonical.encode()).hexdigest(),
+        source_hash=digest(file.content + b"\0" + canonical.encode()),
         options=options,
         build=build,
-        source=source,
+        file=file,
     )
 
 
-def _build_of_file(
-    path: Path, source: bytes, options: Mapping[str, Any]
-) -> Callable[..., nn.Module]:
-    build: Callable[..., nn.Module] | None = getattr(_import(path, source), "build", None)
+def _build_of_file(file: UserFile, options: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    module = load_file(file, key="model", error=NetworkError, expected=EXPECTED)
+    build: Callable[..., nn.Module] | None = getattr(module, "build", None)
     if not callable(build):
         came = "no such name" if build is None else f"{type(build).__name__} {build!r:.40}"
         raise NetworkError(
-            f"{path}: expected a function {EXPECTED}, got {came}; define it in this file"
+            f"{file.path}: expected a function {EXPECTED}, got {came}; define it in this file"
         )
-    _check_signature(path, build, options)
+    _check_signature(file.path, build, options)
     return build
-
-
-def _import(path: Path, source: bytes) -> ModuleType:
-    try:
-        return library.load_module(path, source)
-    except (Exception, SystemExit) as error:
-        raise NetworkError(
-            f"{path}: cannot be imported: {_one_line(error)}; "
-            f"expected a self-contained Python file that defines {EXPECTED}"
-        ) from error
 
 
 def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -269,9 +285,3 @@ def _shown(signature: inspect.Signature) -> str:
         for parameter in signature.parameters.values()
     ]
     return str(inspect.Signature(plain))
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{name}: {text}" if text else name

@@ -1,16 +1,28 @@
-"""Activation layers that work in place, in networks that read the changed tensor again.
+"""Networks that change tensors in place, before and after an activation function reads them.
 
 ``functional.relu(x, inplace=True)`` as a statement of its own, or ``self.relu(x)`` with
 ``nn.ReLU(inplace=True)``, changes ``x`` and lets its result go. A function in its place that leaves
 ``x`` as it was would be no part of the network.
+
+What an ``Activation`` puts out may be changed in place. What it has read may not: most functions
+need it for their slope. A network that does so works with ReLU alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from bo_act.activations.module import Activation
+from bo_act.errors import NetworkError
+from bo_act.torch_state import plain_torch
+
+KEEP = ("swish(x)", "tanh(x)")
+"""A function that keeps its input for the backward pass, and one that keeps its output."""
 
 
 class Reads:
@@ -78,3 +90,57 @@ class Storing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the input, changed."""
         return store(self.activation, x)
+
+
+@plain_torch()
+def check_gradients(
+    build: Callable[[Callable[[], nn.Module]], nn.Module], images: Tensor, *, name: str
+) -> None:
+    """Refuse a network that changes in place what the gradient of a function needs.
+
+    A forward and a backward pass in training mode find it out. torch's global random state is left
+    as it was; an error of another kind is left to those who train.
+
+    Args:
+        build: called with ``activation``, returns a network that nobody else uses.
+        images: (b, c, h, w), some training images.
+        name: of the network, for messages.
+
+    Raises:
+        NetworkError: it does; the message names the places.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    for text in KEEP:
+        read: list[tuple[str, Tensor, int]] = []
+        try:
+            with torch.random.fork_rng(devices):
+                network = build(partial(Activation, text)).train()
+                _watch(network, read)
+                network(images.clone()).sum().backward()
+        except Exception as error:
+            if not is_of_in_place(error):
+                return
+            places = dict.fromkeys(place for place, x, before in read if x._version != before)
+            where = f"the function at {', '.join(places)} has read" if places else "is needed later"
+            raise NetworkError(
+                f"{name}: the network changes in place what {where}, so that it cannot be trained "
+                f"with functions such as {text}; there, write x = x + y for x += y, and leave out "
+                "inplace=True"
+            ) from error
+
+
+def _watch(network: nn.Module, read: list[tuple[str, Tensor, int]]) -> None:
+    """Keep what the functions of a network read: place, tensor and the tensor's version."""
+    for place, module in network.named_modules():
+        if isinstance(module, Activation):
+            module.register_forward_pre_hook(
+                lambda _, args, place=place: read.extend((place, x, x._version) for x in args)
+            )
+
+
+def is_of_in_place(error: Exception) -> bool:
+    """Tell whether torch could compute no gradient because of what was changed in place."""
+    return isinstance(error, RuntimeError) and any(
+        said in str(error)
+        for said in ("inplace operation", "in-place operation", "modified inplace")
+    )

@@ -12,12 +12,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bo_act.torch_state import plain_torch
+
 Initialization = Literal["default", "kaiming", "unit_variance"]
 
 _IMAGES = 256
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+@plain_torch()
 def initialize(
     network: nn.Module, how: Initialization, *, shape: tuple[int, int, int], seed: int
 ) -> None:
@@ -51,7 +54,12 @@ def initialize(
             if how == "kaiming":
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if how == "unit_variance":
-            images = torch.randn(_IMAGES, *shape, generator=torch.Generator().manual_seed(seed))
+            images = torch.randn(
+                (_IMAGES, *shape),
+                device="cpu",
+                dtype=torch.float32,
+                generator=torch.Generator().manual_seed(seed),
+            )
             some = next(network.parameters(), images)
             _scale(network, layers, images.to(some.device, some.dtype))
 

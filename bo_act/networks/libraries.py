@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-import torch
 from torch import nn
 
 from bo_act.errors import NetworkError, nearest
@@ -147,7 +146,7 @@ def _other_channels(network: nn.Module, name: str, in_channels: int) -> None:
             f"got {layer.in_channels}; this network takes no images of {in_channels} channels"
         )
     deviation = float(layer.weight.detach().std()) * (3 / in_channels) ** 0.5
-    weight = torch.empty(layer.out_channels, in_channels, *layer.kernel_size)
+    weight = layer.weight.detach().new_empty(layer.out_channels, in_channels, *layer.kernel_size)
     layer.weight = nn.Parameter(nn.init.normal_(weight, std=deviation))
     layer.in_channels = in_channels
 

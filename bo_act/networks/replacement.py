@@ -15,12 +15,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules import activation as activation_modules
 from torch.overrides import TorchFunctionMode
 
 from bo_act.errors import NetworkError
@@ -29,18 +30,22 @@ from bo_act.networks.in_place import Reads, Storing, is_in_place, store
 __all__ = ["replace_activations"]
 
 ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
-GATES = {
-    "Sigmoid", "HardSigmoid", "Hardsigmoid", "HardSigmoidMe",
-    "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "MultiheadAttention",
-}  # fmt: skip
+_BETWEEN_0_AND_1 = "a gate: it multiplies something by numbers between 0 and 1"
+_SUMS_TO_1 = "weights that sum to 1, or their logarithms"
+LEFT = {
+    "Sigmoid": _BETWEEN_0_AND_1,
+    "Hardsigmoid": _BETWEEN_0_AND_1,
+    "HardSigmoid": _BETWEEN_0_AND_1,
+    "HardSigmoidMe": _BETWEEN_0_AND_1,
+    "Softmax": _SUMS_TO_1,
+    "Softmax2d": _SUMS_TO_1,
+    "LogSoftmax": _SUMS_TO_1,
+    "Softmin": _SUMS_TO_1,
+    "MultiheadAttention": "attention, which takes several inputs",
+}
+"""Classes of activation modules that stay as they are, and why; so do the calls of their names."""
 HALVING = ("glu", "glu_")
 INSIDE_NORMS = "timm.layers.norm_act"
-
-FUNCTION_NAMES = (
-    "relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish",
-    "hardswish", "hardtanh", "softplus", "softsign", "tanh", "tanhshrink", "softshrink",
-    "hardshrink", "threshold", "glu",
-)  # fmt: skip
 
 
 def replace_activations(
@@ -74,7 +79,7 @@ def replace_activations(
     # Training is what is tried: some networks return more than logits then, or call more.
     trial = copy.deepcopy(network).train()
     with torch.no_grad(), _calls(trial) as watch:
-        outputs = trial(torch.zeros(2, *image))
+        outputs = trial(torch.zeros(2, *image, device="cpu", dtype=torch.float32))
     watch.reads.look(outputs)
     for place, call in watch.found:
         if call.endswith(HALVING):
@@ -136,12 +141,33 @@ class _Redirect(TorchFunctionMode):
 def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass whose own calls of activation functions go to ``activation_of_calls``."""
 
+    @wraps(kind.forward)  # for those who trace a network by its arguments
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _Redirect(self.activation_of_calls, stores=self.stores_calls):
             return kind.forward(self, *args, **kwargs)
 
-    content = {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    def reduced(self: Any) -> tuple[Any, ...]:
+        return _new, (kind,), vars(self)  # by its own name pickle would find the class it is of
+
+    def prepared(_: Any) -> nn.Module:
+        raise NetworkError(
+            f"torch.jit.script reads the source of {kind.__name__}, whose calls of activation "
+            "functions were replaced while it runs: use torch.jit.trace or torch.export"
+        )
+
+    content = {
+        "forward": forward,
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+        "__reduce__": reduced,
+        "__prepare_scriptable__": prepared,
+    }
     return type(kind.__name__, (kind,), content)
+
+
+def _new(kind: type[nn.Module]) -> nn.Module:
+    redirecting = _redirecting(kind)  # type: ignore[arg-type]
+    return redirecting.__new__(redirecting)
 
 
 class _StandIn(nn.Module):
@@ -168,7 +194,9 @@ def _is_activation(module: nn.Module) -> bool:
     kinds = [
         kind for kind in type(module).__mro__ if kind.__module__.startswith(ACTIVATION_MODULES)
     ]
-    return type(module) is _StandIn or bool(kinds and not GATES & {one.__name__ for one in kinds})
+    return type(module) is _StandIn or bool(
+        kinds and not LEFT.keys() & {one.__name__ for one in kinds}
+    )
 
 
 def _replace(network: nn.Module, fresh: Callable[[str, nn.Module], nn.Module], name: str) -> None:
@@ -231,13 +259,18 @@ class _Watch(TorchFunctionMode):
 
 
 def _functions() -> dict[Any, str]:
+    """Return the calls that are replaced: whatever torch has under the name of such a module."""
+    modules = {_plain(name) for name in activation_modules.__all__ if name not in LEFT}
     named: dict[Any, str] = {}
     for home, shown in ((functional, "functional"), (torch, "torch"), (Tensor, "Tensor")):
-        for name in FUNCTION_NAMES:
-            for one in (name, f"{name}_"):
-                if (function := getattr(home, one, None)) is not None:
-                    named.setdefault(function, f"{shown}.{one}")
+        for name in dir(home):
+            if name[0] != "_" and _plain(name) in modules and callable(getattr(home, name)):
+                named.setdefault(getattr(home, name), f"{shown}.{name}")
     return named
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
 
 
 _FUNCTIONS = _functions()

@@ -16,6 +16,7 @@ from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.pictures import REACH, sample, windows
 from bo_act.comparison.figures import COLOURS, STROKES
 from bo_act.errors import BoActError, SearchError
+from bo_act.io import reason, replacing
 from bo_act.report.gathered import Gathered
 from bo_act.report.predictions import LEVEL
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
@@ -335,11 +336,13 @@ def save(figure: Figure, path: Path) -> Path:
     if kind not in metadata:
         raise BoActError(f"expected a file that ends in .pdf, .png or .svg, got {str(path)!r}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context({"svg.hashsalt": path.stem, "pdf.fonttype": 42}):
-            figure.savefig(path, dpi=300, metadata=metadata[kind])
+        with (
+            mpl.rc_context({"svg.hashsalt": path.stem, "pdf.fonttype": 42}),
+            replacing(path) as temporary,
+        ):
+            figure.savefig(temporary, format=kind[1:], dpi=300, metadata=metadata[kind])
     except OSError as error:
-        raise BoActError(f"cannot write {path}: {error.strerror or error}") from error
+        raise BoActError(f"cannot write {path}: {reason(error)}") from error
     return path
 
 

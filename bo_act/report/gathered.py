@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,11 @@ from bo_act.report.landscape import Landscape, LayerSpectra, landscape, spectra
 from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
 from bo_act.report.subject import Subject
 from bo_act.report.trials import Row, importances, ranked, rows
-from bo_act.study.confirm import REFERENCE, Confirmed
+from bo_act.study.confirm import Confirmed
+from bo_act.study.reasons import FailureGroup, failures, nothing_found
 from bo_act.study.results import StudyResult, read_result
 from bo_act.study.settings import functions_of
-from bo_act.study.verdict import Verdict, verdict
+from bo_act.study.verdict import REFERENCE, Verdict, verdict
 
 _TOP = 3  # functions found that are drawn large, where nothing was confirmed
 
@@ -56,7 +57,19 @@ class Gathered:
     @cached_property
     def verdict(self) -> Verdict | None:
         """To believe or not; None before the confirmation."""
-        return verdict(self.confirmed) if self.confirmed else None
+        return verdict(self.confirmed)
+
+    @cached_property
+    def failures(self) -> Sequence[FailureGroup]:
+        """What failed, and why."""
+        return self.result.failures if self.result else failures(self.subject.trials)
+
+    @cached_property
+    def lacking(self) -> str:
+        """Why there is no best function; empty where there is one."""
+        if self.result:
+            return self.result.lacking
+        return nothing_found(self.subject.trials, objective=True)
 
     @cached_property
     def times(self) -> Mapping[str, float]:

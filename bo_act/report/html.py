@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bo_act import __version__
 from bo_act.errors import BoActError
+from bo_act.io import atomic_write, reason
 from bo_act.markup import Markup, escape
 
 _PAGE = Path(__file__).parent / "page"
@@ -145,11 +146,8 @@ def write(page: str, path: Path) -> Path:
     Raises:
         BoActError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.writing")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        atomic_write(path, page)
     except OSError as error:
-        raise BoActError(f"cannot write {path}: {error.strerror or error}") from error
+        raise BoActError(f"cannot write {path}: {reason(error)}") from error
     return path

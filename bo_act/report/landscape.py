@@ -15,7 +15,7 @@ from bo_act.errors import ExpressionError
 from bo_act.features.table import FeatureTable
 from bo_act.report.predictions import Predictions
 from bo_act.report.subject import Subject
-from bo_act.study.trials import is_own
+from bo_act.study.trials import own_trials
 
 MOST = 6_000
 """Functions on a map: what a browser moves smoothly, at about 100 bytes each."""
@@ -82,9 +82,9 @@ def landscape(
 def _tried(subject: Subject, place: int) -> list[tuple[int, int]]:
     """Return (trial, index of its function) for all trials that have one."""
     found = []
-    for trial in subject.study.get_trials(deepcopy=False):
+    for trial in own_trials(subject.study):
         texts = subject.functions(trial)
-        if not texts or subject.sampler is None or not is_own(trial):
+        if not texts or subject.sampler is None:
             continue
         try:
             found.append((trial.number, subject.sampler.catalogue.index(texts[place])))

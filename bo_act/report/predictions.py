@@ -19,7 +19,7 @@ from bo_act.search.observations import count_different, read_back, unit, warp_ta
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import SurrogateSpec
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView
 
 LEVEL = 0.9
 """Of the central intervals."""
@@ -80,7 +80,7 @@ def seen(subject: Subject) -> Seen | None:
             searcher.surrogate,
             searcher.seed,
         )
-    joint = side.view(Trials.of(subject.study)).observations
+    joint = side.view(StudyView.of(subject.study)).observations
     space = ConfigurationSpace(sampler.embedding, sampler.activations, side.searcher.parameters)
     usable = sampler.embedding.valid[joint.measured.functions].all(axis=1)
     measured, values = joint.measured[usable], joint.values[usable]
@@ -219,7 +219,7 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
             return None, "The evaluated functions do not differ enough."
         model, y = _fit(told, others)
         m, v = (part.numpy() for part in model.mean_and_variance(told.points[own]))
-        noise = float(getattr(model, "noise", torch.zeros(1)).mean())
+        noise = float(getattr(model, "noise", 0.0))
         mean[own] = m
         away[own] = stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(v + noise)
         points, first = np.unique(values, return_index=True)

@@ -19,11 +19,11 @@ from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.subject import Subject, readable
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 from bo_act.study.caveats import caveats
-from bo_act.study.confirm import REFERENCE, confirmed_runs
-from bo_act.study.environment import environments, without_passwords
+from bo_act.study.confirm import confirmed_runs
+from bo_act.study.environment import environments
 from bo_act.study.results import best_configurations
 from bo_act.study.settings import functions_of, shown
-from bo_act.study.verdict import with_interval
+from bo_act.study.verdict import REFERENCE, with_interval
 
 _CURVE = 41  # points of a graph on the map
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")
@@ -58,7 +58,9 @@ def study_report(subject: Subject) -> str:
         title=subject.study.study_name,
         description=spec.description if spec else "",
         verdict=found.verdict,
-        caveats=caveats(found.confirmed),
+        caveats=[*(found.result.notes if found.result else ()), *caveats(found.confirmed)],
+        failures=found.failures,
+        nothing=found.lacking,
         hero=_hero(found),
         confirmed=_confirmed(found),
         top=_top(found),
@@ -77,7 +79,7 @@ def study_report(subject: Subject) -> str:
         rows=[_cells(row, found) for row in found.rows],
         has_settings=any(row.settings for row in found.rows),
         resolved=json.dumps(json.loads(spec.model_dump_json()), indent=2) if spec else "",
-        storage=without_passwords(found.result.storage) if found.result else "",
+        storage=found.result.storage if found.result else "",
         environments=environments(subject.study),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import BoActError, ExpressionError
@@ -14,6 +15,7 @@ from bo_act.study.events import Events
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.storage import load_study
 from bo_act.study.task import Task
+from bo_act.study.trials import own_trials
 from bo_act.study.work import look_at_functions, make_sampler
 
 
@@ -41,7 +43,7 @@ class Subject:
         if self.sampler is not None:
             return self.sampler.activations
         names: dict[str, None] = {}
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in own_trials(self.study):
             for key in trial.user_attrs:
                 name, _, last = key.rpartition(".")
                 if last == "activation":
@@ -49,11 +51,16 @@ class Subject:
         return tuple(name for name in names if name) or ("",)
 
     @property
+    def trials(self) -> list[FrozenTrial]:
+        """The study's own trials, without those of its sources."""
+        return own_trials(self.study)
+
+    @property
     def in_percent(self) -> bool:
         """Whether values are accuracies, as those of study files are."""
         return self.spec is not None
 
-    def functions(self, trial: optuna.trial.FrozenTrial) -> tuple[str, ...]:
+    def functions(self, trial: FrozenTrial) -> tuple[str, ...]:
         """Return the texts of a trial's functions, one for each place; empty where it has none."""
         texts = []
         for name in self.activations:

@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.report.subject import Subject
 from bo_act.search.observations import fences, warp_targets
+from bo_act.study.reasons import failure_of_trial
 from bo_act.study.settings import shown
-from bo_act.study.trials import is_own
+from bo_act.study.trials import is_diverged, own_only, own_trials
 
 _FEWEST = 5  # trials that importances are estimated from
 
@@ -51,14 +52,13 @@ class Row:
 
 def rows(subject: Subject) -> list[Row]:
     """Return a study's own trials in their order, without those of its sources."""
-    trials = subject.study.get_trials(deepcopy=False)
-    return [_row(trial, subject) for trial in trials if is_own(trial)]
+    return [_row(trial, subject) for trial in subject.trials]
 
 
 def _row(trial: FrozenTrial, subject: Subject) -> Row:
     attributes = trial.user_attrs
     state = {"fail": "failed"}.get(name := trial.state.name.lower(), name)
-    if state == "complete" and attributes.get("status") == "diverged":
+    if is_diverged(trial):
         state = "diverged"
     proposal = attributes.get("proposal", {})
     value = trial.value if trial.state == TrialState.COMPLETE else None
@@ -76,7 +76,7 @@ def _row(trial: FrozenTrial, subject: Subject) -> Row:
         seconds,
         attributes.get("cost"),
         tuple(float(v) for v in reported if math.isfinite(v)),
-        str(attributes.get("failure") or proposal.get("note") or ""),
+        str(failure_of_trial(trial) or proposal.get("note") or ""),
     )
 
 
@@ -130,8 +130,8 @@ def importances(subject: Subject) -> tuple[dict[str, float], str]:
     study = subject.study
     complete = [
         t
-        for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if t.value is not None and math.isfinite(t.value) and is_own(t)
+        for t in own_trials(study, TrialState.COMPLETE)
+        if t.value is not None and math.isfinite(t.value)
     ]
     if len(complete) < _FEWEST:
         return {}, f"It takes {_FEWEST} complete trials; there are {len(complete)}."
@@ -142,7 +142,7 @@ def importances(subject: Subject) -> tuple[dict[str, float], str]:
         return {}, "All complete trials have the same value."
     try:
         found = get_param_importances(
-            study,
+            own_only(study),
             evaluator=FanovaImportanceEvaluator(seed=0),
             target=lambda trial: of_trial.get(trial.number, min(of_trial.values())),
         )

@@ -59,7 +59,7 @@ class PoolMarginals(Model):
     def __init__(self, mean: Tensor, variance: Tensor, noise: float = 0.0) -> None:
         super().__init__()
         self.mean, self.variance, self.noise = mean, variance, noise
-        self.numbers = torch.arange(len(mean), dtype=mean.dtype).unsqueeze(-1)
+        self.numbers = torch.arange(len(mean), device="cpu", dtype=mean.dtype).unsqueeze(-1)
 
     @property
     def num_outputs(self) -> int:
@@ -232,7 +232,7 @@ def _score_promising(
 ) -> Tensor:
     """Score the candidates with the largest upper bound of mean plus three deviations."""
     chosen = promising(model, points, _PROMISING)
-    scores = torch.full((len(points),), -math.inf, dtype=points.dtype)
+    scores = torch.full((len(points),), -math.inf, device="cpu", dtype=points.dtype)
     scores[chosen] = _score_all(spec, model, points[chosen], best, seed)
     return scores
 
@@ -310,7 +310,7 @@ def _knowledge_gradient(model: GaussianProcess, points: Tensor) -> Tensor:
         weight * (mean.unsqueeze(1) + math.sqrt(2.0) * node * moves).amax(dim=0)
         for node, weight in zip(nodes, weights / math.sqrt(math.pi), strict=True)
     )
-    scores = torch.full((len(points),), -math.inf, dtype=points.dtype)
+    scores = torch.full((len(points),), -math.inf, device="cpu", dtype=points.dtype)
     # Jensen: nothing is lost by knowing more; quadrature may be off by a rounding.
     scores[chosen] = (largest - mean.max()).clamp_min(0.0)
     return scores

@@ -16,6 +16,7 @@ from bo_act.search.observations import Observations, count_different, read_back
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import SurrogateSpec
+from bo_act.torch_state import plain_torch
 
 LEVEL = 0.9
 """Of the central interval of a prediction."""
@@ -58,6 +59,7 @@ class Explanation:
     observed: int
 
 
+@plain_torch()
 def explain(
     embedding: Embedding,
     observations: Observations,
@@ -102,6 +104,7 @@ def explain(
     return replace(said, neighbours=functions)
 
 
+@plain_torch()
 def explain_point(
     model: PointwiseModel,
     y: torch.Tensor,

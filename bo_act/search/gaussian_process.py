@@ -56,7 +56,7 @@ class GaussianProcess(PointwiseModel):
         super().__init__()
         self.blocks, self.hyperparameters = dict(blocks), hyperparameters
         self.pieces = list(blocks.values())
-        self.noise = torch.tensor(hyperparameters.noise, dtype=x.dtype)
+        self.noise = torch.tensor(hyperparameters.noise, device="cpu", dtype=x.dtype)
         self.prior_variance = float(hyperparameters.variances.sum())
         self._condition(x, y)
         if believed is not None and len(believed):
@@ -155,7 +155,7 @@ class GaussianProcess(PointwiseModel):
 
     def _spread(self, count: int) -> Tensor:
         """Return the observations that leave each other the most variance, by pivoted Cholesky."""
-        left = torch.full((len(self.x),), self.prior_variance, dtype=self.x.dtype)
+        left = torch.full((len(self.x),), self.prior_variance, device="cpu", dtype=self.x.dtype)
         rows = self.x.new_zeros(0, len(self.x))
         chosen: list[int] = []
         for _ in range(count):
@@ -166,7 +166,7 @@ class GaussianProcess(PointwiseModel):
             rows = torch.cat([rows, row.unsqueeze(0)])
             left = (left - row.square()).clamp_min(0.0)
             left[pivot] = -1.0
-        return torch.tensor(chosen)
+        return torch.tensor(chosen, device="cpu", dtype=torch.int64)
 
     def draw_path(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
         """Draw one function from the posterior, points (m, d) → values (m,).
@@ -176,14 +176,14 @@ class GaussianProcess(PointwiseModel):
         Matérn-5/2 kernel is Student's t with five degrees of freedom.
         """
         x, h = self.x, self.hyperparameters
-        options: dict[str, Any] = {"dtype": x.dtype, "generator": generator}
+        options: dict[str, Any] = {"device": "cpu", "dtype": x.dtype, "generator": generator}
         pieces = self.pieces
         terms = [[(b, h.own[b])] for b in range(len(pieces))]
         if len(h.joint):
             terms.append(list(enumerate(h.joint)))
         frequencies, sizes = [], []
         for variance, term in zip(h.variances, terms, strict=True):
-            frequency = torch.zeros(x.shape[1], _FEATURES, dtype=x.dtype)
+            frequency = torch.zeros(x.shape[1], _FEATURES, device="cpu", dtype=x.dtype)
             for block, lengthscale in term:
                 columns = pieces[block]
                 normal = torch.randn(columns.stop - columns.start, _FEATURES, **options)
@@ -191,7 +191,8 @@ class GaussianProcess(PointwiseModel):
                 chi = torch.randn(5, _FEATURES, **options).square().sum(dim=0)
                 frequency[columns] = normal * (5 / chi).sqrt() / lengthscale
             frequencies.append(frequency)
-            sizes.append(torch.full((_FEATURES,), math.sqrt(2 * variance / _FEATURES)))
+            size = math.sqrt(2 * variance / _FEATURES)
+            sizes.append(torch.full((_FEATURES,), size, device="cpu", dtype=x.dtype))
         frequency = torch.cat(frequencies, dim=1)
         phase = 2 * math.pi * torch.rand(frequency.shape[1], **options)
         weights = torch.cat(sizes) * torch.randn(frequency.shape[1], **options)
@@ -212,7 +213,9 @@ class GaussianProcess(PointwiseModel):
         """Draw the noiseless values at the observed points from their posterior, (count, n)."""
         mean, covariance = self.joint(self.x)
         factor = torch.linalg.cholesky(covariance + self._jitter())
-        normal = torch.randn(len(self.x), count, dtype=self.x.dtype, generator=generator)
+        normal = torch.randn(
+            len(self.x), count, device="cpu", dtype=self.x.dtype, generator=generator
+        )
         draws: Tensor = mean.unsqueeze(-1) + factor @ normal
         return draws.mT
 
@@ -240,7 +243,9 @@ class GaussianProcess(PointwiseModel):
         return factor
 
     def _jitter(self) -> Tensor:
-        least = torch.full((len(self.x),), 1e-6 * self.prior_variance, dtype=self.x.dtype)
+        least = torch.full(
+            (len(self.x),), 1e-6 * self.prior_variance, device="cpu", dtype=self.x.dtype
+        )
         return torch.diag(least)
 
     def botorch_model(self) -> SingleTaskGP:
@@ -266,7 +271,7 @@ def _botorch_kernel(pieces: Sequence[slice], h: Hyperparameters) -> Kernel:
     def matern(columns: slice, lengthscale: float) -> Kernel:
         kernel = MaternKernel(
             nu=2.5,
-            active_dims=torch.arange(columns.start, columns.stop),
+            active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
             lengthscale_constraint=GreaterThan(LEAST_LENGTHSCALE, transform=None),
         ).double()
         kernel.lengthscale = lengthscale

@@ -24,6 +24,7 @@ from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.torch_state import plain_torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class JointSearcher:
     Attributes:
         activations: K names of places; ``("",)`` for one.
         parameters: what else is searched.
-        defaults: (p,) settings that baselines are evaluated with; None draws them.
+        defaults: (p,) settings that all baselines are evaluated with; None draws them by the seed.
     """
 
     activations: tuple[str, ...]
@@ -62,6 +63,7 @@ class JointSearcher:
     acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
     seed: int = 0
 
+    @plain_torch()
     def propose(
         self,
         embedding: Embedding,
@@ -91,7 +93,7 @@ class JointSearcher:
             if (index,) * places not in seen:
                 settings = self.defaults
                 if settings is None:
-                    settings = self.parameters.draw(1, generator)[0]
+                    settings = self.parameters.draw(1, np.random.default_rng(self.seed))[0]
                 return JointProposal((index,) * places, settings, "baseline")
         candidates = np.flatnonzero(embedding.valid)
         if not len(candidates):

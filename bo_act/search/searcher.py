@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bo_act.errors import SearchError
+from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition import score_pool
 from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
 from bo_act.search.embedding import Embedding
@@ -23,6 +23,7 @@ from bo_act.search.observations import Observations, count_different, unit, warp
 from bo_act.search.pointwise import PointwiseModel, in_numbers
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.torch_state import plain_torch
 
 _MOST_NOISE = 1e6  # in units of the warped target, far above what is fitted
 
@@ -80,6 +81,7 @@ class Searcher:
                 "cost; give their costs (costs=), or choose another"
             )
 
+    @plain_torch()
     def propose(
         self,
         embedding: Embedding,
@@ -104,6 +106,7 @@ class Searcher:
             return found
         return self._by_acquisition(embedding, observations, pending, found, number)
 
+    @plain_torch()
     def promising(
         self,
         embedding: Embedding,
@@ -150,7 +153,7 @@ class Searcher:
         free[list(taken)] = False
         candidates = np.flatnonzero(free)
         if not len(candidates):
-            raise SearchError(
+            raise ExhaustedError(
                 f"nothing is left to propose: of {len(embedding)} functions "
                 f"{int(embedding.valid.sum())} have a place in the embedding, and all of them "
                 "were evaluated or are being evaluated"
@@ -328,7 +331,9 @@ def fit_points(
     """
     y = torch.from_numpy(warp_targets(values, spec.targets))
     # Pruned functions did worse than most: believed to be no better than the median.
-    ceiling = torch.full((len(pending) + len(pruned),), torch.inf, dtype=torch.float64)
+    ceiling = torch.full(
+        (len(pending) + len(pruned),), torch.inf, device="cpu", dtype=torch.float64
+    )
     ceiling[len(pending) :] = float(y.median())
     believed = torch.cat([pending, pruned])
     least_noise = 0.0

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
+from bo_act.errors import ExpressionError
 from bo_act.search.observations import Observations
 
 # Mutations tried before another one is added to each, and how often that is repeated.
@@ -101,7 +102,10 @@ class Evolution:
             params[name] = str(others[generator.integers(len(others))])
             if name == SCHEMA_SLOT:  # another shape has slots of its own
                 params = self._filled(params[SCHEMA_SLOT], generator)
-        return catalogue.index(params)
+        try:
+            return catalogue.index(params)
+        except ExpressionError:  # not what the space requires: no candidate
+            return -1
 
     def _filled(self, schema: str, generator: np.random.Generator) -> dict[str, str]:
         """Return a random expression of a shape, each as likely."""

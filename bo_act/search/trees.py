@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.grouping import fingerprints, grid
 from bo_act.activations.module import evaluate
+from bo_act.activations.smoothness import left_out, satisfied
 from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.coordinates import Frame, output_frame, place_outputs
@@ -65,6 +66,13 @@ class Frontier:
     def _learn(self, components: int) -> None:
         space = self.space
         sample = _sample(space)
+        fit = self._fit([space.expression(number) for number in sample])
+        sample = [number for number, good in zip(sample, fit, strict=True) if good]
+        if not sample:
+            raise SearchError(
+                f"no function of a sample of the space {space.name!r} satisfies what it requires "
+                f"({', '.join(space.spec.require)}); require less"
+            )
         expressions = [space.expression(number) for number in sample]
         # Of equal functions one, as in a catalogue: the ranks are among functions.
         once = dict(zip(self.keys(expressions)[::-1], expressions[::-1], strict=True))
@@ -81,6 +89,11 @@ class Frontier:
 
     def __len__(self) -> int:
         return len(self._expressions)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every expression of the space was met."""
+        return len(self._of_number) == len(self.space)
 
     @cached_property
     def hash(self) -> str:
@@ -123,7 +136,8 @@ class Frontier:
         """Return the index of a function, which is met now if it was not before.
 
         Raises:
-            ExpressionError: no expression, or parameters of no member of the space.
+            ExpressionError: no expression, or parameters of no member of the space, or of one that
+                does not satisfy what the space requires.
         """
         number = None
         if isinstance(function, Mapping):
@@ -133,6 +147,9 @@ class Frontier:
             expression = self.space.expression(number)
         else:
             expression = parse(function) if isinstance(function, str) else function
+            number = self.space.find(expression)
+        if not self._fit([expression])[0]:
+            raise left_out(expression, self.space.spec)
         return self.add([expression], [number])[0]
 
     def add(self, expressions: Sequence[Expression], numbers: Sequence[int | None]) -> list[int]:
@@ -173,17 +190,30 @@ class Frontier:
         return self._keys[index]
 
     def place(self, expressions: Sequence[Expression]) -> list[NDArray[np.float64] | None]:
-        """Return where functions lie, (d,) each, None of those without output features."""
+        """Return where functions lie, (d,) each.
+
+        None of those that have no output features, or that are not what the space requires.
+        """
         if not expressions:
             return []
         blocks = output_blocks(_Met(expressions))
         present = np.flatnonzero(blocks["outputs"].present)
         found: list[NDArray[np.float64] | None] = [None] * len(expressions)
+        fit = self._fit([expressions[row] for row in present.tolist()])
+        present = present[fit]
         if len(present):
             points = place_outputs(self._learnt(), blocks, present)
             for row, point in zip(present, points, strict=True):
                 found[row] = point
         return found
+
+    def _fit(self, expressions: Sequence[Expression]) -> NDArray[np.bool_]:
+        """Tell which functions satisfy what the space requires."""
+        spec = self.space.spec
+        found = satisfied(_Met(expressions), spec.domain, spec.require)
+        everything = np.ones(len(expressions), dtype=bool)
+        fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *found.values()])
+        return fit
 
     def _learnt(self) -> Frame:
         if self._frame is None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from bo_act.specs.base import Spec
 
+Requirement = Literal["finite_at_zero", "differentiable_at_zero", "twice_differentiable"]
+
+Edge = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+
 
 class DomainSpec(Spec):
     """The interval on which two functions are compared, and when they count as equal."""
 
-    low: float = -5.0
-    high: float = 5.0
-    points: Annotated[int, Field(ge=2)] = 1000
+    low: Edge = -5.0
+    high: Edge = 5.0
+    points: Annotated[int, Field(ge=2, le=100_000)] = 1000
     # Below 1e-12, large values have no digits left that could differ.
-    tolerance: Annotated[float, Field(ge=1e-12)] = 1e-6
+    tolerance: Annotated[float, Field(ge=1e-12, allow_inf_nan=False)] = 1e-6
 
     @model_validator(mode="after")
     def _ordered(self) -> DomainSpec:
@@ -34,6 +38,7 @@ class SpaceSpec(Spec):
             a schema stands for itself.
         expressions: single functions that belong to the space besides the schemas.
         baselines: members of the space to evaluate first, in this order.
+        require: what a function must satisfy to belong to the space.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -44,6 +49,7 @@ class SpaceSpec(Spec):
     schemas: tuple[str, ...] = ()
     expressions: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
+    require: tuple[Requirement, ...] = ()
     domain: DomainSpec = DomainSpec()
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_serializer, model_validator
 
 from bo_act.specs.base import PositiveFloat, PositiveInt, Spec
 from bo_act.specs.pruner import PrunerSpec
@@ -18,6 +18,7 @@ from bo_act.specs.search import (
     WarmStartSpec,
 )
 from bo_act.specs.task import AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
+from bo_act.urls import shown_url
 
 
 class ParameterSpec(Spec):
@@ -60,7 +61,11 @@ class ParameterSpec(Spec):
             return value in self.choices
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return float(self.low or 0) <= value <= float(self.high or 0)
+        low, high = self.low or 0, self.high or 0
+        whole = isinstance(low, int) and isinstance(high, int)
+        step = self.step or (1 if whole else None)
+        steps = 0.0 if step is None else (value - low) / step
+        return low <= value <= high and abs(steps - round(steps)) < 1e-8
 
 
 class StopSpec(Spec):
@@ -111,8 +116,8 @@ class StudySpec(Spec):
         candidates: all functions of the space (``catalogue``), or whatever is met from tree to tree
             (``trees``: by output features alone); ``auto`` lists spaces of up to three million
             expressions.
-        storage: any Optuna storage URL, or a path: ``.db`` is SQLite, other endings a journal
-            file; default: ``runs/<name>/journal.log``.
+        storage: any Optuna storage URL, or a path: ``.log`` is a journal file, other endings
+            SQLite; default: ``runs/<name>/study.db``. A dump of this form has no password.
         max_retries: how often a function is tried again after an infrastructure failure.
         activations: names of several activations of the network, such as stages, each of which
             gets a function of its own; the model file calls ``activation("NAME")``. None means one
@@ -121,11 +126,15 @@ class StudySpec(Spec):
             ``mlflow``, or a function of a file, ``"my_callback.py:log"``.
         objective: a training function of your own, ``"my_train.py:objective"``, in place of ours;
             network and data need not be given, then.
-        grace: seconds of silence after which a worker on another machine is taken for dead.
+        grace: seconds of silence after which a worker on another machine or in another container is
+            taken for dead.
         parameters: values of this file that are searched together with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the value that stands in the file.
     """
+
+    # Errors of validation would show the password among what came.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
@@ -134,7 +143,7 @@ class StudySpec(Spec):
     initial: Annotated[int, Field(ge=0)] = 2
     candidates: Literal["auto", "catalogue", "trees"] = "auto"
     seed: int = 0
-    storage: str | None = None
+    storage: str | None = Field(default=None, repr=False)
     max_retries: Annotated[int, Field(ge=0)] = 2
     grace: PositiveFloat = 120.0
     objective: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")] | None = None
@@ -154,6 +163,10 @@ class StudySpec(Spec):
     activations: tuple[ActivationName, ...] = ()
     callbacks: tuple[str, ...] = ()
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
+
+    @field_serializer("storage")
+    def _without_password(self, storage: str | None) -> str | None:
+        return None if storage is None else shown_url(storage)
 
     @model_validator(mode="after")
     def _pruners_see_own_trials(self) -> StudySpec:

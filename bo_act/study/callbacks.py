@@ -18,8 +18,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import SpecError, nearest
+from bo_act.failures import USERS, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.dashboard_notes import DashboardNote
+from bo_act.user_files import load_function
 
 Callback = Callable[[optuna.Study, FrozenTrial], Any]
 
@@ -55,12 +57,12 @@ class Callbacks:
         for name, callback in self._named:
             try:
                 callback(study, trial)
-            except Exception as error:  # whatever it is, the trial is kept and the study goes on
+            except USERS as error:  # whatever it is, the trial is kept and the study goes on
                 if name not in self._reported:
                     self._reported.add(name)
                     warnings.warn(
                         f"the callback {name} failed at trial {trial.number} and is called again "
-                        f"at the next one; said once: {type(error).__name__}: {error}",
+                        f"at the next one; said once: {one_line(error)}",
                         stacklevel=2,
                     )
 
@@ -72,37 +74,13 @@ def _named(name: str, spec: StudySpec) -> Callback:
             raise SpecError(f"the callback {name!r} needs {package}: pip install 'bo-act[{extra}]'")
         return maker(Path("runs") / spec.name)
     if ".py:" in name:
-        return _from_file(name)
+        return load_function(
+            name, key="callbacks", expected="def log(study, trial)", error=SpecError
+        )[1]
     raise SpecError(
         f"callbacks: expected {', '.join(map(repr, _MAKERS))} or 'FILE.py:FUNCTION', "
         f"got {name!r}{nearest(name, _MAKERS)}"
     )
-
-
-def _from_file(name: str) -> Callback:
-    place, _, function = name.rpartition(":")
-    path = Path(place).expanduser()
-    if not path.is_file():
-        raise SpecError(f"callbacks: there is no file {place!r} (looked in {Path.cwd()})")
-    module_spec = importlib.util.spec_from_file_location(f"bo_act_callback_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise SpecError(f"callbacks: {place!r} cannot be imported")
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise SpecError(
-            f"callbacks: {place!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        known = [key for key, one in vars(module).items() if callable(one) and key[0] != "_"]
-        raise SpecError(
-            f"callbacks: {place!r} has no function {function!r}{nearest(function, known)}; "
-            f"expected `def {function or 'log'}(study, trial)`"
-        )
-    callback: Callback = found
-    return callback
 
 
 def _curves(trial: FrozenTrial) -> Iterator[tuple[str, int, float]]:

@@ -8,22 +8,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from optuna.study import StudyDirection
 from torch import Tensor
 
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.costs import costs_of, operator_times
-from bo_act.activations.expressions import Expression
-from bo_act.activations.space import Space
+from bo_act.activations.expressions import Expression, canonical
+from bo_act.activations.space import Space, slot_of
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.search.acquisition import check_unlisted
+from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding import Embedder, Embedding, make_embedder
-from bo_act.search.searcher import Searcher
+from bo_act.search.searcher import Proposal, Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier, TreeSearcher
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import EmbeddingSpec
+from bo_act.study.configurations import functions_of, slots_of
+from bo_act.study.spectra import CloserLook
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,51 @@ class Candidates:
         if not isinstance(self.catalogue, Frontier):
             raise SearchError("functions that are listed need an embedding")
         return self.catalogue.embedding
+
+    def attributes(self, params: Mapping[str, Any], activations: Sequence[str]) -> dict[str, Any]:
+        """Return what a trial's user attributes say of its functions.
+
+        Args:
+            params: of the trial, all slots among them.
+            activations: names of the functions.
+        """
+        catalogue, space = self.catalogue, self.catalogue.space
+        functions = functions_of(catalogue, params, activations)
+        grows = isinstance(catalogue, Frontier)
+        found: dict[str, Any] = {}
+        for name, index in zip(activations, functions, strict=True):
+            number = space.number(slots_of(params, name))
+            found[slot_of(name, "activation")] = str(canonical(space.expression(number)))
+            if not grows:  # another process meets functions in another order
+                found[slot_of(name, "index")] = index
+        if self.searcher.costs is not None:
+            (index,) = functions
+            found["cost"] = round(float(self.searcher.costs[index]), 3)
+        embedded = catalogue if isinstance(catalogue, Frontier) else self.embedding
+        return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
+
+
+def how_chosen(
+    proposal: Proposal | JointProposal, direction: StudyDirection, look: CloserLook | None = None
+) -> dict[str, Any]:
+    """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
+
+    Args:
+        proposal: of the trial.
+        direction: of the study.
+        look: at candidates, before it was chosen.
+    """
+    how: dict[str, Any] = {"by": proposal.by}
+    if look:
+        how |= look.as_note()
+    if proposal.mean is not None and proposal.deviation is not None:
+        how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
+    if proposal.expected is not None:
+        sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+        how["expected"] = float(f"{sign * proposal.expected:.7g}")
+    if proposal.note:
+        how["note"] = proposal.note
+    return how
 
 
 def listed_candidates(

@@ -11,6 +11,7 @@ from bo_act.study.verdict import winner, with_interval
 
 if TYPE_CHECKING:
     from bo_act.study.confirm import Confirmed
+    from bo_act.study.reasons import FailureGroup
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -23,9 +24,9 @@ def holm(values: Sequence[float]) -> list[float]:
 
 def caveats(confirmed: Sequence[Confirmed]) -> list[str]:
     """Return what is to be said beside the verdict, a sentence or two each."""
-    if not any(row.role == "found" for row in confirmed):
-        return []
     best = winner(confirmed)
+    if best is None:
+        return []
     said = []
     if best.searched is not None:
         shrunk = best.searched - best.validation.mean
@@ -50,3 +51,31 @@ def caveats(confirmed: Sequence[Confirmed]) -> list[str]:
             "zero by chance alone."
         )
     return said
+
+
+def notes_on_failures(
+    groups: Sequence[FailureGroup], confirmed: Sequence[Confirmed], *, seeds: int
+) -> list[str]:
+    """Return what failed trainings of a confirmation mean for what it says.
+
+    Args:
+        groups: what failed in it.
+        confirmed: what did not.
+        seeds: how many it was to have.
+    """
+    if not groups:
+        return []
+    reasons = "; ".join(f"{one.functions}: {one.reason}" for one in groups[:2])
+    count = sum(one.count for one in groups)
+    notes = [f"Failed trainings of the confirmation: {count} ({reasons})."]
+    there = {row.activation for row in confirmed}
+    without = sorted({text for one in groups for text in one.activations} - there)
+    if confirmed and without:
+        missing = ", ".join(without)
+        notes.append(f"Not among the confirmed, because all its trainings failed: {missing}.")
+    if confirmed and confirmed[0].seeds < seeds:
+        notes.append(
+            f"The table is over the {confirmed[0].seeds} of {seeds} seeds that all in it have; the "
+            "same command makes the failed trainings again."
+        )
+    return notes

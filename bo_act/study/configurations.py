@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.space import slot_of
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.configurations import Configurations, JointProposal
 from bo_act.search.embedding import Embedding
@@ -25,13 +26,39 @@ from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
-from bo_act.study.trials import Trials
+from bo_act.study.claims import CLAIM
+from bo_act.study.trials import StudyView
 
 ONE = ("",)
 """The single activation of a study has no name."""
 
 CONFIGURATION = "bo_act:configuration"
 """System attribute of a trial: the parameters of the configuration that it was given."""
+
+
+def params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's parameters, those among them that it was given and has not asked for yet."""
+    attributes = trial.system_attrs
+    claimed = attributes.get(CLAIM, {}) if trial.state == TrialState.RUNNING else {}
+    given, fixed = attributes.get(CONFIGURATION, {}), attributes.get("fixed_params", {})
+    return {**claimed, **given, **fixed, **trial.params}
+
+
+def functions_of(
+    catalogue: Catalogue | Frontier, params: Mapping[str, Any], activations: Sequence[str]
+) -> list[int]:
+    """Return the functions that parameters stand for, one for each activation of a study.
+
+    Raises:
+        ExpressionError: slots are missing, or are those of another space.
+    """
+    return [catalogue.index(slots_of(params, name)) for name in activations]
+
+
+def slots_of(params: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the parameters of one activation of a study without its name."""
+    start = slot_of(name, "")
+    return {key.removeprefix(start): v for key, v in params.items() if key.startswith(start)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +82,14 @@ class JointSide:
     Attributes:
         catalogue, embedding: of the sampler.
         searcher: of configurations.
+        shared: values of the other parameters that all baselines are evaluated with.
         max_retries: of the sampler.
     """
 
     catalogue: Catalogue | Frontier
     embedding: Embedding
     searcher: JointSearcher
+    shared: Mapping[str, Any]
     max_retries: int
 
     @classmethod
@@ -72,29 +101,29 @@ class JointSide:
         *,
         activations: tuple[str, ...],
         distributions: Mapping[str, BaseDistribution],
-        defaults: Mapping[str, Any],
+        shared: Mapping[str, Any],
         max_retries: int,
     ) -> JointSide:
         """Make it from a searcher of single functions."""
         parameters = Parameters(distributions)
-        known = all(name in defaults for name in parameters.distributions)
         return cls(
             catalogue,
             embedding,
             JointSearcher(
                 activations,
                 parameters,
-                parameters.encode(defaults) if known else None,
+                parameters.encode(shared),
                 searcher.baselines,
                 searcher.initial,
                 searcher.surrogate,
                 searcher.acquisition,
                 searcher.seed,
             ),
+            shared,
             max_retries,
         )
 
-    def view(self, trials: Trials) -> JointView:
+    def view(self, trials: StudyView) -> JointView:
         """Return what trials say; those without all the parameters say nothing."""
         measured, complete = self._read(trials.complete)
         failures = Counter(tuple(row) for row in self._read(trials.failed)[0].functions.tolist())
@@ -104,7 +133,8 @@ class JointSide:
             self._read(trials.pruned)[0],
             frozenset(functions for functions, n in failures.items() if n > self.max_retries),
         )
-        pending, _ = self._read(trials.waiting)
+        # One that was begun before the parameters were known has not asked for them yet.
+        pending, _ = self._read(trials.waiting, usual=self.shared)
         numbers = tuple(trial.number for trial in complete)
         return JointView(observations, pending, trials.number, numbers)
 
@@ -116,7 +146,7 @@ class JointSide:
         """
         contested = self._none()
         while True:
-            seen = self.view(Trials.of(study, trial))
+            seen = self.view(StudyView.of(study, trial))
             proposal = self.searcher.propose(
                 self.embedding,
                 seen.observations,
@@ -127,7 +157,7 @@ class JointSide:
             study._storage.set_trial_system_attr(trial._trial_id, CONFIGURATION, params)
             mine = Configurations(np.array([proposal.functions]), proposal.settings[None])
             # Another may have claimed it meanwhile, or have finished it.
-            now = self.view(Trials.of(study, trial))
+            now = self.view(StudyView.of(study, trial))
             done = now.observations
             others = Configurations.join(now.pending, done.measured, done.pruned)
             if proposal.by == "random" or not self._among(mine, others):
@@ -137,13 +167,15 @@ class JointSide:
     def params(self, proposal: JointProposal) -> dict[str, Any]:
         """Return the Optuna parameters of a proposal."""
         slots = {
-            f"{name}.{slot}" if name else slot: value
+            slot_of(name, slot): value
             for name, index in zip(self.searcher.activations, proposal.functions, strict=True)
             for slot, value in self.catalogue.params(index).items()
         }
+        if proposal.by == "baseline":  # to the last digit, which a place on a scale is not
+            return slots | dict(self.shared)
         return slots | self.searcher.parameters.decode(proposal.settings)
 
-    def improvement(self, trials: Trials) -> float:
+    def improvement(self, trials: StudyView) -> float:
         """Return the largest expected improvement, see ``improvement_left``."""
         seen = self.view(trials)
         if count_different(seen.observations.values) < 3:
@@ -163,7 +195,7 @@ class JointSide:
         )
         return math.exp(proposal.score or 0.0) * unit(fit.values, "winsorized")
 
-    def explain(self, trial: FrozenTrial, known: Trials) -> tuple[Explanation, tuple[int, ...]]:
+    def explain(self, trial: FrozenTrial, known: StudyView) -> tuple[Explanation, tuple[int, ...]]:
         """Explain what was expected of a trial.
 
         Args:
@@ -194,16 +226,16 @@ class JointSide:
         said = explain_point(fit.model, fit.y, fit.values, fit.space.points(one))
         return said, tuple(seen.trials[fit.places[n.index]] for n in said.neighbours)
 
-    def _read(self, trials: Sequence[FrozenTrial]) -> tuple[Configurations, list[FrozenTrial]]:
+    def _read(
+        self, trials: Sequence[FrozenTrial], *, usual: Mapping[str, Any] | None = None
+    ) -> tuple[Configurations, list[FrozenTrial]]:
         functions, settings, read = [], [], []
         for trial in trials:
-            fixed = trial.system_attrs.get("fixed_params", {})
-            given = trial.system_attrs.get(CONFIGURATION, {})
-            params = {**given, **fixed, **trial.params}
+            params = {**(usual or {}), **params_of(trial)}
             if not all(name in params for name in self.searcher.parameters.distributions):
                 continue
             try:
-                found = [self._function(params, name) for name in self.searcher.activations]
+                found = functions_of(self.catalogue, params, self.searcher.activations)
                 place = self.searcher.parameters.encode(params)
             except (ExpressionError, ValueError):  # of another space, or an enqueued choice
                 continue
@@ -213,12 +245,6 @@ class JointSide:
         if not read:
             return self._none(), []
         return Configurations(np.array(functions), np.stack(settings)), read
-
-    def _function(self, params: Mapping[str, Any], name: str) -> int:
-        if name:
-            start = f"{name}."
-            params = {k.removeprefix(start): v for k, v in params.items() if k.startswith(start)}
-        return self.catalogue.index(params)
 
     def _none(self) -> Configurations:
         places, width = len(self.searcher.activations), self.searcher.parameters.width

@@ -11,28 +11,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act import statistics
 from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.errors import SearchError
+from bo_act.failures import Failure
 from bo_act.specs import StudySpec
+from bo_act.study.confirmation_runs import Run, measured
+from bo_act.study.reasons import (
+    state_of,
+)
 from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
-from bo_act.study.trials import is_own
-from bo_act.training.images import Images
-from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, evaluate, pick_device
-from bo_act.workers import compute_in_processes, cores_each
+from bo_act.study.trials import is_diverged, own_trials
+from bo_act.study.verdict import REFERENCE
 
 FRESH = 10_000
 """Added to a study's seed for the first confirmation seed; the search uses the seed itself."""
 
-REFERENCE = "relu(x)"
+_FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class Confirmed:
         seeds: how many were trained.
         diverged: how many of them diverged; they count with chance-level accuracy.
         test, validation: accuracy, a fraction.
-        searched: validation accuracy in the search, of one seed; None where it was not tried.
+        searched: validation accuracy in the search, of one seed; None where it has none.
+        state: what came of it in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
+            ``running``; empty where it was not tried.
         minus: test accuracy minus that of each baseline, by its text, paired by seed.
     """
 
@@ -81,6 +86,7 @@ class Confirmed:
     test: Interval
     validation: Interval
     searched: float | None = None
+    state: str = ""
     minus: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
@@ -130,23 +136,38 @@ def confirm(
         progress: called with (runs done, runs in all, the function that is next).
         workers: processes that train at a time; this one keeps the results.
 
+    A training that fails is noted in the study, and made again by the next call.
+
     Returns:
-        The found functions in their order, then the baselines.
+        The found functions in their order, then the baselines; nothing where none was found.
+
+    Raises:
+        SearchError: several trainings fail one after the other.
     """
+    if not found:
+        return []
     wanted = _wanted(task.spec, study, found)
-    runs = [
-        _Run.of(one, seed) for seed in range(task.spec.confirm.seeds) for one in wanted.values()
-    ]
+    first = task.spec.seed + FRESH
+    seeds = range(task.spec.confirm.seeds)
+    runs = [Run.of(one, seed, first=first) for seed in seeds for one in wanted.values()]
     kept = study.user_attrs
     todo = [run for run in runs if _attribute(run.configuration, run.seed) not in kept]
     done = len(runs) - len(todo)
     if progress and runs:
         progress(done, len(runs), "")
-    for run, row in _measured(task, todo, workers):
-        study.set_user_attr(
-            _attribute(run.configuration, run.seed),
-            {"activation": run.configuration.text, "seed": run.seed, **row},
-        )
+    in_a_row = 0
+    for run, row in measured(task, todo, workers):
+        key = _attribute(run.configuration, run.seed)
+        content = {"activation": run.configuration.text, "seed": run.seed, **row}
+        failed = "failure" in row
+        study.set_user_attr(_failed(key) if failed else key, content)
+        in_a_row = in_a_row + 1 if failed else 0
+        if in_a_row >= _FAILURES_IN_A_ROW:
+            raise SearchError(
+                f"{in_a_row} trainings of the confirmation failed one after the other; the last: "
+                f"{Failure.read(row['failure'])}; what was measured is kept, and the same command "
+                "makes the others again"
+            )
         done += 1
         if progress:
             progress(done, len(runs), run.configuration.text)
@@ -156,22 +177,28 @@ def confirm(
 def read_confirmed(
     spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
 ) -> list[Confirmed]:
-    """Return what has been confirmed, over the seeds that every function has by now."""
+    """Return what has been confirmed, over the seeds that every function has by now.
+
+    A function whose every training failed is left out.
+    """
+    if not found:
+        return []
     wanted = _wanted(spec, study, found)
     rows = _rows(spec, study, wanted)
-    if not rows[REFERENCE]:
+    if not any(rows.values()):
         return []
     baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
-    against = {text: [r["test"] for r in rows[text]] for text in wanted if text in baselines}
+    against = {text: [r["test"] for r in rows[text]] for text in rows if text in baselines}
+    searched = {one.text for one in found}
     return [
         _summarize(
-            one,
-            rows[text],
+            wanted[text],
+            some,
             against,
-            "found" if place < len(found) else "baseline",
-            [trial.value for trial in _trials_of(text, study) if trial.value is not None],
+            "found" if text in searched else "baseline",
+            _trials_of(text, study),
         )
-        for place, (text, one) in enumerate(wanted.items())
+        for text, some in rows.items()
     ]
 
 
@@ -187,17 +214,39 @@ def confirmed_runs(
     return _rows(spec, study, _wanted(spec, study, found))
 
 
+def failed_runs(
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+) -> list[dict[str, Any]]:
+    """Return the runs of a confirmation that failed: ``activation``, ``seed`` and ``failure``."""
+    kept, seeds = study.user_attrs, range(spec.confirm.seeds)
+    wanted = _wanted(spec, study, found).values() if found else ()
+    keys = [_attribute(one, seed) for seed in seeds for one in wanted]
+    return [kept[_failed(key)] for key in keys if key not in kept and _failed(key) in kept]
+
+
 def _rows(
     spec: StudySpec, study: optuna.Study, wanted: Mapping[str, Configuration]
 ) -> dict[str, list[dict[str, Any]]]:
-    kept = study.user_attrs
-    rows: dict[str, list[dict[str, Any]]] = {text: [] for text in wanted}
-    for seed in range(spec.confirm.seeds):
-        measured = {text: kept.get(_attribute(wanted[text], seed)) for text in rows}
-        if any(row is None for row in measured.values()):
+    kept, seeds = study.user_attrs, range(spec.confirm.seeds)
+    keys = {text: [_attribute(one, seed) for seed in seeds] for text, one in wanted.items()}
+
+    def failed(key: str) -> bool:
+        return key not in kept and _failed(key) in kept
+
+    # One whose every training failed would take all seeds from the others.
+    rows: dict[str, list[dict[str, Any]]] = {
+        text: []
+        for text, its in keys.items()
+        if any(key in kept for key in its) or not any(map(failed, its))
+    }
+    for seed in seeds:
+        now = {text: keys[text][seed] for text in rows}
+        if any(map(failed, now.values())):
+            continue
+        if any(key not in kept for key in now.values()):
             break
-        for text, row in measured.items():
-            rows[text].append(row or {})
+        for text, key in now.items():
+            rows[text].append(kept[key])
     return rows
 
 
@@ -213,18 +262,15 @@ def _wanted(
 
 def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Configuration:
     """Return a function with the best settings it was tried with, else those of the file."""
-    tried = _trials_of(str(expression), study)
+    trials = _trials_of(str(expression), study)
+    tried = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not tried:
         return Configuration.everywhere(expression, spec, spec.defaults)
     return Configuration.of_trial(min(tried, key=lambda t: (-(t.value or 0.0), t.number)), spec)
 
 
 def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
-    return [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.user_attrs.get("activation") == text and is_own(trial)
-    ]
+    return [trial for trial in own_trials(study) if trial.user_attrs.get("activation") == text]
 
 
 def _attribute(one: Configuration, seed: int) -> str:
@@ -234,89 +280,9 @@ def _attribute(one: Configuration, seed: int) -> str:
     return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One training of the confirmation; travels to other processes.
-
-    Attributes:
-        what: the functions' texts by place, and the settings, as JSON.
-        seed: which of the fresh seeds, from 0.
-    """
-
-    what: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.configuration.text} with fresh seed {self.seed}"
-
-    @classmethod
-    def of(cls, one: Configuration, seed: int) -> _Run:
-        texts = {name: str(function) for name, function in one.functions.items()}
-        return cls(json.dumps([texts, dict(one.settings)]), seed)
-
-    @property
-    def configuration(self) -> Configuration:
-        texts, settings = json.loads(self.what)
-        functions = {name: canonical(parse(text)) for name, text in texts.items()}
-        return Configuration(functions, settings)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Trains and reads the test set in a worker."""
-
-    spec: StudySpec
-
-    def __call__(self, device: torch.device) -> Callable[[_Run], tuple[_Run, dict[str, Any]]]:
-        training = self.spec.training.model_copy(update={"device": str(device)})
-        task = Task.load(self.spec.model_copy(update={"training": training}))
-        test = task.data.load_test()
-
-        def measure(run: _Run) -> tuple[_Run, dict[str, Any]]:
-            with cpu_threads(training.threads):
-                return run, _measure(task, run, test)
-
-        return measure
-
-
-def _measured(
-    task: Task, runs: Sequence[_Run], workers: int
-) -> Iterator[tuple[_Run, dict[str, Any]]]:
-    """Measure runs; the test set is read once, and only where there is something to measure."""
-    if workers > 1 and len(runs) > 1:
-        training = task.spec.training
-        yield from compute_in_processes(
-            _Job(task.spec),
-            runs,
-            device=pick_device(training.device),
-            workers=workers,
-            threads=training.threads or cores_each(workers),
-        )
-    elif runs:
-        test = task.data.load_test()
-        for run in runs:
-            yield run, _measure(task, run, test)
-
-
-def _measure(task: Task, run: _Run, test: Images) -> dict[str, Any]:
-    one, seed = run.configuration, task.spec.seed + FRESH + run.seed
-    network, result = task.train(one.trained, seed=seed, settings=one.settings)
-    spec = task.spec.training
-    accuracy = 1 / task.data.num_classes
-    if result.status == "completed":
-        accuracy = evaluate(
-            network,
-            test,
-            batch_size=EVALUATION_BATCH,
-            device=pick_device(spec.device),
-            precision=spec.precision,
-        )
-    return {
-        "test": accuracy,
-        "validation": result.validation_accuracy,
-        "status": result.status,
-        "seconds": round(result.seconds, 3),
-    }
+def _failed(key: str) -> str:
+    """Return the attribute of a training that failed, which that of its result overrules."""
+    return f"{key}:failed"
 
 
 def _summarize(
@@ -324,20 +290,23 @@ def _summarize(
     rows: list[dict[str, Any]],
     against: Mapping[str, list[float]],
     role: str,
-    searched: list[float],
+    trials: Sequence[FrozenTrial],
 ) -> Confirmed:
     text = one.text
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    searched = [t.value for t in complete if t.value is not None and not is_diverged(t)]
     test = [row["test"] for row in rows]
     minus = {name: paired(test, theirs) for name, theirs in against.items() if name != text}
     return Confirmed(
         activation=text,
         settings=one.settings,
-        tried=len(searched),
+        tried=len(complete),
         role=role,
         seeds=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),
         test=interval(test),
         validation=interval([row["validation"] for row in rows]),
         searched=max(searched, default=None),
+        state=state_of(trials),
         minus=minus,
     )

@@ -20,6 +20,8 @@ from bo_act.study.callbacks import Callbacks
 from bo_act.study.crew_worker import work_for_parent
 from bo_act.study.events import Events
 from bo_act.study.results import best_value, count
+from bo_act.study.trials import own_trials
+from bo_act.study.waiting import awaited
 from bo_act.study.work import finished
 from bo_act.training.trainer import pick_device
 from bo_act.workers import cores_each, device_of, no_interrupts
@@ -78,14 +80,19 @@ class Watch:
     ) -> None:
         self._study, self._total, self._events = study, total, events
         self._callbacks = callbacks
-        self._told = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+        self._told = {t.number for t in own_trials(study) if t.state.is_finished()}
         events.search(finished(study), total, None, best_value(study))
 
     def look(self) -> int:
         """Tell of those that have ended since the last look, and return how many."""
         before = len(self._told)
-        trials = self._study.get_trials(deepcopy=False)
-        done = count(trials).finished
+        trials = own_trials(self._study)
+        counts = count(trials)
+        done = counts.finished
+        # Workers have nothing to begin, then; that others are at work is seen anyway.
+        waiting = done < self._total <= done + counts.running
+        silent = [one for one in awaited(self._study) if one.kind != "alive"] if waiting else []
+        self._events.waiting(silent)
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self._told:
                 self._told.add(trial.number)
@@ -99,6 +106,8 @@ class _Slot:
 
     Attributes:
         deaths: of its workers, since any worker of the study has ended a trial.
+        done: whether its worker has found nothing more to do. One that ends without saying so was
+            ended by something, as by ``os._exit`` in code of the user's.
     """
 
     def __init__(self, spec: StudySpec, slot: int, workers: int) -> None:
@@ -107,6 +116,7 @@ class _Slot:
         training = spec.training.model_copy(update={"device": str(device), "threads": threads})
         self._spec = spec.model_copy(update={"training": training})
         self.deaths = 0
+        self.done = False
         self._start()
 
     def _start(self) -> None:
@@ -114,7 +124,7 @@ class _Slot:
         context = get_context("spawn")
         self._connection, other = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=work_for_parent, args=(other, self._spec.model_dump_json()), daemon=True
+            target=work_for_parent, args=(other, self._spec), daemon=True
         )
         with no_interrupts():
             self._process.start()
@@ -132,11 +142,14 @@ class _Slot:
             if isinstance(said, str):
                 warnings.warn(said, stacklevel=2)
                 continue
+            if said is None:
+                self.done = True
+                continue
             self.deaths = 0  # it has ended a trial
         code = self._process.exitcode
         if code is None:
             return True
-        if code == 0:
+        if self.done:
             return False
         self.deaths += 1
         if self.deaths >= _MOST_DEATHS:

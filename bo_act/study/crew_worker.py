@@ -6,8 +6,12 @@ import threading
 import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from bo_act.errors import BoActError
+
+if TYPE_CHECKING:
+    from bo_act.specs import StudySpec
 
 
 def quiet_libraries() -> None:
@@ -16,13 +20,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
-def work_for_parent(connection: Connection, spec: str) -> None:
+def work_for_parent(connection: Connection, spec: StudySpec) -> None:
     """Work on a study until it is done, and tell the parent what comes.
 
     Args:
-        connection: gets a number whenever a trial has ended, each warning as its text, and the
-            exception that ended the work, if one did.
-        spec: the study, as JSON.
+        connection: gets a number whenever a trial has ended, each warning as its text, and at last
+            the exception that ended the work, or None where all is done.
+        spec: the study.
     """
 
     def tell(what: object) -> None:
@@ -36,7 +40,6 @@ def work_for_parent(connection: Connection, spec: str) -> None:
     import optuna
     import torch
 
-    from bo_act.specs import StudySpec
     from bo_act.study.events import Events
     from bo_act.study.signals import terminable
     from bo_act.study.work import work
@@ -49,11 +52,11 @@ def work_for_parent(connection: Connection, spec: str) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    read = StudySpec.model_validate_json(spec)
-    torch.set_num_threads(read.training.threads or 1)
+    torch.set_num_threads(spec.training.threads or 1)
     try:
         with terminable():
-            work(read, events=Report())
+            work(spec, events=Report(), checked=True)
+        tell(None)
     except BoActError as error:
         tell(error)
     except Exception as error:

@@ -6,14 +6,21 @@ import importlib.util
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bo_act import library
 from bo_act.errors import BoActError, DataError
+from bo_act.io import one_line, reason
+
+if TYPE_CHECKING:
+    from bo_act.training.data import Data
+    from bo_act.training.images import Images
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -23,6 +30,8 @@ _EXTRAS = {
     "wandb": "wandb", "mlflow": "mlflow",
 }  # fmt: skip
 _LEAST_FREE = 2e9  # bytes; features and trials of a large study
+_READING = 60.0  # seconds that images in folders are read for: some 10,000 of ImageNet's
+_SHOWN = 5  # damaged images that are named
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,24 @@ class Finding:
 
 def examine(study: str | None = None) -> list[Finding]:
     """Look at the environment, and at what a study needs if one is given."""
-    found = [*_versions(), *_devices(), *_folders(), *_extras()]
-    return [*found, *_study(study)] if study else found
+    looks = {
+        "versions": _versions(),
+        "devices": _devices(),
+        "folders": _folders(),
+        "extras": _extras(),
+        **({f"study {study}": _study(study)} if study else {}),
+    }
+    return [finding for what, look in looks.items() for finding in _each(what, look)]
+
+
+def _each(what: str, look: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield what a look finds; one that fails is a finding, and the others go on."""
+    try:
+        yield from look
+    except BoActError as error:
+        yield Finding("problem", what, str(error))
+    except Exception as error:  # an environment can be wrong in any way
+        yield Finding("problem", what, f"could not be looked at: {one_line(error)}")
 
 
 def _versions() -> Iterator[Finding]:
@@ -81,18 +106,52 @@ def _devices() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    cache = library.cache_dir()
-    yield _folder("cache", cache, "set BO_ACT_CACHE_DIR to another folder")
-    if cache.is_dir():
-        for part in sorted(one for one in cache.iterdir() if one.is_dir()):
-            size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
-            yield Finding("ok", f"cache of {part.name}", f"{size / 1e6:.3g} MB in {part}")
-    yield _folder("working folder (runs/)", Path.cwd(), "change to another folder")
+    yield from _each("cache", _cache())
+    yield from _each("working folder (runs/)", _working_folder())
+    yield from _each("temporary files", _temporary_files())
     for kind in ("spaces", "models", "studies"):
         known = library.names(kind)
         level: Level = "ok" if known else "problem"
         advice = "" if known else "install bo-act again: what it ships is missing"
         yield Finding(level, kind, f"{len(known)} by name", advice)
+
+
+def _cache() -> Iterator[Finding]:
+    cache = library.cache_dir()
+    found = _folder("cache", cache, library.MOVE_CACHE)
+    if found.level == "ok" and not (os.environ.get("BO_ACT_CACHE_DIR") or library.has_home()):
+        why = f"{found.found}; among temporary files, for want of a home folder"
+        found = Finding("warning", "cache", why, "set BO_ACT_CACHE_DIR to a folder that stays")
+    yield found
+    if cache.is_dir() and os.access(cache, os.R_OK | os.X_OK):
+        for part in sorted(one for one in cache.iterdir() if one.is_dir()):
+            size = 0
+            for file in part.rglob("*"):
+                with suppress(OSError):  # gone in this moment
+                    size += file.stat().st_size if file.is_file() else 0
+            yield Finding("ok", f"cache of {part.name}", f"{size / 1e6:.3g} MB in {part}")
+
+
+def _working_folder() -> Iterator[Finding]:
+    what = "working folder (runs/)"
+    try:
+        runs = Path.cwd() / "runs"
+    except FileNotFoundError:
+        yield Finding("problem", what, "was removed", "change to one that exists")
+        return
+    if runs.exists() and not runs.is_dir():
+        yield Finding("problem", what, f"{runs} is no folder", "move it away: runs are kept there")
+        return
+    yield _folder(what, runs if runs.is_dir() else Path.cwd(), "change to another folder")
+
+
+def _temporary_files() -> Iterator[Finding]:
+    try:
+        yield _folder(
+            "temporary files", Path(tempfile.gettempdir()), "set TMPDIR to another folder"
+        )
+    except OSError as error:
+        yield Finding("problem", "temporary files", reason(error))
 
 
 def _folder(what: str, path: Path, advice: str) -> Finding:
@@ -130,13 +189,14 @@ def _study(name: str) -> Iterator[Finding]:
 
 
 def _storage(spec: Any) -> Iterator[Finding]:
-    from bo_act.study.storage import location, open_storage
+    from bo_act.study.storage import file_of, open_storage, where_of
 
-    where = location(spec)
-    if "://" not in where and not Path(where).expanduser().is_file():
-        yield _folder("storage", Path(where).expanduser().parent, "give another --storage")
-        return
     try:
+        where = where_of(spec)
+        file = file_of(where)
+        if file is not None and not file.is_file():
+            yield _folder("storage", file.parent, "give another --storage")
+            return
         count = len(open_storage(where, create=False).get_all_studies())
     except BoActError as error:
         yield Finding("problem", "storage", "cannot be opened", str(error))
@@ -147,15 +207,44 @@ def _storage(spec: Any) -> Iterator[Finding]:
 def _data(spec: Any) -> Iterator[Finding]:
     from bo_act.study.task import Task
 
-    here = spec.model_copy(update={"data": spec.data.model_copy(update={"download": False})})
+    what = "data, space and network"
+    downloads = spec.data is not None and spec.data.download
+    here = spec
+    if downloads:
+        here = spec.model_copy(update={"data": spec.data.model_copy(update={"download": False})})
     try:
-        Task.load(here)
+        task = Task.load(here)
     except DataError as error:
-        level: Level = "warning" if spec.data.download else "problem"
-        then = "; `bo-act run` tries to download them" if spec.data.download else ""
-        yield Finding(level, "data, space and network", "no data", f"{error}{then}")
+        level: Level = "warning" if downloads else "problem"
+        then = "; `bo-act run` tries to download them" if downloads else ""
+        yield Finding(level, what, "no data", f"{error}{then}")
         return
     except BoActError as error:
-        yield Finding("problem", "data, space and network", "cannot be loaded", str(error))
+        yield Finding("problem", what, "cannot be loaded", str(error))
         return
-    yield Finding("ok", "data, space and network", f"{spec.data.name}, {spec.model.name} load")
+    names = [part.name for part in (spec.data, spec.model) if part is not None]
+    yield Finding("ok", what, f"{', '.join(names) or 'the space and the objective'} load")
+    if task.given_data is not None:
+        yield from _images(task.given_data)
+
+
+def _images(data: Data) -> Iterator[Finding]:
+    """Read images in folders, for a while; those in memory have been read."""
+    from bo_act.training.folders import FolderImages, damaged
+
+    sets: list[Images] = [data.train, data.validation]
+    try:
+        sets.append(data.load_test())
+    except BoActError as error:
+        yield Finding("problem", "test images", "cannot be loaded", str(error))
+    paths = [path for one in sets if isinstance(one, FolderImages) for path in one.paths]
+    if not paths:
+        return
+    wrong, count = damaged(paths, seconds=_READING)
+    looked = f"{count:,} of {len(paths):,} read"
+    if not wrong:
+        yield Finding("ok", "images", looked)
+        return
+    more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    advice = "; ".join(wrong[:_SHOWN]) + more
+    yield Finding("problem", "images", f"{looked}, {len(wrong)} damaged", advice)

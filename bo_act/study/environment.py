@@ -16,6 +16,8 @@ from pathlib import Path
 import optuna
 import torch
 
+from bo_act.urls import shown_url
+
 MADE_BY = "bo_act:made_by:"
 """Beginning of the user attributes of a study that hold an environment each, by its digest."""
 
@@ -57,18 +59,14 @@ def _command() -> str:
     """Return the command line of this process; passwords in URLs are left out."""
     script, *arguments = sys.argv or [""]
     name = "bo-act" if Path(script).name in ("bo-act", "__main__.py") else Path(script).name
-    return without_passwords(shlex.join([name, *arguments]))
-
-
-def without_passwords(text: str) -> str:
-    """Return a text in which the URLs have no passwords."""
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s/@]*@", r"\1@", text)
+    return shlex.join([name, *map(shown_url, arguments)])
 
 
 def _processor() -> str:
     file = Path("/proc/cpuinfo")
     if file.is_file():
-        named = re.search(r"^model name\s*:\s*(.+)$", file.read_text(errors="replace"), re.M)
+        content = file.read_text(encoding="utf-8", errors="replace")
+        named = re.search(r"^model name\s*:\s*(.+)$", content, re.M)
         if named:
             return named.group(1).strip()
     return platform.processor() or platform.machine()

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+    from bo_act.study.waiting import Awaited
 
 
 class Events:
@@ -20,6 +24,12 @@ class Events:
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """So many trials are done; ``trial`` is the one that has just ended, None at the start."""
+
+    def waiting(self, trials: Sequence[Awaited]) -> None:
+        """These have to end or to be taken over before there is anything to do.
+
+        Called again and again meanwhile, and with none of them when that is over.
+        """
 
     def confirmation(self, done: int, total: int, text: str) -> None:
         """So many fresh-seed runs are done; ``text`` is the function that is next."""

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
-from bo_act.study.trials import is_own
+from bo_act.study.trials import own_trials
 
 
 def delete_leftovers(task: Task, study: optuna.Study) -> None:
@@ -20,7 +20,7 @@ def delete_leftovers(task: Task, study: optuna.Study) -> None:
     """
     if task.objective is not None:
         return  # it sees to its own files
-    trials = [t for t in study.get_trials(deepcopy=False) if is_own(t) and _text(t)]
+    trials = [trial for trial in own_trials(study) if _text(trial)]
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     running = {_text(trial) for trial in trials if trial.state == TrialState.RUNNING}
     done = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)

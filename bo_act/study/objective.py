@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
-import traceback
+import numbers
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import optuna
 from optuna.trial import Trial
 
-from bo_act import library
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
-from bo_act.errors import BoActError, SpecError
+from bo_act.errors import SpecError
+from bo_act.failures import clean
+from bo_act.io import digest
 from bo_act.training.outcomes import Diverged
+from bo_act.user_files import load_function
 
 EXPECTED = "def objective(trial, activation, *, seed, device, ...) -> float"
-
-_MACHINE = (optuna.TrialPruned, BoActError, Diverged, RuntimeError, MemoryError, OSError)
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Objective:
 
     Attributes:
         path: the file.
-        source_hash: sha256 of its bytes.
+        source_hash: sha256 of its content, see ``UserFile``.
         function: called with the trial, ``activation`` (fresh modules, or a mapping of names to
             such), and what it asks for by name of ``seed``, ``device``, ``settings``, ``network``
             and ``data``.
@@ -51,19 +47,8 @@ class Objective:
         Raises:
             SpecError: there is no such file or function, or it cannot be imported.
         """
-        file, _, function = name.rpartition(":")
-        path = Path(file).expanduser().resolve()
-        try:
-            source = path.read_bytes()
-        except OSError as error:
-            raise SpecError(
-                f"objective: expected a Python file and a function in it, 'my_train.py:objective', "
-                f"got {name!r}, and {path} cannot be read: {error.strerror}"
-            ) from error
-        found = getattr(_imported(path, source), function, None)
-        if not callable(found):
-            raise SpecError(f"{path}: expected {EXPECTED}, got no function {function!r}")
-        return cls(path, hashlib.sha256(source).hexdigest(), found)
+        file, function = load_function(name, key="objective", expected=EXPECTED, error=SpecError)
+        return cls(file.path, digest(file.content), function)
 
     def __call__(
         self,
@@ -74,13 +59,13 @@ class Objective:
         """Call the function; NaN where it says that the training diverged.
 
         Raises:
-            SpecError: it asks for what is not there, fails, or returns no number.
-            optuna.TrialPruned, RuntimeError, MemoryError, OSError: it raised that.
+            SpecError: it asks for what is not there, or returns no number.
+            BaseException: whatever else it raised.
         """
         activation: Any = (
-            partial(Activation, function)
+            Activation(function)
             if isinstance(function, Expression)
-            else {name: partial(Activation, one) for name, one in function.items()}
+            else {name: Activation(one) for name, one in function.items()}
         )
         asked = self._asked(context)
         try:
@@ -90,21 +75,42 @@ class Objective:
                 value = self.function(trial, activation, **asked)
         except Diverged:
             return math.nan
-        except _MACHINE:
-            raise
-        except Exception as error:
-            line = traceback.extract_tb(error.__traceback__)[-1]
-            raise SpecError(
-                f"{self.path}: the objective failed: {type(error).__name__}: {error} "
-                f"({Path(line.filename).name}, line {line.lineno})"
-            ) from error
         try:
-            return float(value)
-        except (TypeError, ValueError) as error:
+            return _as_number(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             raise SpecError(
-                f"{self.path}: expected the objective to return a number to be maximized, got "
-                f"{type(value).__name__}"
-            ) from error
+                f"{self.path}: expected the objective{self._line} to return a number to be "
+                f"maximized, got {_shown(value)}"
+            ) from None
+
+    def check(self, context: Mapping[str, Any]) -> None:
+        """Look whether the function can be called at all.
+
+        Args:
+            context: what there will be, by name.
+
+        Raises:
+            SpecError: it takes no trial and activation, or asks for what is not there.
+        """
+        asked = self._asked(context)
+        try:
+            inspect.signature(self.function).bind(None, None, **asked)
+        except TypeError as error:
+            raise SpecError(
+                f"{self.path}: expected {EXPECTED}, got one{self._line} that cannot be called so: "
+                f"{error}"
+            ) from None
+        for kind in ("coroutine", "generator", "asyncgen"):
+            if getattr(inspect, f"is{kind}function")(self.function):
+                raise SpecError(
+                    f"{self.path}: expected the objective{self._line} to return a number, and it "
+                    f"is a {kind} function; without async and yield it may be one"
+                )
+
+    @property
+    def _line(self) -> str:
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        return "" if code is None else f" (line {code.co_firstlineno})"
 
     def _asked(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the function asks for by name."""
@@ -112,7 +118,11 @@ class Objective:
         if any(one.kind is one.VAR_KEYWORD for one in parameters):
             return dict(context)
         missing = [
-            one.name for one in parameters if one.default is one.empty and one.name not in context
+            one.name
+            for one in parameters
+            if one.default is one.empty
+            and one.kind is not one.VAR_POSITIONAL
+            and one.name not in context
         ]
         if missing:
             raise SpecError(
@@ -122,9 +132,26 @@ class Objective:
         return {one.name: context[one.name] for one in parameters if one.name in context}
 
 
-def _imported(path: Path, source: bytes) -> ModuleType:
-    try:
-        return library.load_module(path, source)
-    except (Exception, SystemExit) as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SpecError(f"{path}: cannot be imported: {cause}") from error
+def _as_number(value: Any) -> float:
+    """Return a number as a float; of tensors and arrays, those of one element.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RuntimeError: it is none, or beyond all floats.
+    """
+    if hasattr(value, "dtype") and hasattr(value, "item"):
+        value = value.item()
+    is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    # float() takes texts as well, and true is a comparison, not a value.
+    if isinstance(value, str | bytes | bytearray | bool) or is_complex:
+        raise TypeError("no real number")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    kind = type(value).__name__
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {kind} of {value.dtype} and the shape {tuple(shape)}"
+    if isinstance(value, str | bool | complex):
+        return f"{kind} {clean(repr(value))[:60]}"
+    return f"{kind} (beyond all floats)" if isinstance(value, numbers.Real) else kind

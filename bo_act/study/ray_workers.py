@@ -14,12 +14,13 @@ from typing import Any, TextIO, cast
 import optuna
 
 from bo_act.errors import BoActError, StorageError, WorkerError
+from bo_act.failures import one_line
 from bo_act.features.ray_tasks import WithoutRay, import_ray, start_ray
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callbacks
 from bo_act.study.crew import Watch
 from bo_act.study.events import Events
-from bo_act.study.storage import location
+from bo_act.study.storage import file_of, location
 from bo_act.study.work import work
 from bo_act.training.trainer import pick_device
 from bo_act.workers import cores_each, portable
@@ -48,9 +49,10 @@ def search_with_ray(
         WorkerError: workers die again and again.
         BoActError: what a worker raised.
     """
-    where = location(spec)
-    if "://" not in where:
-        where = str(Path(where).resolve())
+    where, file = location(spec), file_of(location(spec))
+    changes: dict[str, Any] = {}
+    if file is not None:
+        changes["storage"] = str(file.resolve())
     elif where.startswith("sqlite:///") and not where.startswith("sqlite:////"):
         raise StorageError(
             f"workers elsewhere cannot find {where}, a path relative to this folder; give "
@@ -59,9 +61,8 @@ def search_with_ray(
     threads = spec.training.threads or cores_each(workers)
     cuda = pick_device(spec.training.device).type == "cuda"
     training = {"threads": threads, "device": "cuda" if cuda else spec.training.device}
-    sent = spec.model_copy(
-        update={"storage": where, "training": spec.training.model_copy(update=training)}
-    ).model_dump_json()
+    changes["training"] = spec.training.model_copy(update=training)
+    sent = spec.model_copy(update=changes)
     ray = import_ray()
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(cast(TextIO, WithoutRay(sys.stdout))))
@@ -81,8 +82,9 @@ def search_with_ray(
                 try:
                     answer = ray.get(one)
                 except ray.exceptions.RayError as error:
-                    text = " ".join(str(error).split())[:300]
-                    raise WorkerError(f"a worker on Ray was lost for good: {text}") from error
+                    raise WorkerError(
+                        f"a worker on Ray was lost for good: {one_line(error)}"
+                    ) from error
                 if isinstance(answer, BaseException):
                     raise answer
 
@@ -93,13 +95,13 @@ def _cancel(ray: Any, left: list[Any]) -> None:
             ray.cancel(one)  # as Ctrl-C: the trial is given back
 
 
-def _work(spec: str, folder: str) -> int | BaseException:
+def _work(spec: StudySpec, folder: str) -> int | BaseException:
     """Work in a Ray process; an error is an answer, so that it arrives as itself."""
     if Path(folder).is_dir():  # where the study file's relative paths lead somewhere
         os.chdir(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return work(StudySpec.model_validate_json(spec))
+        return work(spec, checked=True)
     except BoActError as error:
         return error
     except Exception as error:

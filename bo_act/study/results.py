@@ -13,14 +13,20 @@ from bo_act.errors import StorageError
 from bo_act.markup import Markup, box, table
 from bo_act.search.cost import front
 from bo_act.specs import StudySpec
-from bo_act.study.confirm import REFERENCE, Confirmed, read_confirmed
+from bo_act.study.caveats import notes_on_failures
+from bo_act.study.confirm import Confirmed, failed_runs, read_confirmed
+from bo_act.study.reasons import (
+    FailureGroup,
+    baseline_notes,
+    failures,
+    failures_of_runs,
+    nothing_found,
+    state_of,
+)
 from bo_act.study.settings import Configuration, functions_of, shown
 from bo_act.study.storage import load_study, location
-from bo_act.study.trials import is_own
-from bo_act.study.verdict import verdict, with_interval
-
-DIVERGED = "diverged"
-"""The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
+from bo_act.study.trials import is_diverged, own_trials
+from bo_act.study.verdict import REFERENCE, verdict, with_interval
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Found:
         trial: the trial's number; None where the study has not evaluated it.
         settings: values of the study's other parameters.
         cost: what it costs at inference, in units of ReLU's; None where the search did not ask.
+        state: what came of it: ``complete``, ``diverged``, ``pruned``, ``failed`` or ``running``;
+            empty where it was not tried.
     """
 
     activation: str
@@ -40,6 +48,7 @@ class Found:
     trial: int | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     cost: float | None = None
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,9 @@ class StudyResult:
         top: the best functions, best first.
         confirmed: fresh-seed results on the test set; empty before the confirmation.
         front: where cost is an objective, those that none beats in both, the best value first.
+        failures: what failed, and why, grouped by reason.
+        lacking: why there is no best function; empty where there is one.
+        notes: what has to be known beside the verdict.
     """
 
     study: str
@@ -80,6 +92,9 @@ class StudyResult:
     top: tuple[Found, ...] = ()
     confirmed: tuple[Confirmed, ...] = field(default=())
     front: tuple[Found, ...] = ()
+    failures: tuple[FailureGroup, ...] = ()
+    lacking: str = ""
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -92,23 +107,18 @@ class StudyResult:
             f"{counts.complete} complete ({counts.diverged} diverged), {counts.pruned} pruned, "
             f"{counts.failed} failed"
         )
-        if self.best is None:
-            return box(f"Study {self.study}", said, "No function has been evaluated yet.")
-        if not self.confirmed:
-            return box(
-                f"Study {self.study}",
-                said,
-                "Best of the search, by validation accuracy with one seed; not confirmed:",
-                _html_table(self.top),
-            )
+        title = f"Study {self.study}"
+        more: list[Markup | str] = [*self.notes]
+        if self.failures:
+            more.append(_html_failures(self.failures))
         judged = verdict(self.confirmed)
-        return box(
-            f"Study {self.study}",
-            said,
-            judged.text,
-            _html_confirmed(self.confirmed),
-            *([judged.note] if judged.note else []),
-        )
+        if judged is not None:
+            notes = [judged.note] if judged.note else []
+            return box(title, said, judged.text, _html_confirmed(self.confirmed), *notes, *more)
+        if self.best is None:
+            return box(title, said, self.lacking, *more)
+        what = "Best of the search, by validation accuracy with one seed; not confirmed:"
+        return box(title, said, what, _html_table(self.top), *more)
 
 
 def _drawn(activation: str) -> Markup:
@@ -148,23 +158,46 @@ def _html_confirmed(confirmed: Sequence[Confirmed]) -> Markup:
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 
+def _html_failures(groups: Sequence[FailureGroup]) -> Markup:
+    rows = [(one.phase, one.reason, one.count, one.functions) for one in groups]
+    return table(("failed in", "reason", "times", "activation"), rows, numbers=frozenset({2}))
+
+
 def summarize(
     study: optuna.Study, spec: StudySpec, confirmed: Sequence[Confirmed] = (), *, top: int = 10
 ) -> StudyResult:
     """Read a study's outcome from its trials."""
-    trials = study.get_trials(deepcopy=False)
-    ranked = _ranked(trials)
-    reference = next((t for t in ranked if _text(t) == REFERENCE), None)
+    own = own_trials(study)
+    ranked = _ranked(own)
+    baselines = [REFERENCE, *(row.activation for row in confirmed if row.role == "baseline")]
+    confirming = failures_of_runs(
+        "confirmation", failed_runs(spec, study, best_configurations(study, spec))
+    )
     return StudyResult(
         study=study.study_name,
         storage=location(spec),
-        trials=count(trials),
+        trials=count(own),
         best=_found(ranked[0], spec) if ranked else None,
-        baseline=_found(reference, spec) if reference else Found(REFERENCE, None, None),
+        baseline=_baseline(own, ranked, spec),
         top=tuple(_found(trial, spec) for trial in ranked[:top]),
         front=tuple(_found(trial, spec) for trial in _front(ranked, spec)),
         confirmed=tuple(confirmed),
+        failures=(*failures(own), *confirming),
+        lacking=nothing_found(own, objective=spec.objective is not None),
+        notes=(
+            *baseline_notes(own, baselines),
+            *notes_on_failures(confirming, confirmed, seeds=spec.confirm.seeds),
+        ),
     )
+
+
+def _baseline(own: Sequence[FrozenTrial], ranked: Sequence[FrozenTrial], spec: StudySpec) -> Found:
+    """Return what came of ReLU."""
+    best = next((trial for trial in ranked if _text(trial) == REFERENCE), None)
+    if best is not None:
+        return _found(best, spec)
+    tried = [trial for trial in own if _text(trial) == REFERENCE]
+    return Found(REFERENCE, None, tried[-1].number if tried else None, state=state_of(tried))
 
 
 def read_result(spec: StudySpec) -> StudyResult:
@@ -180,13 +213,13 @@ def read_result(spec: StudySpec) -> StudyResult:
 
 def count(trials: Sequence[FrozenTrial]) -> Counts:
     """Count a study's own trials by state."""
-    trials = [trial for trial in trials if is_own(trial)]
-    states = [trial.state for trial in trials]
+    diverged = sum(map(is_diverged, trials))
+    states = [trial.state for trial in trials if not is_diverged(trial)]
     return Counts(
-        complete=states.count(TrialState.COMPLETE),
+        complete=states.count(TrialState.COMPLETE) + diverged,
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
-        diverged=sum(_diverged(trial) for trial in trials),
+        diverged=diverged,
         running=states.count(TrialState.RUNNING),
     )
 
@@ -198,7 +231,7 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
     objective, those that none beats in both come first.
     """
     best: dict[str, FrozenTrial] = {}
-    ranked = _ranked(study.get_trials(deepcopy=False))
+    ranked = _ranked(own_trials(study))
     for trial in [*_front(ranked, spec), *ranked]:
         best.setdefault(_text(trial), trial)
     return [Configuration.of_trial(t, spec) for t in list(best.values())[: spec.confirm.top]]
@@ -206,7 +239,7 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
 
 def best_value(study: optuna.Study) -> float | None:
     """Return the best validation accuracy so far, None before any."""
-    ranked = _ranked(study.get_trials(deepcopy=False))
+    ranked = _ranked(own_trials(study))
     return _value(ranked[0]) if ranked else None
 
 
@@ -226,11 +259,7 @@ def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
 
 
 def _measured(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.COMPLETE and is_own(trial) and not _diverged(trial)
-
-
-def _diverged(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get("status") == DIVERGED and trial.state == TrialState.COMPLETE
+    return trial.state == TrialState.COMPLETE and not is_diverged(trial)
 
 
 def _value(trial: FrozenTrial) -> float:
@@ -246,4 +275,4 @@ def _text(trial: FrozenTrial) -> str:
 def _found(trial: FrozenTrial, spec: StudySpec) -> Found:
     settings = Configuration.of_trial(trial, spec).settings
     cost = trial.user_attrs.get("cost")
-    return Found(_text(trial), _value(trial), trial.number, settings, cost)
+    return Found(_text(trial), _value(trial), trial.number, settings, cost, "complete")

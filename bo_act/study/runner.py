@@ -8,6 +8,7 @@ undisturbed, and no function is lost.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,10 @@ from typing import Literal
 import optuna
 
 from bo_act.errors import SpecError
+from bo_act.io import atomic_write, reason
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callback, Callbacks
+from bo_act.study.checks import check_before_search
 from bo_act.study.confirm import confirm
 from bo_act.study.crew import search_with_crew
 from bo_act.study.environment import keep_environment
@@ -65,8 +68,10 @@ def run_study(
     told = Callbacks.of(spec, callbacks)
     task = Task.load(spec)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
+    _keep_spec(spec)
     events.opened(study)
     if finished(study) < spec.trials:
+        check_before_search(task)
         keep_environment(study)
         refuse_itself(study, spec.warm_start.sources)
         features = look_at_functions(task, events, workers=workers)
@@ -74,7 +79,6 @@ def run_study(
         if most := spec.warm_start.as_trials:
             sources = read_sources(task.space, spec.warm_start.sources)
             add_source_trials(study, task.space, sources, most=most, activations=places(spec))
-        _keep_spec(spec)
         if executor == "ray":
             search_with_ray(spec, study, workers=workers, events=events, told=told)
         elif workers > 1:
@@ -90,9 +94,9 @@ def run_study(
 
 
 def _keep_spec(spec: StudySpec) -> None:
-    """Write the resolved study file to ``runs/<name>/study.json``."""
-    folder = Path("runs") / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".study.json"
-    temporary.write_text(json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
-    temporary.replace(folder / "study.json")
+    """Write the resolved study file to ``runs/<name>/study.json``, which is for people alone."""
+    path = Path("runs") / spec.name / "study.json"
+    try:
+        atomic_write(path, json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
+    except OSError as error:
+        warnings.warn(f"{path} cannot be written: {reason(error, 'do without')}", stacklevel=2)

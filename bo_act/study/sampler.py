@@ -4,35 +4,45 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import TrialPruned
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
 from bo_act.activations.space import Space
-from bo_act.errors import ExpressionError, SearchError
+from bo_act.errors import ExhaustedError, ExpressionError, SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.search.acquisition import check_unlisted
-from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding import Embedder, Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Proposal
 from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier
 from bo_act.search.warm_start import Source
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
-from bo_act.study.candidates import check_trees, listed_candidates, met_candidates
+from bo_act.study.candidates import check_trees, how_chosen, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
-from bo_act.study.configurations import CONFIGURATION, ONE, JointSide, checked_names
+from bo_act.study.configurations import (
+    CONFIGURATION,
+    ONE,
+    JointSide,
+    checked_names,
+    params_of,
+)
+from bo_act.study.diverged import mark_diverged
+from bo_act.study.enqueued import warn_of_unasked
+from bo_act.study.exhausted import is_optimizing, stop
+from bo_act.study.heartbeat import Heartbeat
+from bo_act.study.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sources import read_sources, refuse_itself
-from bo_act.study.spectra import CloserLook, look_closer, places_of
-from bo_act.study.trials import Trials, View, is_own, seconds
+from bo_act.study.spectra import look_closer, places_of
+from bo_act.study.trials import StudyView, View, own_only, seconds
 
 
 class ActivationSampler(BaseSampler):
@@ -75,7 +85,9 @@ class ActivationSampler(BaseSampler):
             the objective asks for by ``space.suggest(trial, "stage1")``; baselines stand in all.
         parameters: the other parameters as Optuna distributions; default: those that all finished
             trials have, so that the first trial draws its own at random.
-        defaults: values of the other parameters that baselines are evaluated with; default: drawn.
+        defaults: values of other parameters that all baselines are evaluated with; default: those
+            of the first baseline, which are drawn. Functions that are enqueued without values have
+            them, too.
         seed: of every random choice.
         delegate: samples all other parameters in place of the surrogate. A ``strategy`` has no
             surrogate, and the default for it is Optuna's TPE.
@@ -83,8 +95,9 @@ class ActivationSampler(BaseSampler):
 
     Raises:
         ExpressionError: a baseline is not in the space.
-        SearchError: the features belong to another space, or the acquisition function cannot be had
-            with what is searched. So does the first proposal for a study that is its own source.
+        SearchError: the features belong to another space, the acquisition function cannot be had
+            with what is searched, or ``defaults`` are of no parameter. So does the first proposal
+            for a study that is its own source.
     """
 
     def __init__(
@@ -142,8 +155,14 @@ class ActivationSampler(BaseSampler):
         self.catalogue = self.candidates.catalogue
         self.searcher = self.candidates.searcher
         self.activations = checked_names(activations, strategy)
-        self.parameters = parameters
-        self.defaults = defaults or {}
+        self.parameters = StudyParameters(
+            space,
+            self.catalogue,
+            self.activations,
+            self.searcher.baselines,
+            parameters,
+            SharedSettings(dict(defaults or {}), seed),
+        )
         self.delegate = delegate or TPESampler(seed=seed)
         self._delegates = delegate is not None or strategy is not None
         if not self._delegates and (parameters or self.activations != ONE):
@@ -163,10 +182,10 @@ class ActivationSampler(BaseSampler):
     ) -> dict[str, BaseDistribution]:
         """Return the slots of the space and the other parameters that are sampled with them."""
         if self._delegates:
-            others = self.delegate.infer_relative_search_space(study, trial)
+            others = self.delegate.infer_relative_search_space(own_only(study, trial), trial)
         else:
-            others = self._others(study)
-        return {**others, **self._slots}
+            others = self.parameters.common(study)
+        return {**others, **self.parameters.slots}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -176,22 +195,29 @@ class ActivationSampler(BaseSampler):
         if self._told_by:
             refuse_itself(study, self._told_by)
             self._told_by = []  # once is enough: another study's trials stay another's
-        slots = self._slots
+        self.parameters.check_defaults(study)
+        slots = self.parameters.slots
         others = {name: d for name, d in search_space.items() if name not in slots}
         values = {}
         if others and self._delegates:
-            values, others = self.delegate.sample_relative(study, trial, others), {}
-        if any(name in slots for name in trial.system_attrs.get("fixed_params", {})):
-            return values  # an enqueued trial: its function was chosen by a person
-        if any(name in slots for name in trial.params):
-            # Taken over after its claim was final, its parameters half written: the rest of them.
+            values = self.delegate.sample_relative(own_only(study, trial), trial, others)
+        if any(
+            name in slots for name in (*trial.system_attrs.get("fixed_params", {}), *trial.params)
+        ):
+            # Enqueued; or taken over after its claim was final, its parameters half written.
             attributes = trial.system_attrs
-            return {**values, **(attributes.get(CONFIGURATION) or attributes.get(CLAIM) or {})}
-        if side := self._side(others):
-            proposal, params = side.claim(study, trial)
-            self._note(study, trial, proposal, proposal.functions)
-            return {**values, **params}
-        return {**values, **self.catalogue.params(self._claim(study, trial))}
+            params = attributes.get(CONFIGURATION) or attributes.get(CLAIM) or {}
+        else:
+            try:
+                params = self._claimed(study, trial, {} if self._delegates else others)
+            except ExhaustedError as error:
+                if not is_optimizing(study):
+                    raise
+                stop(study, self.space.name)
+                raise TrialPruned(str(error)) from error
+        if values and is_compared(trial):
+            values |= self.parameters.shared(study, {name: others[name] for name in values})
+        return {**values, **params}
 
     def sample_independent(
         self,
@@ -208,14 +234,26 @@ class ActivationSampler(BaseSampler):
                 f"the objective asks for an activation named {name!r}, which the sampler does not "
                 f"know; give it activations=(..., {name!r})"
             )
-        chosen = self._slot_sampler if param_name in self._slots else self.delegate
-        return chosen.sample_independent(study, trial, param_name, param_distribution)
+        if param_name not in self.parameters.slots and is_compared(trial):
+            return self.parameters.shared(study, {param_name: param_distribution})[param_name]
+        chosen = self._slot_sampler if param_name in self.parameters.slots else self.delegate
+        seen = own_only(study, trial)
+        return chosen.sample_independent(seen, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Note which process runs the trial."""
+        """Note which process runs the trial, and read what a person enqueued.
+
+        Until the trial ends, the process says that it is alive.
+
+        Raises:
+            SearchError: it was enqueued with what means nothing; the trial has failed.
+        """
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
             study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
-        self.delegate.before_trial(study, trial)
+        if fixed := trial.system_attrs.get("fixed_params"):
+            self._take_enqueued(study, trial, fixed)
+        Heartbeat(study, trial._trial_id).begin()
+        self.delegate.before_trial(own_only(study, trial), trial)
 
     def after_trial(
         self,
@@ -224,13 +262,23 @@ class ActivationSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Let the delegate see the result."""
-        self.delegate.after_trial(study, trial, state, values)
+        """Note a divergence, let the delegate see the result, and end an exhausted search."""
+        Heartbeat(study, trial._trial_id).end()
+        diverged = mark_diverged(study, trial, state, values)
+        self.delegate.after_trial(own_only(study, trial), trial, state, values)
+        if state == TrialState.COMPLETE or diverged:
+            warn_of_unasked(trial, self.parameters.settings.defaults if is_compared(trial) else {})
+        if (state != TrialState.FAIL or diverged) and is_optimizing(study):
+            self._stop_if_exhausted(study, trial)
 
     def reseed_rng(self) -> None:
         """Reseed the delegate; proposals have no state to reseed."""
         self.delegate.reseed_rng()
         self._slot_sampler.reseed_rng()
+
+    def check_enqueued(self, study: Study, params: Mapping[str, Any]) -> None:
+        """Refuse what a trial is to be enqueued with where it means nothing in a study."""
+        self.parameters.check_enqueued(study, params)
 
     # --- proposing --------------------------------------------------------------------------
 
@@ -241,18 +289,17 @@ class ActivationSampler(BaseSampler):
             study: a study of this space.
             trial: the trial that a proposal is for; left out of what is seen.
         """
-        return self._view(Trials.of(study, trial))
+        return self._view(StudyView.of(study, trial))
 
     def observations(
         self, trials: Sequence[FrozenTrial], direction: StudyDirection
     ) -> Observations:
         """Return what some trials of a study say, larger is better."""
-        some = Trials.sort(trials, frozenset(), len(trials), direction)
-        return self._view(some).observations
+        return self._view(StudyView.of_some(trials, direction)).observations
 
     def configurations(self, study: Study) -> JointSide | None:
         """Return how configurations are searched, None where functions alone are."""
-        return None if self._delegates else self._side(self._others(study))
+        return None if self._delegates else self._side(study, self.parameters.common(study))
 
     def remaining(self, study: Study) -> int:
         """Count the functions that can still be proposed.
@@ -262,12 +309,19 @@ class ActivationSampler(BaseSampler):
         """
         if self.configurations(study):
             return int(self.embedding.valid.sum())
-        if isinstance(self.catalogue, Frontier):
+        if isinstance(self.catalogue, Frontier) and not self.catalogue.is_complete:
             return len(self.space)
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
         return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
 
-    def _view(self, trials: Trials) -> View:
+    def _stop_if_exhausted(self, study: Study, trial: FrozenTrial) -> None:
+        if trial.distributions.keys() - self.parameters.slots.keys() and not self._delegates:
+            return  # its function can be tried again with other values
+        # With fewer trials than functions some function is left: there is no need to look.
+        if trial.number + 1 >= int(self.embedding.valid.sum()) and not self.remaining(study):
+            stop(study, self.space.name)
+
+    def _view(self, trials: StudyView) -> View:
         if isinstance(self.catalogue, Frontier):
             # Functions are met in the order of the trials, whichever process reads them.
             for trial in trials.in_order:
@@ -298,20 +352,7 @@ class ActivationSampler(BaseSampler):
     def _indices(self, trials: Sequence[FrozenTrial]) -> Iterator[int]:
         return (index for trial in trials if (index := self._index(trial)) is not None)
 
-    @property
-    def _slots(self) -> dict[str, BaseDistribution]:
-        return {slot: d for name in self.activations for slot, d in self.space.slots(name).items()}
-
-    def _others(self, study: Study) -> dict[str, BaseDistribution]:
-        """Return the parameters besides the slots: as given, or those of all finished trials."""
-        found = self.parameters
-        if found is None:
-            trials = [trial for trial in study.get_trials(deepcopy=False) if is_own(trial)]
-            found = intersection_search_space(trials, include_pruned=True)
-        slots = self._slots
-        return {n: d for n, d in found.items() if n not in slots and not d.single()}
-
-    def _side(self, others: Mapping[str, BaseDistribution]) -> JointSide | None:
+    def _side(self, study: Study, others: Mapping[str, BaseDistribution]) -> JointSide | None:
         if not others and self.activations == ONE:
             return None
         if self.embedding.on_demand:
@@ -326,72 +367,64 @@ class ActivationSampler(BaseSampler):
             self.searcher,
             activations=self.activations,
             distributions=others,
-            defaults=self.defaults,
+            shared=self.parameters.shared(study, others),
             max_retries=self.max_retries,
         )
 
     def _index(self, trial: FrozenTrial) -> int | None:
-        params: Mapping[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        try:
-            return self.catalogue.index(params)
-        except ExpressionError:
-            # A trial that is between its claim and its parameters.
-            claim = trial.system_attrs.get(CLAIM) if trial.state == TrialState.RUNNING else None
-            return self.catalogue.index(claim) if claim is not None else None
+        with suppress(ExpressionError):
+            return self.catalogue.index(params_of(trial))
+        return None
 
-    def _claim(self, study: Study, trial: FrozenTrial) -> int:
+    def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
+        """Note the function that a person chose, and what it is to be evaluated with."""
+        try:
+            self.check_enqueued(study, fixed)
+            if not (slots := self.parameters.completed(fixed, trial.number)):
+                return
+            others = {} if self._delegates else self.parameters.common(study)
+            free = {name: d for name, d in others.items() if name not in fixed}
+            params = {**self.parameters.shared(study, free), **fixed, **slots}
+            key, claim = (CONFIGURATION, params) if self._side(study, others) else (CLAIM, slots)
+        except SearchError as error:
+            # Nobody has this trial in hand yet, so that nobody else could end it.
+            study._storage.set_trial_user_attr(trial._trial_id, "failure", str(error))
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            raise
+        study._storage.set_trial_system_attr(trial._trial_id, key, claim)
+        trial.system_attrs[key] = claim
+        self._note(study, trial, slots, {"by": "enqueued"})
+
+    def _claimed(self, study: Study, trial: FrozenTrial, others: Mapping[str, Any]) -> Any:
+        """Return the parameters of what is proposed to a trial, which has claimed it."""
+        if side := self._side(study, others):
+            proposal, params = side.claim(study, trial)
+            self._note(study, trial, params, how_chosen(proposal, study.direction))
+            return params
         contested: set[int] = set()
         while True:  # ends: each round leaves one more candidate out
             view = self.view(study, trial)
             pending = view.pending | contested
             look = look_closer(self.searcher, view, pending)
             look.keep(study, trial)
-            proposal = self.searcher.propose(
+            chosen = self.searcher.propose(
                 look.embedding, view.observations, pending=pending, number=view.number
             )
-            slots = self.catalogue.params(proposal.index)
+            slots = self.catalogue.params(chosen.index)
             study._storage.set_trial_system_attr(trial._trial_id, CLAIM, slots)
             # Another may have claimed it meanwhile, or have finished it.
-            if proposal.index not in self.view(study, trial).taken:
+            if chosen.index not in self.view(study, trial).taken:
                 break
-            contested.add(proposal.index)
-        self._note(study, trial, proposal, (proposal.index,), look=look)
-        return proposal.index
+            contested.add(chosen.index)
+        self._note(study, trial, slots, how_chosen(chosen, study.direction, look))
+        return slots
 
     def _note(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        proposal: Proposal | JointProposal,
-        functions: tuple[int, ...],
-        *,
-        look: CloserLook | None = None,
+        self, study: Study, trial: FrozenTrial, params: Mapping[str, Any], how: Mapping[str, Any]
     ) -> None:
-        catalogue = self.catalogue
-        how: dict[str, Any] = {"by": proposal.by}
-        if look:
-            how |= look.as_note()
-        if proposal.mean is not None and proposal.deviation is not None:
-            how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
-        if proposal.expected is not None:
-            sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-            how["expected"] = float(f"{sign * proposal.expected:.7g}")
-        if proposal.note:
-            how["note"] = proposal.note
-        grows = isinstance(catalogue, Frontier)
-        attributes: dict[str, Any] = {}
-        for activation, index in zip(self.activations, functions, strict=True):
-            start = f"{activation}." if activation else ""
-            attributes[f"{start}activation"] = catalogue.text(index)
-            if not grows:  # another process meets functions in another order
-                attributes[f"{start}index"] = index
-        if self.searcher.costs is not None:
-            (index,) = functions
-            attributes["cost"] = round(float(self.searcher.costs[index]), 3)
-        attributes |= {
-            "catalogue": catalogue.hash[:16],
-            "embedding": (catalogue if grows else self.embedding).hash[:16],
-            "proposal": how,
-        }
+        """Write into a trial what it evaluates and how that was chosen."""
+        attributes = self.candidates.attributes(params, self.activations) | {"proposal": how}
         for name, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        # Optuna's trial reads the storage once, at its beginning, and looks into this object.
+        trial.user_attrs.update(attributes)

@@ -16,7 +16,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial
 
 from bo_act.activations.expressions import Expression, canonical, parse
-from bo_act.activations.space import Space
+from bo_act.activations.space import Space, slot_of
+from bo_act.errors import StorageError
 from bo_act.specs import ParameterSpec, StudySpec
 
 
@@ -57,15 +58,21 @@ class Configuration:
         """Ask a trial for its functions and settings, and note the functions' texts in it."""
         functions = {name: space.suggest_expression(trial, name) for name in places(spec)}
         found = cls(functions, suggest(trial, spec))
-        for name, function in functions.items():
-            trial.set_user_attr(_attribute(name), str(function))
-        trial.set_user_attr("activation", found.text)
+        if "" not in functions:
+            trial.set_user_attr("activation", found.text)
         return found
 
     @classmethod
     def of_trial(cls, trial: FrozenTrial, spec: StudySpec) -> Configuration:
         """Return what a trial trained."""
-        texts = {name: str(trial.user_attrs[_attribute(name)]) for name in places(spec)}
+        attributes = {name: slot_of(name, "activation") for name in places(spec)}
+        lacking = [name for name in attributes.values() if name not in trial.user_attrs]
+        if lacking:
+            raise StorageError(
+                f"trial {trial.number} has no {lacking[0]!r} among its attributes: the study "
+                f"{spec.name!r} is of another program, or its storage is damaged"
+            )
+        texts = {name: str(trial.user_attrs[key]) for name, key in attributes.items()}
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
         params = {name: trial.params[name] for name in spec.parameters if name in trial.params}
         return cls(functions, params)
@@ -81,11 +88,6 @@ def functions_of(text: str) -> dict[str, str]:
 def places(spec: StudySpec) -> tuple[str, ...]:
     """Return the names of a study's activations; the only one of a study has none."""
     return spec.activations or ("",)
-
-
-def _attribute(name: str) -> str:
-    """Return the user attribute of a trial that the text of an activation's function is in."""
-    return f"{name}.activation" if name else "activation"
 
 
 def shown(settings: Mapping[str, Any]) -> str:

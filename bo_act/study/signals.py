@@ -23,6 +23,14 @@ class Signals:
         """Tell whether there was one."""
         return self.signal is not None
 
+    def explain(self, error: BaseException) -> bool:
+        """Tell whether an exception is that of a person who wants to stop."""
+        if self.came() or isinstance(error, TrainingStopped):
+            return True
+        # Elsewhere no signals are heard, and so nothing is known of what came.
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        return elsewhere and isinstance(error, KeyboardInterrupt)
+
     def stop_now(self) -> None:
         """Stop where there was one.
 
@@ -45,6 +53,27 @@ def finishing_steps() -> Iterator[Signals]:
         _received.append(number)
 
     with _handled((signal.SIGTERM, signal.SIGINT), note):
+        yield signals
+
+
+@contextmanager
+def noting() -> Iterator[Signals]:
+    """Note SIGTERM and Ctrl-C inside, which act as they do outside.
+
+    So what a person asked for is told from what some code raised.
+    """
+    signals = Signals()
+    before = {
+        number: handler
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if callable(handler := signal.getsignal(number))
+    }
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.signal = number
+        before[signal.Signals(number)](number, frame)
+
+    with _handled(tuple(before), note):
         yield signals
 
 

@@ -18,7 +18,7 @@ from bo_act.errors import ContentNotFoundError, ExpressionError, SearchError
 from bo_act.search.warm_start import Source, distinct
 from bo_act.spec_files import read_study
 from bo_act.study.storage import load_study
-from bo_act.study.trials import SOURCE, is_own
+from bo_act.study.trials import SOURCE, own, own_trials, source_trials
 
 
 def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
@@ -42,7 +42,7 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
     for name in dict.fromkeys(names):
         if not _is_benchmark(name):
             found = _load(name)
-            trials = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            trials = own_trials(found, TrialState.COMPLETE)
             sources.append(trials_as_source(found.study_name, space, trials))
             continue
         benchmark = open_benchmark(name)
@@ -62,13 +62,13 @@ def refuse_itself(study: Study, names: Sequence[str]) -> None:
     Raises:
         SearchError: one is, by another name of its file or of its storage, or as a copy.
     """
-    own = {trial.datetime_start for trial in study.get_trials(deepcopy=False)} - {None}
+    ours = {trial.datetime_start for trial in own_trials(study)} - {None}
     for name in names:
         if _is_benchmark(name):
             continue
         other = _load(name)
-        theirs = {trial.datetime_start for trial in other.get_trials(deepcopy=False)} - {None}
-        if own & theirs or (not theirs and other.study_name == study.study_name):
+        theirs = {trial.datetime_start for trial in own_trials(other)} - {None}
+        if ours & theirs or (not theirs and other.study_name == study.study_name):
             raise SearchError(
                 f"warm_start.sources: {name!r} has the trials of the study {study.study_name!r} "
                 "itself, which it learns from anyway; leave it out"
@@ -92,11 +92,9 @@ def _is_benchmark(name: str) -> bool:
 def trials_as_source(name: str, space: Space, trials: Sequence[FrozenTrial]) -> Source:
     """Return what the complete trials of a study say of the functions of a space."""
     values = np.full(len(space.catalogue), np.nan)
-    for trial in trials:
+    for trial in own(trials):
         text = trial.user_attrs.get("activation")
         if text is None or trial.value is None or not np.isfinite(trial.value):
-            continue
-        if not is_own(trial):
             continue
         try:
             values[space.catalogue.index(text)] = trial.value
@@ -133,8 +131,7 @@ def add_source_trials(
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     there = {
         (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
-        for trial in study.get_trials(deepcopy=False)
-        if not is_own(trial)
+        for trial in source_trials(study)
     }
     added = []
     for source in sources:

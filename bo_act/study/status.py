@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.specs import StudySpec
 from bo_act.study.claims import OWNER, Owner
-from bo_act.study.database import database_of
+from bo_act.study.heartbeat import Silence, silences
+from bo_act.study.reasons import FailureGroup
 from bo_act.study.results import Counts, Found, count, summarize
 from bo_act.study.storage import load_study, location
-from bo_act.study.trials import read_trials
+from bo_act.study.trials import StudyView
 
 _RECENT = 30  # finished trials that the rate is taken from
 
@@ -31,8 +31,9 @@ class AtWork:
         activation: the function; empty until it is chosen.
         epochs: finished ones.
         seconds: since the trial began.
-        silent: seconds since the last heartbeat; None where there are none.
-        alive: False where the trial waits to be taken over.
+        silent: seconds since the last heartbeat; None before the first, and where there are none.
+        alive: False where the trial waits to be taken over, or is as soon as a worker has waited
+            for it.
     """
 
     host: str
@@ -54,10 +55,13 @@ class StudyStatus:
         total: trials that it is to have.
         trials: by state.
         workers: running trials, and who runs them.
-        per_hour: finished trials an hour, of late; None before two have finished.
+        per_hour: finished trials an hour, of late; None before two have finished, or while all
+            have at one instant.
         seconds_left: at that rate; None where there is none.
         best: the best function by validation accuracy; None before any.
         done: whether all trials have finished.
+        failures: what failed, and why, grouped by reason.
+        lacking: why there is no best function; empty where there is one.
     """
 
     study: str
@@ -69,6 +73,8 @@ class StudyStatus:
     seconds_left: float | None
     best: Found | None
     done: bool
+    failures: tuple[FailureGroup, ...] = ()
+    lacking: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -86,33 +92,38 @@ def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStat
         StorageError: there is no such study.
     """
     study = study or load_study(spec)
-    trials, abandoned = read_trials(study)
-    database = database_of(study)
-    silence = database.silence(study._study_id) if database else {}
-    counts = count(trials)
-    rate = _per_second(trials)
+    view = StudyView.of(study)
+    silent = silences(study, view.running)
+    counts = count(view.trials)
+    rate = _per_second(view.trials)
     left = max(0, spec.trials - counts.finished)
-    working = any(t.state == TrialState.RUNNING and t.number not in abandoned for t in trials)
+    workers = tuple(
+        _at_work(one, one.number in view.abandoned, silent.get(one.number)) for one in view.running
+    )
+    found = summarize(study, spec)
     return StudyStatus(
         study=study.study_name,
         storage=location(spec),
         total=spec.trials,
         trials=counts,
-        workers=tuple(
-            _at_work(trial, trial.number not in abandoned, silence.get(trial._trial_id))
-            for trial in trials
-            if trial.state == TrialState.RUNNING
-        ),
+        workers=workers,
         per_hour=None if rate is None else 3600 * rate,
-        seconds_left=left / rate if rate and working else None,
-        best=summarize(study, spec).best,
+        seconds_left=left / rate if rate and any(one.alive for one in workers) else None,
+        best=found.best,
         done=not left,
+        failures=found.failures,
+        lacking=found.lacking,
     )
 
 
-def _at_work(trial: FrozenTrial, alive: bool, silent: float | None) -> AtWork:
+def _at_work(trial: FrozenTrial, abandoned: bool, silence: Silence | None) -> AtWork:
     owner = Owner.read(trial.system_attrs.get(OWNER))
     begun = trial.datetime_start
+    silent = silence.seconds if silence else None
+    alive = not abandoned
+    if owner and owner.patience and silent is not None and not owner.is_alive():
+        # Nobody has listened here for a while, as those do who take a trial over.
+        alive = alive and silent <= owner.patience
     return AtWork(
         host=owner.host if owner else "",
         pid=owner.pid if owner else None,
@@ -133,4 +144,4 @@ def _per_second(trials: Sequence[FrozenTrial]) -> float | None:
     if len(recent) < 2:
         return None
     seconds = (recent[-1] - recent[0]).total_seconds()
-    return (len(recent) - 1) / seconds if seconds > 0 else math.inf
+    return (len(recent) - 1) / seconds if seconds > 0 else None

@@ -12,7 +12,8 @@ from bo_act.search.acquisition import score_pool
 from bo_act.search.observations import Observations, count_different, unit
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView
+from bo_act.torch_state import plain_torch
 
 if TYPE_CHECKING:
     from bo_act.search.embedding import Embedding
@@ -32,11 +33,12 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
         tell.
     """
     if side := sampler.configurations(study):
-        return side.improvement(Trials.of(study))
+        return side.improvement(StudyView.of(study))
     view = sampler.view(study)
     return expected_improvement(view.embedding, view.observations)
 
 
+@plain_torch()
 def expected_improvement(embedding: Embedding, observations: Observations) -> float:
     """Return the largest expected improvement of any candidate over the best observed value.
 

@@ -3,51 +3,57 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import BaseStorage
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from bo_act.errors import StorageError
+from bo_act.errors import BoActError, StorageError
 from bo_act.specs import StudySpec
-from bo_act.study.database import PatientDatabase
+from bo_act.study.database import PatientDatabase, first_line
+from bo_act.study.journal_file import open_journal
+from bo_act.study.made_with import hide_old_secrets, note_settings
 from bo_act.study.pruners import make_pruner
-from bo_act.study.trials import is_own
-
-SPEC = "bo_act:spec"
-"""User attribute of a study: the resolved study file."""
-
-CONTENT = "bo_act:content"
-"""User attribute of a study: hashes of what the study file names."""
+from bo_act.study.storage_errors import one_line, unusable
+from bo_act.urls import shown_url, without_secrets_of
 
 _LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
 
 _STALE_LOCK = 10  # seconds after which a journal's lock is taken from a writer that is silent
 
-# What may differ between two runs of one study: none of it changes what is searched or measured.
-_FREE: dict[str, Any] = {
-    "trials": True,
-    "storage": True,
-    "description": True,
-    "confirm": True,
-    "stop": True,
-    "grace": True,
-    "max_retries": True,
-    "data": {"root", "download", "workers"},
-    "callbacks": True,
-    "warm_start": {"as_trials"},
-    "training": {"device", "threads"},
-}
-
 
 def location(spec: StudySpec) -> str:
-    """Return the storage of a study: as its file says, or ``runs/<name>/study.db``."""
+    """Return the storage of a study as it may be shown, without a password.
+
+    It is what its file says, or ``runs/<name>/study.db``.
+    """
+    return shown_url(where_of(spec))
+
+
+def where_of(spec: StudySpec) -> str:
+    """Return the storage of a study to open it, with its password where it has one."""
     return spec.storage or f"runs/{spec.name}/study.db"
+
+
+def file_of(where: str) -> Path | None:
+    """Return the file that a storage's path names; None for a URL.
+
+    Raises:
+        StorageError: the path begins with the name of a user (``~name``) who is not there.
+    """
+    if "://" in where:
+        return None
+    try:
+        return Path(where).expanduser()
+    except RuntimeError as error:
+        raise StorageError(
+            f"the study storage {where} cannot be opened: {error}; write the folder instead of ~"
+        ) from error
 
 
 def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> BaseStorage:
@@ -62,74 +68,84 @@ def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> B
     Raises:
         StorageError: it cannot be reached, with the reason on one line.
     """
-    if "://" not in where:
-        return _open_file(Path(where).expanduser(), create=create)
-    if where.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
-        where = where.replace("postgresql://", "postgresql+psycopg://", 1)
-    return _open_database(where, patience=patience)
-
-
-def _open_file(path: Path, *, create: bool) -> BaseStorage:
-    if not create and not path.is_file():
-        raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".log":
-            # Absolute: Optuna's lock is a link to the file, and one that leads nowhere, as a
-            # relative one does, is waited for without end when its owner was killed.
-            path = path.resolve()
-            lock = JournalFileSymlinkLock(str(path), grace_period=_STALE_LOCK)
-            _mend_journal(path, lock)
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"the study storage {path} cannot be opened: {error}") from error
-    return _open_database(f"sqlite:///{path}")
-
-
-def _mend_journal(path: Path, lock: JournalFileSymlinkLock) -> None:
-    """Cut off a last line that was never finished.
-
-    A process that died while it wrote leaves half a line, whose write nobody relied on; the next
-    writer would add to it and make the whole journal unreadable.
-    """
-    if not path.is_file():
-        return
-    lock.acquire()
-    try:
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("rb+") as file:
-                file.truncate(whole)
-    finally:
-        lock.release()
-
-
-def _open_database(url: str, *, patience: float = 0.0) -> BaseStorage:
+    path = file_of(where)
+    if path is not None:
+        return _open_file(path, create=create, journal=path.suffix == ".log")
+    url = _parsed(where)
+    if url.get_backend_name() == "sqlite":
+        return _open_sqlite_url(url, create=create)
+    if url.drivername in ("postgres", "postgresql"):
+        psycopg2 = importlib.util.find_spec("psycopg2") is not None
+        url = url.set(drivername="postgresql" if psycopg2 else "postgresql+psycopg")
     # Connections that a restarted server has forgotten are found out before they are used.
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite"):
-        options = {"connect_args": {"timeout": _LOCK_WAIT}}
+    return _open_database(url, {"pool_pre_ping": True}, where, patience=patience)
+
+
+def _parsed(where: str) -> URL:
     try:
-        return optuna.storages.get_storage(PatientDatabase.connect(url, options, patience=patience))
-    except (SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
-        hint = ""
-        if isinstance(error, ImportError):
-            hint = "; for PostgreSQL install the extra: pip install 'bo-act[postgres]'"
+        url = make_url(where)
+    except (SQLAlchemyError, ValueError):
+        url = None
+    if url is None or "@" in (url.host or ""):
         raise StorageError(
-            f"the storage {_without_password(url)} cannot be reached: {_first_line(error)}{hint}"
-        ) from error
+            f"the study storage {shown_url(where)} cannot be reached: expected a URL as "
+            "postgresql://USER@SERVER/NAME; a password belongs in ~/.pgpass or PGPASSWORD, and "
+            "in a URL its @ : / ? # and % are written %40 %3A %2F %3F %23 and %25"
+        )
+    return url
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(getattr(error, "orig", None) or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
+    with one_line(path, "opened"):
+        there = path.exists()
+    if not create and not there:
+        raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
+    if journal:
+        return open_journal(path, stale=_STALE_LOCK)
+    with one_line(path, "opened"):
+        if not there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        if path.is_dir():
+            raise StorageError(f"the study storage {path} is a folder; give the path of a file")
+    # As SQLite's own URI, in which the path may hold whatever it does; a file that is not there
+    # any more is not made again.
+    uri = {"uri": "true", "mode": "rw"}
+    url = URL.create("sqlite", database=path.absolute().as_uri(), query=uri)
+    return _open_database(url, _ENGINE_OF_FILES, str(path), skip_table_creation=not create)
 
 
-def _without_password(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    scheme, _, login = head.partition("://")
-    return f"{scheme}://{login.partition(':')[0]}@{tail}" if at else url
+def _open_sqlite_url(url: URL, *, create: bool) -> BaseStorage:
+    path = Path(url.database or "")
+    if url.query or url.host or url.username or url.database in (None, "", ":memory:"):
+        return _open_database(url, _ENGINE_OF_FILES, url.render_as_string())
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise StorageError(
+            f"the study storage {url} cannot be reached: there is no folder {folder}"
+        )
+    return _open_file(path, create=create, journal=False)
+
+
+_ENGINE_OF_FILES: dict[str, Any] = {"connect_args": {"timeout": _LOCK_WAIT}}
+
+
+def _open_database(
+    url: URL, engine: dict[str, Any], given: str, *, patience: float = 0.0, **options: Any
+) -> BaseStorage:
+    text = url.render_as_string(hide_password=False)
+    try:
+        database = PatientDatabase.connect(text, dict(engine), patience=patience, **options)
+        database.given = given
+        return optuna.storages.get_storage(database)
+    except BoActError:
+        raise
+    except Exception as error:  # of SQLAlchemy, a driver, Alembic, or of what stands in a file
+        reason = without_secrets_of(given, first_line(error))
+        if isinstance(error, ImportError) and url.get_backend_name() == "postgresql":
+            reason = "its driver is missing; install the extra: pip install 'bo-act[postgres]'"
+        hidden = None if "***" in reason else error
+        raise unusable(shown_url(given), reason, "reached") from hidden
 
 
 def open_study(
@@ -151,27 +167,16 @@ def open_study(
         StorageError: the storage cannot be reached, or holds a study of this name that was made
             with other settings.
     """
-    storage = open_storage(location(spec), patience=patience)
-    try:
-        study = optuna.create_study(
-            study_name=spec.name,
-            storage=storage,
-            sampler=sampler,
-            pruner=make_pruner(spec.pruner, epochs=spec.training.epochs),
-            direction="maximize",
-            load_if_exists=True,
-        )
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageError(
-            f"the storage {_without_password(location(spec))} cannot be used: {_first_line(error)}"
-        ) from error
-    trials = study.get_trials(deepcopy=False)
-    if any(trial.state.is_finished() and is_own(trial) for trial in trials):
-        _check_same(spec, study.user_attrs.get(SPEC, {}))
-        _check_content(spec, content or {}, study.user_attrs.get(CONTENT, {}))
-    else:
-        study.set_user_attr(SPEC, json.loads(spec.model_dump_json()))
-        study.set_user_attr(CONTENT, content or {})
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=open_storage(where_of(spec), patience=patience),
+        sampler=sampler,
+        pruner=make_pruner(spec.pruner, epochs=spec.training.epochs),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    hide_old_secrets(study)
+    note_settings(study, spec, content or {}, where=location(spec))
     return study
 
 
@@ -181,47 +186,13 @@ def load_study(spec: StudySpec) -> optuna.Study:
     Raises:
         StorageError: the storage cannot be reached or has no such study.
     """
-    where = location(spec)
-    storage = open_storage(where, create=False)
+    storage = open_storage(where_of(spec), create=False)
     try:
-        return optuna.load_study(study_name=spec.name, storage=storage)
+        study = optuna.load_study(study_name=spec.name, storage=storage)
     except KeyError as error:
         raise StorageError(
-            f"the storage {_without_password(where)} has no study {spec.name!r}; "
-            "`bo-act run` makes it"
+            f"the storage {location(spec)} has no study {spec.name!r}; `bo-act run` makes it"
         ) from error
-
-
-def _check_same(spec: StudySpec, made_with: dict[str, Any]) -> None:
-    asked = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
-    # A key that is missing before was added by a later version and had no effect then.
-    before = _flat(made_with)
-    changed = [key for key in asked if key in before and before[key] != asked[key]]
-    if changed:
-        shown = ", ".join(f"{key} was {before[key]!r}, is {asked[key]!r}" for key in changed[:4])
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise StorageError(
-            f"the study {spec.name!r} in {_without_password(location(spec))} was made with other "
-            f"settings: {shown}{more}; give the changed study another name "
-            f"(--set name=...), or another storage"
-        )
-
-
-def _check_content(spec: StudySpec, content: dict[str, str], before: dict[str, str]) -> None:
-    changed = [name for name in content if before.get(name, content[name]) != content[name]]
-    if changed:
-        raise StorageError(
-            f"{' and '.join(changed)} changed since the study {spec.name!r} began, so its trials "
-            "do not compare with new ones; undo the change, or give the changed study another "
-            "name (--set name=...)"
-        )
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    with suppress(StorageError):  # it may be somebody else's, who alone may write
+        hide_old_secrets(study)
+    return study

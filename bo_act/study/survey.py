@@ -19,14 +19,18 @@ from bo_act.activations.expressions import parse
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError
+from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
 from bo_act.specs import AugmentationSpec, StudySpec
+from bo_act.study.checks import check_trains
 from bo_act.study.events import Events
+from bo_act.study.reasons import failure_of, failures_of_runs
 from bo_act.study.task import Task
+from bo_act.study.trials import DIVERGED
 from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, measure, pick_device
 from bo_act.workers import compute_in_processes, cores_each
 
-DIVERGED = "diverged"
+_FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,16 @@ class _Trainer:
         }
 
     def __call__(self, run: Run) -> dict[str, Any]:
-        """Train one function; return what ``runs.jsonl`` keeps."""
+        """Train one function; return what ``runs.jsonl`` keeps, or ``failure`` and whose it is."""
+        try:
+            return self._record(run)
+        except USERS as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            return _failed(run, failure)
+
+    def _record(self, run: Run) -> dict[str, Any]:
         spec = self.task.spec
         with cpu_threads(spec.training.threads):
             network, result = self.task.train(parse(run.text), seed=spec.seed + run.seed)
@@ -91,6 +104,10 @@ class _Trainer:
         return record
 
 
+def _failed(run: Run, failure: Failure) -> dict[str, Any]:
+    return {"activation": run.text, "seed": run.seed, "failure": failure.as_attribute()}
+
+
 def build_benchmark(
     spec: StudySpec,
     *,
@@ -113,7 +130,8 @@ def build_benchmark(
         events: called as it proceeds.
 
     Raises:
-        BenchmarkError: the folder holds runs of another study, or another build is at work there.
+        BenchmarkError: the folder holds runs of another study, another build is at work there, or
+            runs failed, which the next call makes again.
         BoActError: something in the study file or the data is not as it should be.
     """
     if seeds < 1 or workers < 1:
@@ -122,6 +140,7 @@ def build_benchmark(
         )
     events = events or Events()
     task = Task.load(spec)
+    task.check()
     folder = folder or Path("runs") / spec.name / "benchmark"
     catalogue = task.space.catalogue
     texts = [catalogue.text(index) for index in range(len(catalogue))]
@@ -135,18 +154,48 @@ def build_benchmark(
         ]
         total = seeds * len(texts)
         done = total - len(todo)
+        if todo:
+            check_trains(task)
         events.runs(done, total, "runs")
+        failed: list[dict[str, Any]] = []
+        in_a_row = 0
         device = pick_device(spec.training.device)
         threads = spec.training.threads or cores_each(workers)
         for record in compute_in_processes(
-            BuildJob(spec), todo, device=device, workers=workers, threads=threads
+            BuildJob(spec),
+            todo,
+            device=device,
+            workers=workers,
+            threads=threads,
+            lost=lambda run, error: _failed(run, Failure.of(error, blame="machine")),
         ):
+            if "failure" in record:
+                failed.append(record)
+                in_a_row += 1
+                if in_a_row >= _FAILURES_IN_A_ROW:
+                    raise _incomplete(failed, total, done)
+                continue
+            in_a_row = 0
             journal.add(record)
             done += 1
             events.runs(done, total, "runs")
+        if failed:
+            raise _incomplete(failed, total, done)
         records = [journal[index, seed] for index in range(len(catalogue)) for seed in range(seeds)]
     features = task.features(events.features, workers=workers)
     return assemble(task, records, features, seeds=seeds, name=name or spec.name)
+
+
+def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> BenchmarkError:
+    """Say what failed, grouped by reason."""
+    reasons = "; ".join(
+        f"{one.count} times {one.reason} ({one.functions})"
+        for one in failures_of_runs("build", failed)
+    )
+    return BenchmarkError(
+        f"{len(failed)} runs failed: {reasons}; {done} of {total} are kept, and the same command "
+        "makes the others again"
+    )
 
 
 def made_from(task: Task) -> dict[str, Any]:

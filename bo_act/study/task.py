@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,21 @@ from torch import nn
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
 from bo_act.activations.space import Space, load_space
-from bo_act.errors import SpecError
+from bo_act.errors import BoActError, NetworkError, SpecError
+from bo_act.failures import USERS, Failure, is_machines, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.table import FeatureTable
-from bo_act.networks import Activations, NetworkBuilder, initialize, load_network
+from bo_act.networks import (
+    Activations,
+    NetworkBuilder,
+    check_gradients,
+    initialize,
+    load_network,
+    materialize,
+)
 from bo_act.networks.initialization import Initialization
 from bo_act.specs import StudySpec
+from bo_act.study.made_with import SPACE
 from bo_act.study.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
 from bo_act.training.data import Data, load_data
@@ -56,7 +64,16 @@ class StudyNetwork:
             seed=self.seed,
         )
         shape = (self.in_channels, self.image_size, self.image_size)
-        initialize(network, self.init, shape=shape, seed=self.seed)
+        materialize(network, self.builder.path, shape=shape, seed=self.seed)
+        try:
+            initialize(network, self.init, shape=shape, seed=self.seed)
+        except USERS as error:
+            if is_machines(error):
+                raise
+            raise NetworkError(
+                f"{self.builder.path}: the network fails when its weights are set (model.init = "
+                f"{self.init!r}): {one_line(error)}"
+            ) from error
         return network
 
     @property
@@ -137,9 +154,7 @@ class Task:
     def content(self) -> dict[str, str]:
         """What the study file names, by its hash: trials of other content do not compare."""
         content = {
-            "the space's functions": (
-                self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash
-            ),
+            SPACE: (self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash),
         }
         if self.given_data is not None and self.given_builder is not None:
             content["the data"] = self.data.digest
@@ -166,6 +181,19 @@ class Task:
             self.builder, data.in_channels, data.image_size, data.num_classes, seed, init
         )
 
+    def check(self) -> None:
+        """Refuse, before the first trial, a network that does not train with every function.
+
+        Raises:
+            NetworkError: it changes in place what the gradient of a function needs.
+        """
+        if self.given_data is not None and self.given_builder is not None:
+            images, _ = self.data.train.take(
+                torch.arange(min(2, len(self.data.train)), device="cpu")
+            )
+            network = self.network(seed=self.spec.seed)
+            check_gradients(network, images.cpu(), name=str(self.builder.path))
+
     def features(
         self,
         progress: Progress | None = None,
@@ -184,24 +212,34 @@ class Task:
         if not spec.fim or self.given_builder is None:
             return compute_features(self.space, spec=spec)
         train_set = self.data.train
-        order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(spec.seed))
+        order = torch.randperm(
+            len(train_set), device="cpu", generator=torch.Generator().manual_seed(spec.seed)
+        )
         images, labels = train_set.take(order[: spec.batch_size])
         network = self.network(seed=spec.seed)
         threads = self.spec.training.threads
-        with cpu_threads(threads):
-            return compute_features(
-                self.space,
-                network=network,
-                images=images,
-                labels=labels,
-                spec=spec,
-                device=pick_device(self.spec.training.device),
-                key=network.key,
-                progress=progress,
-                workers=workers,
-                executor=executor,
-                threads=threads,
-            )
+        try:
+            with cpu_threads(threads):
+                return compute_features(
+                    self.space,
+                    network=network,
+                    images=images,
+                    labels=labels,
+                    spec=spec,
+                    device=pick_device(self.spec.training.device),
+                    key=network.key,
+                    progress=progress,
+                    workers=workers,
+                    executor=executor,
+                    threads=threads,
+                )
+        except USERS as error:
+            if isinstance(error, BoActError) or not Failure.of(error).file:
+                raise
+            raise NetworkError(
+                f"{self.builder.path}: the network fails when its features are computed: "
+                f"{one_line(error)}; mend it, or do without them (features.fim = false)"
+            ) from error
 
     def train(
         self,
@@ -227,9 +265,9 @@ class Task:
             raise SpecError("the study has an objective of its own, which trains no other network")
         task = self.with_settings(settings or {})
         fresh: Activations = (
-            partial(Activation, function)
+            Activation(function)
             if isinstance(function, Expression)
-            else {name: partial(Activation, one) for name, one in function.items()}
+            else {name: Activation(one) for name, one in function.items()}
         )
         network = task.network(seed=seed)(fresh)
         # Apart, so that the order of the data does not repeat the weights' random numbers.

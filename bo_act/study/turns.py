@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bo_act.study.database import PatientDatabase
+from bo_act.study.storage_errors import one_line
 
 _here = threading.Lock()  # of studies in memory, and in databases without locks of their own
 
@@ -28,16 +29,12 @@ def my_turn(study: optuna.Study) -> Iterator[None]:
     PostgreSQL has advisory locks; files get a lock file beside them. Both end with their process.
     """
     inner = getattr(study._storage, "_backend", None)
-    journal = getattr(inner, "_file_path", None)
-    if journal is not None:
-        with FileLock(f"{journal}.turn"):
+    file = getattr(inner, "file", None) or getattr(inner, "_file_path", None)
+    if file is not None:
+        with _beside(Path(file)):
             yield
     elif not isinstance(inner, PatientDatabase):
         with _here:
-            yield
-    elif inner.engine.url.get_backend_name() == "sqlite":
-        path = inner.engine.url.database
-        with FileLock(f"{Path(path or 'study.db').resolve()}.turn"):
             yield
     elif inner.engine.url.get_backend_name() == "postgresql":
         connection = inner.wait_for(lambda: _locked(inner, study.study_name))
@@ -50,6 +47,17 @@ def my_turn(study: optuna.Study) -> Iterator[None]:
     else:
         with _here:
             yield
+
+
+@contextmanager
+def _beside(file: Path) -> Iterator[None]:
+    lock = FileLock(f"{file.resolve()}.turn")
+    with one_line(Path(lock.lock_file), "written"):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _locked(database: PatientDatabase, name: str):  # type: ignore[no-untyped-def]

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from bo_act.study.confirm import Confirmed, Interval
 
 
+REFERENCE = "relu(x)"
+"""What functions are measured by."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A sentence on the best function found, and what has to be known beside it.
@@ -28,23 +32,37 @@ class Verdict:
     note: str = ""
 
 
-def winner(confirmed: Sequence[Confirmed]) -> Confirmed:
-    """Return the found function with the best fresh validation accuracy.
+def winner(confirmed: Sequence[Confirmed]) -> Confirmed | None:
+    """Return the found function with the best fresh validation accuracy, None where none was found.
 
     To choose by test accuracy would flatter it.
     """
     found = [row for row in confirmed if row.role == "found"]
-    return max(found, key=lambda row: row.validation.mean)
+    return max(found, key=lambda row: row.validation.mean, default=None)
 
 
-def verdict(confirmed: Sequence[Confirmed]) -> Verdict:
-    """Judge a confirmation of at least one function."""
+def verdict(confirmed: Sequence[Confirmed]) -> Verdict | None:
+    """Judge a confirmation; None where no function that was found has been confirmed."""
     best = winner(confirmed)
+    if best is None:
+        return None
     note = _unequal(confirmed)
     gain = best.minus_relu
-    if gain is None:
+    if best.diverged == best.seeds:
+        text = (
+            "With fresh seeds every training of the functions found diverged, so nothing is "
+            "confirmed: the search's values were luck, or its seed was."
+        )
+        return Verdict("open", best, text, note)
+    if gain is None and any(row.activation == REFERENCE for row in confirmed):
         text = "Of the functions found, ReLU itself has the best fresh validation accuracy."
         return Verdict("reference", best, text, note)
+    if gain is None:
+        text = (
+            f"{best.activation} is the best of them by validation; ReLU's trainings failed, so "
+            "there is nothing to compare with."
+        )
+        return Verdict("open", best, text, note)
     shown = f"{with_interval(gain, '{:+.2f}')} points of test accuracy against ReLU"
     name = f"{best.activation}, the best of them by validation,"
     if gain.low is None or gain.high is None:
@@ -68,8 +86,8 @@ def with_interval(value: Interval, form: str) -> str:
 
 def _unequal(confirmed: Sequence[Confirmed]) -> str:
     """Say with how many settings ReLU was tried, where settings are searched."""
-    relu = next(row for row in confirmed if row.minus_relu is None)
-    if not relu.settings:
+    relu = next((row for row in confirmed if row.activation == REFERENCE), None)
+    if relu is None or not relu.settings:
         return ""
     times = "once" if relu.tried == 1 else f"{relu.tried} times"
     return (

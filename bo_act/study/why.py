@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.errors import SearchError
+from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.explain import Explanation, explain
+from bo_act.study.configurations import params_of
+from bo_act.study.reasons import failure_of_trial, state_of
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import shown
 from bo_act.study.spectra import places_of
-from bo_act.study.trials import Trials
+from bo_act.study.trials import StudyView, own_trial, own_trials
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Why:
     Attributes:
         trial, activation: which; with the values of other parameters where the study has any.
         value: what was measured; None where it was not.
+        state: what came of the trial: ``complete``, ``diverged``, ``pruned``, ``failed``,
+            ``running``.
+        failure: why it failed; None where it did not.
         by: how it was chosen: a baseline, at random, by the acquisition function, by a strategy,
             or by a person (``enqueued``).
         explanation: by what had been evaluated then; None where that was too little.
@@ -40,6 +46,8 @@ class Why:
     neighbours: tuple[str, ...] = ()
     spectra: int = 0
     spectra_seconds: float = 0.0
+    state: str = "complete"
+    failure: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -64,14 +72,10 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     Raises:
         SearchError: there is no such trial, or it has no function.
     """
-    trials = study.get_trials(deepcopy=False)
-    if not 0 <= number < len(trials):
-        raise SearchError(
-            f"the study {study.study_name!r} has no trial {number}; it has {len(trials)}, from 0"
-        )
-    trial = trials[number]
-    texts = [_activation(t, sampler) for t in trials]
-    if texts[number] is None:
+    trial = own_trial(study, number)
+    trials = own_trials(study)
+    text = _activation(trial, sampler)
+    if text is None:
         raise SearchError(f"trial {number} has not been given a function yet")
     known = [t for t in trials if t.number != number and _finished_before(t, trial)]
     side = sampler.configurations(study)
@@ -79,25 +83,30 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     similar: tuple[str, ...] = ()
     try:
         if side:
-            before = Trials.sort(known, frozenset(), number, study.direction)
+            before = StudyView.of_some(known, study.direction)
             explanation, numbers = side.explain(trial, before)
-            similar = tuple(texts[n] or "" for n in numbers)
+            by_number = {t.number: t for t in trials}
+            similar = tuple(_activation(by_number[n], sampler) or "" for n in numbers)
         else:
             explanation, similar = _explain_function(study, sampler, trial, known)
     except SearchError:
         if sampler.searcher.surrogate.name != "gp":
             raise
     value = trial.value if trial.state == TrialState.COMPLETE else None
+    if value is not None and not math.isfinite(value):  # of an objective that diverged
+        value = None
     how = trial.user_attrs.get("proposal", {})
     return Why(
         number,
-        texts[number] or "",
+        text,
         value,
         how.get("by", "enqueued"),
         explanation,
         similar,
         how.get("spectra", 0),
         how.get("spectra_seconds", 0.0),
+        state_of([trial]),
+        None if (failure := failure_of_trial(trial)) is None else str(failure),
     )
 
 
@@ -109,11 +118,11 @@ def _explain_function(
 ) -> tuple[Explanation, tuple[str, ...]]:
     catalogue = sampler.catalogue
     observations = sampler.observations(known, study.direction)
-    then = [t for t in study.get_trials(deepcopy=False) if t.number <= trial.number]
+    then = [t for t in own_trials(study) if t.number <= trial.number]
     found = explain(
         sampler.embedding.with_spectra(places_of(then)),
         observations,
-        catalogue.index(trial.user_attrs["activation"]),
+        catalogue.index(sampler.space.activation_of(trial)),
         surrogate=sampler.searcher.surrogate,
         seed=sampler.searcher.seed,
     )
@@ -122,20 +131,23 @@ def _explain_function(
 
 def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:
     """Return a trial's function or functions, with the other parameters where they are searched."""
-    catalogue, attributes = sampler.catalogue, trial.user_attrs
+    catalogue, space = sampler.catalogue, sampler.space
     parts = []
     for name in sampler.activations:
-        key = f"{name}.activation" if name else "activation"
-        if key not in attributes:
+        try:
+            given = space.activation_of(trial, name)
+        except ExpressionError:
             return None
-        text = catalogue.text(catalogue.index(attributes[key]))
+        text = catalogue.text(catalogue.index(given))
         parts.append(f"{name}: {text}" if name else text)
-    slots = {slot for name in sampler.activations for slot in sampler.space.slots(name)}
-    others = {name: value for name, value in trial.params.items() if name not in slots}
+    slots = sampler.parameters.slots
+    params = trial.params if trial.state.is_finished() else params_of(trial)
+    others = {name: value for name, value in params.items() if name not in slots}
     return ", ".join(parts) + (f" with {shown(others)}" if others else "")
 
 
 def _finished_before(other: FrozenTrial, trial: FrozenTrial) -> bool:
-    if other.datetime_complete is None or trial.datetime_start is None:
+    if other.datetime_complete is None or not other.state.is_finished():
         return False
-    return other.state.is_finished() and other.datetime_complete <= trial.datetime_start
+    # One that waits in the queue begins after all that has ended by now.
+    return trial.datetime_start is None or other.datetime_complete <= trial.datetime_start

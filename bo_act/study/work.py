@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.callbacks import Callbacks
-from bo_act.study.claims import DEATHS, OWNER, Owner
+from bo_act.study.checks import check_before_search
+from bo_act.study.claims import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.evaluate import run_trial
 from bo_act.study.events import Events
-from bo_act.study.heartbeat import Heartbeat
+from bo_act.study.heartbeat import Heartbeat, forget_ended
 from bo_act.study.leftovers import delete_leftovers
+from bo_act.study.made_with import check_settings
 from bo_act.study.methods import make_strategy
+from bo_act.study.reasons import failure_of_trial
 from bo_act.study.results import best_value, count
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import distributions, places
@@ -28,12 +32,16 @@ from bo_act.study.stop import improvement_left
 from bo_act.study.storage import open_study
 from bo_act.study.task import Task
 from bo_act.study.times import study_costs
-from bo_act.study.trials import read_trials
+from bo_act.study.trials import StudyView, is_diverged, own_trials, read_again
 from bo_act.study.turns import my_turn
+from bo_act.study.waiting import awaited
 from bo_act.training.trainer import cpu_threads, pick_device
 
-# Failed trials in a row after which the cause is taken to lie outside the functions.
+# Failed trials in a row after which the cause is taken to lie outside the functions. Where code of
+# the user's failed, as many functions: one of them is tried again and fails again.
 _FAILURES_IN_A_ROW = 5
+
+_SAME_VALUES = 5  # different functions in the beginning that may have one value by chance
 
 # Processes that may die over one trial before that is taken to be the function's doing.
 _MOST_DEATHS = 10
@@ -91,6 +99,7 @@ def work(
     events: Events | None = None,
     told: Callbacks | None = None,
     patience: float = 300.0,
+    checked: bool = False,
 ) -> int:
     """Work on a study beside others until it is done, and return how many trials were run here.
 
@@ -99,6 +108,7 @@ def work(
         events: called as the study proceeds.
         told: of each trial that ends here.
         patience: seconds to wait for a database server that is not there yet.
+        checked: whether whoever started this worker has made the checks before a search.
 
     Raises:
         BoActError: something in the study file, the data or the storage is not as it should be.
@@ -111,6 +121,8 @@ def work(
     if finished(study) >= spec.trials:
         return 0
     refuse_itself(study, spec.warm_start.sources)
+    if not checked:
+        check_before_search(task)
     study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
     with cpu_threads(spec.training.threads):
         return search(task, study, sampler, events, told or Callbacks([]))
@@ -120,51 +132,70 @@ def search(
     task: Task, study: optuna.Study, sampler: ActivationSampler, events: Events, told: Callbacks
 ) -> int:
     """Run trials until the study has enough of them; return how many were run here."""
-    total, failures, ran = task.spec.trials, 0, 0
+    total, ran = task.spec.trials, 0
+    failed: set[str] = set()  # one after the other
     events.search(finished(study), total, None, best_value(study))
     while finished(study) < total:
         if _is_enough(task.spec, study, sampler):
             break
-        trial = _next_trial(task.spec, study, sampler)
+        trial = _next_trial(task.spec, study, sampler, task.content)
         if trial is _No.MORE:
             break
         if isinstance(trial, _No):
+            events.waiting(awaited(study))
             time.sleep(_LOOK)
             continue
-        state = _run(task, study, trial)
+        events.waiting(())
+        try:
+            with Heartbeat(study, trial._trial_id, grace=task.spec.grace):
+                state = run_trial(task, study, trial)
+        except TrialTaken as taken:
+            warnings.warn(str(taken), stacklevel=2)
+            continue
         ran += 1
-        failures = failures + 1 if state == TrialState.FAIL else 0
-        if failures:
-            delete_leftovers(task, study)
-        if failures >= _FAILURES_IN_A_ROW:
-            reason = study.trials[trial.number].user_attrs.get("failure", "")
-            raise SearchError(
-                f"{failures} trials failed one after the other, so the cause is not the function; "
-                f"the last: {reason}"
-            )
-        frozen = study.get_trials(deepcopy=False)[trial.number]
+        frozen = read_again(study, trial)
         told(study, frozen)
         events.search(finished(study), total, frozen, best_value(study))
+        if state != TrialState.FAIL:
+            failed.clear()
+            _warn_of_one_value(task, study)
+            continue
+        delete_leftovers(task, study)
+        failure = failure_of_trial(frozen)
+        functions = failure is not None and failure.blame == "function"
+        failed.add(str(frozen.user_attrs.get("activation") if functions else trial.number))
+        if len(failed) >= _FAILURES_IN_A_ROW:
+            raise SearchError(
+                f"{len(failed)} {'functions' if functions else 'trials'} failed one after the "
+                f"other, so the cause is not the function; the last: {failure}"
+            )
     delete_leftovers(task, study)
+    forget_ended(study, own_trials(study))
     return ran
 
 
 def finished(study: optuna.Study) -> int:
     """Count the trials that have a result."""
-    return count(study.get_trials(deepcopy=False)).finished
+    return count(own_trials(study)).finished
 
 
-def _run(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
-    with Heartbeat(study, trial._trial_id, grace=task.spec.grace):
-        try:
-            return run_trial(task, study, trial)
-        except (UpdateFinishedTrialError, ValueError):
-            # Taken for dead and taken over by another, who has finished it. What counts is one
-            # result of the same training.
-            state = study.get_trials(deepcopy=False)[trial.number].state
-            if not state.is_finished():
-                raise
-            return state
+def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
+    """Warn, once, where the first functions have the very same value.
+
+    Of networks that is checked before the search; a training function of the user's may do without
+    the activation in many ways.
+    """
+    if task.objective is None:
+        return
+    done = own_trials(study, TrialState.COMPLETE)
+    values = {str(t.user_attrs.get("activation")): t.value for t in done if not is_diverged(t)}
+    enough = min(_SAME_VALUES, task.spec.trials)
+    if len(values) == enough > 1 and len(set(values.values())) == 1:
+        warnings.warn(
+            f"the first {enough} functions all have the value {next(iter(values.values()))}: "
+            f"does {task.objective.path.name} use the activation that it is given?",
+            stacklevel=3,
+        )
 
 
 def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> bool:
@@ -173,23 +204,28 @@ def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler)
     return improvement_left(study, sampler) < spec.stop.improvement
 
 
-def _next_trial(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> Trial | _No:
+def _next_trial(
+    spec: StudySpec,
+    study: optuna.Study,
+    sampler: ActivationSampler,
+    content: Mapping[str, str] | None = None,
+) -> Trial | _No:
     """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
     me = Owner.me(spec.grace)
     with my_turn(study):
-        trials, abandoned = read_trials(study)
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        # One of mine that is not being run was created although the answer was lost on its way.
-        mine = {t.number for t in running if Owner.read(t.system_attrs.get(OWNER)) == me}
-        for number in sorted(abandoned | mine):
-            if _take_over(study, trials[number], me):
-                return Trial(study, trials[number]._trial_id)
-        if any(trial.state == TrialState.WAITING for trial in trials):
+        check_settings(study, spec, content or {})
+        view = StudyView.of(study)
+        for one in view.running:
+            # One of mine that is not being run was created although the answer was lost on its way.
+            mine = Owner.read(one.system_attrs.get(OWNER)) == me
+            if (mine or one.number in view.abandoned) and _take_over(study, one, me):
+                return Trial(study, one._trial_id)
+        if any(one.state == TrialState.WAITING for one in view.trials):
             trial = study.ask()
             study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
             return trial
-        live = len(running) - len(abandoned)
-        if count(trials).finished + live >= spec.trials:
+        live = len(view.running) - len(view.abandoned)
+        if count(view.trials).finished + live >= spec.trials:
             return _No.YET if live else _No.MORE
         if not sampler.remaining(study):
             # The whole space was evaluated, unless one of those that still run fails.

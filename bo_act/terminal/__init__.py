@@ -5,12 +5,12 @@ Nothing is drawn on a stderr that is not a terminal, except one line a phase.
 
 from bo_act.terminal.console import duration, err, key_values, out, plot, size
 from bo_act.terminal.progress import FEATURES, counting, live
+from bo_act.terminal.spaces import large_space, listed_space
 from bo_act.terminal.status import show_status, status_table
 from bo_act.terminal.tables import (
     explanation,
     feature_store,
     feature_table,
-    large_space,
     study_tables,
 )
 
@@ -24,6 +24,7 @@ __all__ = [
     "feature_table",
     "key_values",
     "large_space",
+    "listed_space",
     "live",
     "out",
     "plot",

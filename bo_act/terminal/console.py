@@ -49,10 +49,15 @@ def plot(x: Sequence[float], curves: dict[str, Sequence[float]], *, title: str) 
     plotext.clear_figure()
     plotext.theme("pro" if out.is_terminal else "clear")
     plotext.plotsize(min(out.width, 80), 20)
-    for name, y in curves.items():
+    plain = not out.encoding.startswith("utf")
+    for (name, y), letter in zip(curves.items(), "*o+x", strict=False):
         pairs = [(a, b) for a, b in zip(x, y, strict=True) if abs(b) < float("inf")]
         if pairs:
-            plotext.plot(*map(list, zip(*pairs, strict=True)), label=name, marker="braille")
+            plotext.plot(
+                *map(list, zip(*pairs, strict=True)),
+                label=name,
+                marker=letter if plain else "braille",
+            )
     plotext.title(title)
     drawn = plotext.build()
     sys.stdout.write((drawn if out.is_terminal else plotext.uncolorize(drawn)) + "\n")

@@ -17,9 +17,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from bo_act.errors import StorageError
 from bo_act.specs import SEARCHED
 from bo_act.study.results import count
 from bo_act.study.settings import shown
+from bo_act.study.trials import is_diverged, own_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -35,9 +37,13 @@ class Now:
 
     Args:
         study: only read.
+
+    Attributes:
+        awaited: whom a worker waits for that has nothing to do, one line each.
     """
 
     def __init__(self, study: optuna.Study) -> None:
+        self.awaited: list[str] = []
         self._study = study
         self._trials: list[FrozenTrial] = []
         self._looked = -_LOOK
@@ -59,7 +65,9 @@ class Now:
         """Return what is shown now, as names and lines."""
         trials = self._read()
         rows = []
-        finished = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+        finished = [
+            t for t in trials if t.state == TrialState.COMPLETE and t.values and not is_diverged(t)
+        ]
         best = max(finished, key=lambda trial: float(trial.values[0]), default=None)
         if best is not None:
             line = Text().append(f"{best.values[0]:.4f}", "bold green").append(f"  {_what(best)}")
@@ -70,6 +78,7 @@ class Now:
         rows += [(f"#{trial.number}", _running(trial)) for trial in running[:_ROWS]]
         if len(running) > _ROWS:
             rows.append(("", Text(f"and {len(running) - _ROWS} more", style="dim")))
+        rows += [("", Text(line, style="yellow")) for line in self.awaited[:_ROWS]]
         counts = count(trials)
         complete = f"complete ({counts.diverged} diverged)" if counts.diverged else "complete"
         states = {
@@ -86,8 +95,8 @@ class Now:
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
                 # A busy database; whoever works on the study sees to it.
-                with suppress(OptunaError):
-                    self._trials = self._study.get_trials(deepcopy=False)
+                with suppress(StorageError, OptunaError):
+                    self._trials = own_trials(self._study)
                 self._looked = time.monotonic()
             return self._trials
 

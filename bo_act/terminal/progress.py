@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from optuna.trial import TrialState
 from rich.console import Group, RenderableType
 from rich.live import Live as RichLive
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,12 +26,15 @@ from rich.table import Column
 
 from bo_act.specs import SEARCHED
 from bo_act.study.events import Events
+from bo_act.study.reasons import failure_of_trial
 from bo_act.terminal.console import duration, err, with_settings
 from bo_act.terminal.now import Now, looked
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+    from bo_act.study.waiting import Awaited
 
 FEATURES = "features of the space"
 
@@ -52,6 +57,7 @@ class Live(Events):
         self.tasks: dict[str, TaskID] = {}
         self.best: float | None = None
         self.paces: dict[str, _Pace] = {}
+        self.awaited: set[tuple[int, str]] = set()
 
     def features(self, done: int, total: int) -> None:
         """Show features computed so far, how fast, and how long it takes yet."""
@@ -70,15 +76,28 @@ class Live(Events):
         pace = self.paces.setdefault("search", _Pace(done))
         if trial is not None and not self.quiet:
             better = best is not None and (self.best is None or best > self.best)
+            failed = trial.state == TrialState.FAIL
             if self.screen is not None:
-                self.screen.print(self._line(trial))
-            elif pace.due() or better or done == total:
-                # A log: what is better than all before, and a line a minute.
+                self.screen.print(self._line(trial), whole=failed)
+            elif failed or pace.due() or better or done == total:
+                # A log: what is better than all before, what failed, and a line a minute.
                 err.print(f"search: {done} of {total}{self._line(trial)}", soft_wrap=True)
         self.best = best
         rate = 60 * pace.rate(done)
         parts = [f"{rate:.3g} trials/min"] if rate else []
         self._show("search", "search", done, total, ", ".join(parts))
+
+    def waiting(self, trials: Sequence[Awaited]) -> None:
+        """Show whom is waited for; in a log, once until that changes."""
+        before, self.awaited = self.awaited, {(one.trial, one.kind) for one in trials}
+        if self.screen is not None:
+            if self.now is not None:
+                self.now.awaited = [one.text for one in trials]
+            return
+        for one in trials:
+            # Who is waited for without end is said even where nothing else is.
+            if (one.trial, one.kind) not in before and (not self.quiet or one.kind == "mute"):
+                err.print(one.text, soft_wrap=True, markup=False)
 
     def confirmation(self, done: int, total: int, text: str) -> None:
         """Show fresh-seed runs done so far."""
@@ -118,6 +137,8 @@ class Live(Events):
             shown = f"[bold green]{trial.value:.4f}[/]  " if better else f"{trial.value:.4f}  "
         searched = {k: v for k, v in trial.params.items() if k.startswith(SEARCHED)}
         what = with_settings(text, searched)
+        if (failure := failure_of_trial(trial)) is not None:
+            what += f": {escape(str(failure))}"
         return f"  {trial.number:>4}  {shown}  {what}  [dim]{by}[/]"
 
 
@@ -187,10 +208,10 @@ class _Screen:
         self._live.start()
         self._thread.start()
 
-    def print(self, line: str) -> None:
-        """Print a line above the drawing, cut where the terminal ends."""
+    def print(self, line: str, *, whole: bool = False) -> None:
+        """Print a line above the drawing, cut where the terminal ends unless it is to be whole."""
         with self._lock:
-            err.print(line, no_wrap=True, overflow="ellipsis")
+            err.print(line, no_wrap=not whole, overflow="fold" if whole else "ellipsis")
 
     def close(self) -> None:
         """Draw a last time and give the cursor back."""
@@ -206,10 +227,10 @@ class _Screen:
 
 
 @contextmanager
-def counting() -> Iterator[Callable[[int, int], None]]:
-    """Show how far the grouping of a space is, where it takes more than a moment."""
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something about a space is, where it takes more than a moment."""
     bars = Progress(
-        TextColumn("grouping equal functions"),
+        TextColumn(what),
         BarColumn(bar_width=30),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -229,4 +250,5 @@ def counting() -> Iterator[Callable[[int, int], None]]:
     try:
         yield progress
     finally:
-        bars.stop()
+        if bars.live.is_started:  # else it would end a line that was never begun
+            bars.stop()

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from bo_act.terminal.console import duration, out
+from bo_act.terminal.tables import failure_lines
 
 if TYPE_CHECKING:
     from bo_act.study.status import AtWork, StudyStatus
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 def status_table(status: StudyStatus) -> RenderableType:
     """Return how a study is doing, to be printed."""
+    return Group(*_parts(status))
+
+
+def _parts(status: StudyStatus) -> list[Table | str]:
     counts = status.trials
     rows = {
         "finished": f"{counts.finished} of {status.total}",
@@ -31,13 +36,14 @@ def status_table(status: StudyStatus) -> RenderableType:
     facts.add_column(overflow="fold")
     for name, text in rows.items():
         facts.add_row(name, text)
+    said: list[Table | str] = [facts, *failure_lines(status.failures)]
     if not status.workers:
-        return Group(facts, "Nobody is at work.")
+        return [*said, "Nobody is at work."]
     table = Table(title="At work", title_justify="left")
     for name in ("host", "pid", "trial"):
         table.add_column(name, justify="left" if name == "host" else "right")
     table.add_column("activation", overflow="fold")
-    # On one machine nobody says that he is alive; the room is the function's, then.
+    # In memory nobody says that he is alive; the room is the function's, then.
     heard = any(one.silent is not None or not one.alive for one in status.workers)
     for name in ("epochs", "for", *(["last heard"] if heard else [])):
         table.add_column(name, justify="right")
@@ -51,18 +57,20 @@ def status_table(status: StudyStatus) -> RenderableType:
             duration(one.seconds),
             *([_heard(one)] if heard else []),
         )
-    return Group(facts, table)
+    return [*said, table]
 
 
 def show_status(status: StudyStatus) -> None:
     """Print how a study is doing."""
-    out.print(status_table(status))
+    for part in _parts(status):
+        out.print(part, soft_wrap=isinstance(part, str))
 
 
 def _heard(one: AtWork) -> str:
+    heard = [] if one.silent is None else [f"{one.silent:.0f} s ago"]
     if not one.alive:
-        return "[yellow]gone; waits to be taken over[/]"
-    return "" if one.silent is None else f"{one.silent:.0f} s ago"
+        heard.append("[yellow]gone; waits to be taken over[/]")
+    return "\n".join(heard) or "never"
 
 
 def _left(status: StudyStatus) -> str:
@@ -72,5 +80,5 @@ def _left(status: StudyStatus) -> str:
 def _best(status: StudyStatus) -> str:
     best = status.best
     if best is None or best.value is None:
-        return "none"
+        return status.lacking or "none"
     return f"{best.activation}  {100 * best.value:.2f}% (trial {best.trial})"

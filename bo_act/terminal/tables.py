@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from bo_act.study.caveats import caveats
@@ -12,9 +13,9 @@ from bo_act.study.verdict import verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
-    from bo_act.activations.space import Space
     from bo_act.features.table import FeatureTable
     from bo_act.study.confirm import Confirmed
+    from bo_act.study.reasons import FailureGroup
     from bo_act.study.results import Found, StudyResult
     from bo_act.study.why import Why
 
@@ -28,24 +29,40 @@ def study_tables(result: StudyResult) -> None:
         soft_wrap=True,
     )
     if result.best is None:
-        out.print("No function has been evaluated yet.")
-        return
-    out.print(_found_table("Best of the search (validation accuracy, one seed)", result.top))
+        out.print(escape(result.lacking or "No function has been evaluated yet."))
+    else:
+        out.print(_found_table("Best of the search (validation accuracy, one seed)", result.top))
     if result.front:
         title = "Better than all that cost less (cost at inference in units of ReLU's)"
         out.print(_found_table(title, result.front))
-    if result.baseline.value is not None:
-        what = with_settings("relu(x)", result.baseline.settings)
-        out.print(f"{what} in the same search: {_percent(result.baseline.value)}")
+    baseline = result.baseline
+    if result.best is not None and (baseline.value is not None or baseline.state):
+        what = with_settings("relu(x)", baseline.settings)
+        out.print(f"{what} in the same search: {_percent(baseline.value) or baseline.state}")
     if result.confirmed:
         out.print(_confirmed_table(result.confirmed))
-        judged = verdict(result.confirmed)
+    judged = verdict(result.confirmed)
+    if judged is not None:
         name = judged.winner.activation
         out.print(judged.text.replace(f"{name},", f"[bold]{name}[/],", 1))
-        if judged.note:
-            out.print(f"[dim]{judged.note}[/]")
-        for caveat in caveats(result.confirmed):
-            out.print(f"[dim]{caveat}[/]")
+    for note in (judged.note if judged else "", *result.notes, *caveats(result.confirmed)):
+        if note:
+            out.print(f"[dim]{escape(note)}[/]")
+    for line in failure_lines(result.failures):
+        out.print(line, soft_wrap=True)
+
+
+def failure_lines(groups: Sequence[FailureGroup]) -> list[str]:
+    """Return what failed and why, a line a reason."""
+    return [
+        f"[yellow]Failed in the {one.phase}[/], {_times(one.count)}: {escape(one.reason)}"
+        + (f" [dim]{escape(one.functions)}[/]" if one.functions else "")
+        for one in groups
+    ]
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _found_table(title: str, functions: Sequence[Found]) -> Table:
@@ -85,7 +102,7 @@ def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
             with_interval(row.test, "{:.2f}%"),
             "" if row.minus_relu is None else with_interval(row.minus_relu, "{:+.2f}"),
             _percent(row.validation.mean),
-            _percent(row.searched),
+            _percent(row.searched) or row.state,
             end_section=last_found,
         )
     return table
@@ -102,7 +119,10 @@ _HOW = {
 
 def explanation(found: Why) -> None:
     """Print what was expected of a trial, and by which evidence."""
-    rows = {"chosen": _HOW[found.by], "measured": _percent(found.value) or "not (yet)"}
+    measured = {"complete": _percent(found.value), "running": "not yet"}.get(found.state)
+    rows = {"chosen": _HOW[found.by], "measured": measured or found.state}
+    if found.failure:
+        rows["why it failed"] = escape(found.failure)
     if found.spectra:
         noun = "spectrum" if found.spectra == 1 else "spectra"
         rows["looked closer"] = (
@@ -129,22 +149,6 @@ def explanation(found: Why) -> None:
     out.print(
         "Expected values are among those observed. Parts of the prediction are in units of the "
         "warped target, whose deviation is 1: the prior, each block, and all blocks together."
-    )
-
-
-def large_space(space: Space) -> None:
-    """Print what a space is that is too large to list."""
-    key_values(
-        f"Space {space.name}: {space.spec.description}",
-        {
-            "expressions": f"{len(space):,}",
-            "distinct functions": "not counted: searched from tree to tree",
-            "schemas": ", ".join(space.spec.schemas),
-            "parameters": ", ".join(
-                f"{slot} ({len(d.choices)})" for slot, d in space.distributions.items()
-            ),
-            "baselines": ", ".join(map(str, space.baselines)),
-        },
     )
 
 

@@ -64,8 +64,8 @@ class Augmentation:
         height, width = images.shape[-2:]
         shift = self.spec.shift
         generator = torch.Generator().manual_seed(seed_of(*draw, 0))
-        flips = torch.randint(0, 2, (count,), generator=generator)
-        moves = torch.randint(-shift, shift + 1, (count, 2), generator=generator)
+        flips = torch.randint(0, 2, (count,), device="cpu", generator=generator)
+        moves = torch.randint(-shift, shift + 1, (count, 2), device="cpu", generator=generator)
         if not self.spec.flip:
             flips = torch.zeros_like(flips)
         flip, move = flips[indices].to(images.device), moves[indices].to(images.device)
@@ -84,7 +84,9 @@ class Augmentation:
         """
         height, width = images.shape[-2:]
         generator = torch.Generator().manual_seed(seed_of(*draw, 1))
-        places = torch.rand(count, 2, generator=generator)[indices].to(images.device)
+        places = torch.rand(count, 2, device="cpu", dtype=torch.float32, generator=generator)[
+            indices
+        ].to(images.device)
         tops = (places[:, :1] * height).long() - self.spec.cutout // 2
         lefts = (places[:, 1:] * width).long() - self.spec.cutout // 2
         rows = torch.arange(height, device=images.device) - tops

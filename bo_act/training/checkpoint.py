@@ -1,12 +1,12 @@
 """A training's state on disk, so that a killed one goes on where it was.
 
 Tensors, numbers and texts alone: files are read with ``weights_only``, which runs no code of
-theirs. They are written under a temporary name and renamed, so that a kill leaves the one before.
+theirs. A kill leaves the one before, and a damaged one is not used.
 """
 
 from __future__ import annotations
 
-import pickle
+import io
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from bo_act.io import one_line, read_checked, remove_abandoned, write_checked
 
 _FORMAT = 1
 
@@ -36,41 +38,32 @@ class Checkpoint:
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save({"format": _FORMAT, "key": self.key, "state": state}, self._temporary)
-            self._temporary.replace(self.path)
-        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
-            with suppress(OSError):
-                self._temporary.unlink(missing_ok=True)  # half a file fills the disk as well
-            raise OSError(_one_line(error)) from error
+        # In memory first: on a full disk, torch's own writer does not say what is wrong.
+        buffer = io.BytesIO()
+        torch.save({"format": _FORMAT, "key": self.key, "state": state}, buffer)
+        write_checked(self.path, buffer.getbuffer(), sync=True)
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was saved; None, with a warning, where it cannot be used."""
         if not self.path.is_file():
             return None
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            packed = io.BytesIO(read_checked(self.path))
+            content = torch.load(packed, map_location="cpu", weights_only=True)
             if content["format"] == _FORMAT and content["key"] == self.key:
                 state: dict[str, Any] = content["state"]
                 return state
             why = "it belongs to another training"
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-            why = _one_line(error)
-        except (pickle.UnpicklingError, AttributeError, IndexError) as error:
-            why = _one_line(error)
+        except Exception as error:  # whatever it is, the training can do without
+            why = one_line(error)
         warn_of(self.path, why)
         return None
 
     def delete(self) -> None:
         """Remove the file; the training is over, and a file that stays does it no harm."""
-        for path in (self.path, self._temporary):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-
-    @property
-    def _temporary(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.new")
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        remove_abandoned(self.path.parent)
 
 
 def warn_of(path: Path, why: str) -> None:
@@ -87,7 +80,3 @@ def on_cpu(state: Any) -> Any:
     if isinstance(state, list | tuple):
         return type(state)(on_cpu(value) for value in state)
     return state
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

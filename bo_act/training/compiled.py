@@ -35,7 +35,7 @@ def compiled(
     functions = [module for module in network.modules() if isinstance(module, Activation)]
     if spec.compile == "activation" and not functions:
         return network, _told("the network has no activation module of ours to compile")
-    torch._dynamo.reset()  # what was compiled for the function before is of no use any more
+    torch.compiler.reset()  # what was compiled for the function before is of no use any more
     forward: Callable[[Tensor], Tensor] = network
     for function in functions:
         function.fused = spec.compile == "activation"
@@ -64,7 +64,7 @@ def _try(
 ) -> None:
     """Make a step's forward and backward pass, and forget what they did to the network."""
     count = min(spec.micro_batch or spec.batch_size, spec.batch_size, len(images))
-    batch, _ = images.take(torch.arange(count))
+    batch, _ = images.take(torch.arange(count, device="cpu"))
     if spec.channels_last:
         batch = batch.contiguous(memory_format=torch.channels_last)
     before: dict[str, Any] = on_cpu(dict(network.state_dict()))

@@ -94,6 +94,11 @@ def load_data(spec: DataSpec, augmentation: AugmentationSpec | None = None) -> D
     source = open_source(spec)
     images, labels = source.train()
     classes = source.classes or int(labels.max()) + 1
+    if classes > len(labels):
+        raise DataError(
+            f"{spec.name}: expected labels from 0 to the number of classes, got one of "
+            f"{classes - 1} among {len(labels)} images"
+        )
     rest, validation = split(labels, spec, source.validation or len(labels) // 10)
     side = images.shape[-1] if spec.image_size is None else spec.image_size
     if side not in SIDES:
@@ -102,6 +107,7 @@ def load_data(spec: DataSpec, augmentation: AugmentationSpec | None = None) -> D
             f"leave it out to keep the {images.shape[-1]} pixels of {spec.name!r}"
         )
 
+    shape = tuple(images.shape[1:])
     scaled = partial(_scaled, white=source.white, side=side)
     train = scaled(images[rest])
     standardized = _standardization(train)
@@ -120,6 +126,16 @@ def load_data(spec: DataSpec, augmentation: AugmentationSpec | None = None) -> D
 
     def load_test() -> ImageSet:
         test_images, test_labels = source.test()
+        if tuple(test_images.shape[1:]) != shape:
+            raise DataError(
+                f"{spec.name}: expected test images of the shape {shape} of the training images, "
+                f"got {tuple(test_images.shape[1:])}"
+            )
+        if len(test_labels) and int(test_labels.max()) >= classes:
+            raise DataError(
+                f"{spec.name}: expected test labels among the {classes} classes of the training "
+                f"images, from 0, got {int(test_labels.max())}"
+            )
         return ImageSet(standardized(scaled(test_images)), test_labels)
 
     return Data(
@@ -155,7 +171,9 @@ def _standardization(images: Tensor) -> Callable[[Tensor], Tensor]:
         raise DataError("the training images are all of one gray; nothing can be learned of them")
     # Rounded, so that the order of summation on another machine does not change the digest.
     scale, shift = (
-        torch.tensor([round(float(value), 6) for value in values]).view(-1, 1, 1)
+        torch.tensor(
+            [round(float(value), 6) for value in values], device="cpu", dtype=torch.float32
+        ).view(-1, 1, 1)
         for values in (deviation, mean)
     )
     return lambda some: (some - shift) / scale

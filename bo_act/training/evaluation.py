@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bo_act.errors import NetworkError
+from bo_act.failures import USERS, is_machines, one_line
+from bo_act.torch_state import plain_torch
 from bo_act.training.images import Images
 from bo_act.training.precision import Precision, autocast
 
@@ -52,9 +54,9 @@ def measure(
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     # Sums of float32 losses over a whole data set would lose digits.
-    loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64)
-    loss = loss.to(device)
-    with torch.no_grad(), autocast(device, precision):
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    loss = torch.zeros((), device=device, dtype=wide)
+    with plain_torch(device), torch.no_grad(), autocast(device, precision):
         for batch, labels in images.batches(batch_size):
             logits = network(batch).float()
             correct += (logits.argmax(1) == labels).sum()
@@ -75,23 +77,34 @@ def check_network(
     Raises:
         NetworkError: the network does not map the images to logits of the classes.
     """
-    few, _ = images.take(torch.arange(min(2, len(images))))
+    few, _ = images.take(torch.arange(min(2, len(images)), device="cpu"))
     device = few.device
     network.eval()
     shape = tuple(few.shape)
     try:
         with torch.no_grad(), autocast(device, precision):
             logits = network(few)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError) as error:
-        cause = " ".join(str(error).split())
+    except USERS as error:
+        if is_machines(error):
+            raise
         raise NetworkError(
-            f"the network fails on images of shape {shape}: {type(error).__name__}: {cause}"
+            f"the network fails on images of shape {shape}: {one_line(error)}"
         ) from error
-    expected = (len(few), num_classes)
+    check_logits(logits, few, num_classes=num_classes)
+
+
+def check_logits(logits: object, images: Tensor, *, num_classes: int) -> None:
+    """Look whether what a network returned are logits of the images' classes.
+
+    Raises:
+        NetworkError: they are not.
+    """
+    expected = (len(images), num_classes)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise NetworkError(
-            f"expected the network to map images {shape} to logits {expected}, got {came}"
+            f"expected the network to map images {tuple(images.shape)} to logits {expected}, "
+            f"got {came}"
         )
+    if not logits.is_floating_point():
+        raise NetworkError(f"expected logits of a floating dtype, got {logits.dtype}")

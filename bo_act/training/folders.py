@@ -1,5 +1,8 @@
 """Large data sets: images in folders, one folder a class, read by worker processes as needed.
 
+What systems leave in folders is left aside: whatever begins with a dot (``.ipynb_checkpoints``,
+``.DS_Store``, ``._0001.jpg``), their own folders (``__MACOSX``), and files of other endings.
+
 The augmentation of an image is drawn for (seed, epoch, index) inside the worker that reads it, so
 that it is the same with any number of workers. Training images are cropped and scaled at random,
 others are scaled and cropped in the middle, as is usual for ImageNet.
@@ -9,11 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +36,11 @@ MIDDLE = 0.875
 """Share of the shorter side that is in the middle crop: 224 of 256 pixels for ImageNet."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue in [0, 1], as torchvision's documentation has them."""
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_OF_SYSTEMS = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+_LONGEST = 64  # sides to one another: what is longer would be scaled to a huge image
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +73,7 @@ class FolderImages:
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return some images without augmentation, and their labels."""
         plain = _Files(self, None)
-        images = torch.stack([plain[index] for index in indices.tolist()])
+        images = torch.stack([plain.read(index) for index in indices.tolist()])
         return images.to(self.labels.device), self.labels[indices.to(self.labels.device)]
 
     def batches(
@@ -75,18 +87,21 @@ class FolderImages:
         from torch.utils.data import DataLoader
 
         device = self.labels.device
-        order = torch.arange(len(self)) if order is None else order.cpu()
+        order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
         # A daemon, such as a worker of `bench build`, may not have processes of its own.
         workers = 0 if multiprocessing.current_process().daemon else self.workers
-        loader: DataLoader[Tensor] = DataLoader(
+        loader: DataLoader[Tensor | str] = DataLoader(
             _Files(self, draw),
             batch_size=batch_size,
             sampler=order.tolist(),
             num_workers=workers,
+            collate_fn=_together,
             pin_memory=device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # else torch's global one is advanced
         )
         for images, chosen in zip(loader, order.split(batch_size), strict=True):
+            if isinstance(images, str):
+                raise DataError(images)
             batch = images.to(device, non_blocking=True)
             labels = self.labels[chosen.to(device)]
             if draw is None:
@@ -96,7 +111,15 @@ class FolderImages:
                 yield mix(batch, labels, self.augmentation, self.num_classes, key)
 
 
-class _Files(torch.utils.data.Dataset[Tensor]):
+def _together(images: list[Tensor | str]) -> Tensor | str:
+    """Return a batch, or what is wrong with the first image that cannot be read."""
+    good = [image for image in images if not isinstance(image, str)]
+    if len(good) == len(images):
+        return torch.stack(good)
+    return next(image for image in images if isinstance(image, str))
+
+
+class _Files(torch.utils.data.Dataset["Tensor | str"]):
     """Reads one image at a time, in whatever process."""
 
     def __init__(self, images: FolderImages, draw: tuple[int, int] | None) -> None:
@@ -107,14 +130,20 @@ class _Files(torch.utils.data.Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor:
-        from torchvision.datasets.folder import default_loader
-
-        path = self.paths[index]
+    def __getitem__(self, index: int) -> Tensor | str:
+        # Told, not raised: a loader puts its own traceback into what its workers raise.
         try:
-            image = default_loader(path)
-        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
-            raise DataError(f"{path}: cannot be read as an image: {error}") from error
+            return self.read(index)
+        except DataError as error:
+            return str(error)
+
+    def read(self, index: int) -> Tensor:
+        """Return an image.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        image = read_image(self.paths[index])
         if self.draw is None:
             return self._as_tensor(image)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global state
@@ -124,6 +153,56 @@ class _Files(torch.utils.data.Dataset[Tensor]):
     def _as_tensor(self, image: Any) -> Tensor:
         tensor: Tensor = self.transform(image)
         return tensor
+
+
+def read_image(path: str) -> Any:
+    """Return the (first) image of a file, in red, green and blue.
+
+    Raises:
+        DataError: it is damaged, too large, or of a kind whose numbers have no known range.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            # What is large, but below Pillow's limit, and other oddities of its metadata.
+            warnings.simplefilter("ignore")
+            short, long = sorted(image.size)
+            if long > _LONGEST * short:
+                raise ValueError(f"its sides are {short} and {long} pixels")
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers of no known range")
+            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+                pixels = np.asarray(image).astype(np.int64).clip(0, 65_535)
+                return Image.fromarray((pixels // 257).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's readers raise many kinds
+        cause = " ".join(str(error).split()).replace(repr(path), "it")
+        raise DataError(
+            f"{path}: cannot be read as an image ({cause or type(error).__name__}); replace "
+            "or remove it"
+        ) from error
+
+
+def damaged(paths: Sequence[str], *, seconds: float) -> tuple[list[str], int]:
+    """Read images, in random order, for at most so long.
+
+    Returns:
+        What is wrong with those that are damaged, and how many were read.
+    """
+    generator = torch.Generator().manual_seed(0)
+    until = time.monotonic() + seconds
+    wrong = []
+    count = 0
+    for index in torch.randperm(len(paths), generator=generator, device="cpu").tolist():
+        if time.monotonic() > until:
+            break
+        count += 1
+        try:
+            read_image(paths[index])
+        except DataError as error:
+            wrong.append(str(error))
+    return sorted(wrong), count
 
 
 def _transform(side: int, augmentation: AugmentationSpec | None) -> Callable[[Any], Tensor]:
@@ -178,8 +257,8 @@ def load_folders(spec: DataSpec, augmentation: AugmentationSpec) -> Folders:
     rest, validation = split(labels, spec, len(labels) // 10)
     digest = hashlib.sha256(f"{side}".encode())
     for path, label in zip(paths, labels.tolist(), strict=True):
-        name = Path(path).relative_to(folder).as_posix()
-        digest.update(f"\0{name}\0{Path(path).stat().st_size}\0{label}".encode())
+        name = os.fsencode(Path(path).relative_to(folder).as_posix())
+        digest.update(b"\0%b\0%d\0%d" % (name, Path(path).stat().st_size, label))
     digest.update(repr((rest.tolist(), validation.tolist())).encode())
 
     def part(chosen: Tensor) -> FolderImages:
@@ -194,13 +273,11 @@ def load_folders(spec: DataSpec, augmentation: AugmentationSpec) -> Folders:
 
     def load_test() -> FolderImages:
         test_paths, test_labels, test_classes = _listed(folder / "val")
-        if test_classes != classes:
-            raise DataError(
-                f"{folder}: expected the same classes in train and val, got {len(classes)} and "
-                f"{len(test_classes)} that are not the same"
-            )
+        _same_classes(folder, classes, test_classes)
         return replace(part(rest), paths=test_paths, labels=test_labels)
 
+    if (folder / "val").is_dir():  # known now, not when the search is over
+        _same_classes(folder, classes, _class_names(folder / "val"))
     return Folders(part(rest), part(validation), len(classes), digest.hexdigest(), load_test)
 
 
@@ -232,14 +309,82 @@ def _find(spec: DataSpec, side: int) -> Path:
     return folder
 
 
-def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
-    """Return the files of a folder, their labels and the classes, all sorted by name."""
-    from torchvision.datasets import ImageFolder
+def _same_classes(folder: Path, train: list[str], val: list[str]) -> None:
+    if train == val:
+        return
+    missing, more = sorted(set(train) - set(val)), sorted(set(val) - set(train))
+    parts = [f"{kind}: {_short(names)}" for kind, names in
+             (("only in train", missing), ("only in val", more)) if names]  # fmt: skip
+    raise DataError(
+        f"{folder}: expected the same classes in train and val, got {len(train)} and {len(val)} "
+        f"({'; '.join(parts)})"
+    )
 
+
+def _class_names(folder: Path) -> list[str]:
+    """Return the names of the folders that are classes, sorted."""
     try:
-        found = ImageFolder(str(folder))
-    except (OSError, RuntimeError) as error:
-        cause = " ".join(str(error).split())
-        raise DataError(f"{folder}: expected a folder of images for each class: {cause}") from error
-    paths = [path for path, _ in found.samples]
-    return paths, torch.tensor(found.targets), found.classes
+        with os.scandir(folder) as entries:
+            return sorted(one.name for one in entries if one.is_dir() and not _is_left(one.name))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def _is_left(name: str) -> bool:
+    return name.startswith(".") or name in _OF_SYSTEMS
+
+
+def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
+    """Return the files of a folder, their labels and the classes, all sorted by name.
+
+    Raises:
+        DataError: there are no two classes, a class has no image, or an image is no file.
+    """
+    classes = _class_names(folder)
+    if len(classes) < 2:
+        found = f"one alone ({classes[0]!r})" if classes else "none"
+        raise DataError(
+            f"{folder}: expected a folder of images for each class, two or more, got {found}"
+        )
+    paths, labels, empty = [], [], []
+    for label, name in enumerate(classes):
+        inside = _images_in(str(folder / name))
+        paths += inside
+        labels += [label] * len(inside)
+        if not inside:
+            empty.append(name)
+    if empty:
+        raise DataError(
+            f"{folder}: expected images in each class's folder, found none in {_short(empty)} "
+            f"(files ending in {', '.join(ENDINGS)}); remove the folder, or put them there"
+        )
+    return paths, torch.tensor(labels, device="cpu", dtype=torch.int64), classes
+
+
+def _images_in(folder: str) -> list[str]:
+    """Return the image files below a folder, those of links too, each folder once."""
+    found = []
+    seen: set[tuple[int, int]] = set()
+    for inside, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(inside)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not _is_left(name))
+        for name in files:
+            if _is_left(name) or not name.lower().endswith(ENDINGS):
+                continue
+            path = os.path.join(inside, name)
+            if not os.path.isfile(path):
+                raise DataError(f"{path}: expected a file, or a link to one, got neither")
+            if not os.path.getsize(path):
+                raise DataError(f"{path}: cannot be read as an image: it is empty")
+            found.append((inside, name))
+    # As torchvision sorts them: what is in a study's digest shall not change.
+    return [os.path.join(*one) for one in sorted(found)]
+
+
+def _short(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more

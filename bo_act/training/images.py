@@ -96,7 +96,7 @@ class ImageSet:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Give out images in batches; see ``Images``."""
         if draw is not None and self.augmentation is not None:
-            order = torch.arange(len(self)) if order is None else order.cpu()
+            order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
             for chosen in order.split(batch_size):
                 yield self.augmentation(*self.take(chosen), chosen, count=len(self), draw=draw)
             return

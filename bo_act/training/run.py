@@ -69,7 +69,7 @@ class Run:
         self.losses: list[float] = []
         self.step = 0
         # Losses are not negative: one that is not finite stays visible in the sum.
-        self.total = torch.zeros((), device=self.device)
+        self.total = torch.zeros((), device=self.device, dtype=torch.float32)
 
     def train_epoch(self, stop: Callable[[], bool] | None = None) -> float:
         """Train to the end of the epoch; return its mean loss, early where that is not finite.
@@ -81,7 +81,7 @@ class Run:
             TrainingStopped: ``stop`` said so; ``state`` can be gone on from.
         """
         epoch = len(self.curve)
-        order = torch.randperm(len(self.images), generator=self.order)
+        order = torch.randperm(len(self.images), device="cpu", generator=self.order)
         order = order[self.step * self.batch_size : self.batches * self.batch_size]
         draw = (self.seed, epoch)
         self.network.train()
@@ -93,7 +93,7 @@ class Run:
         loss = float(self.total) / self.batches
         if math.isfinite(loss):
             self.step = 0
-            self.total = torch.zeros((), device=self.device)
+            self.total = torch.zeros((), device=self.device, dtype=torch.float32)
             self.order_before = self.order.get_state()
         return loss
 

@@ -19,8 +19,11 @@ from torch import Tensor
 
 from bo_act import library
 from bo_act.errors import DataError
+from bo_act.failures import USERS, one_line
+from bo_act.io import expanded
 from bo_act.specs import DataSpec
 from bo_act.training.split import others, stratified_sample
+from bo_act.user_files import load_function
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_TEST_SEED = 1797  # fixed, so that every study keeps the same test images apart
@@ -101,7 +104,7 @@ def _digits(test: bool) -> Part:
 
 def data_folder(spec: DataSpec) -> Path:
     """Return the folder that data sets lie in, each under torchvision's name for it."""
-    return library.cache_dir() / "data" if spec.root is None else spec.root.expanduser()
+    return library.cache_dir() / "data" if spec.root is None else expanded(spec.root)
 
 
 def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advice: str) -> None:
@@ -190,11 +193,11 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
         except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
             raise DataError(
                 f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
-                f"({_one_line(error)}); fetch them again"
+                f"({one_line(error)}); fetch them again"
             ) from error
-    images = torch.as_tensor(content.data)
+    images = torch.as_tensor(content.data, device="cpu")
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return checked(images, torch.as_tensor(content.targets).long(), str(folder))
+    return checked(images, torch.as_tensor(content.targets, device="cpu").long(), str(folder))
 
 
 def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
@@ -213,18 +216,28 @@ def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
 
 
 def _own(spec: DataSpec, *, train: bool) -> Part:
-    path, _, function = spec.name.rpartition(":")
-    file = Path(path).expanduser()
+    expected = (
+        f"{spec.name.rpartition(':')[2]}(*, train) that returns images (n, c, h, w) and labels "
+        "(n,) of the training set or, with train = False, of the test set"
+    )
+    _, function = load_function(spec.name, key="data.name", expected=expected, error=DataError)
     try:
-        module = library.load_module(file, file.read_bytes())
-        images, labels = getattr(module, function)(train=train)
-    except (Exception, SystemExit) as error:
-        raise DataError(
-            f"{spec.name}: {_one_line(error)}; expected {function}(*, train) that returns "
-            f"images (n, c, h, w) and labels (n,) of the training set or, with train = False, of "
-            f"the test set"
-        ) from error
-    return checked(torch.as_tensor(images), torch.as_tensor(labels), spec.name)
+        images, labels = function(train=train)
+        part = _as_tensor(images), _as_tensor(labels)
+    except USERS as error:
+        raise DataError(f"{spec.name}: {one_line(error)}; expected {expected}") from error
+    which = spec.name if train else f"{spec.name}, with train = False"
+    return checked(*part, which)
+
+
+def _as_tensor(content: Any) -> Tensor:
+    """Return what may be an array, a tensor on any device, or a list, as a tensor."""
+    found = (
+        torch.as_tensor(content, device=None if isinstance(content, Tensor) else "cpu")
+        .detach()
+        .cpu()
+    )
+    return found if found.layout == torch.strided else found.to_dense()
 
 
 def checked(images: Tensor, labels: Tensor, where: str) -> Part:
@@ -233,21 +246,30 @@ def checked(images: Tensor, labels: Tensor, where: str) -> Part:
     Raises:
         DataError: they are not, and the message begins with ``where``.
     """
-    if images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):
+    if images.ndim != 4 or images.shape[2] != images.shape[3] or not images.numel():
         raise DataError(
             f"{where}: expected square images of the shape (n, c, h, w), got {tuple(images.shape)}"
         )
+    if images.is_complex():
+        raise DataError(f"{where}: expected images of real numbers, got {images.dtype}")
     if images.dtype != torch.uint8:
         images = images.float()
         if not bool(((images >= 0) & (images <= 1)).all()):
+            unknown = int((~images.isfinite()).sum())
+            came = (
+                f"{unknown} that are not finite"
+                if unknown
+                else f"{images.min():.4g} to {images.max():.4g}"
+            )
             raise DataError(
-                f"{where}: expected images as uint8, or as numbers from 0 to 1, got others"
+                f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}"
             )
     whole = not labels.is_floating_point() and not labels.is_complex()
     if labels.shape != images.shape[:1] or not whole or int(labels.min()) < 0:
         raise DataError(
             f"{where}: expected {len(images)} labels, whole numbers from 0, got "
             f"{labels.dtype} of the shape {tuple(labels.shape)}"
+            + (f", from {int(labels.min())}" if whole and labels.numel() else "")
         )
     return images.contiguous(), labels.long()
 

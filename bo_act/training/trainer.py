@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from bo_act.errors import NetworkError
+from bo_act.io import reason
 from bo_act.specs import TrainingSpec
+from bo_act.torch_state import plain_torch
 from bo_act.training.checkpoint import Checkpoint, warn_of
 from bo_act.training.compiled import compiled
 from bo_act.training.data import Data
@@ -113,6 +115,7 @@ def train(
     """
     device = pick_device(spec.device)
     with (
+        plain_torch(device),
         cpu_threads(spec.threads),
         torch.random.fork_rng(rng_devices(device)),
         deterministic_kernels(spec.deterministic),
@@ -290,9 +293,7 @@ class _Training:
         if self.unsaved:
             return
         self.unsaved = True
-        note = f"no checkpoint can be written to {checkpoint.path.parent} ({error})"
+        why = reason(error, "do without")
+        note = f"no checkpoint can be written to {checkpoint.path.parent}: {why}"
         self.notes.append(note)
-        warnings.warn(
-            f"{note}; training goes on, and one that is killed starts over: make room there",
-            stacklevel=2,
-        )
+        warnings.warn(f"{note}; training goes on, and one that is killed starts over", stacklevel=2)

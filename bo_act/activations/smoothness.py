@@ -1,0 +1,250 @@
+"""Smoothness: what a space file may require of its functions, found by evaluating them.
+
+``finite_at_zero``          the value at 0.0 and at -0.0 is finite
+``differentiable_at_zero``  so are the slopes there, and they are the derivative: the limit of the
+                            difference quotients from both sides
+``twice_differentiable``    value, first and second derivative are finite and without a jump at
+                            every point of the domain, zero as above included
+
+all of it as torch computes it, at zero in float64 and in float32. Zero is where padding and zero
+biases put every network. A network whose loss contains second derivatives, as those informed by
+physics, needs the last one: the second derivative of ELU jumps, that of ReLU is zero but for the
+kink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bo_act.activations.derivatives import Batch, Functions, batches
+from bo_act.activations.expressions import Expression, canonical
+from bo_act.errors import ExpressionError
+from bo_act.specs import DomainSpec, SpaceSpec
+from bo_act.specs.space import Requirement
+
+REQUIREMENTS: tuple[Requirement, ...] = get_args(Requirement)
+
+_COUNTED = 20_000  # functions up to which all are looked at: half a minute
+_DRAWN = 1_000  # of more: shares to two in a hundred
+
+_ZEROS = (0.0, -0.0)
+_STEPS = (1e-3, 1e-6)  # of difference quotients
+_AGREE = 1e-3  # relative: derivatives in float32 and float64, quotients and slopes
+
+# The domain is parted into intervals. In each, a cubic through every second of seven points has to
+# meet the three others; where it does not, the interval is parted again. What is smooth meets it
+# soon (the error falls with the fourth power of the width), a jump never does.
+_INTERVALS = 63  # odd, so that zero is inside one
+_PARTS = 4
+_NARROWEST = 1e-6  # of the domain's width
+_MEETS = 1e-4  # relative to the largest of the seven
+_NOTHING = 1e-9  # what is smaller is rounding
+_INSIDE = (
+    np.array([[5, 15, -5, 1], [-1, 9, 9, -1], [1, -5, 15, 5]], dtype=np.float64) / 16
+)  # cubic at 1/6, 3/6 and 5/6 of the width from its values at 0, 1/3, 2/3 and 1
+
+
+def satisfied(
+    functions: Functions,
+    domain: DomainSpec,
+    wanted: Collection[Requirement] = REQUIREMENTS,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Requirement, NDArray[np.bool_]]:
+    """Tell which of N functions satisfy what is wanted.
+
+    Args:
+        functions: by index; spellings as they would be trained.
+        domain: where they have to be twice differentiable.
+        wanted: which requirements.
+        progress: called with (functions looked at, functions in all).
+
+    Returns:
+        (N,) bool for each requirement that is wanted, in the order of ``REQUIREMENTS``.
+    """
+    chosen = [name for name in REQUIREMENTS if name in wanted]
+    found = {name: np.zeros(len(functions), dtype=bool) for name in chosen}
+    if not chosen:
+        return found
+    done = 0
+    for batch in batches(functions):
+        places = list(batch.indices)
+        for name in chosen:
+            found[name][places] = _TESTS[name](batch, domain)
+        done += len(batch)
+        if progress:
+            progress(done, len(functions))
+    return found
+
+
+def unsatisfied(
+    expression: Expression, domain: DomainSpec, wanted: Collection[Requirement]
+) -> tuple[Requirement, ...]:
+    """Return what of that is wanted one function does not satisfy."""
+    found = satisfied(_One((expression,)), domain, wanted)
+    return tuple(name for name, good in found.items() if not good.all())
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many functions satisfy each requirement.
+
+    Attributes:
+        satisfying: by requirement.
+        of: functions that were looked at.
+        drawn: whether these are a random part of all.
+    """
+
+    satisfying: dict[Requirement, int]
+    of: int
+    drawn: bool
+
+
+def count(
+    functions: Functions, domain: DomainSpec, *, progress: Callable[[int, int], None] | None = None
+) -> Count:
+    """Count the functions that satisfy each requirement, in a random part where there are many."""
+    total = len(functions)
+    drawn = total > _COUNTED
+    some: Functions = functions
+    if drawn:
+        chosen = np.random.default_rng(0).choice(total, size=_DRAWN, replace=False)
+        some = _One(canonical(functions.expression(int(index))) for index in chosen)
+    found = satisfied(some, domain, progress=progress)
+    return Count({name: int(good.sum()) for name, good in found.items()}, len(some), drawn)
+
+
+def left_out(expression: Expression, spec: SpaceSpec) -> ExpressionError:
+    """Return the error that says why a function does not belong to a space."""
+    missing = " or ".join(unsatisfied(expression, spec.domain, spec.require))
+    return ExpressionError(
+        f"{expression} is not in the space {spec.name!r}, which requires "
+        f"{' and '.join(spec.require)}: it is not {missing or 'so'}"
+    )
+
+
+class _One(tuple[Expression, ...]):
+    """Expressions by place, as ``batches`` takes them."""
+
+    def expression(self, index: int) -> Expression:
+        return self[index]
+
+
+# --- at zero --------------------------------------------------------------------------------
+
+
+def _finite_at_zero(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]:  # noqa: ARG001
+    return _finite(at for dtype in _DTYPES for at in _at_zero(batch, dtype, 0))
+
+
+def _differentiable_at_zero(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]:  # noqa: ARG001
+    values, slopes = _at_zero(batch, torch.float64, 1)
+    narrow = _at_zero(batch, torch.float32, 1)
+    good = _finite([values, slopes, *narrow])
+    value, slope = values[:, :1], slopes[:, :1]
+    # Both zeros, in both dtypes: one value, one slope.
+    good &= _near(values, value) & _near(narrow[0], value)
+    good &= _near(slopes, slope) & _near(narrow[1], slope)
+    near, far = (_quotient_error(batch, value, slope, step) for step in _STEPS[::-1])
+    # The error falls with the step: with its root at least, though rounding may keep it up.
+    bound = torch.maximum(0.1 * far, 1e-6 * (1 + slope.abs() + value.abs())[:, 0])
+    right: NDArray[np.bool_] = (torch.isfinite(near) & (near <= bound)).numpy()
+    return good & right
+
+
+_DTYPES = (torch.float64, torch.float32)
+
+
+def _at_zero(batch: Batch, dtype: torch.dtype, order: int) -> tuple[Tensor, ...]:
+    found = batch.derivatives(torch.tensor(_ZEROS, dtype=dtype, device="cpu"), order)
+    return tuple(one.double() for one in found)
+
+
+def _quotient_error(batch: Batch, value: Tensor, slope: Tensor, step: float) -> Tensor:
+    """Return how far the two difference quotients are from the slope, the worse of the two."""
+    sides = torch.tensor([step, -step], dtype=torch.float64, device="cpu")
+    (there,) = batch.derivatives(sides, 0)
+    return (((there - value) / sides) - slope).abs().nan_to_num(torch.inf, torch.inf).amax(dim=1)
+
+
+def _near(some: Tensor, one: Tensor) -> NDArray[np.bool_]:
+    near: Tensor = ((some - one).abs() <= _AGREE * (one.abs() + 0.1)).all(dim=1)
+    return near.numpy()
+
+
+def _finite(some: Iterable[Tensor]) -> NDArray[np.bool_]:
+    good: NDArray[np.bool_] = np.array(True)
+    for one in some:
+        good = good & torch.isfinite(one).all(dim=1).numpy()
+    return good
+
+
+# --- in the domain --------------------------------------------------------------------------
+
+
+def _twice_differentiable(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]:
+    good = np.ones(len(batch), dtype=bool)
+    if domain.low <= 0.0 <= domain.high:
+        good = _differentiable_at_zero(batch, domain)
+        (*_, near) = batch.derivatives(
+            torch.tensor([-1e-6, 1e-6], dtype=torch.float64, device="cpu"), 2
+        )
+        for dtype in _DTYPES:
+            (*_, curvature) = _at_zero(batch, dtype, 2)
+            good &= _finite([curvature]) & _near(curvature, near.mean(dim=1, keepdim=True))
+    width = (domain.high - domain.low) / _INTERVALS
+    lows = domain.low + width * np.arange(_INTERVALS)
+    rows = np.flatnonzero(good).repeat(_INTERVALS)
+    starts = np.tile(lows, int(good.sum()))
+    narrowest = _NARROWEST * (domain.high - domain.low)
+    while len(rows):
+        smooth, finite = _looked_at(batch, rows, starts, width)
+        bad = ~finite | (~smooth & (width < narrowest))
+        good[rows[bad]] = False
+        again = ~smooth & good[rows]
+        width /= _PARTS
+        starts = (starts[again][:, np.newaxis] + width * np.arange(_PARTS)).ravel()
+        rows = rows[again].repeat(_PARTS)
+    return good
+
+
+def _looked_at(
+    batch: Batch, rows: NDArray[np.int64], starts: NDArray[np.float64], width: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return of each interval whether all is smooth in it, and whether all is finite."""
+    smooth = np.empty(len(rows), dtype=bool)
+    finite = np.empty(len(rows), dtype=bool)
+    points = width * np.arange(7) / 6
+    for first in range(0, len(rows), _AT_ONCE):
+        chunk = slice(first, first + _AT_ONCE)
+        places = starts[chunk][:, np.newaxis] + points
+        places[np.abs(places) < 1e-6 * width] = 0.0  # but for rounding: there kernels are noisy
+        x = torch.from_numpy(places)
+        found = [one.numpy() for one in batch.rows(rows[chunk].tolist()).derivatives(x, 2)]
+        finite[chunk] = np.isfinite(found).all(axis=(0, 2))
+        smooth[chunk] = np.all([_meets(one) for one in found], axis=0)
+    return smooth, finite
+
+
+_AT_ONCE = 8_192
+
+
+def _meets(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell of each row of seven whether the cubic through every second meets the others."""
+    with np.errstate(all="ignore"):
+        error = np.abs(numbers[:, ::2] @ _INSIDE.T - numbers[:, 1::2]).max(axis=1)
+        return np.asarray(error <= _MEETS * np.abs(numbers).max(axis=1) + _NOTHING)
+
+
+_TESTS: dict[Requirement, Callable[[Batch, DomainSpec], NDArray[np.bool_]]] = {
+    "finite_at_zero": _finite_at_zero,
+    "differentiable_at_zero": _differentiable_at_zero,
+    "twice_differentiable": _twice_differentiable,
+}

@@ -1,0 +1,148 @@
+# ruff: noqa: RUF001
+"""stdout and stderr of a command, whatever they lead to.
+
+A terminal or a pipe that is not UTF-8 gets plain characters in place of those it cannot show. What
+is printed for people while a command works may get lost; results may not: a stdout that cannot be
+written to ends the command with one line, and one that nobody reads any more ends it quietly.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from bo_act.errors import BoActError
+from bo_act.io import reason
+
+_HANDLER = "bo-act"
+_CHILDREN = "PYTHONIOENCODING"
+
+_PLAIN = {
+    "±": "+/-", "×": "x", "·": "*", "−": "-", "²": "^2", "³": "^3", "½": "1/2", "µ": "u", "μ": "u",
+    "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "→": "->", "–": "-", "—": "-", "…": "...", "•": "*",
+    "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ",
+    **dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True)),
+    **dict.fromkeys("▏▎▍▌│┃║╎┆", "|"),
+    **dict.fromkeys("─━═╌┄╴╸╺╼╾", "-"),
+}  # fmt: skip
+"""What is printed instead of a character that an encoding has not."""
+
+
+class OutputError(BoActError):
+    """Results cannot be printed.
+
+    Attributes:
+        unread: because nobody reads them any more, as in ``bo-act … | head -1``.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        self.unread = isinstance(error, BrokenPipeError)
+        super().__init__(
+            f"the results cannot be printed to stdout: {reason(error, 'print them elsewhere')}; "
+            f"nothing that was kept is lost"
+        )
+
+
+@contextmanager
+def steady_streams() -> Iterator[None]:
+    """Let stdout and stderr take any text, and stderr lose what cannot be written.
+
+    Whoever writes to stdout, or flushes it at the end, meets an ``OutputError`` the first time that
+    this fails.
+    """
+    codecs.register_error(_HANDLER, _in_plain)
+    _fill_gaps()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _steady(sys.stdout, True), _steady(sys.stderr, False)
+    # What users print in processes that are started from here.
+    was = os.environ.get(_CHILDREN)
+    os.environ[_CHILDREN] = f"{sys.stdout.encoding or 'utf-8'}:backslashreplace"
+    try:
+        yield
+    finally:
+        os.environ.pop(_CHILDREN)
+        os.environ.update({} if was is None else {_CHILDREN: was})
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _fill_gaps() -> None:
+    """Open what was closed, so that no file takes the number of a stream, and is written to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def _steady(stream: TextIO | None, needed: bool) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if not hasattr(stream, "buffer"):  # a notebook's, or one in memory
+        return stream
+    stream.flush()
+    raw = _Raw(stream, needed)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),  # type: ignore[type-var]
+        encoding=stream.encoding,
+        errors=_HANDLER,
+        line_buffering=bool(stream.line_buffering) or not needed,
+    )
+
+
+class _Raw(io.RawIOBase):
+    """The bytes of a stream; after the first failure, they go nowhere."""
+
+    def __init__(self, stream: TextIO, needed: bool) -> None:
+        self._stream = stream
+        self._raw = getattr(stream.buffer, "raw", stream.buffer)
+        self._needed = needed
+        self._lost = False
+
+    def write(self, content: bytes, /) -> int:  # type: ignore[override]
+        if not self._lost:
+            try:
+                written: int = self._raw.write(content)
+                return written
+            except OSError as error:
+                self._lost = True
+                if self._needed:
+                    raise OutputError(error) from error
+        return len(content)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace what an encoding has not; for ``codecs.register_error``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no text
+        return bytes([code - 0xDC00]), error.start + 1
+    if character in _PLAIN:
+        plain = _PLAIN[character]
+    elif 0x2500 <= code < 0x2580:  # corners and crossings of boxes
+        plain = "+"
+    elif 0x2580 <= code < 0x25A0:  # blocks
+        plain = "#"
+    elif 0x2800 <= code < 0x2900:  # braille, of which curves are drawn
+        plain = " .:"[min(2, (code - 0x2800).bit_count())]
+    else:
+        plain = character.encode("ascii", "backslashreplace").decode()
+    return plain, error.start + 1

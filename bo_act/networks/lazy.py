@@ -1,0 +1,49 @@
+"""Lazy layers, whose weights have no shape before the first images have come by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from bo_act.errors import NetworkError
+from bo_act.failures import USERS, is_machines, one_line
+
+
+def materialize(network: nn.Module, path: Path, *, shape: tuple[int, int, int], seed: int) -> None:
+    """Give lazy layers their weights in place; torch's global random state is left as it was.
+
+    Args:
+        network: on the CPU; one without lazy layers is left as it is.
+        path: of its file, for messages.
+        shape: of an image, (channels, height, width).
+        seed: of these weights.
+
+    Raises:
+        NetworkError: the network fails on images of this shape, or does not use such a layer.
+    """
+    if not any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        return
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    modes = {module: module.training for module in network.modules()}
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.manual_seed(seed)
+        try:
+            network.eval()(torch.zeros(2, *shape, device="cpu", dtype=torch.float32))
+        except USERS as error:
+            if is_machines(error):
+                raise
+            raise NetworkError(
+                f"{path}: the network fails on images of shape {(2, *shape)}, which its lazy "
+                f"layers need to see: {one_line(error)}"
+            ) from error
+    for module, training in modes.items():
+        module.training = training
+    left = [name for name, weight in network.named_parameters() if is_lazy(weight)]
+    if left:
+        raise NetworkError(
+            f"{path}: forward does not use the lazy layer of {left[0]!r}, so it has no weights; "
+            "leave it out"
+        )

@@ -1,0 +1,153 @@
+"""What a person enqueued: read once, completed, and refused where it means nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from bo_act.activations.names import own_names
+from bo_act.activations.space import SCHEMA_SLOT, Space, slot_of
+from bo_act.errors import SearchError, nearest
+
+
+def shortened(text: str, *, most: int = 80) -> str:
+    """Return a text, of a long one its beginning."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def check_keys(
+    fixed: Mapping[str, Any],
+    slots: Mapping[str, Any],
+    known: Collection[str],
+    *,
+    closed: bool,
+) -> None:
+    """Refuse keys of an enqueued trial that are neither a slot nor a parameter.
+
+    A key that nothing known is near to is let through: the objective may ask for it in some branch.
+
+    Args:
+        fixed: what was enqueued.
+        slots: of the study's functions.
+        known: parameters that trials have, or that were named beforehand.
+        closed: whether there are no others.
+
+    Raises:
+        SearchError: a key is unknown.
+    """
+    for key in fixed:
+        if key in slots or key in known:
+            continue
+        if key.rpartition(".")[2] == "activation":
+            value = shortened(repr(fixed[key]))
+            raise SearchError(
+                f"a trial was enqueued with {key} = {value}, which is no parameter; enqueue a "
+                f"function by space.enqueue(study, {value})"
+            )
+        place, _, slot = key.rpartition(".")
+        if any(slot == known_slot.rpartition(".")[2] for known_slot in slots):
+            names = sorted({one.rpartition(".")[0] for one in slots})
+            has = ", ".join(names) or "one alone, without a name"
+            raise SearchError(
+                f"a trial was enqueued with {key!r}, and the study has no activation {place!r}"
+                f"{nearest(place, names)}; it has {has}"
+            )
+        # A slot that is meant is nearly spelt so; another parameter may look a little like one.
+        hint = nearest(key.lower(), sorted(set(slots) - set(fixed)), cutoff=0.8) or nearest(
+            key, sorted(set(known) - set(fixed))
+        )
+        if hint or closed:
+            raise SearchError(
+                f"a trial was enqueued with {key!r}, which is neither a slot of the space nor a "
+                f"parameter{hint or '; known: ' + ', '.join([*slots, *known])}"
+            )
+
+
+def completed(
+    space: Space, activations: Sequence[str], fixed: Mapping[str, Any], *, seed: Sequence[int]
+) -> dict[str, str]:
+    """Return all slots of the functions of an enqueued trial; those left open are drawn.
+
+    Nothing where no slot was enqueued.
+
+    Args:
+        space: of the study.
+        activations: names of the study's activations.
+        fixed: what was enqueued.
+        seed: of the random choices.
+
+    Raises:
+        SearchError: a slot holds what it cannot hold, or slots do not go together.
+    """
+    given = {
+        name: {
+            slot: fixed[key]
+            for slot in space.distributions
+            if (key := slot_of(name, slot)) in fixed
+        }
+        for name in activations
+    }
+    if not any(given.values()):
+        return {}
+    generator = np.random.default_rng(list(seed))
+    return {
+        slot_of(name, slot): value
+        for name in activations
+        for slot, value in _whole(space, given[name], generator).items()
+    }
+
+
+def _whole(
+    space: Space, given: Mapping[str, Any], generator: np.random.Generator
+) -> dict[str, str]:
+    for slot, value in given.items():
+        choices = space.distributions[slot].choices
+        if value not in choices:
+            came = shortened(repr(value))
+            raise SearchError(
+                f"a trial was enqueued with {slot} = {came}, and the space {space.name!r} has "
+                f"no such choice there{nearest(own_names(str(value)), map(str, choices))}"
+            )
+    shapes = [
+        schema
+        for schema in space.schema_choices
+        if set(given) - {SCHEMA_SLOT} <= set(space.slots_of_schema(schema))
+        and given.get(SCHEMA_SLOT, schema) == schema
+    ]
+    if not shapes:
+        raise SearchError(
+            f"a trial was enqueued with {', '.join(f'{k} = {v!r}' for k, v in given.items())}: no "
+            f"schema of the space {space.name!r} has these slots together"
+        )
+    schema = shapes[0] if len(shapes) == 1 else str(generator.choice(shapes))
+    filled = {SCHEMA_SLOT: schema} if len(space.schema_choices) > 1 else {}
+    for slot in space.slots_of_schema(schema):
+        choices = space.distributions[slot].choices
+        filled[slot] = str(
+            given[slot] if slot in given else choices[generator.integers(len(choices))]
+        )
+    return filled
+
+
+def warn_of_unasked(trial: FrozenTrial, defaults: Collection[str]) -> None:
+    """Say which values changed nothing, since the objective did not ask for them.
+
+    Args:
+        trial: that has ended.
+        defaults: names of those that it was to be evaluated with, besides what was enqueued.
+    """
+    asked = trial.params.keys()
+    for what, names in (
+        ("a trial was enqueued with", trial.system_attrs.get("fixed_params", {})),
+        ("the sampler was given as defaults", defaults),
+    ):
+        if unasked := [name for name in names if name not in asked]:
+            warnings.warn(
+                f"{what} {', '.join(unasked)}, which the objective did not ask for; it asked for "
+                f"{', '.join(asked) or 'nothing'}",
+                stacklevel=3,
+            )

@@ -1,0 +1,88 @@
+"""What goes wrong with a study's storage, in one line that says what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bo_act.errors import StorageError
+
+_ROOM = "make room on the disk, and the same command goes on"
+_WRITABLE = "make the file and its folder writable, or give another --storage"
+
+# What SQLite and those who read what it returns say of content that nobody has written.
+_DAMAGE = ("malformed", "not a database", "no such column", "decode to utf-8", "codec can't decode")
+
+# What SQLite and PostgreSQL say, as part of a sentence, and what to do about it.
+_ADVICE = {
+    "is full": _ROOM,
+    "no space left": _ROOM,
+    "readonly": _WRITABLE,
+    "read-only": _WRITABLE,
+    "permission denied": "give the user the right to read and write it, or another --storage",
+    "disk i/o error": "look at the disk or its network; the same command goes on",
+    "unable to open": "look at the path and at who may write to its folder",
+    "no such table": "it has no study yet, or is damaged: `bo-act run` makes one",
+    'database "': "create it (createdb NAME), or give another --storage",
+    'relation "': "it has no study yet: `bo-act run` makes one",
+    "password": "give it by ~/.pgpass or PGPASSWORD",
+}
+
+
+@contextmanager
+def one_line(where: Path, what: str) -> Iterator[None]:
+    """Turn an error of the operating system into one that says what to do.
+
+    Args:
+        where: the storage's file.
+        what: that was being done to it, "read" or "written".
+
+    Raises:
+        StorageError: in place of ``OSError``, and of ``ValueError`` (a path that can be none).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"the study storage {where} cannot be {what}: {error.strerror or error}; "
+            f"{_os_advice(error)}"
+        ) from error
+    except ValueError as error:
+        raise StorageError(f"the study storage {str(where)!r} cannot be {what}: {error}") from error
+
+
+def unusable(where: str, reason: str, what: str = "used") -> StorageError:
+    """Return the error that a database cannot be used, for the reason that it gives."""
+    said = reason.lower()
+    if any(part in said for part in _DAMAGE):
+        return damaged(where, reason)
+    then = next((f"; {then}" for part, then in _ADVICE.items() if part in said), "")
+    return StorageError(f"the study storage {where} cannot be {what}: {reason}{then}")
+
+
+def replaced(where: Path) -> StorageError:
+    """Return the error that a file is not the one that was opened."""
+    return StorageError(
+        f"the study storage {where} was replaced by another file while it was used; the same "
+        "command goes on with what is there now"
+    )
+
+
+def damaged(where: str, reason: str) -> StorageError:
+    """Return the error that a storage's content is not what was written to it."""
+    return StorageError(
+        f"the study storage {where} is damaged ({reason}): restore a copy, save what can be read "
+        f"(sqlite3 {where} .recover), or give another --storage"
+    )
+
+
+def _os_advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return _ROOM
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return _WRITABLE
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return "it was deleted or moved: put it back, or give another --storage"
+    return "give another --storage"

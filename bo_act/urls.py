@@ -1,0 +1,100 @@
+"""URLs without their secrets: what may be printed, recorded or put into a report of one.
+
+A URL is shown without its password and without the parameters that hold a secret, and so is one
+that is malformed: what may be part of a password is left out, even where that leaves out more.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]{,30}://")  # bounded: texts may be long
+# A password may hold white space: what cannot be a port goes on to the next @ of its line.
+_IN_TEXT = re.compile(_SCHEME.pattern + r"(?:[^\s:/@]*:(?!\d+(?:[\s/?#]|$))[^@\n]*@)?\S*")
+
+# Names of parameters whose values are secrets, or hold some.
+_SECRET = re.compile(
+    r"pass|pwd|^pw$|secret|token|key|cred|auth|jwt|(^|[-_.])sig|^odbc_connect$|^dsn$|^conninfo$",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which no URL has a secret; URLs end at white space."""
+    return _IN_TEXT.sub(lambda found: _shown(found[0]), text)
+
+
+def shown_url(url: str) -> str:
+    """Return a URL, or what ends with one (``--storage=URL``), without its secrets.
+
+    The URL goes on to the end, so that white space in a password does not end it.
+    """
+    found = _SCHEME.search(url)
+    return url[: found.start()] + _shown(url[found.start() :]) if found else url
+
+
+def without_secrets_of(url: str, text: str) -> str:
+    """Return a text, such as a library's error, in which nothing stands that ``url`` hides."""
+    text = without_secrets(text)
+    for piece in sorted(_hidden(url), key=len, reverse=True):
+        # A short one may also be part of a word that has nothing to do with it.
+        start, end = (r"(?<!\w)", r"(?!\w)") if len(piece) < 4 else ("", "")
+        text = re.sub(start + re.escape(piece) + end, "***", text)
+    return text
+
+
+def _shown(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    place = _without_login(scheme.lower(), _without_secret_parameters(scheme.lower(), rest))
+    return f"{scheme}://{place}"
+
+
+def _without_login(scheme: str, rest: str) -> str:
+    if rest.startswith("/"):  # a file
+        return rest
+    login, at, place = rest.rpartition("@")
+    if at:
+        user, colon, _ = login.partition(":")
+        if scheme.startswith("http"):  # a token may stand in the user's place
+            return place if colon or "/" not in login else rest
+        place = _without_false_port(place)
+        return f"{user}@{place}" if user or not colon else place
+    return _without_false_port(rest)
+
+
+def _without_false_port(place: str) -> str:
+    """Leave out what is no port, but a password whose end is missing, and all behind it."""
+    host, colon, port = re.split(r"[/?#]", place, maxsplit=1)[0].partition(":")
+    if colon and port and not port[0].isdecimal() and not host.startswith("["):
+        return host
+    return place
+
+
+def _without_secret_parameters(scheme: str, rest: str) -> str:
+    if scheme.startswith("http"):  # signed addresses: each service has its own names
+        return re.split(r"[?#]", rest, maxsplit=1)[0]
+    kept, *parts = re.split(r"([?&;#])", rest)
+    begun = False
+    for separator, part in zip(parts[::2], parts[1::2], strict=True):
+        name, equals, _ = part.partition("=")
+        if equals and _SECRET.search(unquote(name)):
+            continue
+        kept += ("?" if separator == "&" and not begun else separator) + part
+        begun = True
+    return kept
+
+
+def _hidden(url: str) -> set[str]:
+    """Return all that stands in a URL and not in what is shown of it, as typed and decoded."""
+    found: set[str] = set()
+    shown = _pieces(shown_url(url))
+    for text in (url, unquote(url), unquote(url.replace("+", " "))):
+        found |= {piece for piece in _pieces(text) if piece not in shown}
+        password = re.search(r"://[^:/@]*:(.*)@", text, re.DOTALL)
+        found |= {password[1]} if password else set()
+    return found - {""}
+
+
+def _pieces(url: str) -> set[str]:
+    return set(re.split(r"\W+", url))

@@ -1,0 +1,309 @@
+"""Python files of users: models, objectives, callbacks, data; loaded in one way.
+
+What runs is exactly what was hashed: a file is read once, with the files beside it that it imports,
+and all of that travels to other processes. Each file is a module of its own name, so none hides
+another module, whatever its name is; and it stays in ``sys.modules``, where dataclasses, type
+hints and pickle look their classes up.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import re
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bo_act.errors import BoActError, nearest
+from bo_act.io import digest, expanded, one_line, reason
+
+_PREFIX = "_bo_act_file_"
+
+
+@dataclass(frozen=True)
+class UserFile:
+    """A Python file as it was read, and the files beside it that it imports.
+
+    Attributes:
+        path: of the file, absolute.
+        source: its bytes.
+        neighbours: bytes by path from its folder (``helpers.py``, ``parts/blocks.py``), of modules
+            and packages beside it that it, or one of them, imports. They come before installed
+            packages of the same name, for these files alone.
+    """
+
+    path: Path
+    source: bytes = field(repr=False)
+    neighbours: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
+
+    @classmethod
+    def read(cls, path: Path) -> UserFile:
+        """Read a file and its neighbours.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        path = expanded(path).resolve()
+        source = path.read_bytes()
+        return cls(path, source, _neighbours(path, source))
+
+    @property
+    def content(self) -> bytes:
+        """All that runs: the file's bytes, with those of its neighbours where there are any."""
+        others = sorted(self.neighbours.items())
+        return b"\0".join([self.source, *(p for name, b in others for p in (name.encode(), b))])
+
+    def load(self) -> ModuleType:
+        """Run the file; once in a process as long as nothing in it changes.
+
+        Raises:
+            Exception: whatever the file raises, and SystemExit if it exits.
+        """
+        name = _PREFIX + digest(str(self.path).encode() + b"\0" + self.content)[:16]
+        with _lock:
+            if name in sys.modules:
+                return sys.modules[name]
+            _finder.files[name] = self
+            try:
+                return importlib.import_module(name)
+            except BaseException:
+                for loaded in [one for one in sys.modules if one.partition(".")[0] == name]:
+                    del sys.modules[loaded]
+                del _finder.files[name]
+                raise
+
+
+def load_function(
+    name: str, *, key: str, expected: str, error: type[BoActError]
+) -> tuple[UserFile, Callable[..., Any]]:
+    """Load the function that ``FILE.py:FUNCTION`` names.
+
+    Args:
+        name: as a study file gives it; a relative path is one from the working folder.
+        key: of the study file, for errors.
+        expected: what the function shall look like, for errors.
+        error: to raise.
+
+    Raises:
+        BoActError: of the type ``error``: there is no such file or function, or the file cannot
+            be imported.
+    """
+    place, colon, function = name.rpartition(":")
+    if not (colon and place.endswith(".py") and function):
+        raise error(f"{key}: expected 'FILE.py:FUNCTION', got {name!r}")
+    file = read_file(Path(place), key=key, error=error)
+    module = load_file(file, key=key, error=error)
+    found = getattr(module, function, None)
+    if not callable(found):
+        known = [one for one, what in vars(module).items() if callable(what) and one[0] != "_"]
+        hint = nearest(function, known) if found is None else f" but a {type(found).__name__}"
+        raise error(f"{key}: {file.path}: expected {expected}, got no function {function!r}{hint}")
+    return file, found
+
+
+def read_file(path: Path, *, key: str, error: type[BoActError]) -> UserFile:
+    """Read a user's file; see ``UserFile.read``.
+
+    Raises:
+        BoActError: of the type ``error``: it cannot be read.
+    """
+    try:
+        return UserFile.read(path)
+    except (OSError, ValueError, RuntimeError) as problem:  # a null byte, a home that is none
+        why = reason(problem) if isinstance(problem, OSError) else one_line(problem)
+        raise error(f"{key}: {str(path)!r} cannot be read (from {Path.cwd()}): {why}") from problem
+
+
+def load_file(
+    file: UserFile, *, key: str, error: type[BoActError], expected: str = ""
+) -> ModuleType:
+    """Run a user's file; see ``UserFile.load``.
+
+    Args:
+        file: that was read.
+        key: of the study file, for errors.
+        error: to raise.
+        expected: what the file shall define, for errors; ``""`` says nothing of it.
+
+    Raises:
+        BoActError: of the type ``error``: it cannot be imported; the message names file and line.
+    """
+    try:
+        return file.load()
+    except (Exception, SystemExit) as problem:
+        said = re.sub(rf"{_PREFIX}[0-9a-f]+\.", "", one_line(problem))
+        said = re.sub(rf"{_PREFIX}[0-9a-f]+", file.path.stem, said)
+        hint = f"; expected a Python file that defines {expected}" if expected else ""
+        raise error(
+            f"{key}: {file.path} cannot be imported: {said}{line_of(problem, file.path)}{hint}"
+        ) from problem
+
+
+def line_of(error: BaseException, path: Path) -> str:
+    """Return `` (FILE, line N)``: the innermost line in a user's folder that an error came from.
+
+    ``""`` where none of his lines took part.
+    """
+    if isinstance(error, SyntaxError):
+        return ""  # its text says so
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if path.parent in Path(frame.filename).parents]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+# --- modules ------------------------------------------------------------------------------------
+
+_lock = threading.RLock()
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds user files and their neighbours under the names that they were given."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, UserFile] = {}
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> importlib.machinery.ModuleSpec | None:
+        root, _, rest = fullname.partition(".")
+        file = self.files.get(root)
+        if file is None:
+            return None
+        if not rest:
+            found, source, holds_others = file.path, file.source, True
+        else:
+            place = rest.replace(".", "/")
+            name = next((n for n in (f"{place}/__init__.py", f"{place}.py")
+                         if n in file.neighbours), None)  # fmt: skip
+            inside = any(one.startswith(f"{place}/") for one in file.neighbours)
+            if name is None and not inside:
+                return None
+            found = file.path.parent / (name or f"{place}/__init__.py")
+            source = file.neighbours[name] if name else b""  # a folder without __init__.py
+            holds_others = inside
+        # A package without folders, so that nobody else looks for what is in it.
+        spec = importlib.machinery.ModuleSpec(
+            fullname, _Source(root, found, source), origin=str(found), is_package=holds_others
+        )
+        spec.has_location = True
+        return spec
+
+
+_finder = _Finder()
+sys.meta_path.append(_finder)
+
+
+class _Source(importlib.abc.ExecutionLoader):
+    """Runs these bytes, and writes no bytecode beside the file."""
+
+    def __init__(self, root: str, path: Path, source: bytes) -> None:
+        self.root, self.path, self.source = root, path, source
+
+    def get_filename(self, fullname: str) -> str:  # noqa: ARG002
+        return str(self.path)
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002
+        return importlib.util.decode_source(self.source)
+
+    def get_code(self, fullname: str) -> Any:  # noqa: ARG002
+        # From the bytes, so that an error in their encoding is told with its place.
+        return compile(self.source, str(self.path), "exec", dont_inherit=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        file = _finder.files[self.root]
+        if file.neighbours:
+            importing = _importing(self.root, {name.split("/")[0] for name in file.neighbours})
+            vars(module)["__builtins__"] = vars(builtins) | {"__import__": importing}
+        super().exec_module(module)
+
+
+def _importing(root: str, beside: set[str]) -> Callable[..., Any]:
+    """Return an ``__import__`` that looks among the neighbours first."""
+    names = {name.removesuffix(".py") for name in beside}
+
+    def importing(
+        name: str,
+        globals: Any = None,
+        locals: Any = None,
+        fromlist: Any = (),
+        level: int = 0,
+    ) -> Any:
+        first = name.partition(".")[0]
+        if level or first not in names:
+            return builtins.__import__(name, globals, locals, fromlist, level)
+        if fromlist:
+            return builtins.__import__(f"{root}.{name}", globals, locals, fromlist, 0)
+        importlib.import_module(f"{root}.{name}")
+        return sys.modules[f"{root}.{first}"]
+
+    return importing
+
+
+def _neighbours(path: Path, source: bytes) -> dict[str, bytes]:
+    """Return the files beside a file that it imports, and those that they import."""
+    folder = path.parent
+    if folder.name in ("site-packages", "dist-packages"):
+        return {}
+    found: dict[str, bytes] = {}
+    waiting = [source]
+    while waiting:
+        for name in sorted(_imported(waiting.pop())):
+            for file in _files_of(folder, name):
+                key = file.relative_to(folder).as_posix()
+                if key not in found:
+                    found[key] = file.read_bytes()
+                    waiting.append(found[key])
+    return found
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    if name == "bo_act":
+        return []
+    package, module = folder / name, folder / f"{name}.py"
+    if module.is_file() and not (package / "__init__.py").is_file():
+        return [module]
+    if not any(package.glob("*.py")):  # a folder of data, which may be large
+        return []
+    if not (package / "__init__.py").is_file() and _is_installed(name):
+        return []  # as for Python, any other module comes before a folder that says nothing
+    inside = (file.relative_to(package) for file in sorted(package.rglob("*.py")))
+    return [package / one for one in inside if not any(part[0] == "." for part in one.parts)]
+
+
+def _is_installed(name: str) -> bool:
+    with suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name)
+        return spec is not None and spec.origin is not None
+    return False
+
+
+def _imported(source: bytes) -> Iterator[str]:
+    """Yield the first parts of all names that a source imports, wherever it does."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # running it says so once more
+            nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # running it says what is wrong
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
