@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-activations benchmark-throughput benchmark-costs benchmark-pruning benchmark-spectra docs pictures wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-activations benchmark-throughput benchmark-costs benchmark-pruning benchmark-robustness benchmark-spectra docs pictures wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -26,6 +26,7 @@ help:
 	@echo "make benchmark-throughput   the trainer beside a bare loop; several candidates at once (minutes)"
 	@echo "make benchmark-costs    regret by seconds of training, and the front of value and cost (half an hour)"
 	@echo "make benchmark-pruning  regret by epochs of training, with pruners and without (half an hour)"
+	@echo "make benchmark-robustness  regret with values of few digits and a spurious one (half an hour)"
 	@echo "make benchmark-spectra  regret with all Fisher spectra, some, on demand, and none (a quarter of an hour)"
 	@echo "make benchmark-trainings TABLE=parameters|spaces|activations  searches with real trainings (an hour or two)"
 	@echo "make pictures     draw the pictures of the documentation anew (a minute)"
@@ -83,6 +84,9 @@ benchmark-costs: $(VENV)/.installed-compare
 
 benchmark-pruning: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/pruning.py $(ARGS)
+
+benchmark-robustness: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/robustness.py $(ARGS)
 
 benchmark-spectra: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/spectra.py $(ARGS)

@@ -15,10 +15,14 @@ from pydantic import ValidationError
 
 from bo_act import library
 from bo_act.errors import SpecError, nearest
+from bo_act.io import reason
 from bo_act.specs import SpaceSpec, Spec, StudySpec
+from bo_act.specs.base import shown
 from bo_act.urls import without_secrets
 
 S = TypeVar("S", bound=Spec)
+
+_MOST_BYTES = 1 << 20
 
 
 def read_space(name: str) -> SpaceSpec:
@@ -48,18 +52,39 @@ def read_study(name: str, overrides: dict[str, str] | None = None) -> StudySpec:
 
 def read_spec(path: Path, form: type[S], overrides: dict[str, str] | None = None) -> S:
     """Read a file of any form; see ``read_study``."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: not valid TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as text: {error}") from error
+    content = _loaded(_text(path), f"{path}")
     for key, text in (overrides or {}).items():
         _override(content, key, text)
     try:
         return form.model_validate(content)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error, form)}") from error
+
+
+def _text(path: Path) -> str:
+    """Return what a file holds; a mark of the byte order at its beginning is left out."""
+    try:
+        if path.exists() and not path.is_file():
+            raise SpecError(f"{path}: expected a file, got a folder, a pipe or a device")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise SpecError(f"{path}: expected at most {_MOST_BYTES:,} bytes, got more")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: expected text in UTF-8: {error}; save it as UTF-8") from error
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def _loaded(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise SpecError(f"{where}: not valid TOML: it is nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits is none of TOML's own errors
+        why = str(error).partition(";")[0]
+        raise SpecError(f"{where}: not valid TOML: {why}") from error
 
 
 def _override(content: dict[str, Any], key: str, text: str) -> None:
@@ -70,8 +95,10 @@ def _override(content: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(place, dict):
             raise SpecError(f"--set {key}={text}: {table!r} is a value, not a table")
     try:
-        place[last] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        place[last] = _loaded(f"value = {text}", f"--set {key}")["value"]
+    except SpecError as error:
+        if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            raise
         place[last] = text
 
 
@@ -90,7 +117,7 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
         elif problem["type"] == "value_error":
             parts.append(f"{place}: {problem['ctx']['error']}")
         else:
-            came = without_secrets(repr(problem["input"]))
+            came = without_secrets(_repr(problem["input"]))
             came = came if len(came) <= 60 else came[:57] + "..."
             message = problem["msg"][0].lower() + problem["msg"][1:]
             hint = ""
@@ -99,6 +126,10 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
                 hint = nearest(str(problem["input"]), known)
             parts.append(f"{place}: {message}, got {came}{hint}")
     return "; ".join(parts)
+
+
+def _repr(value: object) -> str:
+    return shown(value) if isinstance(value, int) else repr(value)  # of any number of digits
 
 
 def _keys_at(form: type[Spec], where: list[str]) -> list[str]:

@@ -481,7 +481,7 @@ def test_a_network_that_has_no_features_with_some_functions_is_told(workers):
 @pytest.mark.parametrize("fault", ["MemoryError", "OSError(28, 'No space left on device')"])
 def test_a_machine_that_is_at_fault_now_may_be_well_in_the_first_trial(fault):
     """Neither is what it did in the checks the file's fault, nor what it does in a trial."""
-    text = HEAD + "        COUNT.append(1)\n        if len(COUNT) < 3: raise FAULT\n"
+    text = HEAD + "        COUNT.append(1)\n        if len(COUNT) < 4: raise FAULT\n"
     text = text.replace("class Net", f"COUNT, FAULT = [], {fault}\nclass Net")
     spec = whole(
         text + "    def forward(self, x):\n        return self.last(self.act(x.flatten(1)))" + TAIL

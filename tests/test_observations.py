@@ -193,8 +193,8 @@ def test_what_is_far_above_is_put_near_the_best():
 
 
 def test_few_different_values_count_once_each():
-    values = np.array([0.1] * 9 + [0.93, 0.94, 0.95, 0.96] + [0.97] * 8)
-    # 0.94 to 0.97, of which eleven have 4: q25 = 0.9475, q50 = 0.955, q75 = 0.9625.
+    values = np.array([0.1] * 17 + [0.94, 0.95, 0.96] + [0.97] * 14)
+    # Both quartiles are 0.97. Of 0.94 to 0.97 once each: q25 = 0.9475, q50 = 0.955, q75 = 0.9625.
     assert fences(values) == pytest.approx((0.925, 0.9925))
     # Fewer than three different ones from the median up: the upper half of the different values.
     values = np.array([0.1] * 3 + [0.93, 0.94, 0.95, 0.96] + [0.97] * 8)

@@ -6,12 +6,14 @@ import errno
 import io
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from benchmarks_of_tests import random_benchmark
 from made_up import TASK
@@ -53,7 +55,7 @@ COMMANDS = {
     "report": ["tiny.toml", "-o", "größe.html"],
     "plot": ["gallery", "tiny.toml", "-o", "größe.png"],
     "dashboard": ["tiny.toml"],
-    "release": ["tiny.toml", "0"],
+    "release": ["tiny.toml", "4", "--storage", "sqlite:///left.db"],
     "compare": ["-b", "größe.parquet", "-m", "random", "-m", "evolution",
                 "--evaluations", "20", "--seeds", "2"],
     "bench build": ["tiny.toml", "--seeds", "1", "--folder", "größe", "--set", "space='./s.toml'"],
@@ -83,6 +85,13 @@ def _own_cache():
     """Not the one of each test: it lies in the folder."""
 
 
+def prepare(command: str) -> None:
+    """Leave a trial that runs, if it is to be released, in a copy of the study."""
+    if command == "release":
+        shutil.copy("runs/tiny/study.db", "left.db")
+        optuna.load_study(study_name="tiny", storage="sqlite:///left.db").ask()
+
+
 def said(encoding: str, *arguments: str) -> tuple[int, str, str]:
     """Run a command with streams of an encoding: (exit code, stdout, stderr)."""
     streams = [
@@ -90,6 +99,7 @@ def said(encoding: str, *arguments: str) -> tuple[int, str, str]:
         for _ in range(2)
     ]
     code: object = 0
+    prepare(arguments[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["bo-act", *arguments])
         patch.setattr(sys, "stdout", streams[0])
@@ -233,6 +243,7 @@ def with_broken(monkeypatch, name: str, number: int, *arguments: str) -> tuple[i
     """Run a command with a stream that is broken: its exit code, and what stands on the other."""
     other = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     broken = io.TextIOWrapper(io.BufferedWriter(Broken(number)), encoding="utf-8")
+    prepare(arguments[0])
     monkeypatch.setattr(sys, "argv", ["bo-act", *arguments])
     monkeypatch.setattr(sys, name, broken)
     monkeypatch.setattr(sys, "stderr" if name == "stdout" else "stdout", other)

@@ -182,7 +182,8 @@ class Activation(nn.Module):
         state = {
             name: value for name, value in vars(self).items() if name not in self._FROM_EXPRESSION
         }
-        return _rebuild, (str(self.expression), self.normalize, self.fused), state
+        options: tuple[Any, ...] = (str(self.expression), self.normalize, self.fused)
+        return _rebuild, options if type(self) is Activation else (*options, type(self)), state
 
     def __prepare_scriptable__(self) -> Activation:
         """Get ready for ``torch.jit.script``, which calls this."""
@@ -191,10 +192,18 @@ class Activation(nn.Module):
         return self
 
 
-def _rebuild(text: str, normalize: bool = False, fused: bool = False) -> Activation:
-    if not isinstance(text, str):
-        raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
-    return Activation(text, normalize=bool(normalize), fused=bool(fused))
+def _rebuild(
+    text: str, normalize: bool = False, fused: bool = False, kind: type[Activation] | None = None
+) -> Activation:
+    kind = Activation if kind is None else kind
+    if not (isinstance(text, str) and isinstance(kind, type) and issubclass(kind, Activation)):
+        raise ExpressionError(
+            f"expected the text of an expression and a class of activations, got {text!r:.60} and "
+            f"{kind!r:.60}"
+        )
+    made = kind.__new__(kind)
+    Activation.__init__(made, text, normalize=bool(normalize), fused=bool(fused))
+    return made
 
 
 # A checkpoint may hold one although torch.load trusts nothing: it is made from a text, by us.

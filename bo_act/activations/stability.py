@@ -16,6 +16,7 @@ from torch import Tensor
 from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import CONSTANTS, Expression
 from bo_act.activations.operators import OPERATORS
+from bo_act.torch_state import plain_torch
 
 ZEROS = (0.0, -0.0)
 """Where padding and zero biases put every network."""
@@ -57,7 +58,7 @@ class Probes:
         for kept, part in zip(self.rows(where), rows, strict=True):
             kept.copy_(part[new])
 
-    @torch.enable_grad()
+    @plain_torch()
     def evaluate(self, name: str, tuples: np.ndarray) -> Rows:
         """Apply an operator to (k, M) operands.
 

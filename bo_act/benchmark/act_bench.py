@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
 from bo_act.io import reason, replacing
+from bo_act.specs.base import shown
 
 READER = 1
 """Raised whenever the same file is read to another benchmark."""
@@ -43,6 +45,14 @@ KEYS = {
 _VECTOR = "Fisher log eigenvalue CDF"
 _SPELLINGS = "Equivalent Activation Functions"
 _CHUNK = 1 << 20  # characters
+
+# Far above the released files (130 MB, 3,000 records of 40 kB), and what a machine still bears. A
+# file of some kilobytes may unpack to any size.
+_MOST_CHARACTERS = 1 << 31
+_MOST_OF_A_RECORD = 1 << 24  # characters
+_MOST_OF_A_KEY = 10_000  # characters, as of any expression
+_MOST_RECORDS = 1_000_000
+_MOST_NUMBERS = 1 << 28  # of all vectors: 1 GB
 _CLASSES = (2, 3, 5, 10, 20, 50, 100, 200, 365, 1000)
 # A network that learns nothing answers with one class, whose share of the images is not quite 1/C.
 _AT_CHANCE = 1.1
@@ -84,7 +94,7 @@ def read_act_bench(
     values: dict[int, list[list[float]]] = {}
     vectors: dict[int, NDArray[np.float32]] = {}
     unmatched = []
-    count = 0
+    count = kept = 0
     for key, record in _records(path):
         where = f"{path}: record {key!r}"
         numbers = [_number(record, metric, where) for metric in METRICS]
@@ -94,9 +104,16 @@ def read_act_bench(
             unmatched.append(key)
         else:
             values.setdefault(index, []).append(numbers)
-            if vector is not None and len(vectors.get(index, ())) <= len(vector):
+            before = len(vectors.get(index, ()))
+            if vector is not None and before <= len(vector):
                 vectors[index] = vector
+                kept += len(vector) - before
         count += 1
+        if count > _MOST_RECORDS or kept > _MOST_NUMBERS:
+            raise BenchmarkError(
+                f"{where}: the file has more than {_MOST_RECORDS:,} records, or {_MOST_NUMBERS:,} "
+                "numbers in their vectors, which none in the form of Act-Bench has"
+            )
         if progress is not None:
             progress(count)
     if not values:
@@ -109,6 +126,8 @@ def read_act_bench(
             known = [number for number in column if np.isfinite(number)]
             runs[metric][index] = np.median(known) if known else np.nan
     accuracy = runs["validation_accuracy"][:, 0]
+    if not np.isfinite(accuracy).any():
+        raise BenchmarkError(f"{path}: none of its {count} records has a validation accuracy")
     if chance is None:
         shares = 1 / np.array(_CLASSES)
         low = max(float(np.nanquantile(accuracy, 0.05)), 1e-6)
@@ -244,10 +263,16 @@ def _number(record: dict[str, Any], metric: str, where: str) -> float:
     if value is None and metric != "validation_accuracy":
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BenchmarkError(f"{where}: expected a number for {key!r}, got {_short(value)}")
-    if metric.endswith("accuracy") and not (np.isnan(value) or 0 <= value <= 1):
-        raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {value}")
-    return float(value)
+        raise BenchmarkError(f"{where}: expected a number for {key!r}, got {_shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise BenchmarkError(
+            f"{where}: expected a number that fits for {key!r}, got {_shown(value)}"
+        ) from error
+    if metric.endswith("accuracy") and not (np.isnan(number) or 0 <= number <= 1):
+        raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {_shown(value)}")
+    return number
 
 
 def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
@@ -256,13 +281,14 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
         return None
     if not isinstance(value, list):
         raise BenchmarkError(
-            f"{where}: expected a list of numbers for {_VECTOR!r}, got {_short(value)}"
+            f"{where}: expected a list of numbers for {_VECTOR!r}, got {_shown(value)}"
         )
     try:
-        vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # infinite, and told as that
+            vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise BenchmarkError(
-            f"{where}: expected numbers alone in {_VECTOR!r}, got {_short(value)}"
+            f"{where}: expected numbers alone in {_VECTOR!r}, got {_shown(value)}"
         ) from error
     if vector.ndim != 1:
         raise BenchmarkError(f"{where}: expected a flat list for {_VECTOR!r}, got a nested one")
@@ -272,13 +298,15 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
 def _spellings(record: dict[str, Any], where: str) -> list[str]:
     value = record.get(_SPELLINGS) or []
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise BenchmarkError(f"{where}: expected texts for {_SPELLINGS!r}, got {_short(value)}")
+        raise BenchmarkError(f"{where}: expected texts for {_SPELLINGS!r}, got {_shown(value)}")
     return value
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _shown(value: Any) -> str:
+    """Return what came as JSON says it, cut where it is long."""
+    if isinstance(value, bool | float | None):
+        return json.dumps(value)
+    return json.dumps(value) if isinstance(value, str) and len(value) <= 60 else shown(value)
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -295,8 +323,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if seen:
                 scanner.expect(",")
             key = scanner.value()
-            if not isinstance(key, str) or not key.strip():
-                raise BenchmarkError(f"{scanner.where}: expected an expression, got {_short(key)}")
+            if not isinstance(key, str) or not key.strip() or len(key) > _MOST_OF_A_KEY:
+                raise BenchmarkError(f"{scanner.where}: expected an expression, got {_shown(key)}")
             if key in seen:
                 raise BenchmarkError(f"{path}: record {key!r} is there twice")
             seen.add(key)
@@ -305,7 +333,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = scanner.value()
             if not isinstance(record, dict):
                 raise BenchmarkError(
-                    f"{path}: record {key!r}: expected an object, got {_short(record)}"
+                    f"{path}: record {key!r}: expected an object, got {_shown(record)}"
                 )
             yield key, record
         scanner.skip()
@@ -315,16 +343,21 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @contextmanager
 def _text(path: Path) -> Iterator[IO[str]]:
+    if path.exists() and not path.is_file():
+        raise BenchmarkError(f"{path}: expected a file, got a folder, a pipe or a device")
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         opener: Callable[..., Any] = gzip.open if packed else open
-        with opener(path, "rt", encoding="utf-8") as text:
+        with opener(path, "rt", encoding="utf-8-sig") as text:
             yield text
     except (OSError, EOFError, zlib.error) as error:
         raise BenchmarkError(f"{path}: cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise BenchmarkError(f"{path}: expected text in UTF-8: {error}") from error
+
+
+_SOMETHING = re.compile(r"[^ \t\n\r]")
 
 
 class _Scanner:
@@ -333,15 +366,27 @@ class _Scanner:
     def __init__(self, file: IO[str], path: Path) -> None:
         self.file, self.path = file, path
         self.buffer, self.at, self.ended = "", 0, False
+        self.read = 0
         self.last = ""
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(object_pairs_hook=_once)
 
     @property
     def where(self) -> str:
         return f"{self.path}: after record {self.last!r}" if self.last else f"{self.path}"
 
     def _more(self) -> bool:
+        if len(self.buffer) - self.at > _MOST_OF_A_RECORD:
+            raise BenchmarkError(
+                f"{self.where}: more than {_MOST_OF_A_RECORD:,} characters in one piece; records "
+                "of the form of Act-Bench have some ten thousand"
+            )
         chunk = self.file.read(_CHUNK)
+        self.read += len(chunk)
+        if self.read > _MOST_CHARACTERS:
+            raise BenchmarkError(
+                f"{self.where}: the file has, or unpacks to, more than {_MOST_CHARACTERS:,} "
+                "characters, which none in the form of Act-Bench has"
+            )
         self.buffer, self.at = self.buffer[self.at :] + chunk, 0
         self.ended = not chunk
         return bool(chunk)
@@ -349,11 +394,12 @@ class _Scanner:
     def peek(self) -> str:
         """Return the next character that is no white space; "" at the end."""
         while True:
-            while self.at < len(self.buffer):
-                if not self.buffer[self.at].isspace():
-                    return self.buffer[self.at]
-                self.at += 1
+            found = _SOMETHING.search(self.buffer, self.at)
+            if found:
+                self.at = found.start()
+                return found.group()
             if not self._more():
+                self.at = len(self.buffer)
                 return ""
 
     def skip(self) -> None:
@@ -377,6 +423,8 @@ class _Scanner:
                 continue
             except RecursionError as error:
                 raise self._broken("it is nested too deeply") from error
+            except ValueError as error:  # a key twice, or a number of thousands of digits
+                raise self._broken(str(error).partition(";")[0]) from error
             self.at = end
             return value
 
@@ -386,3 +434,13 @@ class _Scanner:
                 f"{self.where}: the file ends in the middle; it is truncated, get it again"
             )
         return BenchmarkError(f"{self.where}: not valid JSON: {why}")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, if it has each key once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return found

@@ -59,6 +59,10 @@ class RunJournal:
             raise self._cannot_write(error) from error
         with ExitStack() as on_failure:
             on_failure.callback(self._lock.release)
+            if self.path.exists() and not self.path.is_file():
+                raise BenchmarkError(
+                    f"{self.path}: expected a file, got a folder, a pipe or a device"
+                )
             try:
                 # Without a buffer: on a full disk, nothing is left that would be written later.
                 self._file = on_failure.enter_context(self.path.open("a+b", buffering=0))
@@ -136,6 +140,8 @@ class RunJournal:
                 self._records.setdefault(self._run(record), record)
             except KeyError as error:
                 raise self._damaged(number, f"it has no {error}") from error
+            except TypeError as error:  # a list, where a number or a name belongs
+                raise self._damaged(number, f"it has no plain {', '.join(self.key)}") from error
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         if self._checked:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bo_act import library
-from bo_act.activations.space import Space
+from bo_act.activations.space import LISTED, Space
 from bo_act.benchmark.act_bench import READER, read_act_bench
 from bo_act.benchmark.table import METRICS, Benchmark
 from bo_act.errors import BenchmarkError
@@ -33,6 +33,9 @@ FORM = 1
 
 SPECTRUM_ERROR = 2.0**-11
 """Relative error of kept spectra, whose numbers keep 11 bits so that they compress well."""
+
+_MOST_VALUES = 1 << 30  # spectra of a network of five layers for a million functions: 600 million
+_MOST_BYTES = 1 << 33
 
 _KEY = b"bo-act benchmark"
 _SPECTRA = ("fim", "fim_null")
@@ -107,6 +110,7 @@ def load(path: Path) -> Benchmark:
 def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
     """Return the benchmark that a file holds; the path is for errors."""
     try:
+        _check_size(pq.ParquetFile(pa.BufferReader(content)).metadata)
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except Exception as error:  # Arrow raises many kinds over damaged files
         raise BenchmarkError(
@@ -136,6 +140,20 @@ def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
         raise
     except Exception as error:  # whatever its content does to those who read it
         raise BenchmarkError(f"{path}: the file is damaged: {one_line(error)}") from error
+
+
+def _check_size(about: pq.FileMetaData) -> None:
+    """Refuse a file that would fill the memory: a few bytes may stand for any number of values."""
+    groups = [about.row_group(index) for index in range(about.num_row_groups)]
+    values = sum(
+        group.column(index).num_values for group in groups for index in range(group.num_columns)
+    )
+    size = sum(group.total_byte_size for group in groups)
+    if about.num_rows > LISTED or values > _MOST_VALUES or size > _MOST_BYTES:
+        raise ValueError(
+            f"it has {about.num_rows:,} rows with {values:,} values, {size:,} bytes; at most "
+            f"{LISTED:,} functions with {_MOST_VALUES:,} values are read"
+        )
 
 
 def open_benchmark(name: str) -> Benchmark:

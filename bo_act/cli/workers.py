@@ -129,7 +129,8 @@ def dashboard(
     from bo_act.study.storage import load_study
 
     opened = load_study(spec)
-    print(f"http://{host}:{port}/dashboard/studies/{opened._study_id} (Ctrl-C ends it)")
+    address = f"http://{host}:{port}/dashboard/studies/{opened._study_id}"
+    print(f"{address} (Ctrl-C ends it)", flush=True)  # a pipe would wait for more
     try:
         run_server(opened._storage, host=host, port=port)
     except OSError as error:

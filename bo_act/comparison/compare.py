@@ -29,6 +29,7 @@ from bo_act.io import atomic_write, one_line, reason, replacing
 from bo_act.markup import box
 from bo_act.markup import table as html_table
 from bo_act.search.method import METHODS, MethodSpec
+from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, whole
 from bo_act.study.events import Events
 from bo_act.workers import compute_in_processes
 
@@ -150,11 +151,12 @@ def compare(
             other code or options made.
     """
     specs = _methods(methods)
-    if not benchmarks or min(evaluations, seeds, workers) < 1 or initial < 0:
-        raise BenchmarkError(
-            f"expected at least one benchmark, evaluation, seed and worker, got "
-            f"{len(benchmarks)}, {evaluations}, {seeds} and {workers}"
-        )
+    if not benchmarks:
+        raise BenchmarkError("expected at least one benchmark, got none")
+    whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
+    whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
+    whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)
+    whole(initial, "initial", error=BenchmarkError)
     opened = {name: open_benchmark(name) for name in dict.fromkeys(benchmarks)}
     events = events or Events()
     runs = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from bo_act.errors import SpecError
 from bo_act.search.method import METHODS, MethodSpec
 from bo_act.spec_files import read_spec
-from bo_act.specs.base import PositiveInt, Spec
+from bo_act.specs.base import Count, PositiveInt, Spec
 
 
 class ComparisonPlan(Spec):
@@ -31,7 +31,7 @@ class ComparisonPlan(Spec):
     method: dict[str, MethodSpec] = Field(default_factory=dict)
     evaluations: PositiveInt = 100
     seeds: PositiveInt = 30
-    initial: Annotated[int, Field(ge=0)] = 2
+    initial: Count = 2
     warm_start: tuple[str, ...] = ()
 
     def chosen(self) -> list[str | tuple[str, MethodSpec]]:

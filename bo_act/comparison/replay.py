@@ -22,6 +22,7 @@ from optuna.trial import Trial, TrialState
 from bo_act.activations.space import Space
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
+from bo_act.specs.base import MOST_EVALUATIONS, checked_seed, whole
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def initial_design(
         first: functions before the baselines.
         baselines: whether they are part of it.
     """
+    seed = checked_seed(seed, error=BenchmarkError)
+    whole(initial, "initial", error=BenchmarkError)
     catalogue = benchmark.space.catalogue
     design: list[int] = []
     for baseline in benchmark.space.baselines if baselines else ():
@@ -110,6 +113,7 @@ def replay(
             f"benchmark {benchmark.name!r} has no learning curves, so nothing can be pruned on "
             "it; leave the pruner out, or use a benchmark made by `bo-act bench build`"
         )
+    whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
     catalogue = benchmark.space.catalogue
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or NopPruner())
     for index in design:

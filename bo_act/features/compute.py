@@ -24,6 +24,7 @@ from bo_act.features.store import SHARD, FeatureStore, Shard
 from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.specs import FeaturesSpec
+from bo_act.specs.base import MOST_WORKERS, whole
 
 ALGORITHM = 4
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
@@ -73,11 +74,9 @@ def compute_features(
     """
     catalogue = space.catalogue if isinstance(space, Space) else space
     spec = spec or FeaturesSpec()
-    if workers < 1 or executor not in get_args(Executor):
-        raise FeatureError(
-            f"expected at least one worker and the executor 'process' or 'ray', "
-            f"got {workers} and {executor!r}"
-        )
+    whole(workers, "workers", low=1, high=MOST_WORKERS, error=FeatureError)
+    if executor not in get_args(Executor):
+        raise FeatureError(f"expected the executor 'process' or 'ray', got {executor!r}")
     blocks = output_blocks(catalogue)
     provenance: dict[str, Any] = {"algorithm": ALGORITHM, "catalogue": catalogue.hash}
     if network is None or not spec.fim:

@@ -25,6 +25,8 @@ from bo_act.features.kfac import (
 )
 from bo_act.features.shared import Shared
 from bo_act.features.spectrum import NULL_LOG, faster_device, spectrum
+from bo_act.specs.base import whole
+from bo_act.torch_state import plain_torch
 from bo_act.torch_state import plain_torch
 
 __all__ = ["NULL_LOG", "FimSpectra", "fim_spectra"]
@@ -91,8 +93,7 @@ def fim_spectra(
         FeatureError: as ``kronecker_factors``; or the network's outputs are random; or the
             eigenvalues do not converge.
     """
-    if quantiles < 1:
-        raise FeatureError(f"expected at least one quantile, got {quantiles}")
+    whole(quantiles, "quantiles", low=1, high=1_000_000, error=FeatureError)
     if shared is None or not shared.checked:
         refuse_randomness(network, images, statistics=statistics)
     factors = kronecker_factors(

@@ -44,6 +44,7 @@ from bo_act.features.loss import Fisher, Loss, check_choice, output_gradients
 from bo_act.features.norms import NORMS, NormTrace
 from bo_act.features.patches import Convolution
 from bo_act.features.shared import Shared
+from bo_act.specs.base import checked_seed
 from bo_act.torch_state import plain_torch
 
 __all__ = [
@@ -118,6 +119,7 @@ def kronecker_factors(
             module whose layers can be seen, it changes in place what its gradients need, or a value
             of the forward or backward pass is not finite (the message names the layer).
     """
+    seed = checked_seed(seed, error=FeatureError)
     check_choice("weight_sharing", weight_sharing, get_args(Sharing))
     check_choice("statistics", statistics, get_args(Statistics))
     batch = images.shape[0] if images.dim() else 0

@@ -242,7 +242,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[_Line]:
             )
             if _NAME.fullmatch(found.file):
                 yield found
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
 
 

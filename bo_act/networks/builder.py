@@ -30,6 +30,7 @@ from bo_act.failures import USERS, is_machines, one_line
 from bo_act.io import digest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
+from bo_act.specs.base import checked_seed
 from bo_act.torch_state import plain_torch
 from bo_act.user_files import UserFile, load_file, read_file
 
@@ -158,6 +159,7 @@ class NetworkBuilder:
             NetworkError: ``build`` failed, returned something else, never used ``activation``, or
                 does not use the names of several.
         """
+        seed = checked_seed(seed, error=NetworkError)
         places = _Places(self.path, activation)
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         with plain_torch(), torch.random.fork_rng(devices):

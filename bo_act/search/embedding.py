@@ -17,6 +17,7 @@ from bo_act.errors import SearchError
 from bo_act.features.coordinates import SpectrumFrame, output_coordinates
 from bo_act.features.table import FeatureTable, OnDemand
 from bo_act.specs import EmbeddingSpec
+from bo_act.specs.base import whole
 
 # Functions with a spectrum that one without is placed by. More blur, fewer are less reliable; the
 # error on held-out spectra is flat between 12 and 24.
@@ -203,6 +204,10 @@ class PcaEmbedder:
 
     outputs: int = 6
     fim: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("outputs", "fim"):
+            whole(getattr(self, name), name, low=1, high=64, error=SearchError)
 
     def fit(self, table: FeatureTable) -> Embedding:
         """Embed a table with the blocks ``outputs`` and ``moments``, and ``fim`` if it has it.

@@ -24,6 +24,7 @@ from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch
 
 
@@ -62,6 +63,10 @@ class JointSearcher:
     surrogate: SurrogateSpec = field(default_factory=SurrogateSpec)
     acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
+        whole(self.initial, "initial", error=SearchError)
 
     @plain_torch()
     def propose(
@@ -137,7 +142,7 @@ class JointSearcher:
             space.blocks,
             pending=space.points(space.placed(pending)),
             pruned=space.points(space.placed(observations.pruned)),
-            seed=self.seed + number,
+            seed=derived_seed(self.seed, number),
         )
         return JointFit(space, model, measured, values, y, np.flatnonzero(usable), note)
 

@@ -117,16 +117,16 @@ def fences(values: np.ndarray) -> tuple[float, float]:
     """Return between which ends values are of interest.
 
     With q the quartiles of the values from the median up, and s = q75 - q25, they are q25 - 1.5 s
-    and q75 + 2 s. Where those values are fewer than five or few different ones, of a metric of few
-    digits, or the quartiles have no distance, each different value counts once: else all but the
-    best would be below. Of few, a spurious one is a quartile, so s is at most 2 (q50 - q25) there.
+    and q75 + 2 s. Where those values are fewer than five, or the quartiles are the same number, as
+    of a metric of few digits, each different value counts once: else all but the best would be
+    below. Of few, a spurious one is a quartile, so s is at most 2 (q50 - q25) there.
 
     Args:
         values: (n,) finite.
     """
     upper = values[values >= np.median(values)]
     low, high = np.quantile(upper, [0.25, 0.75])
-    if len(upper) < _FEW or low == high or 2 * len(np.unique(upper)) < len(upper):
+    if len(upper) < _FEW or low == high:
         low, middle, high = np.quantile(_different(values), [0.25, 0.5, 0.75])
         high = min(high, low + 2 * (middle - low))
     return float(low - 1.5 * (high - low)), float(high + 2 * (high - low))

@@ -23,6 +23,7 @@ from bo_act.search.observations import Observations, count_different, unit, warp
 from bo_act.search.pointwise import PointwiseModel, in_numbers
 from bo_act.search.strategies import Strategy
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch
 
 _MOST_NOISE = 1e6  # in units of the warped target, far above what is fitted
@@ -63,7 +64,7 @@ class Searcher:
         costs: (N,) what each function costs at inference, for acquisition functions that ask.
 
     Raises:
-        SearchError: the acquisition function needs costs and there are none.
+        SearchError: the acquisition function needs costs and there are none, or a number is none.
     """
 
     baselines: tuple[int, ...] = ()
@@ -75,6 +76,8 @@ class Searcher:
     costs: np.ndarray | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
+        whole(self.initial, "initial", error=SearchError)
         if self.acquisition.needs_costs and self.costs is None:
             raise SearchError(
                 f"the acquisition function {self.acquisition.name!r} needs to know what functions "
@@ -233,7 +236,11 @@ class Searcher:
     ) -> tuple[PointwiseModel, torch.Tensor, torch.Tensor, str]:
         """Return surrogate, warped targets, scores, and what went other than planned."""
         model, y, note = fit_observed(
-            self.surrogate, embedding, observations, pending=pending, seed=self.seed + number
+            self.surrogate,
+            embedding,
+            observations,
+            pending=pending,
+            seed=derived_seed(self.seed, number),
         )
         scores = self._scores(
             model, y, embedding, observations, pending=pending, candidates=candidates, number=number

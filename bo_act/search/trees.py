@@ -31,6 +31,7 @@ from bo_act.search.observations import Observations
 from bo_act.search.pointwise import in_numbers
 from bo_act.search.searcher import Proposal, Searcher, fit_observed
 from bo_act.search.threads import one_thread
+from bo_act.specs.base import derived_seed
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
 _REPRESENTATIVES = 1_024  # of them, that stand for all candidates
@@ -244,7 +245,11 @@ class TreeSearcher(Searcher):
             raise SearchError("a search from tree to tree needs a frontier")
         generator = np.random.default_rng([self.seed, number])
         model, y, note = fit_observed(
-            self.surrogate, embedding, observations, pending=pending, seed=self.seed + number
+            self.surrogate,
+            embedding,
+            observations,
+            pending=pending,
+            seed=derived_seed(self.seed, number),
         )
         with torch.no_grad(), one_thread():
             score = make_scorer(

@@ -11,6 +11,7 @@ import torch
 from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding import Embedding
+from bo_act.specs.base import checked_seed
 
 # As published; for the outputs it is umap-learn's default.
 _SPECTRUM_NEIGHBOURS = 3
@@ -38,6 +39,9 @@ class UmapEmbedder:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
 
     def fit(self, table: FeatureTable) -> Embedding:
         """Embed a table with the block ``outputs``, and ``fim`` if it has it.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bo_act.specs.base import PositiveInt, Spec
+from bo_act.specs.base import MOST, Count, PositiveInt, Spec
 
 _SCHEDULE = ("startup_trials", "warmup_epochs", "interval", "least_trials")
 _OPTIONS: dict[str, tuple[str, ...]] = {
@@ -58,15 +58,15 @@ class PrunerSpec(Spec):
         "patient",
         "threshold",
     ] = "none"
-    startup_trials: Annotated[int, Field(ge=0)] = 10
-    warmup_epochs: Annotated[int, Field(ge=0)] = 2
+    startup_trials: Count = 10
+    warmup_epochs: Count = 2
     interval: PositiveInt = 1
     least_trials: PositiveInt = 1
     percentile: Annotated[float, Field(gt=0, le=100)] = 50.0
     first_epochs: PositiveInt = 1
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    early_stopping_rate: Annotated[int, Field(ge=0)] = 0
-    bootstrap_trials: Annotated[int, Field(ge=0)] = 0
+    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
+    early_stopping_rate: Count = 0
+    bootstrap_trials: Count = 0
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: PositiveInt = 5
     least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bo_act.specs.base import Fraction, PositiveInt, Spec
+from bo_act.specs.base import Count, Fraction, PositiveInt, Seed, Spec
 
 
 class FeaturesSpec(Spec):
@@ -42,11 +42,11 @@ class FeaturesSpec(Spec):
     weight_sharing: Literal["expand", "reduce"] = "expand"
     statistics: Literal["batch", "running"] = "batch"
     batch_size: PositiveInt = 128
-    quantiles: Annotated[int, Field(ge=8)] = 128
+    quantiles: Annotated[int, Field(ge=8, le=10_000)] = 128
     precision: Literal["float32", "float64"] = "float32"
     subset: PositiveInt | None = None
-    on_demand: Annotated[int, Field(ge=0)] = 0
-    seed: int = 0
+    on_demand: Count = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _demand_is_for_what_is_left_out(self) -> FeaturesSpec:
@@ -71,7 +71,7 @@ class EmbeddingSpec(Spec):
     name: Literal["pca", "umap"] = "pca"
     outputs: Annotated[int, Field(ge=1, le=64)] = 6
     fim: Annotated[int, Field(ge=1, le=64)] = 6
-    seed: int = 0
+    seed: Seed = 0
 
 
 class StrategySpec(Spec):
@@ -106,7 +106,7 @@ class SurrogateSpec(Spec):
 
     name: Literal["gp", "knn", "forest"] = "gp"
     targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
-    noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    noise: Annotated[float, Field(gt=0)] | None = None
     neighbours: PositiveInt = 3
     trees: PositiveInt = 100
 
@@ -186,6 +186,6 @@ class WarmStartSpec(Spec):
     """
 
     sources: tuple[str, ...] = ()
-    first: Annotated[int, Field(ge=0)] = 5
+    first: Count = 5
     baselines: bool = False
-    as_trials: Annotated[int, Field(ge=0)] = 0
+    as_trials: Count = 0

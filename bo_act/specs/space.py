@@ -10,7 +10,7 @@ from bo_act.specs.base import Spec
 
 Requirement = Literal["finite_at_zero", "differentiable_at_zero", "twice_differentiable"]
 
-Edge = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Edge = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class DomainSpec(Spec):
@@ -20,7 +20,7 @@ class DomainSpec(Spec):
     high: Edge = 5.0
     points: Annotated[int, Field(ge=2, le=100_000)] = 1000
     # Below 1e-12, large values have no digits left that could differ.
-    tolerance: Annotated[float, Field(ge=1e-12, allow_inf_nan=False)] = 1e-6
+    tolerance: Annotated[float, Field(ge=1e-12)] = 1e-6
 
     @model_validator(mode="after")
     def _ordered(self) -> DomainSpec:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_serializer, model_validator
 
-from bo_act.specs.base import PositiveFloat, PositiveInt, Spec
+from bo_act.specs.base import Count, PositiveFloat, PositiveInt, Seed, Spec
 from bo_act.specs.pruner import PrunerSpec
 from bo_act.specs.search import (
     AcquisitionSpec,
@@ -92,7 +92,7 @@ class ConfirmSpec(Spec):
 
     top: PositiveInt = 3
     baselines: tuple[str, ...] = ("relu(x)", "gelu(x)", "swish(x)")
-    seeds: Annotated[int, Field(ge=0)] = 5
+    seeds: Count = 5
 
 
 ActivationName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -140,11 +140,11 @@ class StudySpec(Spec):
     description: str = ""
     space: str = "act_bench"
     trials: PositiveInt = 50
-    initial: Annotated[int, Field(ge=0)] = 2
+    initial: Count = 2
     candidates: Literal["auto", "catalogue", "trees"] = "auto"
-    seed: int = 0
+    seed: Seed = 0
     storage: str | None = Field(default=None, repr=False)
-    max_retries: Annotated[int, Field(ge=0)] = 2
+    max_retries: Count = 2
     grace: PositiveFloat = 120.0
     objective: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")] | None = None
     model: ModelSpec | None

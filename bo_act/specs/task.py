@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from bo_act.errors import nearest
-from bo_act.specs.base import Fraction, PositiveFloat, PositiveInt, Spec
+from bo_act.specs.base import Count, Fraction, PositiveFloat, PositiveInt, Seed, Spec
 
 SMALL_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 FOLDER_SETS = ("imagenette", "imagenet", "folder")
@@ -51,8 +51,8 @@ class DataSpec(Spec):
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
     image_size: PositiveInt | None = None
-    seed: int = 0
-    workers: Annotated[int, Field(ge=0)] = 4
+    seed: Seed = 0
+    workers: Count = 4
 
     @field_validator("name")
     @classmethod
@@ -94,10 +94,10 @@ class AugmentationSpec(Spec):
     """
 
     flip: bool = False
-    shift: Annotated[int, Field(ge=0)] = 0
-    cutout: Annotated[int, Field(ge=0)] = 0
+    shift: Count = 0
+    cutout: Count = 0
     crop: Annotated[float, Field(gt=0, le=1)] | None = None
-    randaugment: Annotated[int, Field(ge=0)] = 0
+    randaugment: Count = 0
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
@@ -155,7 +155,7 @@ class TrainingSpec(Spec):
     label_smoothing: Fraction = 0.0
     gradient_clip: PositiveFloat | None = None
     ema: Fraction = 0.0
-    collapse_epochs: Annotated[int, Field(ge=0)] = 0
+    collapse_epochs: Count = 0
     micro_batch: PositiveInt | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -23,6 +23,7 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
 from bo_act.specs import StudySpec
+from bo_act.specs.base import derived_seed
 from bo_act.study.confirmation_runs import Run, measured
 from bo_act.study.reasons import (
     state_of,
@@ -147,7 +148,7 @@ def confirm(
     if not found:
         return []
     wanted = _wanted(task.spec, study, found)
-    first = task.spec.seed + FRESH
+    first = derived_seed(task.spec.seed, FRESH)
     seeds = range(task.spec.confirm.seeds)
     runs = [Run.of(one, seed, first=first) for seed in seeds for one in wanted.values()]
     kept = study.user_attrs

@@ -12,6 +12,7 @@ import torch
 from bo_act.activations.expressions import canonical, parse
 from bo_act.failures import USERS, Failure
 from bo_act.specs import StudySpec
+from bo_act.specs.base import derived_seed
 from bo_act.study.reasons import failure_of
 from bo_act.study.settings import Configuration
 from bo_act.study.task import Task
@@ -41,7 +42,7 @@ class Run:
     def of(cls, one: Configuration, seed: int, *, first: int) -> Run:
         """Return the training of a configuration; ``first`` is the first of the seeds."""
         texts = {name: str(function) for name, function in one.functions.items()}
-        return cls(json.dumps([texts, dict(one.settings)]), seed, first + seed)
+        return cls(json.dumps([texts, dict(one.settings)]), seed, derived_seed(first, seed))
 
     @property
     def configuration(self) -> Configuration:

@@ -18,6 +18,7 @@ import optuna
 from bo_act.errors import SpecError
 from bo_act.io import atomic_write, reason
 from bo_act.specs import StudySpec
+from bo_act.specs.base import MOST_WORKERS, whole
 from bo_act.study.callbacks import Callback, Callbacks
 from bo_act.study.checks import check_before_search
 from bo_act.study.confirm import confirm
@@ -59,11 +60,9 @@ def run_study(
     Raises:
         BoActError: something in the study file, the data or the storage is not as it should be.
     """
-    if workers < 1 or executor not in ("process", "ray"):
-        raise SpecError(
-            "expected at least one worker and the executor 'process' or 'ray', got "
-            f"workers={workers} and executor={executor!r}"
-        )
+    whole(workers, "workers", low=1, high=MOST_WORKERS)
+    if executor not in ("process", "ray"):
+        raise SpecError(f"expected the executor 'process' or 'ray', got {executor!r}")
     events = events or Events()
     told = Callbacks.of(spec, callbacks)
     task = Task.load(spec)

@@ -26,6 +26,7 @@ from bo_act.search.strategies import Strategy
 from bo_act.search.trees import Frontier
 from bo_act.search.warm_start import Source
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
+from bo_act.specs.base import whole
 from bo_act.study.candidates import check_trees, how_chosen, listed_candidates, met_candidates
 from bo_act.study.claims import CLAIM, OWNER, Owner
 from bo_act.study.configurations import (
@@ -124,6 +125,8 @@ class ActivationSampler(BaseSampler):
     ) -> None:
         if initial is None:
             initial = 0 if warm_start else 2
+        whole(first, "first", error=SearchError)
+        whole(max_retries, "max_retries", error=SearchError)
         options: dict[str, Any] = {
             "initial": initial,
             "surrogate": surrogate or SurrogateSpec(),

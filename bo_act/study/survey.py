@@ -22,6 +22,7 @@ from bo_act.errors import BenchmarkError
 from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
 from bo_act.specs import AugmentationSpec, StudySpec
+from bo_act.specs.base import MOST_SEEDS, MOST_WORKERS, derived_seed, whole
 from bo_act.study.checks import check_trains
 from bo_act.study.events import Events
 from bo_act.study.reasons import failure_of, failures_of_runs
@@ -80,7 +81,9 @@ class _Trainer:
     def _record(self, run: Run) -> dict[str, Any]:
         spec = self.task.spec
         with cpu_threads(spec.training.threads):
-            network, result = self.task.train(parse(run.text), seed=spec.seed + run.seed)
+            network, result = self.task.train(
+                parse(run.text), seed=derived_seed(spec.seed, run.seed)
+            )
             record: dict[str, Any] = {
                 "index": run.index,
                 "seed": run.seed,
@@ -134,10 +137,8 @@ def build_benchmark(
             runs failed, which the next call makes again.
         BoActError: something in the study file or the data is not as it should be.
     """
-    if seeds < 1 or workers < 1:
-        raise BenchmarkError(
-            f"expected at least one seed and one worker, got {seeds} seeds and {workers} workers"
-        )
+    whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
+    whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)
     events = events or Events()
     task = Task.load(spec)
     task.check()

@@ -29,6 +29,7 @@ from bo_act.networks import (
 )
 from bo_act.networks.initialization import Initialization
 from bo_act.specs import StudySpec
+from bo_act.specs.base import derived_seed
 from bo_act.study.made_with import SPACE
 from bo_act.study.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
@@ -275,7 +276,7 @@ class Task:
             network,
             self.data,
             task.spec.training,
-            seed=seed + 1_000_003,
+            seed=derived_seed(seed, 1_000_003),
             report=report,
             checkpoint=checkpoint,
             stop=stop,

@@ -243,7 +243,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     task = bars.add_task("", total=None)
 
     def progress(done: int, total: int) -> None:
-        if time.monotonic() - started > _MOMENT:
+        if err.is_terminal and time.monotonic() - started > _MOMENT:
             bars.start()
             bars.update(task, completed=done, total=total)
 

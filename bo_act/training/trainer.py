@@ -20,6 +20,7 @@ from torch import nn
 from bo_act.errors import NetworkError
 from bo_act.io import reason
 from bo_act.specs import TrainingSpec
+from bo_act.specs.base import checked_seed
 from bo_act.torch_state import plain_torch
 from bo_act.training.checkpoint import Checkpoint, warn_of
 from bo_act.training.compiled import compiled
@@ -113,6 +114,7 @@ def train(
         TrainingStopped: ``stop`` said so.
         torch.OutOfMemoryError: not even a single image at a time fits.
     """
+    seed = checked_seed(seed)
     device = pick_device(spec.device)
     with (
         plain_torch(device),
