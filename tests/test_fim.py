@@ -328,7 +328,7 @@ def test_float32_agrees_with_float64(device):
     got = kronecker_factors(network.float().to(device), images.float().to(device), None).layers
     for ours, right in zip(got, expected, strict=True):
         assert ours.a.dtype == ours.g.dtype == torch.float64
-        assert ours.a_floor == ours.g_floor == RESOLUTION
+        assert ours.floor == RESOLUTION
         torch.testing.assert_close(ours.a.cpu(), right.a, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(
             ours.g.cpu(), right.g, rtol=1e-3, atol=1e-5 * float(right.g.abs().max())
@@ -681,7 +681,7 @@ def test_nothing_covered_is_an_error():
         (randn(4, 5), torch.full((4,), 3), {"fisher": "empirical"}, r"\[0, 3\), got 3 to 3"),
         (randn(0, 5), None, {}, "batch of images"),
         (randn(2, 4, 5), None, {}, r"logits of shape \(2, classes\), got \(2, 4, 3\)"),
-        (randn(4, 5), None, {"quantiles": 0}, "at least one quantile"),
+        (randn(4, 5), None, {"quantiles": 0}, "quantiles: expected a whole number from 1"),
     ],
 )
 def test_arguments_that_do_not_fit(images, labels, options, message):

@@ -4,7 +4,7 @@ Symbols, with shapes:
 
     c, μ   channels; (c,) their means over images and pixels
     x'     inputs less their means
-    u, v   taps: places in the kernel, T of them; a linear layer has one
+    u, v   taps: places in the kernel, T of them, K along an axis; a linear layer has one
     p      numbers of a patch: c·T, and one more for a bias
 
 A patch is x = x' + m, where m is μ at the taps that see the image and zero beyond its border, so
@@ -34,8 +34,8 @@ Products = Callable[[Tensor], Tensor]
 
 def centred_products(
     x: Tensor, convolution: Convolution | None, biased: bool, products: Products
-) -> tuple[Tensor, float]:
-    """Return the sum of x xᵀ over all positions, and the share of its trace that was multiplied.
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of x xᵀ over all positions, and the diagonal of what was multiplied.
 
     Args:
         x: (B, c, ...) images, with padding of zeros or none; (rows, c) for a linear layer.
@@ -44,60 +44,64 @@ def centred_products(
         products: returns the sum, (1, p, p) float64, for inputs like ``x``.
 
     Returns:
-        (1, p, p) float64, and a number in [0, 1].
+        (1, p, p) and (p,), float64; what the 1 is multiplied with is exact.
     """
     mean = x.mean([0, *range(2, x.dim())])
     centred = x - mean.view(-1, *[1] * (x.dim() - 2))
-    sums = products(centred)
-    width = sums.shape[-1] - biased
-    multiplied = float(sums[0].diagonal()[:width].sum())
-    terms, counts = _terms(centred, double(mean), convolution)
-    sums[0, :width, :width] += terms
+    total = products(centred)
+    width = total.shape[-1] - biased
+    multiplied = total[0].diagonal().clone()
+    exact = double(mean)
+    cross, both = _overlaps(double(centred.sum(0)), len(x), convolution)
+    # Σ x' mᵀ + Σ m mᵀ / 2, and with its transpose all three terms.
+    half = torch.einsum("cuv,d->cudv", cross + 0.5 * both * exact.view(-1, 1, 1), exact)
+    terms = total[0, :width, :width].unflatten(1, (len(exact), -1)).unflatten(0, (len(exact), -1))
+    terms.add_(half).add_(half.permute(2, 3, 0, 1))
     if biased:
-        row = (double(mean)[:, None] * counts).flatten()
-        sums[0, -1, :width] += row
-        sums[0, :width, -1] += row
-    trace = float(sums[0].diagonal().sum())
-    return sums, multiplied / trace if trace else 0.0
+        row = cross.diagonal(dim1=1, dim2=2) + exact[:, None] * both.diagonal()
+        total[0, -1, :width] = total[0, :width, -1] = row.flatten()
+        multiplied[-1] = 0.0
+    return total, multiplied
 
 
-def _terms(centred: Tensor, mean: Tensor, convolution: Convolution | None) -> tuple[Tensor, Tensor]:
-    """Return the sum of x' mᵀ + m x'ᵀ + m mᵀ, (c·T, c·T), and each tap's positions, (T,)."""
-    pixels = double(centred).sum(0)
-    axes = _seen(convolution, tuple(centred.shape[2:])) if convolution else []
-    taps = list(product(*(range(len(axis)) for axis in axes)))
-    stride = convolution.stride if convolution else ()
-    cross = mean.new_zeros(len(taps), len(taps), len(mean))  # of the first tap's pixel
-    both = mean.new_zeros(len(taps), len(taps))
-    for (i, u), (j, v) in product(enumerate(taps), repeat=2):
-        where: list[slice] = []
-        count = len(centred)
-        for axis, step in enumerate(stride):
-            shift, first = axes[axis][u[axis]]
-            second = axes[axis][v[axis]][1]
-            start, stop = max(first.start, second.start), min(first.stop, second.stop)
-            count *= max(0, stop - start)
-            begin = step * start + shift
-            where.append(slice(begin, begin + step * max(0, stop - start), step))
-        both[i, j] = count
-        if count:
-            cross[i, j] = pixels[(slice(None), *where)].reshape(len(mean), -1).sum(1)
-    mixed = torch.einsum("uvc,d->cudv", cross, mean)
-    mixed = mixed + mixed.permute(2, 3, 0, 1) + torch.einsum("uv,c,d->cudv", both, mean, mean)
-    size = len(mean) * len(taps)
-    return mixed.reshape(size, size), both.diagonal()
+def _overlaps(
+    pixels: Tensor, images: int, convolution: Convolution | None
+) -> tuple[Tensor, Tensor]:
+    """Return sums over the positions at which two taps see the image both.
+
+    Args:
+        pixels: (c, ...) sums of x' over the images, float64.
+        images: B.
+        convolution: None for a linear layer.
+
+    Returns:
+        (c, T, T) sums of x' at the first tap's pixels, and (T, T) numbers of positions.
+    """
+    sizes = tuple(pixels.shape[1:])
+    both = pixels.new_tensor([[float(images)]])
+    cross = pixels[..., None, None]
+    for axis in range(len(sizes)):
+        if convolution is None:  # pragma: no cover - a linear layer has no axes
+            break
+        seen = _seen(convolution, axis, sizes).to(pixels.device)
+        # Of the axes that are left, and of all taps along those before.
+        cross = torch.einsum("ci...uv,sti->c...usvt", cross, seen).flatten(-2).flatten(-3, -2)
+        both = torch.einsum("uv,sti->usvt", both, seen).flatten(2).flatten(0, 1)
+    return cross.reshape(len(pixels), *both.shape), both
 
 
-def _seen(convolution: Convolution, sizes: tuple[int, ...]) -> list[list[tuple[int, range]]]:
-    """Return for each axis and tap its shift, and the output positions at which it sees a pixel."""
-    axes = []
-    for axis, count in enumerate(convolution.outputs(sizes)):
-        step, size = convolution.stride[axis], sizes[axis]
-        taps = []
-        for u in range(convolution.kernel[axis]):
-            shift = convolution.dilation[axis] * u - convolution.padding[axis][0]
-            start = max(0, -(shift // step))  # the first i with step·i + shift >= 0
-            stop = min(count, (size - 1 - shift) // step + 1)
-            taps.append((shift, range(start, max(start, stop))))
-        axes.append(taps)
-    return axes
+def _seen(convolution: Convolution, axis: int, sizes: tuple[int, ...]) -> Tensor:
+    """Return for two taps along one axis the pixels that the first sees while both see some.
+
+    Returns:
+        (K, K, pixels) float64, 1 or 0.
+    """
+    taps, size = convolution.kernel[axis], sizes[axis]
+    starts = convolution.stride[axis] * torch.arange(convolution.outputs(sizes)[axis], device="cpu")
+    places = starts - convolution.padding[axis][0]
+    places = places + convolution.dilation[axis] * torch.arange(taps, device="cpu")[:, None]
+    inside = (places >= 0) & (places < size)
+    seen = torch.zeros(taps, taps, size, dtype=torch.float64, device="cpu")
+    for first, second in product(range(taps), repeat=2):
+        seen[first, second, places[first][inside[first] & inside[second]]] = 1.0
+    return seen

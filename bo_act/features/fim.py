@@ -27,7 +27,6 @@ from bo_act.features.shared import Shared
 from bo_act.features.spectrum import NULL_LOG, faster_device, spectrum
 from bo_act.specs.base import whole
 from bo_act.torch_state import plain_torch
-from bo_act.torch_state import plain_torch
 
 __all__ = ["NULL_LOG", "FimSpectra", "fim_spectra"]
 

@@ -22,9 +22,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from bo_act.errors import FeatureError
 from bo_act.features.centred import centred_products
 from bo_act.features.correlation import correlated_products, worthwhile
-from bo_act.features.eigenvalues import eigenvalues
 from bo_act.features.patches import Convolution, double, patch_means, patch_products
-from bo_act.features.rounding import RESOLUTION, Sums, floor_of_sums, rounding_floor
+from bo_act.features.rounding import RESOLUTION, outweighs_rounding, rounding_floor
 from bo_act.features.shared import Shared
 
 __all__ = ["WEIGHTED", "LayerFactors", "Sharing", "Trace", "WeightTrace", "at_least_float32"]
@@ -37,10 +36,8 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SAFE_RANGE = (2.0**-30, 2.0**30)
 
 # Multiplications of a factor up to which float64 costs little: 0.1 s on two CPU cores. A larger
-# input factor is summed in float32 first, and again in float64 where that leaves more than this
-# share of its eigenvalues in the dark.
+# input factor is summed in float32, and again in float64 where rounding would tell in its spectrum.
 _CHEAP = 5e9
-_UNRESOLVED = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +49,8 @@ class LayerFactors:
         a: (k, p, p) float64, input factor.
         g: (k, q, q) float64, output-gradient factor; zero where no gradient arrives.
         weights: k·p·q, number of the layer's weights and biases.
-        a_floor, g_floor: share of a factor's trace that its rounding errors stay below, see
+        floor: share of a factor's trace that its rounding errors stay below, see
             ``rounding_floor``.
-        a_values: (k, p) eigenvalues of ``a``, ascending, where they are known already.
         kind: ``weight``, or ``norm`` for the scale and shift of a normalization layer: there the
             k blocks (2, 2) of ``a`` are those of one channel's pair, and ``g`` is 1.
         shared: whether ``a`` is the same for every activation function.
@@ -64,11 +60,9 @@ class LayerFactors:
     a: Tensor
     g: Tensor
     weights: int
-    a_floor: float = RESOLUTION
-    g_floor: float = RESOLUTION
+    floor: float = RESOLUTION
     kind: Literal["weight", "norm"] = "weight"
     shared: bool = False
-    a_values: Tensor | None = None
 
 
 class Trace:
@@ -216,7 +210,7 @@ class WeightTrace(Trace):
         self.same = shared is not None
         self.positions = 0  # B·T so far
         self.outputs = 0  # k·q
-        self.inputs: Sums | None = None
+        self.inputs: Tensor | None = None
         self.gradients: Tensor | None = None
 
     def _see(self, x: Tensor, y: Tensor) -> bool:
@@ -241,7 +235,7 @@ class WeightTrace(Trace):
         self.inputs = sums if self.inputs is None else self.inputs + sums
         return True
 
-    def _input_sums(self, x: Tensor, positions: int) -> Sums:
+    def _input_sums(self, x: Tensor, positions: int) -> Tensor:
         """Return this call's sum of x xᵀ (``expand``), or of x by image, (k, p, B) (``reduce``)."""
         if self.convolution is not None and self.convolution.pointwise:
             x = x.movedim(1, -1)
@@ -249,32 +243,30 @@ class WeightTrace(Trace):
         if self.sharing == "reduce":
             scale = self._scale(x, "forward", least)
             share = self._share(x, positions)
-            return Sums(double(self._means(x / scale, share, 1.0 / scale)) * (scale * share))
+            return double(self._means(x / scale, share, 1.0 / scale)) * (scale * share)
         convolution = self.convolution
         width = self.biased + (convolution.patch(x.shape[1]) if convolution else x.shape[-1])
         costly = self.groups * positions * width**2 > _CHEAP
         if x.dtype == torch.float32 and costly and self.groups == 1:
             rough = self._rough_sums(x)
-            if rough is not None and rough.unresolved() <= _UNRESOLVED:
+            if rough is not None:
                 return rough
-        return Sums(self._squares(double(x), "forward", self._products, least))
+        return self._squares(double(x), "forward", self._products, least)
 
-    def _rough_sums(self, x: Tensor) -> Sums | None:
-        """Return the sum of x xᵀ by products in float32; None where they leave its range."""
-        largest = float(torch.linalg.vector_norm(x, math.inf).item()) if x.numel() else 0.0
-        if not SAFE_RANGE[0] < largest < SAFE_RANGE[1]:
-            return None
+    def _rough_sums(self, x: Tensor) -> Tensor | None:
+        """Return the sum of x xᵀ by products in float32; None where rounding tells in it."""
         convolution = self.convolution
         if convolution is None or convolution.pointwise:
             x, convolution = x.reshape(-1, x.shape[-1]), None
         elif convolution.mode != "constant":
             x, convolution = convolution.padded(x)
         one = 1.0 if self.biased else None
-        sums, share = centred_products(
+        sums, multiplied = centred_products(
             x, convolution, self.biased, partial(products, convolution=convolution, one=one)
         )
-        floor = share * floor_of_sums(sums.shape[-1])
-        return Sums(sums, floor, eigenvalues(sums))
+        if not SAFE_RANGE[0] ** 2 < float(multiplied.max()) < SAFE_RANGE[1] ** 2:
+            return None
+        return sums if outweighs_rounding(sums[0], multiplied) else None
 
     def _products(self, x: Tensor, scale: float) -> Tensor:
         return products(x, self.convolution, 1.0 / scale if self.biased else None)
@@ -337,7 +329,7 @@ class WeightTrace(Trace):
         if self.inputs is None:  # pragma: no cover - asked of covered layers alone
             raise FeatureError(f"layer {self.name!r} was not called")
         k, q = self.groups, self.outputs // self.groups
-        inputs, values = self.inputs.sums, self.inputs.values
+        inputs = self.inputs
         g = self.gradients
         g = inputs.new_zeros(k, q, q) if g is None else g / self.images
         if self.sharing == "expand":
@@ -351,10 +343,8 @@ class WeightTrace(Trace):
             a,
             g,
             k * a.shape[1] * q,
-            rounding_floor(self.eps, self.inputs.floor),
             rounding_floor(self.eps),
             shared=self.same,
-            a_values=None if values is None else values / self.positions,
         )
 
 

@@ -16,11 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bo_act.features.layers import (
-    LayerFactors,
-    Trace,
-    at_least_float32,
-)
+from bo_act.features.layers import LayerFactors, Trace, at_least_float32
 from bo_act.features.patches import double
 from bo_act.features.rounding import rounding_floor
 
@@ -104,10 +100,8 @@ class NormTrace(Trace):
         like = double(self.normalized[0].new_zeros(1))
         a = like.new_zeros(k, p, p) if self.blocks is None else self.blocks / self.images
         self.check(a)
-        floor = rounding_floor(self.eps)
-        return LayerFactors(
-            self.name, a, like.new_ones(k, 1, 1), k * p, floor, floor, kind="norm"
-        )  # fmt: skip
+        ones, floor = like.new_ones(k, 1, 1), rounding_floor(self.eps)
+        return LayerFactors(self.name, a, ones, k * p, floor, kind="norm")
 
     def _by_image(self, values: Tensor) -> Tensor:
         """Return (B, T, k)."""

@@ -10,25 +10,26 @@ Symbols, with shapes:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["RAMP", "RESOLUTION", "SINGLE", "Sums", "floor_of_sums", "rounding_floor"]
+__all__ = ["RAMP", "RESOLUTION", "outweighs_rounding", "rounding_floor"]
 
-SINGLE = torch.finfo(torch.float32).eps
-
-# Share of its trace below which an eigenvalue of a factor that was summed in float64 is null: a
-# hundred times what rounding of inputs in float32, and of sums in float64, was seen to leave there.
+# Share of its trace below which an eigenvalue of a factor is null: a hundred times what rounding of
+# inputs in float32, and of sums in float64, was seen to leave there.
 RESOLUTION = 1e-13
 
 # An eigenvalue counts as null in full below φ/RAMP, not at all above RAMP·φ, and in part between,
 # so that nothing jumps when one crosses the floor.
 RAMP = 4.0
 
+# How far sums in float32 may move the smallest eigenvalue, relative to itself. Others move less,
+# and by a tenth of this where it was looked at.
+_MOVED = 0.25
 
-def rounding_floor(inputs: float, sums: float = 0.0) -> float:
+
+def rounding_floor(inputs: float) -> float:
     """Return the share of a factor's trace below which an eigenvalue is lost in rounding errors.
 
     A factor is X Xᵀ, and what rounding does to X moves its singular values, the square roots of
@@ -37,43 +38,26 @@ def rounding_floor(inputs: float, sums: float = 0.0) -> float:
 
     Args:
         inputs: machine epsilon of the dtype of X.
-        sums: share of the trace that rounding of the sums themselves stays below.
     """
-    return max(RESOLUTION, inputs * inputs, sums)
+    return max(RESOLUTION, inputs * inputs)
 
 
-def floor_of_sums(size: int) -> float:
-    """Return what rounding in float32 does to a sum of products X Xᵀ, as a share of its trace.
+def outweighs_rounding(sums: Tensor, multiplied: Tensor) -> bool:
+    """Tell whether all eigenvalues of a sum of products in float32 are well above its errors.
 
-    Each entry is wrong by about eps of itself, independently of the others, which moves eigenvalues
-    by up to 2 eps/√n of the trace (the norm of a matrix of random signs). Twice that is returned.
+    With D the square roots of what was multiplied, an entry is wrong by about eps·D_i·D_j, and so
+    the sum by D E D with a norm of E of about 2 eps √n (of random signs); twice that is taken, η.
+    If sum - (η/r) D² is positive definite, the error is below r times the sum as a quadratic form,
+    and no eigenvalue, however small, moves by more than r of itself (Courant-Fischer).
 
     Args:
-        size: n, rows of the factor.
+        sums: (n, n) float64; rows of zeros are exact.
+        multiplied: (n,) float64, the diagonal of what was multiplied in float32.
     """
-    return 4 * SINGLE / math.sqrt(size)
-
-
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """What the calls of a layer have summed of their inputs.
-
-    Attributes:
-        sums: (k, p, p) float64, or (k, p, B).
-        floor: share of the trace that rounding of the sums stays below.
-        values: (k, p) eigenvalues of ``sums``, where they were asked for.
-    """
-
-    sums: Tensor
-    floor: float = 0.0
-    values: Tensor | None = None
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.sums + other.sums, max(self.floor, other.floor))
-
-    def unresolved(self) -> float:
-        """Return the share of eigenvalues that are not well above the rounding errors."""
-        if self.values is None:
-            return 0.0
-        least = RAMP * self.floor * self.sums.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
-        return float((self.values < least).double().mean())
+    alive = sums.diagonal() > 0
+    if not bool(alive.all()):
+        sums, multiplied = sums[alive][:, alive], multiplied[alive]
+    error = 4 * torch.finfo(torch.float32).eps * math.sqrt(len(sums))
+    shifted = sums.clone()
+    shifted.diagonal().sub_(multiplied, alpha=error / _MOVED)
+    return int(torch.linalg.cholesky_ex(shifted).info) == 0

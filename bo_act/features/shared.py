@@ -11,8 +11,6 @@ import threading
 import torch
 from torch import Tensor
 
-from bo_act.features.rounding import Sums
-
 __all__ = ["Shared"]
 
 Call = tuple[str, int]
@@ -39,11 +37,11 @@ class Shared:
         self.checked = False
         self.solver: torch.device | None = None
         self.spectra: dict[str, Tensor] = {}
-        self._kept: dict[Call, tuple[Tensor, Sums]] = {}
+        self._kept: dict[Call, tuple[Tensor, Tensor]] = {}
         self._differ: set[Call] = set()
         self._lock = threading.Lock()
 
-    def find(self, call: Call, x: Tensor) -> Sums | None:
+    def find(self, call: Call, x: Tensor) -> Tensor | None:
         """Return the sums that were offered for a call with equal inputs."""
         entry = self._kept.get(call)
         if entry is None:
@@ -57,7 +55,7 @@ class Shared:
             self._differ.add(call)
         return None
 
-    def offer(self, call: Call, x: Tensor, sums: Sums) -> None:
+    def offer(self, call: Call, x: Tensor, sums: Tensor) -> None:
         """Keep the sums of a call; ``sums`` is not changed by anyone from now on."""
         size = x.numel() * x.element_size()
         with self._lock:

@@ -61,8 +61,8 @@ def spectrum(
         FeatureError: the eigenvalues are not found, or not right.
     """
     values_a, values_g = factor_values(layer, shared=shared, device=device)
-    logs_a, null_a = _softened(values_a, layer.a_floor)
-    logs_g, null_g = _softened(values_g, layer.g_floor)
+    logs_a, null_a = _softened(values_a, layer.floor)
+    logs_g, null_g = _softened(values_g, layer.floor)
     sums = (logs_a[:, :, None] + logs_g[:, None, :]).ravel()
     sums.sort()
     null = null_a + null_g - null_a * null_g
@@ -76,9 +76,7 @@ def factor_values(
     known = shared.spectra.get(layer.name) if shared and layer.shared else None
     try:
         if known is None:
-            known = layer.a_values
-            if known is None:
-                known = eigenvalues(layer.a, device=device)
+            known = eigenvalues(layer.a, device=device)
             if shared and layer.shared:
                 shared.spectra[layer.name] = known
         values_g = eigenvalues(layer.g, device=device)
