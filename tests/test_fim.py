@@ -17,7 +17,7 @@ from bo_act.errors import FeatureError
 from bo_act.features.fim import NULL_LOG, fim_spectra
 from bo_act.features.kfac import Fisher, LayerFactors, kronecker_factors
 from bo_act.features.rounding import RESOLUTION
-from bo_act.features.spectrum import SOFTENING, spectrum
+from bo_act.features.spectrum import spectrum
 
 FISHERS: tuple[Fisher, ...] = ("mc", "exact", "empirical")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -388,7 +388,7 @@ def test_spectra_of_dense_blocks(groups, sizes, ranks, seed):
     largest = max(float(values.max()) for values in dense)
     # The floors stand above nothing and below everything else.
     np.testing.assert_allclose(
-        np.exp(got.logs), expected, rtol=1e-6, atol=40 * SOFTENING * largest + 2 * np.exp(NULL_LOG)
+        np.exp(got.logs), expected, rtol=1e-6, atol=40 * RESOLUTION * largest + 2 * np.exp(NULL_LOG)
     )
 
 

@@ -81,6 +81,16 @@ def test_wrong_eigenvalues_are_computed_again(wrong, monkeypatch):
         spectrum(layer)
 
 
+@pytest.mark.parametrize("size", [1e-320, 1e-300, 1e-200, 1.0, 1e200])
+def test_factors_of_any_size_have_a_null_mass(size):
+    """The gradients behind a function that saturates are of the order of 1e-160."""
+    g = torch.diag_embed(torch.tensor([[0.0, 1.0, 1.0, 2.0]], dtype=torch.float64) * size)
+    layer = LayerFactors("one", torch.eye(3, dtype=torch.float64)[None], g, 12)
+    found = spectrum(layer)
+    assert found.null_mass == pytest.approx(0.25)
+    assert np.isfinite(found.logs).all()
+
+
 def test_products_in_float32_are_not_quite_symmetric():
     """The check must not take that for a wrong solver."""
     x = randn(1000, 200).float()

@@ -28,9 +28,6 @@ NULL_LOG = -100.0
 """No logarithm is below: the lower end of the published histograms, below what living layers have,
 and still near enough to them that one dead layer does not outweigh all others."""
 
-SOFTENING = 1e-13
-"""Share of a factor's trace that is added to its eigenvalues before the logarithm."""
-
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
@@ -91,9 +88,10 @@ def _softened(
     """Return (k, n) log(λ + φ), and the share of null eigenvalues of each matrix, (k,)."""
     values = np.maximum(values, 0.0)  # factors are positive semidefinite
     trace = values.sum(-1, keepdims=True)
+    shares = values / np.where(trace > 0, trace, 1.0)
     with np.errstate(divide="ignore"):
-        logs = np.log(values + max(floor, SOFTENING) * trace)
-        above = np.log(values) - np.log(np.where(trace > 0, floor * trace, 1.0))
+        logs = np.log(shares + floor) + np.log(trace)
+        above = np.log(shares) - np.log(floor)
     null = np.clip(0.5 - above / (2 * np.log(RAMP)), 0.0, 1.0)
     return logs, null.mean(-1)
 
