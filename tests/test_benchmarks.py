@@ -43,7 +43,7 @@ def test_the_command_prints_that_both_ways_agree(modules, capsys):
     assert min(ours["peak_memory"], plain["peak_memory"]) > 0
     assert all(len(times) == 1 and times[0] > 0 for times in ours["seconds"] + plain["seconds"])
     (agreement,) = printed["agreement"]
-    assert agreement["compared"] > 0.1
+    assert agreement["compared"] > 0.02  # of eight images, most eigenvalues are null
     assert agreement["quantile_difference"] < 1e-3
     assert agreement["trace_difference"] < 1e-5
 
@@ -70,10 +70,10 @@ def test_the_plain_way_covers_what_it_says(modules, name):
 
 def summary(logs: np.ndarray) -> FimSpectra:
     """Return the summary of one layer's log eigenvalues."""
-    alive = logs[logs > -np.inf]
+    levels = (np.arange(128) + 0.5) / 128
     return FimSpectra(
-        quantiles=np.quantile(alive, (np.arange(128) + 0.5) / 128, method="inverted_cdf")[None],
-        null_mass=np.array([1 - len(alive) / len(logs)]),
+        quantiles=np.quantile(np.maximum(logs, -100), levels, method="inverted_cdf")[None],
+        null_mass=np.array([np.mean(logs == -np.inf)]),
         weights=np.array([len(logs)]),
         layers=("layer",),
         uncovered=(),
@@ -93,7 +93,7 @@ def test_the_comparison_sees_what_it_should(modules):
     ours = summary(logs)
     difference, compared = plain_fim.compare(ours, {"layer": layer(logs), "other": layer(logs)})
     assert difference == 0.0
-    assert compared == pytest.approx(101 / 181, abs=0.02)
+    assert compared == pytest.approx(101 / 200, abs=0.02)
     # A shifted spectrum is seen, one that differs below the limit alone is not.
     assert plain_fim.compare(ours, {"layer": layer(logs + 0.01)})[0] == pytest.approx(0.01)
     noisy = np.where(logs < limit, logs - 1.0, logs)
@@ -102,7 +102,7 @@ def test_the_comparison_sees_what_it_should(modules):
     fewer = np.where(logs < -39, -np.inf, logs)
     assert plain_fim.compare(summary(fewer), {"layer": layer(logs)})[0] == 0.0
     missing = np.where(logs < limit / 2, -np.inf, logs)
-    assert plain_fim.compare(summary(missing), {"layer": layer(logs)})[0] == np.inf
+    assert plain_fim.compare(summary(missing), {"layer": layer(logs)})[0] > 50
     assert plain_fim.compare(ours, {"other": layer(logs)}) == (np.inf, 0.0)
     ours.quantiles[0, -1] = np.nan
     assert plain_fim.compare(ours, {"layer": layer(logs)})[0] == np.inf

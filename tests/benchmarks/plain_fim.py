@@ -103,10 +103,9 @@ def plain_layer(layer: nn.Module, x: Tensor, d: Tensor) -> PlainLayer:
 def compare(ours: FimSpectra, plain: dict[str, PlainLayer]) -> tuple[float, float]:
     """Return the largest difference of quantiles, and the share of them that was compared.
 
-    What lies below ``RESOLUTION`` may consist of rounding alone. Above it, the j-th largest of one
-    way is held against the j-th largest of the other; from the largest, because the two ways may
-    count different numbers of the smallest as null. The difference is infinite where ours lacks an
-    eigenvalue that plain resolves, or nothing can be compared.
+    What the plain way has below ``RESOLUTION`` may consist of rounding alone. Above it, the j-th
+    largest of one way is held against the j-th largest of the other. The difference is infinite
+    where nothing can be compared.
     """
     worst, compared, of = 0.0, 0, 0
     for index, name in enumerate(ours.layers):
@@ -116,11 +115,8 @@ def compare(ours: FimSpectra, plain: dict[str, PlainLayer]) -> tuple[float, floa
         descending = layer.logs[::-1]
         limit = descending[0] + np.log(RESOLUTION * layer.size)
         resolved = np.count_nonzero(descending > limit)
-        alive = round(ours.weights[index] * (1 - ours.null_mass[index]))
-        if alive < resolved:
-            return np.inf, 0.0
-        odd = 2 * np.arange(QUANTILES) + 1
-        rank = alive + (-odd * alive // (2 * QUANTILES))  # from the largest, which has 0
+        count, odd = len(descending), 2 * np.arange(QUANTILES) + 1
+        rank = count + (-odd * count // (2 * QUANTILES))  # from the largest, which has 0
         inside = rank < resolved
         difference = np.abs(ours.quantiles[index][inside] - descending[rank[inside]])
         worst = max(worst, np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
