@@ -139,7 +139,7 @@ def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advic
             shutil.copytree(fetched, target, dirs_exist_ok=True, copy_function=os.replace)
     except Exception as error:  # torchvision and urllib raise many kinds
         raise DataError(
-            f"{spec.name!r} could not be downloaded ({_one_line(error)}); {advice}"
+            f"{spec.name!r} could not be downloaded ({one_line(error)}); {advice}"
         ) from error
 
 
@@ -272,8 +272,3 @@ def checked(images: Tensor, labels: Tensor, where: str) -> Part:
             + (f", from {int(labels.min())}" if whole and labels.numel() else "")
         )
     return images.contiguous(), labels.long()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
