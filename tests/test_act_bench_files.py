@@ -303,3 +303,35 @@ def test_what_is_written_is_read_again(tmp_path, name):
     text = space.catalogue.text(0)
     assert set(content[text]) == {*KEYS.values(), SAME, CDF}
     assert content[text][SAME] == [str(e) for e in space.catalogue.equivalents(0)]
+
+
+def test_vectors_that_are_given_are_written_instead(tmp_path):
+    """Of any length; the functions without one have none, whatever quantiles are kept."""
+    space = load_space("classic")
+    benchmark = random_benchmark(space)
+    count = len(space.catalogue)
+    blocks = {
+        **benchmark.features.blocks,
+        "fim": Block(np.zeros((count, QUANTILES), dtype=np.float32), ("",) * count),
+        "fim_null": Block(np.zeros((count, 1), dtype=np.float32), ("",) * count),
+    }
+    benchmark = dataclasses.replace(
+        benchmark, features=FeatureTable(benchmark.features.catalogue_hash, blocks)
+    )
+    asked = []
+
+    def vectors(index: int) -> np.ndarray | None:
+        asked.append(index)
+        return None if index == 2 else np.array(vector(index))
+
+    path = tmp_path / "out.json.gz"
+    write_act_bench(benchmark, path, vectors=vectors)
+    assert asked == np.flatnonzero(benchmark.measured).tolist()
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    assert content[space.catalogue.text(2)][CDF] is None
+    np.testing.assert_allclose(content[space.catalogue.text(1)][CDF], vector(1), atol=1e-6)
+    again = read_act_bench(path, space=space)
+    fim = again.features.blocks["fim"]
+    assert again.features.provenance["bins"] == list(LAYERS)
+    assert [index for index in asked if not fim.present[index]] == [2]
+    assert fim.reasons[2] == "no vector in the file"

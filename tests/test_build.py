@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -14,9 +15,14 @@ import numpy as np
 import pytest
 import torch
 
+from bo_act.benchmark.act_bench import read_act_bench
 from bo_act.benchmark.journal import RunJournal
+from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import METRICS, Benchmark
-from bo_act.errors import BenchmarkError
+from bo_act.errors import BenchmarkError, FeatureError
+from bo_act.features import spectra as spectra_module
+from bo_act.features.act_bench import act_bench_vector
+from bo_act.spec_files import read_study
 from bo_act.specs import StudySpec
 from bo_act.study.events import Events
 from bo_act.study.survey import build_benchmark
@@ -97,6 +103,68 @@ def test_a_diverged_run_is_at_chance(built):
     assert np.isnan(built.runs["train_loss"][built.diverged]).all()
     unfinished = np.isnan(built.curves).any(axis=2)
     np.testing.assert_array_equal(unfinished, built.diverged)
+
+
+STUDY = """
+name = "small"
+space = "few.toml"
+[model]
+name = "mlp"
+options = { widths = [32, 16] }
+[data]
+name = "digits"
+train = 320
+validation = 200
+[training]
+epochs = 1
+threads = 1
+device = "cpu"
+[features]
+batch_size = 40
+seed = 3
+precision = "float64"
+"""
+
+
+def test_the_released_form_has_the_vectors_of_the_studys_network(bo_act, tmp_path, monkeypatch):
+    """In float32, on the batch of the spectra; what has no factors has no vector."""
+    monkeypatch.chdir(tmp_path)
+    Path("few.toml").write_text(SPACE)
+    Path("small.toml").write_text(STUDY)
+    task = Task.load(read_study("small.toml"))
+    catalogue = task.space.catalogue
+    without = catalogue.index("add(tanh(x),relu(x))")
+
+    def fails_for_one(network: torch.nn.Module, *batch: torch.Tensor) -> np.ndarray:
+        if any(str(catalogue.expression(without)) in str(m) for m in network.modules()):
+            raise FeatureError("not finite")
+        return act_bench_vector(network, *batch)
+
+    monkeypatch.setattr(spectra_module, "act_bench_vector", fails_for_one)
+    code, _, err = bo_act("bench", "build", "small.toml", "--seeds", "1", "--folder", "built")
+    assert code == 0, err
+    assert "vectors in the form of Act-Bench: " in err
+    content = json.loads(gzip.decompress(Path("built/small.json.gz").read_bytes()))
+    kept = open_benchmark("built/small.parquet").features.blocks["fim"]
+    assert 5 < kept.present.sum() < len(catalogue)
+    order = torch.randperm(320, generator=torch.Generator().manual_seed(3))[:40]
+    images, labels = task.data.train.take(order)
+    for index in range(len(catalogue)):
+        vector = content[catalogue.text(index)]["Fisher log eigenvalue CDF"]
+        if index == without or not kept.present[index]:
+            assert vector is None
+            continue
+        torch.manual_seed(3)
+        network = task.network(seed=3)(catalogue.activation(index))
+        expected = act_bench_vector(network, images, labels)
+        assert len(expected) == (65 * 32 // 100 - 1) + (33 * 16 // 100 - 1)
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+    read = read_act_bench(Path("built/small.json.gz"), space=task.space)
+    assert read.features.provenance["bins"] == [19, 4]
+    present = read.features.blocks["fim"].present
+    expected = kept.present.copy()
+    expected[without] = False
+    np.testing.assert_array_equal(present, expected)
 
 
 class Interrupt(Events):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
+from bo_act.features import act_bench as act_bench_module
 from bo_act.features import layers as layers_module
 from bo_act.features.act_bench import act_bench_vector, edges
 from bo_act.features.eigenvalues import eigenvalues
@@ -242,3 +243,98 @@ def test_small_layers_have_no_bins():
     network = seeded(lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)))
     assert len(act_bench_vector(network, randn(6, 5), torch.arange(6) % 3)) == 0
     assert len(edges(199)) == 1
+
+
+FINE = np.linspace(-100, 100, 20_001)
+
+
+def sides() -> nn.Module:
+    """With and without a bias, and the last layer too small for bins."""
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, bias=False), nn.Tanh(), nn.Conv2d(12, 8, 3), nn.Tanh(), nn.Flatten(),
+        nn.Linear(72, 20), nn.Tanh(), nn.Linear(20, 16, bias=False), nn.Tanh(), nn.Linear(16, 5),
+    )  # fmt: skip
+
+
+def log_eigenvalues(network: nn.Module, images: Tensor, labels: Tensor) -> list[np.ndarray]:
+    """Those of each layer by loops in numpy, in the dtypes of the released files' computation."""
+    layers = [m for m in network if isinstance(m, nn.Conv2d | nn.Linear)]
+    seen: list[tuple[Tensor, Tensor]] = []
+    handles = [
+        m.register_forward_hook(lambda _, args, y: seen.append((args[0], y))) for m in layers
+    ]
+    loss = nn.functional.cross_entropy(network(images), labels)
+    for handle in handles:
+        handle.remove()
+    gradients = torch.autograd.grad(loss, [y for _, y in seen])
+    found = []
+    for layer, (x, _), d in zip(layers, seen, gradients, strict=True):
+        rows, slopes = x.detach().numpy(), d.numpy()
+        if isinstance(layer, nn.Conv2d):
+            (height, width), size = slopes.shape[2:], layer.kernel_size[0]
+            rows = np.stack([
+                rows[image, :, i : i + size, j : j + size].ravel()
+                for image in range(len(rows)) for i in range(height) for j in range(width)
+            ])  # fmt: skip
+            slopes = slopes.transpose(0, 2, 3, 1).reshape(len(rows), -1)
+            shares = len(rows), len(images)
+        else:
+            shares = (layer.in_features + 1,) * 2
+        if layer.bias is not None:
+            rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+            slopes = slopes.astype(np.float64)
+        assert rows.dtype == slopes.dtype == (np.float32 if layer.bias is None else np.float64)
+        a, g = (v.T @ v / v.dtype.type(n) for v, n in zip((rows, slopes), shares, strict=True))
+        values = np.outer(np.linalg.eigvalsh(a), np.linalg.eigvalsh(g)).ravel()
+        found.append(np.log(values[values > 0]))
+    return found
+
+
+def shares_below(logs: np.ndarray) -> np.ndarray:
+    return np.searchsorted(np.sort(logs), FINE[1:]) / len(logs)
+
+
+def test_vectors_by_hand(monkeypatch):
+    """Convolutions and linear layers, with and without a bias: no layer with null eigenvalues."""
+    network = seeded(sides).float()
+    images, labels = randn(128, 3, 7, 7).float(), torch.arange(128) % 5
+    right = log_eigenvalues(network, images, labels)[:4]
+    assert [len(logs) for logs in right] == [324, 872, 1460, 320]
+    coarse = np.split(act_bench_vector(network, images, labels), [2, 9, 22])
+    monkeypatch.setattr(act_bench_module, "edges", lambda weights: FINE)
+    layers = np.split(act_bench_vector(network, images, labels), 4)
+    for layer, bins, logs in zip(layers, coarse, right, strict=True):
+        below = [np.mean(logs < edge) for edge in np.linspace(-100, 100, len(bins) + 1)[1:]]
+        np.testing.assert_allclose(bins, below, atol=2e-3)
+        # The mean distance of sorted logarithms; the divisors of linear layers tell by 1.1 and 3.6.
+        assert np.abs(layer - shares_below(logs)).sum() * 0.01 < 0.02
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("why", ["few images", "dead inputs"])
+def test_the_positive_half_of_null_eigenvalues_counts(why, biased, monkeypatch):
+    """They are rounding errors of the layer's dtype, whatever makes them null."""
+    monkeypatch.setattr(act_bench_module, "edges", lambda weights: FINE)
+    images = randn(100 if why == "few images" else 400, 200).float()
+    if why == "dead inputs":
+        images[:, ::2] = 0
+    labels = torch.arange(len(images)) % 5
+    network = seeded(
+        lambda: nn.Sequential(nn.Linear(200, 8, bias=biased), nn.Tanh(), nn.Linear(8, 5))
+    ).float()
+    logs = log_eigenvalues(network, images, labels)[0]
+    vector = act_bench_vector(network, images, labels)
+    null = int(np.searchsorted(FINE, logs.max() - 12))
+    assert 0.2 < shares_below(logs)[null] < 0.45
+    assert vector[null] == pytest.approx(shares_below(logs)[null], abs=0.15)
+    if why == "few images":
+        float64 = int(np.searchsorted(FINE, logs.max() - 30))
+        assert (vector[float64] > 0.15) == (shares_below(logs)[float64] > 0.15) == biased
+
+
+def test_factors_beyond_float32_are_refused():
+    network = seeded(
+        lambda: nn.Sequential(nn.Linear(40, 8, bias=False), nn.Tanh(), nn.Linear(8, 5))
+    )
+    with pytest.raises(FeatureError, match="float32 at layer '0'"):
+        act_bench_vector(network, randn(20, 40) * 1e30, torch.arange(20) % 5)

@@ -46,6 +46,8 @@ _VECTOR = "Fisher log eigenvalue CDF"
 _SPELLINGS = "Equivalent Activation Functions"
 _CHUNK = 1 << 20  # characters
 
+Vectors = Callable[[int], NDArray[np.float64] | None]
+
 # Far above the released files (130 MB, 3,000 records of 40 kB), and what a machine still bears. A
 # file of some kilobytes may unpack to any size.
 _MOST_CHARACTERS = 1 << 31
@@ -154,30 +156,34 @@ def read_act_bench(
     )
 
 
-def write_act_bench(benchmark: Benchmark, path: Path) -> None:
+def write_act_bench(benchmark: Benchmark, path: Path, *, vectors: Vectors | None = None) -> None:
     """Write a benchmark in the form of Act-Bench, compressed where the name ends in ``.gz``.
 
-    Values are medians over the runs. Spectra are written as distribution functions in 100 bins a
-    layer over [-100, 100]; null eigenvalues are in none of them, as in the released files.
+    Values are medians over the runs. Spectra are distribution functions of log eigenvalues over
+    [-100, 100].
+
+    Args:
+        benchmark: what to write.
+        path: ``.json`` or ``.json.gz``.
+        vectors: from an index of the catalogue to the function's vector, (n,) in [0, 1] and of
+            one length for all, or None where it has none. Default: made of the quantiles that the
+            benchmark keeps, in 100 bins a layer.
 
     Raises:
         BenchmarkError: the file cannot be written.
     """
     try:
         with replacing(path) as temporary:
-            _write(benchmark, temporary, packed=path.suffix == ".gz")
+            _write(benchmark, temporary, vectors, packed=path.suffix == ".gz")
     except OSError as error:
         raise BenchmarkError(f"cannot write {path}: {reason(error)}") from error
 
 
-def _write(benchmark: Benchmark, path: Path, *, packed: bool) -> None:
+def _write(benchmark: Benchmark, path: Path, vectors: Vectors | None, *, packed: bool) -> None:
     catalogue = benchmark.space.catalogue
     order = np.argsort(catalogue.group, kind="stable")
     starts = np.searchsorted(catalogue.group[order], np.arange(len(catalogue) + 1))
-    fim = benchmark.features.blocks.get("fim")
-    layers = 0
-    if fim is not None:
-        layers = benchmark.features.blocks["fim_null"].values.shape[1]
+    vectors = vectors or _of_quantiles(benchmark.features)
     with ExitStack() as stack:
         file: Any = stack.enter_context(path.open("wb"))
         if packed:  # without the time, so that equal content gives equal files
@@ -191,13 +197,25 @@ def _write(benchmark: Benchmark, path: Path, *, packed: bool) -> None:
             }
             same = order[starts[index] : starts[index + 1]]
             record[_SPELLINGS] = [str(benchmark.space.expression(int(n))) for n in same]
-            record[_VECTOR] = None
-            if fim is not None and fim.present[index]:
-                record[_VECTOR] = cdf_vector(fim.values[index].reshape(layers, -1))
+            vector = vectors(int(index))
+            record[_VECTOR] = None if vector is None else np.round(vector, 6).tolist()
             text = f"{separator}{json.dumps(catalogue.text(int(index)))}: {json.dumps(record)}"
             file.write(text.encode())
             separator = ",\n"
         file.write(b"}\n")
+
+
+def _of_quantiles(features: FeatureTable) -> Vectors:
+    """Return what makes a function's vector of the quantiles that are kept, if there are any."""
+
+    def vector(index: int) -> NDArray[np.float64] | None:
+        fim = features.blocks.get("fim")
+        if fim is None or not fim.present[index]:
+            return None
+        layers = features.blocks["fim_null"].values.shape[1]
+        return np.array(cdf_vector(fim.values[index].reshape(layers, -1)))
+
+    return vector
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:

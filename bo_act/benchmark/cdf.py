@@ -17,7 +17,9 @@ _SHARE = 0.5  # of the vectors that fall where a layer ends
 def layer_ends(vectors: Collection[NDArray[np.float32]], length: int) -> list[int]:
     """Find where each layer's numbers end, from where vectors fall; the last is ``length``.
 
-    A distribution function never falls, and the next one begins lower than the last one ended.
+    A distribution function never falls, and the next one begins lower than the last one ended. One
+    of a single bin, or of two where nothing lies in the second, is 1 throughout: it is taken for
+    the end of the layer before, in all vectors alike.
 
     Args:
         vectors: (length,) each.

@@ -48,15 +48,17 @@ def build(
     from bo_act.benchmark.act_bench import write_act_bench
     from bo_act.benchmark.store import save
     from bo_act.study.survey import build_benchmark
+    from bo_act.study.task import Task
     from bo_act.terminal import benchmarks
 
     folder = folder or Path("runs") / spec.name / "benchmark"
     out = out or folder / f"{spec.name}.parquet"
     with terminal.live(quiet=quiet) as events:
         built = build_benchmark(spec, seeds=seeds, workers=workers, folder=folder, events=events)
-    save(built, out)
-    released = out.with_suffix(".json.gz")
-    write_act_bench(built, released)
+        save(built, out)
+        vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
+        released = out.with_suffix(".json.gz")
+        write_act_bench(built, released, vectors=vectors)
     benchmarks.say(f"wrote {out} and, in the form of Act-Bench, {released}")
     benchmarks.show(built, as_json=print_json if as_json else None)
 

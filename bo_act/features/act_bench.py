@@ -5,28 +5,51 @@ The layout, for each layer of w weights and biases in the order of the network: 
 divided by the last sum; all layers in one vector (13,683 numbers for All-CNN-C with 10 classes).
 
 The released numbers are those of Bingham and Miikkulainen (2023), arXiv 2301.05785: the empirical
-Fisher matrix of the mean loss on one batch, with normalization layers at their initial running
-statistics, linear and convolutional layers alone. What they did besides is not repeated here,
-because it is no property of the function:
+Fisher matrix of the mean loss of a float32 network on one batch, with normalization layers at their
+initial running statistics, linear and convolutional layers alone. Imitated of how they were
+computed, for layers on plain vectors and for convolutions, with B, T, x, d, A and G as in
+``bo_act.features.kfac``:
 
-- linear layers on token sequences were flattened to one long vector (here: each token a position);
+- The mean loss has 1/B of each image's gradient, and G is its square: G / B².
+- A linear layer's sums over the images were divided by its f input features plus 1, not by B. Here
+  A = 1/B · sum of x xᵀ where T = 1, so that theirs is A · B/(f + 1), and for G the same. All
+  logarithms shift by 2 log(B/(f + 1)), with a bias or without. Convolutions have the same
+  divisors, B·T and B, in both.
+- A layer with a bias had float64 factors, of float32 inputs and gradients, since a column of
+  float64 ones stood beside the inputs; one without a bias was float32 throughout. So null
+  eigenvalues, those of units that are zero throughout among them, were rounding errors of either
+  sign, some 1e-16 or 1e-7 of the largest one. The logarithms of negative products and of 0 were
+  left out, so that the positive rounding errors alone count. Here all factors are summed as
+  elsewhere in bo-act, in float64 or as good as that; those of a layer without a bias are then
+  rounded to float32, solved and multiplied in it.
+
+Not imitated, because it is no property of the function:
+
+- which null eigenvalues come out positive, and how large: that hangs on the order of the sums, the
+  library and the machine;
+- that without a bias the products of inputs and of gradients were summed in float32 already, with
+  rounding errors of the size that rounding the sums has;
+- linear layers on token sequences were flattened to one long vector (here: each token a position,
+  A the mean over them, times B/(f + 1) with the f features of one token);
 - depthwise convolutions pooled their channels into one factor (here: a block a channel);
-- the input factor of linear layers was divided by the features plus 1 (here: by the images);
 - strided convolutions with "same" padding were aligned differently;
-- a layer that no gradient reaches was left out, shifting all that follow (here: zeros);
-- their eigenvalues were computed in float32, so that null eigenvalues are rounding errors of either
-  sign, of which the positive ones were counted; here they are others, of the same size in float32.
+- a layer that no gradient reaches was left out, shifting all that follow (here: zeros).
 
-Vectors of one source compare among themselves; across both, compare layers of known treatment.
+Vectors of one source compare among themselves; across both, see "Beside released data" in
+``docs/concepts/features.md``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bo_act.features.kfac import kronecker_factors
+from bo_act.errors import FeatureError
+from bo_act.features.kfac import LayerFactors, kronecker_factors
 from bo_act.features.spectrum import factor_values
 
 __all__ = ["act_bench_vector", "edges"]
@@ -46,14 +69,16 @@ def act_bench_vector(network: nn.Module, images: Tensor, labels: Tensor) -> NDAr
 
     Args:
         network: maps (B, ...) images to (B, C) logits; left as it was.
-        images: (B, ...), of the network's dtype and on its device.
+        images: (B, ...), of the network's dtype and on its device; float32 is what the released
+            vectors were computed in.
         labels: (B,) integers in [0, C), the true ones.
 
     Returns:
         (n,) float64 in [0, 1], rising to 1 within each layer that a gradient reaches.
 
     Raises:
-        FeatureError: as ``kronecker_factors``.
+        FeatureError: as ``kronecker_factors``; or the eigenvalues do not converge, or a layer
+            without a bias has factors that do not fit into float32.
     """
     factors = kronecker_factors(
         network, images, labels, fisher="empirical", statistics="running"
@@ -62,11 +87,25 @@ def act_bench_vector(network: nn.Module, images: Tensor, labels: Tensor) -> NDAr
     for layer in factors.layers:
         if layer.kind != "weight" or layer.weights < 200:
             continue
-        # The mean loss has 1/B of each image's gradient, and G is its square.
-        values_a, values_g = factor_values(layer)
-        values = (values_a[:, :, None] * values_g[:, None, :]).ravel()
-        logs = np.log(values[values > 0]) - 2 * np.log(len(images))
+        logs = _log_eigenvalues(layer, len(images))
         counts, _ = np.histogram(logs, edges(layer.weights))
         sums = np.cumsum(counts, dtype=np.float64)
         parts.append(sums / max(sums[-1], 1.0))
     return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _log_eigenvalues(layer: LayerFactors, batch: int) -> NDArray[np.floating]:
+    """Return the logarithms of the positive eigenvalues, (n,) with n at most the weights."""
+    share = batch / (layer.a.shape[1] - layer.biased + 1) if layer.linear else 1.0
+    # In this order, so that what leaves float32's range is what left it in their computation.
+    a, g = layer.a * share, layer.g * (share / batch**2)
+    dtype = torch.float64 if layer.biased else torch.float32
+    a, g = a.to(dtype), g.to(dtype)
+    if not bool(a.isfinite().all() and g.isfinite().all()):
+        raise FeatureError(f"factors too large for float32 at layer {layer.name!r}")
+    values_a, values_g = factor_values(replace(layer, a=a, g=g), dead_as_zero=False)
+    if not layer.biased:
+        values_a, values_g = values_a.astype(np.float32), values_g.astype(np.float32)
+    values = (values_a[:, :, None] * values_g[:, None, :]).ravel()
+    logs: NDArray[np.floating] = np.log(values[values > 0])
+    return logs

@@ -11,43 +11,53 @@ __all__ = ["eigenvalues"]
 
 # How far trace and Frobenius norm may be off, relative to their own size. The solver is right to
 # about eps·sqrt(n); what has to be caught is a wrong answer.
-_TOLERANCE = 1e-10
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
-def eigenvalues(matrices: Tensor, *, device: torch.device | None = None) -> Tensor:
+def eigenvalues(
+    matrices: Tensor, *, device: torch.device | None = None, dead_as_zero: bool = True
+) -> Tensor:
     """Return the eigenvalues of symmetric matrices, ascending, checked.
 
-    Solved in float64: in float32, at half the time, the solver's own errors of 1e-7 of the largest
-    eigenvalue would drown small ones that the factors have right. Sum and sum of squares have to be
-    the trace and the squared Frobenius norm: some versions of GPU solvers fail silently. What
-    fails, or does not converge, is done again on the CPU.
+    Solved in the dtype of the matrices, float64 for all but comparisons: in float32, at half the
+    time, the solver's own errors of 1e-7 of the largest eigenvalue would drown small ones that the
+    factors have right. Sum and sum of squares have to be the trace and the squared Frobenius norm:
+    some versions of GPU solvers fail silently. What fails, or does not converge, is done again on
+    the CPU.
 
     Args:
-        matrices: (k, n, n) float64, symmetric.
+        matrices: (k, n, n) float64 or float32, symmetric.
         device: where to compute; default: where they are.
+        dead_as_zero: rows of zeros give eigenvalues of exactly 0; else the rounding errors that
+            the solver makes of them.
 
     Returns:
-        (k, n) float64.
+        (k, n) float64, whatever they were solved in.
 
     Raises:
         FeatureError: even then they are not right.
     """
     alive = matrices.diagonal(dim1=-2, dim2=-1).ne(0).any(0)
-    if not bool(alive.all()) and bool(alive.any()):  # dead units: the solver's time is cubic
+    if (
+        dead_as_zero and not bool(alive.all()) and bool(alive.any())
+    ):  # dead units: the solver's time is cubic
         rest = eigenvalues(matrices[:, alive][:, :, alive], device=device)
         dead = rest.new_zeros(len(rest), int((~alive).sum()))
         return torch.cat([dead, rest], dim=1).sort(dim=1).values
+    dtype, matrices = matrices.dtype, matrices.double()
     # Scaled by the trace, so that squares neither overflow nor vanish.
     scale = matrices.diagonal(dim1=-2, dim2=-1).abs().sum(-1).clamp_min(1e-300)[:, None, None]
+    if dtype == torch.float32:
+        scale = scale.log2().ceil().exp2()  # which adds no rounding errors of float32
     # A product x xᵀ is symmetric up to rounding; solvers read one half, the check reads both.
     scaled = (matrices + matrices.mT) / (2 * scale)
     first = device or matrices.device
     for place in (first, torch.device("cpu")):
         try:
-            values: Tensor = torch.linalg.eigvalsh(scaled.to(place)).to(matrices.device)
+            values: Tensor = torch.linalg.eigvalsh(scaled.to(place, dtype)).to(matrices)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             continue
-        if _right(scaled, values):
+        if _right(scaled, values, _TOLERANCE[dtype]):
             result: Tensor = values * scale[:, :, 0]
             return result
     raise FeatureError(
@@ -56,12 +66,12 @@ def eigenvalues(matrices: Tensor, *, device: torch.device | None = None) -> Tens
     )
 
 
-def _right(matrices: Tensor, values: Tensor) -> bool:
+def _right(matrices: Tensor, values: Tensor, tolerance: float) -> bool:
     """Compare eigenvalues (k, n) with trace and Frobenius norm of their matrices."""
     trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
     norm = matrices.square().sum((-2, -1))
     size = norm.sqrt() * matrices.shape[-1] ** 0.5  # at least the sum of the absolute values
     return bool(
-        ((values.sum(-1) - trace).abs() <= _TOLERANCE * size).all()
-        and ((values.square().sum(-1) - norm).abs() <= _TOLERANCE * norm).all()
+        ((values.sum(-1) - trace).abs() <= tolerance * size).all()
+        and ((values.square().sum(-1) - norm).abs() <= tolerance * norm).all()
     )

@@ -54,6 +54,8 @@ class LayerFactors:
         kind: ``weight``, or ``norm`` for the scale and shift of a normalization layer: there the
             k blocks (2, 2) of ``a`` are those of one channel's pair, and ``g`` is 1.
         shared: whether ``a`` is the same for every activation function.
+        biased: whether the last row of ``a`` is that of a bias.
+        linear: whether it is a linear layer.
     """
 
     name: str
@@ -63,6 +65,8 @@ class LayerFactors:
     floor: float = RESOLUTION
     kind: Literal["weight", "norm"] = "weight"
     shared: bool = False
+    biased: bool = False
+    linear: bool = False
 
 
 class Trace:
@@ -345,6 +349,8 @@ class WeightTrace(Trace):
             k * a.shape[1] * q,
             rounding_floor(self.eps),
             shared=self.same,
+            biased=self.biased,
+            linear=self.convolution is None,
         )
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.module import Activation
 from bo_act.errors import FeatureError
+from bo_act.features.act_bench import act_bench_vector
 from bo_act.features.fim import FimSpectra, fim_spectra
 from bo_act.features.shared import Shared
 from bo_act.features.store import Shard
@@ -155,6 +156,13 @@ class Spectra:
             device=torch.cuda.get_device_name(self.device) if cuda else self.device.type,
             seconds=time.perf_counter() - started,
         )
+
+    def act_bench_vector(self, text: str) -> NDArray[np.float64] | None:
+        """Return a function's vector in the form of Act-Bench, None where it has no factors."""
+        try:
+            return act_bench_vector(self._network(Activation(text)), self.images, self.labels)
+        except FeatureError:
+            return None
 
     def _each(self, texts: Sequence[str]) -> Iterator[FimSpectra | FeatureError]:
         """Yield the spectra of each function in turn, or why it has none."""

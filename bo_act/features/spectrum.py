@@ -67,16 +67,23 @@ def spectrum(
 
 
 def factor_values(
-    layer: LayerFactors, *, shared: Shared | None = None, device: torch.device | None = None
+    layer: LayerFactors,
+    *,
+    shared: Shared | None = None,
+    device: torch.device | None = None,
+    dead_as_zero: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the eigenvalues of both factors, (k, p) and (k, q), ascending; see ``spectrum``."""
+    """Return the eigenvalues of both factors, (k, p) and (k, q), ascending.
+
+    See ``spectrum`` and, for ``dead_as_zero``, ``eigenvalues``.
+    """
     known = shared.spectra.get(layer.name) if shared and layer.shared else None
     try:
         if known is None:
-            known = eigenvalues(layer.a, device=device)
+            known = eigenvalues(layer.a, device=device, dead_as_zero=dead_as_zero)
             if shared and layer.shared:
                 shared.spectra[layer.name] = known
-        values_g = eigenvalues(layer.g, device=device)
+        values_g = eigenvalues(layer.g, device=device, dead_as_zero=dead_as_zero)
     except FeatureError as error:
         raise FeatureError(f"eigenvalues at layer {layer.name!r}: {error}") from error
     return known.cpu().numpy(), values_g.cpu().numpy()

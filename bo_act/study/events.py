@@ -19,6 +19,9 @@ class Events:
     def features(self, done: int, total: int) -> None:
         """Features of so many functions are there."""
 
+    def vectors(self, done: int, total: int) -> None:
+        """Vectors in the form of Act-Bench of so many functions are there."""
+
     def opened(self, study: Study) -> None:
         """The study was opened; it may be read from now on, also between the other calls."""
 

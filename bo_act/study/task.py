@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
@@ -18,6 +20,7 @@ from bo_act.activations.space import Space, load_space
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import USERS, Failure, is_machines, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
+from bo_act.features.spectra import Spectra, SpectraJob
 from bo_act.features.table import FeatureTable
 from bo_act.networks import (
     Activations,
@@ -212,11 +215,7 @@ class Task:
         spec = self.spec.features
         if not spec.fim or self.given_builder is None:
             return compute_features(self.space, spec=spec)
-        train_set = self.data.train
-        order = torch.randperm(
-            len(train_set), device="cpu", generator=torch.Generator().manual_seed(spec.seed)
-        )
-        images, labels = train_set.take(order[: spec.batch_size])
+        images, labels = self._features_batch()
         network = self.network(seed=spec.seed)
         threads = self.spec.training.threads
         try:
@@ -241,6 +240,51 @@ class Task:
                 f"{self.builder.path}: the network fails when its features are computed: "
                 f"{one_line(error)}; mend it, or do without them (features.fim = false)"
             ) from error
+
+    def act_bench_vectors(
+        self, features: FeatureTable, progress: Progress | None = None
+    ) -> Callable[[int], NDArray[np.float64] | None] | None:
+        """Return what computes vectors in the form of Act-Bench; None without Fisher spectra.
+
+        They are of the network and the batch of the spectra, in float32 as the released ones.
+
+        Args:
+            features: of this task; what has no spectrum there has no vector.
+            progress: called with (vectors done, vectors in all).
+
+        Returns:
+            From an index of the catalogue to ``act_bench_vector``, or to None.
+        """
+        if "fim" not in features.blocks:
+            return None
+        spec = self.spec.features.model_copy(update={"precision": "float32"})
+        job = SpectraJob(self.network(seed=spec.seed), *self._features_batch(), spec)
+        spectra = Spectra(job, pick_device(self.spec.training.device))
+        present = features.blocks["fim"].present
+        total, done = int(present.sum()), 0
+        if progress:
+            progress(done, total)
+
+        def vector(index: int) -> NDArray[np.float64] | None:
+            nonlocal done
+            if not present[index]:
+                return None
+            with cpu_threads(self.spec.training.threads):
+                found = spectra.act_bench_vector(self.space.catalogue.text(index))
+            done += 1
+            if progress:
+                progress(done, total)
+            return found
+
+        return vector
+
+    def _features_batch(self) -> tuple[Tensor, Tensor]:
+        """Return the images and labels that spectra are computed on."""
+        spec, train_set = self.spec.features, self.data.train
+        order = torch.randperm(
+            len(train_set), device="cpu", generator=torch.Generator().manual_seed(spec.seed)
+        )
+        return train_set.take(order[: spec.batch_size])
 
     def train(
         self,

@@ -63,6 +63,10 @@ class Live(Events):
         """Show features computed so far, how fast, and how long it takes yet."""
         self._show_paced(FEATURES, "functions", done, total)
 
+    def vectors(self, done: int, total: int) -> None:
+        """Show vectors computed so far, how fast, and how long it takes yet."""
+        self._show_paced("vectors in the form of Act-Bench", "functions", done, total)
+
     def runs(self, done: int, total: int, what: str) -> None:
         """Show runs done so far, how fast, and how long it takes yet."""
         self._show_paced(what, "runs", done, total)
