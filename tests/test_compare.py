@@ -135,7 +135,7 @@ def test_a_killed_comparison_goes_on(files):
         ({"benchmarks": []}, "at least one benchmark"),
         ({"methods": []}, "at least one method of: default"),
         ({"methods": ["defualt"]}, r"no method named 'defualt'.*default"),
-        ({"seeds": 0}, "at least one"),
+        ({"seeds": 0}, "seeds: expected a whole number from 1"),
         ({"warm_start": ["one.parquet"]}, "other benchmarks to learn from"),
     ],
 )
