@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from bo_act.features.correlation import correlated_products, worthwhile
 from bo_act.features.kfac import kronecker_factors
 from bo_act.features.patches import Convolution, patch_means, patch_products
 from bo_act.features.rounding import outweighs_rounding
+from bo_act.features.spectrum import spectrum
 
 # The layers of the networks that are shipped, and others: channels, size, kernel, stride, padding.
 SHAPES = [
@@ -136,8 +138,9 @@ def test_large_factors_lose_nothing_in_float32(offset, bias, monkeypatch):
         monkeypatch.setattr(
             layers, "centred_products", lambda x, c, b, products: in_full(products(x))
         )
+        accepted.clear()
         again = kronecker_factors(network, images, None).layers[0]
-        assert not accepted[2]
+        assert not accepted[0]
         assert torch.equal(again.a, exact.a)
 
 
@@ -146,7 +149,7 @@ def in_full(sums):
 
 
 @given(st.integers(2, 40), st.floats(-9, 0), st.floats(0, 6), st.integers(0, 1), st.integers(0, 99))
-def test_what_outweighs_rounding_is_moved_by_a_quarter_at_most(n, least, spread, dead, seed):
+def test_what_outweighs_rounding_is_hardly_moved_by_it(n, least, spread, dead, seed):
     """Whatever the scales of the rows: errors that are eps of each entry move no eigenvalue far."""
     generator = torch.Generator().manual_seed(seed)
     basis, _ = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))
@@ -162,9 +165,9 @@ def test_what_outweighs_rounding_is_moved_by_a_quarter_at_most(n, least, spread,
         exact = torch.linalg.eigvalsh(scaled(sums[alive][:, alive], d[alive]))
         moved = torch.linalg.eigvalsh(scaled((sums + error)[alive][:, alive], d[alive]))
         assert exact.min() > 0
-        assert ((moved - exact).abs() <= 0.25 * exact).all()
+        assert ((moved - exact).abs() <= 0.01 * exact).all()
     else:
-        assert least < -3  # a well-conditioned one is not summed again
+        assert least < -2  # a well-conditioned one is not summed again
 
 
 def scaled(sums, d):
@@ -227,3 +230,22 @@ def test_a_network_has_the_same_factors_either_way(memory, monkeypatch):
     for one, other in zip(by_correlation, by_patches, strict=True):
         torch.testing.assert_close(one.a, other.a, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(one.g, other.g)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_gradients_summed_in_float32_keep_their_null_space(classes, monkeypatch):
+    """Those of a softmax add up to zero, which float32 alone would not show."""
+    network = nn.Sequential(nn.Conv2d(3, 12, 3), nn.Tanh(), nn.Conv2d(12, classes, 1), Mean())
+    images = randn(64, 3, 12, 12).float()
+    exact = [spectrum(layer) for layer in kronecker_factors(network, images, None).layers]
+    monkeypatch.setattr(layers, "_CHEAP", 0.0)
+    rough = [spectrum(layer) for layer in kronecker_factors(network, images, None).layers]
+    for one, other in zip(exact, rough, strict=True):
+        assert one.null_mass == pytest.approx(other.null_mass, abs=1e-3)
+        np.testing.assert_allclose(one.logs, other.logs, atol=0.05)
+    assert rough[-1].null_mass >= 1 / classes - 1e-3
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))

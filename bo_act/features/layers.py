@@ -35,9 +35,9 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Squares of values in this range, and their sums, are far from the ends of float32's range.
 SAFE_RANGE = (2.0**-30, 2.0**30)
 
-# Multiplications of a factor up to which float64 costs little: 0.1 s on two CPU cores. A larger
-# input factor is summed in float32, and again in float64 where rounding would tell in its spectrum.
-_CHEAP = 5e9
+# Multiplications of a factor up to which float64 costs little: 0.02 s on two CPU cores. A larger
+# one is summed in float32, and again in float64 where rounding would tell in its spectrum.
+_CHEAP = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +171,7 @@ class Trace:
             least: as in ``_scale``.
         """
         sums = multiply(values, 1.0)
-        largest = float(sums.diagonal(dim1=-2, dim2=-1).max().item())
-        if SAFE_RANGE[0] ** 2 < largest < SAFE_RANGE[1] ** 2:
+        if in_range(sums.diagonal(dim1=-2, dim2=-1)):
             return sums
         scale = self._scale(values, where, least)
         return sums if scale == 1.0 else multiply(values / scale, scale).mul_(scale * scale)
@@ -268,9 +267,8 @@ class WeightTrace(Trace):
         sums, multiplied = centred_products(
             x, convolution, self.biased, partial(products, convolution=convolution, one=one)
         )
-        if not SAFE_RANGE[0] ** 2 < float(multiplied.max()) < SAFE_RANGE[1] ** 2:
-            return None
-        return sums if outweighs_rounding(sums[0], multiplied) else None
+        in_order = in_range(multiplied) and outweighs_rounding(sums[0], multiplied)
+        return sums if in_order else None
 
     def _products(self, x: Tensor, scale: float) -> Tensor:
         return products(x, self.convolution, 1.0 / scale if self.biased else None)
@@ -296,7 +294,7 @@ class WeightTrace(Trace):
                 values = values.movedim(-1 - len(self.convolution.kernel), -1)
             self.eps = max(self.eps, torch.finfo(gradient.dtype).eps)
             if self.sharing == "expand":
-                self._add(self._squares(double(values), "backward", self._covariance))
+                self._add(self._gradient_sums(values))
             else:
                 scale = self._scale(values, "backward")
                 rows = self._rows(values / scale)
@@ -305,6 +303,16 @@ class WeightTrace(Trace):
                 reduced = part if reduced is None else reduced + part
         if reduced is not None:
             self._add(reduced.mT @ reduced)
+
+    def _gradient_sums(self, values: Tensor) -> Tensor:
+        """Return this call's sum of d dᵀ, (k, q, q)."""
+        q = values.shape[-1]
+        if values.dtype == torch.float32 and values.numel() * q > _CHEAP and self.groups == 1:
+            sums = self._covariance(values, 1.0)
+            diagonal = sums[0].diagonal()
+            if in_range(diagonal) and outweighs_rounding(sums[0], diagonal):
+                return sums
+        return self._squares(double(values), "backward", self._covariance)
 
     def _rows(self, values: Tensor) -> Tensor:
         """Return (k, positions, q) from (..., k·q)."""
@@ -371,6 +379,12 @@ def _linear_products(x: Tensor, one: float | None) -> Tensor:
         product = torch.cat([product, sums[None]])
         product = torch.cat([product, torch.cat([sums, corner])[:, None]], dim=1)
     return product.unsqueeze(0)
+
+
+def in_range(squares: Tensor) -> bool:
+    """Tell whether the largest of some sums of squares is far from the ends of float32's range."""
+    largest = float(squares.max().item())
+    return SAFE_RANGE[0] ** 2 < largest < SAFE_RANGE[1] ** 2
 
 
 def at_least_float32(values: Tensor) -> Tensor:
