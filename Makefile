@@ -27,7 +27,7 @@ help:
 	@echo "make benchmark-costs    regret by seconds of training, and the front of value and cost (half an hour)"
 	@echo "make benchmark-pruning  regret by epochs of training, with pruners and without (half an hour)"
 	@echo "make benchmark-robustness  regret with values of few digits and a spurious one (half an hour)"
-	@echo "make benchmark-spectra  regret with all Fisher spectra, some, on demand, and none (a quarter of an hour)"
+	@echo "make benchmark-spectra  regret with all Fisher spectra, some, and none (a quarter of an hour)"
 	@echo "make benchmark-trainings TABLE=parameters|spaces|activations  searches with real trainings (an hour or two)"
 	@echo "make pictures     draw the pictures of the documentation anew (a minute)"
 	@echo "make docs         build the documentation into site/"

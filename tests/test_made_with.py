@@ -298,6 +298,17 @@ def test_keys_of_later_versions_are_compared_with_their_defaults():
     assert changed(make(), before) == []
 
 
+@pytest.mark.parametrize("value", [0, 8])
+def test_a_study_whose_settings_have_a_key_that_is_no_more_goes_on(value):
+    spec = small()
+    run_study(spec)
+    study = load_study(spec)
+    known = study.user_attrs[SPEC]
+    study.set_user_attr(SPEC, known | {"features": known["features"] | {"on_demand": value}})
+    assert run_study(small(trials=3)).trials.complete == 3
+    refused(small(training={"epochs": 5}), "training.epochs was 3, is 5")
+
+
 def test_what_changes_nothing_may_change():
     spec = small()
     run_study(spec)

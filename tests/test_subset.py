@@ -1,13 +1,15 @@
-"""The choice of a subset that is spread out: against a slow loop, and against the best there is."""
+"""A subset that is spread out: against a slow loop and the best there is; a search with it."""
 
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_study import SPACE, history, make
 
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
@@ -16,6 +18,11 @@ from bo_act.features.outputs import output_blocks
 from bo_act.features.subset import farthest, spread
 from bo_act.features.table import Block
 from bo_act.specs import SpaceSpec
+from bo_act.study.events import Events
+from bo_act.study.runner import run_study
+from bo_act.study.storage import load_study
+from bo_act.study.task import Task
+from bo_act.study.work import look_at_functions
 
 
 def naive(points: np.ndarray, count: int, start: list[int]) -> list[int]:
@@ -125,3 +132,18 @@ def test_fewer_than_are_to_be_included(blocks, count, include):
     assert blocks["outputs"].present[include].all()
     with pytest.raises(FeatureError, match=f"of which {len(include)} are to be .* got {count};"):
         spread(blocks, count, include=include)
+
+
+def test_a_study_proposes_with_spectra_and_without_and_goes_on_alike(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("few.toml").write_text(SPACE)
+    changes = {"features": {"subset": 12}, "confirm": {"seeds": 0}}
+    once = make(**changes, trials=10)
+    run_study(once)
+    fim = look_at_functions(Task.load(once), Events()).blocks["fim"]
+    tried = [trial.user_attrs["index"] for trial in load_study(once).trials]
+    assert 0 < fim.left_out[tried].sum() < 10
+    run_study(make(**changes, name="stepwise", trials=4))
+    again = make(**changes, name="stepwise", trials=10)
+    run_study(again)
+    assert history(again) == history(once)

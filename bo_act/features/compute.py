@@ -17,7 +17,6 @@ from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, FeatureError
 from bo_act.features.fim import FimSpectra
-from bo_act.features.on_demand import LeftOut, missing_from
 from bo_act.features.outputs import output_blocks
 from bo_act.features.spectra import MakeNetwork, Piece, Spectra, SpectraJob
 from bo_act.features.store import SHARD, FeatureStore, Shard
@@ -92,7 +91,7 @@ def compute_features(
         "network": key,
         "batch": job.batch_digest(),
         # What is left out changes which functions are computed, and on which batch, and no number.
-        "options": spec.model_dump(exclude={"fim", "subset", "on_demand", "batch_size"}),
+        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"}),
     }
     store = None if key is None else _open_store(provenance, cache)
     spectra = Spectra(job, torch.device(device))
@@ -101,7 +100,7 @@ def compute_features(
     probe = spectra.probe
     _warn_of_uncovered(probe)
     wanted = _wanted(catalogue, blocks, spec.subset)
-    missing = wanted if store is None else missing_from(store, wanted, catalogue)
+    missing = wanted if store is None else _missing(store, wanted, catalogue)
     rows = _Rows(blocks["outputs"], wanted, probe)
     done = len(wanted) - len(missing)
     if progress:
@@ -129,8 +128,7 @@ def compute_features(
     }
     fim = rows.blocks()
     _warn_of_meaningless(fim)
-    more = LeftOut(spec.on_demand, catalogue, spectra, store) if spec.on_demand else None
-    return FeatureTable(catalogue.hash, blocks | fim, provenance, more)
+    return FeatureTable(catalogue.hash, blocks | fim, provenance)
 
 
 def _open_store(key: Mapping[str, Any], root: Path | None) -> FeatureStore | None:
@@ -154,6 +152,23 @@ def _wanted(
             include.append(catalogue.index(baseline))
     present = [index for index in dict.fromkeys(include) if outputs.present[index]]
     return spread(blocks, subset, include=present)
+
+
+def _missing(
+    store: FeatureStore, wanted: NDArray[np.int64], catalogue: Catalogue
+) -> NDArray[np.int64]:
+    """Return which of the wanted functions a store lacks; warn where it had them."""
+    survey = store.survey(wanted)
+    if survey.damaged:
+        files = ", ".join(f"{file} ({what})" for file, what in list(survey.damaged.items())[:5])
+        more = f" and {len(survey.damaged) - 5} more" if len(survey.damaged) > 5 else ""
+        lost = Piece.of(catalogue, survey.lost)
+        warnings.warn(
+            f"damaged shards in {store.folder}: {files}{more}; the spectra of "
+            f"{len(lost.indices)} functions are computed again: {lost}",
+            stacklevel=3,
+        )
+    return survey.missing
 
 
 def _warn_of_uncovered(probe: FimSpectra) -> None:

@@ -120,51 +120,29 @@ def _shapes(blocks: Mapping[str, Block]) -> Curves:
     return shape
 
 
-@dataclass(frozen=True, eq=False)
-class SpectrumFrame:
-    """Where functions lie by their Fisher spectra.
+def spectrum_coordinates(
+    blocks: Mapping[str, Block], rows: np.ndarray, components: int
+) -> NDArray[np.float64]:
+    """Return where functions lie by their Fisher spectra among themselves, (n, d) in (0, 1).
 
     The coordinates are components of the log-eigenvalue quantiles and the null-space masses
     together. A null-space mass is in [0, 1] and a layer's quantiles are many numbers in tens, so
     the mass is weighted to count about as much as its layer's quantiles.
 
-    Attributes:
-        frame: of both together.
-        weight: of the masses.
+    Args:
+        blocks: ``fim`` and ``fim_null`` of N functions.
+        rows: (n,) functions that have them; ranks and components are among them.
+        components: how many, at most.
     """
-
-    frame: Frame
-    weight: float
-
-    @classmethod
-    def fit(cls, blocks: Mapping[str, Block], rows: np.ndarray, components: int) -> SpectrumFrame:
-        """Learn it.
-
-        Args:
-            blocks: ``fim`` and ``fim_null`` of N functions.
-            rows: (n,) functions that have them; ranks and components are among them.
-            components: how many, at most.
-        """
-        values, null = blocks["fim"].values, blocks["fim_null"].values
-        per_layer = values.shape[1] // null.shape[1]
-        deviation = _deviation(rows, lambda some: values[some].astype(np.float64))
-        weight = float(np.sqrt(per_layer) * deviation)
-        none = np.empty((len(rows), 0))
-        return cls(Frame.fit(rows, _spectra(blocks, weight), none, components), weight)
-
-    def place(self, blocks: Mapping[str, Block], rows: np.ndarray) -> NDArray[np.float64]:
-        """Return where functions lie in it, (m, d) in [0, 1].
-
-        Args:
-            blocks: ``fim`` and ``fim_null``, of the functions learnt from or of others.
-            rows: (m,) functions that have both.
-        """
-        return self.frame.place(rows, _spectra(blocks, self.weight), np.empty((len(rows), 0)))
-
-
-def _spectra(blocks: Mapping[str, Block], weight: float) -> Curves:
     values, null = blocks["fim"].values, blocks["fim_null"].values
-    return lambda some: np.column_stack([values[some], null[some].astype(np.float64) * weight])
+    per_layer = values.shape[1] // null.shape[1]
+    weight = np.sqrt(per_layer) * _deviation(rows, lambda some: values[some].astype(np.float64))
+
+    def curves(some: np.ndarray) -> np.ndarray:
+        return np.column_stack([values[some], null[some].astype(np.float64) * weight])
+
+    none = np.empty((len(rows), 0))
+    return Frame.fit(rows, curves, none, components).place(rows, curves, none)
 
 
 def _chunks(rows: np.ndarray, curves: Curves) -> Iterator[np.ndarray]:

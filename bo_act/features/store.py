@@ -124,7 +124,9 @@ class FeatureStore:
         """
         good: list[_Line] = []
         bad: list[tuple[_Line, str]] = []
-        for line in self._lines(wanted):
+        for line in self._lines():
+            if not np.isin(line.functions, wanted).any():
+                continue
             content, what = self._content(line)
             if content is None:
                 bad.append((line, what))
@@ -171,25 +173,22 @@ class FeatureStore:
                 self._unkept = True
                 warnings.warn(f"{error}; this process goes on without", stacklevel=2)
 
-    def shards(self, wanted: NDArray[np.int64] | None = None) -> Iterator[Shard]:
-        """Yield the good shards in the manifest's order: those with wanted functions, or all."""
-        for line in self._lines(wanted):
+    def shards(self) -> Iterator[Shard]:
+        """Yield the good shards in the manifest's order."""
+        for line in self._lines():
             content, _ = self._content(line)
             if content is not None:
                 yield _from_parquet(content)
 
     # --- files --------------------------------------------------------------------------------
 
-    def _lines(self, wanted: NDArray[np.int64] | None = None) -> list[_Line]:
-        """Return the lines that can be read, one a file: those with wanted functions, or all."""
+    def _lines(self) -> list[_Line]:
+        """Return the lines that can be read, one a file."""
         try:
             text = self._manifest.read_bytes()
         except OSError:  # nothing was kept, or nothing that can be read
             return []
-        lines = {line.file: line for line in _parsed(text.splitlines())}.values()
-        if wanted is None:
-            return list(lines)
-        return [line for line in lines if np.isin(line.functions, wanted).any()]
+        return list({line.file: line for line in _parsed(text.splitlines())}.values())
 
     def _content(self, line: _Line) -> tuple[bytes | None, str]:
         """Return a shard's bytes, or None and what is wrong with them."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -53,21 +53,6 @@ class Block:
         return np.array([reason == NOT_COMPUTED for reason in self.reasons], dtype=bool)
 
 
-class OnDemand(Protocol):
-    """Computes Fisher spectra that a table leaves out.
-
-    Attributes:
-        count: how many of the most promising functions shall have theirs before a proposal.
-    """
-
-    @property
-    def count(self) -> int: ...  # noqa: D102
-
-    def __call__(self, indices: Sequence[int]) -> Mapping[str, Block]:
-        """Return the blocks ``fim`` and ``fim_null`` of n functions, in their order."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
     """All features of the N functions of one catalogue.
@@ -78,13 +63,11 @@ class FeatureTable:
             ``fim`` (L · Q log-eigenvalue quantiles) and ``fim_null`` (L null-space masses) from
             an untrained network of L layers that uses it.
         provenance: what the features were computed from and with.
-        on_demand: computes spectra that were left out; None where nothing does.
     """
 
     catalogue_hash: str
     blocks: Mapping[str, Block]
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    on_demand: OnDemand | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         counts = {name: len(block.values) for name, block in self.blocks.items()}
@@ -97,8 +80,7 @@ class FeatureTable:
     def without(self, *kinds: str) -> FeatureTable:
         """Return the table without the blocks of these names."""
         blocks = {name: block for name, block in self.blocks.items() if name not in kinds}
-        on_demand = self.on_demand if "fim" in blocks else None
-        return FeatureTable(self.catalogue_hash, blocks, self.provenance, on_demand)
+        return FeatureTable(self.catalogue_hash, blocks, self.provenance)
 
     @cached_property
     def hash(self) -> str:

@@ -59,7 +59,7 @@ def landscape(
     if sampler is None:
         return None
     tried = [_tried(subject, place) for place in range(len(subject.activations))]
-    embedding, catalogue = sampler.view(subject.study).embedding, sampler.catalogue
+    embedding, catalogue = sampler.embedding, sampler.catalogue
     valid = np.flatnonzero(embedding.valid)
     evaluated = {index for some in tried for _, index in some if embedding.valid[index]}
     plane, explained = project(embedding.points[valid])

@@ -68,8 +68,8 @@ def seen(subject: Subject) -> Seen | None:
     searcher = sampler.searcher
     side = sampler.configurations(subject.study)
     if side is None:
-        view = sampler.view(subject.study)
-        told, embedding = view.observations, view.embedding
+        told = sampler.view(subject.study).observations
+        embedding = sampler.embedding  # after the view: functions are met in reading it
         usable = embedding.valid[told.indices]
         pruned = [index for index in sorted(told.pruned) if embedding.valid[index]]
         return Seen(
@@ -128,8 +128,7 @@ def predictions(subject: Subject, told: Seen | None) -> list[Predictions]:
     targets = told.surrogate.targets
     scale = 1.0 if targets == "rank_normal" else unit(told.values, targets)
     kind = "target" if targets == "rank_normal" else "objective"
-    view = None if told.space else sampler.view(subject.study)
-    embedding = sampler.embedding if view is None else view.embedding
+    embedding = sampler.embedding
     valid = np.flatnonzero(embedding.valid)
     found = []
     for place in range(len(sampler.activations)):

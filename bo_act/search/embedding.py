@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -14,8 +14,8 @@ from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from bo_act.errors import SearchError
-from bo_act.features.coordinates import SpectrumFrame, output_coordinates
-from bo_act.features.table import FeatureTable, OnDemand
+from bo_act.features.coordinates import output_coordinates, spectrum_coordinates
+from bo_act.features.table import FeatureTable
 from bo_act.specs import EmbeddingSpec
 from bo_act.specs.base import whole
 
@@ -31,41 +31,6 @@ _ROUNDING = 1e-9  # by which a coordinate may leave [0, 1], and a column differ 
 GIVEN = "given"
 """The block of coordinates that come as a plain array."""
 
-Place = tuple[float, ...]
-"""Coordinates of a function in the block ``fim``."""
-
-
-@dataclass(frozen=True, eq=False)
-class SpectraOnDemand:
-    """Places functions by spectra that are computed when they are asked for.
-
-    Attributes:
-        spectra: computes them.
-        frame: what the embedding has learnt from those that were there before; it stays.
-    """
-
-    spectra: OnDemand
-    frame: SpectrumFrame
-
-    @property
-    def count(self) -> int:
-        """How many of the most promising functions shall have theirs before a proposal."""
-        return self.spectra.count
-
-    def places(self, indices: Sequence[int]) -> dict[int, Place | None]:
-        """Return where functions lie, None for those whose spectrum cannot be computed.
-
-        Rounded to a millionth: what lies behind says nothing, and they are written down.
-        """
-        blocks = self.spectra(indices)
-        places: dict[int, Place | None] = dict.fromkeys(indices)
-        rows = np.flatnonzero(blocks["fim"].present)
-        if len(rows):
-            found = np.round(self.frame.place(blocks, rows), 6).tolist()
-            those = [indices[row] for row in rows.tolist()]
-            places |= {index: tuple(one) for index, one in zip(those, found, strict=True)}
-        return places
-
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
@@ -80,11 +45,10 @@ class Embedding:
         valid: (N,) bool: functions that have a place, and so can be proposed.
         provenance: what it was made from.
         imputed: ascending indices of functions whose place is in part a guess from similar ones.
-        on_demand: places those by their own spectra; None where nothing does.
 
     Raises:
-        SearchError: the shapes do not fit, a valid point is not finite, a column is in no block or
-            in two, or one leaves [0, 1] where places are given on demand.
+        SearchError: the shapes do not fit, a valid point is not finite, or a column is in no
+            block or in two.
     """
 
     points: np.ndarray
@@ -92,7 +56,6 @@ class Embedding:
     valid: np.ndarray
     provenance: Mapping[str, Any] = field(default_factory=dict)
     imputed: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    on_demand: SpectraOnDemand | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         points, valid = _numbers(self.points), np.asarray(self.valid)
@@ -112,11 +75,6 @@ class Embedding:
         _check_blocks(self.blocks, points.shape[1])
         outside = ((placed < -_ROUNDING) | (placed > 1 + _ROUNDING)).any(axis=0)
         if outside.any():
-            if self.on_demand is not None:
-                raise SearchError(
-                    f"column {outside.argmax()} of the embedding leaves [0, 1], and functions are "
-                    "placed in it on demand; scale it before"
-                )
             for column in np.flatnonzero(outside).tolist():
                 placed[:, column] = _by_rank(placed[:, column])
             points = np.full_like(points, np.nan)
@@ -160,20 +118,6 @@ class Embedding:
         points = np.column_stack([self.points, np.where(self.valid[:, None], columns, np.nan)])
         blocks = {**self.blocks, name: slice(width, width + columns.shape[1])}
         return replace(self, points=points, blocks=blocks)
-
-    def with_spectra(self, places: Mapping[int, Place | None]) -> Embedding:
-        """Return the embedding in which functions lie by their own spectra.
-
-        Args:
-            places: coordinates in the block ``fim`` of functions that are imputed; None leaves one
-                where it is.
-        """
-        known = {i: place for i, place in places.items() if place is not None and self.valid[i]}
-        if not known:
-            return self
-        points = self.points.copy()
-        points[list(known), self.blocks["fim"]] = list(known.values())
-        return replace(self, points=points, imputed=np.setdiff1d(self.imputed, list(known)))
 
     @cached_property
     def hash(self) -> str:
@@ -229,15 +173,11 @@ class PcaEmbedder:
         outputs = output_coordinates(table.blocks, np.flatnonzero(valid), self.outputs)
         parts = {"outputs": outputs}
         imputed = np.zeros_like(valid)
-        on_demand = None
         if known.any():
-            frame = SpectrumFrame.fit(table.blocks, np.flatnonzero(known), self.fim)
-            spectra = frame.place(table.blocks, np.flatnonzero(known))
+            spectra = spectrum_coordinates(table.blocks, np.flatnonzero(known), self.fim)
             imputed = valid & ~known
             if imputed.any():
                 spectra = _impute(outputs, known[valid], spectra)
-            if spectra.shape[1] and table.on_demand is not None:
-                on_demand = SpectraOnDemand(table.on_demand, frame)
             parts["fim"] = spectra
         blocks, width = {}, 0
         for name, part in parts.items():
@@ -247,7 +187,7 @@ class PcaEmbedder:
         points = np.full((len(table), width), np.nan)
         points[valid] = np.column_stack(list(parts.values()))
         made_from = {"embedder": repr(self), "features": table.hash}
-        return Embedding(points, blocks, valid, made_from, np.flatnonzero(imputed), on_demand)
+        return Embedding(points, blocks, valid, made_from, np.flatnonzero(imputed))
 
 
 def make_embedder(spec: EmbeddingSpec) -> Embedder:

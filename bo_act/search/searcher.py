@@ -104,50 +104,6 @@ class Searcher:
         Raises:
             SearchError: every candidate was evaluated, is pending or has no place.
         """
-        found = self._before_the_model(embedding, observations, pending, number)
-        if isinstance(found, Proposal):
-            return found
-        return self._by_acquisition(embedding, observations, pending, found, number)
-
-    @plain_torch()
-    def promising(
-        self,
-        embedding: Embedding,
-        observations: Observations,
-        count: int,
-        *,
-        pending: Collection[int] = (),
-        number: int,
-    ) -> np.ndarray:
-        """Return the candidates of highest score, the best first.
-
-        Args:
-            embedding: as in ``propose``.
-            observations: as in ``propose``.
-            count: how many, of as many as there are.
-            pending: as in ``propose``.
-            number: as in ``propose``.
-
-        Returns:
-            Their indices; none where ``propose`` would not ask the acquisition function.
-
-        Raises:
-            SearchError: as ``propose``.
-        """
-        found = self._before_the_model(embedding, observations, pending, number)
-        if isinstance(found, Proposal):
-            return np.empty(0, dtype=np.int64)
-        _, _, scores, _ = self._scored(embedding, observations, pending, found, number)
-        return np.asarray(found[np.argsort(-scores.numpy(), kind="stable")[:count]])
-
-    def _before_the_model(
-        self,
-        embedding: Embedding,
-        observations: Observations,
-        pending: Collection[int],
-        number: int,
-    ) -> Proposal | np.ndarray:
-        """Return what is proposed without a model, or the candidates for one."""
         taken = observations.taken | set(pending)
         for index in self.baselines:
             if index not in taken:
@@ -168,7 +124,7 @@ class Searcher:
             return Proposal(int(generator.choice(candidates)), "random")
         if self.strategy is not None:
             return Proposal(self.strategy.choose(observations, candidates, generator), "strategy")
-        return candidates
+        return self._by_acquisition(embedding, observations, pending, candidates, number)
 
     def propose_batch(
         self,
@@ -218,23 +174,6 @@ class Searcher:
         candidates: np.ndarray,
         number: int,
     ) -> Proposal:
-        model, y, scores, note = self._scored(embedding, observations, pending, candidates, number)
-        # Models of few neighbours give many the same score: the first is no better than another.
-        best = candidates[(scores == scores.max()).numpy()]
-        chosen = int(np.random.default_rng([self.seed, number]).choice(best))
-        prediction = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
-        told = observations.values[embedding.valid[observations.indices]]
-        return Proposal(chosen, "acquisition", *in_numbers(prediction, y, told), note=note)
-
-    def _scored(
-        self,
-        embedding: Embedding,
-        observations: Observations,
-        pending: Collection[int],
-        candidates: np.ndarray,
-        number: int,
-    ) -> tuple[PointwiseModel, torch.Tensor, torch.Tensor, str]:
-        """Return surrogate, warped targets, scores, and what went other than planned."""
         model, y, note = fit_observed(
             self.surrogate,
             embedding,
@@ -245,7 +184,12 @@ class Searcher:
         scores = self._scores(
             model, y, embedding, observations, pending=pending, candidates=candidates, number=number
         )
-        return model, y, scores, note
+        # Models of few neighbours give many the same score: the first is no better than another.
+        best = candidates[(scores == scores.max()).numpy()]
+        chosen = int(np.random.default_rng([self.seed, number]).choice(best))
+        prediction = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
+        told = observations.values[embedding.valid[observations.indices]]
+        return Proposal(chosen, "acquisition", *in_numbers(prediction, y, told), note=note)
 
     def _scores(
         self,

@@ -30,8 +30,6 @@ class FeaturesSpec(Spec):
             little and a convolutional one on a CPU several times the time.
         subset: how many functions get a Fisher spectrum: the baselines and others, spread out
             over the output features; None means all of them.
-        on_demand: with ``subset``: before a proposal, the spectra of those of so many most
-            promising functions that have none are computed, and it is made anew; 0 never does.
         seed: of the network's initial weights and of the sampled labels.
     """
 
@@ -45,17 +43,7 @@ class FeaturesSpec(Spec):
     quantiles: Annotated[int, Field(ge=8, le=10_000)] = 128
     precision: Literal["float32", "float64"] = "float32"
     subset: PositiveInt | None = None
-    on_demand: Count = 0
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _demand_is_for_what_is_left_out(self) -> FeaturesSpec:
-        if self.on_demand and (self.subset is None or not self.fim):
-            raise ValueError(
-                "on_demand computes Fisher spectra that features.subset leaves out: give subset, "
-                "with fim = true, or leave on_demand out"
-            )
-        return self
 
 
 class EmbeddingSpec(Spec):

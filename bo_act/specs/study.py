@@ -201,26 +201,6 @@ class StudySpec(Spec):
             )
         return self
 
-    @model_validator(mode="after")
-    def _spectra_on_demand_have_a_place(self) -> StudySpec:
-        if not self.features.on_demand:
-            return self
-        against = {
-            'candidates = "trees"': self.candidates == "trees",
-            f"strategy.name = {self.strategy.name!r}": self.strategy.name != "model",
-            f"embedding.name = {self.embedding.name!r}": self.embedding.name != "pca",
-            "activations": bool(self.activations),
-            "parameters": bool(self.parameters),
-            "no [model]": self.model is None,
-        }
-        if any(against.values()):
-            raise ValueError(
-                "features.on_demand is for functions of a catalogue, searched alone by the "
-                "strategy 'model' in the embedding 'pca'; it does not go with "
-                f"{' and '.join(name for name in against if against[name])}"
-            )
-        return self
-
     @model_validator(mode="before")
     @classmethod
     def _objectives_do_without(cls, content: Any) -> Any:

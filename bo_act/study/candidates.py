@@ -27,7 +27,6 @@ from bo_act.search.trees import Frontier, TreeSearcher
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.configurations import functions_of, slots_of
-from bo_act.study.spectra import CloserLook
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,19 +75,14 @@ class Candidates:
         return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
 
 
-def how_chosen(
-    proposal: Proposal | JointProposal, direction: StudyDirection, look: CloserLook | None = None
-) -> dict[str, Any]:
+def how_chosen(proposal: Proposal | JointProposal, direction: StudyDirection) -> dict[str, Any]:
     """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
 
     Args:
         proposal: of the trial.
         direction: of the study.
-        look: at candidates, before it was chosen.
     """
     how: dict[str, Any] = {"by": proposal.by}
-    if look:
-        how |= look.as_note()
     if proposal.mean is not None and proposal.deviation is not None:
         how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
     if proposal.expected is not None:
@@ -121,11 +115,6 @@ def listed_candidates(
         raise SearchError(
             f"expected an embedding of the {len(catalogue)} functions of the space "
             f"{space.name!r}, got one of {len(embedding)}"
-        )
-    if embedding.on_demand and options["strategy"] is not None:
-        raise SearchError(
-            "features.on_demand is for the most promising functions of a surrogate, and the "
-            "strategy has none; leave one of the two out"
         )
     if options["acquisition"].needs_costs and options["costs"] is None:
         options = {**options, "costs": costs_of(catalogue, operator_times())}
@@ -191,14 +180,9 @@ def _embedded(
             "again with compute_features(space, ...)"
         )
     fitted = fit(features)
-    if not isinstance(fitted, Embedding):
-        fitted = _of_numbers(fitted, f"what {type(given).__name__}.fit returned")
-    if features.on_demand is not None and fitted.on_demand is None:
-        raise SearchError(
-            f"features.on_demand: {given!r} places no function by a Fisher spectrum that comes "
-            "later; use the embedding 'pca', and a subset of which some have spectra"
-        )
-    return fitted
+    if isinstance(fitted, Embedding):
+        return fitted
+    return _of_numbers(fitted, f"what {type(given).__name__}.fit returned")
 
 
 def _of_numbers(given: object, where: str) -> Embedding:

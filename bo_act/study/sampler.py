@@ -42,7 +42,6 @@ from bo_act.study.exhausted import is_optimizing, stop
 from bo_act.study.heartbeat import Heartbeat
 from bo_act.study.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sources import read_sources, refuse_itself
-from bo_act.study.spectra import look_closer, places_of
 from bo_act.study.trials import StudyView, View, own_only, seconds
 
 
@@ -342,15 +341,7 @@ class ActivationSampler(BaseSampler):
             ),
             np.array([seconds(trial) for trial, _ in complete], dtype=np.float64),
         )
-        # Not those of failed trials: a repetition shall look at the same functions again.
-        places = places_of((*trials.complete, *trials.pruned, *trials.waiting))
-        return View(
-            observations,
-            frozenset(self._indices(trials.waiting)),
-            trials.number,
-            self.embedding.with_spectra(places),
-            frozenset(places),
-        )
+        return View(observations, frozenset(self._indices(trials.waiting)), trials.number)
 
     def _indices(self, trials: Sequence[FrozenTrial]) -> Iterator[int]:
         return (index for trial in trials if (index := self._index(trial)) is not None)
@@ -358,12 +349,6 @@ class ActivationSampler(BaseSampler):
     def _side(self, study: Study, others: Mapping[str, BaseDistribution]) -> JointSide | None:
         if not others and self.activations == ONE:
             return None
-        if self.embedding.on_demand:
-            together = ", ".join([*filter(None, self.activations), *others])
-            raise SearchError(
-                f"features.on_demand is for one function at a time, and {together} are searched "
-                "together; leave it out, or give the other parameters a delegate"
-            )
         return JointSide.of(
             self.catalogue,
             self.embedding,
@@ -407,11 +392,11 @@ class ActivationSampler(BaseSampler):
         contested: set[int] = set()
         while True:  # ends: each round leaves one more candidate out
             view = self.view(study, trial)
-            pending = view.pending | contested
-            look = look_closer(self.searcher, view, pending)
-            look.keep(study, trial)
             chosen = self.searcher.propose(
-                look.embedding, view.observations, pending=pending, number=view.number
+                self.embedding,
+                view.observations,
+                pending=view.pending | contested,
+                number=view.number,
             )
             slots = self.catalogue.params(chosen.index)
             study._storage.set_trial_system_attr(trial._trial_id, CLAIM, slots)
@@ -419,7 +404,7 @@ class ActivationSampler(BaseSampler):
             if chosen.index not in self.view(study, trial).taken:
                 break
             contested.add(chosen.index)
-        self._note(study, trial, slots, how_chosen(chosen, study.direction, look))
+        self._note(study, trial, slots, how_chosen(chosen, study.direction))
         return slots
 
     def _note(

@@ -34,8 +34,9 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
     """
     if side := sampler.configurations(study):
         return side.improvement(StudyView.of(study))
-    view = sampler.view(study)
-    return expected_improvement(view.embedding, view.observations)
+    observations = sampler.view(study).observations
+    # The embedding after the view: functions are met in reading it.
+    return expected_improvement(sampler.embedding, observations)
 
 
 @plain_torch()

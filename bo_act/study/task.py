@@ -117,12 +117,6 @@ class Task:
         builder = None if spec.model is None else load_network(spec.model)
         objective = None if spec.objective is None else Objective.load(spec.objective)
         pick_device(spec.training.device)
-        if spec.features.on_demand and spec.candidates == "auto" and not space.can_be_listed:
-            raise SpecError(
-                f"features.on_demand needs a list of all functions, and the space {space.name!r} "
-                f"of {len(space):,} expressions is searched from tree to tree, by output features "
-                "alone; leave it out"
-            )
         data = None if spec.data is None else load_data(spec.data, spec.augmentation)
         return cls(spec, space, data, builder, objective)
 

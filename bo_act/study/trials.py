@@ -21,7 +21,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
-from bo_act.search.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.study.claims import OWNER, Owner
 from bo_act.study.heartbeat import silences
@@ -267,15 +266,11 @@ class View:
         pending: indices that other live trials are evaluating.
         number: the place of the next trial, lost trials not counted, so that a repetition of a
             lost trial has the same random state.
-        embedding: where the functions lie, by all spectra computed for these trials.
-        looked_at: indices that spectra were asked of for them.
     """
 
     observations: Observations
     pending: frozenset[int]
     number: int
-    embedding: Embedding
-    looked_at: frozenset[int] = frozenset()
 
     @property
     def taken(self) -> frozenset[int]:

@@ -16,7 +16,6 @@ from bo_act.study.configurations import params_of
 from bo_act.study.reasons import failure_of_trial, state_of
 from bo_act.study.sampler import ActivationSampler
 from bo_act.study.settings import shown
-from bo_act.study.spectra import places_of
 from bo_act.study.trials import StudyView, own_trial, own_trials
 
 
@@ -34,8 +33,6 @@ class Why:
             or by a person (``enqueued``).
         explanation: by what had been evaluated then; None where that was too little.
         neighbours: texts of the similar functions.
-        spectra, spectra_seconds: how many Fisher spectra were computed in order to choose it, and
-            how long that took.
     """
 
     trial: int
@@ -44,8 +41,6 @@ class Why:
     by: str
     explanation: Explanation | None
     neighbours: tuple[str, ...] = ()
-    spectra: int = 0
-    spectra_seconds: float = 0.0
     state: str = "complete"
     failure: str | None = None
 
@@ -95,16 +90,13 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     value = trial.value if trial.state == TrialState.COMPLETE else None
     if value is not None and not math.isfinite(value):  # of an objective that diverged
         value = None
-    how = trial.user_attrs.get("proposal", {})
     return Why(
         number,
         text,
         value,
-        how.get("by", "enqueued"),
+        trial.user_attrs.get("proposal", {}).get("by", "enqueued"),
         explanation,
         similar,
-        how.get("spectra", 0),
-        how.get("spectra_seconds", 0.0),
         state_of([trial]),
         None if (failure := failure_of_trial(trial)) is None else str(failure),
     )
@@ -118,9 +110,8 @@ def _explain_function(
 ) -> tuple[Explanation, tuple[str, ...]]:
     catalogue = sampler.catalogue
     observations = sampler.observations(known, study.direction)
-    then = [t for t in own_trials(study) if t.number <= trial.number]
     found = explain(
-        sampler.embedding.with_spectra(places_of(then)),
+        sampler.embedding,
         observations,
         catalogue.index(sampler.space.activation_of(trial)),
         surrogate=sampler.searcher.surrogate,

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
@@ -127,12 +126,5 @@ def _what(trial: FrozenTrial) -> str:
 def _how(trial: FrozenTrial) -> str:
     proposal = trial.user_attrs.get("proposal", {})
     expected = proposal.get("expected")
-    by = str(proposal.get("by", "")) + looked(proposal)
+    by = str(proposal.get("by", ""))
     return by + ("" if expected is None else f", expected {expected:.4f}")
-
-
-def looked(proposal: Mapping[str, Any]) -> str:
-    """Return what a closer look at promising functions took; ``""`` where there was none."""
-    count = proposal.get("spectra", 0)
-    noun = "spectrum" if count == 1 else "spectra"
-    return f", {count} {noun} in {proposal['spectra_seconds']:.3g} s" if count else ""

@@ -28,7 +28,7 @@ from bo_act.specs import SEARCHED
 from bo_act.study.events import Events
 from bo_act.study.reasons import failure_of_trial
 from bo_act.terminal.console import duration, err, with_settings
-from bo_act.terminal.now import Now, looked
+from bo_act.terminal.now import Now
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -129,8 +129,7 @@ class Live(Events):
 
     def _line(self, trial: FrozenTrial) -> str:
         text = trial.user_attrs.get("activation", "?")
-        proposal = trial.user_attrs.get("proposal", {})
-        by = str(proposal.get("by", "")) + looked(proposal)
+        by = trial.user_attrs.get("proposal", {}).get("by", "")
         state = trial.state.name.lower()
         if trial.user_attrs.get("status") == "diverged":
             shown = "[red]diverged[/]"

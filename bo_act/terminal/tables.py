@@ -123,11 +123,6 @@ def explanation(found: Why) -> None:
     rows = {"chosen": _HOW[found.by], "measured": measured or found.state}
     if found.failure:
         rows["why it failed"] = escape(found.failure)
-    if found.spectra:
-        noun = "spectrum" if found.spectra == 1 else "spectra"
-        rows["looked closer"] = (
-            f"{found.spectra} Fisher {noun} computed in {found.spectra_seconds:.3g} s"
-        )
     said = found.explanation
     if said is None:
         key_values(f"Trial {found.trial}: {found.activation}", rows)

@@ -1,14 +1,13 @@
-"""What Fisher spectra bring to a search: of all functions, of some, on demand, of none.
+"""What Fisher spectra bring to a search: of all functions, of some, of none.
 
 Run by ``make benchmark-spectra``; prints the table of docs/results/search.md. Searches are replayed
-on measured benchmarks; a spectrum that is asked for is looked up in the whole table. Every finished
-search is one line of a file, so that a second call goes on where the first one stopped.
+on measured benchmarks. Every finished search is one line of a file, so that a second call goes on
+where the first one stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -33,43 +32,17 @@ BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn", "fash
 SHOWN = (20, 30, 50)  # evaluations
 
 
-class LookedUp:
-    """Spectra of a whole table, as if they were computed on demand.
-
-    Args:
-        count: see ``features.on_demand``.
-        blocks: of all functions.
-
-    Attributes:
-        asked: how many were, so far.
-    """
-
-    def __init__(self, count: int, blocks: Mapping[str, Block]) -> None:
-        self.count, self.blocks, self.asked = count, blocks, 0
-
-    def __call__(self, indices: Sequence[int]) -> Mapping[str, Block]:
-        """Return the blocks ``fim`` and ``fim_null`` of n functions, in their order."""
-        self.asked += len(indices)
-        return {
-            name: Block(
-                self.blocks[name].values[list(indices)],
-                tuple(self.blocks[name].reasons[index] for index in indices),
-            )
-            for name in ("fim", "fim_null")
-        }
-
-
-def embed(benchmark: Benchmark, subset: int | None, on_demand: int) -> Embedding:
+def embed(benchmark: Benchmark, subset: int | None) -> Embedding:
     """Embed a benchmark's functions by the spectra of a subset; 0 means none, None all of them."""
     table = benchmark.features
     if subset == 0:
         table = table.without("fim", "fim_null")
     elif subset is not None:
-        table = with_subset(benchmark, subset, on_demand)
+        table = with_subset(benchmark, subset)
     return PcaEmbedder().fit(table).restricted(benchmark.measured)
 
 
-def with_subset(benchmark: Benchmark, subset: int, on_demand: int) -> FeatureTable:
+def with_subset(benchmark: Benchmark, subset: int) -> FeatureTable:
     """Leave the spectra out that ``features.subset`` would not have computed."""
     table, catalogue = benchmark.features, benchmark.space.catalogue
     start = []
@@ -88,14 +61,11 @@ def with_subset(benchmark: Benchmark, subset: int, on_demand: int) -> FeatureTab
             values.astype(np.float32),
             tuple(r if a else NOT_COMPUTED for r, a in zip(reasons, asked, strict=True)),
         )
-    more = LookedUp(on_demand, table.blocks) if on_demand else None
-    return replace(table, blocks=blocks, on_demand=more)
+    return replace(table, blocks=blocks)
 
 
-def search(benchmark: Benchmark, embedding: Embedding, seed: int) -> dict:
-    """Return the regret after each evaluation, and how many spectra were asked for."""
-    more = None if embedding.on_demand is None else embedding.on_demand.spectra
-    before = getattr(more, "asked", 0)
+def search(benchmark: Benchmark, embedding: Embedding, seed: int) -> list[float]:
+    """Return the regret after each evaluation."""
     sampler = ActivationSampler(
         benchmark.space, embedding=embedding, baselines=(), initial=0, seed=seed
     )
@@ -107,7 +77,7 @@ def search(benchmark: Benchmark, embedding: Embedding, seed: int) -> dict:
     )
     best = benchmark.values[benchmark.measured].max()
     regret = 100 * (best - np.maximum.accumulate([step.value for step in steps]))
-    return {"regret": regret.tolist(), "asked": getattr(more, "asked", 0) - before}
+    return regret.tolist()
 
 
 def shown(numbers: np.ndarray) -> str:
@@ -121,44 +91,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--subset", type=int, default=500)
-    parser.add_argument("--on-demand", type=int, default=8)
     parser.add_argument("--benchmarks", nargs="+", default=list(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path("runs/spectra.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kept = Kept(options.out)
-    few, count = options.subset, options.on_demand
-    ways = {
-        "all": (None, 0),
-        f"{few} spread out, the rest filled in": (few, 0),
-        f"the same, on_demand = {count}": (few, count),
-        "none, output features alone": (0, 0),
-    }
+    filled = f"{options.subset} spread out, the rest filled in"
+    ways = {"all": None, filled: options.subset, "none, output features alone": 0}
     columns = " | ".join(map(str, SHOWN))
     minus = " | ".join(f"minus filled in, at {place}" for place in SHOWN)
-    print(f"| benchmark | spectra | {columns} | {minus} | asked for |")
-    print("|---|---|" + "---:|" * (2 * len(SHOWN) + 1))
+    print(f"| benchmark | spectra | {columns} | {minus} |")
+    print("|---|---|" + "---:|" * (2 * len(SHOWN)))
     for benchmark in map(open_benchmark, options.benchmarks):
         regrets: dict[str, np.ndarray] = {}
-        asked: dict[str, str] = {}
-        for name, (subset, on_demand) in ways.items():
+        for name, subset in ways.items():
             runs = []
-            embedding = cache(partial(embed, benchmark, subset, on_demand))
+            embedding = cache(partial(embed, benchmark, subset))
             for seed in range(options.seeds):
-                key = (benchmark.name, subset, on_demand, seed)
+                key = (benchmark.name, subset, seed)
                 runs.append(kept.get(key, lambda: search(benchmark, embedding(), seed)))  # noqa: B023
-            regrets[name] = np.array([run["regret"] for run in runs])
-            asked[name] = f"{np.mean([run['asked'] for run in runs]):.0f}" if on_demand else ""
-        filled = regrets[list(ways)[1]]
+            regrets[name] = np.array(runs)
         for name, regret in regrets.items():
             cells = [shown(regret[:, place - 1]) for place in SHOWN]
             for place in SHOWN:
-                apart = (regret - filled)[:, place - 1]
-                cells.append("" if regret is filled else shown(apart))
-            print(
-                f"| {benchmark.name} | {name} | {' | '.join(cells)} | {asked[name]} |", flush=True
-            )
+                apart = (regret - regrets[filled])[:, place - 1]
+                cells.append("" if name == filled else shown(apart))
+            print(f"| {benchmark.name} | {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
