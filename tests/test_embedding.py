@@ -236,16 +236,8 @@ class TestPcaWithSpectra(EmbedderContract):
         embedding = PcaEmbedder(fim=4).fit(SPECTRA)
         valid = SPECTRA.blocks["fim"].present
         quantiles = SPECTRA.blocks["fim"].values[valid].astype(np.float64)
-        null = SPECTRA.blocks["fim_null"].values[valid].astype(np.float64)
-        joined = np.column_stack([quantiles, null * quantiles.std() * 4.0])  # 4 is sqrt(16)
         columns = embedding.points[valid][:, embedding.blocks["fim"]]
-        assert_ranks_up_to_sign(columns, PCA(4).fit_transform(joined))
-
-    def test_the_null_space_matters(self):
-        null = SPECTRA.blocks["fim_null"]
-        blocks = {**SPECTRA.blocks, "fim_null": Block(null.values * 0.5, null.reasons)}
-        other = self.embedder().fit(replace(SPECTRA, blocks=blocks))
-        assert other.hash != self.embedder().fit(SPECTRA).hash
+        assert_ranks_up_to_sign(columns, PCA(4).fit_transform(quantiles))
 
 
 THIRD = np.arange(0, len(SPECTRA), 3)
@@ -318,16 +310,14 @@ def one_piece(table: FeatureTable, components: int) -> np.ndarray:
         return centred @ (vectors * np.sign(vectors[large, np.arange(components)]))
 
     valid = table.blocks["fim"].present
-    f, moments, quantiles, null = (
+    f, moments, spectra = (
         table.blocks[name].values[valid].astype(np.float64)
-        for name in ("outputs", "moments", "fim", "fim_null")
+        for name in ("outputs", "moments", "fim")
     )
     f = np.sinh(f)
     mean, deviation = f.mean(axis=1, keepdims=True), f.std(axis=1, keepdims=True)
     flat = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
     shape = np.where(flat, 0.0, (f - mean) / np.where(flat, 1.0, deviation))
-    null *= np.std(quantiles) * np.sqrt(quantiles.shape[1] // null.shape[1])
-    spectra = np.column_stack([quantiles, null])
     columns = np.column_stack([moments, principal(shape), principal(spectra)])
     rounded = np.round(columns / np.abs(columns).max(axis=0), 6)
     points = np.full((len(table), columns.shape[1]), np.nan)

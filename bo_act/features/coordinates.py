@@ -125,21 +125,18 @@ def spectrum_coordinates(
 ) -> NDArray[np.float64]:
     """Return where functions lie by their Fisher spectra among themselves, (n, d) in (0, 1).
 
-    The coordinates are components of the log-eigenvalue quantiles and the null-space masses
-    together. A null-space mass is in [0, 1] and a layer's quantiles are many numbers in tens, so
-    the mass is weighted to count about as much as its layer's quantiles.
+    The coordinates are components of the log-eigenvalue quantiles of all layers. Null eigenvalues
+    are the lowest of them, so that the null-space masses say nothing more.
 
     Args:
-        blocks: ``fim`` and ``fim_null`` of N functions.
-        rows: (n,) functions that have them; ranks and components are among them.
+        blocks: ``fim`` of N functions.
+        rows: (n,) functions that have it; ranks and components are among them.
         components: how many, at most.
     """
-    values, null = blocks["fim"].values, blocks["fim_null"].values
-    per_layer = values.shape[1] // null.shape[1]
-    weight = np.sqrt(per_layer) * _deviation(rows, lambda some: values[some].astype(np.float64))
+    values = blocks["fim"].values
 
     def curves(some: np.ndarray) -> np.ndarray:
-        return np.column_stack([values[some], null[some].astype(np.float64) * weight])
+        return np.asarray(values[some].astype(np.float64))
 
     none = np.empty((len(rows), 0))
     return Frame.fit(rows, curves, none, components).place(rows, curves, none)
@@ -147,14 +144,6 @@ def spectrum_coordinates(
 
 def _chunks(rows: np.ndarray, curves: Curves) -> Iterator[np.ndarray]:
     return (curves(rows[start : start + _CHUNK]) for start in range(0, len(rows), _CHUNK))
-
-
-def _deviation(rows: np.ndarray, curves: Curves) -> float:
-    """Return the standard deviation of all numbers of all rows together."""
-    count = len(rows) * curves(rows[:1]).size
-    mean = sum(chunk.sum() for chunk in _chunks(rows, curves)) / count
-    squares = sum(np.square(chunk - mean).sum() for chunk in _chunks(rows, curves))
-    return float(np.sqrt(squares / count))
 
 
 def _principal(
