@@ -109,21 +109,28 @@ def remove_abandoned(folder: Path) -> None:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name):
                 with suppress(OSError):  # in use, renamed or removed in this moment
-                    if not _in_use(Path(entry.path)):
-                        os.unlink(entry.path)
+                    _remove_unused(Path(entry.path))
 
 
-def _in_use(path: Path) -> bool:
+def _remove_unused(path: Path) -> None:
+    """Remove a temporary file that no process has locked.
+
+    The lock is held until the file is gone: whoever makes one locks it and then looks whether it is
+    still there.
+    """
     if fcntl is not None:
         with path.open("rb+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return False
             except BlockingIOError:
-                return True
+                return
             except OSError:  # a file system without locks
                 pass
-    return time.time() - path.stat().st_mtime < _ABANDONED
+            else:
+                path.unlink()
+                return
+    if time.time() - path.stat().st_mtime >= _ABANDONED:
+        path.unlink()
 
 
 def atomic_write(

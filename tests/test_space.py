@@ -476,7 +476,7 @@ GOOD = 'name = "t"\nschemas = ["unary(x)"]\nunary = ["relu", "exp"]\n'
         ("", "missing key 'name'"),
         ("name = \n", "not valid TOML.*line 1"),
         (GOOD + "name = 't'", "not valid TOML"),
-        (b"\xff\xfe", "cannot be read as text"),
+        (b"\xff\xfe", "expected text in UTF-8"),
     ],
 )
 def test_bad_space_files_are_explained_on_one_line(tmp_path, content, message):
