@@ -33,6 +33,12 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
+def _quick_timings(monkeypatch):
+    # Reports time operators; how long these take is a matter of test_costs.py, which says so.
+    monkeypatch.setattr("bo_act.activations.costs._SECONDS", 1e-4)
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BO_ACT_CACHE_DIR", str(tmp_path / "cache"))
 

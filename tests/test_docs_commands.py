@@ -208,7 +208,7 @@ def write_files(page: Path, folder: Path) -> None:
 )
 def test_commands_run(page, folder, address, bo_act, monkeypatch):
     times = dict.fromkeys(OPERATORS, 1.0)  # timing them takes seconds, and says nothing here
-    monkeypatch.setattr("bo_act.report.gathered.operator_times", lambda: times)
+    monkeypatch.setattr("bo_act.report.gathered.operator_times", lambda **_: times)
     write_files(page, folder)
     start = [line.split() for line in BEFORE.get(name(page), [])]
     url = address() if any("postgresql://" in written(words) for words in to_run(page)) else ""

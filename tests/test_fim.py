@@ -437,7 +437,9 @@ def test_quantiles_of_a_network(count, seed):
         assert result.null_mass[i] == spectrum(layer).null_mass
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_null_space_of_the_head_is_no_accident(seed, dtype):
     """Softmax gradients sum to zero over the classes, whatever rounding does to them."""
@@ -448,8 +450,9 @@ def test_the_null_space_of_the_head_is_no_accident(seed, dtype):
         ), seed,
     )  # fmt: skip
     result = fim_spectra(network.to(dtype), randn(64, 3, 16, 16, seed=seed).to(dtype), None)
-    np.testing.assert_allclose(result.null_mass, [0, 0, 0.1], atol=1e-12)
     assert result.null_mass[2] >= 0.1
+    if dtype is not torch.bfloat16:  # which has eps = 0.008, and so a floor of 6e-5
+        np.testing.assert_allclose(result.null_mass, [0, 0, 0.1], atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

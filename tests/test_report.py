@@ -42,7 +42,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def _known_times(monkeypatch):
     # Timing the operators takes seconds, and says nothing here.
     times = dict.fromkeys(OPERATORS, 2.0) | {"relu": 1.0}
-    monkeypatch.setattr("bo_act.report.gathered.operator_times", lambda: times)
+    monkeypatch.setattr("bo_act.report.gathered.operator_times", lambda **_: times)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def subject():
 def report(subject, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         times = dict.fromkeys(OPERATORS, 1.0)
-        patch.setattr("bo_act.report.gathered.operator_times", lambda: times)
+        patch.setattr("bo_act.report.gathered.operator_times", lambda **_: times)
         return write(study_report(subject), tmp_path_factory.mktemp("report") / "report.html")
 
 
@@ -229,7 +229,7 @@ def test_search_finds_by_formula(chromium, report, subject):
 
 def test_search_of_a_map_that_shows_a_part(chromium, subject, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "bo_act.report.gathered.operator_times", lambda: dict.fromkeys(OPERATORS, 1.0)
+        "bo_act.report.gathered.operator_times", lambda **_: dict.fromkeys(OPERATORS, 1.0)
     )
     monkeypatch.setattr("bo_act.report.gathered.landscape", partial(landscape, most=25))
     total = int(subject.sampler.embedding.valid.sum())

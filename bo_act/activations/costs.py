@@ -8,7 +8,7 @@ space, where timing each of 2,826 functions would take as long as many trainings
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -26,8 +26,14 @@ _SECONDS = 0.02  # that each operator is timed for
 
 
 @torch.no_grad()
-def operator_times(device: str | torch.device = "cpu") -> dict[str, float]:
-    """Time every operator on standard normal numbers in float32, a few seconds in all.
+def operator_times(
+    device: str | torch.device = "cpu", *, of: Iterable[Expression] | None = None
+) -> dict[str, float]:
+    """Time operators on standard normal numbers in float32, all of them in a few seconds.
+
+    Args:
+        device: where they are timed.
+        of: functions whose operators, and ReLU, are enough; None of all operators.
 
     Returns:
         Seconds for 262,144 elements, by operator: the median of runs of 20 ms in all, on one CPU
@@ -44,12 +50,21 @@ def operator_times(device: str | torch.device = "cpu") -> dict[str, float]:
     x, y = torch.randn(2, _ELEMENTS, device="cpu", dtype=torch.float32, generator=generator).to(
         device
     )
+    names = set(OPERATORS)
+    if of is not None:
+        names = {"relu"}.union(*map(operators_of, of))
     times = {}
-    for name, operator in OPERATORS.items():
+    for name in sorted(names):
+        operator = OPERATORS[name]
         call = "f(x)" if operator.kind == "unary" else "f(x, y)"
         timer = Timer(call, globals={"f": operator.function, "x": x, "y": y}, num_threads=1)
         times[name] = timer.blocked_autorange(min_run_time=_SECONDS).median
     return times
+
+
+def operators_of(function: Expression) -> set[str]:
+    """Return the names of the operators that a function is computed with."""
+    return {name for name, _ in plan(function)}
 
 
 def costs_of(catalogue: Catalogue, times: Mapping[str, float]) -> NDArray[np.float64]:

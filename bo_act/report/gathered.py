@@ -9,7 +9,8 @@ from typing import Any
 
 from optuna.study import StudyDirection
 
-from bo_act.activations.costs import operator_times
+from bo_act.activations.costs import operator_times, operators_of
+from bo_act.activations.expressions import Expression
 from bo_act.report.landscape import Landscape, LayerSpectra, landscape, spectra
 from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
 from bo_act.report.subject import Subject
@@ -72,14 +73,18 @@ class Gathered:
         return nothing_found(self.subject.trials, objective=True)
 
     @cached_property
-    def times(self) -> Mapping[str, float]:
-        """Of operators: as the study noted them, else measured now, on the CPU."""
-        kept = self.subject.study.user_attrs.get("operator_times")
-        if kept is not None:
-            return dict(kept)
-        # The least of several: other work on the machine only makes them longer.
-        some = [operator_times() for _ in range(3)]
-        return {name: min(one[name] for one in some) for name in some[0]}
+    def _times(self) -> dict[str, float]:
+        return dict(self.subject.study.user_attrs.get("operator_times", {}))
+
+    def times(self, functions: Sequence[Expression]) -> Mapping[str, float]:
+        """Of the operators of some functions: as the study noted them, or measured on the CPU."""
+        unknown = [one for one in functions if not operators_of(one) <= self._times.keys()]
+        if unknown or not self._times:
+            # The least of several: other work on the machine only makes them longer.
+            some = [operator_times(of=unknown) for _ in range(3)]
+            for name in some[0]:
+                self._times.setdefault(name, min(one[name] for one in some))
+        return self._times
 
     @cached_property
     def _seen(self) -> Any:

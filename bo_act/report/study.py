@@ -113,9 +113,11 @@ def _formula(text: str) -> Markup:
 def _cost(text: str, found: Gathered) -> str:
     """Return what a function costs in units of ReLU's; of several, the mean."""
     expressions = [readable(function) for function in functions_of(text).values()]
-    costs = [cost(expression, found.times) for expression in expressions if expression]
-    if not costs or len(costs) < len(expressions):
+    known = [expression for expression in expressions if expression]
+    if not known or len(known) < len(expressions):
         return ""
+    times = found.times(known)
+    costs = [cost(expression, times) for expression in known]
     mean = sum(costs) / len(costs)
     return f"{mean:.1f}x" if mean < 10 else f"{mean:.0f}x"
 

@@ -72,7 +72,8 @@ COMMANDS: Mapping[str, list[str]] = {
 }
 VOLATILE = (
     "seconds", "time", "started", "ended", "host", "pid", "path", "folder", "code", "version",
-    "duration", "rate", "hour", "commit", "left", "report", "storage", "environment", "date", "minute",
+    "duration", "rate", "hour", "commit", "left", "report", "storage", "environment",
+    "date", "minute",
 )  # fmt: skip
 
 
