@@ -89,7 +89,7 @@ def shown(numbers: np.ndarray) -> str:
 def main() -> None:
     """Replay and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--subset", type=int, default=500)
     parser.add_argument("--benchmarks", nargs="+", default=list(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path("runs/spectra.jsonl"))
@@ -97,10 +97,14 @@ def main() -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kept = Kept(options.out)
-    filled = f"{options.subset} spread out, the rest filled in"
-    ways = {"all": None, filled: options.subset, "none, output features alone": 0}
+    none = "none, output features alone"
+    ways = {
+        none: 0,
+        f"{options.subset} spread out, the rest filled in": options.subset,
+        "all": None,
+    }
     columns = " | ".join(map(str, SHOWN))
-    minus = " | ".join(f"minus filled in, at {place}" for place in SHOWN)
+    minus = " | ".join(f"minus none, at {place}" for place in SHOWN)
     print(f"| benchmark | spectra | {columns} | {minus} |")
     print("|---|---|" + "---:|" * (2 * len(SHOWN)))
     for benchmark in map(open_benchmark, options.benchmarks):
@@ -115,8 +119,8 @@ def main() -> None:
         for name, regret in regrets.items():
             cells = [shown(regret[:, place - 1]) for place in SHOWN]
             for place in SHOWN:
-                apart = (regret - regrets[filled])[:, place - 1]
-                cells.append("" if name == filled else shown(apart))
+                apart = (regret - regrets[none])[:, place - 1]
+                cells.append("" if name == none else shown(apart))
             print(f"| {benchmark.name} | {name} | {' | '.join(cells)} |", flush=True)
 
 
