@@ -63,6 +63,9 @@ NOT_RUN = {
         "make benchmark-trainings TABLE=parameters": "takes hours",
         "make benchmark-trainings TABLE=spaces ARGS=--seeds 8": "takes hours",
         "make benchmark-trainings TABLE=activations": "takes hours",
+        "make benchmark-robustness ARGS=--targets winsorized rank_normal": "takes half an hour",
+        "make benchmark-spectra": "takes a quarter of an hour",
+        "python tests/benchmarks/null_space.py --root FOLDER_OF_FASHION_MNIST": "needs the data",
     },
     "docs/results/speed.md": {
         "make benchmark-fim": "takes minutes; test_benchmarks.py runs it on a small network",

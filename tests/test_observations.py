@@ -206,6 +206,10 @@ def test_few_different_values_count_once_each():
     assert high < 1.1
 
 
+def test_one_that_is_far_below_leaves_the_few_others_apart():
+    assert len(set(warp_targets(np.array([0.1, 0.9, -1e300]), "winsorized"))) == 3
+
+
 # --- in a search ----------------------------------------------------------------------------
 
 
