@@ -165,11 +165,11 @@ def made(tmp_path_factory) -> Path:
     for study in shipped:
         (folder / "studies" / f"{study}.toml").write_text(STUDY.replace("NAME", study))
     (folder / "my_study.toml").write_text(STUDY.replace("NAME", "my_study"))
-    measured = random_benchmark(load_space("classic"))
-    for file in (ROOT / "studies" / "benchmarks").glob("*.parquet"):
-        one = dataclasses.replace(measured, name=file.stem)
-        save(one, folder / "studies" / "benchmarks" / file.name)
-    save(dataclasses.replace(measured, name="my"), folder / "my.parquet")
+    files = (ROOT / "studies" / "benchmarks").glob("*.parquet")
+    measured = sorted(f"studies/benchmarks/{file.name}" for file in files)
+    for seed, file in enumerate([*measured, "my.parquet"]):
+        one = random_benchmark(load_space("classic"), seed=seed)
+        save(dataclasses.replace(one, name=Path(file).stem), folder / file)
     return folder
 
 

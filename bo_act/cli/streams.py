@@ -121,7 +121,7 @@ class _Raw(io.RawIOBase):
         return True
 
     def isatty(self) -> bool:
-        return self._stream.isatty()
+        return not self._stream.closed and self._stream.isatty()
 
     def fileno(self) -> int:
         return self._stream.fileno()
