@@ -265,6 +265,12 @@ def test_a_gzip_bomb_costs_neither_time_nor_memory(tmp_path, filling, monkeypatc
         tracemalloc.stop()
 
 
+def test_no_record_fills_the_memory(tmp_path):
+    path = act_bench_file(tmp_path, GOOD[:-1] + b', "relu(x)": {"a": "' + b"x" * (18 << 20))
+    with pytest.raises(BenchmarkError, match=r"more than 16,777,216 characters in one piece"):
+        read_act_bench(path, space=CLASSIC)
+
+
 @pytest.mark.parametrize("line", ["[]", "3", "null", '"x"', '{"index": [1]}', "{" * 100_000])
 def test_lines_of_a_run_journal_that_are_no_records(tmp_path, line):
     path = tmp_path / "runs.jsonl"
