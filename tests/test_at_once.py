@@ -51,7 +51,8 @@ def at_once(work: Callable[[], object]) -> None:
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.name[0] == ".")
+    names = (path.name for path in folder.rglob(".*"))
+    return sorted(name for name in names if not name.startswith(".coverage"))
 
 
 @pytest.fixture(scope="module")

@@ -119,8 +119,8 @@ def fences(values: np.ndarray) -> tuple[float, float]:
     With q the quartiles of the values from the median up, and s = q75 - q25, they are q25 - 1.5 s
     and q75 + 2 s. Where those values are fewer than five, or the quartiles are the same number, as
     of a metric of few digits, each different value counts once: else all but the best would be
-    below. Of few, a spurious one is a quartile: there, neither is farther from the middle
-    than the other.
+    below. Of few, a spurious one is a quartile: there, s is at most 2 (q50 - q25), and q25 at
+    most 10 (q75 - q50) below q50.
 
     Args:
         values: (n,) finite.
@@ -129,8 +129,8 @@ def fences(values: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(upper, [0.25, 0.75])
     if len(upper) < _FEW or low == high:
         low, middle, high = np.quantile(_different(values), [0.25, 0.5, 0.75])
-        low = max(low, middle - (high - middle))
-        high = min(high, middle + (middle - low))
+        low = max(low, middle - 10 * (high - middle))
+        high = min(high, low + 2 * (middle - low))
     return float(low - 1.5 * (high - low)), float(high + 2 * (high - low))
 
 
