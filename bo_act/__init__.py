@@ -21,68 +21,68 @@ if TYPE_CHECKING:
     from bo_act.activations.expressions import Expression, canonical, parse
     from bo_act.activations.module import Activation
     from bo_act.activations.space import Space, load_space
-    from bo_act.benchmark.store import open_benchmark
+    from bo_act.benchmark.build import build_benchmark
+    from bo_act.benchmark.parquet import open_benchmark
     from bo_act.benchmark.table import Benchmark
     from bo_act.comparison.compare import Comparison, compare
     from bo_act.comparison.replay import replay
     from bo_act.errors import BoActError
     from bo_act.exports.exporter import export
     from bo_act.features.compute import compute_features
-    from bo_act.features.fim import fim_spectra
     from bo_act.features.table import FeatureTable
-    from bo_act.search.embedding import Embedding, PcaEmbedder
+    from bo_act.fisher.spectra import fim_spectra
+    from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
     from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
     from bo_act.search.searcher import Proposal, Searcher
     from bo_act.search.warm_start import Source
-    from bo_act.spec_files import read_study
     from bo_act.specs import StudySpec
-    from bo_act.study.results import StudyResult
-    from bo_act.study.runner import run_study
-    from bo_act.study.sampler import ActivationSampler
-    from bo_act.study.sources import add_source_trials, read_sources
-    from bo_act.study.stop import improvement_left
-    from bo_act.study.survey import build_benchmark
-    from bo_act.study.why import why
+    from bo_act.specs.files import read_study
+    from bo_act.study.results.explanation import why
+    from bo_act.study.results.stopping import improvement_left
+    from bo_act.study.results.summary import StudyResult
+    from bo_act.study.running.runner import run_study
+    from bo_act.study.sampling.sampler import ActivationSampler
+    from bo_act.study.sampling.warm_start import add_source_trials, read_sources
     from bo_act.training.outcomes import Diverged
 
 _HOME = {
     "Activation": "activations.module",
-    "ActivationSampler": "study.sampler",
+    "ActivationSampler": "study.sampling.sampler",
     "Benchmark": "benchmark.table",
     "BoActError": "errors",
     "Catalogue": "activations.catalogue",
     "Comparison": "comparison.compare",
     "Diverged": "training.outcomes",
-    "Embedding": "search.embedding",
+    "Embedding": "search.embedding.embedding",
     "Expression": "activations.expressions",
     "FeatureTable": "features.table",
     "METHODS": "search.method",
     "MethodSpec": "search.method",
     "Observations": "search.observations",
-    "PcaEmbedder": "search.embedding",
+    "PcaEmbedder": "search.embedding.embedding",
     "Proposal": "search.searcher",
     "Searcher": "search.searcher",
     "Source": "search.warm_start",
     "Space": "activations.space",
-    "StudyResult": "study.results",
+    "StudyResult": "study.results.summary",
     "StudySpec": "specs",
-    "add_source_trials": "study.sources",
-    "build_benchmark": "study.survey",
+    "add_source_trials": "study.sampling.warm_start",
+    "build_benchmark": "benchmark.build",
     "canonical": "activations.expressions",
     "compare": "comparison.compare",
     "compute_features": "features.compute",
     "export": "exports.exporter",
-    "fim_spectra": "features.fim",
-    "improvement_left": "study.stop",
+    "fim_spectra": "fisher.spectra",
+    "improvement_left": "study.results.stopping",
     "load_space": "activations.space",
-    "open_benchmark": "benchmark.store",
+    "open_benchmark": "benchmark.parquet",
     "parse": "activations.expressions",
-    "read_sources": "study.sources",
-    "read_study": "spec_files",
+    "read_sources": "study.sampling.warm_start",
+    "read_study": "specs.files",
     "replay": "comparison.replay",
-    "run_study": "study.runner",
-    "why": "study.why",
+    "run_study": "study.running.runner",
+    "why": "study.results.explanation",
 }
 
 __all__ = [

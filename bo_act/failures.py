@@ -257,3 +257,11 @@ def _shown(file: str) -> str:
         return clean(Path(path).relative_to(Path.cwd()).as_posix())
     except (ValueError, OSError):  # it lies elsewhere, or the folder is gone
         return clean(path)
+
+
+def is_of_in_place(error: Exception) -> bool:
+    """Tell whether torch could compute no gradient because of what was changed in place."""
+    return isinstance(error, RuntimeError) and any(
+        said in str(error)
+        for said in ("inplace operation", "in-place operation", "modified inplace")
+    )

@@ -17,7 +17,7 @@ from hypothesis import settings
 from bo_act import cli
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space, load_space
-from bo_act.benchmark.store import save
+from bo_act.benchmark.parquet import save
 from bo_act.benchmark.table import Benchmark
 from bo_act.specs import SpaceSpec
 

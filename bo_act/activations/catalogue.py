@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bo_act.activations.deduplication import Progress, fingerprints, grid, group
+from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
-from bo_act.activations.grouping import Progress, fingerprints, grid, group
-from bo_act.activations.module import Activation, evaluate
+from bo_act.activations.module import Activation
 from bo_act.activations.smoothness import left_out, satisfied, unsatisfied
 from bo_act.activations.stability import faults_of
 from bo_act.errors import ExpressionError, SpecError

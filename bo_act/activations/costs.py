@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.evaluation import plan
 from bo_act.activations.expressions import Expression
-from bo_act.activations.module import plan
 from bo_act.activations.operators import OPERATORS
 
 CHEAPEST = 1.0

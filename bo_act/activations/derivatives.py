@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bo_act.activations.evaluation import evaluate, plan
 from bo_act.activations.expressions import Expression
-from bo_act.activations.module import evaluate, plan
 from bo_act.activations.operators import OPERATORS
 from bo_act.torch_state import plain_torch
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bo_act.activations.expressions import Expression
-from bo_act.markup import Markup
+from bo_act.html import Markup
 
 # How tightly a notation binds: sums, products, fractions, functions of an argument, single symbols.
 _SUM, _PRODUCT, _FRACTION, _CALL, _SYMBOL = range(5)

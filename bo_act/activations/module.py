@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from bo_act.activations.evaluation import moments, plan
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
 from bo_act.activations.tracing import as_node, scripted
 from bo_act.errors import ExpressionError
-from bo_act.markup import Markup, escape
-
-_Step = tuple[str, tuple[int, ...]]
+from bo_act.html import Markup, escape
 
 
 class Activation(nn.Module):
@@ -161,7 +160,7 @@ class Activation(nn.Module):
     def _repr_html_(self) -> str:
         """Show the graph and the formula in a notebook."""
         from bo_act.activations.mathml import mathml
-        from bo_act.activations.pictures import graph
+        from bo_act.activations.plots import graph
 
         mean, variance = moments(self.expression)
         said = f"mean {mean:.4g}, variance {variance:.4g} under x ~ N(0, 1)"
@@ -229,60 +228,3 @@ def _last_operator(expression: Expression) -> str | None:
     while expression.name == "identity":
         (expression,) = expression.arguments
     return expression.name if expression.arguments else None
-
-
-def plan(expression: Expression) -> list[_Step]:
-    """Order the distinct operators so that each stands after its operands.
-
-    Step k computes value k + 1; value 0 is x. Equal subtrees are computed once.
-    """
-    place: dict[Expression, int] = {}
-    steps: list[_Step] = []
-    for node in expression.nodes():
-        if node in place:
-            continue
-        if node.arguments:
-            steps.append((node.name, tuple(place[a] for a in node.arguments)))
-            place[node] = len(steps)
-        else:
-            place[node] = 0
-    return steps
-
-
-def evaluate(expression: Expression, x: Tensor) -> Tensor:
-    """Evaluate an expression elementwise, in the dtype of ``x``."""
-    values = [x]
-    for name, operands in plan(expression):
-        values.append(OPERATORS[name].function(*[values[i] for i in operands]))
-    return values[-1]
-
-
-@cache
-def _normal_grid(reach: float, points: int) -> tuple[Tensor, Tensor]:
-    """Return points on [-reach, reach] and their weights under N(0, 1), summing to 1.
-
-    The trapezoidal rule, because it is as good with kinks as without, which a Gauss-Hermite rule
-    is not.
-    """
-    # Shifted off the exact zero in the middle: reciprocal(x) has a pole there.
-    x = torch.linspace(-reach, reach, points, device="cpu", dtype=torch.float64) + 1e-7
-    weights = torch.exp(-0.5 * x**2)
-    return x, weights / weights.sum()
-
-
-def moments(expression: Expression) -> tuple[float, float]:
-    """Return mean and variance of the output under x ~ N(0, 1), in float64.
-
-    Not finite where the function is not. Infinite where the integral has not converged, that is
-    where it depends on the grid (poles, tails that grow faster than the normal density falls).
-    """
-    found = []
-    for reach, points in ((10.0, 20_001), (9.0, 30_001)):
-        x, weights = _normal_grid(reach, points)
-        values = evaluate(expression, x)
-        mean = (weights * values).sum()
-        found.append((float(mean), float((weights * (values - mean) ** 2).sum())))
-    (mean_a, variance_a), (_, variance_b) = found
-    if abs(variance_a - variance_b) > 1e-2 * max(variance_a, variance_b) + 1e-12:
-        return mean_a, float("inf")
-    return mean_a, variance_a

@@ -20,9 +20,10 @@ from bo_act.activations.names import hint, own_names
 from bo_act.activations.operators import of_kind
 from bo_act.activations.schemas import KINDS, read_schema
 from bo_act.errors import ExpressionError, SearchError, SpecError
-from bo_act.markup import Markup, box, escape, table
-from bo_act.spec_files import read_space
+from bo_act.html import Markup, box, escape, table
 from bo_act.specs import SpaceSpec
+from bo_act.specs.files import read_space
+from bo_act.specs.space import LISTED
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 SCHEMA_SLOT = "schema"
 EXPRESSION_SLOT = "expression"
-LISTED = 3_000_000
-"""Expressions up to which a space is listed: grouping them takes about half a minute and 3 GB
-(extrapolated from one million)."""
 
 _SHOWN = 12  # baselines drawn in a notebook
 
@@ -76,7 +74,7 @@ class Space:
 
     def _repr_html_(self) -> str:
         """Show schemas, operators and baselines in a notebook."""
-        from bo_act.activations.pictures import graph
+        from bo_act.activations.plots import graph
 
         spec = self.spec
         about = [("expressions", f"{len(self):,}"), ("schemas", ", ".join(spec.schemas) or "none")]
@@ -102,7 +100,7 @@ class Space:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The distinct functions of the space (computed at the first use; kept if it is big)."""
-        from bo_act.activations.kept import load_catalogue
+        from bo_act.activations.catalogue_cache import load_catalogue
 
         return load_catalogue(self)
 

@@ -23,8 +23,8 @@ from bo_act.cli.options import Panel
 from bo_act.cli.streams import OutputError, steady_streams
 from bo_act.errors import BoActError
 from bo_act.io import reason
-from bo_act.study.crew_worker import quiet_libraries
-from bo_act.study.signals import terminable, was_terminated
+from bo_act.study.running.signals import terminable, was_terminated
+from bo_act.study.running.worker_process import quiet_libraries
 from bo_act.urls import without_secrets
 
 INTERRUPTED = 130

@@ -46,9 +46,9 @@ def build(
     spec = read(study, changes)
     from bo_act import terminal
     from bo_act.benchmark.act_bench import write_act_bench
-    from bo_act.benchmark.store import save
-    from bo_act.study.survey import build_benchmark
-    from bo_act.study.task import Task
+    from bo_act.benchmark.build import build_benchmark
+    from bo_act.benchmark.parquet import save
+    from bo_act.tasks.task import Task
     from bo_act.terminal import benchmarks
 
     folder = folder or Path("runs") / spec.name / "benchmark"
@@ -77,7 +77,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show what a benchmark holds: counts, the best functions, and how much of that is luck."""
-    from bo_act.benchmark.store import open_benchmark
+    from bo_act.benchmark.parquet import open_benchmark
     from bo_act.terminal import benchmarks
 
     benchmarks.show(open_benchmark(file), top=top, as_json=print_json if as_json else None)
@@ -154,7 +154,7 @@ def compare(
     from bo_act import terminal
     from bo_act.comparison.compare import compare as run_comparison
     from bo_act.comparison.plan import read_plan
-    from bo_act.report.html import check_installed, write
+    from bo_act.report.page import check_installed, write
     from bo_act.terminal import benchmarks
 
     if report is not None:

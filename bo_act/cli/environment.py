@@ -62,7 +62,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look at versions, devices, storage, folders and extras, and say what to do."""
-    from bo_act.study.doctor import examine
+    from bo_act.cli.doctor_checks import examine
 
     findings = examine(study)
     if as_json:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bo_act import library
+from bo_act import content
 from bo_act.errors import SpecError
 
 if TYPE_CHECKING:
@@ -32,18 +32,18 @@ class Panel(StrEnum):
     ENVIRONMENT = "Workers and environment"
 
 
-def completing(kind: library.Kind) -> Callable[[str], list[str]]:
+def completing(kind: content.Kind) -> Callable[[str], list[str]]:
     """Return what completes the name of content, or the path of a file of its ending."""
 
     def complete(incomplete: str) -> list[str]:
-        ending = library.SUFFIX[kind]
+        ending = content.SUFFIX[kind]
         folder = incomplete.rpartition("/")[0]
         paths = [
             str(path) + ("/" if path.is_dir() else "")
             for path in sorted(Path(folder or ".").glob("*"))
             if path.suffix == ending or (path.is_dir() and not path.name.startswith("."))
         ]
-        return [one for one in [*library.names(kind), *paths] if one.startswith(incomplete)]
+        return [one for one in [*content.names(kind), *paths] if one.startswith(incomplete)]
 
     return complete
 
@@ -82,7 +82,7 @@ Storage = Annotated[
 
 def read(study: str, changes: list[str] | None, storage: str | None = None) -> StudySpec:
     """Read a study file with what ``--set`` and ``--storage`` change."""
-    from bo_act.spec_files import read_study
+    from bo_act.specs.files import read_study
 
     overrides = {}
     for change in changes or []:

@@ -39,7 +39,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write what a study or a comparison found to one HTML file, which works offline."""
-    from bo_act.report.html import write
+    from bo_act.report.page import write
 
     folder = Path(study)
     if folder.is_dir():
@@ -51,8 +51,8 @@ def report(
         spec = read(study, changes, storage)
         folder = Path("runs") / spec.name
         from bo_act import terminal
+        from bo_act.report.loaded_study import open_subject
         from bo_act.report.study import study_report
-        from bo_act.report.subject import open_subject
 
         with terminal.live(quiet=quiet) as events:
             page = study_report(open_subject(spec, events))
@@ -106,8 +106,8 @@ def plot(
     else:
         spec = read(study, changes, storage)
         from bo_act import terminal
-        from bo_act.report.gathered import Gathered
-        from bo_act.report.subject import open_subject
+        from bo_act.report.data import Gathered
+        from bo_act.report.loaded_study import open_subject
 
         with terminal.live(quiet=quiet) as events:
             found = Gathered(open_subject(spec, events))

@@ -38,7 +38,7 @@ def space(
 ) -> None:
     """Count the functions of a search space."""
     from bo_act import terminal
-    from bo_act.activations.kept import load_catalogue
+    from bo_act.activations.catalogue_cache import load_catalogue
     from bo_act.activations.smoothness import count
     from bo_act.activations.space import load_space
 
@@ -91,7 +91,7 @@ def features(
     """Compute what is known of every function before training (and keep it)."""
     spec = read(study, changes)
     from bo_act import terminal
-    from bo_act.study.task import Task
+    from bo_act.tasks.task import Task
 
     task = Task.load(spec)
     started = time.perf_counter()
@@ -165,7 +165,7 @@ def run(
     learnt += [] if as_trials is None else [f"warm_start.as_trials={as_trials}"]
     spec = read(study, [*(changes or []), *learnt], storage)
     from bo_act import terminal
-    from bo_act.study.runner import run_study
+    from bo_act.study.running.runner import run_study
 
     with terminal.live(quiet=quiet) as events:
         result = run_study(spec, workers=workers, executor=executor, events=events)
@@ -188,7 +188,7 @@ def best(
     """Show what a study has found so far."""
     spec = read(study, changes, storage)
     from bo_act import terminal
-    from bo_act.study.results import read_result
+    from bo_act.study.results.summary import read_result
 
     result = read_result(spec)
     if as_json:
@@ -212,10 +212,10 @@ def why(
     """Explain what the search expected of a trial, and by which evidence."""
     spec = read(study, changes, storage)
     from bo_act import terminal
-    from bo_act.study.storage import load_study
-    from bo_act.study.task import Task
-    from bo_act.study.why import why as explained
-    from bo_act.study.work import look_at_functions, make_sampler
+    from bo_act.study.results.explanation import why as explained
+    from bo_act.study.running.worker import look_at_functions, make_sampler
+    from bo_act.study.storage.opening import load_study
+    from bo_act.tasks.task import Task
 
     opened = load_study(spec)
     task = Task.load(spec)
@@ -241,7 +241,7 @@ def show(
 ) -> None:
     """Plot a function and its slope, with its mean, variance and output features."""
     from bo_act.activations.expressions import parse
-    from bo_act.features.portrait import draw_png, portrait
+    from bo_act.features.function_summary import draw_png, portrait
 
     found = portrait(parse(expression))
     if png is not None:

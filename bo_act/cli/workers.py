@@ -29,8 +29,8 @@ def worker(
     """Work on a study beside other workers, on any machine, until its trials are done."""
     spec = read(study, changes, storage)
     from bo_act import terminal
-    from bo_act.study.callbacks import Callbacks
-    from bo_act.study.work import work
+    from bo_act.study.running.callbacks import Callbacks
+    from bo_act.study.running.worker import work
 
     with terminal.live(quiet=quiet) as events:
         ran = work(spec, events=events, told=Callbacks.of(spec, ()))
@@ -59,8 +59,8 @@ def status(
     """Show who works on a study, how fast it goes, and how long it takes yet."""
     spec = read(study, changes, storage)
     from bo_act import terminal
-    from bo_act.study.status import read_status
-    from bo_act.study.storage import load_study
+    from bo_act.study.results.status import read_status
+    from bo_act.study.storage.opening import load_study
 
     opened = load_study(spec)
     if as_json:
@@ -94,8 +94,8 @@ def release(
 ) -> None:
     """Give a running trial back whose worker is gone for good; the next worker takes it over."""
     spec = read(study, changes, storage)
-    from bo_act.study.ownership import release as give_back
-    from bo_act.study.storage import load_study
+    from bo_act.study.storage.opening import load_study
+    from bo_act.study.storage.ownership import release as give_back
 
     done = give_back(load_study(spec), trial, force=force)
     if as_json:
@@ -126,7 +126,7 @@ def dashboard(
         )
     from optuna_dashboard import run_server
 
-    from bo_act.study.storage import load_study
+    from bo_act.study.storage.opening import load_study
 
     opened = load_study(spec)
     address = f"http://{host}:{port}/dashboard/studies/{opened._study_id}"

@@ -16,10 +16,10 @@ _FIRST = "bo_act.comparison.job"
 _BESIDE = frozenset(
     {
         "bo_act.activations.mathml",
-        "bo_act.activations.pictures",
+        "bo_act.activations.plots",
         "bo_act.features.compute",
-        "bo_act.markup",
-        "bo_act.study.sources",
+        "bo_act.html",
+        "bo_act.study.sampling.warm_start",
     }
 )
 

@@ -17,21 +17,21 @@ import torch
 
 from bo_act.activations.costs import operator_times
 from bo_act.benchmark.journal import RunJournal
+from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import same_runs, same_task
-from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.code import code_digest
 from bo_act.comparison.job import CompareJob, ReplayRun
 from bo_act.comparison.metrics import summary, table
 from bo_act.comparison.replay import Step
 from bo_act.errors import BenchmarkError, nearest
+from bo_act.events import Events
+from bo_act.html import box
+from bo_act.html import table as html_table
 from bo_act.io import atomic_write, one_line, reason, replacing
-from bo_act.markup import box
-from bo_act.markup import table as html_table
+from bo_act.process_pool import compute_in_processes
 from bo_act.search.method import METHODS, MethodSpec
 from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, whole
-from bo_act.study.events import Events
-from bo_act.workers import compute_in_processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from bo_act.activations.costs import costs_of
+from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import as_source
-from bo_act.benchmark.store import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.replay import initial_design, replay
-from bo_act.search.embedding import Embedding, make_embedder
+from bo_act.search.embedding.embedding import Embedding
+from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.method import MethodSpec
 from bo_act.search.warm_start import WarmStart, make_warm_start
-from bo_act.study.methods import make_method_sampler
+from bo_act.study.sampling.methods import make_method_sampler
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from bo_act.errors import SpecError
 from bo_act.search.method import METHODS, MethodSpec
-from bo_act.spec_files import read_spec
 from bo_act.specs.base import Count, PositiveInt, Spec
+from bo_act.specs.files import read_spec
 
 
 class ComparisonPlan(Spec):

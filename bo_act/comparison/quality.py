@@ -12,7 +12,7 @@ from scipy import stats
 
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError
-from bo_act.search.embedding import Embedding
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import warp_targets
 from bo_act.search.searcher import fit_surrogate
 from bo_act.specs import SurrogateSpec

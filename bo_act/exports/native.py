@@ -10,7 +10,7 @@ import functools
 import math
 from dataclasses import dataclass, field
 
-from bo_act.activations.module import plan
+from bo_act.activations.evaluation import plan
 from bo_act.exports.primitives import VALUES
 from bo_act.exports.source import Source, indented
 from bo_act.exports.terms import Term, Writer

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bo_act.activations.module import plan
+from bo_act.activations.evaluation import plan
 from bo_act.errors import ExportError
 from bo_act.exports.primitives import VALUES
 from bo_act.exports.source import Source

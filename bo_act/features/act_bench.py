@@ -8,7 +8,7 @@ The released numbers are those of Bingham and Miikkulainen (2023), arXiv 2301.05
 Fisher matrix of the mean loss of a float32 network on one batch, with normalization layers at their
 initial running statistics, linear and convolutional layers alone. Imitated of how they were
 computed, for layers on plain vectors and for convolutions, with B, T, x, d, A and G as in
-``bo_act.features.kfac``:
+``bo_act.fisher.kfac``:
 
 - The mean loss has 1/B of each image's gradient, and G is its square: G / B².
 - A linear layer's sums over the images were divided by its f input features plus 1, not by B. Here
@@ -49,8 +49,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.features.kfac import LayerFactors, kronecker_factors
-from bo_act.features.spectrum import factor_values
+from bo_act.fisher.kfac import LayerFactors, kronecker_factors
+from bo_act.fisher.layer_spectrum import factor_values
 
 __all__ = ["act_bench_vector", "edges"]
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, FeatureError
-from bo_act.features.fim import FimSpectra
+from bo_act.features.fisher_worker import MakeNetwork, Piece, Spectra, SpectraJob
 from bo_act.features.outputs import output_blocks
-from bo_act.features.spectra import MakeNetwork, Piece, Spectra, SpectraJob
 from bo_act.features.store import SHARD, FeatureStore, Shard
 from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
+from bo_act.fisher.spectra import FimSpectra
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
 
@@ -219,7 +219,7 @@ def _shards(
         if executor == "ray":
             from bo_act.features.ray_tasks import compute_with_ray as compute
         else:
-            from bo_act.workers import compute_in_processes as compute
+            from bo_act.process_pool import compute_in_processes as compute
         yield from compute(
             spectra.job, pieces, device=spectra.device, workers=workers, threads=threads
         )

@@ -19,9 +19,9 @@ from typing import Any, TextIO, cast
 import torch
 
 from bo_act.errors import BoActError, FeatureError
-from bo_act.features.spectra import Piece, Spectra, SpectraJob
+from bo_act.features.fisher_worker import Piece, Spectra, SpectraJob
 from bo_act.features.store import Shard
-from bo_act.workers import ATTEMPTS, cores_each, deadly, portable
+from bo_act.process_pool import ATTEMPTS, cores_each, deadly, portable
 
 _opened: dict[str, Spectra] = {}  # in a Ray worker: the job that it works on, by its name
 

@@ -31,9 +31,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bo_act.content import MOVE_CACHE, cache_dir
 from bo_act.errors import FeatureError
 from bo_act.io import atomic_write, reason
-from bo_act.library import MOVE_CACHE, cache_dir
 
 SHARD = 128
 """Functions a shard: a few seconds of work for a small network."""

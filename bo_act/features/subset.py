@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_act.errors import FeatureError
-from bo_act.features.coordinates import output_coordinates
+from bo_act.features.rank_pca import output_coordinates
 from bo_act.features.table import Block
 
 # Of the z-scored function, beside its moments; as many as the embedding takes by default.

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bo_act import library
+from bo_act import content
 from bo_act.errors import BoActError, NetworkError, nearest
 from bo_act.failures import USERS, is_machines, one_line
 from bo_act.io import digest
@@ -210,7 +210,7 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
     if libraries.split_name(spec.name):
         file = UserFile(Path(spec.name), libraries.source_of(spec.name))
     else:
-        file = read_file(library.find("models", spec.name), key="model", error=NetworkError)
+        file = read_file(content.find("models", spec.name), key="model", error=NetworkError)
     return _builder(spec.name, file, dict(spec.options))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
 from bo_act.errors import NetworkError
+from bo_act.failures import is_of_in_place
 from bo_act.torch_state import plain_torch
 
 KEEP = ("swish(x)", "tanh(x)")
@@ -136,11 +137,3 @@ def _watch(network: nn.Module, read: list[tuple[str, Tensor, int]]) -> None:
             module.register_forward_pre_hook(
                 lambda _, args, place=place: read.extend((place, x, x._version) for x in args)
             )
-
-
-def is_of_in_place(error: Exception) -> bool:
-    """Tell whether torch could compute no gradient because of what was changed in place."""
-    return isinstance(error, RuntimeError) and any(
-        said in str(error)
-        for said in ("inplace operation", "in-place operation", "modified inplace")
-    )

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from bo_act.comparison.compare import Comparison
 from bo_act.comparison.figures import bootstrap
 from bo_act.comparison.metrics import floor, progress
-from bo_act.report.html import render
-from bo_act.study.environment import environment
+from bo_act.report.page import render
+from bo_act.study.storage.provenance import environment
 
 
 def comparison_report(found: Comparison, *, title: str = "comparison") -> str:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bo_act.activations.expressions import Expression, parse
-from bo_act.activations.pictures import REACH, sample, windows
+from bo_act.activations.plots import REACH, sample, windows
 from bo_act.comparison.figures import COLOURS, STROKES
 from bo_act.errors import BoActError, SearchError
 from bo_act.io import reason, replacing
-from bo_act.report.gathered import Gathered
+from bo_act.report.data import Gathered
 from bo_act.report.predictions import LEVEL
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from bo_act.report.subject import Subject
+from bo_act.report.loaded_study import Subject
 from bo_act.search.configurations import Configurations, ConfigurationSpace
 from bo_act.search.observations import count_different, read_back, unit, warp_targets
-from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
+from bo_act.search.surrogate.surrogate import PointwiseModel
 from bo_act.specs import SurrogateSpec
-from bo_act.study.trials import StudyView
+from bo_act.study.storage.trials import StudyView
 
 LEVEL = 0.9
 """Of the central intervals."""

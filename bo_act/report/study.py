@@ -10,20 +10,20 @@ import numpy as np
 
 from bo_act.activations.costs import cost
 from bo_act.activations.mathml import mathml
-from bo_act.activations.pictures import graph, sample, windows
-from bo_act.markup import Markup, escape
-from bo_act.report.gathered import Gathered
-from bo_act.report.html import line, numbers, packed, render, whisker
-from bo_act.report.landscape import LayerSpectra
+from bo_act.activations.plots import graph, sample, windows
+from bo_act.html import Markup, escape
+from bo_act.report.data import Gathered
+from bo_act.report.embedding_map import LayerSpectra
+from bo_act.report.loaded_study import Subject, readable
+from bo_act.report.page import line, numbers, packed, render, whisker
 from bo_act.report.predictions import LEVEL, Calibration
-from bo_act.report.subject import Subject, readable
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
-from bo_act.study.caveats import caveats
-from bo_act.study.confirm import confirmed_runs
-from bo_act.study.environment import environments
-from bo_act.study.results import best_configurations
-from bo_act.study.settings import functions_of, shown
-from bo_act.study.verdict import REFERENCE, with_interval
+from bo_act.study.results.caveats import caveats
+from bo_act.study.results.confirmation import confirmed_runs
+from bo_act.study.results.summary import best_configurations
+from bo_act.study.results.verdict import REFERENCE, with_interval
+from bo_act.study.storage.provenance import environments
+from bo_act.tasks.configuration import functions_of, shown
 
 _CURVE = 41  # points of a graph on the map
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")

@@ -12,11 +12,11 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.report.subject import Subject
+from bo_act.report.loaded_study import Subject
 from bo_act.search.observations import fences, warp_targets
-from bo_act.study.reasons import failure_of_trial
-from bo_act.study.settings import shown
-from bo_act.study.trials import is_diverged, own_only, own_trials
+from bo_act.study.results.failures import failure_of_trial
+from bo_act.study.storage.trials import is_diverged, own_only, own_trials
+from bo_act.tasks.configuration import shown
 
 _FEWEST = 5  # trials that importances are estimated from
 

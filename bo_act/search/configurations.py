@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bo_act.errors import SearchError
-from bo_act.search.embedding import Embedding
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.parameters import Parameters, Settings
 
 

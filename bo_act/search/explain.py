@@ -10,11 +10,11 @@ import torch
 from scipy.stats import norm
 
 from bo_act.errors import SearchError
-from bo_act.search.embedding import Embedding
-from bo_act.search.gaussian_process import GaussianProcess
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, read_back
-from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_observed
+from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.surrogate import PointwiseModel
 from bo_act.specs import SurrogateSpec
 from bo_act.torch_state import plain_torch
 

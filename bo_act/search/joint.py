@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bo_act.errors import SearchError
-from bo_act.search.climb import Climb
 from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
-from bo_act.search.embedding import Embedding
+from bo_act.search.embedding.embedding import Embedding
+from bo_act.search.local_search import Climb
 from bo_act.search.observations import count_different, read_back
 from bo_act.search.parameters import Parameters, Settings
-from bo_act.search.pointwise import PointwiseModel
 from bo_act.search.searcher import fit_points
+from bo_act.search.surrogate.surrogate import PointwiseModel
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch

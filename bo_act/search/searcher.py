@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from bo_act.errors import ExhaustedError, SearchError
-from bo_act.search.acquisition import score_pool
-from bo_act.search.cost import by_second, predicted_seconds, score_hypervolume
-from bo_act.search.embedding import Embedding
-from bo_act.search.gaussian_process import GaussianProcess
-from bo_act.search.hyperparameters import fit_hyperparameters
+from bo_act.search.acquisition.cost import by_second, predicted_seconds, score_hypervolume
+from bo_act.search.acquisition.pool import score_pool
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, unit, warp_targets
-from bo_act.search.pointwise import PointwiseModel, in_numbers
 from bo_act.search.strategies import Strategy
+from bo_act.search.surrogate.fitting import fit_hyperparameters
+from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.surrogate import PointwiseModel, in_numbers
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch
@@ -337,7 +337,7 @@ def fit_surrogate(
     """
     if spec.name != "gp":
         # scikit-learn takes a while to import.
-        from bo_act.search.regressors import RegressorModel
+        from bo_act.search.surrogate.sklearn_models import RegressorModel
 
         return RegressorModel(spec, x, y, believed=believed, ceiling=ceiling, seed=seed), ""
     hyperparameters, failure = fit_hyperparameters(

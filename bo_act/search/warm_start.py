@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from bo_act.errors import SearchError
-from bo_act.search.embedding import Embedding
-from bo_act.search.gaussian_process import GaussianProcess
-from bo_act.search.hyperparameters import fit_hyperparameters
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import warp_targets
+from bo_act.search.surrogate.fitting import fit_hyperparameters
+from bo_act.search.surrogate.gaussian_process import GaussianProcess
 
 SOURCES = "sources"
 """The block that holds what sources say."""

@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 
 from bo_act.specs.base import Spec
 
+LISTED = 3_000_000
+"""Expressions up to which a space is listed: grouping them takes about half a minute and 3 GB
+(extrapolated from one million)."""
+
 Requirement = Literal["finite_at_zero", "differentiable_at_zero", "twice_differentiable"]
 
 Edge = Annotated[float, Field(ge=-1e6, le=1e6)]

@@ -83,7 +83,7 @@ def show(
 
 def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
     """Return what ``bo-act bench show --json`` prints."""
-    from bo_act.benchmark.luck import luck
+    from bo_act.benchmark.selection_bias import luck
 
     there = np.isfinite(benchmark.runs["validation_accuracy"])
     seconds = benchmark.runs["seconds"][there]

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bo_act.study.settings import shown as shown_settings
+from bo_act.tasks.configuration import shown as shown_settings
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -24,9 +24,9 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from bo_act.events import Events
 from bo_act.specs import SEARCHED
-from bo_act.study.events import Events
-from bo_act.study.reasons import failure_of_trial
+from bo_act.study.results.failures import failure_of_trial
 from bo_act.terminal.console import duration, err, with_settings
 from bo_act.terminal.now import Now
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from bo_act.study.waiting import Awaited
+    from bo_act.study.running.waiting import Awaited
 
 FEATURES = "features of the space"
 

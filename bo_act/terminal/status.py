@@ -11,7 +11,7 @@ from bo_act.terminal.console import duration, out
 from bo_act.terminal.tables import failure_lines
 
 if TYPE_CHECKING:
-    from bo_act.study.status import AtWork, StudyStatus
+    from bo_act.study.results.status import AtWork, StudyStatus
 
 
 def status_table(status: StudyStatus) -> RenderableType:

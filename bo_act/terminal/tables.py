@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bo_act.study.caveats import caveats
-from bo_act.study.verdict import verdict, with_interval
+from bo_act.study.results.caveats import caveats
+from bo_act.study.results.verdict import verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
     from bo_act.features.table import FeatureTable
-    from bo_act.study.confirm import Confirmed
-    from bo_act.study.reasons import FailureGroup
-    from bo_act.study.results import Found, StudyResult
-    from bo_act.study.why import Why
+    from bo_act.study.results.confirmation import Confirmed
+    from bo_act.study.results.explanation import Why
+    from bo_act.study.results.summary import Found, StudyResult
+    from bo_act.tasks.failures import FailureGroup
 
 
 def study_tables(result: StudyResult) -> None:

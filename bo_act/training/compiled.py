@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
+from bo_act.data.images import Images
 from bo_act.specs import TrainingSpec
 from bo_act.training.checkpoint import on_cpu
-from bo_act.training.images import Images
 from bo_act.training.precision import autocast
 
 

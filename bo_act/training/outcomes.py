@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+DIVERGED = "diverged"
+"""The constraint, and the value of a trial's ``status``, of a function whose training diverged."""
+
 
 class TrainingStopped(KeyboardInterrupt):
     """A training was asked to stop; its state is saved."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bo_act.data.images import Images
 from bo_act.specs import TrainingSpec
 from bo_act.training.checkpoint import on_cpu
 from bo_act.training.evaluation import evaluate
-from bo_act.training.images import Images
 from bo_act.training.optimizers import make_optimizer, moving_average
 from bo_act.training.outcomes import TrainingStopped
 from bo_act.training.precision import autocast, loss_scaler

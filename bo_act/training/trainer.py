@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from bo_act.data.loading import Data
 from bo_act.errors import NetworkError
 from bo_act.io import reason
 from bo_act.specs import TrainingSpec
@@ -24,7 +25,6 @@ from bo_act.specs.base import checked_seed
 from bo_act.torch_state import plain_torch
 from bo_act.training.checkpoint import Checkpoint, warn_of
 from bo_act.training.compiled import compiled
-from bo_act.training.data import Data
 from bo_act.training.devices import (
     cpu_threads,
     deterministic_kernels,

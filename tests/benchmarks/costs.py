@@ -15,7 +15,7 @@ from pandas import DataFrame
 from bo_act.activations.costs import costs_of, operator_times
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.compare import compare
-from bo_act.search.cost import front
+from bo_act.search.acquisition.cost import front
 from bo_act.statistics import mean_interval
 from bo_act.terminal import live
 

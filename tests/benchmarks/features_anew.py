@@ -11,9 +11,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from bo_act.benchmark.store import open_benchmark, save
-from bo_act.spec_files import read_study
-from bo_act.study.task import Task
+from bo_act.benchmark.parquet import open_benchmark, save
+from bo_act.specs.files import read_study
+from bo_act.tasks.task import Task
 
 
 def main() -> None:

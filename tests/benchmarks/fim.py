@@ -29,10 +29,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bo_act import __version__
-from bo_act.features.fim import FimSpectra, fim_spectra
-from bo_act.features.kfac import kronecker_factors
-from bo_act.features.shared import Shared
-from bo_act.features.spectra import channels_last
+from bo_act.features.fisher_worker import channels_last
+from bo_act.fisher.cache import Shared
+from bo_act.fisher.kfac import kronecker_factors
+from bo_act.fisher.spectra import FimSpectra, fim_spectra
 
 
 def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:

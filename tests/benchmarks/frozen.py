@@ -27,13 +27,13 @@ from torch import nn
 from bo_act.activations.costs import costs_of
 from bo_act.activations.operators import OPERATORS
 from bo_act.activations.space import load_space
-from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.parquet import open_benchmark
 from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.features.compute import compute_features
 from bo_act.search.method import METHODS
 from bo_act.specs import FeaturesSpec
-from bo_act.study.methods import make_method_sampler
+from bo_act.study.sampling.methods import make_method_sampler
 
 BENCHMARKS = ("digits_mlp", "digits_small_cnn", "fashion_mnist_small_cnn", "fashion_mlp_adam")
 LONG, SHORT = 110, 40  # evaluations, of which ten are the design

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
 from bo_act.errors import BoActError, NetworkError
-from bo_act.features.kfac import kronecker_factors
+from bo_act.fisher.kfac import kronecker_factors
 from bo_act.networks import load_network
 from bo_act.specs import ModelSpec
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bo_act.spec_files import read_study
-from bo_act.study.task import Task
+from bo_act.specs.files import read_study
+from bo_act.tasks.task import Task
 
 STUDIES = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn", "fashion_mlp_adam")
 

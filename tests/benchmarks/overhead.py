@@ -13,7 +13,7 @@ import sys
 
 import optuna
 
-from bo_act.study.storage import open_storage
+from bo_act.study.storage.opening import open_storage
 
 
 def main() -> None:

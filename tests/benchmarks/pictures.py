@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredText
 
 import bo_act
-from bo_act.benchmark.store import open_benchmark
-from bo_act.features.portrait import portrait
-from bo_act.search.acquisition import score_pool
+from bo_act.benchmark.parquet import open_benchmark
+from bo_act.features.function_summary import portrait
+from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.observations import read_back
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec

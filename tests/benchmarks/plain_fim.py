@@ -3,7 +3,7 @@
 Hooks, ``unfold``, one matrix product a factor, float64 ``eigvalsh``, all products of eigenvalues:
 what one would write in an afternoon, without any of bo_act's code for the Fisher matrix. It is not
 handicapped: no weight gradient is computed, and nothing is checked. The symbols are those of
-``bo_act.features.kfac``.
+``bo_act.fisher.kfac``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bo_act.features.fim import FimSpectra
+from bo_act.fisher.spectra import FimSpectra
 
 QUANTILES = 128
 

@@ -16,15 +16,15 @@ import optuna
 import torch
 from kept import Kept
 
-from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design, mean_curve, replay
 from bo_act.search.method import METHODS
 from bo_act.specs import PrunerSpec
 from bo_act.statistics import mean_interval
-from bo_act.study.methods import make_method_sampler
-from bo_act.study.pruners import make_pruner
+from bo_act.study.sampling.methods import make_method_sampler
+from bo_act.study.storage.pruners import make_pruner
 
 BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn")
 SHOWN = (20, 30, 50, 70)  # trainings' worth of epochs

@@ -21,14 +21,14 @@ import torch
 from kept import Kept
 from spectra import BENCHMARKS, SHOWN, shown
 
-from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design, replay
-from bo_act.search.embedding import Embedding
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.method import METHODS
 from bo_act.specs import SurrogateSpec
-from bo_act.study.sampler import ActivationSampler
+from bo_act.study.sampling.sampler import ActivationSampler
 
 Targets = Literal["winsorized", "rank_normal", "standardized"]
 Told = Callable[[np.ndarray, int], np.ndarray]

@@ -18,15 +18,15 @@ import optuna
 import torch
 from kept import Kept
 
-from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.errors import ExpressionError
 from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
-from bo_act.search.embedding import Embedding, PcaEmbedder
+from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
 from bo_act.statistics import mean_interval
-from bo_act.study.sampler import ActivationSampler
+from bo_act.study.sampling.sampler import ActivationSampler
 
 BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn", "fashion_mlp_adam")
 SHOWN = (20, 30, 50)  # evaluations

@@ -40,7 +40,7 @@ def search_problem(candidates: int, observations: int) -> tuple[np.ndarray, np.n
 
 def ours(method: str, candidates: int, observations: int) -> Callable[[], object]:
     """Return what proposes once, as a study would."""
-    from bo_act.search.embedding import Embedding
+    from bo_act.search.embedding.embedding import Embedding
     from bo_act.search.method import METHODS as KNOWN
     from bo_act.search.observations import Observations
     from bo_act.search.searcher import Searcher

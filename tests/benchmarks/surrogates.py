@@ -12,14 +12,14 @@ from itertools import product
 import optuna
 import torch
 
-from bo_act.benchmark.store import open_benchmark
+from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.job import embed
 from bo_act.comparison.quality import surrogate_quality
 from bo_act.comparison.replay import initial_design, replay
-from bo_act.search.embedding import Embedding
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.method import METHODS
-from bo_act.study.methods import make_method_sampler
+from bo_act.study.sampling.methods import make_method_sampler
 
 BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn")
 COURSE = (20, 50, 100)  # evaluations

@@ -18,9 +18,9 @@ import torch.multiprocessing as processes
 from torch import nn
 from torch.nn import functional
 
+from bo_act.data.loading import Data, load_data
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
-from bo_act.training.data import Data, load_data
 from bo_act.training.precision import autocast
 from bo_act.training.schedules import learning_rate
 from bo_act.training.trainer import pick_device, train

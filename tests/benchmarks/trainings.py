@@ -21,8 +21,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from scipy.stats import t as student
 
 from bo_act import ActivationSampler, FeatureTable, Space, compute_features, load_space, read_study
-from bo_act.search.trees import Frontier
-from bo_act.study.task import Task
+from bo_act.search.unenumerated import Frontier
+from bo_act.tasks.task import Task
 
 TRIALS, SHOWN = 60, (20, 30, 60)
 RATE = "training.learning_rate"

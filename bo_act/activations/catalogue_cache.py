@@ -1,0 +1,85 @@
+"""Catalogues of big spaces kept on disk, so that grouping a million expressions is done once.
+
+One file a space. Whatever it holds, one that is not what was written is built again; where none can
+be written, the work goes on without.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
+from bo_act.content import MOVE_CACHE, cache_dir
+from bo_act.errors import ExpressionError
+from bo_act.io import one_line, read_checked, reason, write_checked
+from bo_act.specs.space import LISTED
+
+if TYPE_CHECKING:
+    from bo_act.activations.deduplication import Progress
+    from bo_act.activations.space import Space
+
+ALGORITHM = 2
+"""Raised whenever a catalogue of the same space, or its file, changes: old files are left aside."""
+
+KEPT_FROM = 100_000
+"""Expressions from which on a catalogue is kept; smaller ones take less than a second or two."""
+
+
+def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalogue:
+    """Return the catalogue of a space: what is kept of it, else a new one, kept where it is big.
+
+    Args:
+        space: where the expressions come from.
+        progress: as in ``Catalogue.build``; not called where the catalogue is kept.
+
+    Raises:
+        ExpressionError: the space is too large to list.
+    """
+    if not space.can_be_listed:
+        raise ExpressionError(
+            f"the space {space.name!r} has {len(space):,} expressions, more than the {LISTED:,} "
+            "that can be listed; `bo-act run` searches it from tree to tree "
+            '(candidates = "trees"), everything else needs a smaller space'
+        )
+    if len(space) < KEPT_FROM:
+        return Catalogue.build(space, progress=progress)
+    path = cache_dir() / "catalogues" / f"{space.hash}-{ALGORITHM}.npz"
+    if path.is_file():
+        try:
+            return _read(path, space)
+        except Exception as error:  # whatever it is, this is a cache
+            why = one_line(error)
+            warnings.warn(f"{path} cannot be read and is built again: {why}", stacklevel=2)
+    catalogue = Catalogue.build(space, progress=progress)
+    try:
+        _write(path, catalogue)
+    except OSError as error:
+        warnings.warn(
+            f"the catalogue cannot be kept in {path.parent}, and is built each time: "
+            f"{reason(error, MOVE_CACHE)}",
+            stacklevel=2,
+        )
+    return catalogue
+
+
+def _read(path: Path, space: Space) -> Catalogue:
+    with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as content:
+        group = content["group"].astype(np.int64)
+        representative, shortest, finite, keys = (content[name] for name in OF_FUNCTIONS)
+    functions = int(group.max()) + 1
+    shapes = (len(group), representative.shape, shortest.shape, finite.shape, keys.shape)
+    if shapes != (len(space), *[(functions,)] * len(OF_FUNCTIONS)):
+        raise ValueError(f"arrays of {shapes} for {functions} functions of {len(space)}")
+    return Catalogue(space, representative, shortest, group, finite, keys)
+
+
+def _write(path: Path, catalogue: Catalogue) -> None:
+    buffer = io.BytesIO()
+    arrays = {name: getattr(catalogue, name) for name in OF_FUNCTIONS}
+    np.savez(buffer, group=catalogue.group.astype(np.int32), **arrays)
+    write_checked(path, buffer.getbuffer())

@@ -1,0 +1,250 @@
+"""Building a benchmark: every function of a space trained on a study's task, with several seeds.
+
+Each run is one line of ``runs.jsonl``, written when the run has ended and kept for good, so that a
+build that was stopped, by whatever, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bo_act.activations.expressions import parse
+from bo_act.benchmark.journal import RunJournal
+from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.errors import BenchmarkError
+from bo_act.events import Events
+from bo_act.failures import USERS, Failure
+from bo_act.features.table import FeatureTable
+from bo_act.process_pool import compute_in_processes, cores_each
+from bo_act.specs import AugmentationSpec, StudySpec
+from bo_act.specs.base import MOST_SEEDS, MOST_WORKERS, derived_seed, whole
+from bo_act.tasks.checks import check_trains
+from bo_act.tasks.failures import failure_of, failures_of_runs
+from bo_act.tasks.task import Task
+from bo_act.training.outcomes import DIVERGED
+from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, measure, pick_device
+
+_FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: which function, and which seed from 0."""
+
+    index: int
+    text: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.text} with seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """Trains functions as a study would, and reads the test set of each network."""
+
+    spec: StudySpec
+
+    def __call__(self, device: torch.device) -> Callable[[Run], dict[str, Any]]:
+        """Load the study's task on a device; what comes back trains."""
+        training = self.spec.training.model_copy(update={"device": str(device)})
+        task = Task.load(self.spec.model_copy(update={"training": training}))
+        return _Trainer(task)
+
+
+class _Trainer:
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.sets = {
+            "train": task.data.train,
+            "validation": task.data.validation,
+            "test": task.data.load_test(),
+        }
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Train one function; return what ``runs.jsonl`` keeps, or ``failure`` and whose it is."""
+        try:
+            return self._record(run)
+        except USERS as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            return _failed(run, failure)
+
+    def _record(self, run: Run) -> dict[str, Any]:
+        spec = self.task.spec
+        with cpu_threads(spec.training.threads):
+            network, result = self.task.train(
+                parse(run.text), seed=derived_seed(spec.seed, run.seed)
+            )
+            record: dict[str, Any] = {
+                "index": run.index,
+                "seed": run.seed,
+                "status": result.status,
+                "seconds": round(result.seconds, 4),
+                "curve": [round(accuracy, 6) for accuracy in result.curve],
+            }
+            for name, images in self.sets.items():
+                accuracy, loss = 1 / self.task.data.num_classes, math.nan
+                if result.status != DIVERGED:
+                    accuracy, loss = measure(
+                        network,
+                        images,
+                        batch_size=max(spec.training.batch_size, EVALUATION_BATCH),
+                        device=pick_device(spec.training.device),
+                        precision=spec.training.precision,
+                    )
+                record[f"{name}_accuracy"] = round(accuracy, 6)
+                # JSON knows no infinity, and a network may answer with one.
+                record[f"{name}_loss"] = float(f"{loss:.6g}") if math.isfinite(loss) else None
+        return record
+
+
+def _failed(run: Run, failure: Failure) -> dict[str, Any]:
+    return {"activation": run.text, "seed": run.seed, "failure": failure.as_attribute()}
+
+
+def build_benchmark(
+    spec: StudySpec,
+    *,
+    seeds: int = 3,
+    workers: int = 1,
+    folder: Path | None = None,
+    name: str | None = None,
+    events: Events | None = None,
+) -> Benchmark:
+    """Train every function of a study's space, or go on with it.
+
+    Args:
+        spec: whose space, model, data, training and features are used; run r of a function has
+            the seed ``spec.seed + r``.
+        seeds: runs of each function.
+        workers: processes at a time. Several of them share one GPU, which small networks do not
+            fill; several GPUs are shared out.
+        folder: where ``runs.jsonl`` is; default: ``runs/<study>/benchmark``.
+        name: of the benchmark; default: the study's.
+        events: called as it proceeds.
+
+    Raises:
+        BenchmarkError: the folder holds runs of another study, another build is at work there, or
+            runs failed, which the next call makes again.
+        BoActError: something in the study file or the data is not as it should be.
+    """
+    whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
+    whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)
+    events = events or Events()
+    task = Task.load(spec)
+    task.check()
+    folder = folder or Path("runs") / spec.name / "benchmark"
+    catalogue = task.space.catalogue
+    texts = [catalogue.text(index) for index in range(len(catalogue))]
+    with RunJournal(folder / "runs.jsonl", made_from(task), key=("index", "seed")) as journal:
+        # A seed after the other: a build that is stopped early has each function once.
+        todo = [
+            Run(index, text, seed)
+            for seed in range(seeds)
+            for index, text in enumerate(texts)
+            if (index, seed) not in journal
+        ]
+        total = seeds * len(texts)
+        done = total - len(todo)
+        if todo:
+            check_trains(task)
+        events.runs(done, total, "runs")
+        failed: list[dict[str, Any]] = []
+        in_a_row = 0
+        device = pick_device(spec.training.device)
+        threads = spec.training.threads or cores_each(workers)
+        for record in compute_in_processes(
+            BuildJob(spec),
+            todo,
+            device=device,
+            workers=workers,
+            threads=threads,
+            lost=lambda run, error: _failed(run, Failure.of(error, blame="machine")),
+        ):
+            if "failure" in record:
+                failed.append(record)
+                in_a_row += 1
+                if in_a_row >= _FAILURES_IN_A_ROW:
+                    raise _incomplete(failed, total, done)
+                continue
+            in_a_row = 0
+            journal.add(record)
+            done += 1
+            events.runs(done, total, "runs")
+        if failed:
+            raise _incomplete(failed, total, done)
+        records = [journal[index, seed] for index in range(len(catalogue)) for seed in range(seeds)]
+    features = task.features(events.features, workers=workers)
+    return assemble(task, records, features, seeds=seeds, name=name or spec.name)
+
+
+def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> BenchmarkError:
+    """Say what failed, grouped by reason."""
+    reasons = "; ".join(
+        f"{one.count} times {one.reason} ({one.functions})"
+        for one in failures_of_runs("build", failed)
+    )
+    return BenchmarkError(
+        f"{len(failed)} runs failed: {reasons}; {done} of {total} are kept, and the same command "
+        "makes the others again"
+    )
+
+
+def made_from(task: Task) -> dict[str, Any]:
+    """Return all that the runs of a build depend on."""
+    spec = task.spec.model_dump(mode="json", include={"model", "data", "training", "seed"})
+    for key in ("root", "download", "workers"):
+        del spec["data"][key]
+    for key in ("device", "threads"):
+        del spec["training"][key]
+    if task.spec.augmentation != AugmentationSpec():
+        spec["augmentation"] = task.spec.augmentation.model_dump(mode="json")
+    return {"content": task.content, "study": spec}
+
+
+def assemble(
+    task: Task,
+    records: Sequence[dict[str, Any]],
+    features: FeatureTable,
+    *,
+    seeds: int,
+    name: str,
+) -> Benchmark:
+    """Put the runs of a build together.
+
+    Args:
+        task: that they are runs of.
+        records: one for each (function, seed), in any order.
+        features: of the task.
+        seeds: S.
+        name: of the benchmark.
+    """
+    shape = (len(task.space.catalogue), seeds)
+    runs = {metric: np.full(shape, np.nan) for metric in METRICS}
+    diverged = np.zeros(shape, dtype=bool)
+    curves = np.full((*shape, task.spec.training.epochs), np.nan, dtype=np.float32)
+    for record in records:
+        place = record["index"], record["seed"]
+        for metric in METRICS:
+            runs[metric][place] = np.nan if record[metric] is None else record[metric]
+        diverged[place] = record["status"] == DIVERGED
+        curves[place][: len(record["curve"])] = record["curve"]
+    return Benchmark(
+        name,
+        task.space,
+        runs,
+        diverged,
+        1 / task.data.num_classes,
+        features,
+        curves,
+        {"source": "built", "torch": torch.__version__.split("+")[0], **made_from(task)},
+    )

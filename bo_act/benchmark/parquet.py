@@ -1,0 +1,241 @@
+"""Benchmark files: one Parquet file with a row for each function, complete in itself.
+
+The space is in the file, output features follow from the functions and are computed again when it
+is read, and Fisher spectra are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bo_act import content
+from bo_act.activations.space import Space
+from bo_act.benchmark.act_bench import READER, read_act_bench
+from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.errors import BenchmarkError
+from bo_act.features.outputs import output_blocks
+from bo_act.features.table import Block, FeatureTable
+from bo_act.io import atomic_write, expanded, one_line, read_checked, reason, write_checked
+from bo_act.specs import SpaceSpec
+from bo_act.specs.space import LISTED
+
+FORM = 1
+"""Raised whenever files of the form before cannot be read as they are."""
+
+SPECTRUM_ERROR = 2.0**-11
+"""Relative error of kept spectra, whose numbers keep 11 bits so that they compress well."""
+
+_MOST_VALUES = 1 << 30  # spectra of a network of five layers for a million functions: 600 million
+_MOST_BYTES = 1 << 33
+
+_KEY = b"bo-act benchmark"
+_SPECTRA = ("fim", "fim_null")
+
+
+def save(benchmark: Benchmark, path: Path) -> None:
+    """Write a benchmark; the file appears whole or not at all.
+
+    Raises:
+        BenchmarkError: it cannot be written.
+    """
+    try:
+        atomic_write(path, _packed(benchmark))
+    except OSError as error:
+        raise BenchmarkError(f"cannot write {path}: {reason(error)}") from error
+
+
+def _packed(benchmark: Benchmark) -> memoryview:
+    """Return the content of a benchmark file."""
+    catalogue = benchmark.space.catalogue
+    columns: dict[str, pa.Array] = {
+        "activation": pa.array([catalogue.text(index) for index in range(len(catalogue))])
+    }
+    columns |= {metric: _lists(benchmark.runs[metric].astype(np.float32)) for metric in METRICS}
+    columns["diverged"] = _lists(benchmark.diverged)
+    if benchmark.curves is not None:
+        columns["curve"] = _lists(benchmark.curves.reshape(len(benchmark), -1))
+    features = benchmark.features
+    for kind in _SPECTRA:
+        if kind in features.blocks:
+            block = features.blocks[kind]
+            columns[kind] = _lists(_rounded(block.values))
+            columns[f"{kind}_reason"] = pa.array(block.reasons).dictionary_encode()
+    about = {
+        "form": FORM,
+        "name": benchmark.name,
+        "chance": benchmark.chance,
+        "space": benchmark.space.spec.model_dump(mode="json"),
+        "catalogue": catalogue.hash,
+        "provenance": benchmark.provenance,
+        "unmatched": benchmark.unmatched,
+        "features": {k: v for k, v in features.provenance.items() if k != "store"},
+    }
+    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about)})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        compression_level=15,
+        use_dictionary=["activation", "diverged", *(f"{kind}_reason" for kind in _SPECTRA)],
+        row_group_size=1 << 20,
+        write_page_checksum=True,
+    )
+    return memoryview(buffer.getvalue())
+
+
+def load(path: Path) -> Benchmark:
+    """Read a benchmark file.
+
+    Raises:
+        BenchmarkError: it is no benchmark file, is damaged, or its functions are numbered
+            otherwise by this version.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read: {reason(error)}") from error
+    return _unpacked(content, path)
+
+
+def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
+    """Return the benchmark that a file holds; the path is for errors."""
+    try:
+        _check_size(pq.ParquetFile(pa.BufferReader(content)).metadata)
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    except Exception as error:  # Arrow raises many kinds over damaged files
+        raise BenchmarkError(
+            f"{path}: cannot be read as a Parquet file: {one_line(error)}"
+        ) from error
+    packed = (table.schema.metadata or {}).get(_KEY)
+    if packed is None:
+        raise BenchmarkError(
+            f"{path}: expected a benchmark file, got a Parquet file of another kind; "
+            f"`bo-act bench build` makes them"
+        )
+    try:
+        about = json.loads(packed)
+        if about["form"] != FORM:
+            raise BenchmarkError(
+                f"{path}: expected a benchmark file of form {FORM}, got form {about['form']}; "
+                f"read it with the version of bo-act that wrote it"
+            )
+        space = Space(SpaceSpec.model_validate(about["space"]))
+        if space.catalogue.hash != about["catalogue"]:
+            raise BenchmarkError(
+                f"{path}: the functions of its space {space.name!r} are numbered otherwise by "
+                f"this version of bo-act, whose operators or grouping differ; build it again"
+            )
+        return _read(table, about, space)
+    except BenchmarkError:
+        raise
+    except Exception as error:  # whatever its content does to those who read it
+        raise BenchmarkError(f"{path}: the file is damaged: {one_line(error)}") from error
+
+
+def _check_size(about: pq.FileMetaData) -> None:
+    """Refuse a file that would fill the memory: a few bytes may stand for any number of values."""
+    groups = [about.row_group(index) for index in range(about.num_row_groups)]
+    values = sum(
+        group.column(index).num_values for group in groups for index in range(group.num_columns)
+    )
+    size = sum(group.total_byte_size for group in groups)
+    if about.num_rows > LISTED or values > _MOST_VALUES or size > _MOST_BYTES:
+        raise ValueError(
+            f"it has {about.num_rows:,} rows with {values:,} values, {size:,} bytes; at most "
+            f"{LISTED:,} functions with {_MOST_VALUES:,} values are read"
+        )
+
+
+def open_benchmark(name: str) -> Benchmark:
+    """Open a benchmark by name or path.
+
+    A file in the form of Act-Bench is converted once; the result is kept in the cache folder where
+    that can be written to.
+
+    Args:
+        name: a shipped benchmark's name, or the path of a ``.parquet`` file, or of a ``.json`` or
+            ``.json.gz`` file of the form of Act-Bench.
+
+    Raises:
+        ContentNotFoundError: there is no such file.
+        BenchmarkError: it is no benchmark.
+    """
+    if not name.endswith((".json", ".json.gz")):
+        return load(content.find("studies/benchmarks", name))
+    path = expanded(name)
+    if not path.is_file():
+        raise BenchmarkError(f"no benchmark file {name!r} (looked in {Path.cwd()})")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    name = path.name.removesuffix(".gz").removesuffix(".json")
+    kept = content.cache_dir() / "benchmarks" / f"{digest}-{FORM}.{READER}.kept"
+    if kept.is_file():
+        try:
+            return replace(_unpacked(read_checked(kept), kept), name=name)
+        except (OSError, ValueError, BenchmarkError) as error:
+            warnings.warn(f"{kept} is converted again: {one_line(error)}", stacklevel=2)
+    packed = _packed(read_act_bench(path))
+    try:
+        write_checked(kept, packed)
+    except OSError as error:
+        warnings.warn(
+            f"{name} is converted each time, since the result cannot be kept in {kept.parent}: "
+            f"{reason(error, content.MOVE_CACHE)}",
+            stacklevel=2,
+        )
+    # What is kept is rounded, and a benchmark is the same whether it was kept before or not.
+    return replace(_unpacked(packed, kept), name=name)
+
+
+def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:
+    count = len(space.catalogue)
+    runs = {metric: _array(table, metric).astype(np.float64) for metric in METRICS}
+    diverged = _array(table, "diverged").astype(bool)
+    curves = None
+    if "curve" in table.column_names:
+        curves = _array(table, "curve").reshape(*diverged.shape, -1)
+    blocks = dict(output_blocks(space.catalogue))
+    for kind in _SPECTRA:
+        if kind in table.column_names:
+            reasons = tuple(table.column(f"{kind}_reason").to_pylist())
+            blocks[kind] = Block(_array(table, kind).reshape(count, -1), reasons)
+    return Benchmark(
+        about["name"],
+        space,
+        runs,
+        diverged,
+        about["chance"],
+        FeatureTable(space.catalogue.hash, blocks, about["features"]),
+        curves,
+        about["provenance"],
+        tuple(about["unmatched"]),
+    )
+
+
+def _lists(values: NDArray[Any]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _array(table: pa.Table, name: str) -> NDArray[Any]:
+    column = table.column(name).combine_chunks()
+    width = column.type.list_size
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.array(values).reshape(-1, width)
+
+
+def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to the nearest number with 11 bits, so that the rest compresses to nothing."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(1 << 12)) & ~np.uint32((1 << 13) - 1)
+    return np.where(np.isfinite(values), rounded.view(np.float32), values)

@@ -1,0 +1,1 @@
+"""Data sets: read, split and augmented."""

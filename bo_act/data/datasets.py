@@ -1,0 +1,274 @@
+"""Small data sets, as they are read from their files: digits, the MNISTs, the CIFARs, one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bo_act import content
+from bo_act.data.split import others, stratified_sample
+from bo_act.errors import DataError
+from bo_act.failures import USERS, one_line
+from bo_act.io import expanded
+from bo_act.specs import DataSpec
+from bo_act.user_files import load_function
+
+DIGITS_TEST_SHARE = 0.2
+DIGITS_TEST_SEED = 1797  # fixed, so that every study keeps the same test images apart
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the files."""
+
+Part = tuple[Tensor, Tensor]  # images (n, c, h, w) uint8 or float32, labels (n,) int64
+
+IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+FILES = {  # in which folder torchvision looks for which files
+    "mnist": ("MNIST", "MNIST/raw", IDX),
+    "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw", IDX),
+    "cifar10": (
+        "CIFAR10",
+        "cifar-10-batches-py",
+        (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta"),
+    ),
+    "cifar100": ("CIFAR100", "cifar-100-python", ("train", "test", "meta")),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in memory, before it is split.
+
+    Attributes:
+        train, test: read the images of a part.
+        white: value of the brightest pixel.
+        classes: their number; None counts them.
+        validation: default number of validation images; None is a tenth.
+    """
+
+    train: Callable[[], Part]
+    test: Callable[[], Part]
+    white: int
+    classes: int | None = None
+    validation: int | None = None
+
+
+def open_source(spec: DataSpec) -> Source:
+    """Find the files of a data set and say how they are read.
+
+    Raises:
+        DataError: files are missing.
+    """
+    if spec.name == "digits":
+        return Source(partial(_digits, False), partial(_digits, True), 16, 10, 300)
+    if spec.own:
+        read = partial(_own, spec)
+        return Source(partial(read, train=True), partial(read, train=False), white=255)
+    folder = _find(spec)
+    read = partial(_official, spec.name, folder)
+    classes = 100 if spec.name == "cifar100" else 10
+    held_out = 5_000 if spec.name.startswith("cifar") else 10_000
+    return Source(partial(read, train=True), partial(read, train=False), 255, classes, held_out)
+
+
+def _digits(test: bool) -> Part:
+    from sklearn.datasets import load_digits
+
+    content = load_digits()
+    images = torch.from_numpy(content.images).to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(content.target).long()
+    generator = torch.Generator().manual_seed(DIGITS_TEST_SEED)
+    chosen = stratified_sample(labels, round(DIGITS_TEST_SHARE * len(labels)), generator)
+    if not test:
+        chosen = others(len(labels), chosen)
+    return images[chosen], labels[chosen]
+
+
+# --- torchvision's -----------------------------------------------------------------------------
+
+
+def data_folder(spec: DataSpec) -> Path:
+    """Return the folder that data sets lie in, each under torchvision's name for it."""
+    return content.cache_dir() / "data" if spec.root is None else expanded(spec.root)
+
+
+def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advice: str) -> None:
+    """Download a data set into a folder of its own and put it in place as a whole.
+
+    Another process never sees half a file.
+
+    Args:
+        spec: the data set.
+        target: the folder that shall be there then, under ``data_folder``.
+        download: fetches into a folder, in torchvision's layout.
+        advice: what to do by hand.
+
+    Raises:
+        DataError: downloads are off, or failed.
+    """
+    base = data_folder(spec)
+    if not spec.download:
+        raise DataError(
+            f"the files of {spec.name!r} are missing and data.download is off; {advice}, "
+            f"or set data.download = true"
+        )
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        # torchvision prints to stdout, which is kept for results.
+        with (
+            tempfile.TemporaryDirectory(dir=base) as scratch,
+            contextlib.redirect_stdout(sys.stderr),
+        ):
+            download(scratch)
+            fetched = Path(scratch, target.relative_to(base))
+            shutil.copytree(fetched, target, dirs_exist_ok=True, copy_function=os.replace)
+    except Exception as error:  # torchvision and urllib raise many kinds
+        raise DataError(
+            f"{spec.name!r} could not be downloaded ({one_line(error)}); {advice}"
+        ) from error
+
+
+def _find(spec: DataSpec) -> Path:
+    kind, inside, names = FILES[spec.name]
+    base = data_folder(spec)
+    target = base / inside
+    places = [target, base]
+    if spec.name == "fashion_mnist" and spec.root is None:
+        places.append(DEBIAN_FOLDER)
+    for folder in places:
+        if all(_file(folder, name) for name in names):
+            return folder
+    packed = " (each as it is or as .gz)" if names is IDX else ""
+    advice = f"put the files {', '.join(names)}{packed} into {target}"
+    if spec.name == "fashion_mnist":
+        advice += ", or install the Debian package dataset-fashion-mnist"
+
+    def download(scratch: str) -> None:
+        from torchvision import datasets
+
+        getattr(datasets, kind)(scratch, download=True)
+
+    fetch(spec, target, download, advice)
+    return target
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _official(name: str, folder: Path, *, train: bool) -> Part:
+    """Read a part through torchvision, which checks what it reads.
+
+    Its layout is made of links in a scratch folder, so that the files may lie as they came:
+    packed, or in a folder that cannot be written to.
+    """
+    from torchvision import datasets
+
+    kind, inside, names = FILES[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        layout = Path(scratch, inside)
+        layout.mkdir(parents=True)
+        try:
+            for one in names:
+                _place(folder, one, layout, unpack=one.startswith("train") == train)
+            content: Any = getattr(datasets, kind)(scratch, train=train)
+        except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
+            raise DataError(
+                f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
+                f"({one_line(error)}); fetch them again"
+            ) from error
+    images = torch.as_tensor(content.data, device="cpu")
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return checked(images, torch.as_tensor(content.targets, device="cpu").long(), str(folder))
+
+
+def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
+    path = _file(folder, name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is missing")
+    if path.suffix != ".gz":
+        (layout / name).symlink_to(path.resolve())
+    elif unpack:
+        (layout / name).write_bytes(gzip.decompress(path.read_bytes()))
+    else:
+        (layout / name).touch()  # torchvision wants it to be there, and does not read it
+
+
+# --- one's own -----------------------------------------------------------------------------------
+
+
+def _own(spec: DataSpec, *, train: bool) -> Part:
+    expected = (
+        f"{spec.name.rpartition(':')[2]}(*, train) that returns images (n, c, h, w) and labels "
+        "(n,) of the training set or, with train = False, of the test set"
+    )
+    _, function = load_function(spec.name, key="data.name", expected=expected, error=DataError)
+    try:
+        images, labels = function(train=train)
+        part = _as_tensor(images), _as_tensor(labels)
+    except USERS as error:
+        raise DataError(f"{spec.name}: {one_line(error)}; expected {expected}") from error
+    which = spec.name if train else f"{spec.name}, with train = False"
+    return checked(*part, which)
+
+
+def _as_tensor(content: Any) -> Tensor:
+    """Return what may be an array, a tensor on any device, or a list, as a tensor."""
+    found = (
+        torch.as_tensor(content, device=None if isinstance(content, Tensor) else "cpu")
+        .detach()
+        .cpu()
+    )
+    return found if found.layout == torch.strided else found.to_dense()
+
+
+def checked(images: Tensor, labels: Tensor, where: str) -> Part:
+    """Return images and labels if they are such.
+
+    Raises:
+        DataError: they are not, and the message begins with ``where``.
+    """
+    if images.ndim != 4 or images.shape[2] != images.shape[3] or not images.numel():
+        raise DataError(
+            f"{where}: expected square images of the shape (n, c, h, w), got {tuple(images.shape)}"
+        )
+    if images.is_complex():
+        raise DataError(f"{where}: expected images of real numbers, got {images.dtype}")
+    if images.dtype != torch.uint8:
+        images = images.float()
+        if not bool(((images >= 0) & (images <= 1)).all()):
+            unknown = int((~images.isfinite()).sum())
+            came = (
+                f"{unknown} that are not finite"
+                if unknown
+                else f"{images.min():.4g} to {images.max():.4g}"
+            )
+            raise DataError(
+                f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}"
+            )
+    whole = not labels.is_floating_point() and not labels.is_complex()
+    if labels.shape != images.shape[:1] or not whole or int(labels.min()) < 0:
+        raise DataError(
+            f"{where}: expected {len(images)} labels, whole numbers from 0, got "
+            f"{labels.dtype} of the shape {tuple(labels.shape)}"
+            + (f", from {int(labels.min())}" if whole and labels.numel() else "")
+        )
+    return images.contiguous(), labels.long()

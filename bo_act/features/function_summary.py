@@ -1,0 +1,121 @@
+"""One function by itself: its values, slopes and output features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bo_act.activations.derivatives import value_and_slope
+from bo_act.activations.evaluation import moments
+from bo_act.activations.expressions import Expression, canonical
+from bo_act.errors import FeatureError
+from bo_act.features.outputs import normal_quantiles
+from bo_act.io import one_line, reason, replacing
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A function on [-5, 5] and under a standard-normal input.
+
+    Attributes:
+        activation: text of the canonical form.
+        x, value, slope: 401 points; not finite where the function is not.
+        mean, variance: of the output under x ~ N(0, 1).
+        slope_mean, slope_deviation: of the slope under the quantile grid.
+        outputs: f at the 256 quantiles of the standard normal, the output features.
+    """
+
+    activation: str
+    x: list[float]
+    value: list[float]
+    slope: list[float]
+    mean: float
+    variance: float
+    slope_mean: float
+    slope_deviation: float
+    outputs: list[float]
+
+    def rows(self) -> dict[str, str]:
+        """Return what is shown to people, by name."""
+        finite = [v for v in self.value if math.isfinite(v)]
+        span = f"{min(finite):.4g} to {max(finite):.4g}" if finite else "never finite"
+        holes = len(self.value) - len(finite)
+        return {
+            "values on [-5, 5]": span + (f", not finite at {holes} of 401 points" if holes else ""),
+            "mean under N(0, 1)": f"{self.mean:.6g}",
+            "variance under N(0, 1)": f"{self.variance:.6g}",
+            "mean slope": f"{self.slope_mean:.6g}",
+            "deviation of slope": f"{self.slope_deviation:.6g}",
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, with null for what is not finite."""
+
+        def plain(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        return {
+            "activation": self.activation,
+            "mean": plain(self.mean),
+            "variance": plain(self.variance),
+            "slope_mean": plain(self.slope_mean),
+            "slope_deviation": plain(self.slope_deviation),
+            "x": self.x,
+            "value": [plain(v) for v in self.value],
+            "slope": [plain(v) for v in self.slope],
+            "outputs": [plain(v) for v in self.outputs],
+        }
+
+
+def portrait(expression: Expression) -> Portrait:
+    """Describe one function."""
+    expression = canonical(expression)
+    x = torch.linspace(-5.0, 5.0, 401, device="cpu", dtype=torch.float64)
+    value, slope = value_and_slope(expression, x)
+    outputs, normal_slope = value_and_slope(expression, normal_quantiles())
+    mean, variance = moments(expression)
+    return Portrait(
+        activation=str(expression),
+        x=x.tolist(),
+        value=value.tolist(),
+        slope=slope.tolist(),
+        mean=mean,
+        variance=variance,
+        slope_mean=float(normal_slope.mean()),
+        slope_deviation=float(normal_slope.std()),
+        outputs=outputs.tolist(),
+    )
+
+
+def draw_png(found: Portrait, path: Path) -> None:
+    """Draw value and slope to a picture.
+
+    Raises:
+        FeatureError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise FeatureError(
+            "drawing a picture needs matplotlib: pip install 'bo-act[report]'"
+        ) from error
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(0, color="0.8", linewidth=0.8)
+    axes.axvline(0, color="0.8", linewidth=0.8)
+    axes.plot(found.x, found.value, color="#0072B2", label="value")
+    axes.plot(found.x, found.slope, color="#D55E00", label="slope", linestyle="--")
+    axes.set_xlabel("pre-activation x")
+    axes.set_title(found.activation, fontsize=10)
+    axes.legend(frameon=False)
+    try:
+        with replacing(path, parents=False) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:].lower() or "png", dpi=200)
+    except OSError as error:
+        raise FeatureError(f"cannot write {path}: {reason(error)}") from error
+    except ValueError as error:
+        raise FeatureError(f"cannot write {path}: {one_line(error)}") from error

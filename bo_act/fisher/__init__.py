@@ -1,0 +1,1 @@
+"""K-FAC spectra of any network; nothing here knows of activation functions."""

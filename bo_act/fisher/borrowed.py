@@ -1,0 +1,155 @@
+"""Somebody's network while its Fisher matrix is computed, whatever state it is in."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from bo_act.errors import FeatureError
+from bo_act.failures import is_of_in_place
+from bo_act.fisher.attention import AttentionTrace
+
+Statistics = Literal["batch", "running"]
+
+_COMPILED = "_orig_mod"
+
+
+def inside(network: nn.Module) -> nn.Module:
+    """Return the network that was compiled or spread over devices.
+
+    Raises:
+        FeatureError: its layers cannot be seen.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise FeatureError(
+            "expected a network whose layers run one by one, got one of torch.jit; give the module "
+            "that it was made from"
+        )
+    if not isinstance(network, nn.Module):
+        raise FeatureError(
+            f"expected a network, a torch.nn.Module, got {type(network).__name__}; of a compiled "
+            "function give the network itself"
+        )
+    if _COMPILED in network._modules:
+        return inside(network.get_submodule(_COMPILED))
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return inside(network.module)
+    return network
+
+
+def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield modules with their names, without what ``torch.compile`` puts into these."""
+    for name, module in network.named_modules():
+        yield ".".join(part for part in name.split(".") if part != _COMPILED), module
+
+
+@contextmanager
+def explained(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Say what is wrong where torch's own words do not."""
+    if images.is_meta:
+        raise FeatureError("expected images with numbers in them, got some on the meta device")
+    try:
+        yield
+    except RuntimeError as error:
+        weight = next((one for one in network.parameters() if one.is_floating_point()), images)
+        if (weight.dtype, weight.device) != (images.dtype, images.device):
+            raise FeatureError(
+                f"expected images of the network's dtype and on its device, {weight.dtype} on "
+                f"{weight.device}, got {images.dtype} on {images.device}"
+            ) from error
+        if not is_of_in_place(error):
+            raise
+        raise FeatureError(
+            "the network changes in place a tensor that its gradients need, so that it has no "
+            "Fisher matrix: write x = x + y for x += y, and leave out inplace=True after functions "
+            "that keep their output, such as nn.ReLU and nn.Tanh"
+        ) from error
+
+
+@contextmanager
+def borrowed(
+    network: nn.Module,
+    statistics: Statistics,
+    attentions: Mapping[nn.MultiheadAttention, AttentionTrace],
+) -> Iterator[None]:
+    """Put a network into the mode described in ``kronecker_factors``, and back at the end.
+
+    Args:
+        network: any.
+        statistics: ``batch`` or ``running``.
+        attentions: attention modules, and what computes them meanwhile.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [
+        (module, name, buffer)
+        for module, _ in modes
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    parameters = [
+        (module, name, parameter)
+        for module, _ in modes
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.is_inference()
+    ]
+    _SLOWLY.begin()
+    try:
+        for module, name, parameter in parameters:
+            setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+        for module, _ in modes:
+            module.training = statistics == "batch" and isinstance(module, _NormBase)
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer.clone())  # the network works on copies
+        for attention, trace in attentions.items():
+            attention.forward = trace.forward  # type: ignore[method-assign]
+        yield
+    finally:
+        for attention in attentions:
+            vars(attention).pop("forward", None)
+        for module, name, tensor in [*buffers, *parameters]:
+            setattr(module, name, tensor)
+        for module, mode in modes:
+            module.training = mode
+        _SLOWLY.end()
+
+
+class _Slowly:
+    """Keeps torch from running layers in one step, in which nothing is seen.
+
+    That is what compiled code and the fast path of transformer layers do. Both switches are one
+    for all threads: the first one to begin turns them off, and the last to end puts them back.
+    """
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.before = True
+        self.stance: Any = None
+        self.lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                self.before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+                # Without it nothing was compiled, and importing it takes seconds.
+                if "torch._dynamo" in sys.modules:
+                    self.stance = torch.compiler.set_stance("force_eager")
+            self.users += 1
+
+    def end(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                torch.backends.mha.set_fastpath_enabled(self.before)
+                if self.stance is not None:
+                    self.stance.__exit__(None, None, None)
+                    self.stance = None
+
+
+_SLOWLY = _Slowly()

@@ -1,0 +1,304 @@
+"""Kronecker factors of a network's Fisher matrix, one pair a layer (K-FAC).
+
+The block of one layer's weights is approximated as F ≈ A ⊗ G. Symbols, with shapes:
+
+    B   images in the batch
+    C   classes
+    T   positions at which one image uses the layer's weights, over all calls of the layer: 1 for
+        a linear layer on (B, features), the tokens, or the output pixels of a convolution
+    k   groups of a convolution, each with a block of its own; 1 for everything else
+    p   weights of one output in one group, and one more for its bias
+    q   outputs of one group
+    x   (p,) one position's input or patch, in the order of the weight, with 1 at the end for the
+        bias where the layer has one
+    d   (q,) gradient of one image's loss with respect to the layer's output at one position
+    A   (k, p, p) input factor, G (k, q, q) output-gradient factor
+
+    A = 1/(B·T) · sum over images and positions of x xᵀ
+    G = 1/B     · sum over images and positions of E[d dᵀ]
+
+This is Martens and Grosse 2015 (arXiv 1503.05671, eq. 1) for T = 1 and the treatment of Grosse and
+Martens 2016 (arXiv 1602.01407, theorem 1) for convolutions; they write A as a sum over positions
+and G as a mean, which is the same product. Eschenhagen et al. 2023 (arXiv 2311.00636) call it
+K-FAC-expand and use it for every layer that shares weights. Their other setting, K-FAC-reduce,
+sums over an image's positions first, and is exact for a linear network that ends in a mean:
+
+    A = 1/B · sum over images of x̄ x̄ᵀ,       x̄ = mean over positions of x
+    G = 1/B · sum over images of E[d̄ d̄ᵀ],    d̄ = sum over positions of d
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from bo_act.errors import FeatureError
+from bo_act.fisher.attention import AttentionTrace
+from bo_act.fisher.borrowed import Statistics, borrowed, explained, inside, named_layers
+from bo_act.fisher.cache import Shared
+from bo_act.fisher.layers import WEIGHTED, LayerFactors, Sharing, Trace, WeightTrace
+from bo_act.fisher.loss import Fisher, Loss, check_choice, output_gradients
+from bo_act.fisher.norms import NORMS, NormTrace
+from bo_act.fisher.patches import Convolution
+from bo_act.specs.base import checked_seed
+from bo_act.torch_state import plain_torch
+
+__all__ = [
+    "Fisher",
+    "KroneckerFactors",
+    "LayerFactors",
+    "Loss",
+    "Sharing",
+    "Statistics",
+    "kronecker_factors",
+    "refuse_randomness",
+]
+
+
+@dataclass(frozen=True)
+class KroneckerFactors:
+    """The factors of all covered layers.
+
+    Attributes:
+        layers: covered layers, in the order of ``network.named_modules()``.
+        uncovered: names of layers, and of parameters of modules made of several layers, which
+            belong to no block, or whose block is null because they were cut off from the gradient
+            (``detach``, ``torch.no_grad``).
+    """
+
+    layers: tuple[LayerFactors, ...]
+    uncovered: tuple[str, ...]
+
+
+@plain_torch()
+def kronecker_factors(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor | None,
+    *,
+    fisher: Fisher = "mc",
+    loss: Loss = "cross_entropy",
+    label_smoothing: float = 0.0,
+    weight_sharing: Sharing = "expand",
+    statistics: Statistics = "batch",
+    seed: int = 0,
+    shared: Shared | None = None,
+) -> KroneckerFactors:
+    """Compute the Kronecker factors of every layer of a network that has some.
+
+    Those are linear layers and convolutions, the projections of ``nn.MultiheadAttention``, and
+    the scale and shift of normalization layers (``NormTrace``). The formulas are at the head of
+    the module. With batch statistics, d contains what an image does to the losses of the others.
+    The rest of the network is in evaluation mode, so that dropout and its relatives do nothing.
+    The network's modes, buffers, hooks and gradients are left as they were, and so is the global
+    random state. What was compiled is run as it was written, and ``nn.DataParallel`` is looked
+    into: layers have the names of the network inside.
+
+    Args:
+        network: maps (B, ...) images to (B, C) outputs.
+        images: (B, ...), of the network's dtype and on its device.
+        labels: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
+            ``mse``); used by ``empirical`` alone, else may be None.
+        fisher: where the targets in E[d dᵀ] come from: one drawn for each image from the
+            network's prediction (``mc``), all of them weighted by it (``exact``, C backward
+            passes), or the true ones (``empirical``).
+        loss: what the outputs mean, see ``bo_act.fisher.loss``.
+        label_smoothing: of the true labels, as in ``nn.CrossEntropyLoss``.
+        weight_sharing: ``expand`` or ``reduce``, see the head of the module.
+        statistics: of layers that keep running statistics: those of the batch, leaving the
+            running ones as they are, or the running ones.
+        seed: of the drawn targets.
+        shared: what other networks on the same images have in common with this one.
+
+    Raises:
+        FeatureError: the arguments do not fit together, no layer is covered, the network is no
+            module whose layers can be seen, it changes in place what its gradients need, or a value
+            of the forward or backward pass is not finite (the message names the layer).
+    """
+    seed = checked_seed(seed, error=FeatureError)
+    check_choice("weight_sharing", weight_sharing, get_args(Sharing))
+    check_choice("statistics", statistics, get_args(Statistics))
+    batch = images.shape[0] if images.dim() else 0
+    if batch == 0:
+        raise FeatureError(f"expected a batch of images, got shape {tuple(images.shape)}")
+    network = inside(network)
+    hooked, attentions = _traces(network, batch, weight_sharing, shared)
+    with borrowed(network, statistics, attentions), explained(network, images):
+        handles = [
+            module.register_forward_hook(trace.hook, with_kwargs=True)
+            for module, trace in hooked.items()
+        ]
+        try:
+            outputs = network(images.detach().clone())  # it may change its input in place
+        finally:
+            for handle in handles:
+                handle.remove()
+        _check_outputs(outputs, batch)
+        traces = _covered(network, hooked, attentions)
+        if not any(isinstance(trace, WeightTrace) for trace in traces):
+            raise FeatureError(_nothing_covered(network))
+        vectors = output_gradients(
+            outputs, labels, fisher=fisher, loss=loss, label_smoothing=label_smoothing, seed=seed
+        )
+        _backward(outputs, vectors, traces)
+    reached = {trace.name for trace in traces if trace.reached}
+    return KroneckerFactors(
+        layers=tuple(trace.factors() for trace in traces),
+        uncovered=_uncovered(network, hooked, reached),
+    )
+
+
+@plain_torch()
+def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statistics) -> None:
+    """Refuse a network whose outputs differ from one forward pass to the next.
+
+    Raises:
+        FeatureError: they do.
+    """
+    devices = [images.device] if images.is_cuda else []
+    network = inside(network)
+    with (
+        borrowed(network, statistics, {}),
+        explained(network, images),
+        torch.no_grad(),
+        torch.random.fork_rng(devices),
+    ):
+        first, second = (network(images.clone()) for _ in range(2))
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return  # no outputs that have a Fisher matrix, which kronecker_factors says better
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise FeatureError(
+            "two forward passes of the same network on the same batch give different outputs (by "
+            f"up to {float((first - second).abs().max()):.3g}), so its Fisher matrix would not be "
+            "the same twice: something in it draws random numbers in evaluation mode. Look for "
+            "functional.dropout without training=self.training, and for layers that add noise"
+        )
+
+
+# --- the network's layers -------------------------------------------------------------------
+
+
+def _traces(
+    network: nn.Module, batch: int, sharing: Sharing, shared: Shared | None
+) -> tuple[dict[nn.Module, Trace], dict[nn.MultiheadAttention, AttentionTrace]]:
+    """Return the traces of layers that a hook sees, and those of attention modules."""
+    hooked: dict[nn.Module, Trace] = {}
+    attentions: dict[nn.MultiheadAttention, AttentionTrace] = {}
+
+    def linear(name: str, biased: bool) -> WeightTrace:
+        return WeightTrace(name, batch, biased=biased, sharing=sharing, shared=shared)
+
+    tied: dict[object, WeightTrace] = {}
+    for name, module in named_layers(network):
+        label = name or "(root)"
+        if isinstance(module, WEIGHTED):
+            convolution = None if isinstance(module, nn.Linear) else Convolution.of(module)
+            # Layers that use the same parameters in the same way are calls of one layer.
+            same = (id(module.weight), id(module.bias), convolution)
+            if same in tied:
+                hooked[module] = tied[same]
+                continue
+            hooked[module] = tied[same] = WeightTrace(
+                label,
+                batch,
+                biased=module.bias is not None,
+                convolution=convolution,
+                sharing=sharing,
+                shared=shared,
+            )
+        elif isinstance(module, nn.MultiheadAttention):
+            if type(module).forward is nn.MultiheadAttention.forward:
+                attentions[module] = AttentionTrace(label, module, linear)
+        elif isinstance(module, NORMS) and getattr(module, "weight", None) is not None:
+            hooked[module] = NormTrace(label, batch, module)
+    return hooked, attentions
+
+
+def _covered(
+    network: nn.Module,
+    hooked: dict[nn.Module, Trace],
+    attentions: dict[nn.MultiheadAttention, AttentionTrace],
+) -> list[Trace]:
+    """Return the traces of layers that were called, in the order of the network."""
+    traces: dict[Trace, None] = {}
+    for module in network.modules():
+        if isinstance(module, nn.MultiheadAttention) and module in attentions:
+            traces |= dict.fromkeys(attentions[module].parts)
+        elif module in hooked:
+            traces[hooked[module]] = None
+    return [trace for trace in traces if trace.covered]
+
+
+def _uncovered(
+    network: nn.Module, hooked: dict[nn.Module, Trace], covered: set[str]
+) -> tuple[str, ...]:
+    """Return the names of modules and parameters that are in no block."""
+    names = []
+    inside: set[nn.Module] = set()  # what a covered attention module has seen to
+    for name, module in named_layers(network):
+        label = hooked[module].name if module in hooked else name or "(root)"
+        if isinstance(module, nn.MultiheadAttention) and f"{label}.out_proj" in covered:
+            inside.add(module.out_proj)
+            names += [f"{label}.{extra}" for extra in ("bias_k", "bias_v")
+                      if getattr(module, extra) is not None]  # fmt: skip
+        elif label not in covered and module not in inside and _has_parameters(module):
+            # A module of several parts is not uncovered as a whole: its own parameters are.
+            own = [entry for entry, _ in module.named_parameters(name, recurse=False)]
+            names += own if any(module.children()) or not name else [name]
+    return tuple(names)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+def _backward(outputs: Tensor, vectors: list[Tensor], traces: Sequence[Trace]) -> None:
+    """Ask for the gradients of layer outputs alone: no weight gradient is computed."""
+    edges = [edge for trace in traces for edge in trace.edges]
+    for index, vector in enumerate(vectors):
+        try:
+            found = torch.autograd.grad(
+                outputs,
+                edges,
+                grad_outputs=vector,
+                retain_graph=index + 1 < len(vectors),
+                allow_unused=True,
+            )
+        except RuntimeError as error:
+            if "checkpoint" not in str(error).lower():
+                raise
+            raise FeatureError(
+                "the network uses torch.utils.checkpoint with use_reentrant=True, which hides the "
+                "layers inside from the Fisher matrix; use use_reentrant=False (for Hugging Face "
+                "models: gradient_checkpointing_disable())"
+            ) from error
+        gradients = iter(found)
+        for trace in traces:
+            arrived = [next(gradients) for _ in trace.edges]
+            trace.reached |= any(gradient is not None for gradient in arrived)
+            trace.backward(arrived)
+
+
+def _check_outputs(outputs: object, batch: int) -> None:
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or outputs.shape[0] != batch:
+        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise FeatureError(f"expected logits of shape ({batch}, classes), got {came}")
+    if not bool(outputs.detach().isfinite().all()):
+        raise FeatureError("not finite in the forward pass at the logits")
+    if not outputs.requires_grad:
+        raise FeatureError("the logits are cut from the graph (torch.no_grad in the network?)")
+
+
+def _nothing_covered(network: nn.Module) -> str:
+    found = sorted(
+        {type(module).__name__ for module in network.modules() if _has_parameters(module)}
+    )
+    return (
+        "the network has no layer to compute a Fisher matrix of: expected a linear layer, a "
+        "convolution or nn.MultiheadAttention that the forward pass calls, got layers of the types "
+        f"{', '.join(found) or '(none)'}"
+    )

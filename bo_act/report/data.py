@@ -1,0 +1,127 @@
+"""All that a study's report and figures show, computed when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from optuna.study import StudyDirection
+
+from bo_act.activations.costs import operator_times, operators_of
+from bo_act.activations.expressions import Expression
+from bo_act.report.embedding_map import Landscape, LayerSpectra, landscape, spectra
+from bo_act.report.loaded_study import Subject
+from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
+from bo_act.report.trials import Row, importances, ranked, rows
+from bo_act.study.results.confirmation import Confirmed
+from bo_act.study.results.failures import failures, nothing_found
+from bo_act.study.results.summary import StudyResult, read_result
+from bo_act.study.results.verdict import REFERENCE, Verdict, verdict
+from bo_act.tasks.configuration import functions_of
+from bo_act.tasks.failures import FailureGroup
+
+_TOP = 3  # functions found that are drawn large, where nothing was confirmed
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that the report of a study shows, as plain values; computed when first asked for."""
+
+    subject: Subject
+
+    @property
+    def maximize(self) -> bool:
+        """Whether larger values are better."""
+        return self.subject.study.direction == StudyDirection.MAXIMIZE
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The trials in their order."""
+        return rows(self.subject)
+
+    @cached_property
+    def ranked(self) -> list[Row]:
+        """The complete trials, the best first."""
+        return ranked(self.rows, maximize=self.maximize)
+
+    @cached_property
+    def result(self) -> StudyResult | None:
+        """What the study found; None of a study without a file."""
+        return read_result(self.subject.spec) if self.subject.spec else None
+
+    @property
+    def confirmed(self) -> tuple[Confirmed, ...]:
+        """Fresh-seed results."""
+        return self.result.confirmed if self.result else ()
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """To believe or not; None before the confirmation."""
+        return verdict(self.confirmed)
+
+    @cached_property
+    def failures(self) -> Sequence[FailureGroup]:
+        """What failed, and why."""
+        return self.result.failures if self.result else failures(self.subject.trials)
+
+    @cached_property
+    def lacking(self) -> str:
+        """Why there is no best function; empty where there is one."""
+        if self.result:
+            return self.result.lacking
+        return nothing_found(self.subject.trials, objective=True)
+
+    @cached_property
+    def _times(self) -> dict[str, float]:
+        return dict(self.subject.study.user_attrs.get("operator_times", {}))
+
+    def times(self, functions: Sequence[Expression]) -> Mapping[str, float]:
+        """Of the operators of some functions: as the study noted them, or measured on the CPU."""
+        unknown = [one for one in functions if not operators_of(one) <= self._times.keys()]
+        if unknown or not self._times:
+            # The least of several: other work on the machine only makes them longer.
+            some = [operator_times(of=unknown) for _ in range(3)]
+            for name in some[0]:
+                self._times.setdefault(name, min(one[name] for one in some))
+        return self._times
+
+    @cached_property
+    def _seen(self) -> Any:
+        return seen(self.subject)
+
+    @cached_property
+    def predictions(self) -> list[Predictions]:
+        """What the surrogate expects of each function, one for each activation."""
+        return predictions(self.subject, self._seen)
+
+    @cached_property
+    def calibration(self) -> tuple[Calibration | None, str]:
+        """The surrogate, cross-validated, or why it was not."""
+        return calibration(self._seen)
+
+    @cached_property
+    def landscape(self) -> Landscape | None:
+        """The embedding as a map."""
+        return landscape(self.subject, self.predictions)
+
+    @cached_property
+    def best(self) -> list[str]:
+        """Texts of the best functions, the winner of the confirmation first."""
+        names = [row.activation for row in self.confirmed if row.role == "found"]
+        if self.verdict:
+            names.insert(0, self.verdict.winner.activation)
+        names += [text for row in self.ranked for text in row.functions]
+        return list(dict.fromkeys(names))[:_TOP]
+
+    @cached_property
+    def spectra(self) -> tuple[list[LayerSpectra], str]:
+        """Fisher spectra of the best functions and of ReLU."""
+        functions = [text for one in self.best for text in functions_of(one).values()]
+        return spectra(self.subject, [*functions, REFERENCE])
+
+    @cached_property
+    def importances(self) -> tuple[dict[str, float], str]:
+        """Of slots and other parameters."""
+        return importances(self.subject)

@@ -1,0 +1,96 @@
+"""What a report is about: a study, and whatever can be loaded of what made it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.errors import BoActError, ExpressionError
+from bo_act.events import Events
+from bo_act.features.table import FeatureTable
+from bo_act.specs import StudySpec
+from bo_act.study.running.worker import look_at_functions, make_sampler
+from bo_act.study.sampling.sampler import ActivationSampler
+from bo_act.study.storage.opening import load_study
+from bo_act.study.storage.trials import own_trials
+from bo_act.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A study with its sampler and features, where they are there.
+
+    Attributes:
+        study: any whose trials have a function of bo-act.
+        spec: of its file; None of a study that a program of one's own runs.
+        sampler: knows the embedding and the surrogate.
+        features: of the space's functions.
+        lacking: why there is no sampler, ``""`` where there is.
+    """
+
+    study: optuna.Study
+    spec: StudySpec | None = None
+    sampler: ActivationSampler | None = None
+    features: FeatureTable | None = None
+    lacking: str = ""
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of the places that a configuration has functions for; ``("",)`` for one."""
+        if self.sampler is not None:
+            return self.sampler.activations
+        names: dict[str, None] = {}
+        for trial in own_trials(self.study):
+            for key in trial.user_attrs:
+                name, _, last = key.rpartition(".")
+                if last == "activation":
+                    names[name] = None
+        return tuple(name for name in names if name) or ("",)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """The study's own trials, without those of its sources."""
+        return own_trials(self.study)
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether values are accuracies, as those of study files are."""
+        return self.spec is not None
+
+    def functions(self, trial: FrozenTrial) -> tuple[str, ...]:
+        """Return the texts of a trial's functions, one for each place; empty where it has none."""
+        texts = []
+        for name in self.activations:
+            text = trial.user_attrs.get(f"{name}.activation" if name else "activation")
+            if text is None:
+                return ()
+            texts.append(str(text))
+        return tuple(texts)
+
+
+def open_subject(spec: StudySpec, events: Events | None = None) -> Subject:
+    """Open the study of a file, and load what its report can show.
+
+    Where data, network or features cannot be had, the report does without them and says why.
+
+    Raises:
+        StorageError: there is no such study.
+    """
+    study = load_study(spec)
+    try:
+        task = Task.load(spec)
+        features = look_at_functions(task, events or Events())
+        return Subject(study, spec, make_sampler(task, features, study), features)
+    except BoActError as error:
+        return Subject(study, spec, lacking=str(error))
+
+
+def readable(text: str) -> Expression | None:
+    """Return the canonical expression of a text; None where it is none."""
+    try:
+        return canonical(parse(text))
+    except ExpressionError:
+        return None

@@ -1,0 +1,1 @@
+"""Acquisition functions over a pool of candidates."""

@@ -1,0 +1,1 @@
+"""Surrogates: what predicts values of points."""

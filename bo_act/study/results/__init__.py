@@ -1,0 +1,1 @@
+"""What a study has found, and whether to believe it."""

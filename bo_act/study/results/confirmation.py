@@ -1,0 +1,311 @@
+"""Confirmation: the best functions trained anew with fresh seeds, and the test set read.
+
+The search selects on validation accuracy, of one seed a function, so its best value is partly
+luck. What is claimed is therefore measured again: each of the best functions and each baseline
+with the same fresh seeds, on the test set, with intervals. Where other parameters are searched as
+well, each is trained with the best settings that the search saw for it. Results are kept in the
+study, seed by seed, so that an interrupted confirmation goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act import statistics
+from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.errors import SearchError
+from bo_act.failures import Failure
+from bo_act.specs import StudySpec
+from bo_act.specs.base import derived_seed
+from bo_act.study.results.confirmation_runs import Run, measured
+from bo_act.study.results.failures import state_of
+from bo_act.study.results.verdict import REFERENCE
+from bo_act.study.storage.trials import is_diverged, own_trials
+from bo_act.tasks.configuration import Configuration
+from bo_act.tasks.task import Task
+
+FRESH = 10_000
+"""Added to a study's seed for the first confirmation seed; the search uses the seed itself."""
+
+_FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% interval (Student's t over the seeds)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """The mean of differences paired by seed.
+
+    Attributes:
+        p: of the paired t-test, two-sided, not adjusted; None where the differences are equal, be
+            it up to rounding.
+    """
+
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One function, trained with fresh seeds.
+
+    Attributes:
+        activation: its text.
+        settings: values of the study's other parameters.
+        tried: settings that the search tried it with.
+        role: ``found`` by the search or a ``baseline``.
+        seeds: how many were trained.
+        diverged: how many of them diverged; they count with chance-level accuracy.
+        test, validation: accuracy, a fraction.
+        searched: validation accuracy in the search, of one seed; None where it has none.
+        state: what came of it in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
+            ``running``; empty where it was not tried.
+        minus: test accuracy minus that of each baseline, by its text, paired by seed.
+    """
+
+    activation: str
+    settings: Mapping[str, Any]
+    tried: int
+    role: str
+    seeds: int
+    diverged: int
+    test: Interval
+    validation: Interval
+    searched: float | None = None
+    state: str = ""
+    minus: Mapping[str, Difference] = field(default_factory=dict)
+
+    @property
+    def minus_relu(self) -> Difference | None:
+        """Test accuracy minus that of ReLU, paired by seed; None of ReLU itself."""
+        return self.minus.get(REFERENCE)
+
+    @property
+    def shrinkage(self) -> float | None:
+        """How much of the search's value fresh seeds did not bear out."""
+        return None if self.searched is None else self.searched - self.validation.mean
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``bo-act run --json`` prints."""
+        row = asdict(self)
+        return row | {"minus_relu": row["minus"].get(REFERENCE), "shrinkage": self.shrinkage}
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Return the mean of a - b over n seeds, its 95% interval and the p of the paired t-test."""
+    found = statistics.paired(a, b)
+    low, high = found.interval or (None, None)
+    return Difference(found.mean, low, high, found.p)
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Return the mean of n values and the 95% interval of the mean; none for n = 1."""
+    mean, ends = statistics.mean_interval(values)
+    low, high = ends or (None, None)
+    return Interval(mean, low, high)
+
+
+def confirm(
+    task: Task,
+    study: optuna.Study,
+    found: Sequence[Configuration],
+    progress: Callable[[int, int, str], None] | None = None,
+    *,
+    workers: int = 1,
+) -> list[Confirmed]:
+    """Train the found functions and the baselines with fresh seeds and read the test set.
+
+    Args:
+        task: what to train on.
+        study: keeps the results; those it has are not measured again.
+        found: the best functions of the search, best first.
+        progress: called with (runs done, runs in all, the function that is next).
+        workers: processes that train at a time; this one keeps the results.
+
+    A training that fails is noted in the study, and made again by the next call.
+
+    Returns:
+        The found functions in their order, then the baselines; nothing where none was found.
+
+    Raises:
+        SearchError: several trainings fail one after the other.
+    """
+    if not found:
+        return []
+    wanted = _wanted(task.spec, study, found)
+    first = derived_seed(task.spec.seed, FRESH)
+    seeds = range(task.spec.confirm.seeds)
+    runs = [Run.of(one, seed, first=first) for seed in seeds for one in wanted.values()]
+    kept = study.user_attrs
+    todo = [run for run in runs if _attribute(run.configuration, run.seed) not in kept]
+    done = len(runs) - len(todo)
+    if progress and runs:
+        progress(done, len(runs), "")
+    in_a_row = 0
+    for run, row in measured(task, todo, workers):
+        key = _attribute(run.configuration, run.seed)
+        content = {"activation": run.configuration.text, "seed": run.seed, **row}
+        failed = "failure" in row
+        study.set_user_attr(_failed(key) if failed else key, content)
+        in_a_row = in_a_row + 1 if failed else 0
+        if in_a_row >= _FAILURES_IN_A_ROW:
+            raise SearchError(
+                f"{in_a_row} trainings of the confirmation failed one after the other; the last: "
+                f"{Failure.read(row['failure'])}; what was measured is kept, and the same command "
+                "makes the others again"
+            )
+        done += 1
+        if progress:
+            progress(done, len(runs), run.configuration.text)
+    return read_confirmed(task.spec, study, found)
+
+
+def read_confirmed(
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+) -> list[Confirmed]:
+    """Return what has been confirmed, over the seeds that every function has by now.
+
+    A function whose every training failed is left out.
+    """
+    if not found:
+        return []
+    wanted = _wanted(spec, study, found)
+    rows = _rows(spec, study, wanted)
+    if not any(rows.values()):
+        return []
+    baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
+    against = {text: [r["test"] for r in rows[text]] for text in rows if text in baselines}
+    searched = {one.text for one in found}
+    return [
+        _summarize(
+            wanted[text],
+            some,
+            against,
+            "found" if text in searched else "baseline",
+            _trials_of(text, study),
+        )
+        for text, some in rows.items()
+    ]
+
+
+def confirmed_runs(
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the single runs of a confirmation, seed by seed.
+
+    Returns:
+        Text of each function → its runs, as many of each: ``test`` and ``validation`` accuracy,
+        ``status`` and ``seconds`` of training. The same place in two lists is the same seed.
+    """
+    return _rows(spec, study, _wanted(spec, study, found))
+
+
+def failed_runs(
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+) -> list[dict[str, Any]]:
+    """Return the runs of a confirmation that failed: ``activation``, ``seed`` and ``failure``."""
+    kept, seeds = study.user_attrs, range(spec.confirm.seeds)
+    wanted = _wanted(spec, study, found).values() if found else ()
+    keys = [_attribute(one, seed) for seed in seeds for one in wanted]
+    return [kept[_failed(key)] for key in keys if key not in kept and _failed(key) in kept]
+
+
+def _rows(
+    spec: StudySpec, study: optuna.Study, wanted: Mapping[str, Configuration]
+) -> dict[str, list[dict[str, Any]]]:
+    kept, seeds = study.user_attrs, range(spec.confirm.seeds)
+    keys = {text: [_attribute(one, seed) for seed in seeds] for text, one in wanted.items()}
+
+    def failed(key: str) -> bool:
+        return key not in kept and _failed(key) in kept
+
+    # One whose every training failed would take all seeds from the others.
+    rows: dict[str, list[dict[str, Any]]] = {
+        text: []
+        for text, its in keys.items()
+        if any(key in kept for key in its) or not any(map(failed, its))
+    }
+    for seed in seeds:
+        now = {text: keys[text][seed] for text in rows}
+        if any(map(failed, now.values())):
+            continue
+        if any(key not in kept for key in now.values()):
+            break
+        for text, key in now.items():
+            rows[text].append(kept[key])
+    return rows
+
+
+def _wanted(
+    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+) -> dict[str, Configuration]:
+    wanted = {one.text: one for one in found}
+    for text in (REFERENCE, *spec.confirm.baselines):
+        expression = canonical(parse(text))
+        wanted.setdefault(str(expression), _best_of(expression, spec, study))
+    return wanted
+
+
+def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Configuration:
+    """Return a function with the best settings it was tried with, else those of the file."""
+    trials = _trials_of(str(expression), study)
+    tried = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not tried:
+        return Configuration.everywhere(expression, spec, spec.defaults)
+    return Configuration.of_trial(min(tried, key=lambda t: (-(t.value or 0.0), t.number)), spec)
+
+
+def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in own_trials(study) if trial.user_attrs.get("activation") == text]
+
+
+def _attribute(one: Configuration, seed: int) -> str:
+    text = one.text
+    if one.settings:
+        text += json.dumps(one.settings, sort_keys=True)
+    return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
+
+
+def _failed(key: str) -> str:
+    """Return the attribute of a training that failed, which that of its result overrules."""
+    return f"{key}:failed"
+
+
+def _summarize(
+    one: Configuration,
+    rows: list[dict[str, Any]],
+    against: Mapping[str, list[float]],
+    role: str,
+    trials: Sequence[FrozenTrial],
+) -> Confirmed:
+    text = one.text
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    searched = [t.value for t in complete if t.value is not None and not is_diverged(t)]
+    test = [row["test"] for row in rows]
+    minus = {name: paired(test, theirs) for name, theirs in against.items() if name != text}
+    return Confirmed(
+        activation=text,
+        settings=one.settings,
+        tried=len(complete),
+        role=role,
+        seeds=len(rows),
+        diverged=sum(row["status"] == "diverged" for row in rows),
+        test=interval(test),
+        validation=interval([row["validation"] for row in rows]),
+        searched=max(searched, default=None),
+        state=state_of(trials),
+        minus=minus,
+    )

@@ -1,0 +1,144 @@
+"""Why a trial was made: the study as it was then, explained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.errors import ExpressionError, SearchError
+from bo_act.search.explain import Explanation, explain
+from bo_act.study.results.failures import failure_of_trial, state_of
+from bo_act.study.sampling.configurations import params_of
+from bo_act.study.sampling.sampler import ActivationSampler
+from bo_act.study.storage.trials import StudyView, own_trial, own_trials
+from bo_act.tasks.configuration import shown
+
+
+@dataclass(frozen=True)
+class Why:
+    """A trial and what was expected of it before it was run.
+
+    Attributes:
+        trial, activation: which; with the values of other parameters where the study has any.
+        value: what was measured; None where it was not.
+        state: what came of the trial: ``complete``, ``diverged``, ``pruned``, ``failed``,
+            ``running``.
+        failure: why it failed; None where it did not.
+        by: how it was chosen: a baseline, at random, by the acquisition function, by a strategy,
+            or by a person (``enqueued``).
+        explanation: by what had been evaluated then; None where that was too little.
+        neighbours: texts of the similar functions.
+    """
+
+    trial: int
+    activation: str
+    value: float | None
+    by: str
+    explanation: Explanation | None
+    neighbours: tuple[str, ...] = ()
+    state: str = "complete"
+    failure: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        found = asdict(self)
+        if self.explanation is not None:
+            found["neighbours"] = [
+                {"activation": text, "value": n.value, "similarity": n.similarity}
+                for text, n in zip(self.neighbours, self.explanation.neighbours, strict=True)
+            ]
+            del found["explanation"]["neighbours"]
+        return found
+
+
+def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
+    """Explain a trial by what was known when it began.
+
+    Args:
+        study: of the sampler's space.
+        sampler: with the embedding that the study uses.
+        number: of the trial.
+
+    Raises:
+        SearchError: there is no such trial, or it has no function.
+    """
+    trial = own_trial(study, number)
+    trials = own_trials(study)
+    text = _activation(trial, sampler)
+    if text is None:
+        raise SearchError(f"trial {number} has not been given a function yet")
+    known = [t for t in trials if t.number != number and _finished_before(t, trial)]
+    side = sampler.configurations(study)
+    explanation: Explanation | None = None
+    similar: tuple[str, ...] = ()
+    try:
+        if side:
+            before = StudyView.of_some(known, study.direction)
+            explanation, numbers = side.explain(trial, before)
+            by_number = {t.number: t for t in trials}
+            similar = tuple(_activation(by_number[n], sampler) or "" for n in numbers)
+        else:
+            explanation, similar = _explain_function(study, sampler, trial, known)
+    except SearchError:
+        if sampler.searcher.surrogate.name != "gp":
+            raise
+    value = trial.value if trial.state == TrialState.COMPLETE else None
+    if value is not None and not math.isfinite(value):  # of an objective that diverged
+        value = None
+    return Why(
+        number,
+        text,
+        value,
+        trial.user_attrs.get("proposal", {}).get("by", "enqueued"),
+        explanation,
+        similar,
+        state_of([trial]),
+        None if (failure := failure_of_trial(trial)) is None else str(failure),
+    )
+
+
+def _explain_function(
+    study: optuna.Study,
+    sampler: ActivationSampler,
+    trial: FrozenTrial,
+    known: Sequence[FrozenTrial],
+) -> tuple[Explanation, tuple[str, ...]]:
+    catalogue = sampler.catalogue
+    observations = sampler.observations(known, study.direction)
+    found = explain(
+        sampler.embedding,
+        observations,
+        catalogue.index(sampler.space.activation_of(trial)),
+        surrogate=sampler.searcher.surrogate,
+        seed=sampler.searcher.seed,
+    )
+    return found, tuple(catalogue.text(neighbour.index) for neighbour in found.neighbours)
+
+
+def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:
+    """Return a trial's function or functions, with the other parameters where they are searched."""
+    catalogue, space = sampler.catalogue, sampler.space
+    parts = []
+    for name in sampler.activations:
+        try:
+            given = space.activation_of(trial, name)
+        except ExpressionError:
+            return None
+        text = catalogue.text(catalogue.index(given))
+        parts.append(f"{name}: {text}" if name else text)
+    slots = sampler.parameters.slots
+    params = trial.params if trial.state.is_finished() else params_of(trial)
+    others = {name: value for name, value in params.items() if name not in slots}
+    return ", ".join(parts) + (f" with {shown(others)}" if others else "")
+
+
+def _finished_before(other: FrozenTrial, trial: FrozenTrial) -> bool:
+    if other.datetime_complete is None or not other.state.is_finished():
+        return False
+    # One that waits in the queue begins after all that has ended by now.
+    return trial.datetime_start is None or other.datetime_complete <= trial.datetime_start

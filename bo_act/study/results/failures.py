@@ -1,0 +1,150 @@
+"""What failed in a study and why, grouped by reason, and what it means for its results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.failures import Failure
+from bo_act.study.storage.owner import DEATHS
+from bo_act.study.storage.trials import is_diverged
+from bo_act.tasks.failures import Failed, FailureGroup, group
+from bo_act.training.outcomes import DIVERGED
+
+_DIED = "the process died over it, and another one took the trial over"
+_GIVEN_UP = re.compile(r"\d+ processes died over it")
+
+
+def failures(trials: Sequence[FrozenTrial]) -> list[FailureGroup]:
+    """Return what failed in a search.
+
+    Args:
+        trials: a study's own.
+    """
+    return group("search", [one for trial in trials for one in _of_trial(trial)])
+
+
+def failure_of_trial(trial: FrozenTrial) -> Failure | None:
+    """Return why a trial failed, or was given back; None where it was not."""
+    failure = Failure.read(trial.user_attrs.get("failure"))
+    if trial.state == TrialState.FAIL:
+        return failure or Failure("", "it failed for a reason that was not noted")
+    return failure if trial.state == TrialState.RUNNING else None
+
+
+def _of_trial(trial: FrozenTrial) -> Iterator[Failed]:
+    text = str(trial.user_attrs.get("activation", ""))
+    deaths = int(trial.system_attrs.get(DEATHS, 0))
+    failure = failure_of_trial(trial)
+    given_up = failure is not None and not failure.type and _GIVEN_UP.fullmatch(failure.message)
+    if deaths and not given_up:
+        yield Failure("", _DIED, blame="machine"), text, trial.number, deaths
+    if failure is not None:
+        yield failure, text, trial.number, 1
+
+
+# --- what it means --------------------------------------------------------------------------
+
+
+def state_of(trials: Iterable[FrozenTrial]) -> str:
+    """Return what came of a function in a search, by the best of its trials.
+
+    Returns:
+        ``complete``, ``diverged``, ``pruned``, ``running``, ``failed``, or ``""`` where it has no
+        trial.
+    """
+    states = {_state(trial) for trial in trials}
+    order = ("complete", "diverged", "pruned", "running", "failed")
+    return next((state for state in order if state in states), "")
+
+
+def _state(trial: FrozenTrial) -> str:
+    if is_diverged(trial):
+        return DIVERGED
+    return {"fail": "failed", "waiting": "running"}.get(name := trial.state.name.lower(), name)
+
+
+def baseline_notes(trials: Sequence[FrozenTrial], baselines: Iterable[str]) -> list[str]:
+    """Say which baselines have no value in a search, and why.
+
+    Args:
+        trials: a study's own.
+        baselines: texts of functions; those that the search took as such need not be among them.
+    """
+    by_text: dict[str, list[FrozenTrial]] = {text: [] for text in baselines}
+    for trial in trials:
+        text = str(trial.user_attrs.get("activation", ""))
+        if trial.user_attrs.get("proposal", {}).get("by") == "baseline":
+            by_text.setdefault(text, [])
+        if text in by_text:
+            by_text[text].append(trial)
+    notes = []
+    for text, some in by_text.items():
+        state = state_of(some)
+        if state == "failed":
+            reason = failure_of_trial(some[-1])
+            notes.append(f"The baseline {text} failed in the search, and has no value: {reason}.")
+        elif state == DIVERGED:
+            notes.append(f"The baseline {text} diverged in the search.")
+    return notes
+
+
+def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> str:
+    """Say why a study has no best function, and what to do; ``""`` where it has one.
+
+    Args:
+        trials: a study's own.
+        objective: whether a training function of the user's gave the values.
+    """
+    states = [_state(trial) for trial in trials]
+    if "complete" in states:
+        return ""
+    kinds = {
+        kind: count for kind in ("diverged", "pruned", "failed") if (count := states.count(kind))
+    }
+    running = states.count("running")
+    if not kinds:
+        more = f" {running} {'is' if running == 1 else 'are'} in training." if running else ""
+        return f"No function has been evaluated yet.{more}"
+    advice = {
+        "diverged": "return a finite value" if objective else _divergence(trials),
+        "pruned": "let the pruner wait longer (pruner.startup_trials, pruner.warmup_epochs)",
+        "failed": "see what failed",
+    }
+    if len(kinds) == 1 and not running:
+        ((kind, count),) = kinds.items()
+        verb = {"pruned": "were pruned"}.get(kind, kind)
+        every = "The only function" if count == 1 else f"All {count} functions"
+        verb = verb.replace("were", "was") if count == 1 else verb
+        if kind == "failed":
+            every = "The only trial" if count == 1 else f"All {count} trials"
+        how = _when(trials, objective=objective) if kind == DIVERGED else ""
+        return f"{every} {verb}{how}, so nothing was found: {advice[kind]}."
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    more = f", {running} in training" if running else ""
+    return f"No function has a value: {said}{more}; {'; '.join(advice[kind] for kind in kinds)}."
+
+
+def _when(trials: Sequence[FrozenTrial], *, objective: bool) -> str:
+    """Say how far the trainings came that diverged."""
+    diverged = [trial for trial in trials if is_diverged(trial)]
+    if objective:
+        return " (the values are not finite)"
+    collapsed = sum(bool(trial.user_attrs.get("collapsed")) for trial in diverged)
+    if collapsed == len(diverged):
+        return " (accuracy and loss stayed at chance)"
+    # The epochs that have a loss are those that were finished.
+    last = max(
+        len(trial.user_attrs.get("train_loss", ()))
+        for trial in diverged
+        if not trial.user_attrs.get("collapsed")
+    )
+    return f" (the training loss was not finite by epoch {last + 1})"
+
+
+def _divergence(trials: Sequence[FrozenTrial]) -> str:
+    collapsed = any(t.user_attrs.get("collapsed") for t in trials if is_diverged(t))
+    other = "training.collapse_epochs" if collapsed else "training.gradient_clip"
+    return f"lower training.learning_rate, or set {other}"

@@ -1,0 +1,147 @@
+"""How a study is doing: who works on what, how fast, and how long it takes yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.specs import StudySpec
+from bo_act.study.results.summary import Counts, Found, count, summarize
+from bo_act.study.storage.heartbeat import Silence, silences
+from bo_act.study.storage.opening import load_study, location
+from bo_act.study.storage.owner import OWNER, Owner
+from bo_act.study.storage.trials import StudyView
+from bo_act.tasks.failures import FailureGroup
+
+_RECENT = 30  # finished trials that the rate is taken from
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """One running trial and who runs it.
+
+    Attributes:
+        host, pid: of the worker; empty and None where it does not say, or has given it back.
+        trial: the trial's number.
+        activation: the function; empty until it is chosen.
+        epochs: finished ones.
+        seconds: since the trial began.
+        silent: seconds since the last heartbeat; None before the first, and where there are none.
+        alive: False where the trial waits to be taken over, or is as soon as a worker has waited
+            for it.
+    """
+
+    host: str
+    pid: int | None
+    trial: int
+    activation: str
+    epochs: int
+    seconds: float
+    silent: float | None
+    alive: bool
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study at one moment.
+
+    Attributes:
+        study, storage: where its trials are.
+        total: trials that it is to have.
+        trials: by state.
+        workers: running trials, and who runs them.
+        per_hour: finished trials an hour, of late; None before two have finished, or while all
+            have at one instant.
+        seconds_left: at that rate; None where there is none.
+        best: the best function by validation accuracy; None before any.
+        done: whether all trials have finished.
+        failures: what failed, and why, grouped by reason.
+        lacking: why there is no best function; empty where there is one.
+    """
+
+    study: str
+    storage: str
+    total: int
+    trials: Counts
+    workers: tuple[AtWork, ...]
+    per_hour: float | None
+    seconds_left: float | None
+    best: Found | None
+    done: bool
+    failures: tuple[FailureGroup, ...] = ()
+    lacking: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return asdict(self)
+
+
+def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStatus:
+    """Read how a study is doing.
+
+    Args:
+        spec: the study.
+        study: opened before; default: opened here.
+
+    Raises:
+        StorageError: there is no such study.
+    """
+    study = study or load_study(spec)
+    view = StudyView.of(study)
+    silent = silences(study, view.running)
+    counts = count(view.trials)
+    rate = _per_second(view.trials)
+    left = max(0, spec.trials - counts.finished)
+    workers = tuple(
+        _at_work(one, one.number in view.abandoned, silent.get(one.number)) for one in view.running
+    )
+    found = summarize(study, spec)
+    return StudyStatus(
+        study=study.study_name,
+        storage=location(spec),
+        total=spec.trials,
+        trials=counts,
+        workers=workers,
+        per_hour=None if rate is None else 3600 * rate,
+        seconds_left=left / rate if rate and any(one.alive for one in workers) else None,
+        best=found.best,
+        done=not left,
+        failures=found.failures,
+        lacking=found.lacking,
+    )
+
+
+def _at_work(trial: FrozenTrial, abandoned: bool, silence: Silence | None) -> AtWork:
+    owner = Owner.read(trial.system_attrs.get(OWNER))
+    begun = trial.datetime_start
+    silent = silence.seconds if silence else None
+    alive = not abandoned
+    if owner and owner.patience and silent is not None and not owner.is_alive():
+        # Nobody has listened here for a while, as those do who take a trial over.
+        alive = alive and silent <= owner.patience
+    return AtWork(
+        host=owner.host if owner else "",
+        pid=owner.pid if owner else None,
+        trial=trial.number,
+        activation=str(trial.user_attrs.get("activation", "")),
+        epochs=len(trial.intermediate_values),
+        seconds=round(max(0.0, time.time() - begun.timestamp()), 1) if begun else 0.0,
+        silent=None if silent is None else round(silent, 1),
+        alive=alive,
+    )
+
+
+def _per_second(trials: Sequence[FrozenTrial]) -> float | None:
+    """Return finished trials a second, between the first and the last of the recent ones."""
+    done = (TrialState.COMPLETE, TrialState.PRUNED)
+    ends = sorted(t.datetime_complete for t in trials if t.state in done and t.datetime_complete)
+    recent = ends[-_RECENT:]
+    if len(recent) < 2:
+        return None
+    seconds = (recent[-1] - recent[0]).total_seconds()
+    return (len(recent) - 1) / seconds if seconds > 0 else None

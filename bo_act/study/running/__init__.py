@@ -1,0 +1,1 @@
+"""Running a study: trials trained, by one worker or many."""

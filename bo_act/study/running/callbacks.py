@@ -1,0 +1,188 @@
+"""What is told of each trial that has ended: TensorBoard, Weights & Biases, MLflow, a user's own.
+
+A callback is ``callback(study, trial)``, as in ``optuna.Study.optimize``; ``trial`` is frozen. The
+clients are used directly: the classes of optuna-integration want TensorFlow (TensorBoard) or are
+deprecated, and log one number a trial, where these log the curves of its training.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.errors import SpecError, nearest
+from bo_act.failures import USERS, one_line
+from bo_act.specs import StudySpec
+from bo_act.study.running.dashboard_notes import DashboardNote
+from bo_act.user_files import load_function
+
+Callback = Callable[[optuna.Study, FrozenTrial], Any]
+
+
+class Callbacks:
+    """Several callbacks as one, which never fails.
+
+    One that raises is reported once, and called again at the next trial.
+
+    Args:
+        named: callbacks by what to call them in a report.
+    """
+
+    def __init__(self, named: Sequence[tuple[str, Callback]]) -> None:
+        self._named = list(named)
+        self._reported: set[str] = set()
+
+    @classmethod
+    def of(cls, spec: StudySpec, own: Sequence[Callback] = ()) -> Callbacks:
+        """Make those that a study file names, with others of the caller's.
+
+        Raises:
+            SpecError: a name or a file is none, or a package is missing.
+        """
+        named = [(name, _named(name, spec)) for name in spec.callbacks]
+        named += [(getattr(one, "__name__", type(one).__name__), one) for one in own]
+        if importlib.util.find_spec("optuna_dashboard") is not None:
+            named.append(("the dashboard's note", DashboardNote()))
+        return cls(named)
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Tell all of them of a trial that has ended."""
+        for name, callback in self._named:
+            try:
+                callback(study, trial)
+            except USERS as error:  # whatever it is, the trial is kept and the study goes on
+                if name not in self._reported:
+                    self._reported.add(name)
+                    warnings.warn(
+                        f"the callback {name} failed at trial {trial.number} and is called again "
+                        f"at the next one; said once: {one_line(error)}",
+                        stacklevel=2,
+                    )
+
+
+def _named(name: str, spec: StudySpec) -> Callback:
+    if name in _MAKERS:
+        package, extra, maker = _MAKERS[name]
+        if importlib.util.find_spec(package) is None:
+            raise SpecError(f"the callback {name!r} needs {package}: pip install 'bo-act[{extra}]'")
+        return maker(Path("runs") / spec.name)
+    if ".py:" in name:
+        return load_function(
+            name, key="callbacks", expected="def log(study, trial)", error=SpecError
+        )[1]
+    raise SpecError(
+        f"callbacks: expected {', '.join(map(repr, _MAKERS))} or 'FILE.py:FUNCTION', "
+        f"got {name!r}{nearest(name, _MAKERS)}"
+    )
+
+
+def _curves(trial: FrozenTrial) -> Iterator[tuple[str, int, float]]:
+    """Yield (name, epoch, number) of a trial's training."""
+    for epoch, accuracy in sorted(trial.intermediate_values.items()):
+        yield "validation accuracy", epoch, accuracy
+    for epoch, loss in enumerate(trial.user_attrs.get("train_loss", ())):
+        yield "train loss", epoch, loss
+
+
+def _settings(trial: FrozenTrial) -> dict[str, Any]:
+    return {"activation": str(trial.user_attrs.get("activation", "")), **trial.params}
+
+
+def _results(trial: FrozenTrial) -> dict[str, float]:
+    """Return the numbers that sum up a trial."""
+    seconds = trial.user_attrs.get("seconds")
+    found = {} if seconds is None else {"seconds": float(seconds)}
+    return found if trial.value is None else {"value": trial.value, **found}
+
+
+def tensorboard(folder: Path) -> Callback:
+    """Write each trial as a run ``<folder>/tensorboard/trial-0007`` with curves and settings."""
+
+    def write(_: optuna.Study, trial: FrozenTrial) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        run = folder / "tensorboard" / f"trial-{trial.number:04}"
+        with SummaryWriter(str(run)) as writer:
+            for name, epoch, number in _curves(trial):
+                writer.add_scalar(name, number, epoch)
+            for name, number in _results(trial).items():
+                writer.add_scalar(name, number, trial.number)
+            writer.add_text("activation", f"`{_settings(trial)['activation']}`", trial.number)
+            for part in hparams(_settings(trial), _results(trial)):
+                writer.file_writer.add_summary(part)
+
+    return write
+
+
+def wandb(folder: Path) -> Callback:
+    """Log each trial as a run in the project ``bo-act`` (or $WANDB_PROJECT), grouped by study."""
+
+    def log(study: optuna.Study, trial: FrozenTrial) -> None:
+        import wandb as client
+
+        folder.mkdir(parents=True, exist_ok=True)
+        run = client.init(
+            project=os.environ.get("WANDB_PROJECT", "bo-act"),
+            group=study.study_name,
+            name=f"{study.study_name}-{trial.number:04}",
+            config=_settings(trial) | {"trial": trial.number},
+            dir=str(folder),
+            reinit="finish_previous",
+            settings=client.Settings(silent=True, console="off"),
+        )
+        try:
+            epochs: dict[int, dict[str, float]] = {}
+            for name, epoch, number in _curves(trial):
+                epochs.setdefault(epoch, {})[name] = number
+            for epoch, numbers in sorted(epochs.items()):
+                run.log(numbers, step=epoch)
+            run.summary.update(_results(trial) | {"state": trial.state.name})
+        finally:
+            run.finish()
+
+    return log
+
+
+def mlflow(folder: Path) -> Callback:
+    """Log each trial as a run of the experiment of the study's name.
+
+    In $MLFLOW_TRACKING_URI, else in ``<folder>/mlflow.db``.
+    """
+
+    def log(study: optuna.Study, trial: FrozenTrial) -> None:
+        from mlflow.entities import Metric, Param
+        from mlflow.tracking import MlflowClient
+
+        folder.mkdir(parents=True, exist_ok=True)
+        where = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        client = MlflowClient(tracking_uri=where)
+        known = client.get_experiment_by_name(study.study_name)
+        experiment = known.experiment_id if known else client.create_experiment(study.study_name)
+        begun = trial.datetime_start
+        at = int(begun.timestamp() * 1000) if begun else 0
+        run = client.create_run(experiment, at, run_name=f"trial-{trial.number:04}").info.run_id
+        numbers = [*_curves(trial), *((k, trial.number, v) for k, v in _results(trial).items())]
+        client.log_batch(
+            run,
+            metrics=[Metric(name, number, at, step) for name, step, number in numbers],
+            params=[Param(key, str(value)[:6000]) for key, value in _settings(trial).items()],
+        )
+        failed = trial.state == TrialState.FAIL
+        client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+    return log
+
+
+_MAKERS: dict[str, tuple[str, str, Callable[[Path], Callback]]] = {
+    "tensorboard": ("tensorboard", "tensorboard", tensorboard),
+    "wandb": ("wandb", "wandb", wandb),
+    "mlflow": ("mlflow", "mlflow", mlflow),
+}

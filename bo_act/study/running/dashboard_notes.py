@@ -1,0 +1,69 @@
+"""The note of a study in optuna-dashboard: the best function so far, its formula and its graph.
+
+The dashboard shows Markdown without images from data URIs (it drops their address) and without
+mathematics, so the graph is drawn in characters and the formula is plain text.
+"""
+
+from __future__ import annotations
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.activations.expressions import parse
+from bo_act.exports.formulas import plain
+from bo_act.features.function_summary import portrait
+from bo_act.study.results.summary import best_value
+
+_WIDTH, _HEIGHT = 64, 16  # characters
+
+
+class DashboardNote:
+    """A callback that writes the note anew when a trial is the best so far."""
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Write the note if this trial is the best."""
+        from optuna_dashboard import save_note
+
+        # A later trial of the same value is not better.
+        if trial.state != TrialState.COMPLETE or trial.value != best_value(study):
+            return
+        save_note(study, note(study, trial))
+
+
+def note(study: optuna.Study, trial: FrozenTrial) -> str:
+    """Return the note, in Markdown, of a study whose best trial this is."""
+    lines = [f"# {study.study_name}", ""]
+    best = f"Best so far: **{trial.value:.4f}** (validation accuracy), trial {trial.number}."
+    lines += [best, ""]
+    for place, text in _functions(trial).items():
+        lines += [f"{place}`{text}`", "", "```", f"f(x) = {plain(parse(text))}", ""]
+        lines += [*_graph(text), "```", ""]
+    settings = {key: value for key, value in trial.params.items() if "." in key}
+    lines += [f"- `{key}` = {value}" for key, value in settings.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _functions(trial: FrozenTrial) -> dict[str, str]:
+    """Return what stands before each function, and its text."""
+    ending = ".activation"
+    several = {
+        f"{key.removesuffix(ending)}: ": text
+        for key, text in trial.user_attrs.items()
+        if key.endswith(ending)
+    }
+    return several or {"": trial.user_attrs["activation"]}
+
+
+def _graph(text: str) -> list[str]:
+    # No braille: browsers take its dots from another font, of another width.
+    import plotext
+
+    drawn = portrait(parse(text))
+    pairs = [(x, y) for x, y in zip(drawn.x, drawn.value, strict=True) if abs(y) < float("inf")]
+    if not pairs:
+        return ["(not finite anywhere on [-5, 5])"]
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(_WIDTH, _HEIGHT)
+    plotext.plot(*map(list, zip(*pairs, strict=True)), marker="*")
+    return [line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines()]

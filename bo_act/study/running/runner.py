@@ -1,0 +1,101 @@
+"""Running a study: workers search, then the best functions are confirmed.
+
+A trial whose process died is taken over under its own number, with the function it was given,
+before anything new is asked for. So a study that was killed proposes what it would have proposed
+undisturbed, and no function is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import optuna
+
+from bo_act.errors import SpecError
+from bo_act.events import Events
+from bo_act.io import atomic_write, reason
+from bo_act.specs import StudySpec
+from bo_act.specs.base import MOST_WORKERS, whole
+from bo_act.study.results.confirmation import confirm
+from bo_act.study.results.summary import StudyResult, best_configurations, summarize
+from bo_act.study.running.callbacks import Callback, Callbacks
+from bo_act.study.running.ray_workers import search_with_ray
+from bo_act.study.running.supervisor import search_with_crew
+from bo_act.study.running.worker import finished, look_at_functions, make_sampler, search
+from bo_act.study.sampling.warm_start import add_source_trials, read_sources, refuse_itself
+from bo_act.study.storage.opening import open_study
+from bo_act.study.storage.provenance import keep_environment
+from bo_act.tasks.checks import check_before_search
+from bo_act.tasks.configuration import places
+from bo_act.tasks.task import Task
+from bo_act.training.trainer import cpu_threads
+
+
+def run_study(
+    spec: StudySpec,
+    *,
+    workers: int = 1,
+    executor: Literal["process", "ray"] = "process",
+    events: Events | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> StudyResult:
+    """Run a study to its end, or go on with it.
+
+    Args:
+        spec: the study; ``spec.trials`` counts all finished trials, those of earlier calls too.
+        workers: how many trials are run at a time. One works in this process; of several, each
+            is a process with a GPU of its own, where there are enough.
+        executor: ``process`` runs them on this machine, ``ray`` wherever Ray places them.
+        events: called as the study proceeds.
+        callbacks: ``callback(study, trial)`` for each trial that has ended, besides those that the
+            study file names. One that raises is reported once; the trial is kept.
+
+    Returns:
+        The best functions, with fresh-seed results on the test set.
+
+    Raises:
+        BoActError: something in the study file, the data or the storage is not as it should be.
+    """
+    whole(workers, "workers", low=1, high=MOST_WORKERS)
+    if executor not in ("process", "ray"):
+        raise SpecError(f"expected the executor 'process' or 'ray', got {executor!r}")
+    events = events or Events()
+    told = Callbacks.of(spec, callbacks)
+    task = Task.load(spec)
+    study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
+    _keep_spec(spec)
+    events.opened(study)
+    if finished(study) < spec.trials:
+        check_before_search(task)
+        keep_environment(study)
+        refuse_itself(study, spec.warm_start.sources)
+        features = look_at_functions(task, events, workers=workers)
+        study.sampler = sampler = make_sampler(task, features, study)
+        if most := spec.warm_start.as_trials:
+            sources = read_sources(task.space, spec.warm_start.sources)
+            add_source_trials(study, task.space, sources, most=most, activations=places(spec))
+        if executor == "ray":
+            search_with_ray(spec, study, workers=workers, events=events, told=told)
+        elif workers > 1:
+            search_with_crew(spec, study, workers=workers, events=events, told=told)
+        else:
+            with cpu_threads(spec.training.threads):
+                search(task, study, sampler, events, told)
+    found = best_configurations(study, spec)
+    confirmed = []
+    if spec.confirm.seeds and not spec.objective:
+        confirmed = confirm(task, study, found, events.confirmation, workers=workers)
+    return summarize(study, spec, confirmed)
+
+
+def _keep_spec(spec: StudySpec) -> None:
+    """Write the resolved study file to ``runs/<name>/study.json``, which is for people alone."""
+    path = Path("runs") / spec.name / "study.json"
+    try:
+        atomic_write(path, json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")
+    except OSError as error:
+        warnings.warn(f"{path} cannot be written: {reason(error, 'do without')}", stacklevel=2)

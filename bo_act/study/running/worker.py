@@ -1,0 +1,251 @@
+"""What a worker of a study does: take a trial, train it, tell the study, until enough are done."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from bo_act.errors import SearchError
+from bo_act.events import Events
+from bo_act.features.table import FeatureTable
+from bo_act.specs import StudySpec
+from bo_act.study.results.failures import failure_of_trial
+from bo_act.study.results.stopping import improvement_left
+from bo_act.study.results.summary import best_value, count
+from bo_act.study.running.callbacks import Callbacks
+from bo_act.study.running.checkpoint_cleanup import delete_leftovers
+from bo_act.study.running.evaluate import run_trial
+from bo_act.study.running.waiting import awaited
+from bo_act.study.sampling.methods import make_strategy
+from bo_act.study.sampling.operator_costs import study_costs
+from bo_act.study.sampling.sampler import ActivationSampler
+from bo_act.study.sampling.warm_start import refuse_itself
+from bo_act.study.storage.heartbeat import Heartbeat, forget_ended
+from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.opening import open_study
+from bo_act.study.storage.owner import DEATHS, OWNER, Owner, TrialTaken
+from bo_act.study.storage.recorded_settings import check_settings
+from bo_act.study.storage.trials import StudyView, is_diverged, own_trials, read_again
+from bo_act.tasks.checks import check_before_search
+from bo_act.tasks.configuration import distributions, places
+from bo_act.tasks.task import Task
+from bo_act.training.trainer import cpu_threads, pick_device
+
+# Failed trials in a row after which the cause is taken to lie outside the functions. Where code of
+# the user's failed, as many functions: one of them is tried again and fails again.
+_FAILURES_IN_A_ROW = 5
+
+_SAME_VALUES = 5  # different functions in the beginning that may have one value by chance
+
+# Processes that may die over one trial before that is taken to be the function's doing.
+_MOST_DEATHS = 10
+
+_LOOK = 1.0  # seconds between looks at what the other workers do, where there is nothing to take
+
+
+class _No(Enum):
+    """Why there is no trial to run: for now, or for good."""
+
+    YET = "others still run the last trials"
+    MORE = "the study is done"
+
+
+def look_at_functions(task: Task, events: Events, *, workers: int = 1) -> FeatureTable | None:
+    """Return the features of all functions; None where they are computed as they are met."""
+    if task.from_tree_to_tree:
+        return None
+    return task.features(events.features, workers=workers)
+
+
+def make_sampler(
+    task: Task, features: FeatureTable | None, study: optuna.Study
+) -> ActivationSampler:
+    """Return the sampler that a study file describes, for its study."""
+    spec = task.spec
+    costs = None
+    if spec.acquisition.needs_costs and not task.from_tree_to_tree:
+        costs = study_costs(study, task.space, pick_device(spec.training.device))
+    cold = spec.warm_start.baselines or not spec.warm_start.sources
+    return ActivationSampler(
+        task.space,
+        features=features,
+        baselines=tuple(map(str, task.space.baselines)) if cold else (),
+        initial=spec.initial if cold else 0,
+        candidates=spec.candidates,
+        embedding=spec.embedding,
+        surrogate=spec.surrogate,
+        acquisition=spec.acquisition,
+        costs=costs,
+        strategy=make_strategy(spec.strategy, task.space),
+        warm_start=spec.warm_start.sources,
+        first=spec.warm_start.first,
+        activations=places(spec),
+        parameters=distributions(spec),
+        defaults=spec.defaults,
+        seed=spec.seed,
+        max_retries=spec.max_retries,
+    )
+
+
+def work(
+    spec: StudySpec,
+    *,
+    events: Events | None = None,
+    told: Callbacks | None = None,
+    patience: float = 300.0,
+    checked: bool = False,
+) -> int:
+    """Work on a study beside others until it is done, and return how many trials were run here.
+
+    Args:
+        spec: the study; its storage is one that all workers reach.
+        events: called as the study proceeds.
+        told: of each trial that ends here.
+        patience: seconds to wait for a database server that is not there yet.
+        checked: whether whoever started this worker has made the checks before a search.
+
+    Raises:
+        BoActError: something in the study file, the data or the storage is not as it should be.
+    """
+    events = events or Events()
+    task = Task.load(spec)
+    random = optuna.samplers.RandomSampler()
+    study = open_study(spec, random, content=task.content, patience=patience)
+    events.opened(study)
+    if finished(study) >= spec.trials:
+        return 0
+    refuse_itself(study, spec.warm_start.sources)
+    if not checked:
+        check_before_search(task)
+    study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
+    with cpu_threads(spec.training.threads):
+        return search(task, study, sampler, events, told or Callbacks([]))
+
+
+def search(
+    task: Task, study: optuna.Study, sampler: ActivationSampler, events: Events, told: Callbacks
+) -> int:
+    """Run trials until the study has enough of them; return how many were run here."""
+    total, ran = task.spec.trials, 0
+    failed: set[str] = set()  # one after the other
+    events.search(finished(study), total, None, best_value(study))
+    while finished(study) < total:
+        if _is_enough(task.spec, study, sampler):
+            break
+        trial = _next_trial(task.spec, study, sampler, task.content)
+        if trial is _No.MORE:
+            break
+        if isinstance(trial, _No):
+            events.waiting(awaited(study))
+            time.sleep(_LOOK)
+            continue
+        events.waiting(())
+        try:
+            with Heartbeat(study, trial._trial_id, grace=task.spec.grace):
+                state = run_trial(task, study, trial)
+        except TrialTaken as taken:
+            warnings.warn(str(taken), stacklevel=2)
+            continue
+        ran += 1
+        frozen = read_again(study, trial)
+        told(study, frozen)
+        events.search(finished(study), total, frozen, best_value(study))
+        if state != TrialState.FAIL:
+            failed.clear()
+            _warn_of_one_value(task, study)
+            continue
+        delete_leftovers(task, study)
+        failure = failure_of_trial(frozen)
+        functions = failure is not None and failure.blame == "function"
+        failed.add(str(frozen.user_attrs.get("activation") if functions else trial.number))
+        if len(failed) >= _FAILURES_IN_A_ROW:
+            raise SearchError(
+                f"{len(failed)} {'functions' if functions else 'trials'} failed one after the "
+                f"other, so the cause is not the function; the last: {failure}"
+            )
+    delete_leftovers(task, study)
+    forget_ended(study, own_trials(study))
+    return ran
+
+
+def finished(study: optuna.Study) -> int:
+    """Count the trials that have a result."""
+    return count(own_trials(study)).finished
+
+
+def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
+    """Warn, once, where the first functions have the very same value.
+
+    Of networks that is checked before the search; a training function of the user's may do without
+    the activation in many ways.
+    """
+    if task.objective is None:
+        return
+    done = own_trials(study, TrialState.COMPLETE)
+    values = {str(t.user_attrs.get("activation")): t.value for t in done if not is_diverged(t)}
+    enough = min(_SAME_VALUES, task.spec.trials)
+    if len(values) == enough > 1 and len(set(values.values())) == 1:
+        warnings.warn(
+            f"the first {enough} functions all have the value {next(iter(values.values()))}: "
+            f"does {task.objective.path.name} use the activation that it is given?",
+            stacklevel=3,
+        )
+
+
+def _is_enough(spec: StudySpec, study: optuna.Study, sampler: ActivationSampler) -> bool:
+    if spec.stop.improvement is None or finished(study) < spec.stop.least:
+        return False
+    return improvement_left(study, sampler) < spec.stop.improvement
+
+
+def _next_trial(
+    spec: StudySpec,
+    study: optuna.Study,
+    sampler: ActivationSampler,
+    content: Mapping[str, str] | None = None,
+) -> Trial | _No:
+    """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
+    me = Owner.me(spec.grace)
+    with my_turn(study):
+        check_settings(study, spec, content or {})
+        view = StudyView.of(study)
+        for one in view.running:
+            # One of mine that is not being run was created although the answer was lost on its way.
+            mine = Owner.read(one.system_attrs.get(OWNER)) == me
+            if (mine or one.number in view.abandoned) and _take_over(study, one, me):
+                return Trial(study, one._trial_id)
+        if any(one.state == TrialState.WAITING for one in view.trials):
+            trial = study.ask()
+            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
+            return trial
+        live = len(view.running) - len(view.abandoned)
+        if count(view.trials).finished + live >= spec.trials:
+            return _No.YET if live else _No.MORE
+        if not sampler.remaining(study):
+            # The whole space was evaluated, unless one of those that still run fails.
+            return _No.YET if live else _No.MORE
+        # Born with its owner in one transaction: there is no moment in which it is nobody's.
+        template = create_trial(state=TrialState.RUNNING, system_attrs={OWNER: me.as_attribute()})
+        template.datetime_start = datetime.now()
+        return Trial(study, study._storage.create_new_trial(study._study_id, template))
+
+
+def _take_over(study: optuna.Study, trial: FrozenTrial, me: Owner) -> bool:
+    """Make a trial of a dead process mine; one that too many have died over fails instead."""
+    before = Owner.read(trial.system_attrs.get(OWNER))
+    deaths = int(trial.system_attrs.get(DEATHS, 0)) + (before is not None and before != me)
+    storage, number = study._storage, trial._trial_id
+    if deaths > _MOST_DEATHS:
+        storage.set_trial_user_attr(number, "failure", f"{deaths} processes died over it")
+        storage.set_trial_state_values(number, TrialState.FAIL)
+        return False
+    if deaths:
+        storage.set_trial_system_attr(number, DEATHS, deaths)
+    storage.set_trial_system_attr(number, OWNER, me.as_attribute())
+    return True

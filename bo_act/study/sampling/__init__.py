@@ -1,0 +1,1 @@
+"""Choosing the functions of a study's trials."""

@@ -1,0 +1,223 @@
+"""What a study chooses among: all functions of a space, or those met from tree to tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from optuna.study import StudyDirection
+from torch import Tensor
+
+from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.costs import costs_of, operator_times
+from bo_act.activations.expressions import Expression, canonical
+from bo_act.activations.space import Space, slot_of
+from bo_act.errors import SearchError
+from bo_act.features.compute import compute_features
+from bo_act.features.table import FeatureTable
+from bo_act.search.acquisition.pool import check_unlisted
+from bo_act.search.configurations import JointProposal
+from bo_act.search.embedding.embedding import Embedder, Embedding
+from bo_act.search.embedding.factory import make_embedder
+from bo_act.search.searcher import Proposal, Searcher
+from bo_act.search.strategies import Strategy
+from bo_act.search.unenumerated import Frontier, TreeSearcher
+from bo_act.search.warm_start import Source, make_warm_start
+from bo_act.specs import EmbeddingSpec
+from bo_act.study.sampling.configurations import functions_of, slots_of
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Functions, where they lie, and what chooses among them.
+
+    Attributes:
+        catalogue: functions by index; a ``Frontier`` grows.
+        searcher: of these functions.
+        fixed: their embedding, None of one that grows.
+    """
+
+    catalogue: Catalogue | Frontier
+    searcher: Searcher
+    fixed: Embedding | None = None
+
+    @property
+    def embedding(self) -> Embedding:
+        """Where the functions lie; of trees, those met so far."""
+        if self.fixed is not None:
+            return self.fixed
+        if not isinstance(self.catalogue, Frontier):
+            raise SearchError("functions that are listed need an embedding")
+        return self.catalogue.embedding
+
+    def attributes(self, params: Mapping[str, Any], activations: Sequence[str]) -> dict[str, Any]:
+        """Return what a trial's user attributes say of its functions.
+
+        Args:
+            params: of the trial, all slots among them.
+            activations: names of the functions.
+        """
+        catalogue, space = self.catalogue, self.catalogue.space
+        functions = functions_of(catalogue, params, activations)
+        grows = isinstance(catalogue, Frontier)
+        found: dict[str, Any] = {}
+        for name, index in zip(activations, functions, strict=True):
+            number = space.number(slots_of(params, name))
+            found[slot_of(name, "activation")] = str(canonical(space.expression(number)))
+            if not grows:  # another process meets functions in another order
+                found[slot_of(name, "index")] = index
+        if self.searcher.costs is not None:
+            (index,) = functions
+            found["cost"] = round(float(self.searcher.costs[index]), 3)
+        embedded = catalogue if isinstance(catalogue, Frontier) else self.embedding
+        return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
+
+
+def how_chosen(proposal: Proposal | JointProposal, direction: StudyDirection) -> dict[str, Any]:
+    """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
+
+    Args:
+        proposal: of the trial.
+        direction: of the study.
+    """
+    how: dict[str, Any] = {"by": proposal.by}
+    if proposal.mean is not None and proposal.deviation is not None:
+        how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
+    if proposal.expected is not None:
+        sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+        how["expected"] = float(f"{sign * proposal.expected:.7g}")
+    if proposal.note:
+        how["note"] = proposal.note
+    return how
+
+
+def listed_candidates(
+    space: Space,
+    features: FeatureTable | None,
+    embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
+    baselines: Sequence[str | Expression],
+    options: Mapping[str, Any],
+    *,
+    sources: Sequence[Source],
+    first: int,
+) -> Candidates:
+    """Return all functions of a space; arguments as for the sampler.
+
+    Raises:
+        ExpressionError: a baseline is not in the space.
+        SearchError: features or embedding belong to another space.
+    """
+    catalogue = space.catalogue
+    embedding = _embedded(space, features, embedding)
+    if len(embedding) != len(catalogue):
+        raise SearchError(
+            f"expected an embedding of the {len(catalogue)} functions of the space "
+            f"{space.name!r}, got one of {len(embedding)}"
+        )
+    if options["acquisition"].needs_costs and options["costs"] is None:
+        options = {**options, "costs": costs_of(catalogue, operator_times())}
+    given = options["costs"]
+    if given is not None:
+        costs = np.asarray(given)
+        fits = costs.shape == (len(catalogue),)
+        if not fits or not (np.isfinite(costs) & (costs > 0)).all():
+            raise SearchError(
+                f"expected the costs of the {len(catalogue)} functions of the space "
+                f"{space.name!r}, finite and above 0, got "
+                + ("some that are not" if fits else f"an array of shape {costs.shape}")
+            )
+    start = [catalogue.index(function) for function in baselines]
+    if sources:
+        warm = make_warm_start(sources, embedding, first=first)
+        start = [*warm.best, *start]
+        embedding = warm.enrich(embedding)
+    searcher = Searcher(baselines=tuple(dict.fromkeys(start)), **options)
+    return Candidates(catalogue, searcher, embedding)
+
+
+def met_candidates(
+    space: Space,
+    embedding: object,
+    baselines: Sequence[str | Expression],
+    options: Mapping[str, Any],
+) -> Candidates:
+    """Return the functions of a space as they are met; arguments as for the sampler.
+
+    Raises:
+        ExpressionError: a baseline is not in the space.
+        SearchError: the acquisition function needs a list of all functions.
+    """
+    check_unlisted(options["acquisition"])
+    spec = embedding if isinstance(embedding, EmbeddingSpec) else EmbeddingSpec()
+    frontier = Frontier(space, components=spec.outputs)
+    start = [frontier.index(function) for function in baselines]
+    for index in start:
+        frontier.params(index)  # one that no schema has a place for cannot be tried
+    baselines_once = tuple(dict.fromkeys(start))
+    return Candidates(
+        frontier, TreeSearcher(frontier=frontier, baselines=baselines_once, **options)
+    )
+
+
+def _embedded(
+    space: Space,
+    features: FeatureTable | None,
+    given: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
+) -> Embedding:
+    if isinstance(given, Embedding):
+        return given
+    if given is None or isinstance(given, EmbeddingSpec):
+        given = make_embedder(given or EmbeddingSpec())
+    if isinstance(given, type) or not callable(fit := getattr(given, "fit", None)):
+        return _of_numbers(given, "embedding=")
+    features = compute_features(space) if features is None else features
+    if features.catalogue_hash != space.catalogue.hash:
+        raise SearchError(
+            f"the features were computed for another catalogue ({features.catalogue_hash[:12]})"
+            f" than that of the space {space.name!r} ({space.catalogue.hash[:12]}); compute them "
+            "again with compute_features(space, ...)"
+        )
+    fitted = fit(features)
+    if isinstance(fitted, Embedding):
+        return fitted
+    return _of_numbers(fitted, f"what {type(given).__name__}.fit returned")
+
+
+def _of_numbers(given: object, where: str) -> Embedding:
+    try:
+        return Embedding.of(given)
+    except SearchError as error:
+        raise SearchError(f"{where}: {error}") from error
+
+
+def check_trees(
+    space: Space,
+    features: FeatureTable | None,
+    embedding: object,
+    strategy: Strategy | None,
+    *,
+    warm_start: Sequence[str | Source],
+    costs: bool,
+) -> None:
+    """Refuse what needs a list of all functions.
+
+    Raises:
+        SearchError: it was asked for.
+    """
+    asked = {
+        "features": features is not None,
+        "an embedding": embedding is not None and not isinstance(embedding, EmbeddingSpec),
+        "the UMAP embedding": isinstance(embedding, EmbeddingSpec) and embedding.name != "pca",
+        "a strategy": strategy is not None,
+        "a warm start": bool(warm_start),
+        "costs": costs,
+    }
+    if any(asked.values()):
+        raise SearchError(
+            f"{' and '.join(name for name in asked if asked[name])} cannot be had where the space "
+            f"{space.name!r} of {len(space):,} expressions is searched from tree to tree; a "
+            "smaller space has a catalogue of all functions"
+        )

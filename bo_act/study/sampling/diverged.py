@@ -1,0 +1,70 @@
+"""Telling a function whose training diverged from a trial that failed."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.study.storage.trials import own_trials
+from bo_act.training.outcomes import DIVERGED, Diverged
+
+
+def mark_diverged(
+    study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+) -> bool:
+    """Note in the storage whether a trial diverged; arguments as of a sampler's ``after_trial``.
+
+    The marks are those of a study file: a ``status``, and a constraint, so that Optuna's best trial
+    is none that diverged.
+    """
+    storage, number = study._storage, trial._trial_id
+    noted = trial.user_attrs.get("status") == DIVERGED
+    diverged = noted or _has_diverged(state, values)
+    if diverged and not noted:
+        storage.set_trial_user_attr(number, "status", DIVERGED)
+    if state == TrialState.COMPLETE and DIVERGED not in trial.constraints:
+        done = own_trials(getattr(study, "_study", study), state)  # of all brackets of Hyperband
+        # Optuna's GPSampler refuses a study in which some trials have a constraint and some not.
+        if all(DIVERGED in other.constraints for other in done):
+            storage.set_trial_system_attr(number, f"constraints:{DIVERGED}", float(diverged))
+    return diverged
+
+
+def _has_diverged(state: TrialState, values: Sequence[float] | None) -> bool:
+    if state == TrialState.FAIL:
+        return _is_nan_or_diverged()
+    done = values if state == TrialState.COMPLETE and values else ()
+    return any(not math.isfinite(value) for value in done)
+
+
+def _is_nan_or_diverged() -> bool:
+    """Tell whether the objective of the trial that ends returned NaN or raised ``Diverged``.
+
+    Optuna makes both a failure and hands a sampler neither the value nor the exception; they are
+    in the frames that call it.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        place = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if place == ("optuna.study._optimize", "_run_trial") and isinstance(
+            frame.f_locals.get("func_err"), Diverged
+        ):
+            return True
+        if place == ("optuna.study._tell", "_tell_with_warning") and _is_nan(
+            frame.f_locals.get("value_or_values")
+        ):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_nan(value: object) -> bool:
+    some = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    try:
+        return len(some) == 1 and math.isnan(some[0])  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # no number
+        return False

@@ -1,0 +1,65 @@
+"""From a method's description to an Optuna sampler."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+
+from bo_act.activations.space import Space
+from bo_act.errors import SearchError
+from bo_act.search.embedding.embedding import Embedding
+from bo_act.search.method import MethodSpec
+from bo_act.search.strategies import Evolution, RandomSearch, Strategy
+from bo_act.specs import StrategySpec
+from bo_act.study.sampling.sampler import ActivationSampler
+
+
+def make_strategy(spec: StrategySpec, space: Space) -> Strategy | None:
+    """Return the strategy that a spec names; None is the model's choice."""
+    if spec.name == "evolution":
+        return Evolution(space, population=spec.population, tournament=spec.tournament)
+    return RandomSearch() if spec.name == "random" else None
+
+
+def make_method_sampler(
+    method: MethodSpec,
+    space: Space,
+    embedding: Embedding | None,
+    *,
+    costs: NDArray[np.float64] | None = None,
+    seed: int,
+) -> BaseSampler:
+    """Return the sampler of a method, for a study whose initial design is enqueued.
+
+    Args:
+        method: what to do.
+        space: of the study.
+        embedding: of the space's functions, fitted as ``method.embedding`` says; Optuna's own
+            samplers need none.
+        costs: what each function costs, for methods that ask; default: measured.
+        seed: of every random choice.
+    """
+    if method.optuna is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            if method.optuna == "random":
+                return RandomSampler(seed=seed)
+            # Both count the enqueued trials as the random ones that they would begin with.
+            return TPESampler(seed=seed) if method.optuna == "tpe" else GPSampler(seed=seed)
+    if embedding is None:
+        raise SearchError("expected an embedding for this method, got none")
+    return ActivationSampler(
+        space,
+        embedding=embedding,
+        baselines=(),
+        initial=0,
+        surrogate=method.surrogate,
+        acquisition=method.acquisition,
+        costs=costs,
+        strategy=make_strategy(method.strategy, space),
+        seed=seed,
+    )

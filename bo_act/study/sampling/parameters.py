@@ -1,0 +1,200 @@
+"""The parameters of a study besides its functions, and the values that all baselines share.
+
+"Better than ReLU" compares functions only where they were trained alike.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.space import Space
+from bo_act.errors import ExpressionError, SearchError, nearest
+from bo_act.search.parameters import Parameters
+from bo_act.search.unenumerated import Frontier
+from bo_act.study.sampling.configurations import functions_of, params_of
+from bo_act.study.sampling.enqueued import check_keys, completed
+from bo_act.study.storage.trials import StudyView, common_parameters, own_trials
+
+
+def is_compared(trial: FrozenTrial) -> bool:
+    """Tell whether a trial is evaluated with the values that all baselines share."""
+    return trial.user_attrs.get("proposal", {}).get("by") in ("baseline", "enqueued")
+
+
+@dataclass(frozen=True)
+class SharedSettings:
+    """Values by name: given, or those of the first baseline, or drawn by name and seed alone.
+
+    So baselines that begin at the same time, in different processes, have the same ones.
+
+    Attributes:
+        defaults: those that are given.
+        seed: of those that are drawn.
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def check(
+        self,
+        slots: Collection[str],
+        parameters: Mapping[str, BaseDistribution] | None,
+        *,
+        closed: bool,
+    ) -> None:
+        """Refuse given values that no parameter can have.
+
+        Args:
+            slots: of the study's functions.
+            parameters: those that are known; None of none yet.
+            closed: whether there are no others.
+
+        Raises:
+            SearchError: a name is unknown, or a value is not one of its parameter's.
+        """
+        for name, value in self.defaults.items():
+            if name in slots:
+                raise SearchError(
+                    f"defaults: {name!r} is a slot of the functions, and defaults are values of "
+                    "the other parameters; leave it out"
+                )
+            if parameters is None:
+                continue
+            if name in parameters:
+                if closed or parameters[name].single():
+                    _checked(name, value, parameters[name])
+                continue
+            hint = nearest(name, set(parameters) - set(self.defaults))
+            if hint or closed:
+                raise SearchError(
+                    f"defaults: unknown parameter {name!r}"
+                    f"{hint or '; known: ' + (', '.join(parameters) or 'none')}"
+                )
+
+    def values(
+        self, wanted: Mapping[str, BaseDistribution], before: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return a value of each parameter.
+
+        Args:
+            wanted: parameters by name.
+            before: parameters of trials that have evaluated a baseline, the first one first.
+
+        Raises:
+            SearchError: a value that was given is not one of its parameter's.
+        """
+        found: dict[str, Any] = {}
+        for name, distribution in wanted.items():
+            if name in self.defaults:
+                found[name] = _checked(name, self.defaults[name], distribution)
+                continue
+            for one in before:
+                with suppress(KeyError, SearchError):
+                    found[name] = _checked(name, one[name], distribution)
+                    break
+            else:
+                found[name] = self._drawn(name, distribution)
+        return found
+
+    def _drawn(self, name: str, distribution: BaseDistribution) -> Any:
+        parameters = Parameters({name: distribution})
+        generator = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        return parameters.decode(parameters.draw(1, generator)[0])[name]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyParameters:
+    """What the trials of a sampler's studies ask for.
+
+    Attributes:
+        space: of the functions.
+        catalogue: of the sampler.
+        activations: names of the functions.
+        baselines: their indices.
+        given: the other parameters; None where they are learnt from trials.
+        settings: what baselines are evaluated with.
+    """
+
+    space: Space
+    catalogue: Catalogue | Frontier
+    activations: tuple[str, ...]
+    baselines: tuple[int, ...]
+    given: Mapping[str, BaseDistribution] | None
+    settings: SharedSettings
+
+    def __post_init__(self) -> None:
+        self.settings.check(self.slots, self.given, closed=self.given is not None)
+
+    @property
+    def slots(self) -> dict[str, BaseDistribution]:
+        """The slots of all functions."""
+        return {slot: d for name in self.activations for slot, d in self.space.slots(name).items()}
+
+    def common(self, study: Study) -> dict[str, BaseDistribution]:
+        """Return the others that are searched: as given, or those of all finished trials."""
+        found = self.given
+        if found is None:
+            found = common_parameters(own_trials(study))
+        slots = self.slots
+        return {n: d for n, d in found.items() if n not in slots and not d.single()}
+
+    def known(self, study: Study) -> dict[str, BaseDistribution]:
+        """Return the others that some trial had, and those that were given."""
+        found = dict(self.given or {})
+        for trial in StudyView.of(study).trials:
+            found |= trial.distributions
+        slots = self.slots
+        return {name: d for name, d in found.items() if name not in slots}
+
+    def shared(self, study: Study, wanted: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+        """Return the values of other parameters that all baselines are evaluated with."""
+        before = []
+        if not wanted.keys() <= self.settings.defaults.keys():
+            before = [params_of(t) for t in StudyView.of(study).in_order if self._is_baseline(t)]
+        return self.settings.values(wanted, before)
+
+    def check_defaults(self, study: Study) -> None:
+        """Refuse defaults of parameters that no trial has asked for, see ``SharedSettings``."""
+        if self.given is None and self.settings.defaults and (known := self.known(study)):
+            self.settings.check((), known, closed=False)
+
+    def check_enqueued(self, study: Study, fixed: Mapping[str, Any]) -> None:
+        """Refuse parameters of an enqueued trial that mean nothing.
+
+        Raises:
+            SearchError: a key is unknown, or a slot holds what it cannot hold.
+        """
+        check_keys(fixed, self.slots, self.known(study), closed=self.given is not None)
+        self.completed(fixed, 0)
+
+    def completed(self, fixed: Mapping[str, Any], number: int) -> dict[str, str]:
+        """Return all slots of an enqueued trial, those left open drawn by its number."""
+        return completed(self.space, self.activations, fixed, seed=(self.settings.seed, number))
+
+    def _is_baseline(self, trial: FrozenTrial) -> bool:
+        try:
+            functions = functions_of(self.catalogue, params_of(trial), self.activations)
+        except ExpressionError:
+            return False
+        return len(set(functions)) == 1 and functions[0] in self.baselines
+
+
+def _checked(name: str, value: Any, distribution: BaseDistribution) -> Any:
+    """Return a value as its distribution has it."""
+    try:
+        inside = distribution.to_internal_repr(value)
+        if distribution._contains(inside):
+            return distribution.to_external_repr(inside)
+    except (TypeError, ValueError):
+        pass
+    raise SearchError(f"defaults: {name} = {value!r} is not in {distribution}")

@@ -1,0 +1,423 @@
+"""ActivationSampler: the searcher as an Optuna sampler."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import TrialPruned
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
+
+from bo_act.activations.space import Space
+from bo_act.errors import ExhaustedError, ExpressionError, SearchError
+from bo_act.features.table import FeatureTable
+from bo_act.search.acquisition.pool import check_unlisted
+from bo_act.search.embedding.embedding import Embedder, Embedding
+from bo_act.search.observations import Observations
+from bo_act.search.strategies import Strategy
+from bo_act.search.unenumerated import Frontier
+from bo_act.search.warm_start import Source
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
+from bo_act.specs.base import whole
+from bo_act.study.sampling.candidates import (
+    check_trees,
+    how_chosen,
+    listed_candidates,
+    met_candidates,
+)
+from bo_act.study.sampling.configurations import (
+    CONFIGURATION,
+    ONE,
+    JointSide,
+    checked_names,
+    params_of,
+)
+from bo_act.study.sampling.diverged import mark_diverged
+from bo_act.study.sampling.enqueued import warn_of_unasked
+from bo_act.study.sampling.exhausted import is_optimizing, stop
+from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
+from bo_act.study.sampling.warm_start import read_sources, refuse_itself
+from bo_act.study.storage.heartbeat import Heartbeat
+from bo_act.study.storage.owner import CLAIM, OWNER, Owner
+from bo_act.study.storage.trials import StudyView, View, own_only, seconds
+
+
+class ActivationSampler(BaseSampler):
+    """Proposes activation functions by Bayesian optimization over an embedding of their features.
+
+    The slots of the space are filled with one function. The best function depends on the learning
+    rate and the like: every other parameter of the study (numbers and categories) is searched
+    together with it, unless ``delegate`` is given, which then samples them apart. The proposal
+    depends on what is in the study and on ``seed``, never on the process: a resumed study goes on
+    as an uninterrupted one would have.
+
+    Several processes or threads may work on one study: each claims its function in the storage
+    and yields when another holds it.
+
+    Args:
+        space: where functions come from.
+        features: what is known of each function, from ``compute_features``; default: the output
+            features alone, computed here.
+        baselines: functions to evaluate first; default: those of the space file, none where there
+            is a warm start.
+        initial: random functions after the baselines, before the surrogate proposes; default: two,
+            none where there is a warm start.
+        embedding: a spec, any object with ``fit(table) -> Embedding``, or an embedding of the
+            space's functions, which needs no features: an ``Embedding`` or an (N, d) array of
+            numbers, a row for each function of the catalogue in its order. Columns that leave
+            [0, 1] are scaled by rank.
+        surrogate: options of the Gaussian process.
+        acquisition: which acquisition function, with its options.
+        costs: (N,) what each function costs at inference, for an acquisition function that asks;
+            default: measured here, on the CPU. A study that is resumed goes on alike with the same.
+        strategy: chooses in place of surrogate and acquisition, once the start is over.
+        candidates: ``catalogue``: all functions of the space; ``trees``: functions as they are met,
+            from tree to tree, by their output features alone (no features, embedder, strategy or
+            warm start); ``auto``: the catalogue where the space can be listed.
+        warm_start: what other tasks say: names of benchmarks and studies, or sources. It goes into
+            the surrogate alone, never into the study's trials.
+        first: how many of the functions that are good in all of them are evaluated before all
+            others.
+        activations: names of several activations of one study, one a stage of the network, which
+            the objective asks for by ``space.suggest(trial, "stage1")``; baselines stand in all.
+        parameters: the other parameters as Optuna distributions; default: those that all finished
+            trials have, so that the first trial draws its own at random.
+        defaults: values of other parameters that all baselines are evaluated with; default: those
+            of the first baseline, which are drawn. Functions that are enqueued without values have
+            them, too.
+        seed: of every random choice.
+        delegate: samples all other parameters in place of the surrogate. A ``strategy`` has no
+            surrogate, and the default for it is Optuna's TPE.
+        max_retries: how often a function is proposed again after its trial failed.
+
+    Raises:
+        ExpressionError: a baseline is not in the space.
+        SearchError: the features belong to another space, the acquisition function cannot be had
+            with what is searched, or ``defaults`` are of no parameter. So does the first proposal
+            for a study that is its own source.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        features: FeatureTable | None = None,
+        baselines: Sequence[str] | None = None,
+        initial: int | None = None,
+        embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None = None,
+        surrogate: SurrogateSpec | None = None,
+        acquisition: AcquisitionSpec | None = None,
+        costs: np.ndarray | None = None,
+        strategy: Strategy | None = None,
+        candidates: Literal["auto", "catalogue", "trees"] = "auto",
+        warm_start: Sequence[str | Source] = (),
+        first: int = 5,
+        activations: Sequence[str] = ("",),
+        parameters: Mapping[str, BaseDistribution] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        delegate: BaseSampler | None = None,
+        max_retries: int = 2,
+    ) -> None:
+        if initial is None:
+            initial = 0 if warm_start else 2
+        whole(first, "first", error=SearchError)
+        whole(max_retries, "max_retries", error=SearchError)
+        options: dict[str, Any] = {
+            "initial": initial,
+            "surrogate": surrogate or SurrogateSpec(),
+            "acquisition": acquisition or AcquisitionSpec(),
+            "strategy": strategy,
+            "seed": seed,
+            "costs": costs,
+        }
+        self._told_by = [one for one in warm_start if isinstance(one, str)]
+        usual = () if warm_start else space.baselines
+        given = usual if baselines is None else baselines
+        if candidates == "trees" or (candidates == "auto" and not space.can_be_listed):
+            check_trees(
+                space,
+                features,
+                embedding,
+                strategy,
+                warm_start=warm_start,
+                costs=costs is not None or options["acquisition"].needs_costs,
+            )
+            self.candidates = met_candidates(space, embedding, given, options)
+        else:
+            sources = [one for one in warm_start if isinstance(one, Source)]
+            sources += read_sources(space, self._told_by)
+            self.candidates = listed_candidates(
+                space, features, embedding, given, options, sources=sources, first=first
+            )
+        self.space = space
+        self.catalogue = self.candidates.catalogue
+        self.searcher = self.candidates.searcher
+        self.activations = checked_names(activations, strategy)
+        self.parameters = StudyParameters(
+            space,
+            self.catalogue,
+            self.activations,
+            self.searcher.baselines,
+            parameters,
+            SharedSettings(dict(defaults or {}), seed),
+        )
+        self.delegate = delegate or TPESampler(seed=seed)
+        self._delegates = delegate is not None or strategy is not None
+        if not self._delegates and (parameters or self.activations != ONE):
+            check_unlisted(options["acquisition"])
+        self.max_retries = max_retries
+        self._slot_sampler = RandomSampler(seed=seed)
+
+    @property
+    def embedding(self) -> Embedding:
+        """Where the functions lie before any trial; of trees, those met so far."""
+        return self.candidates.embedding
+
+    # --- Optuna's interface -----------------------------------------------------------------
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the slots of the space and the other parameters that are sampled with them."""
+        if self._delegates:
+            others = self.delegate.infer_relative_search_space(own_only(study, trial), trial)
+        else:
+            others = self.parameters.common(study)
+        return {**others, **self.parameters.slots}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Choose a function or a configuration, claim it, and return its parameters."""
+        self._raise_error_if_multi_objective(study)
+        if self._told_by:
+            refuse_itself(study, self._told_by)
+            self._told_by = []  # once is enough: another study's trials stay another's
+        self.parameters.check_defaults(study)
+        slots = self.parameters.slots
+        others = {name: d for name, d in search_space.items() if name not in slots}
+        values = {}
+        if others and self._delegates:
+            values = self.delegate.sample_relative(own_only(study, trial), trial, others)
+        if any(
+            name in slots for name in (*trial.system_attrs.get("fixed_params", {}), *trial.params)
+        ):
+            # Enqueued; or taken over after its claim was final, its parameters half written.
+            attributes = trial.system_attrs
+            params = attributes.get(CONFIGURATION) or attributes.get(CLAIM) or {}
+        else:
+            try:
+                params = self._claimed(study, trial, {} if self._delegates else others)
+            except ExhaustedError as error:
+                if not is_optimizing(study):
+                    raise
+                stop(study, self.space.name)
+                raise TrialPruned(str(error)) from error
+        if values and is_compared(trial):
+            values |= self.parameters.shared(study, {name: others[name] for name in values})
+        return {**values, **params}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Leave parameters that are not known beforehand to the delegate."""
+        self._raise_error_if_multi_objective(study)
+        name, _, slot = param_name.rpartition(".")
+        if slot in self.space.distributions and name and name not in self.activations:
+            raise SearchError(
+                f"the objective asks for an activation named {name!r}, which the sampler does not "
+                f"know; give it activations=(..., {name!r})"
+            )
+        if param_name not in self.parameters.slots and is_compared(trial):
+            return self.parameters.shared(study, {param_name: param_distribution})[param_name]
+        chosen = self._slot_sampler if param_name in self.parameters.slots else self.delegate
+        seen = own_only(study, trial)
+        return chosen.sample_independent(seen, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Note which process runs the trial, and read what a person enqueued.
+
+        Until the trial ends, the process says that it is alive.
+
+        Raises:
+            SearchError: it was enqueued with what means nothing; the trial has failed.
+        """
+        if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
+            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
+        if fixed := trial.system_attrs.get("fixed_params"):
+            self._take_enqueued(study, trial, fixed)
+        Heartbeat(study, trial._trial_id).begin()
+        self.delegate.before_trial(own_only(study, trial), trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Note a divergence, let the delegate see the result, and end an exhausted search."""
+        Heartbeat(study, trial._trial_id).end()
+        diverged = mark_diverged(study, trial, state, values)
+        self.delegate.after_trial(own_only(study, trial), trial, state, values)
+        if state == TrialState.COMPLETE or diverged:
+            warn_of_unasked(trial, self.parameters.settings.defaults if is_compared(trial) else {})
+        if (state != TrialState.FAIL or diverged) and is_optimizing(study):
+            self._stop_if_exhausted(study, trial)
+
+    def reseed_rng(self) -> None:
+        """Reseed the delegate; proposals have no state to reseed."""
+        self.delegate.reseed_rng()
+        self._slot_sampler.reseed_rng()
+
+    def check_enqueued(self, study: Study, params: Mapping[str, Any]) -> None:
+        """Refuse what a trial is to be enqueued with where it means nothing in a study."""
+        self.parameters.check_enqueued(study, params)
+
+    # --- proposing --------------------------------------------------------------------------
+
+    def view(self, study: Study, trial: FrozenTrial | None = None) -> View:
+        """Read the study as the searcher sees it.
+
+        Args:
+            study: a study of this space.
+            trial: the trial that a proposal is for; left out of what is seen.
+        """
+        return self._view(StudyView.of(study, trial))
+
+    def observations(
+        self, trials: Sequence[FrozenTrial], direction: StudyDirection
+    ) -> Observations:
+        """Return what some trials of a study say, larger is better."""
+        return self._view(StudyView.of_some(trials, direction)).observations
+
+    def configurations(self, study: Study) -> JointSide | None:
+        """Return how configurations are searched, None where functions alone are."""
+        return None if self._delegates else self._side(study, self.parameters.common(study))
+
+    def remaining(self, study: Study) -> int:
+        """Count the functions that can still be proposed.
+
+        With other parameters or several activations, as many as there are: each can be proposed
+        again in another configuration.
+        """
+        if self.configurations(study):
+            return int(self.embedding.valid.sum())
+        if isinstance(self.catalogue, Frontier) and not self.catalogue.is_complete:
+            return len(self.space)
+        candidates = set(np.flatnonzero(self.embedding.valid).tolist())
+        return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
+
+    def _stop_if_exhausted(self, study: Study, trial: FrozenTrial) -> None:
+        if trial.distributions.keys() - self.parameters.slots.keys() and not self._delegates:
+            return  # its function can be tried again with other values
+        # With fewer trials than functions some function is left: there is no need to look.
+        if trial.number + 1 >= int(self.embedding.valid.sum()) and not self.remaining(study):
+            stop(study, self.space.name)
+
+    def _view(self, trials: StudyView) -> View:
+        if isinstance(self.catalogue, Frontier):
+            # Functions are met in the order of the trials, whichever process reads them.
+            for trial in trials.in_order:
+                self._index(trial)
+        complete = [(t, index) for t in trials.complete if (index := self._index(t)) is not None]
+        failures = Counter(self._index(trial) for trial in trials.failed)
+        observations = Observations(
+            np.array([index for _, index in complete], dtype=np.int64),
+            trials.values([trial for trial, _ in complete]),
+            frozenset(self._indices(trials.pruned)),
+            frozenset(
+                index
+                for index, count in failures.items()
+                if index is not None and count > self.max_retries
+            ),
+            np.array([seconds(trial) for trial, _ in complete], dtype=np.float64),
+        )
+        return View(observations, frozenset(self._indices(trials.waiting)), trials.number)
+
+    def _indices(self, trials: Sequence[FrozenTrial]) -> Iterator[int]:
+        return (index for trial in trials if (index := self._index(trial)) is not None)
+
+    def _side(self, study: Study, others: Mapping[str, BaseDistribution]) -> JointSide | None:
+        if not others and self.activations == ONE:
+            return None
+        return JointSide.of(
+            self.catalogue,
+            self.embedding,
+            self.searcher,
+            activations=self.activations,
+            distributions=others,
+            shared=self.parameters.shared(study, others),
+            max_retries=self.max_retries,
+        )
+
+    def _index(self, trial: FrozenTrial) -> int | None:
+        with suppress(ExpressionError):
+            return self.catalogue.index(params_of(trial))
+        return None
+
+    def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
+        """Note the function that a person chose, and what it is to be evaluated with."""
+        try:
+            self.check_enqueued(study, fixed)
+            if not (slots := self.parameters.completed(fixed, trial.number)):
+                return
+            others = {} if self._delegates else self.parameters.common(study)
+            free = {name: d for name, d in others.items() if name not in fixed}
+            params = {**self.parameters.shared(study, free), **fixed, **slots}
+            key, claim = (CONFIGURATION, params) if self._side(study, others) else (CLAIM, slots)
+        except SearchError as error:
+            # Nobody has this trial in hand yet, so that nobody else could end it.
+            study._storage.set_trial_user_attr(trial._trial_id, "failure", str(error))
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            raise
+        study._storage.set_trial_system_attr(trial._trial_id, key, claim)
+        trial.system_attrs[key] = claim
+        self._note(study, trial, slots, {"by": "enqueued"})
+
+    def _claimed(self, study: Study, trial: FrozenTrial, others: Mapping[str, Any]) -> Any:
+        """Return the parameters of what is proposed to a trial, which has claimed it."""
+        if side := self._side(study, others):
+            proposal, params = side.claim(study, trial)
+            self._note(study, trial, params, how_chosen(proposal, study.direction))
+            return params
+        contested: set[int] = set()
+        while True:  # ends: each round leaves one more candidate out
+            view = self.view(study, trial)
+            chosen = self.searcher.propose(
+                self.embedding,
+                view.observations,
+                pending=view.pending | contested,
+                number=view.number,
+            )
+            slots = self.catalogue.params(chosen.index)
+            study._storage.set_trial_system_attr(trial._trial_id, CLAIM, slots)
+            # Another may have claimed it meanwhile, or have finished it.
+            if chosen.index not in self.view(study, trial).taken:
+                break
+            contested.add(chosen.index)
+        self._note(study, trial, slots, how_chosen(chosen, study.direction))
+        return slots
+
+    def _note(
+        self, study: Study, trial: FrozenTrial, params: Mapping[str, Any], how: Mapping[str, Any]
+    ) -> None:
+        """Write into a trial what it evaluates and how that was chosen."""
+        attributes = self.candidates.attributes(params, self.activations) | {"proposal": how}
+        for name, value in attributes.items():
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        # Optuna's trial reads the storage once, at its beginning, and looks into this object.
+        trial.user_attrs.update(attributes)

@@ -1,0 +1,157 @@
+"""Sources of a warm start by name: benchmarks and earlier studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from bo_act import content
+from bo_act.activations.space import Space
+from bo_act.benchmark.parquet import open_benchmark
+from bo_act.benchmark.sources import as_source, same_runs
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import ContentNotFoundError, ExpressionError, SearchError
+from bo_act.search.warm_start import Source, distinct
+from bo_act.specs.files import read_study
+from bo_act.study.storage.opening import load_study
+from bo_act.study.storage.trials import SOURCE, own, own_trials, source_trials
+
+
+def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
+    """Read what benchmarks and studies say of the functions of a space.
+
+    Functions are matched by what they compute, so that a source's space may be another one. What is
+    the same under another name (a copy, a link, another form of the file) is one source.
+
+    Args:
+        space: of the search.
+        names: of benchmarks, or of studies where there is no benchmark of that name; a path to a
+            ``.toml`` file is a study, any other path is a benchmark.
+
+    Raises:
+        ContentNotFoundError: neither a benchmark nor a study of that name.
+        StorageError: the study has not been run.
+        SearchError: a source has no function of the space.
+    """
+    benchmarks: list[Benchmark] = []
+    sources = []
+    for name in dict.fromkeys(names):
+        if not _is_benchmark(name):
+            found = _load(name)
+            trials = own_trials(found, TrialState.COMPLETE)
+            sources.append(trials_as_source(found.study_name, space, trials))
+            continue
+        benchmark = open_benchmark(name)
+        if not any(same_runs(benchmark, other) for other in benchmarks):
+            benchmarks.append(benchmark)
+            sources.append(as_source(benchmark, space))
+    return distinct(sources)
+
+
+def refuse_itself(study: Study, names: Sequence[str]) -> None:
+    """See that no source is the study that it is for.
+
+    Args:
+        study: that is to learn from them.
+        names: of the sources, as for ``read_sources``.
+
+    Raises:
+        SearchError: one is, by another name of its file or of its storage, or as a copy.
+    """
+    ours = {trial.datetime_start for trial in own_trials(study)} - {None}
+    for name in names:
+        if _is_benchmark(name):
+            continue
+        other = _load(name)
+        theirs = {trial.datetime_start for trial in own_trials(other)} - {None}
+        if ours & theirs or (not theirs and other.study_name == study.study_name):
+            raise SearchError(
+                f"warm_start.sources: {name!r} has the trials of the study {study.study_name!r} "
+                "itself, which it learns from anyway; leave it out"
+            )
+
+
+def _load(name: str) -> Study:
+    return load_study(read_study(name))
+
+
+def _is_benchmark(name: str) -> bool:
+    if Path(name).suffix or "/" in name:
+        return Path(name).suffix != ".toml"
+    try:
+        content.find("studies/benchmarks", name)
+    except ContentNotFoundError:
+        return False
+    return True
+
+
+def trials_as_source(name: str, space: Space, trials: Sequence[FrozenTrial]) -> Source:
+    """Return what the complete trials of a study say of the functions of a space."""
+    values = np.full(len(space.catalogue), np.nan)
+    for trial in own(trials):
+        text = trial.user_attrs.get("activation")
+        if text is None or trial.value is None or not np.isfinite(trial.value):
+            continue
+        try:
+            values[space.catalogue.index(text)] = trial.value
+        except ExpressionError:
+            continue
+    return Source(name, values)
+
+
+def add_source_trials(
+    study: Study,
+    space: Space,
+    sources: Sequence[Source],
+    *,
+    most: int = 100,
+    activations: Sequence[str] = ("",),
+) -> int:
+    """Add what sources say to a study as finished trials, for those who look at it elsewhere.
+
+    Each has the source's name in its user attribute ``source``, and nothing here takes it for one
+    of the study: it is no observation, is in no count, and is neither best nor confirmed. What
+    reads the study without this attribute (Optuna's ``best_trial``, pruners, a dashboard's curve of
+    the best value) sees trials like any other, with values that were measured on another task.
+
+    Args:
+        study: of the space.
+        space: of the study and the sources.
+        sources: what to add; trials that are there already are not added again.
+        most: of each source, how many, the best first.
+        activations: of the study; a function stands in all of them.
+
+    Returns:
+        How many were added.
+    """
+    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    there = {
+        (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
+        for trial in source_trials(study)
+    }
+    added = []
+    for source in sources:
+        known = int(np.isfinite(source.values).sum())
+        order = np.argsort(-source.values, kind="stable")[: min(most, known)]  # NaN comes last
+        for index in order.tolist():
+            text = space.catalogue.text(index)
+            if (source.name, text) in there:
+                continue
+            slots = space.catalogue.params(index)
+            named = {name: f"{name}." if name else "" for name in activations}
+            params = {start + slot: v for start in named.values() for slot, v in slots.items()}
+            choices = {slot: one for name in activations for slot, one in space.slots(name).items()}
+            added.append(
+                create_trial(
+                    value=sign * float(source.values[index]),
+                    params=params,
+                    distributions={slot: choices[slot] for slot in params},
+                    user_attrs={SOURCE: source.name, "activation": text, "index": index},
+                )
+            )
+    study.add_trials(added)
+    return len(added)

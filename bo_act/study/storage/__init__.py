@@ -1,0 +1,1 @@
+"""What a study keeps, and who may write to it."""

@@ -1,0 +1,198 @@
+"""Opening storages and studies, with errors that help."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from bo_act.errors import BoActError, StorageError
+from bo_act.specs import StudySpec
+from bo_act.study.storage.database import PatientDatabase, first_line
+from bo_act.study.storage.errors import one_line, unusable
+from bo_act.study.storage.journal_file import open_journal
+from bo_act.study.storage.pruners import make_pruner
+from bo_act.study.storage.recorded_settings import hide_old_secrets, note_settings
+from bo_act.urls import shown_url, without_secrets_of
+
+_LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
+
+_STALE_LOCK = 10  # seconds after which a journal's lock is taken from a writer that is silent
+
+
+def location(spec: StudySpec) -> str:
+    """Return the storage of a study as it may be shown, without a password.
+
+    It is what its file says, or ``runs/<name>/study.db``.
+    """
+    return shown_url(where_of(spec))
+
+
+def where_of(spec: StudySpec) -> str:
+    """Return the storage of a study to open it, with its password where it has one."""
+    return spec.storage or f"runs/{spec.name}/study.db"
+
+
+def file_of(where: str) -> Path | None:
+    """Return the file that a storage's path names; None for a URL.
+
+    Raises:
+        StorageError: the path begins with the name of a user (``~name``) who is not there.
+    """
+    if "://" in where:
+        return None
+    try:
+        return Path(where).expanduser()
+    except RuntimeError as error:
+        raise StorageError(
+            f"the study storage {where} cannot be opened: {error}; write the folder instead of ~"
+        ) from error
+
+
+def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> BaseStorage:
+    """Open a storage.
+
+    Args:
+        where: an Optuna storage URL, or a path: ending in ``.log`` a journal file, else SQLite.
+        create: make a file (and its folders) that does not exist.
+        patience: seconds to wait for a database server that is not there yet. One that is lost
+            later is waited for in any case.
+
+    Raises:
+        StorageError: it cannot be reached, with the reason on one line.
+    """
+    path = file_of(where)
+    if path is not None:
+        return _open_file(path, create=create, journal=path.suffix == ".log")
+    url = _parsed(where)
+    if url.get_backend_name() == "sqlite":
+        return _open_sqlite_url(url, create=create)
+    if url.drivername in ("postgres", "postgresql"):
+        psycopg2 = importlib.util.find_spec("psycopg2") is not None
+        url = url.set(drivername="postgresql" if psycopg2 else "postgresql+psycopg")
+    # Connections that a restarted server has forgotten are found out before they are used.
+    return _open_database(url, {"pool_pre_ping": True}, where, patience=patience)
+
+
+def _parsed(where: str) -> URL:
+    try:
+        url = make_url(where)
+    except (SQLAlchemyError, ValueError):
+        url = None
+    if url is None or "@" in (url.host or ""):
+        raise StorageError(
+            f"the study storage {shown_url(where)} cannot be reached: expected a URL as "
+            "postgresql://USER@SERVER/NAME; a password belongs in ~/.pgpass or PGPASSWORD, and "
+            "in a URL its @ : / ? # and % are written %40 %3A %2F %3F %23 and %25"
+        )
+    return url
+
+
+def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
+    with one_line(path, "opened"):
+        there = path.exists()
+    if not create and not there:
+        raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
+    if journal:
+        return open_journal(path, stale=_STALE_LOCK)
+    with one_line(path, "opened"):
+        if not there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        if path.is_dir():
+            raise StorageError(f"the study storage {path} is a folder; give the path of a file")
+    # As SQLite's own URI, in which the path may hold whatever it does; a file that is not there
+    # any more is not made again.
+    uri = {"uri": "true", "mode": "rw"}
+    url = URL.create("sqlite", database=path.absolute().as_uri(), query=uri)
+    return _open_database(url, _ENGINE_OF_FILES, str(path), skip_table_creation=not create)
+
+
+def _open_sqlite_url(url: URL, *, create: bool) -> BaseStorage:
+    path = Path(url.database or "")
+    if url.query or url.host or url.username or url.database in (None, "", ":memory:"):
+        return _open_database(url, _ENGINE_OF_FILES, url.render_as_string())
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise StorageError(
+            f"the study storage {url} cannot be reached: there is no folder {folder}"
+        )
+    return _open_file(path, create=create, journal=False)
+
+
+_ENGINE_OF_FILES: dict[str, Any] = {"connect_args": {"timeout": _LOCK_WAIT}}
+
+
+def _open_database(
+    url: URL, engine: dict[str, Any], given: str, *, patience: float = 0.0, **options: Any
+) -> BaseStorage:
+    text = url.render_as_string(hide_password=False)
+    try:
+        database = PatientDatabase.connect(text, dict(engine), patience=patience, **options)
+        database.given = given
+        return optuna.storages.get_storage(database)
+    except BoActError:
+        raise
+    except Exception as error:  # of SQLAlchemy, a driver, Alembic, or of what stands in a file
+        reason = without_secrets_of(given, first_line(error))
+        if isinstance(error, ImportError) and url.get_backend_name() == "postgresql":
+            reason = "its driver is missing; install the extra: pip install 'bo-act[postgres]'"
+        hidden = None if "***" in reason else error
+        raise unusable(shown_url(given), reason, "reached") from hidden
+
+
+def open_study(
+    spec: StudySpec,
+    sampler: BaseSampler,
+    *,
+    content: dict[str, str] | None = None,
+    patience: float = 0.0,
+) -> optuna.Study:
+    """Create the study of a file, or open it where it exists.
+
+    Args:
+        spec: the study file.
+        sampler: for the trials to come.
+        content: hashes of what the file names, by what to call it.
+        patience: see ``open_storage``.
+
+    Raises:
+        StorageError: the storage cannot be reached, or holds a study of this name that was made
+            with other settings.
+    """
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=open_storage(where_of(spec), patience=patience),
+        sampler=sampler,
+        pruner=make_pruner(spec.pruner, epochs=spec.training.epochs),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    hide_old_secrets(study)
+    note_settings(study, spec, content or {}, where=location(spec))
+    return study
+
+
+def load_study(spec: StudySpec) -> optuna.Study:
+    """Open a study that exists, to read it.
+
+    Raises:
+        StorageError: the storage cannot be reached or has no such study.
+    """
+    storage = open_storage(where_of(spec), create=False)
+    try:
+        study = optuna.load_study(study_name=spec.name, storage=storage)
+    except KeyError as error:
+        raise StorageError(
+            f"the storage {location(spec)} has no study {spec.name!r}; `bo-act run` makes it"
+        ) from error
+    with suppress(StorageError):  # it may be somebody else's, who alone may write
+        hide_old_secrets(study)
+    return study

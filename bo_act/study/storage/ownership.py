@@ -1,0 +1,152 @@
+"""Keeping a trial while it is written to, and giving it back: by its process, or by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from bo_act.errors import WorkerError
+from bo_act.study.storage.heartbeat import BEATS, Silence, silences
+from bo_act.study.storage.heartbeat_places import beats_of
+from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.owner import OWNER, Owner, TrialTaken
+from bo_act.study.storage.trials import own_trial, read_again
+
+
+def check_mine(study: optuna.Study, trial: Trial) -> None:
+    """Make sure that a trial is still this process's.
+
+    A process that was stopped for longer than the grace period knows nothing of it; what it goes
+    on to say is not to stand beside what the new owner says.
+
+    Raises:
+        TrialTaken: it has another owner, was given back by hand, or was ended from elsewhere.
+    """
+    found = read_again(study, trial)
+    owner = Owner.read(found.system_attrs.get(OWNER))
+    if OWNER in found.system_attrs and owner != Owner.me():
+        what = "given back by hand" if owner is None else f"taken over by {owner}"
+    elif found.state.is_finished():
+        what = f"ended from elsewhere, as {found.state.name}"
+    else:
+        return
+    raise TrialTaken(
+        f"trial {trial.number} was {what} while this process had it; what it measured of it is "
+        "left out, and it goes on with another trial"
+    )
+
+
+@contextmanager
+def keeping(study: optuna.Study, trial: Trial) -> Iterator[None]:
+    """Keep a trial this process's while its result is written.
+
+    Raises:
+        TrialTaken: it is no more.
+    """
+    with my_turn(study):
+        check_mine(study, trial)
+        yield
+
+
+def give_back(study: optuna.Study, trial: Trial) -> None:
+    """Let another process take a trial over, unless one has."""
+    try:
+        with keeping(study, trial):
+            study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
+    except TrialTaken:
+        pass
+
+
+@dataclass(frozen=True)
+class Released:
+    """A trial that was given back by hand.
+
+    Attributes:
+        study, trial: which.
+        activation: its function; empty before it was chosen.
+        host, pid: of the process that had it; empty and None where none said so.
+        silent: seconds since its last heartbeat; None before any.
+    """
+
+    study: str
+    trial: int
+    activation: str
+    host: str
+    pid: int | None
+    silent: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return asdict(self)
+
+
+def release(study: optuna.Study, number: int, *, force: bool = False) -> Released:
+    """Give a running trial back by hand: the next worker takes it over under its number.
+
+    Args:
+        study: of a study file.
+        number: of the trial.
+        force: even where its process is known to be alive. That one finds out as soon as it tells
+            the study something, and leaves the trial.
+
+    Raises:
+        SearchError: the study has no such trial of its own.
+        WorkerError: the trial does not run, was given back before, or its process is alive.
+    """
+    with my_turn(study):
+        trial = own_trial(study, number)
+        if trial.state != TrialState.RUNNING:
+            state = {
+                TrialState.WAITING: "has not been begun",
+                TrialState.FAIL: "has failed",
+                TrialState.PRUNED: "was pruned",
+            }.get(trial.state, "is complete")
+            raise WorkerError(
+                f"trial {number} of the study {study.study_name!r} {state}; only one that runs can "
+                "be given back"
+            )
+        attributes = trial.system_attrs
+        owner = Owner.read(attributes.get(OWNER))
+        if owner is None and OWNER in attributes:
+            raise WorkerError(
+                f"trial {number} of the study {study.study_name!r} was given back before; the next "
+                "worker takes it over"
+            )
+        silence = silences(study, [trial]).get(number, Silence())
+        if owner is not None and not force:
+            _refuse_the_living(number, owner, silence)
+        study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
+        if beats := beats_of(study):
+            beats.end(trial._trial_id)
+    return Released(
+        study.study_name,
+        number,
+        str(trial.user_attrs.get("activation", "")),
+        owner.host if owner else "",
+        owner.pid if owner else None,
+        silence.seconds,
+    )
+
+
+def _refuse_the_living(number: int, owner: Owner, silence: Silence) -> None:
+    """Raise where a process is known to be alive, by its number here or by what it said just now.
+
+    Raises:
+        WorkerError: so.
+    """
+    pause = (owner.patience or 0.0) / BEATS
+    if owner.is_alive():
+        known = f"process {owner.pid} of this machine, which is alive"
+    elif not owner.is_gone() and silence.seconds is not None and silence.seconds < 2 * pause:
+        known = f"{owner}, which said {silence.seconds:.0f} s ago that it is alive"
+    else:
+        return
+    raise WorkerError(
+        f"trial {number} is run by {known}; end that first, or give --force, if it is known to do "
+        "nothing any more"
+    )

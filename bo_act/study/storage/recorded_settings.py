@@ -1,0 +1,241 @@
+"""What a study was made with: its settings and what its file names, kept in the study.
+
+Trials of other settings do not compare. Whoever opens a study is checked against them as soon as
+something was measured with them, and again before each trial: until then they may still change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_act.errors import StorageError
+from bo_act.specs import DataSpec, ModelSpec, StudySpec
+from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.owner import OWNER
+from bo_act.study.storage.trials import StudyView
+from bo_act.tasks.task import SPACE
+from bo_act.urls import shown_url
+
+SPEC = "bo_act:spec"
+"""User attribute of a study: the resolved study file."""
+
+CONTENT = "bo_act:content"
+"""User attribute of a study: hashes of what the study file names."""
+
+# What may differ between two runs of one study: none of it changes what is searched or measured.
+_FREE: dict[str, Any] = {
+    "trials": True,
+    "storage": True,
+    "description": True,
+    "confirm": True,
+    "stop": True,
+    "grace": True,
+    "max_retries": True,
+    "data": {"root", "download", "workers"},
+    "callbacks": True,
+    "warm_start": {"as_trials"},
+    "training": {"device", "threads"},
+}
+
+# Tables whose keys are the user's: one that is missing has another meaning than a default.
+_WHOLE = ("model.options", "parameters")
+
+
+def note_settings(
+    study: optuna.Study, spec: StudySpec, content: Mapping[str, str], *, where: str
+) -> None:
+    """Note what a study is made with; where something was measured, check that it is the same.
+
+    Args:
+        study: of the file.
+        spec: the study file.
+        content: hashes of what the file names, by what to call it.
+        where: the study's storage, for messages.
+
+    Raises:
+        StorageError: it was made with something else, or not by a study file.
+    """
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        raise _foreign(spec, where)
+    with my_turn(study):
+        before = _Before.read(study, spec)
+        if before.spec is None and (before.binds_settings or before.chosen):
+            raise _foreign(spec, where)
+        settings = _changed_settings(spec, before.spec or {})
+        names = _changed_content(content, before.content)
+        if settings and (before.binds_settings or (before.chosen and _chooses(settings))):
+            raise _other_settings(spec, settings, where)
+        if names and (before.binds_content or (before.chosen and _chooses(names))):
+            raise _other_content(spec, names)
+        for trial in before.begun:
+            # What it has reported does not go on with anything else.
+            if settings or (names and trial.intermediate_values):
+                _give_up(study, trial)
+        if settings or before.spec is None:
+            study.set_user_attr(SPEC, json.loads(spec.model_dump_json()))
+        if names or before.content.keys() != content.keys():
+            study.set_user_attr(CONTENT, {**before.content, **content})
+
+
+def check_settings(study: optuna.Study, spec: StudySpec, content: Mapping[str, str]) -> None:
+    """Check, before a trial begins, that nobody has made another study of this one meanwhile.
+
+    Raises:
+        StorageError: somebody opened it with something else before anything was measured.
+    """
+    known = study.user_attrs
+    if SPEC in known and (settings := _changed_settings(spec, known[SPEC])):
+        raise _other_settings(spec, settings, "the same storage")
+    if names := _changed_content(content, known.get(CONTENT, {})):
+        raise _other_content(spec, names)
+
+
+def hide_old_secrets(study: optuna.Study) -> None:
+    """Take passwords out of what earlier versions noted in a study."""
+    for key, value in study.user_attrs.items():
+        if key.startswith("bo_act:") and (clean := _without_secrets(value)) != value:
+            study.set_user_attr(key, clean)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a study has from before it was opened.
+
+    Attributes:
+        spec: what was noted; None where no study file made it.
+        content: what was noted.
+        begun: own trials that were begun and that nobody runs any more.
+        binds_settings, binds_content: whether something was measured that other settings, or
+            another content of the same files, do not compare with.
+        chosen: whether a trial has parameters: Optuna takes no other choices for them, whatever
+            became of it.
+    """
+
+    spec: Mapping[str, Any] | None
+    content: Mapping[str, str]
+    begun: tuple[FrozenTrial, ...]
+    binds_settings: bool
+    binds_content: bool
+    chosen: bool
+
+    @classmethod
+    def read(cls, study: optuna.Study, spec: StudySpec) -> _Before:
+        view = StudyView.of(study)
+        own, abandoned = view.trials, view.abandoned
+        begun = tuple(trial for trial in own if trial.number in abandoned)
+        # A failed trial has no value, and an enqueued one has none yet.
+        measured = any(
+            trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            or (trial.state == TrialState.RUNNING and trial.number not in abandoned)
+            for trial in own
+        )
+        # One that was killed goes on with the same. One that was given back may have failed by what
+        # the files say, and by its settings where it had not come to anything.
+        killed = [trial for trial in begun if trial.system_attrs.get(OWNER)]
+        saved = any(Path("runs", spec.name, "checkpoints").glob("*.pt"))
+        known = study.user_attrs
+        return cls(
+            known.get(SPEC),
+            known.get(CONTENT, {}),
+            begun,
+            measured or bool(killed or (begun and saved) or _curves(begun)),
+            measured or bool(_curves(killed) or (killed and saved)),
+            any(trial.params for trial in own),
+        )
+
+
+def _curves(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those that have reported something."""
+    return [trial for trial in trials if trial.intermediate_values]
+
+
+def _chooses(changed: Iterable[str]) -> bool:
+    """Tell whether what changed says what there is to choose from."""
+    return any(key.startswith((SPACE, "space", "activations", "parameters")) for key in changed)
+
+
+def _give_up(study: optuna.Study, trial: FrozenTrial) -> None:
+    storage, why = study._storage, "what it was begun with has changed"
+    storage.set_trial_user_attr(trial._trial_id, "failure", why)
+    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def _changed_settings(spec: StudySpec, before: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return keys whose values are others, as (before, now)."""
+    asked = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
+    known, defaults = _flat(before), _defaults()
+    changed = {}
+    for key, value in asked.items():
+        # A key that is missing was added by a later version, and its default changes nothing.
+        old = known.get(key, defaults.get(key))
+        had = value is None and any(other.startswith(f"{key}.") for other in known)
+        if old != value or had:
+            changed[key] = (old, value)
+    return changed
+
+
+def _changed_content(content: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    return [name for name in content if before.get(name, content[name]) != content[name]]
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    least = StudySpec(name="x", model=ModelSpec(name="x"), data=DataSpec(name="digits"))
+    found = _flat(json.loads(least.model_dump_json()))
+    return {key: found[key] for key in found.keys() - {"name", "model.name", "data.name"}}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            flat[prefix + key] = value
+            continue
+        if prefix + key in _WHOLE:
+            flat[prefix + key] = sorted(value)
+        flat |= _flat(value, f"{prefix}{key}.")
+    return flat
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_secrets(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(one) for one in value]
+    return shown_url(value) if isinstance(value, str) else value
+
+
+def _other_settings(
+    spec: StudySpec, changed: Mapping[str, tuple[Any, Any]], where: str
+) -> StorageError:
+    some = list(changed.items())[:4]
+    shown = ", ".join(f"{key} was {old!r}, is {now!r}" for key, (old, now) in some)
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    return StorageError(
+        f"the study {spec.name!r} in {where} was made with other settings: {shown}{more}; give the "
+        "changed study another name (--set name=...), or another storage"
+    )
+
+
+def _other_content(spec: StudySpec, changed: list[str]) -> StorageError:
+    return StorageError(
+        f"{' and '.join(changed)} changed since the study {spec.name!r} began, so its trials do "
+        "not compare with new ones; undo the change, or give the changed study another name "
+        "(--set name=...)"
+    )
+
+
+def _foreign(spec: StudySpec, where: str) -> StorageError:
+    return StorageError(
+        f"the study {spec.name!r} in {where} was made by a program, not by a study file; give this "
+        "one another name (--set name=...), or another storage"
+    )

@@ -1,0 +1,354 @@
+"""A study's own trials, sorted by what they are to a search: the one place that reads them.
+
+A study may hold trials of warm-start sources, for those who look at it with Optuna's tools. They
+are to count for nothing, so nothing else here asks a study or its storage for trials: what this
+module returns are own ones, and what Optuna's own code is to read goes through ``own_only``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.pruners import _filter_study
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bo_act.errors import SearchError
+from bo_act.failures import Failure
+from bo_act.search.observations import Observations
+from bo_act.study.storage.heartbeat import silences
+from bo_act.study.storage.owner import OWNER, Owner
+from bo_act.training.outcomes import DIVERGED
+
+SOURCE = "source"
+"""User attribute of a trial that tells of another task: what it was measured on."""
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def own(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those trials that are of their study, and not what a source was seen to say."""
+    return [trial for trial in trials if SOURCE not in trial.user_attrs]
+
+
+def own_trials(study: Study, *states: TrialState) -> list[FrozenTrial]:
+    """Return a study's own trials in the order of their numbers, not copied.
+
+    Args:
+        study: any. That of a sampler under Hyperband holds the trials of one bracket.
+        states: of the trials; default: all.
+    """
+    return own(study.get_trials(deepcopy=False, states=states or None))
+
+
+def source_trials(study: Study) -> list[FrozenTrial]:
+    """Return the trials of warm-start sources that a study holds."""
+    return [t for t in study.get_trials(deepcopy=False) if SOURCE in t.user_attrs]
+
+
+def own_trial(study: Study, number: int) -> FrozenTrial:
+    """Return one of a study's own trials.
+
+    Raises:
+        SearchError: it has none of this number.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials):
+        held = f"it has {len(trials)}, from 0" if trials else "it has none yet"
+        raise SearchError(f"the study {study.study_name!r} has no trial {number}; {held}")
+    trial = trials[number]
+    if not own([trial]):
+        raise SearchError(
+            f"trial {number} is what the source {trial.user_attrs[SOURCE]!r} says, none of the "
+            f"study {study.study_name!r} itself, whose own begin with "
+            f"{next((t.number for t in own(trials)), len(trials))}"
+        )
+    return trial
+
+
+def read_again(study: Study, trial: Trial) -> FrozenTrial:
+    """Return a trial as it is now, which may have been told from elsewhere."""
+    return study._storage.get_trial(trial._trial_id)
+
+
+def own_only(study: Study, trial: FrozenTrial | None = None) -> Study:
+    """Return a study for Optuna's samplers and importances, in which there are own trials alone.
+
+    Args:
+        study: that they are to read.
+        trial: that is sampled for. Of a study with Hyperband a sampler gets the trials of one
+            bracket, and so it does here.
+    """
+    whole = getattr(study, "_study", study)
+    found: Study = _OwnTrialsStudy(whole)
+    return found if trial is None or whole is study else _filter_study(found, trial)
+
+
+class _OwnTrialsStudy(Study):
+    """A study as Optuna's own code sees it, without the trials of sources."""
+
+    def __init__(self, study: Study) -> None:
+        self.__dict__.update(study.__dict__)
+        self._storage: Any = _OwnTrialsStorage(study._storage)
+        self._study = study
+
+    def stop(self) -> None:
+        """Stop the study that is optimized."""
+        self._study.stop()
+
+
+class _OwnTrialsStorage:
+    """A storage without the trials of sources."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
+        return own(self._storage.get_all_trials(*args, **options))
+
+
+# --- what they are to a search --------------------------------------------------------------
+
+
+def is_diverged(trial: FrozenTrial) -> bool:
+    """Tell whether a trial has ended with the result that its training diverged.
+
+    NaN is a failure to Optuna, without a value: such a trial is known by its ``status``.
+    """
+    if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
+        return False
+    if trial.user_attrs.get("status") == DIVERGED:
+        return True
+    return trial.value is not None and not math.isfinite(trial.value)
+
+
+def has_values(study: Study) -> bool:
+    """Tell whether a trial of the study's own has come to a value."""
+    done = (TrialState.COMPLETE, TrialState.PRUNED)
+    return bool(own_trials(study, *done))
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Tell whether a failed trial says anything of its function, and not of the user's file."""
+    failure = Failure.read(trial.user_attrs.get("failure"))
+    return failure is None or failure.blame != "file"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study's own trials at one moment.
+
+    Attributes:
+        trials: all of them by their numbers.
+        direction: of the study.
+        abandoned: numbers of those that still run although they were given back, or their process
+            has ended or been silent for too long.
+        before: number of the trial that is to be begun, which is left out.
+    """
+
+    trials: tuple[FrozenTrial, ...]
+    direction: StudyDirection
+    abandoned: frozenset[int] = frozenset()
+    before: int | None = None
+
+    @classmethod
+    def of(cls, study: Study, trial: FrozenTrial | None = None) -> StudyView:
+        """Read a study.
+
+        Args:
+            study: any.
+            trial: the trial that is to be begun; left out of what is seen.
+        """
+        trials, abandoned = _read(study)
+        before = None if trial is None else trial.number
+        others = tuple(other for other in trials if other.number != before)
+        return cls(others, study.direction, abandoned, before)
+
+    @classmethod
+    def of_some(cls, trials: Iterable[FrozenTrial], direction: StudyDirection) -> StudyView:
+        """Return a view of some trials of a study, none of which was abandoned."""
+        return cls(tuple(own(trials)), direction)
+
+    @cached_property
+    def complete(self) -> tuple[FrozenTrial, ...]:
+        """Those with a value, or diverged."""
+        some = self._of(TrialState.COMPLETE, TrialState.FAIL)
+        return tuple(trial for trial in some if trial.value is not None or is_diverged(trial))
+
+    @cached_property
+    def pruned(self) -> tuple[FrozenTrial, ...]:
+        """Those that were stopped early."""
+        return self._of(TrialState.PRUNED)
+
+    @cached_property
+    def failed(self) -> tuple[FrozenTrial, ...]:
+        """Those that ended without a result.
+
+        Those are left out that the user's file is to blame for.
+        """
+        some = self._of(TrialState.FAIL)
+        return tuple(trial for trial in some if _has_failed(trial) and _counts(trial))
+
+    @cached_property
+    def running(self) -> tuple[FrozenTrial, ...]:
+        """Those that run, abandoned ones among them."""
+        return self._of(TrialState.RUNNING)
+
+    @cached_property
+    def waiting(self) -> tuple[FrozenTrial, ...]:
+        """Those that will have a result: they run, or wait to, by whoever runs them."""
+        some = self._of(TrialState.RUNNING, TrialState.WAITING)
+        return tuple(trial for trial in some if trial.number not in self._lost)
+
+    @cached_property
+    def number(self) -> int:
+        """The place of the next trial.
+
+        Lost trials are not counted, so that a repetition of a lost trial has the same random state.
+        """
+        return sum(
+            not _has_failed(trial)
+            and trial.number not in self._lost
+            and (self.before is None or trial.number < self.before)
+            for trial in self.trials
+        )
+
+    @property
+    def sign(self) -> float:
+        """1 where larger is better, else -1."""
+        return 1.0 if self.direction == StudyDirection.MAXIMIZE else -1.0
+
+    @property
+    def in_order(self) -> list[FrozenTrial]:
+        """All that are not lost, by their numbers."""
+        every = (*self.complete, *self.pruned, *self.failed, *self.waiting)
+        return sorted(every, key=lambda trial: trial.number)
+
+    def values(self, some: Sequence[FrozenTrial]) -> np.ndarray:
+        """Return finite values of complete trials, (n,), larger is better.
+
+        An objective may return NaN or infinity for a network that diverged: no better than the
+        worst.
+        """
+        told = [math.nan if trial.value is None else trial.value for trial in some]
+        measured = self.sign * np.array(told, dtype=np.float64)
+        finite = np.isfinite(measured)
+        measured[~finite] = measured[finite].min() if finite.any() else 0.0
+        return measured
+
+    @cached_property
+    def _lost(self) -> frozenset[int]:
+        """Numbers of abandoned trials that nobody takes over with the functions they have."""
+        return self.abandoned - {t.number for t in self.running if _is_inherited(t)}
+
+    def _of(self, *states: TrialState) -> tuple[FrozenTrial, ...]:
+        return tuple(trial for trial in self.trials if trial.state in states)
+
+
+@dataclass(frozen=True)
+class View:
+    """A study as the searcher sees it.
+
+    Attributes:
+        observations: measured values, larger is better, and what is not to be proposed.
+        pending: indices that other live trials are evaluating.
+        number: the place of the next trial, lost trials not counted, so that a repetition of a
+            lost trial has the same random state.
+    """
+
+    observations: Observations
+    pending: frozenset[int]
+    number: int
+
+    @property
+    def taken(self) -> frozenset[int]:
+        """Indices that are not to be proposed."""
+        return self.pending | self.observations.taken
+
+
+def common_parameters(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Return the parameters that all own trials with a result have, slots among them."""
+    found: dict[str, BaseDistribution] | None = None
+    for trial in own(trials):
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_diverged(trial)
+        if ended and trial.params:
+            known = trial.distributions if found is None else found
+            found = {n: d for n, d in known.items() if trial.distributions.get(n) == d}
+    return found or {}
+
+
+def seconds(trial: FrozenTrial) -> float:
+    """Return how long a complete trial took; NaN where that says nothing of others.
+
+    A training that diverged ended early. Where the objective has not noted its ``seconds``, those
+    between the trial's beginning and its end count.
+    """
+    if is_diverged(trial):
+        return float("nan")
+    noted = trial.user_attrs.get("seconds")
+    if noted is None and trial.duration is not None:
+        noted = trial.duration.total_seconds()
+    return float("nan") if noted is None else float(noted)
+
+
+# --- whose they are -------------------------------------------------------------------------
+
+
+def _read(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
+    """Read a study's own trials and the numbers of those that are abandoned."""
+
+    def read() -> list[FrozenTrial]:
+        # Of the storage: under Hyperband, a sampler's study holds one bracket alone.
+        return own(study._storage.get_all_trials(study._study_id, deepcopy=False))
+
+    trials = read()
+    gone = _abandoned(study, trials)
+    if not gone:
+        return trials, frozenset()
+    # A process may have finished its trial and ended after the trials were read. What is read
+    # once it has ended is its last word.
+    trials = read()
+    return trials, frozenset(
+        trial.number
+        for trial in trials
+        if trial.number in gone
+        and trial.state == TrialState.RUNNING
+        and trial.system_attrs[OWNER] == gone[trial.number]
+    )
+
+
+def _abandoned(study: Study, trials: Iterable[FrozenTrial]) -> dict[int, Any]:
+    """Return the owners of running trials that are abandoned, by the trials' numbers."""
+    gone, unknown = [], []
+    for trial in trials:
+        if trial.state != TrialState.RUNNING or OWNER not in trial.system_attrs:
+            continue
+        owner = Owner.read(trial.system_attrs[OWNER])
+        if owner is None or owner.is_gone():
+            gone.append(trial)
+        elif not owner.is_alive():
+            unknown.append(trial)
+    silent = silences(study, unknown) if unknown else {}
+    gone += [trial for trial in unknown if silent[trial.number].is_too_long]
+    return {trial.number: trial.system_attrs[OWNER] for trial in gone}
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and not is_diverged(trial)
+
+
+def _is_inherited(trial: FrozenTrial) -> bool:
+    if OWNER not in trial.system_attrs:
+        return False
+    owner = Owner.read(trial.system_attrs[OWNER])
+    return owner is None or owner.grace is not None  # of a study's runner, which takes over

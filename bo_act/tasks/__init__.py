@@ -1,0 +1,1 @@
+"""Tasks: what a study file names, loaded and ready to train."""

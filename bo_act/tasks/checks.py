@@ -1,0 +1,161 @@
+"""What is looked at before the first trial, and not found out after the last.
+
+It costs two training steps of the untrained network and reads the labels of the test images; what
+is learnt of those is whether they fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bo_act.activations.expressions import parse
+from bo_act.activations.module import Activation
+from bo_act.errors import BoActError, ExpressionError, NetworkError, SpecError
+from bo_act.failures import USERS, is_machines, one_line
+from bo_act.networks import Activations
+from bo_act.specs import StudySpec
+from bo_act.tasks.configuration import places
+from bo_act.tasks.task import Task
+from bo_act.training.devices import rng_devices
+from bo_act.training.evaluation import check_logits, check_network
+from bo_act.training.optimizers import make_optimizer
+from bo_act.training.precision import autocast
+from bo_act.training.trainer import cpu_threads, pick_device
+
+_USUAL, _OTHER = "relu(x)", "sigmoid(x)"  # they differ wherever pre-activations are
+_FEW = 4  # images that show whether a function matters
+
+
+def check_before_search(task: Task) -> None:
+    """Look for what would be found out after the first trial, or after the last.
+
+    Raises:
+        SpecError: a baseline is no function; the training function cannot be called.
+        DataError: the test images do not fit the training images.
+        NetworkError: the network cannot be trained, or does not depend on its activation function.
+    """
+    spec = task.spec
+    _check_baselines(spec)
+    if task.objective is not None:
+        task.objective.check(task.context(seed=spec.seed, settings=spec.defaults))
+        return
+    if spec.confirm.seeds:
+        task.data.load_test()
+    check_trains(task)
+    task.check()
+
+
+def _check_baselines(spec: StudySpec) -> None:
+    for text in spec.confirm.baselines:
+        try:
+            parse(text)
+        except ExpressionError as error:
+            raise SpecError(f"confirm.baselines: {error}") from error
+
+
+def check_trains(task: Task) -> None:
+    """Make a step of training with the untrained network, as a trial would.
+
+    Raises:
+        NetworkError: it fails, or nothing changes when the activation function does.
+    """
+    spec = task.spec.training
+    device = pick_device(spec.device)
+    with cpu_threads(spec.threads), torch.random.fork_rng(rng_devices(device)):
+        torch.manual_seed(task.spec.seed)
+        train = task.data.train.to(device)
+        images, labels = train.take(torch.arange(min(spec.batch_size, len(train)), device="cpu"))
+        try:
+            network = _network(task, _USUAL)
+            check_network(
+                network, train, num_classes=task.data.num_classes, precision=spec.precision
+            )
+            make_optimizer(network, spec)
+            # ReLU keeps its output for the backward pass: what changes that in place fails here.
+            _step(task, network, images, labels, at_a_time=spec.micro_batch)
+            _check_function_matters(task, images[:_FEW], labels[:_FEW])
+        except Exception as error:
+            # Whether it is better by then a trial will tell, which is tried again, and which passes
+            # fewer images through at a time where there is too little memory.
+            if not is_machines(error):
+                raise
+
+
+def _network(task: Task, usual: str, **others: str) -> nn.Module:
+    """Build the untrained network with a function, and with others in the places that are named."""
+    fresh = {name: partial(Activation, others.get(name, usual)) for name in places(task.spec)}
+    activation: Activations = fresh.get("", fresh)
+    network = task.network(seed=task.spec.seed)(activation)
+    return network.to(pick_device(task.spec.training.device))
+
+
+def _step(
+    task: Task, network: nn.Module, images: Tensor, labels: Tensor, *, at_a_time: int | None = None
+) -> list[Tensor]:
+    """Pass images forward and back, as a step of training does.
+
+    Returns:
+        The logits and the gradients of all weights.
+    """
+    network.train()
+    size = min(at_a_time or len(images), len(images))
+    outcome = []
+    try:
+        for some, its in zip(images.split(size), labels.split(size), strict=True):
+            with autocast(some.device, task.spec.training.precision):
+                logits = network(some)
+            check_logits(logits, some, num_classes=task.data.num_classes)
+            functional.cross_entropy(logits.float(), its).backward()
+            outcome.append(logits.detach())
+    except USERS as error:
+        if isinstance(error, BoActError) or is_machines(error):
+            raise
+        many = "1 image" if len(images) == 1 else f"{len(images)} images"
+        pieces = f", {size} at a time," if size < len(images) else ""
+        raise NetworkError(
+            f"{task.builder.path}: the network cannot be trained on batches of {many} of shape "
+            f"{tuple(images.shape[1:])}{pieces}: {one_line(error)}{_advice(error)}"
+        ) from error
+    return [*outcome, *(weight.grad for weight in network.parameters() if weight.grad is not None)]
+
+
+def _advice(error: BaseException) -> str:
+    if "more than 1 value per channel" not in str(error):
+        return ""
+    return (
+        "; a norm over the batch needs two images at a time: see training.batch_size, "
+        "training.micro_batch and data.train"
+    )
+
+
+def _check_function_matters(task: Task, images: Tensor, labels: Tensor) -> None:
+    """Refuse a network that does the same whatever the function in one of its places is.
+
+    Logits alone do not tell: many networks begin with a last layer of zeros.
+    """
+    for name in places(task.spec):
+        networks = [_network(task, _USUAL), _network(task, _USUAL, **{name: _OTHER})]
+        outcomes = []
+        for network in networks:
+            torch.manual_seed(task.spec.seed)  # the same dropout
+            outcomes.append(_step(task, network, images, labels))
+        if _differ(*outcomes):
+            continue
+        with torch.no_grad():  # where training drops whole layers at random
+            logits = [network.eval()(images) for network in networks]
+        if not _differ(logits[:1], logits[1:]):
+            which = f"activation({name!r})" if name else "activation()"
+            raise NetworkError(
+                f"{task.builder.path}: the network does the very same with {_USUAL} and with "
+                f"{_OTHER}, so it makes no use of what {which} gives; call the module in forward, "
+                "and go on with what it returns"
+            )
+
+
+def _differ(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) != len(other) or not all(map(torch.equal, one, other))

@@ -1,0 +1,109 @@
+"""Why trainings failed and whose that is, grouped by reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bo_act.errors import BoActError, NetworkError, StorageError
+from bo_act.failures import Blame, Failure
+
+_SHOWN = 3  # functions of a group that are named
+
+
+def failure_of(error: BaseException, *, objective: bool = False) -> Failure | None:
+    """Return why a training failed, and whose that is.
+
+    Args:
+        error: what ended the training.
+        objective: whether a training function of the user's was at work, whose every error is its
+            own.
+
+    Returns:
+        None where neither the machine nor code of the user's is to blame.
+    """
+    failure = Failure.of(error)
+    if failure.blame == "machine":
+        return failure
+    if isinstance(error, BoActError):
+        users = (
+            not isinstance(error, StorageError) if objective else isinstance(error, NetworkError)
+        )
+        return failure if users else None
+    if objective or failure.file:
+        return failure
+    # Of libraries alone: a device that is lost says so in many ways.
+    return Failure.of(error, blame="machine") if isinstance(error, RuntimeError | OSError) else None
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Failures of one reason.
+
+    Attributes:
+        reason: on one line, with the user's own file and line where there is one.
+        phase: ``search``, ``confirmation`` or ``build``.
+        count: how many.
+        activations: the functions that were trained, each once.
+        trials: their numbers; none of those that are no trials.
+        type, message, file, line, blame: of the first of them, see ``Failure``.
+    """
+
+    reason: str
+    phase: str
+    count: int
+    activations: tuple[str, ...]
+    trials: tuple[int, ...]
+    type: str
+    message: str
+    file: str
+    line: int | None
+    blame: Blame
+
+    @property
+    def functions(self) -> str:
+        """The functions, as people read them."""
+        more = len(self.activations) - _SHOWN
+        shown = ", ".join(self.activations[:_SHOWN])
+        return f"{shown} and {more} more" if more > 0 else shown
+
+
+Failed = tuple[Failure, str, int | None, int]
+"""A failure, the function, the number of the trial, and how often."""
+
+
+def group(phase: str, failed: Iterable[Failed]) -> list[FailureGroup]:
+    """Group failures by their reason, the most frequent first.
+
+    Failures at one line of the user's are one reason; elsewhere messages are, but for the numbers
+    in them, such as the bytes that could not be had.
+    """
+    kinds: dict[tuple[Any, ...], list[Failed]] = {}
+    for one in failed:
+        failure = one[0]
+        where = (
+            (failure.file, failure.line) if failure.file else re.sub(r"\d+", "#", failure.message)
+        )
+        kinds.setdefault((failure.type, where), []).append(one)
+    groups = []
+    for some in kinds.values():
+        first = some[0][0]
+        groups.append(
+            FailureGroup(
+                str(first),
+                phase,
+                sum(times for *_, times in some),
+                tuple(dict.fromkeys(text for _, text, _, _ in some if text)),
+                tuple(number for _, _, number, _ in some if number is not None),
+                **first.as_attribute(),
+            )
+        )
+    return sorted(groups, key=lambda one: -one.count)
+
+
+def failures_of_runs(phase: str, runs: Iterable[Mapping[str, Any]]) -> list[FailureGroup]:
+    """Return what failed in runs that are no trials: each has ``activation`` and ``failure``."""
+    read = [(Failure.read(run.get("failure")), str(run.get("activation", ""))) for run in runs]
+    return group(phase, [(failure, text, None, 1) for failure, text in read if failure])

@@ -1,0 +1,363 @@
+"""Task: what a study file names, loaded: space, data, network, features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bo_act.activations.expressions import Expression
+from bo_act.activations.module import Activation
+from bo_act.activations.space import Space, load_space
+from bo_act.data.loading import Data, load_data
+from bo_act.errors import BoActError, NetworkError, SpecError
+from bo_act.failures import USERS, Failure, is_machines, one_line
+from bo_act.features.compute import Executor, Progress, compute_features
+from bo_act.features.fisher_worker import Spectra, SpectraJob
+from bo_act.features.table import FeatureTable
+from bo_act.networks import (
+    Activations,
+    NetworkBuilder,
+    check_gradients,
+    initialize,
+    load_network,
+    materialize,
+)
+from bo_act.networks.initialization import Initialization
+from bo_act.specs import StudySpec
+from bo_act.specs.base import derived_seed
+from bo_act.tasks.objective import Objective
+from bo_act.training.checkpoint import Checkpoint
+from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
+
+SPACE = "the space's functions"
+"""What the space is called among the hashes of what a study file names."""
+
+
+@dataclass(frozen=True)
+class StudyNetwork:
+    """A study's network but for its activation function; travels to other processes.
+
+    Attributes:
+        builder: the model file.
+        in_channels, image_size, num_classes: of the data.
+        seed: of the initial weights.
+        init: how they are set.
+    """
+
+    builder: NetworkBuilder
+    in_channels: int
+    image_size: int
+    num_classes: int
+    seed: int
+    init: Initialization = "default"
+
+    def __call__(self, activation: Activations) -> nn.Module:
+        """Build the untrained network with fresh activation modules."""
+        network = self.builder(
+            activation,
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            num_classes=self.num_classes,
+            seed=self.seed,
+        )
+        shape = (self.in_channels, self.image_size, self.image_size)
+        materialize(network, self.builder.path, shape=shape, seed=self.seed)
+        try:
+            initialize(network, self.init, shape=shape, seed=self.seed)
+        except USERS as error:
+            if is_machines(error):
+                raise
+            raise NetworkError(
+                f"{self.builder.path}: the network fails when its weights are set (model.init = "
+                f"{self.init!r}): {one_line(error)}"
+            ) from error
+        return network
+
+    @property
+    def key(self) -> dict[str, str | int]:
+        """What the network follows from, besides its activation function and the seed."""
+        init = {} if self.init == "default" else {"init": self.init}
+        return {
+            "source": self.builder.source_hash,
+            "in_channels": self.in_channels,
+            "image_size": self.image_size,
+            "num_classes": self.num_classes,
+            **init,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """One network on one data set, and the space of functions for it.
+
+    Attributes:
+        spec: the study file.
+        space: what it names.
+        given_data, given_builder: what it names; an objective of your own does without.
+        objective: a training function of your own.
+    """
+
+    spec: StudySpec
+    space: Space
+    given_data: Data | None
+    given_builder: NetworkBuilder | None
+    objective: Objective | None = None
+
+    @classmethod
+    def load(cls, spec: StudySpec) -> Task:
+        """Load everything that a study file names; the cheapest errors come first."""
+        space = load_space(spec.space)
+        builder = None if spec.model is None else load_network(spec.model)
+        objective = None if spec.objective is None else Objective.load(spec.objective)
+        pick_device(spec.training.device)
+        data = None if spec.data is None else load_data(spec.data, spec.augmentation)
+        return cls(spec, space, data, builder, objective)
+
+    @property
+    def data(self) -> Data:
+        """The images.
+
+        Raises:
+            SpecError: the study has none.
+        """
+        if self.given_data is None:
+            raise SpecError("this needs [data], and the study has an objective of its own without")
+        return self.given_data
+
+    @property
+    def builder(self) -> NetworkBuilder:
+        """The network.
+
+        Raises:
+            SpecError: the study has none.
+        """
+        if self.given_builder is None:
+            raise SpecError("this needs [model], and the study has an objective of its own without")
+        return self.given_builder
+
+    @property
+    def from_tree_to_tree(self) -> bool:
+        """Whether functions are looked at as they are met, for want of a list of them."""
+        wanted = self.spec.candidates
+        return wanted == "trees" or (wanted == "auto" and not self.space.can_be_listed)
+
+    @property
+    def content(self) -> dict[str, str]:
+        """What the study file names, by its hash: trials of other content do not compare."""
+        content = {
+            SPACE: (self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash),
+        }
+        if self.given_data is not None and self.given_builder is not None:
+            content["the data"] = self.data.digest
+            content["the network's file"] = self.builder.source_hash
+        if self.objective is not None:
+            content["the objective's file"] = self.objective.source_hash
+        return content
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Task:
+        """Return the task with other values at dotted keys of the study file."""
+        if not settings:
+            return self
+        spec = self.spec.with_settings(settings)
+        builder = self.given_builder
+        if builder is not None and spec.model is not None:
+            builder = builder.with_options(spec.model.options)
+        return replace(self, spec=spec, given_builder=builder)
+
+    def network(self, *, seed: int) -> StudyNetwork:
+        """Return the untrained network with the seed's weights, but for its activation function."""
+        data = self.data
+        init: Initialization = self.spec.model.init if self.spec.model else "default"
+        return StudyNetwork(
+            self.builder, data.in_channels, data.image_size, data.num_classes, seed, init
+        )
+
+    def check(self) -> None:
+        """Refuse, before the first trial, a network that does not train with every function.
+
+        Raises:
+            NetworkError: it changes in place what the gradient of a function needs.
+        """
+        if self.given_data is not None and self.given_builder is not None:
+            images, _ = self.data.train.take(
+                torch.arange(min(2, len(self.data.train)), device="cpu")
+            )
+            network = self.network(seed=self.spec.seed)
+            check_gradients(network, images.cpu(), name=str(self.builder.path))
+
+    def features(
+        self,
+        progress: Progress | None = None,
+        *,
+        workers: int = 1,
+        executor: Executor = "process",
+    ) -> FeatureTable:
+        """Compute the feature table, or read it where it was computed before.
+
+        Args:
+            progress: called with (spectra done, spectra in all).
+            workers: how many compute spectra at a time, see ``compute_features``.
+            executor: where they are, see ``compute_features``.
+        """
+        spec = self.spec.features
+        if not spec.fim or self.given_builder is None:
+            return compute_features(self.space, spec=spec)
+        images, labels = self._features_batch()
+        network = self.network(seed=spec.seed)
+        threads = self.spec.training.threads
+        try:
+            with cpu_threads(threads):
+                return compute_features(
+                    self.space,
+                    network=network,
+                    images=images,
+                    labels=labels,
+                    spec=spec,
+                    device=pick_device(self.spec.training.device),
+                    key=network.key,
+                    progress=progress,
+                    workers=workers,
+                    executor=executor,
+                    threads=threads,
+                )
+        except USERS as error:
+            if isinstance(error, BoActError) or not Failure.of(error).file:
+                raise
+            raise NetworkError(
+                f"{self.builder.path}: the network fails when its features are computed: "
+                f"{one_line(error)}; mend it, or do without them (features.fim = false)"
+            ) from error
+
+    def act_bench_vectors(
+        self, features: FeatureTable, progress: Progress | None = None
+    ) -> Callable[[int], NDArray[np.float64] | None] | None:
+        """Return what computes vectors in the form of Act-Bench; None without Fisher spectra.
+
+        They are of the network and the batch of the spectra, in float32 as the released ones.
+
+        Args:
+            features: of this task; what has no spectrum there has no vector.
+            progress: called with (vectors done, vectors in all).
+
+        Returns:
+            From an index of the catalogue to ``act_bench_vector``, or to None.
+        """
+        if "fim" not in features.blocks:
+            return None
+        spec = self.spec.features.model_copy(update={"precision": "float32"})
+        job = SpectraJob(self.network(seed=spec.seed), *self._features_batch(), spec)
+        spectra = Spectra(job, pick_device(self.spec.training.device))
+        present = features.blocks["fim"].present
+        total, done = int(present.sum()), 0
+        if progress:
+            progress(done, total)
+
+        def vector(index: int) -> NDArray[np.float64] | None:
+            nonlocal done
+            if not present[index]:
+                return None
+            with cpu_threads(self.spec.training.threads):
+                found = spectra.act_bench_vector(self.space.catalogue.text(index))
+            done += 1
+            if progress:
+                progress(done, total)
+            return found
+
+        return vector
+
+    def _features_batch(self) -> tuple[Tensor, Tensor]:
+        """Return the images and labels that spectra are computed on."""
+        spec, train_set = self.spec.features, self.data.train
+        order = torch.randperm(
+            len(train_set), device="cpu", generator=torch.Generator().manual_seed(spec.seed)
+        )
+        return train_set.take(order[: spec.batch_size])
+
+    def train(
+        self,
+        function: Expression | Mapping[str, Expression],
+        *,
+        seed: int,
+        settings: Mapping[str, Any] | None = None,
+        report: Callable[[int, float], None] | None = None,
+        checkpoint: Checkpoint | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> tuple[nn.Module, TrainingResult]:
+        """Build the network with a function and train it.
+
+        Args:
+            function: the activation function, or one for each activation that the network names.
+            settings: values that replace those of the study file, by dotted key.
+            seed: of the initial weights and, separately drawn from it, the order of the data.
+            report: called after each epoch with its number and the validation accuracy.
+            checkpoint: where the state is kept, and gone on from; see ``checkpoint``.
+            stop: asked after each step whether to save the state and stop.
+        """
+        if self.objective is not None:
+            raise SpecError("the study has an objective of its own, which trains no other network")
+        task = self.with_settings(settings or {})
+        fresh: Activations = (
+            Activation(function)
+            if isinstance(function, Expression)
+            else {name: Activation(one) for name, one in function.items()}
+        )
+        network = task.network(seed=seed)(fresh)
+        # Apart, so that the order of the data does not repeat the weights' random numbers.
+        result = train(
+            network,
+            self.data,
+            task.spec.training,
+            seed=derived_seed(seed, 1_000_003),
+            report=report,
+            checkpoint=checkpoint,
+            stop=stop,
+        )
+        return network, result
+
+    def checkpoint(
+        self,
+        function: Expression | Mapping[str, Expression],
+        *,
+        seed: int,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
+        """Return where the state of a training is kept, by all that the training follows from."""
+        task = self.with_settings(settings or {})
+        spec = task.spec
+        follows_from = {
+            "function": (
+                str(function)
+                if isinstance(function, Expression)
+                else {name: str(one) for name, one in function.items()}
+            ),
+            "seed": seed,
+            "model": spec.model and spec.model.model_dump(mode="json"),
+            "augmentation": spec.augmentation.model_dump(mode="json"),
+            "training": spec.training.model_dump(mode="json", exclude={"device", "threads"}),
+            "data": task.data.digest,
+            "network": task.builder.source_hash,
+        }
+        key = hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()
+        return Checkpoint(Path("runs") / spec.name / "checkpoints" / f"{key[:16]}.pt", key)
+
+    def context(self, *, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what an objective of your own may ask for by name."""
+        task = self.with_settings(settings)
+        found: dict[str, Any] = {
+            "seed": seed,
+            "device": pick_device(task.spec.training.device),
+            "settings": dict(settings),
+            "training": task.spec.training,
+        }
+        if self.given_data is not None:
+            found |= {"network": task.network(seed=seed), "data": self.data}
+        return found

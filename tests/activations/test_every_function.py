@@ -1,0 +1,70 @@
+"""Every function of the Act-Bench space, through all that a study does to it."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from bo_act.data.loading import Data, load_data
+from bo_act.features.compute import compute_features
+from bo_act.features.table import FeatureTable
+from bo_act.search.embedding.embedding import PcaEmbedder
+from bo_act.specs import DataSpec, FeaturesSpec, TrainingSpec
+from bo_act.training.trainer import train
+
+
+def network(activation) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2), activation(), nn.Flatten(), nn.Linear(36, 10)
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(DataSpec(name="digits", train=32, validation=20))
+
+
+@pytest.fixture(scope="module")
+def table(act_bench, data, tmp_path_factory) -> FeatureTable:
+    return compute_features(
+        act_bench,
+        network=network,
+        images=data.train.images,
+        labels=data.train.labels,
+        spec=FeaturesSpec(quantiles=16),
+    )
+
+
+def test_features_are_there_or_their_absence_is_explained(act_bench_catalogue, table):
+    assert len(table) == len(act_bench_catalogue) == 2826
+    missing = table.missing()
+    for name, block in table.blocks.items():
+        assert sum(missing[name].values()) == int((~block.present).sum())
+    # The functions that a person would try are all there.
+    for text in ("relu(x)", "swish(x)", "tanh(x)", "elu(x)", "softplus(x)", "sigmoid(x)"):
+        assert table.blocks["fim"].present[act_bench_catalogue.index(text)]
+    assert table.blocks["fim"].present.sum() > 2000
+
+
+def test_whatever_has_features_has_a_place(table):
+    embedding = PcaEmbedder().fit(table)
+    assert embedding.valid.tolist() == table.blocks["fim"].present.tolist()
+
+
+def test_one_training_step_ends_with_a_result(act_bench_catalogue, data):
+    spec = TrainingSpec(epochs=1, batch_size=32, device="cpu", schedule="constant")
+    states = {"completed": 0, "diverged": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for index in range(len(act_bench_catalogue)):
+            torch.manual_seed(0)
+            activation = act_bench_catalogue.activation(index)
+            result = train(network(lambda a=activation: a), data, spec, seed=0)
+            states[result.status] += 1
+            assert 0 <= result.validation_accuracy <= 1
+    assert sum(states.values()) == 2826
+    assert states["diverged"] > 100
+    assert states["completed"] > 2000

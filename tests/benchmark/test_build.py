@@ -1,0 +1,307 @@
+"""Building benchmarks: the runs are those of a study, and nothing of them is lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bo_act.benchmark.act_bench import read_act_bench
+from bo_act.benchmark.build import build_benchmark
+from bo_act.benchmark.journal import RunJournal
+from bo_act.benchmark.parquet import open_benchmark
+from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.errors import BenchmarkError, FeatureError
+from bo_act.events import Events
+from bo_act.features import fisher_worker
+from bo_act.features.act_bench import act_bench_vector
+from bo_act.specs import StudySpec
+from bo_act.specs.files import read_study
+from bo_act.tasks.task import Task
+from bo_act.training.trainer import train
+
+SPACE = """
+name = "few"
+unary = ["identity", "tanh", "exp", "relu"]
+binary = ["add", "div"]
+schemas = ["binary(unary(x),unary(x))"]
+baselines = ["relu(x)"]
+"""
+
+
+def study(folder: Path, **changes) -> StudySpec:
+    space = folder / "few.toml"
+    space.write_text(SPACE)
+    content = {
+        "name": "small",
+        "space": str(space),
+        "model": {"name": "mlp", "options": {"widths": [16]}},
+        "data": {"name": "digits", "train": 320, "validation": 200},
+        "training": {"epochs": 2, "threads": 1, "device": "cpu", "learning_rate": 0.3},
+        "features": {"fim": False},
+        "seed": 5,
+    }
+    return StudySpec.model_validate(content | changes)
+
+
+def assert_same(one: Benchmark, other: Benchmark) -> None:
+    for metric in METRICS[:-1]:  # but for the time
+        np.testing.assert_array_equal(one.runs[metric], other.runs[metric])
+    np.testing.assert_array_equal(one.curves, other.curves)
+    np.testing.assert_array_equal(one.diverged, other.diverged)
+    assert one.provenance == other.provenance
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Benchmark:
+    folder = tmp_path_factory.mktemp("built")
+    return build_benchmark(study(folder), seeds=2, folder=folder / "runs")
+
+
+def test_runs_are_those_of_a_study(built, tmp_path):
+    task = Task.load(study(tmp_path))
+    catalogue = built.space.catalogue
+    for text, run in [("add(tanh(x),relu(x))", 0), ("add(exp(x),relu(x))", 1)]:
+        index = catalogue.index(text)
+        network = task.network(seed=5 + run)(lambda i=index: catalogue.activation(i))
+        result = train(network, task.data, task.spec.training, seed=5 + run + 1_000_003)
+        np.testing.assert_allclose(built.curves[index, run], result.curve, atol=1e-6)
+        sets = {
+            "train": task.data.train,
+            "validation": task.data.validation,
+            "test": task.data.load_test(),
+        }
+        for name, images in sets.items():
+            with torch.no_grad():
+                logits = network.eval()(images.images).double()
+            right = (logits.argmax(1) == images.labels).double().mean()
+            loss = -logits.log_softmax(1)[range(len(images)), images.labels].mean()
+            assert built.runs[f"{name}_accuracy"][index, run] == pytest.approx(
+                float(right), abs=1e-6
+            )
+            assert built.runs[f"{name}_loss"][index, run] == pytest.approx(float(loss), rel=1e-4)
+    assert built.seeds == 2
+    assert (built.runs["seconds"] > 0).all()
+
+
+def test_a_diverged_run_is_at_chance(built):
+
+    runs = built.diverged.any(axis=1)
+    assert runs.any()
+    assert not runs.all()
+    assert (built.runs["test_accuracy"][built.diverged] == 0.1).all()
+    assert (built.runs["validation_accuracy"][built.diverged] == 0.1).all()
+    assert np.isnan(built.runs["train_loss"][built.diverged]).all()
+    unfinished = np.isnan(built.curves).any(axis=2)
+    np.testing.assert_array_equal(unfinished, built.diverged)
+
+
+STUDY = """
+name = "small"
+space = "few.toml"
+[model]
+name = "mlp"
+options = { widths = [32, 16] }
+[data]
+name = "digits"
+train = 320
+validation = 200
+[training]
+epochs = 1
+threads = 1
+device = "cpu"
+[features]
+batch_size = 40
+seed = 3
+precision = "float64"
+"""
+
+
+def test_the_released_form_has_the_vectors_of_the_studys_network(bo_act, tmp_path, monkeypatch):
+    """In float32, on the batch of the spectra; what has no factors has no vector."""
+    monkeypatch.chdir(tmp_path)
+    Path("few.toml").write_text(SPACE)
+    Path("small.toml").write_text(STUDY)
+    task = Task.load(read_study("small.toml"))
+    catalogue = task.space.catalogue
+    without = catalogue.index("add(tanh(x),relu(x))")
+
+    def fails_for_one(network: torch.nn.Module, *batch: torch.Tensor) -> np.ndarray:
+        if any(str(catalogue.expression(without)) in str(m) for m in network.modules()):
+            raise FeatureError("not finite")
+        return act_bench_vector(network, *batch)
+
+    monkeypatch.setattr(fisher_worker, "act_bench_vector", fails_for_one)
+    code, _, err = bo_act("bench", "build", "small.toml", "--seeds", "1", "--folder", "built")
+    assert code == 0, err
+    assert "vectors in the form of Act-Bench: " in err
+    content = json.loads(gzip.decompress(Path("built/small.json.gz").read_bytes()))
+    kept = open_benchmark("built/small.parquet").features.blocks["fim"]
+    assert 5 < kept.present.sum() < len(catalogue)
+    order = torch.randperm(320, generator=torch.Generator().manual_seed(3))[:40]
+    images, labels = task.data.train.take(order)
+    for index in range(len(catalogue)):
+        vector = content[catalogue.text(index)]["Fisher log eigenvalue CDF"]
+        if index == without or not kept.present[index]:
+            assert vector is None
+            continue
+        torch.manual_seed(3)
+        network = task.network(seed=3)(catalogue.activation(index))
+        expected = act_bench_vector(network, images, labels)
+        assert len(expected) == (65 * 32 // 100 - 1) + (33 * 16 // 100 - 1)
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+    read = read_act_bench(Path("built/small.json.gz"), space=task.space)
+    assert read.features.provenance["bins"] == [19, 4]
+    present = read.features.blocks["fim"].present
+    expected = kept.present.copy()
+    expected[without] = False
+    np.testing.assert_array_equal(present, expected)
+
+
+class Interrupt(Events):
+    """Stops a build after so many runs."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.seen: list[tuple[int, int]] = []
+
+    def runs(self, done: int, total: int, what: str) -> None:
+        self.seen.append((done, total))
+        if done >= self.after:
+            raise KeyboardInterrupt
+
+
+def test_a_build_goes_on_where_it_was(built, tmp_path):
+    total = 2 * len(built)
+    with pytest.raises(KeyboardInterrupt):
+        build_benchmark(study(tmp_path), seeds=1, folder=tmp_path / "r", events=Interrupt(3))
+    lines = (tmp_path / "r" / "runs.jsonl").read_bytes()
+    watch = Interrupt(10_000)
+    again = build_benchmark(
+        study(tmp_path), seeds=2, workers=2, folder=tmp_path / "r", events=watch
+    )
+    assert watch.seen[0] == (3, total)
+    assert watch.seen[-1] == (total, total)
+    assert (tmp_path / "r" / "runs.jsonl").read_bytes().startswith(lines)
+    assert_same(again, built)
+    # Fewer seeds later: what is there and is not asked for stays out.
+    assert build_benchmark(study(tmp_path), seeds=1, folder=tmp_path / "r").seeds == 1
+
+
+def test_runs_of_something_else_are_refused(built, tmp_path):
+    build_benchmark(study(tmp_path), seeds=1, folder=tmp_path / "r")
+    training = {"epochs": 3, "threads": 1, "device": "cpu", "learning_rate": 0.3}
+    with pytest.raises(BenchmarkError, match=r"training\.epochs \(2 there, 3 now\)"):
+        build_benchmark(study(tmp_path, training=training), folder=tmp_path / "r")
+
+
+@pytest.mark.parametrize("changes", [{"seeds": 0}, {"workers": 0}])
+def test_numbers_that_make_no_sense(tmp_path, changes):
+    with pytest.raises(BenchmarkError, match=rf"^{next(iter(changes))}: expected a whole number"):
+        build_benchmark(study(tmp_path), folder=tmp_path, **changes)
+
+
+# --- the journal ------------------------------------------------------------------------------
+
+
+def journal(path: Path, made_from: object = 1) -> RunJournal:
+    return RunJournal(path, {"what": made_from}, key=("index", "seed"))
+
+
+def test_a_half_written_line_is_cut_off(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    with journal(path) as runs:
+        runs.add({"index": 1, "seed": 0, "value": 0.5})
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with journal(path) as runs:
+            assert ((1, 0) in runs) == (length == len(whole))
+            runs.add({"index": 1, "seed": 0, "value": 0.5})
+        assert path.read_bytes() == whole
+
+
+def test_the_first_of_two_equal_runs_stays(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    with journal(path) as runs:
+        runs.add({"index": 1, "seed": 0, "value": 1})
+        runs.add({"index": 1, "seed": 0, "value": 2})
+    with journal(path) as runs:
+        assert runs[1, 0]["value"] == 1
+
+
+@pytest.mark.parametrize("line", ["{broken", "[1]", '{"index": 1}'])
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "runs.jsonl"
+    with journal(path) as runs:
+        runs.add({"index": 0, "seed": 0})
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(BenchmarkError, match=r"runs.jsonl, line 3 is damaged"), journal(path):
+        pass
+    with pytest.raises(BenchmarkError, match="line 3"), journal(path):  # the lock is free again
+        pass
+
+
+def test_one_process_at_a_time(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    with (
+        journal(path),
+        pytest.raises(BenchmarkError, match="another process is at work"),
+        journal(path),
+    ):
+        pass
+
+
+# --- kills ------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_build import study
+from bo_act.benchmark.build import build_benchmark
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    build_benchmark(study(folder), seeds=2, workers=2, folder=folder / "r")
+"""
+
+
+def test_nothing_is_lost_by_kill_9(built, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    journal_file = tmp_path / "r" / "runs.jsonl"
+    randomness = random.Random(0)
+
+    def lines() -> int:
+        return len(journal_file.read_bytes().splitlines()) if journal_file.exists() else 0
+
+    kills = 0
+    while kills < 3:
+        before = lines()
+        process = subprocess.Popen(
+            [sys.executable, "script.py", str(tmp_path)], cwd=tmp_path, env=environment
+        )
+        while lines() <= before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(randomness.uniform(0, 0.05))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    assert kills > 0
+    kept = journal_file.read_bytes()
+    assert_same(build_benchmark(study(tmp_path), seeds=2, folder=tmp_path / "r"), built)
+    keys = [json.loads(line) for line in journal_file.read_bytes().splitlines()[1:]]
+    runs = [(record["index"], record["seed"]) for record in keys]
+    assert len(set(runs)) == len(runs) == 2 * len(built)
+    assert journal_file.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])

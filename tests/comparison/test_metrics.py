@@ -1,0 +1,306 @@
+"""Metrics of comparisons, against plain loops."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks_of_tests import random_benchmark
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bo_act.activations.space import load_space
+from bo_act.benchmark.selection_bias import luck
+from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.metrics import (
+    Progress,
+    evaluations_to_top,
+    floor,
+    probability_of_beating,
+    progress,
+    summary,
+    table,
+)
+from bo_act.errors import BenchmarkError
+from bo_act.statistics import mean_interval
+
+ONE = random_benchmark(load_space("classic"), runs=2, seed=1)
+TWO = random_benchmark(load_space("classic"), runs=2, seed=2)
+BENCHMARKS = {"one": ONE, "two": TWO}
+
+
+def steps_of(
+    benchmark: str, method: str, seed: int, indices: list[int], pruned: set[int] = frozenset()
+) -> pd.DataFrame:
+    source = BENCHMARKS[benchmark]
+    values = np.where(source.measured, source.values, source.chance)[indices]
+    return pd.DataFrame(
+        {
+            "benchmark": benchmark,
+            "method": method,
+            "seed": seed,
+            "evaluation": range(1, len(indices) + 1),
+            "index": indices,
+            "activation": "",
+            "value": values,
+            "test": 0.0,
+            "suggest_seconds": [0.01 * (place + 1) for place in range(len(indices))],
+            "pruned": [place in pruned for place in range(len(indices))],
+        }
+    )
+
+
+def walks(seed: int, methods=("a", "b"), seeds=range(4), length: int = 12) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    parts = [
+        steps_of(b, m, s, generator.integers(0, len(ONE), length).tolist())
+        for b, m, s in product(BENCHMARKS, methods, seeds)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@settings(max_examples=40)
+@given(
+    indices=st.lists(st.integers(0, len(ONE) - 1), min_size=1, max_size=15),
+    pruned=st.sets(st.integers(1, 14)),
+)
+def test_progress_is_a_plain_loop(indices, pruned):
+    steps = steps_of("one", "a", 3, indices, pruned)
+    found = progress(steps.sample(frac=1, random_state=0), BENCHMARKS)["one", "a"]
+    best, incumbent = -math.inf, indices[0]
+    measured = [i for i in range(len(ONE)) if ONE.measured[i]]
+    top = max(ONE.values[i] for i in measured)
+    mean = sum(ONE.values[i] for i in measured) / len(measured)
+    for place, index in enumerate(indices):
+        value = ONE.values[index] if ONE.measured[index] else ONE.chance
+        if place not in pruned and value > best:
+            best, incumbent = value, index
+        known = ONE.measured[incumbent]
+        value = ONE.values[incumbent] if known else ONE.chance
+        test = ONE.test[incumbent] if known else ONE.chance
+        assert found.regret[0, place] == pytest.approx(top - value, abs=1e-15)
+        assert found.normalized[0, place] == pytest.approx((top - value) / (top - mean))
+        assert found.test_regret[0, place] == pytest.approx(
+            max(ONE.test[i] for i in measured) - test
+        )
+        better = sum(ONE.values[i] > value for i in measured)
+        assert found.rank[0, place] == (better + 1 if known else len(measured) + 1)
+    assert found.seeds.tolist() == [3]
+
+
+def test_of_equal_functions_the_first_stays():
+    runs = {metric: values.copy() for metric, values in ONE.runs.items()}
+    runs["validation_accuracy"][[3, 4]] = 0.99
+    tied = dataclasses.replace(ONE, runs=runs)
+    steps = steps_of("one", "a", 0, [4, 3]).assign(value=0.99)
+    found = progress(steps, {"one": tied})["one", "a"]
+    assert tied.test[3] != tied.test[4]
+    assert found.test_regret[0] == pytest.approx(np.nanmax(tied.test) - tied.test[[4, 4]])
+
+
+def test_runs_of_different_lengths_are_refused():
+    steps = pd.concat([steps_of("one", "a", 0, [1, 2]), steps_of("one", "a", 1, [1])])
+    with pytest.raises(BenchmarkError, match="expected runs of one length of 'a' on 'one'"):
+        progress(steps, BENCHMARKS)
+
+
+@given(
+    first=st.lists(st.one_of(st.none(), st.integers(1, 10)), min_size=1, max_size=9),
+)
+def test_the_median_counts_runs_that_never_got_there(first):
+    """By what they are: longer than any."""
+    ranks = np.full((len(first), 10), 50)
+    for run, when in enumerate(first):
+        if when is not None:
+            ranks[run, when - 1 :] = 3
+    found = evaluations_to_top(ranks, 300)
+    ordered = sorted(math.inf if when is None else when for when in first)
+    count = len(first)
+    expected = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    assert found["median"] == (None if math.isinf(expected) else expected)
+    assert found["censored"] == first.count(None)
+    assert found["runs"] == count
+    assert evaluations_to_top(np.array([[4]]), 300)["median"] is None
+    assert evaluations_to_top(np.array([[1]]), 7)["median"] == 1
+
+
+def test_intervals_of_means_cover():
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(1000):
+        mean, (low, high) = mean_interval(generator.normal(2, 1, 6))
+        hits += low <= 2 <= high
+        assert low < mean < high
+    assert 930 <= hits <= 970
+    assert mean_interval(np.array([1.0])) == (1.0, None)
+
+
+def progress_of(regret: list[float], seeds: list[int] | None = None) -> Progress:
+    last = np.array(regret)[:, None]
+    numbers = np.arange(len(regret)) if seeds is None else np.array(seeds)
+    return Progress(numbers, last, last, last, last.astype(int), last)
+
+
+def test_beating_is_counted_over_pairs_of_seeds():
+    one = {"x": progress_of([1, 2, 3, 4]), "y": progress_of([1, 1], [5, 6])}
+    other = {"x": progress_of([2, 2, 2, 5], [0, 1, 2, 9]), "y": progress_of([0, 1], [6, 5])}
+    found = probability_of_beating(one, other)
+    # x: seed 0 won, 1 equal, 2 lost; 3 and 9 have no partner. y: seed 5 equal, 6 lost.
+    assert found["benchmarks"] == {"x": 0.5, "y": 0.25}
+    assert found["probability"] == 0.375
+    assert found["pairs"] == 5
+    back = probability_of_beating(other, one)
+    assert back["probability"] == 1 - 0.375
+    assert probability_of_beating(one, {"z": other["x"]})["probability"] is None
+
+
+def test_the_interval_of_beating_is_a_bootstrap_over_benchmarks_and_pairs():
+    generator = np.random.default_rng(3)
+    wins = {"x": generator.random(30) < 0.9, "y": generator.random(30) < 0.6}
+    zero = {name: progress_of([0.5] * 30) for name in wins}
+    one = {name: progress_of((1 - some).tolist()) for name, some in wins.items()}
+    low, high = probability_of_beating(one, zero)["ci95"]
+    drawn = []
+    for _ in range(4000):
+        means = []
+        for _ in range(2):
+            some = wins["xy"[generator.integers(2)]]
+            means.append(np.mean([some[generator.integers(30)] for _ in range(30)]))
+        drawn.append(np.mean(means))
+    assert [low, high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+
+
+def test_a_summary_is_json_with_all_figures():
+    steps = walks(0)
+    found = summary(steps, BENCHMARKS, at=(2, 5, 100))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    figures = found["methods"]["a"]["benchmarks"]["two"]
+    run = progress(steps, BENCHMARKS)["two", "a"]
+    assert list(figures["regret"]) == ["2", "5", "12"]
+    assert figures["regret"]["5"] == pytest.approx(run.regret[:, 4].mean())
+    assert figures["ci95"]["5"][0] < figures["regret"]["5"] < figures["ci95"]["5"][1]
+    assert figures["median_rank"]["12"] == np.median(run.rank[:, -1])
+    assert figures["test_regret"]["12"] == pytest.approx(run.test_regret[:, -1].mean())
+    assert figures["suggest_seconds"]["median"] == pytest.approx(0.065)
+    values = sorted(set(TWO.values[TWO.measured]))
+    lowest = (values[-1] - values[-2]) / 2 / (values[-1] - TWO.values[TWO.measured].mean())
+    assert floor(TWO) == pytest.approx(lowest)
+    logs = [math.log10(max(run.normalized[s, t], lowest)) for s, t in product(range(4), range(12))]
+    assert figures["area_log_regret"] == pytest.approx(sum(logs) / len(logs))
+    (pair,) = found["comparisons"]
+    assert (pair["a"], pair["b"], pair["pairs"]) == ("a", "b", 8)
+
+
+def test_a_table_is_in_points_and_in_order():
+    found = summary(walks(1, methods=("a", "b", "c")), BENCHMARKS, at=(2, 5))
+    frame = table(found)
+    assert frame["benchmark"].tolist() == ["one"] * 3 + ["two"] * 3
+    for _, rows in frame.groupby("benchmark"):
+        assert rows["area"].is_monotonic_increasing
+    row = frame[(frame["benchmark"] == "one") & (frame["method"] == "b")].iloc[0]
+    figures = found["methods"]["b"]["benchmarks"]["one"]
+    assert row["regret 5"] == pytest.approx(100 * figures["regret"]["5"])
+    low, high = figures["ci95"]["12"]
+    assert row["± 95%"] == pytest.approx(50 * (high - low))
+
+
+def test_one_run_of_one_method():
+    found = summary(steps_of("one", "a", 0, [1, 2, 3]), BENCHMARKS)
+    assert found["methods"]["a"]["benchmarks"]["one"]["ci95"] == {"3": None}
+    assert found["comparisons"] == []
+    assert len(table(found)) == 1
+
+
+# --- luck -----------------------------------------------------------------------------------
+
+
+def measured(values: np.ndarray) -> Benchmark:
+    count = len(ONE)
+    runs = {metric: np.full((count, values.shape[1]), 0.5) for metric in ONE.runs}
+    runs["validation_accuracy"] = values
+    return dataclasses.replace(
+        ONE, runs=runs, diverged=np.zeros(values.shape, dtype=bool), curves=None
+    )
+
+
+def test_luck_is_a_plain_loop():
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(0)
+    merit = generator.random(len(ONE))
+    values = merit[:, None] + generator.normal(0, 0.1, (len(ONE), 3))
+    found = luck(measured(values), top=5)
+    chosen, held_out, correlation, kept, of_mean = [], [], [], [], []
+    for run in range(3):
+        others = [np.mean([values[i, r] for r in range(3) if r != run]) for i in range(len(values))]
+        best = max(range(len(values)), key=lambda i: others[i])
+        chosen.append(others[best])
+        held_out.append(values[best, run])
+        of_mean.append(max(values.mean(axis=1)) - values[best].mean())
+        correlation.append(spearmanr(others, values[:, run]).statistic)
+        first = sorted(range(len(values)), key=lambda i: -others[i])[:5]
+        second = sorted(range(len(values)), key=lambda i: -values[i, run])[:5]
+        kept.append(len(set(first) & set(second)) / 5)
+    assert found["chosen"] == pytest.approx(np.mean(chosen))
+    assert found["held_out"] == pytest.approx(np.mean(held_out))
+    assert found["shrinkage"] == pytest.approx(np.mean(chosen) - np.mean(held_out))
+    assert found["correlation"] == pytest.approx(np.mean(correlation))
+    assert found["regret_of_mean"] == pytest.approx(np.mean(of_mean))
+    assert found["kept"] == pytest.approx(np.mean(kept))
+
+
+def test_luck_of_pure_noise_and_of_none():
+    generator = np.random.default_rng(1)
+    noise = luck(measured(generator.normal(0, 1, (len(ONE), 3))))
+    assert abs(noise["correlation"]) < 0.35
+    assert noise["shrinkage"] > 0.5
+    certain = luck(measured(np.repeat(generator.random((len(ONE), 1)), 3, axis=1)))
+    assert certain["correlation"] == pytest.approx(1)
+    assert certain["shrinkage"] == pytest.approx(0)
+    assert certain["kept"] == 1
+    with pytest.raises(BenchmarkError, match="at least two runs"):
+        luck(measured(generator.random((len(ONE), 1))))
+
+
+def test_means_that_differ_by_rounding_are_no_better_or_worse():
+    """The best three functions have the same mean of two runs, to the digits of float32."""
+    runs = {metric: values.copy() for metric, values in ONE.runs.items()}
+    accuracy = np.linspace(0.1, 0.8, len(ONE))[:, None] * np.ones(2)
+    accuracy[:3] = [[0.9, 0.92], [0.91, 0.91], [0.92, 0.9]]
+    accuracy[-1] = np.nan
+    runs["validation_accuracy"] = np.float64(np.float32(accuracy))
+    near = dataclasses.replace(ONE, runs=runs, curves=None)
+    assert len(set(near.values[:3].tolist())) > 1
+    assert near.ranks[:3].tolist() == [1, 1, 1]
+    assert floor(near) > 1e-2
+    steps = pd.concat(
+        [
+            steps_of("one", name, seed, [20, place])
+            for name, place in zip("abc", range(3), strict=True)
+            for seed in range(4)
+        ]
+    )
+    steps["value"] = near.values[steps["index"]]
+    found = progress(steps, {"one": near})
+    for one in found.values():
+        assert (one.regret[:, -1] == 0).all()
+        assert (one.rank[:, -1] == 1).all()
+    for pair in summary(steps, {"one": near})["comparisons"]:
+        assert pair["probability"] == 0.5
+        assert pair["ci95"] == [0.5, 0.5]
+
+
+def test_all_functions_alike():
+    runs = {m: np.where(np.isfinite(v), 0.3, np.nan) for m, v in ONE.runs.items()}
+    runs["validation_accuracy"][::2] += 1e-16
+    flat = dataclasses.replace(ONE, runs=runs, curves=None)
+    steps = pd.concat([steps_of("one", "a", seed, [3, 4]) for seed in range(3)])
+    found = summary(steps, {"one": flat})["methods"]["a"]["benchmarks"]["one"]
+    json.dumps(found, allow_nan=False)
+    assert found["normalized_regret"]["2"] == 0.0
+    assert luck(flat)["correlation"] == 0.0

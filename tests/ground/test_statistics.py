@@ -1,0 +1,144 @@
+"""Means, intervals and tests of measurements: in any unit, and no evidence out of rounding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from bo_act.statistics import (
+    FLOAT64_ROUNDING,
+    ROUNDING,
+    deviation,
+    mean_interval,
+    paired,
+    rank_correlation,
+    rescaled,
+    tied,
+)
+from bo_act.study.results import confirmation
+from bo_act.study.results.caveats import caveats
+from bo_act.study.results.confirmation import Confirmed
+from bo_act.study.results.verdict import verdict
+
+SCALES = st.sampled_from([1e-300, 1e-150, 1.0, 1e150, 1e300])
+STEPS = st.lists(st.integers(-40, 40), min_size=2, max_size=12)
+
+
+@given(STEPS, SCALES)
+def test_means_and_intervals_in_any_unit(steps, scale):
+    values = np.array(steps) / 7.0
+    mean, (low, high) = mean_interval(scale * values)
+    spread = values.std(ddof=1) / math.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * spread if np.ptp(values) else 0.0
+    for found, expected in ((mean, 0.0), (low, -half), (high, half)):
+        assert found / scale == pytest.approx(values.mean() + expected, rel=1e-9, abs=1e-12)
+    assert deviation(scale * values) / scale == pytest.approx(values.std(), rel=1e-9, abs=1e-15)
+
+
+@given(STEPS, SCALES, st.integers(0, 99))
+def test_paired_differences_in_any_unit(steps, scale, seed):
+    a = np.array(steps) / 7.0
+    b = a + np.random.default_rng(seed).normal(size=len(a))
+    found = paired(scale * a, scale * b)
+    assert found.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-6)
+    assert found.mean / scale == pytest.approx((a - b).mean(), rel=1e-9)
+    turned = paired(b, a)
+    assert turned.p == pytest.approx(found.p, rel=1e-6)
+    assert turned.mean == pytest.approx(-found.mean / scale, rel=1e-9)
+
+
+@given(
+    st.floats(0.01, 1.0),
+    st.floats(0.0, 0.1) | st.just(0.0),
+    st.lists(st.floats(-1, 1), min_size=2, max_size=9),
+    st.sampled_from([1e-16, 1e-9, 3e-8]),
+)
+def test_differences_that_are_equal_up_to_rounding_have_no_p(level, gain, noise, rounding):
+    """As of accuracies that are a hundredth apart: 0.97 - 0.96 is not quite 0.98 - 0.97."""
+    base = level + 0.01 * np.arange(len(noise))
+    found = paired(base + gain + rounding * level * np.array(noise), base)
+    assert found.p is None
+    low, high = found.interval
+    assert low == high == found.mean
+    if gain == 0:
+        assert found.mean == 0.0  # rounding is no gain
+
+
+def test_differences_of_hundredths():
+    a, b = [0.97, 0.98, 0.12, 0.55], [0.96, 0.97, 0.11, 0.54]
+    assert len({x - y for x, y in zip(a, b, strict=True)}) > 1
+    found = paired(a, b)
+    assert found.p is None
+    assert found.mean == pytest.approx(0.01)
+    assert paired([0.3, 0.1 + 0.2, 0.7], [0.3, 0.3, 0.7]).interval == (0.0, 0.0)
+    # What is measured stays evidence.
+    assert paired([0.97, 0.98, 0.96], [0.96, 0.97, 0.9501]).p < 1e-4
+
+
+def test_one_pair_has_no_interval():
+    assert paired([0.9], [0.8]).interval is None
+    assert paired([0.9], [0.8]).p is None
+    assert mean_interval([0.3])[1] is None
+
+
+@given(st.lists(st.floats(-1e3, 1e3), max_size=30), st.sampled_from([ROUNDING, FLOAT64_ROUNDING]))
+def test_ties(values, rounding):
+    values = np.array(values)
+    found = tied(values, rounding)
+    assert (found <= values).all()
+    assert (np.abs(found - values) <= rounding * np.abs(found)).all()
+    groups = np.unique(found)
+    assert (np.diff(groups) > 0.99 * rounding * np.abs(groups[:-1])).all()
+    np.testing.assert_array_equal(tied(found, rounding), found)
+    np.testing.assert_array_equal(tied(values[::-1], rounding)[::-1], found)
+
+
+def test_a_chain_of_near_ties_is_not_one_tie():
+    values = 1.0 + 0.5 * ROUNDING * np.arange(100)
+    assert 25 <= len(np.unique(tied(values))) <= 50
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=9))
+def test_rescaling_is_exact(values):
+    values = np.array(values)
+    found, exponent = rescaled(values)
+    assert not found.any() or 0.5 <= np.abs(found).max() < 1
+    far = np.abs(found) > 1e-290  # smaller ones lose digits
+    np.testing.assert_array_equal(np.ldexp(found, exponent)[far], values[far])
+
+
+@pytest.mark.parametrize("kind", ["spearman", "kendall"])
+def test_a_constant_correlates_with_nothing(kind):
+    some = np.array([0.3, 0.1, 0.2, 0.4])
+    assert rank_correlation(some, some, kind=kind) == pytest.approx(1.0)
+    assert rank_correlation(some, -some, kind=kind) == pytest.approx(-1.0)
+    for constant in (np.full(4, 0.3), np.array([0.3, 0.1 + 0.2, 0.3, 0.3])):
+        assert rank_correlation(some, constant, kind=kind) == 0.0
+        assert rank_correlation(constant, some, kind=kind) == 0.0
+    assert rank_correlation(some[:2], some[:2], kind=kind) == 0.0
+
+
+# --- what a confirmation makes of it --------------------------------------------------------
+
+
+def test_rounding_is_no_verdict():
+    """Three runs with the same accuracies, summed up in another order."""
+    relu = [0.1 + 0.2 + 0.3, 0.2 + 0.3 + 0.1, 0.3 + 0.1 + 0.2]
+    mine = [one + step for one, step in zip(relu, (1.2e-16, 2.3e-16, 1.2e-16), strict=True)]
+    difference = confirmation.paired(mine, relu)
+    assert (difference.mean, difference.low, difference.high) == (0.0, 0.0, 0.0)
+    assert difference.p is None
+    measured = confirmation.interval(mine)
+    common = {"settings": {}, "tried": 1, "seeds": 3, "diverged": 0}
+    common |= {"test": measured, "validation": measured}
+    rows = [
+        Confirmed(activation="tanh(x)", role="found", minus={"relu(x)": difference}, **common),
+        Confirmed(activation="relu(x)", role="baseline", **common),
+    ]
+    assert verdict(rows).kind == "open"
+    assert "p = " not in " ".join(caveats(rows))
