@@ -18,8 +18,7 @@ from rich.text import Text
 
 from bo_act.errors import StorageError
 from bo_act.specs import SEARCHED
-from bo_act.study.results.summary import count
-from bo_act.study.storage.trials import is_diverged, own_trials
+from bo_act.study.storage.trials import count, is_diverged, own_trials
 from bo_act.tasks.configuration import shown
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 
 from bo_act.study.results.confirmation import Confirmed, Difference, Interval
 from bo_act.study.results.failures import nothing_found
-from bo_act.study.results.summary import Counts, Found, StudyResult
+from bo_act.study.results.summary import Found, StudyResult
+from bo_act.study.storage.trials import Counts
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "quickstart.ipynb"
 SHORT = {

@@ -21,8 +21,8 @@ from bo_act.report.loaded_study import Subject
 from bo_act.report.trials import rows
 from bo_act.search.strategies import RandomSearch
 from bo_act.specs import SpaceSpec
-from bo_act.study.results.summary import count
 from bo_act.study.storage.opening import open_storage
+from bo_act.study.storage.trials import count
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

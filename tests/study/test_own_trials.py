@@ -29,14 +29,14 @@ from bo_act.report.trials import importances, rows
 from bo_act.specs import StudySpec
 from bo_act.study.results.explanation import why
 from bo_act.study.results.status import read_status
-from bo_act.study.results.summary import best_value, count, read_result
+from bo_act.study.results.summary import best_value, read_result
 from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.runner import run_study
 from bo_act.study.running.supervisor import Watch
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import add_source_trials
 from bo_act.study.storage.opening import load_study
-from bo_act.study.storage.trials import StudyView, own_only, own_trials
+from bo_act.study.storage.trials import StudyView, count, own_only, own_trials
 from bo_act.terminal.now import Now
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -17,7 +17,8 @@ from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
 from bo_act.study.results.confirmation import Confirmed, Difference, Interval
 from bo_act.study.results.failures import nothing_found
-from bo_act.study.results.summary import Counts, Found, StudyResult
+from bo_act.study.results.summary import Found, StudyResult
+from bo_act.study.storage.trials import Counts
 
 
 def row(name: str, test: float, validation: float, gain: tuple | None, role="found") -> Confirmed:

@@ -11,11 +11,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.specs import StudySpec
-from bo_act.study.results.summary import Counts, Found, count, summarize
+from bo_act.study.results.summary import Found, summarize
 from bo_act.study.storage.heartbeat import Silence, silences
 from bo_act.study.storage.opening import load_study, location
 from bo_act.study.storage.owner import OWNER, Owner
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.trials import Counts, StudyView, count
 from bo_act.tasks.failures import FailureGroup
 
 _RECENT = 30  # finished trials that the rate is taken from

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from bo_act.errors import StorageError
 from bo_act.html import Markup, box, table
@@ -18,7 +18,7 @@ from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confi
 from bo_act.study.results.failures import baseline_notes, failures, nothing_found, state_of
 from bo_act.study.results.verdict import REFERENCE, verdict, with_interval
 from bo_act.study.storage.opening import load_study, location
-from bo_act.study.storage.trials import is_diverged, own_trials
+from bo_act.study.storage.trials import Counts, count, measured, own_trials
 from bo_act.tasks.configuration import Configuration, functions_of, shown
 from bo_act.tasks.failures import FailureGroup, failures_of_runs
 
@@ -43,22 +43,6 @@ class Found:
     settings: Mapping[str, Any] = field(default_factory=dict)
     cost: float | None = None
     state: str = ""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Trials by state; ``complete`` includes the ``diverged`` ones."""
-
-    complete: int = 0
-    pruned: int = 0
-    failed: int = 0
-    diverged: int = 0
-    running: int = 0
-
-    @property
-    def finished(self) -> int:
-        """Trials with a result."""
-        return self.complete + self.pruned
 
 
 @dataclass(frozen=True)
@@ -205,19 +189,6 @@ def read_result(spec: StudySpec) -> StudyResult:
     return summarize(study, spec, confirmed)
 
 
-def count(trials: Sequence[FrozenTrial]) -> Counts:
-    """Count a study's own trials by state."""
-    diverged = sum(map(is_diverged, trials))
-    states = [trial.state for trial in trials if not is_diverged(trial)]
-    return Counts(
-        complete=states.count(TrialState.COMPLETE) + diverged,
-        pruned=states.count(TrialState.PRUNED),
-        failed=states.count(TrialState.FAIL),
-        diverged=diverged,
-        running=states.count(TrialState.RUNNING),
-    )
-
-
 def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configuration]:
     """Return the best functions that are to be confirmed, best first.
 
@@ -239,9 +210,7 @@ def best_value(study: optuna.Study) -> float | None:
 
 def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     # Of equal values the earlier trial is the better one: it does not depend on the storage.
-    return sorted(
-        (trial for trial in trials if _measured(trial)), key=lambda t: (-_value(t), t.number)
-    )
+    return sorted(measured(trials), key=lambda trial: (-_value(trial), trial.number))
 
 
 def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
@@ -250,10 +219,6 @@ def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
     priced = [trial for trial in ranked if "cost" in trial.user_attrs]
     costs = [trial.user_attrs["cost"] for trial in priced]
     return [priced[number] for number in front([_value(trial) for trial in priced], costs)]
-
-
-def _measured(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.COMPLETE and not is_diverged(trial)
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -18,12 +18,12 @@ from bo_act.errors import WorkerError
 from bo_act.events import Events
 from bo_act.process_pool import cores_each, device_of, no_interrupts
 from bo_act.specs import StudySpec
-from bo_act.study.results.summary import best_value, count
+from bo_act.study.results.summary import best_value
 from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.waiting import awaited
 from bo_act.study.running.worker import finished
 from bo_act.study.running.worker_process import work_for_parent
-from bo_act.study.storage.trials import own_trials
+from bo_act.study.storage.trials import count, own_trials
 from bo_act.training.trainer import pick_device
 
 _LOOK = 0.5  # seconds between the parent's looks at the study

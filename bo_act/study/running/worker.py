@@ -17,7 +17,7 @@ from bo_act.features.table import FeatureTable
 from bo_act.specs import StudySpec
 from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.results.stopping import improvement_left
-from bo_act.study.results.summary import best_value, count
+from bo_act.study.results.summary import best_value
 from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.checkpoint_cleanup import delete_leftovers
 from bo_act.study.running.evaluate import run_trial
@@ -31,7 +31,7 @@ from bo_act.study.storage.locks import my_turn
 from bo_act.study.storage.opening import open_study
 from bo_act.study.storage.owner import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.recorded_settings import check_settings
-from bo_act.study.storage.trials import StudyView, is_diverged, own_trials, read_again
+from bo_act.study.storage.trials import StudyView, count, measured, own_trials, read_again
 from bo_act.tasks.checks import check_before_search
 from bo_act.tasks.configuration import distributions, places
 from bo_act.tasks.task import Task
@@ -134,8 +134,9 @@ def search(
     """Run trials until the study has enough of them; return how many were run here."""
     total, ran = task.spec.trials, 0
     failed: set[str] = set()  # one after the other
-    events.search(finished(study), total, None, best_value(study))
-    while finished(study) < total:
+    done = finished(study)
+    events.search(done, total, None, best_value(study))
+    while done < total:
         if _is_enough(task.spec, study, sampler):
             break
         trial = _next_trial(task.spec, study, sampler, task.content)
@@ -144,6 +145,7 @@ def search(
         if isinstance(trial, _No):
             events.waiting(awaited(study))
             time.sleep(_LOOK)
+            done = finished(study)
             continue
         events.waiting(())
         try:
@@ -151,11 +153,13 @@ def search(
                 state = run_trial(task, study, trial)
         except TrialTaken as taken:
             warnings.warn(str(taken), stacklevel=2)
+            done = finished(study)
             continue
         ran += 1
         frozen = read_again(study, trial)
         told(study, frozen)
-        events.search(finished(study), total, frozen, best_value(study))
+        done = finished(study)
+        events.search(done, total, frozen, best_value(study))
         if state != TrialState.FAIL:
             failed.clear()
             _warn_of_one_value(task, study)
@@ -187,8 +191,8 @@ def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
     """
     if task.objective is None:
         return
-    done = own_trials(study, TrialState.COMPLETE)
-    values = {str(t.user_attrs.get("activation")): t.value for t in done if not is_diverged(t)}
+    done = measured(own_trials(study))
+    values = {str(trial.user_attrs.get("activation")): trial.value for trial in done}
     enough = min(_SAME_VALUES, task.spec.trials)
     if len(values) == enough > 1 and len(set(values.values())) == 1:
         warnings.warn(
@@ -227,7 +231,7 @@ def _next_trial(
         live = len(view.running) - len(view.abandoned)
         if count(view.trials).finished + live >= spec.trials:
             return _No.YET if live else _No.MORE
-        if not sampler.remaining(study):
+        if not sampler.remaining(study, view):
             # The whole space was evaluated, unless one of those that still run fails.
             return _No.YET if live else _No.MORE
         # Born with its owner in one transaction: there is no moment in which it is nobody's.

@@ -47,7 +47,7 @@ from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner
-from bo_act.study.storage.trials import StudyView, View, own_only, seconds
+from bo_act.study.storage.trials import StudyView, View, own_only
 
 
 class ActivationSampler(BaseSampler):
@@ -176,6 +176,7 @@ class ActivationSampler(BaseSampler):
             check_unlisted(options["acquisition"])
         self.max_retries = max_retries
         self._slot_sampler = RandomSampler(seed=seed)
+        self._indices_of: dict[int, tuple[FrozenTrial, int | None]] = {}
 
     @property
     def embedding(self) -> Embedding:
@@ -308,18 +309,23 @@ class ActivationSampler(BaseSampler):
         """Return how configurations are searched, None where functions alone are."""
         return None if self._delegates else self._side(study, self.parameters.common(study))
 
-    def remaining(self, study: Study) -> int:
+    def remaining(self, study: Study, trials: StudyView | None = None) -> int:
         """Count the functions that can still be proposed.
 
         With other parameters or several activations, as many as there are: each can be proposed
         again in another configuration.
+
+        Args:
+            study: a study of this space.
+            trials: read before; default: read here.
         """
         if self.configurations(study):
             return int(self.embedding.valid.sum())
         if isinstance(self.catalogue, Frontier) and not self.catalogue.is_complete:
             return len(self.space)
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
-        return len((candidates | set(self.searcher.baselines)) - self.view(study).taken)
+        taken = self._view(trials or StudyView.of(study)).taken
+        return len((candidates | set(self.searcher.baselines)) - taken)
 
     def _stop_if_exhausted(self, study: Study, trial: FrozenTrial) -> None:
         if trial.distributions.keys() - self.parameters.slots.keys() and not self._delegates:
@@ -344,7 +350,7 @@ class ActivationSampler(BaseSampler):
                 for index, count in failures.items()
                 if index is not None and count > self.max_retries
             ),
-            np.array([seconds(trial) for trial, _ in complete], dtype=np.float64),
+            trials.seconds([trial for trial, _ in complete]),
         )
         return View(observations, frozenset(self._indices(trials.waiting)), trials.number)
 
@@ -365,9 +371,16 @@ class ActivationSampler(BaseSampler):
         )
 
     def _index(self, trial: FrozenTrial) -> int | None:
+        """Return the function of a trial, None of one that is of another space."""
+        known = self._indices_of.get(trial._trial_id)
+        if known is not None and known[0] is trial:
+            return known[1]
+        index = None
         with suppress(ExpressionError):
-            return self.catalogue.index(params_of(trial))
-        return None
+            index = self.catalogue.index(params_of(trial))
+        if trial.state.is_finished():  # storages return the same object from now on
+            self._indices_of[trial._trial_id] = trial, index
+        return index
 
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
         """Note the function that a person chose, and what it is to be evaluated with."""

@@ -147,8 +147,11 @@ class PatientDatabase(RDBStorage):
         """Miss a file that was deleted: SQLite would go on writing to what nobody finds again."""
         if self.file is None:
             return
-        with one_line(self.file, "used"):
+        try:
             inode = self.file.stat().st_ino
+        except OSError:
+            with one_line(self.file, "used"):
+                raise
         if inode != self._inode:
             raise replaced(self.file)
 

@@ -173,12 +173,12 @@ def _changed_settings(spec: StudySpec, before: Mapping[str, Any]) -> dict[str, t
     """Return keys whose values are others, as (before, now)."""
     asked = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
     known, defaults = _flat(before), _defaults()
+    tables = {key[:end] for key in known for end, mark in enumerate(key) if mark == "."}
     changed = {}
     for key, value in asked.items():
         # A key that is missing was added by a later version, and its default changes nothing.
         old = known.get(key, defaults.get(key))
-        had = value is None and any(other.startswith(f"{key}.") for other in known)
-        if old != value or had:
+        if old != value or (value is None and key in tables):
             changed[key] = (old, value)
     return changed
 

@@ -144,6 +144,40 @@ def _counts(trial: FrozenTrial) -> bool:
     return failure is None or failure.blame != "file"
 
 
+def measured(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those trials that came to a value and have not diverged."""
+    return [t for t in trials if t.state == TrialState.COMPLETE and not is_diverged(t)]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trials by state; ``complete`` includes the ``diverged`` ones."""
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    diverged: int = 0
+    running: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Trials with a result."""
+        return self.complete + self.pruned
+
+
+def count(trials: Sequence[FrozenTrial]) -> Counts:
+    """Count a study's own trials by state."""
+    diverged = sum(map(is_diverged, trials))
+    states = [trial.state for trial in trials if not is_diverged(trial)]
+    return Counts(
+        complete=states.count(TrialState.COMPLETE) + diverged,
+        pruned=states.count(TrialState.PRUNED),
+        failed=states.count(TrialState.FAIL),
+        diverged=diverged,
+        running=states.count(TrialState.RUNNING),
+    )
+
+
 @dataclass(frozen=True)
 class StudyView:
     """A study's own trials at one moment.
@@ -246,6 +280,15 @@ class StudyView:
         measured[~finite] = measured[finite].min() if finite.any() else 0.0
         return measured
 
+    @staticmethod
+    def seconds(some: Sequence[FrozenTrial]) -> np.ndarray:
+        """Return how long complete trials took, (n,); NaN where that says nothing of others.
+
+        A training that diverged ended early. Where the objective has not noted its ``seconds``,
+        those between the trial's beginning and its end count.
+        """
+        return np.array([_seconds(trial) for trial in some], dtype=np.float64)
+
     @cached_property
     def _lost(self) -> frozenset[int]:
         """Numbers of abandoned trials that nobody takes over with the functions they have."""
@@ -285,20 +328,6 @@ def common_parameters(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistributi
             known = trial.distributions if found is None else found
             found = {n: d for n, d in known.items() if trial.distributions.get(n) == d}
     return found or {}
-
-
-def seconds(trial: FrozenTrial) -> float:
-    """Return how long a complete trial took; NaN where that says nothing of others.
-
-    A training that diverged ended early. Where the objective has not noted its ``seconds``, those
-    between the trial's beginning and its end count.
-    """
-    if is_diverged(trial):
-        return float("nan")
-    noted = trial.user_attrs.get("seconds")
-    if noted is None and trial.duration is not None:
-        noted = trial.duration.total_seconds()
-    return float("nan") if noted is None else float(noted)
 
 
 # --- whose they are -------------------------------------------------------------------------
@@ -352,3 +381,12 @@ def _is_inherited(trial: FrozenTrial) -> bool:
         return False
     owner = Owner.read(trial.system_attrs[OWNER])
     return owner is None or owner.grace is not None  # of a study's runner, which takes over
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    if is_diverged(trial):
+        return math.nan
+    noted = trial.user_attrs.get("seconds")
+    if noted is None and trial.duration is not None:
+        noted = trial.duration.total_seconds()
+    return math.nan if noted is None else float(noted)
