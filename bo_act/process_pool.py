@@ -25,9 +25,9 @@ import torch
 from bo_act.errors import BoActError, WorkerError
 from bo_act.urls import without_secrets
 
-Piece = TypeVar("Piece", bound=Hashable)
+FunctionBatch = TypeVar("FunctionBatch", bound=Hashable)
 Result = TypeVar("Result")
-Job = Callable[[torch.device], Callable[[Piece], Result]]
+Job = Callable[[torch.device], Callable[[FunctionBatch], Result]]
 """What is to be done: called once in each worker, it returns what computes a piece there."""
 
 _Kind = Literal["ready", "result", "error"]
@@ -37,13 +37,13 @@ ATTEMPTS = 3
 
 
 def compute_in_processes(
-    job: Job[Piece, Result],
-    pieces: Sequence[Piece],
+    job: Job[FunctionBatch, Result],
+    pieces: Sequence[FunctionBatch],
     *,
     device: torch.device,
     workers: int,
     threads: int | None = None,
-    lost: Callable[[Piece, WorkerError], Result] | None = None,
+    lost: Callable[[FunctionBatch, WorkerError], Result] | None = None,
 ) -> Iterator[Result]:
     """Compute pieces in worker processes; results come as they are done.
 
@@ -91,13 +91,13 @@ def compute_in_processes(
         crew.end()
 
 
-class _Crew(Generic[Piece]):
+class _Crew(Generic[FunctionBatch]):
     """The workers, the pieces that wait, and who died over which."""
 
     def __init__(
         self,
-        job: Job[Piece, Any],
-        pieces: Sequence[Piece],
+        job: Job[FunctionBatch, Any],
+        pieces: Sequence[FunctionBatch],
         device: torch.device,
         size: int,
         threads: int,
@@ -107,21 +107,21 @@ class _Crew(Generic[Piece]):
         self.size = size
         self.threads = threads
         self.waiting = deque(pieces)
-        self.deaths: Counter[Piece] = Counter()
+        self.deaths: Counter[FunctionBatch] = Counter()
         self.stillborn = 0
-        self.workers: list[_Worker[Piece]] = []
+        self.workers: list[_Worker[FunctionBatch]] = []
 
     def begin(self) -> None:
         """Start all workers."""
         for slot in range(self.size):
             self.workers.append(self._worker(slot))
 
-    def feed(self, worker: _Worker[Piece]) -> None:
+    def feed(self, worker: _Worker[FunctionBatch]) -> None:
         """Give a worker that has answered its next piece."""
         self.stillborn = 0
         worker.take(self.waiting.popleft() if self.waiting else None)
 
-    def replace(self, slot: int) -> tuple[Piece, WorkerError] | None:
+    def replace(self, slot: int) -> tuple[FunctionBatch, WorkerError] | None:
         """Put a new worker in a dead one's place, its piece first in the queue.
 
         Returns:
@@ -148,11 +148,11 @@ class _Crew(Generic[Piece]):
         for worker in self.workers:
             worker.end()
 
-    def _worker(self, slot: int) -> _Worker[Piece]:
+    def _worker(self, slot: int) -> _Worker[FunctionBatch]:
         return _Worker(self.packed, device_of(self.device, slot), self.threads)
 
 
-class _Worker(Generic[Piece]):
+class _Worker(Generic[FunctionBatch]):
     """A worker process as its parent sees it.
 
     Attributes:
@@ -172,10 +172,10 @@ class _Worker(Generic[Piece]):
             self.process.start()
         other.close()  # so that the connection ends with the worker
         self.ends = (self.connection, self.process.sentinel)  # one is ready when it has news
-        self.piece: Piece | None = None
+        self.piece: FunctionBatch | None = None
         self.started = False
 
-    def take(self, piece: Piece | None) -> None:
+    def take(self, piece: FunctionBatch | None) -> None:
         """Start with a piece; None lets the worker wait."""
         self.piece = piece
         if piece is not None:

@@ -22,6 +22,8 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 FLOAT64_ROUNDING = 16 * float(np.finfo(np.float64).eps)
 """The same of values that are in float64 from the start."""
 
+_RESAMPLES = 1_000  # of a bootstrap
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -119,3 +121,20 @@ def rank_correlation(
         return 0.0
     found = stats.spearmanr(one, other) if kind == "spearman" else stats.kendalltau(one, other)
     return float(found.statistic)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for how many there are (Holm 1979), in the same order."""
+    order = np.argsort(values)
+    factors = len(values) - np.arange(len(values))
+    adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
+    return [float(adjusted[place]) for place in np.argsort(order)]
+
+
+def bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Return lower end, mean and upper end of the 95% interval of the mean over axis 0."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(len(values), size=(_RESAMPLES, len(values)))
+    weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(values)) / len(values)
+    low, high = np.quantile(weights @ values, [0.025, 0.975], axis=0)
+    return low, values.mean(axis=0), high

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
+
+_BUSY = threading.RLock()
 
 
 @contextmanager
@@ -68,3 +71,21 @@ class _Float32:
 
 
 _FLOAT32 = _Float32()
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Keep torch and numpy to one thread.
+
+    Matrices of some hundred rows gain nothing from more, and the two libraries' pools of threads,
+    taking turns on the same cores, made a fit ten times as long. One computation at a time, as the
+    setting is the whole process's.
+    """
+    with _BUSY:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with threadpool_limits(1):
+                yield
+        finally:
+            torch.set_num_threads(before)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bo_act.activations.expressions import CONSTANTS, ONE, ZERO, Expression, X, simplified
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.schemas import Shape
+from bo_act.activations.schemas import Schema
 from bo_act.activations.stability import DTYPES, Probes, Rows, faults
 from bo_act.specs import DomainSpec
 
@@ -111,7 +111,10 @@ def group(space: Space, progress: Progress | None = None) -> Grouping:
         space: where the expressions come from.
         progress: called with (tuples evaluated, tuples in all).
     """
-    shapes = (*space.shapes, *(Shape(str(single), single, ()) for single in space.singles))
+    shapes = (
+        *space.shapes,
+        *(Schema(str(single), single, ()) for single in space.named_expressions),
+    )
     trees = _Trees(grid(space.spec.domain), 1 + sum(map(_inner_fillings, shapes)))
     lengths = np.empty(len(space), dtype=np.int64)
     # (operator, number of operands) → where in the enumeration and (k, F) rows of the operands
@@ -152,11 +155,11 @@ def group(space: Space, progress: Progress | None = None) -> Grouping:
     return Grouping(keys, finite, found_faults, lengths)
 
 
-def _choices(node: Expression, shape: Shape) -> tuple[str, ...]:
+def _choices(node: Expression, shape: Schema) -> tuple[str, ...]:
     return next((slot.choices for slot in shape.slots if slot.name == node.name), (node.name,))
 
 
-def _inner_fillings(shape: Shape) -> int:
+def _inner_fillings(shape: Schema) -> int:
     """Count the fillings of all inner subtrees of a schema."""
 
     def fillings(node: Expression) -> int:
@@ -214,7 +217,7 @@ class _Trees:
         self.forms = [X]
         self.texts = {"x": 0}
 
-    def operands(self, node: Expression, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    def operands(self, node: Expression, shape: Schema) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and forms, each (k, F), of all fillings of a node's operands.
 
         In the order of the enumeration: the last operand runs fastest.
@@ -226,7 +229,7 @@ class _Trees:
         forms = np.stack([f[place] for (_, f), place in zip(parts, places, strict=True)])
         return rows, forms
 
-    def _fillings(self, node: Expression, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    def _fillings(self, node: Expression, shape: Schema) -> tuple[np.ndarray, np.ndarray]:
         """Return (F,) rows and (F,) forms of all fillings of a subtree."""
         if node == X:
             return np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)

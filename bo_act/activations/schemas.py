@@ -33,7 +33,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Schema:
     """One schema with its slots in the order of the enumeration (from the root, left to right).
 
     Attributes:
@@ -99,7 +99,7 @@ class Shape:
         return fit(self.tree, expression)
 
 
-def read_schema(text: str, spec: SpaceSpec) -> Shape:
+def read_schema(text: str, spec: SpaceSpec) -> Schema:
     """Read a schema of a space file.
 
     Raises:
@@ -138,7 +138,7 @@ def read_schema(text: str, spec: SpaceSpec) -> Shape:
         )
         return Expression(name, arguments)
 
-    return Shape(text, name_slots(tree, ""), tuple(slots))
+    return Schema(text, name_slots(tree, ""), tuple(slots))
 
 
 def _orders(tree: Expression) -> Iterable[tuple[Expression, ...]]:

@@ -55,14 +55,16 @@ class Space:
         for kind in KINDS:
             _check_operators(spec, kind)
         self.shapes = tuple(read_schema(text, spec) for text in spec.schemas)
-        self.singles = tuple(_expression(text, spec, "expressions") for text in spec.expressions)
+        self.named_expressions = tuple(
+            _expression(text, spec, "expressions") for text in spec.expressions
+        )
         self.baselines = tuple(_expression(text, spec, "baselines") for text in spec.baselines)
         _check_distinct(spec, "schemas", [str(shape.tree) for shape in self.shapes])
-        _check_distinct(spec, "expressions", [str(single) for single in self.singles])
+        _check_distinct(spec, "expressions", [str(single) for single in self.named_expressions])
         _check_distinct(spec, "require", spec.require)
 
     def __len__(self) -> int:
-        return sum(map(len, self.shapes)) + len(self.singles)
+        return sum(map(len, self.shapes)) + len(self.named_expressions)
 
     @property
     def can_be_listed(self) -> bool:
@@ -79,8 +81,8 @@ class Space:
         spec = self.spec
         about = [("expressions", f"{len(self):,}"), ("schemas", ", ".join(spec.schemas) or "none")]
         about += [(kind, ", ".join(getattr(spec, kind))) for kind in KINDS if getattr(spec, kind)]
-        if self.singles:
-            about.append(("single expressions", f"{len(self.singles)}"))
+        if self.named_expressions:
+            about.append(("single expressions", f"{len(self.named_expressions)}"))
         if spec.require:
             about.append(("required", ", ".join(spec.require)))
         figures = "".join(
@@ -120,7 +122,7 @@ class Space:
             if number < len(shape):
                 return shape.fill(shape.operators(number))
             number -= len(shape)
-        return self.singles[number]
+        return self.named_expressions[number]
 
     def _check_number(self, number: int) -> None:
         if not 0 <= number < len(self):
@@ -131,14 +133,17 @@ class Space:
             names = [slot.name for slot in shape.slots]
             for chosen in product(*(slot.choices for slot in shape.slots)):
                 yield shape.fill(dict(zip(names, chosen, strict=True)))
-        yield from self.singles
+        yield from self.named_expressions
 
     # --- Optuna parameters ------------------------------------------------------------------
 
     @cached_property
     def schema_choices(self) -> tuple[str, ...]:
         """What the ``schema`` parameter can be; one entry means that there is none."""
-        return (*(shape.text for shape in self.shapes), *([EXPRESSION_SLOT] * bool(self.singles)))
+        return (
+            *(shape.text for shape in self.shapes),
+            *([EXPRESSION_SLOT] * bool(self.named_expressions)),
+        )
 
     @cached_property
     def distributions(self) -> dict[str, CategoricalDistribution]:
@@ -150,8 +155,8 @@ class Space:
             slots[SCHEMA_SLOT] = self.schema_choices
         for shape in self.shapes:
             slots.update((slot.name, slot.choices) for slot in shape.slots)
-        if self.singles:
-            slots[EXPRESSION_SLOT] = tuple(map(str, self.singles))
+        if self.named_expressions:
+            slots[EXPRESSION_SLOT] = tuple(map(str, self.named_expressions))
         return {name: CategoricalDistribution(choices) for name, choices in slots.items()}
 
     def slots(self, name: str = "") -> dict[str, CategoricalDistribution]:
@@ -174,7 +179,7 @@ class Space:
             number -= len(shape)
         if len(self.schema_choices) > 1:
             schema = {SCHEMA_SLOT: EXPRESSION_SLOT}
-        return schema | {EXPRESSION_SLOT: str(self.singles[number])}
+        return schema | {EXPRESSION_SLOT: str(self.named_expressions[number])}
 
     def number(self, params: Mapping[str, object]) -> int:
         """Return the number of the expression with these Optuna parameters.
@@ -220,7 +225,7 @@ class Space:
                 return start + shape.number(operators)
             start += len(shape)
         wanted = canonical(expression)
-        for place, single in enumerate(self.singles):
+        for place, single in enumerate(self.named_expressions):
             if canonical(single) == wanted:
                 return start + place
         return None

@@ -12,7 +12,7 @@ from bo_act.cli.options import Panel, Quiet, Set, Storage, completing, read
 
 commands = typer.Typer()
 
-Subject = Annotated[
+LoadedStudy = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
@@ -26,7 +26,7 @@ Subject = Annotated[
     epilog="Example: bo-act report quickstart -o quickstart.html", rich_help_panel=Panel.RESULTS
 )
 def report(
-    study: Subject,
+    study: LoadedStudy,
     *,
     out: Annotated[
         Path | None,
@@ -51,11 +51,11 @@ def report(
         spec = read(study, changes, storage)
         folder = Path("runs") / spec.name
         from bo_act import terminal
-        from bo_act.report.loaded_study import open_subject
+        from bo_act.report.loaded_study import load_for_report
         from bo_act.report.study import study_report
 
         with terminal.live(quiet=quiet) as events:
-            page = study_report(open_subject(spec, events))
+            page = study_report(load_for_report(spec, events))
     print(write(page, out or folder / "report.html"))
 
 
@@ -82,7 +82,7 @@ def plot(
     kind: Annotated[
         Kind, typer.Argument(help="What to draw; the last three are of a comparison's folder.")
     ],
-    study: Subject,
+    study: LoadedStudy,
     *,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="A .pdf, .png or .svg file.")
@@ -106,11 +106,11 @@ def plot(
     else:
         spec = read(study, changes, storage)
         from bo_act import terminal
-        from bo_act.report.data import Gathered
-        from bo_act.report.loaded_study import open_subject
+        from bo_act.report.data import ReportData
+        from bo_act.report.loaded_study import load_for_report
 
         with terminal.live(quiet=quiet) as events:
-            found = Gathered(open_subject(spec, events))
+            found = ReportData(load_for_report(spec, events))
         if kind == Kind.gallery:
             drawn = figures.gallery_of(found, top)
         else:

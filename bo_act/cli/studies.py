@@ -241,9 +241,9 @@ def show(
 ) -> None:
     """Plot a function and its slope, with its mean, variance and output features."""
     from bo_act.activations.expressions import parse
-    from bo_act.features.function_summary import draw_png, portrait
+    from bo_act.features.function_summary import draw_png, function_summary
 
-    found = portrait(parse(expression))
+    found = function_summary(parse(expression))
     if png is not None:
         draw_png(found, png)
     if as_json:

@@ -14,6 +14,7 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import Progress, floor, progress
 from bo_act.errors import BenchmarkError
 from bo_act.io import replacing
+from bo_act.statistics import bootstrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STROKES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 _PANEL = (5.2, 3.8)  # inches
-_RESAMPLES = 1_000
 
 
 def regret_curves(
@@ -119,15 +119,6 @@ def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:
     for found in there[1:]:
         seeds = np.intersect1d(seeds, found.seeds)
     return np.stack([f.regret[np.isin(f.seeds, seeds), :length] for f in there])
-
-
-def bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Return lower end, mean and upper end of the 95% interval of the mean over axis 0."""
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(len(values), size=(_RESAMPLES, len(values)))
-    weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(values)) / len(values)
-    low, high = np.quantile(weights @ values, [0.025, 0.975], axis=0)
-    return low, values.mean(axis=0), high
 
 
 def _names(runs: Mapping[tuple[str, str], Any], place: int) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, FeatureError
-from bo_act.features.fisher_worker import MakeNetwork, Piece, Spectra, SpectraJob
+from bo_act.features.fisher_worker import FisherJob, FunctionBatch, MakeNetwork, Spectra
 from bo_act.features.outputs import output_blocks
 from bo_act.features.store import SHARD, FeatureStore, Shard
 from bo_act.features.subset import spread
@@ -85,7 +85,7 @@ def compute_features(
             "Fisher spectra need a batch: give images (B, C, H, W) and labels (B,) beside "
             "the network, or leave the network out for output features alone"
         )
-    job = SpectraJob(network, images.detach().cpu(), labels.detach().cpu(), spec)
+    job = FisherJob(network, images.detach().cpu(), labels.detach().cpu(), spec)
     provenance |= {
         "torch": torch.__version__.split("+")[0],
         "network": key,
@@ -162,7 +162,7 @@ def _missing(
     if survey.damaged:
         files = ", ".join(f"{file} ({what})" for file, what in list(survey.damaged.items())[:5])
         more = f" and {len(survey.damaged) - 5} more" if len(survey.damaged) > 5 else ""
-        lost = Piece.of(catalogue, survey.lost)
+        lost = FunctionBatch.of(catalogue, survey.lost)
         warnings.warn(
             f"damaged shards in {store.folder}: {files}{more}; the spectra of "
             f"{len(lost.indices)} functions are computed again: {lost}",
@@ -199,14 +199,14 @@ def _warn_of_meaningless(fim: Mapping[str, Block]) -> None:
     )
 
 
-def _pieces(catalogue: Catalogue, indices: NDArray[np.int64]) -> list[Piece]:
+def _pieces(catalogue: Catalogue, indices: NDArray[np.int64]) -> list[FunctionBatch]:
     starts = range(0, len(indices), SHARD)
-    return [Piece.of(catalogue, indices[start : start + SHARD]) for start in starts]
+    return [FunctionBatch.of(catalogue, indices[start : start + SHARD]) for start in starts]
 
 
 def _shards(
     spectra: Spectra,
-    pieces: Sequence[Piece],
+    pieces: Sequence[FunctionBatch],
     workers: int,
     executor: Executor,
     threads: int | None,

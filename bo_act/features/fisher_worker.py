@@ -41,7 +41,7 @@ MakeNetwork = Callable[[Activation], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class FunctionBatch:
     """Some functions of a catalogue.
 
     Attributes:
@@ -53,7 +53,7 @@ class Piece:
     texts: tuple[str, ...]
 
     @classmethod
-    def of(cls, catalogue: Catalogue, indices: NDArray[np.int64]) -> Piece:
+    def of(cls, catalogue: Catalogue, indices: NDArray[np.int64]) -> FunctionBatch:
         """Return these functions of a catalogue."""
         return cls(indices, tuple(catalogue.text(int(index)) for index in indices))
 
@@ -64,7 +64,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class SpectraJob:
+class FisherJob:
     """What spectra are computed of and with.
 
     Attributes:
@@ -79,7 +79,7 @@ class SpectraJob:
     labels: Tensor
     spec: FeaturesSpec
 
-    def __call__(self, device: torch.device) -> Callable[[Piece], Shard]:
+    def __call__(self, device: torch.device) -> Callable[[FunctionBatch], Shard]:
         """Open the job on a device; what comes back computes pieces."""
         return Spectra(self, device).shard
 
@@ -103,7 +103,7 @@ class Spectra:
     """
 
     def __init__(
-        self, job: SpectraJob, device: torch.device, *, in_flight: int | None = None
+        self, job: FisherJob, device: torch.device, *, in_flight: int | None = None
     ) -> None:
         self.job = job
         self.device = device
@@ -133,7 +133,7 @@ class Spectra:
                 )
         return self._spectra(second)
 
-    def shard(self, piece: Piece) -> Shard:
+    def shard(self, piece: FunctionBatch) -> Shard:
         """Compute the spectra of some functions; those that have none get a reason."""
         started = time.perf_counter()
         layers = len(self.probe.layers)

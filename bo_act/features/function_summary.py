@@ -18,7 +18,7 @@ from bo_act.io import one_line, reason, replacing
 
 
 @dataclass(frozen=True)
-class Portrait:
+class FunctionSummary:
     """A function on [-5, 5] and under a standard-normal input.
 
     Attributes:
@@ -71,14 +71,14 @@ class Portrait:
         }
 
 
-def portrait(expression: Expression) -> Portrait:
+def function_summary(expression: Expression) -> FunctionSummary:
     """Describe one function."""
     expression = canonical(expression)
     x = torch.linspace(-5.0, 5.0, 401, device="cpu", dtype=torch.float64)
     value, slope = value_and_slope(expression, x)
     outputs, normal_slope = value_and_slope(expression, normal_quantiles())
     mean, variance = moments(expression)
-    return Portrait(
+    return FunctionSummary(
         activation=str(expression),
         x=x.tolist(),
         value=value.tolist(),
@@ -91,7 +91,7 @@ def portrait(expression: Expression) -> Portrait:
     )
 
 
-def draw_png(found: Portrait, path: Path) -> None:
+def draw_png(found: FunctionSummary, path: Path) -> None:
     """Draw value and slope to a picture.
 
     Raises:

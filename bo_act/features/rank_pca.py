@@ -23,7 +23,7 @@ Curves = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class RankPca:
     """Where functions lie by one kind of feature, learnt from some and valid for any.
 
     Attributes:
@@ -42,7 +42,7 @@ class Frame:
     known: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, rows: np.ndarray, curves: Curves, own: np.ndarray, components: int) -> Frame:
+    def fit(cls, rows: np.ndarray, curves: Curves, own: np.ndarray, components: int) -> RankPca:
         """Learn it from rows (n,) of curves, and numbers of their own (n, e)."""
         mean, leading = _principal(rows, curves, components)
         columns = np.column_stack([own, _projected(rows, curves, mean, leading)])
@@ -71,7 +71,7 @@ class Frame:
         )
 
 
-def output_frame(blocks: Mapping[str, Block], rows: np.ndarray, components: int) -> Frame:
+def output_frame(blocks: Mapping[str, Block], rows: np.ndarray, components: int) -> RankPca:
     """Learn where functions lie by their outputs.
 
     The coordinates are the moments and the leading components of the z-scored function.
@@ -81,10 +81,10 @@ def output_frame(blocks: Mapping[str, Block], rows: np.ndarray, components: int)
         rows: (n,) functions that have both.
         components: how many, at most.
     """
-    return Frame.fit(rows, _shapes(blocks), _moments(blocks, rows), components)
+    return RankPca.fit(rows, _shapes(blocks), _moments(blocks, rows), components)
 
 
-def place_outputs(frame: Frame, blocks: Mapping[str, Block], rows: np.ndarray) -> np.ndarray:
+def place_outputs(frame: RankPca, blocks: Mapping[str, Block], rows: np.ndarray) -> np.ndarray:
     """Return where functions lie in a frame of outputs, (m, d) in [0, 1].
 
     Args:
@@ -139,7 +139,7 @@ def spectrum_coordinates(
         return np.asarray(values[some].astype(np.float64))
 
     none = np.empty((len(rows), 0))
-    return Frame.fit(rows, curves, none, components).place(rows, curves, none)
+    return RankPca.fit(rows, curves, none, components).place(rows, curves, none)
 
 
 def _chunks(rows: np.ndarray, curves: Curves) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from typing import Any, TextIO, cast
 import torch
 
 from bo_act.errors import BoActError, FeatureError
-from bo_act.features.fisher_worker import Piece, Spectra, SpectraJob
+from bo_act.features.fisher_worker import FisherJob, FunctionBatch, Spectra
 from bo_act.features.store import Shard
 from bo_act.process_pool import ATTEMPTS, cores_each, deadly, portable
 
@@ -27,8 +27,8 @@ _opened: dict[str, Spectra] = {}  # in a Ray worker: the job that it works on, b
 
 
 def compute_with_ray(
-    job: SpectraJob,
-    pieces: Sequence[Piece],
+    job: FisherJob,
+    pieces: Sequence[FunctionBatch],
     *,
     device: torch.device,
     workers: int,
@@ -64,7 +64,7 @@ def compute_with_ray(
         sent = [_put(ray, job)]
         name = uuid.uuid4().hex
         waiting = deque(pieces)
-        running: dict[Any, Piece] = {}
+        running: dict[Any, FunctionBatch] = {}
         while waiting or running:
             while waiting and len(running) < workers:
                 piece = waiting.popleft()
@@ -97,7 +97,7 @@ class WithoutRay:
 
 
 def _work(
-    name: str, sent: list[Any], piece: Piece, device: str, threads: int
+    name: str, sent: list[Any], piece: FunctionBatch, device: str, threads: int
 ) -> Shard | BaseException:
     """Compute one piece in a Ray worker; an error is an answer, so that it arrives as itself."""
     import ray
@@ -154,7 +154,7 @@ def start_ray(ray: ModuleType, *, cpus: int) -> None:
         ) from error
 
 
-def _put(ray: ModuleType, job: SpectraJob) -> Any:
+def _put(ray: ModuleType, job: FisherJob) -> Any:
     try:
         return ray.put(job)
     except (TypeError, ValueError, AttributeError) as error:
@@ -164,7 +164,7 @@ def _put(ray: ModuleType, job: SpectraJob) -> Any:
         ) from error
 
 
-def _failed(ray: ModuleType, piece: Piece, error: Exception) -> BoActError:
+def _failed(ray: ModuleType, piece: FunctionBatch, error: Exception) -> BoActError:
     if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
         return deadly(piece, type(error).__name__)
     text = " ".join(str(error).split())[:300]

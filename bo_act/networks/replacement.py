@@ -228,7 +228,7 @@ def _places(parent: nn.Module) -> list[tuple[str, Any]]:
     return [(key, child) for key, child in parent._modules.items() if child is not None]
 
 
-class _Watch(TorchFunctionMode):
+class _CallWatcher(TorchFunctionMode):
     """Keeps calls of activation functions with the name of the module that made them."""
 
     def __init__(self) -> None:
@@ -277,9 +277,9 @@ _FUNCTIONS = _functions()
 
 
 @contextmanager
-def _calls(network: nn.Module) -> Iterator[_Watch]:
+def _calls(network: nn.Module) -> Iterator[_CallWatcher]:
     """Watch calls of activation functions during forward passes of the network."""
-    watch = _Watch()
+    watch = _CallWatcher()
     for place, module in network.named_modules():
         module.register_forward_pre_hook(lambda *_, place=place: watch.stack.append(place))
         module.register_forward_hook(watch.leave, with_kwargs=True)

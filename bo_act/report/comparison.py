@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_act.comparison.compare import Comparison
-from bo_act.comparison.figures import bootstrap
 from bo_act.comparison.metrics import floor, progress
 from bo_act.report.page import render
+from bo_act.statistics import bootstrap
 from bo_act.study.storage.provenance import environment
 
 

@@ -11,8 +11,8 @@ from optuna.study import StudyDirection
 
 from bo_act.activations.costs import operator_times, operators_of
 from bo_act.activations.expressions import Expression
-from bo_act.report.embedding_map import Landscape, LayerSpectra, landscape, spectra
-from bo_act.report.loaded_study import Subject
+from bo_act.report.embedding_map import EmbeddingMap, LayerSpectra, embedding_map, spectra
+from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
 from bo_act.report.trials import Row, importances, ranked, rows
 from bo_act.study.results.confirmation import Confirmed
@@ -26,10 +26,10 @@ _TOP = 3  # functions found that are drawn large, where nothing was confirmed
 
 
 @dataclass(frozen=True)
-class Gathered:
+class ReportData:
     """All that the report of a study shows, as plain values; computed when first asked for."""
 
-    subject: Subject
+    subject: LoadedStudy
 
     @property
     def maximize(self) -> bool:
@@ -102,9 +102,9 @@ class Gathered:
         return calibration(self._seen)
 
     @cached_property
-    def landscape(self) -> Landscape | None:
+    def embedding_map(self) -> EmbeddingMap | None:
         """The embedding as a map."""
-        return landscape(self.subject, self.predictions)
+        return embedding_map(self.subject, self.predictions)
 
     @cached_property
     def best(self) -> list[str]:

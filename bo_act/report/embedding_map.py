@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bo_act.errors import ExpressionError
 from bo_act.features.table import FeatureTable
-from bo_act.report.loaded_study import Subject
+from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.predictions import Predictions
 from bo_act.study.storage.trials import own_trials
 
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Landscape:
+class EmbeddingMap:
     """Functions as points in a plane.
 
     Attributes:
@@ -47,9 +47,9 @@ class Landscape:
     trials: tuple[tuple[tuple[int, int], ...], ...]
 
 
-def landscape(
-    subject: Subject, predicted: Sequence[Predictions] = (), *, most: int = MOST
-) -> Landscape | None:
+def embedding_map(
+    subject: LoadedStudy, predicted: Sequence[Predictions] = (), *, most: int = MOST
+) -> EmbeddingMap | None:
     """Project the embedding of a study; None without a sampler.
 
     Where more than ``most`` functions have a place, all evaluated ones are shown, the best
@@ -66,7 +66,7 @@ def landscape(
     shown = _chosen(valid, plane, evaluated, predicted, most)
     at = np.searchsorted(valid, shown)
     position = {int(index): place for place, index in enumerate(shown)}
-    return Landscape(
+    return EmbeddingMap(
         shown,
         tuple(catalogue.text(int(index)) for index in shown),
         plane[at],
@@ -79,7 +79,7 @@ def landscape(
     )
 
 
-def _tried(subject: Subject, place: int) -> list[tuple[int, int]]:
+def _tried(subject: LoadedStudy, place: int) -> list[tuple[int, int]]:
     """Return (trial, index of its function) for all trials that have one."""
     found = []
     for trial in own_trials(subject.study):
@@ -168,7 +168,7 @@ class LayerSpectra:
 
 
 def spectra(
-    subject: Subject, functions: Sequence[str], features: FeatureTable | None = None
+    subject: LoadedStudy, functions: Sequence[str], features: FeatureTable | None = None
 ) -> tuple[list[LayerSpectra], str]:
     """Return the spectra of some functions, layer by layer; at most six layers, evenly chosen.
 

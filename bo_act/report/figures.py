@@ -17,7 +17,7 @@ from bo_act.activations.plots import REACH, sample, windows
 from bo_act.comparison.figures import COLOURS, STROKES
 from bo_act.errors import BoActError, SearchError
 from bo_act.io import reason, replacing
-from bo_act.report.data import Gathered
+from bo_act.report.data import ReportData
 from bo_act.report.predictions import LEVEL
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 
@@ -68,7 +68,7 @@ def _styled(draw: Draw) -> Draw:
 
 
 @_styled
-def progress(found: Gathered) -> Figure:
+def progress(found: ReportData) -> Figure:
     """Draw the value of every trial, the best so far, and ReLU's level.
 
     What lies below the axis stands at its lower edge: functions that diverged, as crosses, and
@@ -120,7 +120,7 @@ def _points(axes: Axes, some: Sequence[Row], height: Any, **style: Any) -> None:
 
 
 @_styled
-def embedding_map(found: Gathered, *, place: int = 0) -> Figure:
+def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
     """Draw the first two principal components of the embedding, coloured by the predicted value.
 
     Evaluated functions are squares, in the colour of what was measured.
@@ -132,7 +132,7 @@ def embedding_map(found: Gathered, *, place: int = 0) -> Figure:
     Raises:
         SearchError: there is no embedding.
     """
-    land = found.landscape
+    land = found.embedding_map
     if land is None:
         raise SearchError(f"there is no embedding to draw: {found.subject.lacking or 'no sampler'}")
     scale = 100 if found.subject.in_percent else 1
@@ -216,7 +216,7 @@ def gallery(expressions: Sequence[str | Expression], *, titles: Sequence[str] = 
     return figure
 
 
-def gallery_of(found: Gathered, top: int = 9) -> Figure:
+def gallery_of(found: ReportData, top: int = 9) -> Figure:
     """Draw the best functions of a study, each with its best value.
 
     Raises:
@@ -246,7 +246,7 @@ def _wrapped(text: str) -> str:
 
 
 @_styled
-def spectra(found: Gathered) -> Figure:
+def spectra(found: ReportData) -> Figure:
     """Draw the Fisher spectra of the best functions and of ReLU, one panel a layer.
 
     Raises:
@@ -285,7 +285,7 @@ def spectra(found: Gathered) -> Figure:
 
 
 @_styled
-def calibration(found: Gathered) -> Figure:
+def calibration(found: ReportData) -> Figure:
     """Draw cross-validated predictions of the surrogate against what was measured.
 
     Raises:

@@ -20,7 +20,7 @@ from bo_act.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedStudy:
     """A study with its sampler and features, where they are there.
 
     Attributes:
@@ -71,7 +71,7 @@ class Subject:
         return tuple(texts)
 
 
-def open_subject(spec: StudySpec, events: Events | None = None) -> Subject:
+def load_for_report(spec: StudySpec, events: Events | None = None) -> LoadedStudy:
     """Open the study of a file, and load what its report can show.
 
     Where data, network or features cannot be had, the report does without them and says why.
@@ -83,9 +83,9 @@ def open_subject(spec: StudySpec, events: Events | None = None) -> Subject:
     try:
         task = Task.load(spec)
         features = look_at_functions(task, events or Events())
-        return Subject(study, spec, make_sampler(task, features, study), features)
+        return LoadedStudy(study, spec, make_sampler(task, features, study), features)
     except BoActError as error:
-        return Subject(study, spec, lacking=str(error))
+        return LoadedStudy(study, spec, lacking=str(error))
 
 
 def readable(text: str) -> Expression | None:

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from bo_act.report.loaded_study import Subject
+from bo_act.report.loaded_study import LoadedStudy
 from bo_act.search.configurations import Configurations, ConfigurationSpace
-from bo_act.search.observations import count_different, read_back, unit, warp_targets
+from bo_act.search.observations import count_different, inverse_warp, unit, warp_targets
 from bo_act.search.searcher import fit_points
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 from bo_act.study.storage.trials import StudyView
 
@@ -60,7 +60,7 @@ class Seen:
         return count_different(self.values) >= 2
 
 
-def seen(subject: Subject) -> Seen | None:
+def seen(subject: LoadedStudy) -> Seen | None:
     """Read what the surrogate of a study is fitted to; None without a sampler."""
     sampler = subject.sampler
     if sampler is None:
@@ -113,7 +113,7 @@ class Predictions:
     unit: str
 
 
-def predictions(subject: Subject, told: Seen | None) -> list[Predictions]:
+def predictions(subject: LoadedStudy, told: Seen | None) -> list[Predictions]:
     """Predict every function of the space, in each place that a configuration has.
 
     Other places and parameters are those of the best configuration observed.
@@ -135,14 +135,14 @@ def predictions(subject: Subject, told: Seen | None) -> list[Predictions]:
         mean, variance = _predict(model, embedding.points, valid, told, place)
         median = np.full(len(embedding), np.nan)
         deviation = median.copy()
-        median[valid] = read_back(mean, y, told.values)
+        median[valid] = inverse_warp(mean, y, told.values)
         deviation[valid] = scale * np.sqrt(variance)
         found.append(Predictions(median, deviation, kind))
     return found
 
 
 def _predict(
-    model: PointwiseModel, embedded: Floats, valid: NDArray[np.int64], told: Seen, place: int
+    model: Surrogate, embedded: Floats, valid: NDArray[np.int64], told: Seen, place: int
 ) -> tuple[Floats, Floats]:
     means, variances = [], []
     for some in np.array_split(valid, 1 + len(valid) // _CHUNK):
@@ -157,7 +157,7 @@ def _predict(
     return np.concatenate(means), np.concatenate(variances)
 
 
-def _fit(told: Seen, among: NDArray[np.int64]) -> tuple[PointwiseModel, Floats]:
+def _fit(told: Seen, among: NDArray[np.int64]) -> tuple[Surrogate, Floats]:
     nothing = told.points[:0]
     with torch.no_grad():
         model, y, _ = fit_points(
@@ -224,9 +224,9 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
         points, first = np.unique(values, return_index=True)
         warped = warp_targets(values, told.surrogate.targets)
         target[own] = np.interp(told.values[own], points, warped[first])
-        predicted[own] = read_back(mean[own], y, values)
-        low[own] = read_back(mean[own] - away[own], y, values)
-        high[own] = read_back(mean[own] + away[own], y, values)
+        predicted[own] = inverse_warp(mean[own], y, values)
+        low[own] = inverse_warp(mean[own] - away[own], y, values)
+        high[own] = inverse_warp(mean[own] + away[own], y, values)
     inside = float((np.abs(target - mean) <= away + 1e-9).mean())
     tau = float(stats.kendalltau(mean, told.values).statistic)
     found = Calibration(

@@ -12,16 +12,15 @@ from bo_act.activations.costs import cost
 from bo_act.activations.mathml import mathml
 from bo_act.activations.plots import graph, sample, windows
 from bo_act.html import Markup, escape
-from bo_act.report.data import Gathered
+from bo_act.report.data import ReportData
 from bo_act.report.embedding_map import LayerSpectra
-from bo_act.report.loaded_study import Subject, readable
+from bo_act.report.loaded_study import LoadedStudy, readable
 from bo_act.report.page import line, numbers, packed, render, whisker
 from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
-from bo_act.study.results.caveats import caveats
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
-from bo_act.study.results.verdict import REFERENCE, with_interval
+from bo_act.study.results.verdict import REFERENCE, caveats, with_interval
 from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import functions_of, shown
 
@@ -29,13 +28,13 @@ _CURVE = 41  # points of a graph on the map
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")
 
 
-def study_report(subject: Subject) -> str:
+def study_report(subject: LoadedStudy) -> str:
     """Return the report of a study as one HTML page, which asks for nothing else.
 
     Args:
-        subject: see ``open_subject``, or made by hand from a study and its sampler.
+        subject: see ``load_for_report``, or made by hand from a study and its sampler.
     """
-    found = Gathered(subject)
+    found = ReportData(subject)
     spec = subject.spec
     counts = {
         state: sum(row.state == state for row in found.rows)
@@ -67,7 +66,7 @@ def study_report(subject: Subject) -> str:
         counts={state: count for state, count in counts.items() if count},
         wanted=spec.trials if spec else None,
         lacking=subject.lacking,
-        landscape=found.landscape,
+        embedding_map=found.embedding_map,
         predicted=bool(found.predictions),
         places=[name or "function" for name in subject.activations],
         layers=bool(layers),
@@ -87,7 +86,7 @@ def study_report(subject: Subject) -> str:
 # --- the answer -----------------------------------------------------------------------------
 
 
-def _value(value: float | None, found: Gathered) -> str:
+def _value(value: float | None, found: ReportData) -> str:
     if value is None:
         return ""
     return f"{100 * value:.2f}%" if found.subject.in_percent else f"{value:.5g}"
@@ -110,7 +109,7 @@ def _formula(text: str) -> Markup:
     return Markup("<br>".join(parts))
 
 
-def _cost(text: str, found: Gathered) -> str:
+def _cost(text: str, found: ReportData) -> str:
     """Return what a function costs in units of ReLU's; of several, the mean."""
     expressions = [readable(function) for function in functions_of(text).values()]
     known = [expression for expression in expressions if expression]
@@ -122,7 +121,7 @@ def _cost(text: str, found: Gathered) -> str:
     return f"{mean:.1f}x" if mean < 10 else f"{mean:.0f}x"
 
 
-def _hero(found: Gathered) -> dict[str, Any] | None:
+def _hero(found: ReportData) -> dict[str, Any] | None:
     """Return the best function, drawn large."""
     if not found.best:
         return None
@@ -155,14 +154,14 @@ def _hero(found: Gathered) -> dict[str, Any] | None:
     }
 
 
-def _runs(found: Gathered) -> dict[str, list[dict[str, Any]]]:
+def _runs(found: ReportData) -> dict[str, list[dict[str, Any]]]:
     spec, study = found.subject.spec, found.subject.study
     if spec is None or not found.confirmed:
         return {}
     return confirmed_runs(spec, study, best_configurations(study, spec))
 
 
-def _seconds(found: Gathered) -> dict[str, float]:
+def _seconds(found: ReportData) -> dict[str, float]:
     return {
         text: float(np.median([run["seconds"] for run in runs]))
         for text, runs in _runs(found).items()
@@ -170,7 +169,7 @@ def _seconds(found: Gathered) -> dict[str, float]:
     }
 
 
-def _confirmed(found: Gathered) -> dict[str, Any] | None:
+def _confirmed(found: ReportData) -> dict[str, Any] | None:
     """Return the table of the confirmation, with differences from every baseline."""
     if not found.confirmed:
         return None
@@ -222,7 +221,7 @@ def _confirmed(found: Gathered) -> dict[str, Any] | None:
     return {"baselines": baselines, "lines": lines, "seeds": found.confirmed[0].seeds}
 
 
-def _top(found: Gathered) -> list[dict[str, Any]]:
+def _top(found: ReportData) -> list[dict[str, Any]]:
     return [
         {
             "parts": [(text, _formula(text), _picture(text)) for text in row.functions],
@@ -234,7 +233,7 @@ def _top(found: Gathered) -> list[dict[str, Any]]:
     ]
 
 
-def _cells(row: Row, found: Gathered) -> dict[str, Any]:
+def _cells(row: Row, found: ReportData) -> dict[str, Any]:
     return {
         "row": row,
         "functions": ", ".join(row.functions),
@@ -248,7 +247,7 @@ def _cells(row: Row, found: Gathered) -> dict[str, Any]:
 # --- what the scripts draw ------------------------------------------------------------------
 
 
-def _progress(found: Gathered) -> dict[str, Any] | None:
+def _progress(found: ReportData) -> dict[str, Any] | None:
     if not found.rows:
         return None
     values = [row.value for row in found.ranked if row.value is not None]
@@ -274,15 +273,15 @@ def _progress(found: Gathered) -> dict[str, Any] | None:
     }
 
 
-def _from(values: Sequence[float], found: Gathered, lines: Iterable[float] = ()) -> float:
+def _from(values: Sequence[float], found: ReportData, lines: Iterable[float] = ()) -> float:
     """Return the end of the axis that lies on the side of the bad values, lines above it."""
     sign = 1.0 if found.maximize else -1.0
     lowest = lowest_of_interest([sign * value for value in values])
     return sign * min([lowest, *(sign * level for level in lines)])
 
 
-def _map(found: Gathered) -> dict[str, Any] | None:
-    land = found.landscape
+def _map(found: ReportData) -> dict[str, Any] | None:
+    land = found.embedding_map
     if land is None or not len(land.shown):
         return None
     expressions = [readable(text) for text in land.texts]
@@ -327,7 +326,7 @@ def _spectra(layers: Sequence[LayerSpectra]) -> list[dict[str, Any]]:
     ]
 
 
-def _calibration(fitted: Calibration | None, found: Gathered) -> dict[str, Any] | None:
+def _calibration(fitted: Calibration | None, found: ReportData) -> dict[str, Any] | None:
     if fitted is None:
         return None
     sign = 1.0 if found.maximize else -1.0

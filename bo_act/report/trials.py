@@ -12,7 +12,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.report.loaded_study import Subject
+from bo_act.report.loaded_study import LoadedStudy
 from bo_act.search.observations import fences, warp_targets
 from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.storage.trials import is_diverged, own_only, own_trials
@@ -50,12 +50,12 @@ class Row:
     note: str
 
 
-def rows(subject: Subject) -> list[Row]:
+def rows(subject: LoadedStudy) -> list[Row]:
     """Return a study's own trials in their order, without those of its sources."""
     return [_row(trial, subject) for trial in subject.trials]
 
 
-def _row(trial: FrozenTrial, subject: Subject) -> Row:
+def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
     attributes = trial.user_attrs
     state = {"fail": "failed"}.get(name := trial.state.name.lower(), name)
     if is_diverged(trial):
@@ -80,7 +80,7 @@ def _row(trial: FrozenTrial, subject: Subject) -> Row:
     )
 
 
-def _others(trial: FrozenTrial, subject: Subject) -> dict[str, Any]:
+def _others(trial: FrozenTrial, subject: LoadedStudy) -> dict[str, Any]:
     """Return the parameters that are not slots of a function."""
     if subject.spec is not None:
         return {name: v for name, v in trial.params.items() if name in subject.spec.parameters}
@@ -118,7 +118,7 @@ def lowest_of_interest(values: Sequence[float]) -> float:
     return float(max(array.min(), fences(array)[0]))
 
 
-def importances(subject: Subject) -> tuple[dict[str, float], str]:
+def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
     """Estimate how much each slot and each other parameter matters, by fANOVA.
 
     Values are winsorized as the surrogate sees them; else the importances would be those of

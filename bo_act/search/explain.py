@@ -11,10 +11,10 @@ from scipy.stats import norm
 
 from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.observations import Observations, count_different, read_back
+from bo_act.search.observations import Observations, count_different, inverse_warp
 from bo_act.search.searcher import fit_observed
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 from bo_act.torch_state import plain_torch
 
@@ -106,7 +106,7 @@ def explain(
 
 @plain_torch()
 def explain_point(
-    model: PointwiseModel,
+    model: Surrogate,
     y: torch.Tensor,
     values: np.ndarray,
     point: torch.Tensor,
@@ -125,7 +125,7 @@ def explain_point(
     assert isinstance(model, GaussianProcess)  # noqa: S101  (by the surrogate's name)
     mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
     away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(model.noise))
-    low, predicted, high = read_back([mean - away, mean, mean + away], y.numpy(), values)
+    low, predicted, high = inverse_warp([mean - away, mean, mean + away], y.numpy(), values)
     similar = model.covariance(point, model.x)[0] / model.prior_variance
     nearest = similar.argsort(descending=True, stable=True)[:neighbours].tolist()
     return Explanation(

@@ -19,10 +19,10 @@ from bo_act.errors import SearchError
 from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.local_search import Climb
-from bo_act.search.observations import count_different, read_back
+from bo_act.search.observations import count_different, inverse_warp
 from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.searcher import fit_points
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch
@@ -119,7 +119,7 @@ class JointSearcher:
             generator=generator,
         )
         found = climb.best(fit.measured, fit.y, known, observations.closed)
-        (expected,) = read_back([found.mean or 0.0], fit.y.numpy(), fit.values)
+        (expected,) = inverse_warp([found.mean or 0.0], fit.y.numpy(), fit.values)
         return replace(found, expected=float(expected), note=fit.note)
 
     def fit(
@@ -162,7 +162,7 @@ class JointFit:
     """
 
     space: ConfigurationSpace
-    model: PointwiseModel
+    model: Surrogate
     measured: Configurations
     values: NDArray[np.float64]
     y: Tensor

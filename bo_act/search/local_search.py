@@ -16,7 +16,7 @@ from torch import Tensor
 from bo_act.search.acquisition.pool import make_scorer, promising
 from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
 from bo_act.search.parameters import Settings
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 
 _REPRESENTATIVES = 512  # configurations that stand for all
@@ -44,7 +44,7 @@ class Climb:
         self,
         acquisition: AcquisitionSpec,
         space: ConfigurationSpace,
-        model: PointwiseModel,
+        model: Surrogate,
         *,
         places: int,
         candidates: NDArray[np.int64],

@@ -143,7 +143,7 @@ def _different(values: np.ndarray) -> np.ndarray:
     return distinct if len(upper) < _FEWEST else upper
 
 
-def read_back(
+def inverse_warp(
     means: Sequence[float] | np.ndarray, targets: np.ndarray, values: np.ndarray
 ) -> np.ndarray:
     """Return what means of a surrogate are in units of the value, linearly between those observed.

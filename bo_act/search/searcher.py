@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from bo_act.errors import ExhaustedError, SearchError
-from bo_act.search.acquisition.cost import by_second, predicted_seconds, score_hypervolume
+from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, unit, warp_targets
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.fitting import fit_hyperparameters
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
-from bo_act.search.surrogate.surrogate import PointwiseModel, in_numbers
+from bo_act.search.surrogate.surrogate import Surrogate, observed_units
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch
@@ -189,11 +189,11 @@ class Searcher:
         chosen = int(np.random.default_rng([self.seed, number]).choice(best))
         prediction = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
         told = observations.values[embedding.valid[observations.indices]]
-        return Proposal(chosen, "acquisition", *in_numbers(prediction, y, told), note=note)
+        return Proposal(chosen, "acquisition", *observed_units(prediction, y, told), note=note)
 
     def _scores(
         self,
-        model: PointwiseModel,
+        model: Surrogate,
         y: torch.Tensor,
         embedding: Embedding,
         observations: Observations,
@@ -215,7 +215,7 @@ class Searcher:
         if costs is not None and spec.per_second:
             seconds = predicted_seconds(costs, observations.indices, observations.seconds)
             if seconds is not None:
-                return by_second(spec, scores, torch.from_numpy(seconds[candidates]))
+                return per_second_of(spec, scores, torch.from_numpy(seconds[candidates]))
         return scores
 
 
@@ -226,7 +226,7 @@ def fit_observed(
     *,
     pending: Collection[int] = (),
     seed: int,
-) -> tuple[PointwiseModel, torch.Tensor, str]:
+) -> tuple[Surrogate, torch.Tensor, str]:
     """Fit the surrogate that a spec names to what was observed.
 
     Args:
@@ -265,7 +265,7 @@ def fit_points(
     pending: torch.Tensor,
     pruned: torch.Tensor,
     seed: int,
-) -> tuple[PointwiseModel, torch.Tensor, str]:
+) -> tuple[Surrogate, torch.Tensor, str]:
     """Fit the surrogate that a spec names to points.
 
     Args:
@@ -318,7 +318,7 @@ def fit_surrogate(
     ceiling: torch.Tensor,
     least_noise: float = 0.0,
     seed: int,
-) -> tuple[PointwiseModel, str]:
+) -> tuple[Surrogate, str]:
     """Fit the surrogate that a spec names.
 
     Args:

@@ -24,14 +24,14 @@ from bo_act.activations.smoothness import left_out, satisfied
 from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks
-from bo_act.features.rank_pca import Frame, output_frame, place_outputs
+from bo_act.features.rank_pca import RankPca, output_frame, place_outputs
 from bo_act.search.acquisition.pool import make_scorer
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Proposal, Searcher, fit_observed
-from bo_act.search.surrogate.surrogate import in_numbers
-from bo_act.search.surrogate.threads import one_thread
+from bo_act.search.surrogate.surrogate import observed_units
 from bo_act.specs.base import derived_seed
+from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
 _REPRESENTATIVES = 1_024  # of them, that stand for all candidates
@@ -41,7 +41,7 @@ _ROUNDS = 12
 _PATIENCE = 2  # rounds without a better one
 
 
-class Frontier:
+class ExpressionPool:
     """The functions of a space that were met so far; grows.
 
     In place of a ``Catalogue`` where a space cannot be listed. Indices are in the order in which
@@ -60,8 +60,8 @@ class Frontier:
         self._of_number: dict[int, int] = {}
         self._keys: list[int] = []
         self._points: list[NDArray[np.float64] | None] = []
-        self._frame: Frame | None = None
-        with one_thread():
+        self._frame: RankPca | None = None
+        with single_threaded():
             self._learn(components)
 
     def _learn(self, components: int) -> None:
@@ -216,7 +216,7 @@ class Frontier:
         fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *found.values()])
         return fit
 
-    def _learnt(self) -> Frame:
+    def _learnt(self) -> RankPca:
         if self._frame is None:
             raise SearchError("the embedding has not been learnt yet")
         return self._frame
@@ -230,7 +230,7 @@ class TreeSearcher(Searcher):
         frontier: the functions met; a proposal may add one.
     """
 
-    frontier: Frontier | None = None
+    frontier: ExpressionPool | None = None
 
     def _by_acquisition(
         self,
@@ -251,7 +251,7 @@ class TreeSearcher(Searcher):
             pending=pending,
             seed=derived_seed(self.seed, number),
         )
-        with torch.no_grad(), one_thread():
+        with torch.no_grad(), single_threaded():
             score = make_scorer(
                 self.acquisition,
                 model,
@@ -264,7 +264,7 @@ class TreeSearcher(Searcher):
             point = torch.from_numpy(frontier.embedding.points[[chosen]])
             prediction = model.mean_and_variance(point)
         told = observations.values[embedding.valid[observations.indices]]
-        return Proposal(chosen, "acquisition", *in_numbers(prediction, y, told), note=note)
+        return Proposal(chosen, "acquisition", *observed_units(prediction, y, told), note=note)
 
 
 class _Climb:
@@ -272,7 +272,7 @@ class _Climb:
 
     def __init__(
         self,
-        frontier: Frontier,
+        frontier: ExpressionPool,
         score: Callable[[torch.Tensor], torch.Tensor],
         taken: Collection[int],
         generator: np.random.Generator,
@@ -410,7 +410,7 @@ def _in_shape(
 def _sample(space: Space) -> list[int]:
     """Return numbers of trees, each shape as often, and all named functions."""
     generator = np.random.default_rng(0)
-    numbers = [len(space) - 1 - place for place in range(len(space.singles))][::-1]
+    numbers = [len(space) - 1 - place for place in range(len(space.named_expressions))][::-1]
     start = 0
     each = -(-_SAMPLE // max(len(space.shapes), 1))
     for shape in space.shapes:

@@ -23,8 +23,7 @@ from bo_act.tasks.configuration import places
 from bo_act.tasks.task import Task
 from bo_act.training.devices import rng_devices
 from bo_act.training.evaluation import check_logits, check_network
-from bo_act.training.optimizers import make_optimizer
-from bo_act.training.precision import autocast
+from bo_act.training.optimization import autocast, make_optimizer
 from bo_act.training.trainer import cpu_threads, pick_device
 
 _USUAL, _OTHER = "relu(x)", "sigmoid(x)"  # they differ wherever pre-activations are

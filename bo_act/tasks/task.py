@@ -21,7 +21,7 @@ from bo_act.data.loading import Data, load_data
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import USERS, Failure, is_machines, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
-from bo_act.features.fisher_worker import Spectra, SpectraJob
+from bo_act.features.fisher_worker import FisherJob, Spectra
 from bo_act.features.table import FeatureTable
 from bo_act.networks import (
     Activations,
@@ -254,7 +254,7 @@ class Task:
         if "fim" not in features.blocks:
             return None
         spec = self.spec.features.model_copy(update={"precision": "float32"})
-        job = SpectraJob(self.network(seed=spec.seed), *self._features_batch(), spec)
+        job = FisherJob(self.network(seed=spec.seed), *self._features_batch(), spec)
         spectra = Spectra(job, pick_device(self.spec.training.device))
         present = features.blocks["fim"].present
         total, done = int(present.sum()), 0

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bo_act.study.results.caveats import caveats
-from bo_act.study.results.verdict import verdict, with_interval
+from bo_act.study.results.verdict import caveats, verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
     from bo_act.features.table import FeatureTable
     from bo_act.study.results.confirmation import Confirmed
-    from bo_act.study.results.explanation import Why
+    from bo_act.study.results.explanation import TrialExplanation
     from bo_act.study.results.summary import Found, StudyResult
     from bo_act.tasks.failures import FailureGroup
 
@@ -117,7 +116,7 @@ _HOW = {
 }
 
 
-def explanation(found: Why) -> None:
+def explanation(found: TrialExplanation) -> None:
     """Print what was expected of a trial, and by which evidence."""
     measured = {"complete": _percent(found.value), "running": "not yet"}.get(found.state)
     rows = {"chosen": _HOW[found.by], "measured": measured or found.state}

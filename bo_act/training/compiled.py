@@ -13,7 +13,7 @@ from bo_act.activations.module import Activation
 from bo_act.data.images import Images
 from bo_act.specs import TrainingSpec
 from bo_act.training.checkpoint import on_cpu
-from bo_act.training.precision import autocast
+from bo_act.training.optimization import autocast
 
 
 def compiled(

@@ -10,7 +10,7 @@ from bo_act.data.images import Images
 from bo_act.errors import NetworkError
 from bo_act.failures import USERS, is_machines, one_line
 from bo_act.torch_state import plain_torch
-from bo_act.training.precision import Precision, autocast
+from bo_act.training.optimization import Precision, autocast
 
 EVALUATION_BATCH = 512  # without gradients, larger batches than in training fit
 

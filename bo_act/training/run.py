@@ -14,10 +14,14 @@ from bo_act.data.images import Images
 from bo_act.specs import TrainingSpec
 from bo_act.training.checkpoint import on_cpu
 from bo_act.training.evaluation import evaluate
-from bo_act.training.optimizers import make_optimizer, moving_average
+from bo_act.training.optimization import (
+    autocast,
+    learning_rate,
+    loss_scaler,
+    make_optimizer,
+    moving_average,
+)
 from bo_act.training.outcomes import TrainingStopped
-from bo_act.training.precision import autocast, loss_scaler
-from bo_act.training.schedules import learning_rate
 
 STEPS_BETWEEN_LOOKS = 50  # reading a loss waits for the GPU; a diverged run wastes at most these
 

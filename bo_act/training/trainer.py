@@ -32,8 +32,8 @@ from bo_act.training.devices import (
     rng_devices,
 )
 from bo_act.training.evaluation import EVALUATION_BATCH, check_network, evaluate, measure
+from bo_act.training.optimization import Precision
 from bo_act.training.outcomes import TrainingStopped
-from bo_act.training.precision import Precision
 from bo_act.training.run import Run
 
 __all__ = [

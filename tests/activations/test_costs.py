@@ -23,9 +23,9 @@ from bo_act.activations.space import load_space
 from bo_act.comparison.replay import replay
 from bo_act.errors import SearchError
 from bo_act.search.acquisition.cost import (
-    by_second,
     expected_hypervolume_improvement,
-    front,
+    pareto_front,
+    per_second_of,
     predicted_seconds,
 )
 from bo_act.search.acquisition.pool import PoolMarginals, score_pool
@@ -83,7 +83,7 @@ def test_costs_of_a_catalogue_are_those_of_its_functions(act_bench_catalogue):
 )
 def test_the_front_is_what_nothing_beats(points):
     values, costs = zip(*points, strict=True)
-    found = front(values, costs)
+    found = pareto_front(values, costs)
     objectives = torch.tensor([[v, -c] for v, c in points], dtype=torch.float64)
     assert set(found) == set(torch.nonzero(is_non_dominated(objectives)).flatten().tolist())
     assert [values[i] for i in found] == sorted((values[i] for i in found), reverse=True)
@@ -161,10 +161,10 @@ def test_too_few_times_say_nothing():
 def test_gains_by_second_divide_and_logarithms_subtract():
     gains, seconds = torch.tensor([2.0, 3.0]), torch.tensor([1.0, 4.0])
     torch.testing.assert_close(
-        by_second(AcquisitionSpec(per_second=True), gains, seconds), torch.tensor([2.0, 0.75])
+        per_second_of(AcquisitionSpec(per_second=True), gains, seconds), torch.tensor([2.0, 0.75])
     )
     torch.testing.assert_close(
-        by_second(GAIN, gains.log(), seconds).exp(), torch.tensor([2.0, 0.75])
+        per_second_of(GAIN, gains.log(), seconds).exp(), torch.tensor([2.0, 0.75])
     )
 
 

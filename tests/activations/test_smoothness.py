@@ -20,7 +20,7 @@ from bo_act.activations.smoothness import REQUIREMENTS, count, satisfied, unsati
 from bo_act.activations.space import Space, load_space
 from bo_act.errors import ExpressionError, SearchError, SpecError
 from bo_act.search.strategies import Evolution
-from bo_act.search.unenumerated import Frontier
+from bo_act.search.unenumerated import ExpressionPool
 from bo_act.specs import DomainSpec, SpaceSpec, StrategySpec
 
 DOMAIN = DomainSpec()
@@ -250,7 +250,7 @@ def test_a_baseline_that_does_not_satisfy_what_is_required():
 
 def test_from_tree_to_tree_nothing_may_be_left():
     with pytest.raises(SearchError, match=r"no function of a sample .*require less"):
-        Frontier(required("twice_differentiable", unary=("relu", "abs"), binary=("max",)))
+        ExpressionPool(required("twice_differentiable", unary=("relu", "abs"), binary=("max",)))
 
 
 # --- the command ----------------------------------------------------------------------------

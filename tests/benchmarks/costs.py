@@ -15,7 +15,7 @@ from pandas import DataFrame
 from bo_act.activations.costs import costs_of, operator_times
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.compare import compare
-from bo_act.search.acquisition.cost import front
+from bo_act.search.acquisition.cost import pareto_front
 from bo_act.statistics import mean_interval
 from bo_act.terminal import live
 
@@ -34,7 +34,7 @@ def area(values: np.ndarray, logs: np.ndarray, least: float, most: float) -> flo
     """Return the area that functions dominate, of value above and logarithm of cost below."""
     above = values > least
     values, logs = values[above], logs[above]
-    steps = front(values.tolist(), logs.tolist())[::-1]
+    steps = pareto_front(values.tolist(), logs.tolist())[::-1]
     ends = [*(float(logs[i]) for i in steps[1:]), most]
     return float(
         sum((end - logs[i]) * (values[i] - least) for i, end in zip(steps, ends, strict=True))

@@ -17,9 +17,9 @@ from matplotlib.offsetbox import AnchoredText
 
 import bo_act
 from bo_act.benchmark.parquet import open_benchmark
-from bo_act.features.function_summary import portrait
+from bo_act.features.function_summary import function_summary
 from bo_act.search.acquisition.pool import score_pool
-from bo_act.search.observations import read_back
+from bo_act.search.observations import inverse_warp
 from bo_act.search.searcher import fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
@@ -67,7 +67,7 @@ def space(example: Example) -> Figure:
     chosen = ranked[np.linspace(0, len(ranked) - 1, 12).astype(int)]
     for axes, index in zip(figure.subplots(2, 6).flat, chosen, strict=True):
         text = example.space.catalogue.text(int(index))
-        drawn = portrait(bo_act.parse(text))
+        drawn = function_summary(bo_act.parse(text))
         axes.plot(drawn.x, drawn.value, color=BLUE, lw=1.5)
         axes.axhline(0, color=GREY, lw=0.4)
         axes.set_title(f"{text}\n{example.values[index]:.1%}", fontsize=5.6)
@@ -84,7 +84,7 @@ def features(example: Example) -> Figure:
     layers = len(table.blocks["fim_null"].values[0])
     names = ("relu(x)", "tanh(x)", "sigmoid(x)", "square(x)")
     for name, colour in zip(names, (BLUE, ORANGE, GREEN, "#CC79A7"), strict=True):
-        drawn = portrait(bo_act.parse(name))
+        drawn = function_summary(bo_act.parse(name))
         left.plot(drawn.x, drawn.value, color=colour, label=name)
         row = table.blocks["fim"].values[catalogue.index(name)].reshape(layers, -1)
         for axes, layer in zip(rest, (1, layers - 1), strict=True):
@@ -138,7 +138,7 @@ def surrogate(example: Example) -> Figure:
     mean, variance = model.mean_and_variance(torch.from_numpy(example.embedding.points[others]))
     away = 1.645 * (variance + float(model.noise)).sqrt()
     low, middle, high = (
-        read_back(at.numpy(), y.numpy(), told.values) for at in (mean - away, mean, mean + away)
+        inverse_warp(at.numpy(), y.numpy(), told.values) for at in (mean - away, mean, mean + away)
     )
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axes = figure.subplots()

@@ -21,8 +21,7 @@ from torch.nn import functional
 from bo_act.data.loading import Data, load_data
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
-from bo_act.training.precision import autocast
-from bo_act.training.schedules import learning_rate
+from bo_act.training.optimization import autocast, learning_rate
 from bo_act.training.trainer import pick_device, train
 
 

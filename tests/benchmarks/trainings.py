@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from scipy.stats import t as student
 
 from bo_act import ActivationSampler, FeatureTable, Space, compute_features, load_space, read_study
-from bo_act.search.unenumerated import Frontier
+from bo_act.search.unenumerated import ExpressionPool
 from bo_act.tasks.task import Task
 
 TRIALS, SHOWN = 60, (20, 30, 60)
@@ -115,9 +115,9 @@ def with_rate(which: str, how: str, seed: int) -> list[float]:
 
 
 @cache
-def frontier(space: str) -> Frontier:
+def frontier(space: str) -> ExpressionPool:
     """Return the trees of a space."""
-    return Frontier(load_space(space))
+    return ExpressionPool(load_space(space))
 
 
 def in_large_space(name: str, how: str, seed: int) -> list[float]:

@@ -26,7 +26,7 @@ from bo_act.features import compute as computing
 from bo_act.features import fisher_worker
 from bo_act.features import store as storing
 from bo_act.features.compute import compute_features
-from bo_act.features.fisher_worker import Piece, Spectra, SpectraJob
+from bo_act.features.fisher_worker import FisherJob, FunctionBatch, Spectra
 from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks
 from bo_act.features.store import FeatureStore
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
@@ -585,9 +585,9 @@ def test_all_options_reach_the_spectra(tiny):
 
 
 def test_several_functions_in_flight_change_nothing(tiny):
-    job = SpectraJob(Counted(), IMAGES, LABELS, SPEC)
+    job = FisherJob(Counted(), IMAGES, LABELS, SPEC)
     indices = np.flatnonzero(output_blocks(tiny.catalogue)["outputs"].present)
-    piece = Piece(indices, tuple(tiny.catalogue.text(int(i)) for i in indices))
+    piece = FunctionBatch(indices, tuple(tiny.catalogue.text(int(i)) for i in indices))
     one, three = (Spectra(job, torch.device("cpu"), in_flight=n).shard(piece) for n in (1, 3))
     np.testing.assert_array_equal(one.quantiles, three.quantiles)
     np.testing.assert_array_equal(one.null_mass, three.null_mass)

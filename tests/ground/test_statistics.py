@@ -21,9 +21,8 @@ from bo_act.statistics import (
     tied,
 )
 from bo_act.study.results import confirmation
-from bo_act.study.results.caveats import caveats
 from bo_act.study.results.confirmation import Confirmed
-from bo_act.study.results.verdict import verdict
+from bo_act.study.results.verdict import caveats, verdict
 
 SCALES = st.sampled_from([1e-300, 1e-150, 1.0, 1e150, 1e300])
 STEPS = st.lists(st.integers(-40, 40), min_size=2, max_size=12)

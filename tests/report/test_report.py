@@ -22,14 +22,14 @@ from bo_act import load_space
 from bo_act.activations.operators import OPERATORS
 from bo_act.errors import BoActError, SearchError
 from bo_act.report import figures
-from bo_act.report.data import Gathered
-from bo_act.report.embedding_map import landscape, project, spread
-from bo_act.report.loaded_study import Subject, open_subject
+from bo_act.report.data import ReportData
+from bo_act.report.embedding_map import embedding_map, project, spread
+from bo_act.report.loaded_study import LoadedStudy, load_for_report
 from bo_act.report.page import as_script, packed, write
 from bo_act.report.predictions import Seen, calibration, predictions, seen
 from bo_act.report.study import study_report
 from bo_act.report.trials import best_so_far, importances, lowest_of_interest, rows
-from bo_act.search.observations import read_back, warp_targets
+from bo_act.search.observations import inverse_warp, warp_targets
 from bo_act.specs import SurrogateSpec
 from bo_act.specs.files import read_study
 from bo_act.study.running.runner import run_study
@@ -55,7 +55,7 @@ def small(tmp_path_factory):
         Path("small.toml").write_text(STUDY)
         spec = read_study("small.toml")
         run_study(spec)
-        yield folder, open_subject(spec)
+        yield folder, load_for_report(spec)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_report_says_what_the_study_found(small, monkeypatch):
     folder, subject = small
     monkeypatch.chdir(folder)
     page = study_report(subject)
-    found = Gathered(subject)
+    found = ReportData(subject)
     text = outside_of_scripts(page)
     assert found.verdict.winner.activation in text
     assert f"{100 * found.verdict.winner.test.mean:.2f}%" in text
@@ -114,7 +114,7 @@ def test_differences_from_all_baselines_are_paired_by_seed(small, monkeypatch):
     folder, subject = small
     monkeypatch.chdir(folder)
     kept = [v for k, v in subject.study.user_attrs.items() if "confirmed" in k]
-    winner = Gathered(subject).verdict.winner.activation
+    winner = ReportData(subject).verdict.winner.activation
     text = outside_of_scripts(study_report(subject))
     line = next(part for part in text.split("<tr")[1:] if f"<code>{winner}</code>" in part)
     tests = {row["activation"]: {} for row in kept}
@@ -154,7 +154,7 @@ def test_what_cannot_be_loaded_is_left_out_and_named(small, monkeypatch):
     spec = subject.spec.model_copy(
         update={"model": subject.spec.model.model_copy(update={"name": "gone.py"})}
     )
-    page = study_report(open_subject(spec))
+    page = study_report(load_for_report(spec))
     assert "There is no map: no model file &#39;gone.py&#39;" in page
     assert "There is no surrogate to ask." in page
     assert data_of(page)["progress"]["value"]
@@ -175,7 +175,7 @@ def test_a_study_of_ones_own(own):
 
 def test_a_study_that_minimizes():
     subject = searched(load_space("classic"), direction="minimize", trials=15)
-    found = Gathered(subject)
+    found = ReportData(subject)
     values = [t.value for t in subject.study.trials if t.value is not None]
     assert found.ranked[0].value == min(values)
     assert best_so_far(found.rows, maximize=False)[-1] == min(values)
@@ -199,7 +199,7 @@ def test_several_activations_and_other_parameters():
         for number, position, *_ in shown["map"]["trials"][place]:
             assert shown["map"]["text"][position] == texts[number]
     assert any("rate" in text for text in shown["progress"]["text"])
-    assert len(Gathered(subject).rows[0].functions) == 2
+    assert len(ReportData(subject).rows[0].functions) == 2
 
 
 def test_a_study_from_tree_to_tree():
@@ -218,20 +218,20 @@ def test_a_study_from_tree_to_tree():
 )
 def test_studies_without_any_result(state, says):
     study = only(state)
-    page = study_report(Subject(study))
+    page = study_report(LoadedStudy(study))
     assert says in page
     assert data_of(page)["progress"]["from"] is None
-    with_sampler = Subject(study, sampler=searched(load_space("classic"), trials=1).sampler)
+    with_sampler = LoadedStudy(study, sampler=searched(load_space("classic"), trials=1).sampler)
     page = study_report(with_sampler)
     assert "Too little was evaluated to predict anything" in page
     for draw in (figures.progress, figures.calibration, figures.spectra, figures.gallery_of):
         with pytest.raises(SearchError):
-            draw(Gathered(with_sampler))
-    assert figures.embedding_map(Gathered(with_sampler)) is not None
+            draw(ReportData(with_sampler))
+    assert figures.embedding_map(ReportData(with_sampler)) is not None
 
 
 def test_an_empty_study():
-    page = study_report(Subject(optuna.create_study(study_name="empty")))
+    page = study_report(LoadedStudy(optuna.create_study(study_name="empty")))
     assert "no trials" in page
     assert "Nothing has been tried yet." in page
     assert data_of(page)["progress"] is None
@@ -243,7 +243,7 @@ def test_what_trials_hold_is_escaped():
     study.add_trial(
         optuna.trial.create_trial(value=0.5, user_attrs={"activation": bad, "failure": bad})
     )
-    page = study_report(Subject(study))
+    page = study_report(LoadedStudy(study))
     assert bad not in page
     assert "<img" not in page.replace("plotly", "").split("<script>")[0]
     assert data_of(page)["progress"]["text"] == [bad]
@@ -283,9 +283,9 @@ def test_calibration_counts_what_lies_inside():
 def test_warped_targets_are_read_back_as_values(targets):
     values = np.array([0.1, 0.1, 0.8, 0.85, 0.9, 0.91, 0.95])
     y = warp_targets(values, targets)
-    back = read_back(y[2:], y, values)
+    back = inverse_warp(y[2:], y, values)
     np.testing.assert_allclose(back, values[2:])
-    assert read_back(np.array([9.0, -9.0]), y, values).tolist() == [0.95, 0.1]
+    assert inverse_warp(np.array([9.0, -9.0]), y, values).tolist() == [0.95, 0.1]
 
 
 def test_predictions_at_observed_functions_are_near_what_was_observed(own):
@@ -314,11 +314,11 @@ def test_the_projection_is_that_of_principal_components():
 
 def test_of_many_functions_those_that_matter_are_shown(own):
     predicted = predictions(own, seen(own))
-    land = landscape(own, predicted, most=20)
+    land = embedding_map(own, predicted, most=20)
     assert len(land.shown) == 20
     assert land.total == int(own.sampler.embedding.valid.sum()) > 20
     assert len(land.trials[0]) == 16
-    whole = landscape(own, predicted)
+    whole = embedding_map(own, predicted)
     place = {text: tuple(point) for text, point in zip(whole.texts, whole.points, strict=True)}
     for text, point in zip(land.texts, land.points, strict=True):
         assert place[text] == tuple(point)
@@ -341,8 +341,8 @@ def test_chosen_points_leave_no_corner_empty():
 
 def test_the_map_of_a_large_space_says_how_much_of_it_is_shown(act_bench, monkeypatch):
     subject = searched(act_bench, trials=14)
-    monkeypatch.setattr("bo_act.report.data.landscape", partial(landscape, most=400))
-    found = Gathered(subject)
+    monkeypatch.setattr("bo_act.report.data.embedding_map", partial(embedding_map, most=400))
+    found = ReportData(subject)
     page = study_report(subject)
     shown, total = data_of(page)["map"], int(subject.sampler.embedding.valid.sum())
     assert total > 2_000
@@ -379,13 +379,13 @@ def test_importances_find_what_matters_and_say_what_they_cannot():
                 distributions={n: FloatDistribution(0, 1) for n in "ab"},
             )
         )
-    found, note = importances(Subject(study))
+    found, note = importances(LoadedStudy(study))
     assert note == ""
     assert list(found) == ["a", "b"]
     assert found["a"] > 0.9
     assert (
         "It takes 5 complete trials; there are 3"
-        in importances(Subject(only(TrialState.COMPLETE)))[1]
+        in importances(LoadedStudy(only(TrialState.COMPLETE)))[1]
     )
 
 
@@ -393,7 +393,7 @@ def test_rows_tell_how_trials_ended(own):
     assert [row.state for row in rows(own)] == ["complete"] * 11 + ["pruned"] + ["complete"] * 4
     assert rows(own)[0].by == "baseline"
     assert rows(own)[15].by == "acquisition"
-    assert {row.state for row in rows(Subject(only(TrialState.FAIL)))} == {"failed"}
+    assert {row.state for row in rows(LoadedStudy(only(TrialState.FAIL)))} == {"failed"}
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_a_report_that_cannot_be_written(tmp_path):
 
 def test_figures_are_a_column_wide_and_labelled(small, monkeypatch):
     monkeypatch.chdir(small[0])
-    found = Gathered(small[1])
+    found = ReportData(small[1])
     for draw in (figures.progress, figures.embedding_map, figures.spectra, figures.calibration):
         drawn = draw(found)
         assert drawn.get_figwidth() == figures.COLUMN

@@ -20,8 +20,8 @@ from bo_act import compare, load_space
 from bo_act.activations.operators import OPERATORS
 from bo_act.benchmark.parquet import save
 from bo_act.report.comparison import comparison_report
-from bo_act.report.data import Gathered
-from bo_act.report.embedding_map import landscape
+from bo_act.report.data import ReportData
+from bo_act.report.embedding_map import embedding_map
 from bo_act.report.page import write
 from bo_act.report.study import study_report
 
@@ -127,7 +127,7 @@ def printed(page, path: Path) -> tuple[list[str], Path]:
 @pytest.mark.parametrize("width", [390, 1500])
 def test_a_printed_report(chromium, report, subject, tmp_path, width):
     """All sections stand on paper, dark on light, as wide as the paper, without what one clicks."""
-    found = Gathered(subject)
+    found = ReportData(subject)
     with Visit(chromium, report, width=width, theme="dark") as visit:
         visit.page.wait_for_selector("#chart-importances .main-svg")
         sheets, path = printed(visit.page, tmp_path / "report.pdf")
@@ -187,7 +187,7 @@ def place_of(page, text: str) -> tuple[int, float, float]:
 
 
 def test_pointing_at_a_function_shows_it(chromium, report, subject):
-    best = Gathered(subject).ranked[0]
+    best = ReportData(subject).ranked[0]
     with Visit(chromium, report) as visit:
         page = visit.page
         page.wait_for_selector("#chart-map .main-svg")
@@ -231,7 +231,7 @@ def test_search_of_a_map_that_shows_a_part(chromium, subject, tmp_path, monkeypa
     monkeypatch.setattr(
         "bo_act.report.data.operator_times", lambda **_: dict.fromkeys(OPERATORS, 1.0)
     )
-    monkeypatch.setattr("bo_act.report.data.landscape", partial(landscape, most=25))
+    monkeypatch.setattr("bo_act.report.data.embedding_map", partial(embedding_map, most=25))
     total = int(subject.sampler.embedding.valid.sum())
     assert total > 25
     with Visit(chromium, write(study_report(subject), tmp_path / "part.html")) as visit:
@@ -259,7 +259,7 @@ def test_colour_and_time_of_the_map(chromium, report):
 
 
 def test_the_table_sorts_and_filters(chromium, report, subject):
-    rows = Gathered(subject).rows
+    rows = ReportData(subject).rows
     first = "#trials-table tbody tr:not([hidden]) td:first-child"
     with Visit(chromium, report) as visit:
         page = visit.page

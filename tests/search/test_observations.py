@@ -16,7 +16,7 @@ from scipy.stats import norm
 from bo_act.activations.space import load_space
 from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.observations import Observations, fences, read_back, unit, warp_targets
+from bo_act.search.observations import Observations, fences, inverse_warp, unit, warp_targets
 from bo_act.search.searcher import Searcher, fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.results.stopping import improvement_left
@@ -161,7 +161,7 @@ def test_values_of_any_size(values, how):
     warped = warp_targets(values, how)
     assert np.isfinite(warped).all()
     assert warped[values.argmax()] == warped.max() > warped[values.argmin()] == warped.min()
-    back = read_back(warped, warped, values)
+    back = inverse_warp(warped, warped, values)
     assert back.max() == values.max()
     assert np.isfinite(back).all()
 

@@ -180,7 +180,7 @@ def test_a_child_differs_from_the_best_of_the_living_in_one_slot(space):
     reshaped = {
         catalogue.index(str(expression))
         for expression in space
-        if not str(expression).startswith(SPEC.binary) or expression in space.singles
+        if not str(expression).startswith(SPEC.binary) or expression in space.named_expressions
     }
     children = {
         evolution.choose(Observations(indices, values), candidates, np.random.default_rng(seed))

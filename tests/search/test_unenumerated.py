@@ -19,7 +19,7 @@ from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.compute import compute_features
 from bo_act.search.embedding.embedding import PcaEmbedder
-from bo_act.search.unenumerated import Frontier, neighbours
+from bo_act.search.unenumerated import ExpressionPool, neighbours
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SpaceSpec
 from bo_act.specs.files import read_study
 from bo_act.study.results.summary import read_result
@@ -71,7 +71,7 @@ def search(space: Space, trials: int, **options) -> optuna.Study:
 
 
 def test_a_space_that_is_sampled_whole_has_its_catalogues_functions(small):
-    frontier, catalogue = Frontier(small), small.catalogue
+    frontier, catalogue = ExpressionPool(small), small.catalogue
     assert len(frontier) == len(catalogue)
     of_catalogue = {catalogue.index(frontier.text(index)) for index in range(len(frontier))}
     assert len(of_catalogue) == len(catalogue)
@@ -103,7 +103,7 @@ def test_functions_outside_the_sample_lie_where_they_would(act_bench):
 
 
 def test_a_function_is_met_once(six):
-    frontier = Frontier(six)
+    frontier = ExpressionPool(six)
     before = len(frontier)
     first = frontier.index("softplus(relu(add(erf(x),erf(x))))")
     assert first == before
@@ -154,11 +154,11 @@ def test_neighbours_are_one_change_away(six):
 def test_it_goes_beyond_the_sample_and_is_reproducible(six):
     study = search(six, 24, candidates="auto")  # too large to list
     sampler = study.sampler
-    assert isinstance(sampler.catalogue, Frontier)
+    assert isinstance(sampler.catalogue, ExpressionPool)
     texts = [trial.user_attrs["activation"] for trial in study.trials]
     assert len(set(texts)) == 24
     assert texts[:8] == [str(baseline) for baseline in six.baselines]
-    fresh = Frontier(six)
+    fresh = ExpressionPool(six)
     sampled = {fresh.text(index) for index in range(len(fresh))}
     assert len([text for text in texts if text not in sampled]) > 8
     # One trial a process, in as many processes as trials: the same study.

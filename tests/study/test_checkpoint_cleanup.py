@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 from small_studies import SPACE, make
 
 from bo_act.activations.expressions import parse
-from bo_act.study.running.checkpoint_cleanup import delete_leftovers
+from bo_act.study.running.checkpoint_cleanup import clean_up_checkpoints
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.opening import load_study
 from bo_act.tasks.task import Task
@@ -67,7 +67,7 @@ def test_checkpoints_that_may_be_gone_on_from_are_kept():
 
     def stays(task: Task) -> bool:
         checkpoint.save({})
-        delete_leftovers(task, study)
+        clean_up_checkpoints(task, study)
         return checkpoint.path.exists()
 
     assert stays(task)  # of no trial of this study

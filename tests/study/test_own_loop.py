@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from bo_act import ActivationSampler, Diverged, improvement_left, why
 from bo_act.activations.space import Space, load_space
 from bo_act.errors import ExhaustedError
-from bo_act.report.loaded_study import Subject
+from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.trials import rows
 from bo_act.search.strategies import RandomSearch
 from bo_act.specs import SpaceSpec
@@ -136,7 +136,7 @@ def test_another_process_knows_what_diverged(space, tmp_path, name):
         )
         study.optimize(lambda trial: math.nan if space.suggest(trial) else 0, n_trials=1)
     assert len(set(tried(study))) == 6
-    assert [row.state for row in rows(Subject(study, None, study.sampler))] == ["diverged"] * 6
+    assert [row.state for row in rows(LoadedStudy(study, None, study.sampler))] == ["diverged"] * 6
 
 
 def test_nan_in_threads(space):

@@ -23,8 +23,8 @@ from bo_act.benchmark.parquet import save
 from bo_act.benchmark.sources import as_source
 from bo_act.errors import SearchError
 from bo_act.events import Events
-from bo_act.report.embedding_map import landscape
-from bo_act.report.loaded_study import Subject, open_subject
+from bo_act.report.embedding_map import embedding_map
+from bo_act.report.loaded_study import LoadedStudy, load_for_report
 from bo_act.report.trials import importances, rows
 from bo_act.specs import StudySpec
 from bo_act.study.results.explanation import why
@@ -32,7 +32,7 @@ from bo_act.study.results.status import read_status
 from bo_act.study.results.summary import best_value, read_result
 from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.runner import run_study
-from bo_act.study.running.supervisor import Watch
+from bo_act.study.running.supervisor import TrialWatcher
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import add_source_trials
 from bo_act.study.storage.opening import load_study
@@ -133,9 +133,9 @@ def test_every_reader_sees_own_trials_alone(both):
     assert {view.number for view in views} == {8}
     assert len({best_value(study) for study in studies}) == 1
     assert len({count(view.trials) for view in views}) == 1
-    subjects = [open_subject(spec) for spec in both]
+    subjects = [load_for_report(spec) for spec in both]
     assert len({tuple(row.functions for row in rows(subject)) for subject in subjects}) == 1
-    maps = [landscape(subject).trials for subject in subjects]
+    maps = [embedding_map(subject).trials for subject in subjects]
     assert [index for _, index in maps[0][0]] == [index for _, index in maps[1][0]]
     found = [read_result(spec) for spec in both]
     assert [result.trials.complete for result in found] == [8, 8]
@@ -168,15 +168,17 @@ def test_before_the_first_own_trial_there_is_nothing(both):
     spec = both[0].model_copy(update={"name": study.study_name})
     found = read_status(spec, study)
     assert (found.per_hour, found.best, found.trials.finished) == (None, None, 0)
-    assert importances(Subject(study))[0] == {}
-    assert Subject(study).activations == ("",)
+    assert importances(LoadedStudy(study))[0] == {}
+    assert LoadedStudy(study).activations == ("",)
 
 
 def test_callbacks_are_told_of_own_trials_alone():
     """Another command adds those of sources while a crew is at work."""
     study = optuna.create_study(direction="maximize")
     told: list[int] = []
-    watch = Watch(study, 5, Events(), Callbacks([("mine", lambda _, t: told.append(t.number))]))
+    watch = TrialWatcher(
+        study, 5, Events(), Callbacks([("mine", lambda _, t: told.append(t.number))])
+    )
     space = load_space("classic")
     add_source_trials(study, space, [as_source(random_benchmark(space, seed=3), space)], most=4)
     trial = study.ask()
@@ -237,7 +239,7 @@ def test_importances_are_of_own_trials_alone():
 
     def found(sources: int) -> dict[str, float]:
         study = rates(optuna.samplers.RandomSampler(seed=0), sources, 12)
-        return importances(Subject(study))[0]
+        return importances(LoadedStudy(study))[0]
 
     assert found(20) == found(0)
     assert set(found(20)) == {"expression", "rate"}

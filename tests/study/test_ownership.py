@@ -24,7 +24,7 @@ from bo_act.specs import StudySpec
 from bo_act.specs.files import read_study
 from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.runner import run_study
-from bo_act.study.running.supervisor import Watch
+from bo_act.study.running.supervisor import TrialWatcher
 from bo_act.study.running.waiting import awaited
 from bo_act.study.storage.heartbeat import silences
 from bo_act.study.storage.heartbeat_places import beats_of
@@ -305,10 +305,10 @@ def test_the_parent_of_workers_says_who_is_silent(study):
         def waiting(self, trials):
             said.append([one.kind for one in trials])
 
-    watch = Watch(study, 2, Says(), Callbacks([]))
+    watch = TrialWatcher(study, 2, Says(), Callbacks([]))
     watch.look()
     assert said == [[]]  # there is another trial to begin
-    watch = Watch(study, 1, Says(), Callbacks([]))
+    watch = TrialWatcher(study, 1, Says(), Callbacks([]))
     watch.look()
     set_back(study, number, 40)
     watch.look()

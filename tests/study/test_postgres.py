@@ -22,7 +22,7 @@ from bo_act.errors import StorageError
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage import database
 from bo_act.study.storage.database import database_of
-from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import OWNER, Owner
 
@@ -169,7 +169,7 @@ def test_one_turn_at_a_time(server):
     def take() -> None:
         own = optuna.load_study(study_name="turns", storage=open_storage(server.url))
         for _ in range(5):
-            with my_turn(own):
+            with study_lock(own):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.005)

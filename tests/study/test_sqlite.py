@@ -14,7 +14,7 @@ from bo_act.errors import StorageError
 from bo_act.study.results.status import read_status
 from bo_act.study.results.summary import read_result
 from bo_act.study.running.runner import run_study
-from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.opening import load_study, open_storage, open_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,7 +46,7 @@ def test_a_path_names_exactly_that_file(name, ending, tmp_path):
     for where in (f"./folder/{name}{ending}", str(tmp_path / name / f"{name}{ending}")):
         study = a_study(where)
         assert Path(where).is_file()
-        with my_turn(study):
+        with study_lock(study):
             assert Path(f"{where}.turn").is_file()
         del study
         assert len(optuna.load_study(study_name="one", storage=open_storage(where)).trials) == 1

@@ -21,16 +21,17 @@ from small_studies import SPACE, history, make
 
 from bo_act import content
 from bo_act.errors import NetworkError, SearchError, StorageError
-from bo_act.study.results.caveats import caveats, holm
+from bo_act.statistics import holm
 from bo_act.study.results.confirmation import interval, paired
 from bo_act.study.results.summary import read_result
+from bo_act.study.results.verdict import caveats
 from bo_act.study.running.runner import Events, run_study
 from bo_act.study.running.worker import _next_trial, _No, look_at_functions, make_sampler
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import CLAIM, DEATHS, OWNER, Owner, _born
 from bo_act.tasks.task import Task
+from bo_act.training.optimization import learning_rate
 from bo_act.training.outcomes import TrainingStopped
-from bo_act.training.schedules import learning_rate
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -9,7 +9,7 @@ from made_up import TASK
 from optuna.trial import TrialState
 
 from bo_act.activations.space import Space
-from bo_act.report.loaded_study import Subject
+from bo_act.report.loaded_study import LoadedStudy
 from bo_act.study.sampling.sampler import ActivationSampler
 
 STUDY = f"""
@@ -36,7 +36,9 @@ baselines = ["relu(x)", "tanh(x)"]
 """
 
 
-def searched(space: Space, *, trials: int = 16, direction: str = "maximize", **options) -> Subject:
+def searched(
+    space: Space, *, trials: int = 16, direction: str = "maximize", **options
+) -> LoadedStudy:
     """A study of one's own, with a made-up objective that is smooth in the functions."""
     sampler = ActivationSampler(space, **options)
     study = optuna.create_study(study_name="own", direction=direction, sampler=sampler)
@@ -57,7 +59,7 @@ def searched(space: Space, *, trials: int = 16, direction: str = "maximize", **o
         return total
 
     study.optimize(objective, n_trials=trials)
-    return Subject(study, sampler=sampler)
+    return LoadedStudy(study, sampler=sampler)
 
 
 def only(state: TrialState, count: int = 3) -> optuna.Study:

@@ -14,7 +14,7 @@ from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
 from bo_act.training import run
-from bo_act.training.schedules import learning_rate
+from bo_act.training.optimization import learning_rate
 from bo_act.training.trainer import TrainingResult, evaluate, pick_device, train
 
 DIGITS = DataSpec(name="digits")

@@ -13,7 +13,7 @@ from scipy.stats import theilslopes
 from torch import Tensor
 
 from bo_act.search.acquisition.pool import PoolMarginals, marginals
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 
 _FEWEST = 5  # timed evaluations that a line is fitted to
@@ -50,12 +50,12 @@ def predicted_seconds(
     return np.maximum(base + slope * costs, float(taken.min()) / 2)
 
 
-def by_second(spec: AcquisitionSpec, scores: Tensor, seconds: Tensor) -> Tensor:
+def per_second_of(spec: AcquisitionSpec, scores: Tensor, seconds: Tensor) -> Tensor:
     """Return scores as gains by second (Snoek et al. 2012, section 3.2), (m,)."""
     return scores - seconds.log() if spec.name.startswith("log_") else scores / seconds
 
 
-def front(values: Sequence[float], costs: Sequence[float]) -> list[int]:
+def pareto_front(values: Sequence[float], costs: Sequence[float]) -> list[int]:
     """Return the numbers of those that none beats in both, the best value first.
 
     Of equal ones the first stays.
@@ -69,7 +69,7 @@ def front(values: Sequence[float], costs: Sequence[float]) -> list[int]:
 
 
 def score_hypervolume(
-    model: PointwiseModel,
+    model: Surrogate,
     candidates: tuple[Tensor, Tensor],
     evaluated: tuple[Tensor, Tensor],
     *,
@@ -121,7 +121,7 @@ def expected_hypervolume_improvement(
         reference: the least value and the largest cost that are of interest.
     """
     least, most = reference
-    at = front(values.tolist(), of.tolist())[::-1]  # by cost, ascending
+    at = pareto_front(values.tolist(), of.tolist())[::-1]  # by cost, ascending
     steps = [(-math.inf, least)]
     steps += [(float(of[i]), float(values[i])) for i in at if values[i] > least]
     ends = [start for start, _ in steps[1:]] + [most]

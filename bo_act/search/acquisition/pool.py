@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bo_act.errors import SearchError
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 
 # Candidates scored at once: 500 observations by 512 candidates in float64 are 2 MB, which the
@@ -106,7 +106,7 @@ def make_acquisition(
 
 
 def score_pool(
-    spec: AcquisitionSpec, model: PointwiseModel, points: Tensor, best: float, *, seed: int = 0
+    spec: AcquisitionSpec, model: Surrogate, points: Tensor, best: float, *, seed: int = 0
 ) -> Tensor:
     """Return the acquisition value of each candidate, (m,).
 
@@ -136,7 +136,7 @@ def score_pool(
         return _score_all(spec, model, points, best, seed)
 
 
-def _check_surrogate(spec: AcquisitionSpec, model: PointwiseModel) -> None:
+def _check_surrogate(spec: AcquisitionSpec, model: Surrogate) -> None:
     together = (*_DRAWING, "knowledge_gradient")
     if spec.name in together and not isinstance(model, GaussianProcess):
         raise SearchError(
@@ -160,7 +160,7 @@ def check_unlisted(spec: AcquisitionSpec) -> None:
 
 
 def make_scorer(
-    spec: AcquisitionSpec, model: PointwiseModel, best: float, *, pool: Tensor, seed: int = 0
+    spec: AcquisitionSpec, model: Surrogate, best: float, *, pool: Tensor, seed: int = 0
 ) -> Callable[[Tensor], Tensor]:
     """Return the acquisition function for points that are not listed beforehand.
 
@@ -196,7 +196,7 @@ def make_scorer(
 
 
 def _score_all(
-    spec: AcquisitionSpec, model: PointwiseModel, points: Tensor, best: float, seed: int
+    spec: AcquisitionSpec, model: Surrogate, points: Tensor, best: float, seed: int
 ) -> Tensor:
     if spec.name in _DRAWING:
         return make_scorer(spec, model, best, pool=points, seed=seed)(points)
@@ -204,7 +204,7 @@ def _score_all(
     return _by_marginals(spec, model, best, seed)(pool.mean, pool.variance)
 
 
-def marginals(model: PointwiseModel, points: Tensor) -> PoolMarginals:
+def marginals(model: Surrogate, points: Tensor) -> PoolMarginals:
     """Return each candidate's posterior, computed in chunks."""
     mean, variance = _filled(model.mean_and_variance, points)
     return PoolMarginals(mean, variance, float(getattr(model, "noise", 0.0)))
@@ -215,7 +215,7 @@ def _by_chunks(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def _by_marginals(
-    spec: AcquisitionSpec, model: PointwiseModel, best: float, seed: int
+    spec: AcquisitionSpec, model: Surrogate, best: float, seed: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
     noise = float(getattr(model, "noise", 0.0))
 
@@ -237,7 +237,7 @@ def _score_promising(
     return scores
 
 
-def promising(model: PointwiseModel, points: Tensor, count: int) -> Tensor:
+def promising(model: Surrogate, points: Tensor, count: int) -> Tensor:
     """Return the numbers of those points that may be good, (count,).
 
     Args:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import pdist, squareform
 
-from bo_act.search.surrogate.threads import one_thread
+from bo_act.torch_state import single_threaded
 
 Array = NDArray[np.float64]
 
@@ -198,7 +198,7 @@ def fit_hyperparameters(
     bounds = [(low, _MOST) for low in least] + [(-math.inf, math.inf)]
     found = start
     try:
-        with one_thread():
+        with single_threaded():
             for step in _steps(len(y)):
                 some = y[::step]
                 distances = np.stack([pdist(x[::step, columns]) for columns in pieces])

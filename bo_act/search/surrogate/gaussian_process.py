@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bo_act.search.surrogate.fitting import LEAST_LENGTHSCALE, Hyperparameters
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP
@@ -29,7 +29,7 @@ _FEATURES = 1_024  # random Fourier features of each term of the kernel
 _ROOT5 = math.sqrt(5.0)
 
 
-class GaussianProcess(PointwiseModel):
+class GaussianProcess(Surrogate):
     """A Gaussian process that answers for many single points fast.
 
     Args:

@@ -10,7 +10,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from torch import Tensor
 
-from bo_act.search.surrogate.surrogate import PointwiseModel
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 
 # Variance where a model claims none: acquisition functions divide by its root, and GPyTorch warns
@@ -18,7 +18,7 @@ from bo_act.specs import SurrogateSpec
 _LEAST = 1e-10
 
 
-class RegressorModel(PointwiseModel):
+class RegressorModel(Surrogate):
     """A regressor of scikit-learn as a surrogate.
 
     ``knn`` predicts the mean of the nearest observations and knows no uncertainty. ``forest``

@@ -13,10 +13,10 @@ from gpytorch.distributions import MultivariateNormal
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from bo_act.search.observations import read_back
+from bo_act.search.observations import inverse_warp
 
 
-class PointwiseModel(Model, ABC):
+class Surrogate(Model, ABC):
     """Base of all surrogates: mean and variance of one value at each of many points."""
 
     @property
@@ -39,7 +39,7 @@ class PointwiseModel(Model, ABC):
         return GPyTorchPosterior(normal)
 
 
-def in_numbers(
+def observed_units(
     prediction: tuple[Tensor, Tensor], y: Tensor, values: np.ndarray
 ) -> tuple[float, float, float]:
     """Return mean and deviation of one candidate, and its mean in units of the value.
@@ -50,4 +50,4 @@ def in_numbers(
         values: (n,) the same, as observed.
     """
     mean, variance = (float(part[0]) for part in prediction)
-    return mean, math.sqrt(variance), float(read_back([mean], y.numpy(), values)[0])
+    return mean, math.sqrt(variance), float(inverse_warp([mean], y.numpy(), values)[0])

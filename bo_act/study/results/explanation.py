@@ -20,7 +20,7 @@ from bo_act.tasks.configuration import shown
 
 
 @dataclass(frozen=True)
-class Why:
+class TrialExplanation:
     """A trial and what was expected of it before it was run.
 
     Attributes:
@@ -56,7 +56,7 @@ class Why:
         return found
 
 
-def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
+def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialExplanation:
     """Explain a trial by what was known when it began.
 
     Args:
@@ -90,7 +90,7 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> Why:
     value = trial.value if trial.state == TrialState.COMPLETE else None
     if value is not None and not math.isfinite(value):  # of an objective that diverged
         value = None
-    return Why(
+    return TrialExplanation(
         number,
         text,
         value,

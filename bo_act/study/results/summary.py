@@ -11,12 +11,11 @@ from optuna.trial import FrozenTrial
 
 from bo_act.errors import StorageError
 from bo_act.html import Markup, box, table
-from bo_act.search.acquisition.cost import front
+from bo_act.search.acquisition.cost import pareto_front
 from bo_act.specs import StudySpec
-from bo_act.study.results.caveats import notes_on_failures
 from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confirmed
 from bo_act.study.results.failures import baseline_notes, failures, nothing_found, state_of
-from bo_act.study.results.verdict import REFERENCE, verdict, with_interval
+from bo_act.study.results.verdict import REFERENCE, notes_on_failures, verdict, with_interval
 from bo_act.study.storage.opening import load_study, location
 from bo_act.study.storage.trials import Counts, count, measured, own_trials
 from bo_act.tasks.configuration import Configuration, functions_of, shown
@@ -218,7 +217,7 @@ def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
         return []
     priced = [trial for trial in ranked if "cost" in trial.user_attrs]
     costs = [trial.user_attrs["cost"] for trial in priced]
-    return [priced[number] for number in front([_value(trial) for trial in priced], costs)]
+    return [priced[number] for number in pareto_front([_value(trial) for trial in priced], costs)]
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -12,7 +12,7 @@ from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.task import Task
 
 
-def delete_leftovers(task: Task, study: optuna.Study) -> None:
+def clean_up_checkpoints(task: Task, study: optuna.Study) -> None:
     """Delete the checkpoints of failed trials whose functions are not tried again.
 
     Those are functions that failed more than ``max_retries`` times, and all that failed where the

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.activations.expressions import parse
 from bo_act.exports.formulas import plain
-from bo_act.features.function_summary import portrait
+from bo_act.features.function_summary import function_summary
 from bo_act.study.results.summary import best_value
 
 _WIDTH, _HEIGHT = 64, 16  # characters
@@ -58,7 +58,7 @@ def _graph(text: str) -> list[str]:
     # No braille: browsers take its dots from another font, of another width.
     import plotext
 
-    drawn = portrait(parse(text))
+    drawn = function_summary(parse(text))
     pairs = [(x, y) for x, y in zip(drawn.x, drawn.value, strict=True) if abs(y) < float("inf")]
     if not pairs:
         return ["(not finite anywhere on [-5, 5])"]

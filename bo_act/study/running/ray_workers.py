@@ -20,7 +20,7 @@ from bo_act.features.ray_tasks import WithoutRay, import_ray, start_ray
 from bo_act.process_pool import cores_each, portable
 from bo_act.specs import StudySpec
 from bo_act.study.running.callbacks import Callbacks
-from bo_act.study.running.supervisor import Watch
+from bo_act.study.running.supervisor import TrialWatcher
 from bo_act.study.running.worker import work
 from bo_act.study.storage.opening import file_of, location
 from bo_act.training.trainer import pick_device
@@ -71,7 +71,7 @@ def search_with_ray(
             stack.callback(ray.shutdown)
         needs = {"num_gpus": 1} if cuda else {"num_cpus": threads}
         task = ray.remote(max_retries=_MOST_DEATHS, **needs)(_work)
-        watch = Watch(study, spec.trials, events, told)
+        watch = TrialWatcher(study, spec.trials, events, told)
         left = [task.remote(sent, os.getcwd()) for _ in range(workers)]
         stack.callback(_cancel, ray, left)
         while left:

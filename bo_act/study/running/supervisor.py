@@ -47,8 +47,8 @@ def search_with_crew(
         WorkerError: workers die again and again.
         BoActError: what a worker raised.
     """
-    watch = Watch(study, spec.trials, events, told)
-    slots = [_Slot(spec, slot, workers) for slot in range(workers)]
+    watch = TrialWatcher(study, spec.trials, events, told)
+    slots = [WorkerProcess(spec, slot, workers) for slot in range(workers)]
     try:
         # Each is asked each time, so that a dead one is replaced while others are at work.
         while sum(slot.goes_on() for slot in slots):
@@ -65,7 +65,7 @@ def search_with_crew(
             slot.end(ends - time.monotonic())
 
 
-class Watch:
+class TrialWatcher:
     """Tells of the trials of a study as they end.
 
     Args:
@@ -101,7 +101,7 @@ class Watch:
         return len(self._told) - before
 
 
-class _Slot:
+class WorkerProcess:
     """One place for a worker, and who has it now.
 
     Attributes:

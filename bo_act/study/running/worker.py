@@ -19,7 +19,7 @@ from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.results.stopping import improvement_left
 from bo_act.study.results.summary import best_value
 from bo_act.study.running.callbacks import Callbacks
-from bo_act.study.running.checkpoint_cleanup import delete_leftovers
+from bo_act.study.running.checkpoint_cleanup import clean_up_checkpoints
 from bo_act.study.running.evaluate import run_trial
 from bo_act.study.running.waiting import awaited
 from bo_act.study.sampling.methods import make_strategy
@@ -27,7 +27,7 @@ from bo_act.study.sampling.operator_costs import study_costs
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat, forget_ended
-from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.opening import open_study
 from bo_act.study.storage.owner import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.recorded_settings import check_settings
@@ -164,7 +164,7 @@ def search(
             failed.clear()
             _warn_of_one_value(task, study)
             continue
-        delete_leftovers(task, study)
+        clean_up_checkpoints(task, study)
         failure = failure_of_trial(frozen)
         functions = failure is not None and failure.blame == "function"
         failed.add(str(frozen.user_attrs.get("activation") if functions else trial.number))
@@ -173,7 +173,7 @@ def search(
                 f"{len(failed)} {'functions' if functions else 'trials'} failed one after the "
                 f"other, so the cause is not the function; the last: {failure}"
             )
-    delete_leftovers(task, study)
+    clean_up_checkpoints(task, study)
     forget_ended(study, own_trials(study))
     return ran
 
@@ -216,7 +216,7 @@ def _next_trial(
 ) -> Trial | _No:
     """Return the trial to run now: an abandoned one, an enqueued one, or a new one."""
     me = Owner.me(spec.grace)
-    with my_turn(study):
+    with study_lock(study):
         check_settings(study, spec, content or {})
         view = StudyView.of(study)
         for one in view.running:

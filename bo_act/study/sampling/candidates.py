@@ -24,7 +24,7 @@ from bo_act.search.embedding.embedding import Embedder, Embedding
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.searcher import Proposal, Searcher
 from bo_act.search.strategies import Strategy
-from bo_act.search.unenumerated import Frontier, TreeSearcher
+from bo_act.search.unenumerated import ExpressionPool, TreeSearcher
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
@@ -35,12 +35,12 @@ class Candidates:
     """Functions, where they lie, and what chooses among them.
 
     Attributes:
-        catalogue: functions by index; a ``Frontier`` grows.
+        catalogue: functions by index; a ``ExpressionPool`` grows.
         searcher: of these functions.
         fixed: their embedding, None of one that grows.
     """
 
-    catalogue: Catalogue | Frontier
+    catalogue: Catalogue | ExpressionPool
     searcher: Searcher
     fixed: Embedding | None = None
 
@@ -49,7 +49,7 @@ class Candidates:
         """Where the functions lie; of trees, those met so far."""
         if self.fixed is not None:
             return self.fixed
-        if not isinstance(self.catalogue, Frontier):
+        if not isinstance(self.catalogue, ExpressionPool):
             raise SearchError("functions that are listed need an embedding")
         return self.catalogue.embedding
 
@@ -62,7 +62,7 @@ class Candidates:
         """
         catalogue, space = self.catalogue, self.catalogue.space
         functions = functions_of(catalogue, params, activations)
-        grows = isinstance(catalogue, Frontier)
+        grows = isinstance(catalogue, ExpressionPool)
         found: dict[str, Any] = {}
         for name, index in zip(activations, functions, strict=True):
             number = space.number(slots_of(params, name))
@@ -72,7 +72,7 @@ class Candidates:
         if self.searcher.costs is not None:
             (index,) = functions
             found["cost"] = round(float(self.searcher.costs[index]), 3)
-        embedded = catalogue if isinstance(catalogue, Frontier) else self.embedding
+        embedded = catalogue if isinstance(catalogue, ExpressionPool) else self.embedding
         return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
 
 
@@ -152,7 +152,7 @@ def met_candidates(
     """
     check_unlisted(options["acquisition"])
     spec = embedding if isinstance(embedding, EmbeddingSpec) else EmbeddingSpec()
-    frontier = Frontier(space, components=spec.outputs)
+    frontier = ExpressionPool(space, components=spec.outputs)
     start = [frontier.index(function) for function in baselines]
     for index in start:
         frontier.params(index)  # one that no schema has a place for cannot be tried

@@ -24,7 +24,7 @@ from bo_act.search.observations import count_different, unit
 from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
-from bo_act.search.unenumerated import Frontier
+from bo_act.search.unenumerated import ExpressionPool
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.storage.owner import CLAIM
 from bo_act.study.storage.trials import StudyView
@@ -45,7 +45,7 @@ def params_of(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def functions_of(
-    catalogue: Catalogue | Frontier, params: Mapping[str, Any], activations: Sequence[str]
+    catalogue: Catalogue | ExpressionPool, params: Mapping[str, Any], activations: Sequence[str]
 ) -> list[int]:
     """Return the functions that parameters stand for, one for each activation of a study.
 
@@ -86,7 +86,7 @@ class JointSide:
         max_retries: of the sampler.
     """
 
-    catalogue: Catalogue | Frontier
+    catalogue: Catalogue | ExpressionPool
     embedding: Embedding
     searcher: JointSearcher
     shared: Mapping[str, Any]
@@ -95,7 +95,7 @@ class JointSide:
     @classmethod
     def of(
         cls,
-        catalogue: Catalogue | Frontier,
+        catalogue: Catalogue | ExpressionPool,
         embedding: Embedding,
         searcher: Searcher,
         *,

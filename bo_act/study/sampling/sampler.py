@@ -23,7 +23,7 @@ from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.embedding.embedding import Embedder, Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.strategies import Strategy
-from bo_act.search.unenumerated import Frontier
+from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
 from bo_act.specs.base import whole
@@ -40,9 +40,8 @@ from bo_act.study.sampling.configurations import (
     checked_names,
     params_of,
 )
-from bo_act.study.sampling.diverged import mark_diverged
+from bo_act.study.sampling.endings import is_optimizing, mark_diverged, stop
 from bo_act.study.sampling.enqueued import warn_of_unasked
-from bo_act.study.sampling.exhausted import is_optimizing, stop
 from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
@@ -321,7 +320,7 @@ class ActivationSampler(BaseSampler):
         """
         if self.configurations(study):
             return int(self.embedding.valid.sum())
-        if isinstance(self.catalogue, Frontier) and not self.catalogue.is_complete:
+        if isinstance(self.catalogue, ExpressionPool) and not self.catalogue.is_complete:
             return len(self.space)
         candidates = set(np.flatnonzero(self.embedding.valid).tolist())
         taken = self._view(trials or StudyView.of(study)).taken
@@ -335,7 +334,7 @@ class ActivationSampler(BaseSampler):
             stop(study, self.space.name)
 
     def _view(self, trials: StudyView) -> View:
-        if isinstance(self.catalogue, Frontier):
+        if isinstance(self.catalogue, ExpressionPool):
             # Functions are met in the order of the trials, whichever process reads them.
             for trial in trials.in_order:
                 self._index(trial)

@@ -23,7 +23,7 @@ _here = threading.Lock()  # of studies in memory, and in databases without locks
 
 
 @contextmanager
-def my_turn(study: optuna.Study) -> Iterator[None]:
+def study_lock(study: optuna.Study) -> Iterator[None]:
     """Keep all other workers of a study out, on whichever machine they are.
 
     PostgreSQL has advisory locks; files get a lock file beside them. Both end with their process.

@@ -13,7 +13,7 @@ from optuna.trial import Trial, TrialState
 from bo_act.errors import WorkerError
 from bo_act.study.storage.heartbeat import BEATS, Silence, silences
 from bo_act.study.storage.heartbeat_places import beats_of
-from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.owner import OWNER, Owner, TrialTaken
 from bo_act.study.storage.trials import own_trial, read_again
 
@@ -48,7 +48,7 @@ def keeping(study: optuna.Study, trial: Trial) -> Iterator[None]:
     Raises:
         TrialTaken: it is no more.
     """
-    with my_turn(study):
+    with study_lock(study):
         check_mine(study, trial)
         yield
 
@@ -98,7 +98,7 @@ def release(study: optuna.Study, number: int, *, force: bool = False) -> Release
         SearchError: the study has no such trial of its own.
         WorkerError: the trial does not run, was given back before, or its process is alive.
     """
-    with my_turn(study):
+    with study_lock(study):
         trial = own_trial(study, number)
         if trial.state != TrialState.RUNNING:
             state = {

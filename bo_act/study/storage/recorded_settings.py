@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import StorageError
 from bo_act.specs import DataSpec, ModelSpec, StudySpec
-from bo_act.study.storage.locks import my_turn
+from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.owner import OWNER
 from bo_act.study.storage.trials import StudyView
 from bo_act.tasks.task import SPACE
@@ -66,7 +66,7 @@ def note_settings(
     """
     if study.directions != [StudyDirection.MAXIMIZE]:
         raise _foreign(spec, where)
-    with my_turn(study):
+    with study_lock(study):
         before = _Before.read(study, spec)
         if before.spec is None and (before.binds_settings or before.chosen):
             raise _foreign(spec, where)

@@ -1,9 +1,11 @@
-"""Telling a function whose training diverged from a trial that failed."""
+"""How trials and searches end: diverged ones, and spaces of which nothing is left."""
 
 from __future__ import annotations
 
 import inspect
 import math
+import threading
+import warnings
 from collections.abc import Sequence
 
 from optuna.study import Study
@@ -68,3 +70,35 @@ def _is_nan(value: object) -> bool:
         return len(some) == 1 and math.isnan(some[0])  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):  # no number
         return False
+
+
+_ONE_SAYS_SO = threading.Lock()  # of the threads of one study
+
+
+def is_optimizing(study: Study) -> bool:
+    """Tell whether it is ``study.optimize`` that asks for trials, and can be stopped."""
+    return bool(_whole(study)._thread_local.in_optimize_loop)
+
+
+def stop(study: Study, space: str) -> None:
+    """Have ``study.optimize`` return, and say why.
+
+    Args:
+        study: that is being optimized.
+        space: name of what was searched.
+    """
+    study = _whole(study)
+    with _ONE_SAYS_SO:
+        first = not study._stop_flag
+        study.stop()
+    if first:
+        warnings.warn(
+            f"the study {study.study_name!r} ends: every function of the space {space!r} that has "
+            "a place in the embedding was tried",
+            stacklevel=3,
+        )
+
+
+def _whole(study: Study) -> Study:
+    """Return the study itself where Optuna hands out one of its brackets (Hyperband)."""
+    return getattr(study, "_study", study)
