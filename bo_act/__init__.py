@@ -27,16 +27,25 @@ if TYPE_CHECKING:
     from bo_act.comparison.compare import Comparison, compare
     from bo_act.comparison.replay import replay
     from bo_act.errors import BoActError
+    from bo_act.events import Events
     from bo_act.exports.exporter import export
     from bo_act.features.compute import compute_features
-    from bo_act.features.table import FeatureTable
-    from bo_act.fisher.spectra import fim_spectra
+    from bo_act.features.table import Block, FeatureTable
+    from bo_act.fisher.spectra import FimSpectra, fim_spectra
     from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
     from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
     from bo_act.search.searcher import Proposal, Searcher
+    from bo_act.search.strategies import Strategy
     from bo_act.search.warm_start import Source
-    from bo_act.specs import StudySpec
+    from bo_act.specs import (
+        AcquisitionSpec,
+        EmbeddingSpec,
+        FeaturesSpec,
+        SpaceSpec,
+        StudySpec,
+        SurrogateSpec,
+    )
     from bo_act.specs.files import read_study
     from bo_act.study.results.explanation import why
     from bo_act.study.results.stopping import improvement_left
@@ -46,17 +55,24 @@ if TYPE_CHECKING:
     from bo_act.study.sampling.warm_start import add_source_trials, read_sources
     from bo_act.training.outcomes import Diverged
 
+# Where a name is loaded from when it is first used.
 _HOME = {
+    "AcquisitionSpec": "specs",
     "Activation": "activations.module",
     "ActivationSampler": "study.sampling.sampler",
     "Benchmark": "benchmark.table",
+    "Block": "features.table",
     "BoActError": "errors",
     "Catalogue": "activations.catalogue",
     "Comparison": "comparison.compare",
     "Diverged": "training.outcomes",
     "Embedding": "search.embedding.embedding",
+    "EmbeddingSpec": "specs",
+    "Events": "events",
     "Expression": "activations.expressions",
     "FeatureTable": "features.table",
+    "FeaturesSpec": "specs",
+    "FimSpectra": "fisher.spectra",
     "METHODS": "search.method",
     "MethodSpec": "search.method",
     "Observations": "search.observations",
@@ -65,8 +81,11 @@ _HOME = {
     "Searcher": "search.searcher",
     "Source": "search.warm_start",
     "Space": "activations.space",
+    "SpaceSpec": "specs",
+    "Strategy": "search.strategies",
     "StudyResult": "study.results.summary",
     "StudySpec": "specs",
+    "SurrogateSpec": "specs",
     "add_source_trials": "study.sampling.warm_start",
     "build_benchmark": "benchmark.build",
     "canonical": "activations.expressions",
@@ -85,45 +104,7 @@ _HOME = {
     "why": "study.results.explanation",
 }
 
-__all__ = [
-    "METHODS",
-    "Activation",
-    "ActivationSampler",
-    "Benchmark",
-    "BoActError",
-    "Catalogue",
-    "Comparison",
-    "Diverged",
-    "Embedding",
-    "Expression",
-    "FeatureTable",
-    "MethodSpec",
-    "Observations",
-    "PcaEmbedder",
-    "Proposal",
-    "Searcher",
-    "Source",
-    "Space",
-    "StudyResult",
-    "StudySpec",
-    "__version__",
-    "add_source_trials",
-    "build_benchmark",
-    "canonical",
-    "compare",
-    "compute_features",
-    "export",
-    "fim_spectra",
-    "improvement_left",
-    "load_space",
-    "open_benchmark",
-    "parse",
-    "read_sources",
-    "read_study",
-    "replay",
-    "run_study",
-    "why",
-]
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,7 @@ from bo_act.activations.module import Activation
 from bo_act.errors import FeatureError
 from bo_act.features.act_bench import act_bench_vector
 from bo_act.features.store import Shard
-from bo_act.fisher.cache import Shared
+from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.spectra import FimSpectra, fim_spectra
 from bo_act.specs import FeaturesSpec
 from bo_act.torch_state import plain_torch
@@ -111,7 +111,7 @@ class Spectra:
         self.dtype = torch.float64 if job.spec.precision == "float64" else torch.float32
         self.images = channels_last(job.images.to(device, self.dtype))
         self.labels = job.labels.to(device)
-        self.shared = Shared()
+        self.shared = InputFactorCache()
         self._building = threading.Lock()
 
     @cached_property

@@ -11,12 +11,12 @@ import threading
 import torch
 from torch import Tensor
 
-__all__ = ["Shared"]
+__all__ = ["InputFactorCache"]
 
 Call = tuple[str, int]
 
 
-class Shared:
+class InputFactorCache:
     """Sums over a layer's inputs and their spectra, kept from network to network.
 
     Nothing is assumed of where the activations stand: the inputs of the first network's layers

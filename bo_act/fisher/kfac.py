@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from bo_act.errors import FeatureError
 from bo_act.fisher.attention import AttentionTrace
 from bo_act.fisher.borrowed import Statistics, borrowed, explained, inside, named_layers
-from bo_act.fisher.cache import Shared
+from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.layers import WEIGHTED, LayerFactors, Sharing, Trace, WeightTrace
 from bo_act.fisher.loss import Fisher, Loss, check_choice, output_gradients
 from bo_act.fisher.norms import NORMS, NormTrace
@@ -86,7 +86,7 @@ def kronecker_factors(
     weight_sharing: Sharing = "expand",
     statistics: Statistics = "batch",
     seed: int = 0,
-    shared: Shared | None = None,
+    shared: InputFactorCache | None = None,
 ) -> KroneckerFactors:
     """Compute the Kronecker factors of every layer of a network that has some.
 
@@ -183,7 +183,7 @@ def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statist
 
 
 def _traces(
-    network: nn.Module, batch: int, sharing: Sharing, shared: Shared | None
+    network: nn.Module, batch: int, sharing: Sharing, shared: InputFactorCache | None
 ) -> tuple[dict[nn.Module, Trace], dict[nn.MultiheadAttention, AttentionTrace]]:
     """Return the traces of layers that a hook sees, and those of attention modules."""
     hooked: dict[nn.Module, Trace] = {}

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.cache import Shared
+from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
 from bo_act.fisher.layers import LayerFactors
 from bo_act.fisher.rounding import RAMP
@@ -45,7 +45,10 @@ class Spectrum:
 
 
 def spectrum(
-    layer: LayerFactors, *, shared: Shared | None = None, device: torch.device | None = None
+    layer: LayerFactors,
+    *,
+    shared: InputFactorCache | None = None,
+    device: torch.device | None = None,
 ) -> Spectrum:
     """Return the spectrum of a layer's block A ⊗ G, whose eigenvalues are all products λ_A λ_G.
 
@@ -69,7 +72,7 @@ def spectrum(
 def factor_values(
     layer: LayerFactors,
     *,
-    shared: Shared | None = None,
+    shared: InputFactorCache | None = None,
     device: torch.device | None = None,
     dead_as_zero: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.cache import Shared
+from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.centred import centred_products
 from bo_act.fisher.correlation import correlated_products, worthwhile
 from bo_act.fisher.patches import Convolution, double, patch_means, patch_products
@@ -202,7 +202,7 @@ class WeightTrace(Trace):
         biased: bool,
         convolution: Convolution | None = None,
         sharing: Sharing = "expand",
-        shared: Shared | None = None,
+        shared: InputFactorCache | None = None,
     ) -> None:
         super().__init__(name, images)
         self.biased = biased

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.cache import Shared
+from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.kfac import (
     Fisher,
     Loss,
@@ -65,7 +65,7 @@ def fim_spectra(
     statistics: Statistics = "batch",
     quantiles: int = 128,
     seed: int = 0,
-    shared: Shared | None = None,
+    shared: InputFactorCache | None = None,
 ) -> FimSpectra:
     """Compute the spectrum of each layer's block of the Fisher matrix by K-FAC.
 

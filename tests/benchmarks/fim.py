@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from bo_act import __version__
 from bo_act.features.fisher_worker import channels_last
-from bo_act.fisher.cache import Shared
+from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.spectra import FimSpectra, fim_spectra
 
@@ -41,7 +41,7 @@ def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:
     The true labels spare both ways the drawing of labels, and cost the one backward pass that the
     default (``fisher="mc"``) costs.
     """
-    shared = Shared()
+    shared = InputFactorCache()
 
     def call(network: nn.Module, images: Tensor, labels: Tensor) -> FimSpectra:
         return fim_spectra(

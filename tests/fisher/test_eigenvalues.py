@@ -15,7 +15,7 @@ from bo_act.errors import FeatureError
 from bo_act.features import act_bench as act_bench_module
 from bo_act.features.act_bench import act_bench_vector, edges
 from bo_act.fisher import layers as layers_module
-from bo_act.fisher.cache import Shared
+from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
 from bo_act.fisher.kfac import LayerFactors, kronecker_factors
 from bo_act.fisher.layer_spectrum import faster_device, spectrum
@@ -122,7 +122,7 @@ FUNCTIONS = (nn.Tanh, nn.ReLU, nn.Sigmoid, nn.Tanh)
 
 @pytest.mark.parametrize("sharing", ["expand", "reduce"])
 def test_shared_factors_change_nothing(sharing):
-    images, shared = randn(5, 2, 9, 9), Shared()
+    images, shared = randn(5, 2, 9, 9), InputFactorCache()
     for function in FUNCTIONS:
         network = seeded(lambda f=function: net(f))
         alone = fim_spectra(network, images, None, weight_sharing=sharing)
@@ -139,7 +139,7 @@ def test_what_stands_before_the_activation_is_computed_once(monkeypatch):
         layers_module, "patch_products", lambda *a: counts.append(a[0].shape[1]) or real(*a)
     )
     monkeypatch.setattr(layers_module, "worthwhile", lambda *a: False)
-    images, shared = randn(5, 2, 9, 9), Shared()
+    images, shared = randn(5, 2, 9, 9), InputFactorCache()
     for function in FUNCTIONS:
         kronecker_factors(seeded(lambda f=function: net(f)), images, None, shared=shared)
     assert counts == [2, 3, 8, 8, 8, 8]
@@ -148,7 +148,7 @@ def test_what_stands_before_the_activation_is_computed_once(monkeypatch):
 
 
 def test_other_images_are_not_taken_for_the_same():
-    shared = Shared()
+    shared = InputFactorCache()
     network = seeded(lambda: net(nn.Tanh))
     for seed in (0, 1, 1):
         images = randn(5, 2, 9, 9, seed=seed)
@@ -160,7 +160,7 @@ def test_other_images_are_not_taken_for_the_same():
 
 def test_little_memory_keeps_the_first_inputs_alone():
     images = randn(5, 2, 9, 9)
-    shared = Shared(limit=images.numel() * 8)
+    shared = InputFactorCache(limit=images.numel() * 8)
     flags = []
     for function in FUNCTIONS:
         network = seeded(lambda f=function: net(f))
@@ -172,7 +172,7 @@ def test_little_memory_keeps_the_first_inputs_alone():
 def test_a_network_is_checked_for_randomness_once(monkeypatch):
     network, images, calls = seeded(lambda: net(nn.Tanh)), randn(5, 2, 9, 9), []
     network.register_forward_hook(lambda *call: calls.append(1))
-    shared = Shared()
+    shared = InputFactorCache()
     for expected in (3, 1, 1):
         calls.clear()
         fim_spectra(network, images, None, shared=shared)

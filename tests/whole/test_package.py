@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+import typing
 import venv
 import zipfile
 from pathlib import Path
@@ -103,6 +106,36 @@ def test_every_public_name_can_be_imported():
     assert set(bo_act.__all__) <= set(dir(bo_act))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = bo_act.nothing
+
+
+def test_type_checkers_see_the_names_that_are_there():
+    tree = ast.parse(Path(bo_act.__file__).read_text())
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n)]
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == {name: f"bo_act.{home}" for name, home in bo_act._HOME.items()}
+
+
+INNER = {"Counts", "Confirmed", "FailureGroup", "Found", "TrialExplanation", "Step"}
+"""What is returned, and made by nobody else."""
+
+
+def test_what_an_exported_function_takes_is_exported():
+    """Of methods, those that people call: a constructor and functions."""
+    missing = set()
+    for name in bo_act._HOME:
+        one = getattr(bo_act, name)
+        called = vars(one).get("__init__") if inspect.isclass(one) else one
+        if inspect.isfunction(called):
+            hints = typing.get_type_hints(called)
+            missing |= {kind for hint in hints.values() for kind in ours(hint)}
+    assert missing - set(bo_act.__all__) <= INNER | {"InputFactorCache", "Embedder"}
+
+
+def ours(hint: object) -> set[str]:
+    inner = {name for part in typing.get_args(hint) for name in ours(part)}
+    if inspect.isclass(hint) and hint.__module__.startswith("bo_act."):
+        inner.add(hint.__name__)
+    return inner
 
 
 def test_the_version_is_the_projects():
