@@ -14,6 +14,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import re
 import sys
 import threading
@@ -27,6 +28,8 @@ from types import ModuleType
 from typing import Any
 
 from bo_act.errors import BoActError, nearest
+from bo_act.failures import USERS, is_machines
+from bo_act.failures import one_line as failure_line
 from bo_act.io import digest, expanded, one_line, reason
 
 _PREFIX = "_bo_act_file_"
@@ -111,6 +114,49 @@ def load_function(
         hint = nearest(function, known) if found is None else f" but a {type(found).__name__}"
         raise error(f"{key}: {file.path}: expected {expected}, got no function {function!r}{hint}")
     return file, found
+
+
+def call_with(
+    function: Callable[..., Any],
+    offered: Mapping[str, Any],
+    *,
+    what: str,
+    error: type[BoActError],
+) -> Any:
+    """Call a user's function with those arguments, by name, that its signature asks for.
+
+    Args:
+        function: of a user's.
+        offered: what there is.
+        what: the function is, for errors.
+        error: to raise.
+
+    Raises:
+        BoActError: of the type ``error``: it asks for something else, or fails.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of compiled code
+        parameters = [inspect.Parameter("all", inspect.Parameter.VAR_KEYWORD)]
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        given = dict(offered)
+    else:
+        given = {one.name: offered[one.name] for one in parameters if one.name in offered}
+    for one in parameters:
+        needed = one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+        if needed and (one.name not in given or one.kind is one.POSITIONAL_ONLY):
+            raise error(
+                f"{what}: expected a function of some of {', '.join(offered)}, by name, got one "
+                f"that needs {one.name!r}{nearest(one.name, offered)}"
+            )
+    try:
+        return function(**given)
+    except BoActError:
+        raise
+    except USERS as failure:
+        if is_machines(failure):
+            raise
+        raise error(f"{what} fails: {failure_line(failure)}") from failure
 
 
 def read_file(path: Path, *, key: str, error: type[BoActError]) -> UserFile:

@@ -17,8 +17,8 @@ from bo_act.report.loaded_study import LoadedStudy
 from bo_act.search.configurations import Configurations, ConfigurationSpace
 from bo_act.search.observations import count_different, inverse_warp, unit, warp_targets
 from bo_act.search.searcher import fit_points
+from bo_act.search.surrogate.own import AnySurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
-from bo_act.specs import SurrogateSpec
 from bo_act.study.storage.trials import StudyView
 
 LEVEL = 0.9
@@ -49,7 +49,7 @@ class Seen:
     values: Floats
     blocks: Mapping[str, slice]
     pruned: torch.Tensor
-    surrogate: SurrogateSpec
+    surrogate: AnySurrogate
     seed: int
     best: Configurations | None = None
     space: ConfigurationSpace | None = None

@@ -14,6 +14,7 @@ from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, inverse_warp
 from bo_act.search.searcher import fit_observed
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.own import AnySurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 from bo_act.torch_state import plain_torch
@@ -59,13 +60,18 @@ class Explanation:
     observed: int
 
 
+def can_explain(surrogate: AnySurrogate) -> bool:
+    """Tell whether a surrogate has predictions with an uncertainty to tell."""
+    return surrogate.is_own or surrogate.name == "gp"
+
+
 @plain_torch()
 def explain(
     embedding: Embedding,
     observations: Observations,
     index: int,
     *,
-    surrogate: SurrogateSpec | None = None,
+    surrogate: AnySurrogate | None = None,
     seed: int = 0,
     neighbours: int = 5,
 ) -> Explanation:
@@ -80,13 +86,14 @@ def explain(
         neighbours: how many are named.
 
     Raises:
-        SearchError: the surrogate is no Gaussian process, the function has no place, or too little
+        SearchError: the surrogate is neither the Gaussian process nor your own, the function has no place, or too little
             was observed.
     """
     surrogate = surrogate or SurrogateSpec()
-    if surrogate.name != "gp":
+    if not can_explain(surrogate):
         raise SearchError(
-            f"only the surrogate 'gp' can be asked why, and this one is {surrogate.name!r}"
+            "only the surrogate 'gp', or one of your own, can be asked why, and this one is "
+            f"{surrogate.name!r}"
         )
     if not embedding.valid[index]:
         raise SearchError("the function has no place in the embedding: a feature of it is missing")
@@ -113,7 +120,9 @@ def explain_point(
     *,
     neighbours: int = 5,
 ) -> Explanation:
-    """Explain what a Gaussian process expects at one point.
+    """Explain what a surrogate expects at one point.
+
+    Contributions and neighbours are those of the kernel of 'gp'; of other models there are none.
 
     Args:
         model: fitted to n points.
@@ -122,10 +131,11 @@ def explain_point(
         point: (1, d).
         neighbours: how many are named, by their places among the n.
     """
-    assert isinstance(model, GaussianProcess)  # noqa: S101  (by the surrogate's name)
     mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
-    away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(model.noise))
+    away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(getattr(model, "noise", 0.0)))
     low, predicted, high = inverse_warp([mean - away, mean, mean + away], y.numpy(), values)
+    if not isinstance(model, GaussianProcess):
+        return Explanation(float(predicted), float(low), float(high), {}, (), len(values))
     similar = model.covariance(point, model.x)[0] / model.prior_variance
     nearest = similar.argsort(descending=True, stable=True)[:neighbours].tolist()
     return Explanation(

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bo_act.errors import SearchError
+from bo_act.search.acquisition.own import AnyAcquisition
 from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.local_search import Climb
 from bo_act.search.observations import count_different, inverse_warp
 from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.searcher import fit_points
+from bo_act.search.surrogate.own import AnySurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
@@ -60,8 +62,8 @@ class JointSearcher:
     defaults: Settings | None = None
     baselines: tuple[int, ...] = ()
     initial: int = 2
-    surrogate: SurrogateSpec = field(default_factory=SurrogateSpec)
-    acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
+    surrogate: AnySurrogate = field(default_factory=SurrogateSpec)
+    acquisition: AnyAcquisition = field(default_factory=AcquisitionSpec)
     seed: int = 0
 
     def __post_init__(self) -> None:

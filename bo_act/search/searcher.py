@@ -15,12 +15,14 @@ import torch
 
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
+from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, unit, warp_targets
-from bo_act.search.strategies import Strategy
+from bo_act.search.strategies import Strategy, chosen_by
 from bo_act.search.surrogate.fitting import fit_hyperparameters
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate, fit_own
 from bo_act.search.surrogate.surrogate import Surrogate, observed_units
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
@@ -69,8 +71,8 @@ class Searcher:
 
     baselines: tuple[int, ...] = ()
     initial: int = 2
-    surrogate: SurrogateSpec = field(default_factory=SurrogateSpec)
-    acquisition: AcquisitionSpec = field(default_factory=AcquisitionSpec)
+    surrogate: AnySurrogate = field(default_factory=SurrogateSpec)
+    acquisition: AnyAcquisition = field(default_factory=AcquisitionSpec)
     strategy: Strategy | None = None
     seed: int = 0
     costs: np.ndarray | None = field(default=None, compare=False)
@@ -123,7 +125,17 @@ class Searcher:
         if extra < self.initial or count_different(observations.values[usable]) < 2:
             return Proposal(int(generator.choice(candidates)), "random")
         if self.strategy is not None:
-            return Proposal(self.strategy.choose(observations, candidates, generator), "strategy")
+            return Proposal(
+                chosen_by(
+                    self.strategy,
+                    candidates,
+                    embedding=embedding,
+                    observations=observations,
+                    pending=frozenset(pending),
+                    generator=generator,
+                ),
+                "strategy",
+            )
         return self._by_acquisition(embedding, observations, pending, candidates, number)
 
     def propose_batch(
@@ -179,6 +191,7 @@ class Searcher:
             embedding,
             observations,
             pending=pending,
+            believe=not isinstance(self.acquisition, OwnAcquisition),
             seed=derived_seed(self.seed, number),
         )
         scores = self._scores(
@@ -212,7 +225,7 @@ class Searcher:
         else:
             seed = _draw_seed(self.seed, number)
             scores = score_pool(spec, model, points[candidates], float(y.max()), seed=seed)
-        if costs is not None and spec.per_second:
+        if costs is not None and isinstance(spec, AcquisitionSpec) and spec.per_second:
             seconds = predicted_seconds(costs, observations.indices, observations.seconds)
             if seconds is not None:
                 return per_second_of(spec, scores, torch.from_numpy(seconds[candidates]))
@@ -220,11 +233,12 @@ class Searcher:
 
 
 def fit_observed(
-    spec: SurrogateSpec,
+    spec: AnySurrogate,
     embedding: Embedding,
     observations: Observations,
     *,
     pending: Collection[int] = (),
+    believe: bool = True,
     seed: int,
 ) -> tuple[Surrogate, torch.Tensor, str]:
     """Fit the surrogate that a spec names to what was observed.
@@ -234,6 +248,7 @@ def fit_observed(
         embedding: of N functions; observations without a place in it are left out.
         observations: at least two different values.
         pending: indices under evaluation.
+        believe: take pending ones as if observed; else they are the model's ``pending``.
         seed: of what is random in fitting.
 
     Returns:
@@ -252,18 +267,20 @@ def fit_observed(
         embedding.blocks,
         pending=points(set(pending) - observations.pruned),
         pruned=points(observations.pruned),
+        believe=believe,
         seed=seed,
     )
 
 
 def fit_points(
-    spec: SurrogateSpec,
+    spec: AnySurrogate,
     x: torch.Tensor,
     values: np.ndarray,
     blocks: Mapping[str, slice],
     *,
     pending: torch.Tensor,
     pruned: torch.Tensor,
+    believe: bool = True,
     seed: int,
 ) -> tuple[Surrogate, torch.Tensor, str]:
     """Fit the surrogate that a spec names to points.
@@ -275,12 +292,15 @@ def fit_points(
         blocks: columns of each feature block.
         pending: (p, d) points under evaluation.
         pruned: (r, d) points whose evaluation was stopped early.
+        believe: take pending ones as if observed; else they are the model's ``pending``.
         seed: of what is random in fitting.
 
     Returns:
         The model, the warped targets, and what went other than planned.
     """
     y = torch.from_numpy(warp_targets(values, spec.targets))
+    waiting = pending if not believe else pending[:0]
+    pending = pending if believe else pending[:0]
     # Pruned functions did worse than most: believed to be no better than the median.
     ceiling = torch.full(
         (len(pending) + len(pruned),), torch.inf, device="cpu", dtype=torch.float64
@@ -300,6 +320,7 @@ def fit_points(
         least_noise=least_noise,
         seed=seed,
     )
+    model.observed, model.pending = x, waiting
     return model, y, note
 
 
@@ -309,7 +330,7 @@ def _draw_seed(seed: int, number: int) -> int:
 
 
 def fit_surrogate(
-    spec: SurrogateSpec,
+    spec: AnySurrogate,
     x: torch.Tensor,
     y: torch.Tensor,
     blocks: Mapping[str, slice],
@@ -335,6 +356,17 @@ def fit_surrogate(
     Returns:
         The model, and what went other than planned.
     """
+    if isinstance(spec, OwnSurrogate):
+        return fit_own(
+            spec,
+            x,
+            y,
+            blocks,
+            believed=believed,
+            ceiling=ceiling,
+            variance=least_noise or None,
+            seed=seed,
+        ), ""
     if spec.name != "gp":
         # scikit-learn takes a while to import.
         from bo_act.search.surrogate.sklearn_models import RegressorModel

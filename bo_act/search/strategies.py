@@ -5,14 +5,16 @@ A strategy chooses once the start of a search is over; ``Searcher`` does all the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
-from bo_act.errors import ExpressionError
+from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.observations import Observations
+from bo_act.user_files import call_with
 
 # Mutations tried before another one is added to each, and how often that is repeated.
 _ATTEMPTS = 25
@@ -20,22 +22,50 @@ _MOST_MUTATIONS = 4
 
 
 class Strategy(Protocol):
-    """Whatever chooses among candidates by what was observed."""
+    """Whatever chooses among candidates by what was observed.
 
-    def choose(
-        self,
-        observations: Observations,
-        candidates: np.ndarray,
-        generator: np.random.Generator,
-    ) -> int:
-        """Return one of the candidates.
+    ``choose`` gets, by name, what its signature asks for of what is listed below.
 
-        Args:
-            observations: n values so far, in the order of their trials.
-            candidates: ascending indices of functions that may be proposed; at least one.
-            generator: of every random choice; given by seed and trial number alone.
+    Example:
+        >>> class Nearest:
+        ...     def choose(self, embedding, observations, candidates):
+        ...         best = observations.indices[observations.values.argmax()]
+        ...         away = embedding.points[candidates] - embedding.points[best]
+        ...         return candidates[(away ** 2).sum(axis=1).argmin()]
+    """
+
+    @property
+    def choose(self) -> Callable[..., int]:
+        """A method that returns one of the candidates. There are:
+
+        - ``embedding``: of the N functions; ``embedding.points`` (N, d), ``embedding.valid`` (N,).
+        - ``observations``: n values so far, in the order of their trials.
+        - ``candidates``: ascending indices of functions that may be proposed; at least one.
+        - ``pending``: indices under evaluation.
+        - ``generator``: of every random choice; given by seed and trial number alone.
         """
         ...
+
+
+def chosen_by(strategy: Strategy, candidates: np.ndarray, **others: Any) -> int:
+    """Return what a strategy chooses.
+
+    Args:
+        strategy: that is asked.
+        candidates: as for ``Strategy.choose``, like the others.
+        others: ``embedding``, ``observations``, ``pending``, ``generator``.
+
+    Raises:
+        SearchError: it fails, or chooses something else.
+    """
+    what = f"the strategy {type(strategy).__name__}"
+    offered = {**others, "candidates": candidates}
+    chosen = call_with(strategy.choose, offered, what=what, error=SearchError)
+    if np.ndim(chosen) or chosen not in candidates:
+        raise SearchError(
+            f"{what}: expected one of the {len(candidates)} candidates, got {chosen!r:.60}"
+        )
+    return int(chosen)
 
 
 class RandomSearch:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from bo_act.errors import nearest
 from bo_act.specs.base import Count, Fraction, PositiveInt, Seed, Spec
 
 
@@ -46,53 +48,99 @@ class FeaturesSpec(Spec):
     seed: Seed = 0
 
 
-class EmbeddingSpec(Spec):
+OWN = r"^.+\.py:[A-Za-z_]\w*$"
+"""How a method of your own is named in a file: ``FILE.py:FUNCTION``."""
+
+
+class MethodPart(Spec):
+    """A part of a search method that has a name: a known one, or ``FILE.py:FUNCTION``."""
+
+    name: str
+    known: ClassVar[tuple[str, ...]]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a function of your own makes it."""
+        return self.name not in self.known
+
+    @field_validator("name")
+    @classmethod
+    def _has_a_name(cls, name: str) -> str:
+        if name not in cls.known and not re.match(OWN, name):
+            raise ValueError(
+                f"expected one of {', '.join(cls.known)}, or FILE.py:FUNCTION for your own, got "
+                f"{name!r}{nearest(name, cls.known)}"
+            )
+        return name
+
+
+def _names(known: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a JSON Schema says of a name."""
+    return {"anyOf": [{"enum": list(known)}, {"pattern": OWN}]}
+
+
+EMBEDDINGS = ("pca", "umap")
+
+
+class EmbeddingSpec(MethodPart):
     """The embedding, from features to points.
 
     Attributes:
-        name: principal components of each feature block, scaled by rank (``pca``), or the
-            published two dimensions of UMAP (``umap``; needs the extra ``umap``).
+        name: principal components of each feature block, scaled by rank (``pca``); the published
+            two dimensions of UMAP (``umap``; needs the extra ``umap``); or ``FILE.py:FUNCTION``,
+            which returns the points.
         outputs, fim: for ``pca``: components of the output features and of the Fisher spectra.
         seed: for ``umap``.
     """
 
-    name: Literal["pca", "umap"] = "pca"
+    known: ClassVar[tuple[str, ...]] = EMBEDDINGS
+    name: Annotated[str, Field(json_schema_extra=_names(EMBEDDINGS))] = "pca"
     outputs: Annotated[int, Field(ge=1, le=64)] = 6
     fim: Annotated[int, Field(ge=1, le=64)] = 6
     seed: Seed = 0
 
 
-class StrategySpec(Spec):
+STRATEGIES = ("model", "evolution", "random")
+
+
+class StrategySpec(MethodPart):
     """What chooses once the start of a search is over.
 
     Attributes:
         name: a surrogate and an acquisition function (``model``), regularized evolution
-            (``evolution``), or nothing but chance (``random``).
+            (``evolution``), nothing but chance (``random``), or ``FILE.py:NAME``, which makes a
+            ``Strategy``.
         population: for ``evolution``: functions alive.
         tournament: for ``evolution``: functions that compete to be the parent.
     """
 
-    name: Literal["model", "evolution", "random"] = "model"
+    known: ClassVar[tuple[str, ...]] = STRATEGIES
+    name: Annotated[str, Field(json_schema_extra=_names(STRATEGIES))] = "model"
     population: PositiveInt = 20
     tournament: PositiveInt = 5
 
 
-class SurrogateSpec(Spec):
+SURROGATES = ("gp", "knn", "forest")
+
+
+class SurrogateSpec(MethodPart):
     """The model of value over the embedding.
 
     Attributes:
-        name: a Gaussian process (``gp``), nearest neighbours (``knn``) or a random forest.
+        name: a Gaussian process (``gp``), nearest neighbours (``knn``), a random forest
+            (``forest``), or ``FILE.py:FUNCTION``, which makes a BoTorch model.
         targets: what the model sees: values with the lower tail winsorized and what is far above
             the others brought nearer, ranks mapped to normal quantiles, or values standardized.
-        noise: for ``gp``: standard deviation between trainings of one function with different
-            seeds, in units of the value, where it is known; the model takes it as the least that
+        noise: for ``gp`` and your own: standard deviation between trainings of one function with
+            different seeds, in units of the value, where it is known; the model takes it as the least that
             separates a measurement from the function's true value. None: fitted alone. Ranks have
             no unit, so ``rank_normal`` takes none.
         neighbours: for ``knn``.
         trees: for ``forest``.
     """
 
-    name: Literal["gp", "knn", "forest"] = "gp"
+    known: ClassVar[tuple[str, ...]] = SURROGATES
+    name: Annotated[str, Field(json_schema_extra=_names(SURROGATES))] = "gp"
     targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
     noise: Annotated[float, Field(gt=0)] | None = None
     neighbours: PositiveInt = 3
@@ -100,7 +148,8 @@ class SurrogateSpec(Spec):
 
     @model_validator(mode="after")
     def _noise_has_a_unit(self) -> SurrogateSpec:
-        if self.noise is not None and (self.name != "gp" or self.targets == "rank_normal"):
+        takes = self.name == "gp" or self.is_own
+        if self.noise is not None and (not takes or self.targets == "rank_normal"):
             raise ValueError(
                 f"expected noise with the surrogate 'gp' on winsorized or standardized targets, "
                 f"got the surrogate {self.name!r} on {self.targets!r} ones; leave noise out"
@@ -112,7 +161,20 @@ GAINS = ("max_value_entropy", "log_ei", "log_nei", "knowledge_gradient", "hyperv
 """Acquisition functions in a unit of what an evaluation gains."""
 
 
-class AcquisitionSpec(Spec):
+ACQUISITIONS = (
+    "max_value_entropy",
+    "ucb",
+    "log_ei",
+    "log_nei",
+    "log_pi",
+    "thompson",
+    "knowledge_gradient",
+    "greedy",
+    "hypervolume",
+)
+
+
+class AcquisitionSpec(MethodPart):
     """What is maximized over the candidates to choose the next one.
 
     Attributes:
@@ -120,23 +182,15 @@ class AcquisitionSpec(Spec):
             improvement, of the same with noise in the incumbent (``log_nei``) or of the
             probability of improvement, one draw of the posterior (``thompson``), the expected
             increase of the largest mean (``knowledge_gradient``), the mean alone (``greedy``); or
-            the expected hypervolume improvement of value and inference cost (``hypervolume``).
+            the expected hypervolume improvement of value and inference cost (``hypervolume``); or
+            ``FILE.py:FUNCTION``, which makes a BoTorch acquisition function.
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
         per_second: of what is gained by an evaluation (entropy, improvement), how much a second of
             training brings.
     """
 
-    name: Literal[
-        "max_value_entropy",
-        "ucb",
-        "log_ei",
-        "log_nei",
-        "log_pi",
-        "thompson",
-        "knowledge_gradient",
-        "greedy",
-        "hypervolume",
-    ] = "max_value_entropy"
+    known: ClassVar[tuple[str, ...]] = ACQUISITIONS
+    name: Annotated[str, Field(json_schema_extra=_names(ACQUISITIONS))] = "max_value_entropy"
     beta: Annotated[float, Field(ge=0)] = 3.0
     per_second: bool = False
 

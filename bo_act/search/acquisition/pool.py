@@ -18,8 +18,10 @@ from botorch.acquisition.analytic import (
     PosteriorMean,
     UpperConfidenceBound,
 )
+from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
 from botorch.acquisition.objective import PosteriorTransform
+from botorch.acquisition.thompson_sampling import PathwiseThompsonSampling
 from botorch.models.model import Model
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from botorch.utils.sampling import manual_seed
@@ -28,7 +30,9 @@ from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
 from bo_act.errors import SearchError
+from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition, own_scorer
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.own import BoTorchSurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 
@@ -46,6 +50,19 @@ _INCUMBENTS = 64  # observed points whose mean after a measurement it looks at
 _NODES = 32  # of Gauss-Hermite quadrature
 _MAXIMA = 32  # samples of the pool's maximum, for max-value entropy
 _DRAWS = 64  # of the values at the observed points, for noisy expected improvement
+
+
+def _noisy(model: Model, X_baseline: Tensor, X_pending: Tensor | None) -> AcquisitionFunction:
+    return qLogNoisyExpectedImprovement(
+        model, X_baseline, X_pending=X_pending, prune_baseline=False, cache_root=False
+    )
+
+
+# Of BoTorch's own models, by BoTorch's own functions.
+_JOINTLY: dict[str, Callable[..., AcquisitionFunction]] = {
+    "thompson": PathwiseThompsonSampling,
+    "log_nei": _noisy,
+}
 
 
 class PoolMarginals(Model):
@@ -106,7 +123,12 @@ def make_acquisition(
 
 
 def score_pool(
-    spec: AcquisitionSpec, model: Surrogate, points: Tensor, best: float, *, seed: int = 0
+    spec: AnyAcquisition,
+    model: Surrogate,
+    points: Tensor,
+    best: float,
+    *,
+    seed: int = 0,
 ) -> Tensor:
     """Return the acquisition value of each candidate, (m,).
 
@@ -124,6 +146,8 @@ def score_pool(
     Raises:
         SearchError: the acquisition function needs a Gaussian process and the surrogate is none.
     """
+    if isinstance(spec, OwnAcquisition):
+        return own_scorer(spec, model, best, candidates=points, seed=seed)(points)
     _check_surrogate(spec, model)
     with torch.no_grad():
         if isinstance(model, GaussianProcess) and spec.name == "knowledge_gradient":
@@ -136,16 +160,19 @@ def score_pool(
         return _score_all(spec, model, points, best, seed)
 
 
-def _check_surrogate(spec: AcquisitionSpec, model: Surrogate) -> None:
+def _check_surrogate(spec: AnyAcquisition, model: Surrogate) -> None:
     together = (*_DRAWING, "knowledge_gradient")
-    if spec.name in together and not isinstance(model, GaussianProcess):
+    can = isinstance(model, GaussianProcess) or (
+        isinstance(model, BoTorchSurrogate) and spec.name in _JOINTLY
+    )
+    if spec.name in together and not can:
         raise SearchError(
             f"the acquisition function {spec.name!r} needs to know how values vary together, which "
-            "only the surrogate 'gp' does; choose that surrogate, or another acquisition"
+            "the surrogate 'gp' does; choose that surrogate, or another acquisition"
         )
 
 
-def check_unlisted(spec: AcquisitionSpec) -> None:
+def check_unlisted(spec: AnyAcquisition) -> None:
     """Refuse what cannot be had where candidates are not listed beforehand.
 
     Raises:
@@ -160,7 +187,12 @@ def check_unlisted(spec: AcquisitionSpec) -> None:
 
 
 def make_scorer(
-    spec: AcquisitionSpec, model: Surrogate, best: float, *, pool: Tensor, seed: int = 0
+    spec: AnyAcquisition,
+    model: Surrogate,
+    best: float,
+    *,
+    pool: Tensor,
+    seed: int = 0,
 ) -> Callable[[Tensor], Tensor]:
     """Return the acquisition function for points that are not listed beforehand.
 
@@ -179,8 +211,13 @@ def make_scorer(
     Raises:
         SearchError: as ``score_pool``.
     """
+    if isinstance(spec, OwnAcquisition):
+        return own_scorer(spec, model, best, candidates=pool, seed=seed)
     _check_surrogate(spec, model)
     check_unlisted(spec)
+    if isinstance(model, BoTorchSurrogate) and spec.name in _JOINTLY:
+        named = OwnAcquisition(_JOINTLY[spec.name], spec.name)
+        return own_scorer(named, model, best, candidates=pool, seed=seed)
     if isinstance(model, GaussianProcess) and spec.name in _DRAWING:
         generator = torch.Generator().manual_seed(seed)
         draw = _path if spec.name == "thompson" else _noisy_improvement

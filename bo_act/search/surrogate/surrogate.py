@@ -17,7 +17,19 @@ from bo_act.search.observations import inverse_warp
 
 
 class Surrogate(Model, ABC):
-    """Base of all surrogates: mean and variance of one value at each of many points."""
+    """Base of all surrogates: mean and variance of one value at each of many points.
+
+    Attributes:
+        observed: (n, d) points with a value.
+        pending: (p, d) points under evaluation that are not in the model.
+    """
+
+    observed: Tensor
+    pending: Tensor
+
+    def botorch_model(self) -> Model:
+        """Return the model for BoTorch's own functions; itself where it knows marginals alone."""
+        return self
 
     @property
     def num_outputs(self) -> int:

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import ExpressionError, SearchError
-from bo_act.search.explain import Explanation, explain
+from bo_act.search.explain import Explanation, can_explain, explain
 from bo_act.study.results.failures import failure_of_trial, state_of
 from bo_act.study.sampling.configurations import params_of
 from bo_act.study.sampling.sampler import ActivationSampler
@@ -85,7 +85,7 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialEx
         else:
             explanation, similar = _explain_function(study, sampler, trial, known)
     except SearchError:
-        if sampler.searcher.surrogate.name != "gp":
+        if not can_explain(sampler.searcher.surrogate):
             raise
     value = trial.value if trial.state == TrialState.COMPLETE else None
     if value is not None and not math.isfinite(value):  # of an objective that diverged

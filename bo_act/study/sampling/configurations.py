@@ -18,7 +18,7 @@ from bo_act.activations.space import slot_of
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.configurations import Configurations, JointProposal
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.explain import Explanation, explain_point
+from bo_act.search.explain import Explanation, can_explain, explain_point
 from bo_act.search.joint import JointObservations, JointSearcher
 from bo_act.search.observations import count_different, unit
 from bo_act.search.parameters import Parameters
@@ -209,7 +209,7 @@ class JointSide:
             SearchError: the surrogate is no Gaussian process, the trial lacks a parameter, or too
                 little was observed.
         """
-        if self.searcher.surrogate.name != "gp":
+        if not can_explain(self.searcher.surrogate):
             raise SearchError(
                 f"only the surrogate 'gp' can be asked why, and this one is "
                 f"{self.searcher.surrogate.name!r}"

@@ -1,0 +1,138 @@
+"""Acquisition functions of your own: any of BoTorch's, made by a function of yours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from botorch.acquisition.acquisition import AcquisitionFunction
+from torch import Tensor
+
+from bo_act.errors import SearchError
+from bo_act.failures import USERS, is_machines, one_line
+from bo_act.search.surrogate.surrogate import Surrogate
+from bo_act.specs import AcquisitionSpec
+from bo_act.user_files import call_with
+
+MakeAcquisition = Callable[..., AcquisitionFunction]
+"""``make_acquisition(model, best_f, X_baseline, X_pending, candidates, seed)``, see
+``OwnAcquisition``."""
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class OwnAcquisition:
+    """An acquisition function that a function of yours makes, in place of an ``AcquisitionSpec``.
+
+    Attributes:
+        make: returns a BoTorch acquisition function of single points, (m, 1, d) → (m,). It gets,
+            by name, what its signature asks for: ``model``, the fitted BoTorch model; ``best_f``,
+            the largest warped value observed; ``X_baseline`` (n, d) observed points; ``X_pending``
+            (p, d) points under evaluation, None where there are none; ``candidates`` (m, d), a
+            sample of them where they are not listed; ``seed``. torch's random state is seeded
+            before each call.
+        name: for messages.
+
+    Example:
+        >>> from botorch.acquisition.logei import qLogNoisyExpectedImprovement
+        >>> def make_acquisition(model, X_baseline, X_pending):
+        ...     return qLogNoisyExpectedImprovement(model, X_baseline, X_pending=X_pending)
+        >>> OwnAcquisition(make_acquisition).name
+        'make_acquisition'
+    """
+
+    make: MakeAcquisition
+    name: str = ""
+    per_second: ClassVar[bool] = False
+    needs_costs: ClassVar[bool] = False
+    needs_list: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", getattr(self.make, "__name__", "make_acquisition"))
+
+    @classmethod
+    def of(
+        cls, given: AcquisitionSpec | OwnAcquisition | MakeAcquisition
+    ) -> AcquisitionSpec | OwnAcquisition:
+        """Return an acquisition from what a person gave: a spec, or a function that makes one.
+
+        Raises:
+            SearchError: it is neither.
+        """
+        if isinstance(given, AcquisitionSpec | OwnAcquisition):
+            if isinstance(given, AcquisitionSpec) and given.is_own:
+                raise SearchError(
+                    f"the acquisition {given.name!r} is a file's; from Python, give the function"
+                )
+            return given
+        if not callable(given):
+            raise SearchError(
+                "acquisition: expected an AcquisitionSpec, or a function make_acquisition(model, "
+                f"best_f) that returns a BoTorch acquisition function, got {type(given).__name__}"
+            )
+        return cls(given)
+
+
+AnyAcquisition = AcquisitionSpec | OwnAcquisition
+
+
+def own_scorer(
+    own: OwnAcquisition, model: Surrogate, best: float, *, candidates: Tensor, seed: int
+) -> Callable[[Tensor], Tensor]:
+    """Return an acquisition function of your own, points (m, d) → scores (m,), in chunks.
+
+    Args:
+        own: what makes it.
+        model: the surrogate, with its observed and pending points.
+        best: the largest warped target observed.
+        candidates: (m, d) that it is made for.
+        seed: of what it draws.
+
+    Raises:
+        SearchError: the function fails, or makes something else.
+    """
+    what = f"the acquisition {own.name!r}"
+    offered = {
+        "model": model.botorch_model(),
+        "best_f": best,
+        "X_baseline": model.observed,
+        "X_pending": model.pending if len(model.pending) else None,
+        "candidates": candidates,
+        "seed": seed,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        acquisition = call_with(own.make, offered, what=what, error=SearchError)
+    if not isinstance(acquisition, AcquisitionFunction):
+        raise SearchError(
+            f"{what}: expected a botorch.acquisition.AcquisitionFunction, got "
+            f"{type(acquisition).__name__}"
+        )
+
+    def score(points: Tensor) -> Tensor:
+        return torch.cat([_scored(acquisition, some, what, seed) for some in points.split(_CHUNK)])
+
+    return score
+
+
+def _scored(acquisition: AcquisitionFunction, points: Tensor, what: str, seed: int) -> Tensor:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            scores = acquisition(points.unsqueeze(-2))
+    except USERS as error:
+        if is_machines(error):
+            raise
+        raise SearchError(f"{what} fails over the candidates: {one_line(error)}") from error
+    if not isinstance(scores, Tensor) or scores.shape != (len(points),):
+        came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise SearchError(
+            f"{what}: expected a score for each of {len(points)} single points of shape "
+            f"({len(points)}, 1, d), got {came}"
+        )
+    return scores.to(points).nan_to_num(nan=-math.inf)

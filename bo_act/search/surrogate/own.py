@@ -1,0 +1,196 @@
+"""Surrogates of your own: any BoTorch model, made by a function of yours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from botorch.models.model import Model
+from torch import Tensor
+
+from bo_act.errors import SearchError
+from bo_act.failures import USERS, is_machines, one_line
+from bo_act.search.surrogate.surrogate import Surrogate
+from bo_act.specs import SurrogateSpec
+from bo_act.user_files import call_with
+
+MakeModel = Callable[..., Model]
+"""``make_model(train_X, train_Y, train_Yvar, blocks, seed) -> Model``, see ``OwnSurrogate``."""
+
+_SAMPLES = 256  # by which a posterior without moments is described
+_LEAST = 1e-10  # variance; acquisition functions divide by its root
+
+
+@dataclass(frozen=True)
+class OwnSurrogate:
+    """A surrogate that a function of yours makes, in place of a ``SurrogateSpec``.
+
+    Attributes:
+        make: returns a fitted BoTorch model. It gets, by name, what its signature asks for:
+            ``train_X`` (n, d) float64 in [0, 1], ``train_Y`` (n, 1) warped values, larger is
+            better, ``train_Yvar`` (n, 1) where the noise is known, else None, ``blocks`` (name →
+            slice of columns) and ``seed``. torch's random state is seeded before each call.
+        targets: how values are warped, as in a ``SurrogateSpec``.
+        noise: standard deviation of a measurement in units of the value, where it is known.
+        name: for messages.
+
+    Example:
+        >>> from botorch.fit import fit_gpytorch_mll
+        >>> from botorch.models import SingleTaskGP
+        >>> from gpytorch.mlls import ExactMarginalLogLikelihood
+        >>> def make_model(train_X, train_Y):
+        ...     model = SingleTaskGP(train_X, train_Y)
+        ...     fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+        ...     return model
+        >>> OwnSurrogate(make_model).name
+        'make_model'
+    """
+
+    make: MakeModel
+    targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
+    noise: float | None = None
+    name: str = ""
+    is_own: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", getattr(self.make, "__name__", "make_model"))
+
+    @classmethod
+    def of(cls, given: SurrogateSpec | OwnSurrogate | MakeModel) -> SurrogateSpec | OwnSurrogate:
+        """Return a surrogate from what a person gave: a spec, or a function that makes a model.
+
+        Raises:
+            SearchError: it is neither.
+        """
+        if isinstance(given, SurrogateSpec | OwnSurrogate):
+            if isinstance(given, SurrogateSpec) and given.is_own:
+                raise SearchError(
+                    f"the surrogate {given.name!r} is a file's; from Python, give the function"
+                )
+            return given
+        if not callable(given):
+            raise SearchError(
+                "surrogate: expected a SurrogateSpec, or a function make_model(train_X, train_Y) "
+                f"that returns a BoTorch model, got {type(given).__name__}"
+            )
+        return cls(given)
+
+
+AnySurrogate = SurrogateSpec | OwnSurrogate
+
+
+class BoTorchSurrogate(Surrogate):
+    """A BoTorch model that answers for many single points.
+
+    Args:
+        model: fitted.
+        name: for messages.
+    """
+
+    def __init__(self, model: Model, name: str) -> None:
+        super().__init__()
+        self.botorch, self.name = model, name
+        noise = getattr(getattr(model, "likelihood", None), "noise", None)
+        self.noise = noise.detach().mean() if isinstance(noise, Tensor) else 0.0
+
+    def botorch_model(self) -> Model:
+        """Return the model itself."""
+        return self.botorch
+
+    def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of the value, (m,) each.
+
+        Of a mixture, as a fully Bayesian model's, those of the mixture; of a posterior that can
+        only be sampled, those of 256 samples, the same ones for the same points.
+
+        Raises:
+            SearchError: the model fails, or returns something else.
+        """
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                mean, variance = _moments(self.botorch.posterior(points))
+        except USERS as error:
+            if is_machines(error):
+                raise
+            raise SearchError(
+                f"the surrogate {self.name!r} fails to predict: {one_line(error)}"
+            ) from error
+        shape = (len(points),)
+        if mean.numel() != len(points) or variance.numel() != len(points):
+            raise SearchError(
+                f"the surrogate {self.name!r}: expected a posterior of one value at each of "
+                f"{len(points)} points, got means of shape {tuple(mean.shape)}"
+            )
+        return mean.reshape(shape).to(points), variance.reshape(shape).to(points).clamp_min(_LEAST)
+
+
+def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of a posterior, (..., m, 1) each."""
+    if hasattr(posterior, "mixture_mean"):
+        return posterior.mixture_mean.detach(), posterior.mixture_variance.detach()
+    try:
+        return posterior.mean.detach(), posterior.variance.detach()
+    except (NotImplementedError, AttributeError):
+        samples = posterior.rsample(torch.Size([_SAMPLES])).detach()
+        return samples.mean(dim=0), samples.var(dim=0)
+
+
+def fit_own(
+    own: OwnSurrogate,
+    x: Tensor,
+    y: Tensor,
+    blocks: Mapping[str, slice],
+    *,
+    believed: Tensor,
+    ceiling: Tensor,
+    variance: float | None,
+    seed: int,
+) -> BoTorchSurrogate:
+    """Make a model of observations; points without a value are taken at its own predictions.
+
+    Args:
+        own: what makes it.
+        x: (n, d) float64 points in [0, 1].
+        y: (n,) float64 warped targets.
+        blocks: columns of each feature block.
+        believed: (p, d) points without a value. The model is made twice where there are some: the
+            second time as if they had been observed at what the first one predicts.
+        ceiling: (p,) what their values are known not to exceed.
+        variance: of a measurement, in units of the warped target, where it is known.
+        seed: of what is random in making it.
+
+    Raises:
+        SearchError: the function fails, or returns no BoTorch model.
+    """
+    offered = {
+        "train_X": x,
+        "train_Y": y.unsqueeze(-1),
+        "train_Yvar": None if variance is None else torch.full_like(y.unsqueeze(-1), variance),
+        "blocks": dict(blocks),
+        "seed": seed,
+    }
+    model = _made(own, offered, seed)
+    if len(believed):
+        value = torch.minimum(model.mean_and_variance(believed)[0], ceiling)
+        y = torch.cat([y, value]).unsqueeze(-1)
+        offered |= {"train_X": torch.cat([x, believed]), "train_Y": y}
+        if variance is not None:
+            offered["train_Yvar"] = torch.full_like(y, variance)
+        model = _made(own, offered, seed)
+    return model
+
+
+def _made(own: OwnSurrogate, offered: Mapping[str, Any], seed: int) -> BoTorchSurrogate:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        model = call_with(own.make, offered, what=f"the surrogate {own.name!r}", error=SearchError)
+    if not isinstance(model, Model):
+        raise SearchError(
+            f"the surrogate {own.name!r}: expected a botorch.models.model.Model, got "
+            f"{type(model).__name__}"
+        )
+    return BoTorchSurrogate(model.eval(), own.name)
