@@ -201,16 +201,24 @@ def _correlations(
             cosine = (torch.cos(angle) * weight).to(some)
             sine = (torch.sin(angle) * weight).to(some)
             real, imaginary = spectra[phase]
-            even = real.mT @ spectra[other][0]
-            even.baddbmm_(imaginary.mT, spectra[other][1])
-            odd = real.mT @ spectra[other][1]
-            if phase != other:
-                odd.baddbmm_(imaginary.mT, spectra[other][0], alpha=-1)
-            part = cosine @ even.view(cosine.shape[1], -1)
-            skew = (sine @ odd.view(sine.shape[1], -1)).view(len(deltas), k, c, c)
             if phase == other:
-                skew = skew - skew.mT
-            for delta, value in zip(deltas, double(part.view_as(skew) - skew), strict=True):
+                # Rᵀ(R + I) + Iᵀ(I - R): its symmetric part is even, its antisymmetric one odd, and
+                # two products tell what three would.
+                both = real.mT @ (real + imaginary)
+                both.baddbmm_(imaginary.mT, imaginary - real)
+                both = both.view(cosine.shape[1], -1)
+                part = ((cosine - sine) @ both).view(len(deltas), k, c, c)
+                skew = ((cosine + sine) @ both).view_as(part).mT
+                values = (part + skew).mul_(0.5)
+            else:
+                even = real.mT @ spectra[other][0]
+                even.baddbmm_(imaginary.mT, spectra[other][1])
+                odd = real.mT @ spectra[other][1]
+                odd.baddbmm_(imaginary.mT, spectra[other][0], alpha=-1)
+                part = cosine @ even.view(cosine.shape[1], -1)
+                part = part.addmm_(sine, odd.view(sine.shape[1], -1), alpha=-1)
+                values = part.view(len(deltas), k, c, c)
+            for delta, value in zip(deltas, double(values), strict=True):
                 key = (phase, other, delta)
                 result[key] = result[key] + value if key in result else value
     return result
