@@ -83,7 +83,8 @@ def spectra(
 
     Args:
         layers: factors of each layer.
-        shared, device: as for ``spectrum``.
+        shared: as for ``spectrum``.
+        device: as for ``spectrum``.
 
     Raises:
         FeatureError: as for ``spectrum``, of the first layer that fails.
