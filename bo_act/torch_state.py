@@ -43,6 +43,23 @@ def plain_torch(device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
+def one_core_in_this_thread() -> None:
+    """Have torch use one core in the calling thread, which has to be a new one.
+
+    What ``torch.set_num_threads`` sets is that of its own thread, and of all that come to torch
+    for the first time later: for those another thread puts it back.
+    """
+    with _THREADS:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        back = threading.Thread(target=torch.set_num_threads, args=(before,))
+        back.start()
+        back.join()
+
+
+_THREADS = threading.Lock()
+
+
 class _Float32:
     """Makes float32 the default dtype while somebody needs it.
 

@@ -2,7 +2,7 @@
 
 Symbols, with shapes (those of ``bo_act.fisher.patches`` besides):
 
-    H, W     pixels of an image; one-dimensional layers have H = 1
+    H, W     pixels of an image; one-dimensional layers have W = 1
     u        a tap: one place in the kernel
     s        stride, φ = a phase: one of the sub-lattices of pixels that a stride leaves apart
     q, f     a pixel, a frequency
@@ -50,7 +50,7 @@ def worthwhile(x: Tensor, convolution: Convolution) -> bool:
     plain = math.prod(lattice.counts) * (c * len(lattice.taps)) ** 2
     phases = len(lattice.phases)
     frequencies = lattice.frequencies[0] * lattice.frequencies[1]
-    products = frequencies * c * c * (3 * phases + 2 * phases * (phases - 1))
+    products = frequencies * c * c * (2 * phases + 2 * phases * (phases - 1))
     height, width = lattice.sizes
     transforms = 2 * c * phases * lattice.frequencies[0] * width * (
         height + 2 * lattice.frequencies[1]
@@ -76,18 +76,18 @@ class _Lattice:
         sizes: of the largest phase.
         reach: largest shift between two taps, along both axes.
         period: n of both axes: no shift between two taps wraps around.
-        frequencies: (n1, n2 // 2 + 1), enough for a real image.
+        frequencies: (n1 // 2 + 1, n2), enough for a real image.
     """
 
     def __init__(self, x: Tensor, convolution: Convolution) -> None:
         def two(values: tuple[int, ...]) -> tuple[int, int]:
-            return (1, values[0]) if len(values) == 1 else (values[0], values[1])
+            return (values[0], 1) if len(values) == 1 else (values[0], values[1])
 
         self.image = two(tuple(x.shape[2:]))
         self.counts = two(convolution.outputs(tuple(x.shape[2:])))
         self.stride = two(convolution.stride)
         kernel, dilation = two(convolution.kernel), two(convolution.dilation)
-        pads = ((0, 0), *convolution.padding)[-2:]
+        pads = (*convolution.padding, (0, 0))[:2]
         axes: list[list[tuple[int, int]]] = []
         for axis in range(2):
             shifts = [dilation[axis] * u - pads[axis][0] for u in range(kernel[axis])]
@@ -99,7 +99,7 @@ class _Lattice:
         self.sizes = tuple(-(-self.image[axis] // self.stride[axis]) for axis in range(2))
         self.reach = [max(a for _, a in axis) - min(a for _, a in axis) for axis in axes]
         self.period = (self.sizes[0] + self.reach[0], self.sizes[1] + self.reach[1])
-        self.frequencies = (self.period[0], self.period[1] // 2 + 1)
+        self.frequencies = (self.period[0] // 2 + 1, self.period[1])
 
     def size(self, phase: Phase) -> tuple[int, int]:
         """Return the pixels of a phase along both axes."""
@@ -123,7 +123,7 @@ def correlated_products(x: Tensor, convolution: Convolution, one: float | None) 
         x, convolution = convolution.padded(x)
     lattice = _Lattice(x, convolution)
     if x.dim() == 3:
-        x = x.unsqueeze(2)
+        x = x.unsqueeze(3)
     k, taps = convolution.groups, len(lattice.taps)
     c = x.shape[1] // k
     x = x.permute(0, 2, 3, 1)
@@ -172,18 +172,18 @@ def _correlations(
     some = next(iter(images.values()))
     batch, c = some.shape[0], some.shape[-1] // k
     n1, n2 = lattice.period
-    halves = lattice.frequencies[1]
+    halves = lattice.frequencies[0]
     theta = [2 * math.pi / n for n in (n1, n2)]
     result: dict[Key, Tensor] = {}
     offsets: dict[tuple[Phase, Phase], list[tuple[int, int]]] = defaultdict(list)
     for phase, other, delta in keys:
         offsets[phase, other].append(delta)
     # A few rows of frequencies at a time bound the memory of large images.
-    row = halves * k * c * (c + 2 * batch * len(images)) * some.element_size()
+    row = n2 * k * c * (c + 2 * batch * len(images)) * some.element_size()
     step = max(1, _CHUNK // row)
-    columns = torch.arange(halves, device="cpu", dtype=torch.float64) * theta[1]
-    for start in range(0, n1, step):
-        end = min(start + step, n1)
+    columns = torch.arange(n2, device="cpu", dtype=torch.float64) * theta[1]
+    for start in range(0, halves, step):
+        end = min(start + step, halves)
         chosen = torch.arange(start, end, device="cpu", dtype=torch.float64)
         spectra = {
             phase: _transform(image, chosen * theta[0], n2, k) for phase, image in images.items()
@@ -193,24 +193,30 @@ def _correlations(
             angle = (
                 where[:, :1, None] * (chosen * theta[0])[:, None] + where[:, 1:, None] * columns
             ).flatten(1)  # (offsets, frequencies)
-            weight = torch.full((halves,), 2.0, device="cpu", dtype=torch.float64)
-            weight[0] = 1.0
-            if n2 % 2 == 0:
-                weight[-1] = 1.0
-            weight = weight.repeat(len(chosen)) / (n1 * n2)
+            # A row stands for itself and its conjugate, which the first and n1/2 are themselves.
+            single = (chosen == 0) | (2 * chosen == n1)
+            weight = ((2.0 - single.double()) / (n1 * n2)).repeat_interleave(n2)
             cosine = (torch.cos(angle) * weight).to(some)
             sine = (torch.sin(angle) * weight).to(some)
             real, imaginary = spectra[phase]
-            even = real.mT @ spectra[other][0]
-            even.baddbmm_(imaginary.mT, spectra[other][1])
-            odd = real.mT @ spectra[other][1]
-            if phase != other:
-                odd.baddbmm_(imaginary.mT, spectra[other][0], alpha=-1)
-            part = cosine @ even.view(cosine.shape[1], -1)
-            skew = (sine @ odd.view(sine.shape[1], -1)).view(len(deltas), k, c, c)
             if phase == other:
-                skew = skew - skew.mT
-            for delta, value in zip(deltas, double(part.view_as(skew) - skew), strict=True):
+                # Rᵀ(R + I) + Iᵀ(I - R): its symmetric part is even, its antisymmetric one odd, and
+                # two products tell what three would.
+                both = real.mT @ (real + imaginary)
+                both.baddbmm_(imaginary.mT, imaginary - real)
+                both = both.view(cosine.shape[1], -1)
+                part = ((cosine - sine) @ both).view(len(deltas), k, c, c)
+                skew = ((cosine + sine) @ both).view_as(part).mT
+                values = (part + skew).mul_(0.5)
+            else:
+                even = real.mT @ spectra[other][0]
+                even.baddbmm_(imaginary.mT, spectra[other][1])
+                odd = real.mT @ spectra[other][1]
+                odd.baddbmm_(imaginary.mT, spectra[other][0], alpha=-1)
+                part = cosine @ even.view(cosine.shape[1], -1)
+                part = part.addmm_(sine, odd.view(sine.shape[1], -1), alpha=-1)
+                values = part.view(len(deltas), k, c, c)
+            for delta, value in zip(deltas, double(values), strict=True):
                 key = (phase, other, delta)
                 result[key] = result[key] + value if key in result else value
     return result
@@ -225,16 +231,16 @@ def _transform(image: Tensor, angles: Tensor, n2: int, k: int) -> tuple[Tensor, 
     Args:
         image: (B, H, W, C).
         angles: (rows,) radians a pixel, along the vertical axis.
-        n2: period along the horizontal axis.
+        n2: period, and frequencies, along the horizontal axis.
         k: groups.
 
     Returns:
-        Two views (rows · (n2 // 2 + 1) · k, B, c).
+        Two views (rows · n2 · k, B, c).
     """
     batch, height, width, channels = image.shape
     vertical = angles[:, None] * torch.arange(height, device="cpu")
     first = torch.stack([torch.cos(vertical), -torch.sin(vertical)], dim=1).flatten(0, 1)
-    steps = torch.arange(n2 // 2 + 1, device="cpu", dtype=torch.float64) * (2 * math.pi / n2)
+    steps = torch.arange(n2, device="cpu", dtype=torch.float64) * (2 * math.pi / n2)
     horizontal = steps[:, None] * torch.arange(width, device="cpu")
     cosine, sine = torch.cos(horizontal), torch.sin(horizontal)
     second = torch.stack(

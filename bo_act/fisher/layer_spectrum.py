@@ -10,7 +10,10 @@ Symbols, with shapes:
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,8 +24,9 @@ from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
 from bo_act.fisher.layers import LayerFactors
 from bo_act.fisher.rounding import RAMP
+from bo_act.torch_state import one_core_in_this_thread
 
-__all__ = ["NULL_LOG", "Spectrum", "factor_values", "faster_device", "spectrum"]
+__all__ = ["NULL_LOG", "Spectrum", "factor_values", "faster_device", "spectra", "spectrum"]
 
 NULL_LOG = -100.0
 """No logarithm is below: the lower end of the published histograms, below what living layers have,
@@ -67,6 +71,42 @@ def spectrum(
     sums.sort()
     null = null_a + null_g - null_a * null_g
     return Spectrum(np.maximum(sums, NULL_LOG), float(null.mean()))
+
+
+def spectra(
+    layers: Sequence[LayerFactors],
+    *,
+    shared: InputFactorCache | None = None,
+    device: torch.device | None = None,
+) -> list[Spectrum]:
+    """Return the spectrum of each layer, on the CPU several at a time.
+
+    Solvers for eigenvalues hardly gain from a second core, and lose from one that is busy: they
+    wait for each other at every column. One thread for each matrix keeps all cores at work.
+
+    Args:
+        layers: factors of each layer.
+        shared: as for ``spectrum``.
+        device: as for ``spectrum``.
+
+    Raises:
+        FeatureError: as for ``spectrum``, of the first layer that fails.
+    """
+    one = partial(spectrum, shared=shared, device=device)
+    threads = min(torch.get_num_threads(), len(layers))
+    here = {layer.a.device.type for layer in layers} | ({device.type} if device else set())
+    if threads < 2 or here != {"cpu"}:
+        return [one(layer) for layer in layers]
+    size = [max(layer.a.shape[-1], layer.g.shape[-1]) for layer in layers]
+    with ThreadPoolExecutor(threads, initializer=one_core_in_this_thread) as pool:
+        # The largest first, so that no thread is left with one at the end.
+        order = sorted(range(len(layers)), key=lambda index: -size[index])
+        found = {index: pool.submit(one, layers[index]) for index in order}
+        try:
+            return [found[index].result() for index in range(len(layers))]
+        finally:
+            for rest in found.values():
+                rest.cancel()
 
 
 def factor_values(

@@ -15,12 +15,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Convolution", "double", "patch_means", "patch_products"]
+__all__ = ["Convolution", "double", "gram", "patch_means", "patch_products"]
 
 ConvLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 # Bytes of patches that are held at once.
 _CHUNK = 1 << 27
+
+# Strips of a product of a matrix with itself, and the least width of one.
+_STRIPS = 4
+_STRIP = 32
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,25 @@ def patch_means(x: Tensor, convolution: Convolution, one: float | None) -> Tenso
 def double(values: Tensor) -> Tensor:
     """Return values in float64, on the CPU where the device has no such numbers."""
     return values.cpu().double() if values.device.type == "mps" else values.double()
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Return the sum of x xᵀ over rows x, (..., n, n) from (..., rows, n).
+
+    On the CPU a large one is computed in strips from the diagonal on, and what is below is copied:
+    five eighths of the work.
+    """
+    n = rows.shape[-1]
+    step = -(-n // _STRIPS)
+    if rows.device.type != "cpu" or step < _STRIP:
+        return rows.mT @ rows
+    result = rows.new_empty(*rows.shape[:-2], n, n)
+    for start in range(0, n, step):
+        end = min(start + step, n)
+        strip = rows[..., start:end].mT @ rows[..., start:]
+        result[..., start:end, start:] = strip
+        result[..., end:, start:end] = strip[..., end - start :].mT
+    return result
 
 
 def patches(x: Tensor, convolution: Convolution, one: float | None) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from bo_act.fisher.kfac import (
     kronecker_factors,
     refuse_randomness,
 )
-from bo_act.fisher.layer_spectrum import NULL_LOG, faster_device, spectrum
+from bo_act.fisher.layer_spectrum import NULL_LOG, faster_device, spectra
 from bo_act.specs.base import whole
 from bo_act.torch_state import plain_torch
 
@@ -112,10 +112,10 @@ def fim_spectra(
         if not shared.checked:
             shared.checked, shared.solver = True, faster_device(list(factors.layers))
         device = shared.solver
-    spectra = [spectrum(layer, shared=shared, device=device) for layer in factors.layers]
+    found = spectra(factors.layers, shared=shared, device=device)
     return FimSpectra(
-        quantiles=np.stack([_quantiles(one.logs, quantiles) for one in spectra]),
-        null_mass=np.array([one.null_mass for one in spectra]),
+        quantiles=np.stack([_quantiles(one.logs, quantiles) for one in found]),
+        null_mass=np.array([one.null_mass for one in found]),
         weights=np.array([layer.weights for layer in factors.layers], dtype=np.int64),
         layers=tuple(layer.name for layer in factors.layers),
         uncovered=factors.uncovered,

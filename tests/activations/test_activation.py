@@ -15,7 +15,7 @@ from strategies import expressions
 from test_expressions import naive
 from torch import nn
 
-from bo_act.activations import module
+from bo_act.activations import evaluation
 from bo_act.activations.evaluation import evaluate, moments
 from bo_act.activations.expressions import parse
 from bo_act.activations.module import Activation
@@ -235,10 +235,10 @@ def test_a_hole_at_zero_does_not_matter():
 
 
 def test_the_grid_of_moments_is_built_once():
-    module._normal_grid.cache_clear()
+    evaluation._normal_grid.cache_clear()
     moments(parse("relu(x)"))
     moments(parse("tanh(x)"))
-    assert module._normal_grid.cache_info().misses == 2
+    assert evaluation._normal_grid.cache_info().misses == 2
 
 
 def test_shapes_alone_can_be_followed():

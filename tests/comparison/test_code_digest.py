@@ -38,15 +38,15 @@ def digest_after(package: Path, place: str, change: Callable[[str], str]) -> str
 @pytest.mark.parametrize(
     ("place", "change"),
     [
-        ("study/doctor.py", lambda text: text + "# checked\n"),
-        ("study/doctor.py", lambda text: text + "CHECKED = True\n"),
+        ("cli/doctor_checks.py", lambda text: text + "# checked\n"),
+        ("cli/doctor_checks.py", lambda text: text + "CHECKED = True\n"),
         ("cli/benchmarks.py", lambda text: text + "COLOUR = 3\n"),
-        ("activations/pictures.py", lambda text: text + "COLOUR = 3\n"),
+        ("activations/plots.py", lambda text: text + "COLOUR = 3\n"),
         ("comparison/metrics.py", lambda text: text.replace("_TOP = 0.01", "_TOP = 0.02")),
         ("search/searcher.py", lambda text: "# A comment.\n\n" + text.replace('"""', '"""New ', 1)),
         ("search/method.py", lambda text: text.replace("when its file says nothing", "by default")),
         ("activations/operators.py", lambda text: text.replace("\n\n\n", "\n\n\n# Here:\n")),
-        ("study/sampler.py", lambda text: text.replace("let the delegate see", "show it")),
+        ("study/sampling/sampler.py", lambda text: text.replace("let the delegate see", "show it")),
     ],
 )
 def test_what_no_search_runs_changes_nothing(package, place, change):
@@ -57,10 +57,10 @@ def test_what_no_search_runs_changes_nothing(package, place, change):
     ("place", "old", "new"),
     [
         ("activations/operators.py", "torch.erfc,", "torch.erf,"),
-        ("search/hyperparameters.py", "_FTOL = 1e-5", "_FTOL = 1e-6"),
+        ("search/surrogate/fitting.py", "_FTOL = 1e-5", "_FTOL = 1e-6"),
         ("search/searcher.py", "scores == scores.max()", "scores == scores.min()"),
         ("specs/search.py", '"winsorized"\n', '"rank_normal"\n'),
-        ("study/trials.py", "trial.number not in self._lost", "True"),
+        ("study/storage/trials.py", "trial.number not in self._lost", "True"),
         ("comparison/replay.py", "baselines: bool = True", "baselines: bool = False"),
         ("comparison/replay.py", "[seed, len(design)]", "[seed]"),
         ("features/outputs.py", "torch.asinh(", "torch.tanh("),
@@ -77,9 +77,9 @@ def test_a_module_that_is_imported_by_one_of_them_is_in_it(package):
     def use(text: str) -> str:
         return text.replace("import math\n", "import math\nfrom bo_act.search import added\n")
 
-    first = digest_after(package, "search/hyperparameters.py", use)
+    first = digest_after(package, "search/surrogate/fitting.py", use)
     added.write_text("NUMBER = 2\n", encoding="utf-8")
-    second = digest_after(package, "search/hyperparameters.py", use)
+    second = digest_after(package, "search/surrogate/fitting.py", use)
     assert len({OURS, first, second}) == 3
     assert code_digest(package) == OURS  # not imported, not in it
     added.unlink()

@@ -16,7 +16,7 @@ from bo_act.fisher.centred import centred_products
 from bo_act.fisher.correlation import correlated_products, worthwhile
 from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.layer_spectrum import spectrum
-from bo_act.fisher.patches import Convolution, patch_means, patch_products
+from bo_act.fisher.patches import Convolution, gram, patch_means, patch_products
 from bo_act.fisher.rounding import outweighs_rounding
 
 # The layers of the networks that are shipped, and others: channels, size, kernel, stride, padding.
@@ -105,6 +105,14 @@ def test_a_mean_that_is_put_back_changes_nothing(case, biased):
     )
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.max()))
     assert (multiplied >= 0).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (50, 97), (40, 130), (2, 30, 128), (1, 3, 200)])
+def test_products_with_oneself_in_strips(shape):
+    rows = randn(*shape)
+    torch.testing.assert_close(gram(rows), rows.mT @ rows)
+    turned = rows.mT.contiguous().mT
+    torch.testing.assert_close(gram(turned), rows.mT @ rows)
 
 
 def test_the_mean_of_a_linear_layers_inputs_is_put_back():

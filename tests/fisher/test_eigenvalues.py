@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from bo_act.fisher import layers as layers_module
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
 from bo_act.fisher.kfac import LayerFactors, kronecker_factors
-from bo_act.fisher.layer_spectrum import faster_device, spectrum
+from bo_act.fisher.layer_spectrum import Spectrum, faster_device, spectra, spectrum
 from bo_act.fisher.spectra import fim_spectra
 from bo_act.networks import load_network
 from bo_act.specs import ModelSpec
@@ -105,6 +107,50 @@ def test_products_in_float32_are_not_quite_symmetric():
 def test_the_only_device_is_the_fastest():
     layer = LayerFactors("layer", torch.eye(3)[None], torch.eye(2)[None], 6)
     assert faster_device([layer]).type == "cpu"
+
+
+# --- several layers at a time ---------------------------------------------------------------
+
+
+def with_threads(count: int, call: Callable[[], object]) -> object:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(before)
+
+
+def factors(*sizes: int) -> list[LayerFactors]:
+    both = [(randn(1, n, 2 * n), randn(1, 3, 5, seed=n)) for n in sizes]
+    return [LayerFactors(str(len(a[0])), a @ a.mT, g @ g.mT, a.shape[1] * 3) for a, g in both]
+
+
+def test_layers_side_by_side_are_as_one_after_the_other():
+    layers = factors(5, 40, 2, 17, 33)
+    alone = with_threads(1, lambda: spectra(layers))
+    fresh: list[int] = []
+
+    def several() -> list[Spectrum]:
+        found = spectra(layers)
+        assert torch.get_num_threads() == 3
+        new = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
+        new.start()
+        new.join()
+        return found
+
+    for _ in range(3):
+        for one, other in zip(alone, with_threads(3, several), strict=True):
+            np.testing.assert_array_equal(one.logs, other.logs)
+            assert one.null_mass == other.null_mass
+    assert fresh == [3, 3, 3]  # threads of others have what they would have had
+
+
+def test_the_first_layer_that_fails_is_named():
+    layers = factors(5, 6, 7)
+    broken = [replace(layer, a=layer.a * np.nan) for layer in layers[1:]]
+    with pytest.raises(FeatureError, match="at layer '6'"):
+        with_threads(2, lambda: spectra([layers[0], *broken]))
 
 
 # --- what networks share --------------------------------------------------------------------

@@ -19,7 +19,7 @@ from botorch.utils.sampling import manual_seed
 from scipy import stats
 
 from bo_act.errors import SearchError
-from bo_act.search.acquisition import pool
+from bo_act.search.acquisition import pool as pools
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.observations import warp_targets
 from bo_act.search.surrogate import gaussian_process
@@ -108,7 +108,7 @@ def test_scores_depend_on_the_seed_alone(model, points, name):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunks_do_not_matter(model, points, monkeypatch, name, chunk):
     whole = score(name, model, points[:60])
-    monkeypatch.setattr(pool, "_CHUNK", chunk)
+    monkeypatch.setattr(pools, "_CHUNK", chunk)
     torch.testing.assert_close(score(name, model, points[:60]), whole, rtol=1e-9, atol=1e-9)
 
 
@@ -131,9 +131,9 @@ def test_bounds_hold(model, points, monkeypatch, few):
 @pytest.mark.parametrize("name", ["ucb", "log_ei"])
 def test_screening_leaves_out_none_that_is_best(model, monkeypatch, name):
     pool = torch.from_numpy(np.random.default_rng(2).uniform(size=(30_000, 4)))
-    assert len(pool) >= pool._SCREENED
+    assert len(pool) >= pools._SCREENED
     screened = score(name, model, pool)
-    monkeypatch.setattr(pool, "_SCREENED", 10**9)
+    monkeypatch.setattr(pools, "_SCREENED", 10**9)
     whole = score(name, model, pool)
     assert int(screened.argmax()) == int(whole.argmax())
     kept = torch.isfinite(screened)
@@ -145,8 +145,8 @@ def test_screening_leaves_out_none_that_is_best(model, monkeypatch, name):
 def test_the_promising_ones_of_a_large_pool_are_scored(model, monkeypatch, name):
     pool = torch.from_numpy(np.random.default_rng(2).uniform(size=(2_000, 4)))
     whole = score(name, model, pool)
-    monkeypatch.setattr(pool, "_SCREENED", 1_000)
-    monkeypatch.setattr(pool, "_PROMISING", 500)
+    monkeypatch.setattr(pools, "_SCREENED", 1_000)
+    monkeypatch.setattr(pools, "_PROMISING", 500)
     some = score(name, model, pool)
     assert int(torch.isfinite(some).sum()) == 500
     # The choice is no worse than what scoring all of them would have chosen.

@@ -70,7 +70,7 @@ def reads_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def test_one_module_reads_trials():
-    home = ROOT / "bo_act" / "study" / "trials.py"
+    home = ROOT / "bo_act" / "study" / "storage" / "trials.py"
     assert list(reads_of(ast.parse(home.read_text())))  # it is found where it is
     found = [
         f"{path.relative_to(ROOT)}:{line}: {what}"
