@@ -86,8 +86,8 @@ def explain(
         neighbours: how many are named.
 
     Raises:
-        SearchError: the surrogate is neither the Gaussian process nor your own, the function has no place, or too little
-            was observed.
+        SearchError: the surrogate is neither the Gaussian process nor your own, the function has
+            no place, or too little was observed.
     """
     surrogate = surrogate or SurrogateSpec()
     if not can_explain(surrogate):

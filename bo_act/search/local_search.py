@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bo_act.search.acquisition.own import AnyAcquisition
 from bo_act.search.acquisition.pool import make_scorer, promising
 from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
 from bo_act.search.parameters import Settings
 from bo_act.search.surrogate.surrogate import Surrogate
-from bo_act.specs import AcquisitionSpec
 
 _REPRESENTATIVES = 512  # configurations that stand for all
 _POOL = 4_096  # functions looked at for a start
@@ -42,7 +42,7 @@ class Climb:
 
     def __init__(
         self,
-        acquisition: AcquisitionSpec,
+        acquisition: AnyAcquisition,
         space: ConfigurationSpace,
         model: Surrogate,
         *,

@@ -36,7 +36,7 @@ class Strategy(Protocol):
 
     @property
     def choose(self) -> Callable[..., int]:
-        """A method that returns one of the candidates. There are:
+        """A method that returns one of the candidates, by some of these.
 
         - ``embedding``: of the N functions; ``embedding.points`` (N, d), ``embedding.valid`` (N,).
         - ``observations``: n values so far, in the order of their trials.

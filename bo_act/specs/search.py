@@ -132,9 +132,9 @@ class SurrogateSpec(MethodPart):
         targets: what the model sees: values with the lower tail winsorized and what is far above
             the others brought nearer, ranks mapped to normal quantiles, or values standardized.
         noise: for ``gp`` and your own: standard deviation between trainings of one function with
-            different seeds, in units of the value, where it is known; the model takes it as the least that
-            separates a measurement from the function's true value. None: fitted alone. Ranks have
-            no unit, so ``rank_normal`` takes none.
+            different seeds, in units of the value, where it is known; the model takes it as the
+            least that separates a measurement from the function's true value. None: fitted alone.
+            Ranks have no unit, so ``rank_normal`` takes none.
         neighbours: for ``knn``.
         trees: for ``forest``.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from bo_act.networks import (
 from bo_act.networks.initialization import Initialization
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
+from bo_act.tasks.methods import METHOD_PARTS, OwnMethod
 from bo_act.tasks.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
 from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
@@ -104,6 +105,7 @@ class Task:
         space: what it names.
         given_data, given_builder: what it names; an objective of your own does without.
         objective: a training function of your own.
+        methods: parts of the search method of your own, by their keys of the study file.
     """
 
     spec: StudySpec
@@ -111,6 +113,7 @@ class Task:
     given_data: Data | None
     given_builder: NetworkBuilder | None
     objective: Objective | None = None
+    methods: Mapping[str, OwnMethod] = field(default_factory=dict)
 
     @classmethod
     def load(cls, spec: StudySpec) -> Task:
@@ -118,9 +121,10 @@ class Task:
         space = load_space(spec.space)
         builder = None if spec.model is None else load_network(spec.model)
         objective = None if spec.objective is None else Objective.load(spec.objective)
+        methods = {key: own for key in METHOD_PARTS if (own := OwnMethod.load(spec, key))}
         pick_device(spec.training.device)
         data = None if spec.data is None else load_data(spec.data, spec.augmentation)
-        return cls(spec, space, data, builder, objective)
+        return cls(spec, space, data, builder, objective, methods)
 
     @property
     def data(self) -> Data:
@@ -161,6 +165,8 @@ class Task:
             content["the network's file"] = self.builder.source_hash
         if self.objective is not None:
             content["the objective's file"] = self.objective.source_hash
+        for key, own in self.methods.items():
+            content[f"the {key}'s file"] = own.source_hash
         return content
 
     def with_settings(self, settings: Mapping[str, Any]) -> Task:

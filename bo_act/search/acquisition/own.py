@@ -29,12 +29,12 @@ class OwnAcquisition:
     """An acquisition function that a function of yours makes, in place of an ``AcquisitionSpec``.
 
     Attributes:
-        make: returns a BoTorch acquisition function of single points, (m, 1, d) → (m,). It gets,
-            by name, what its signature asks for: ``model``, the fitted BoTorch model; ``best_f``,
-            the largest warped value observed; ``X_baseline`` (n, d) observed points; ``X_pending``
-            (p, d) points under evaluation, None where there are none; ``candidates`` (m, d), a
-            sample of them where they are not listed; ``seed``. torch's random state is seeded
-            before each call.
+        make: a class of BoTorch, or a function that returns an acquisition function of single
+            points, (m, 1, d) → (m,). It gets, by name, what its signature asks for: ``model``, the
+            fitted BoTorch model; ``best_f``, the largest warped value observed; ``X_baseline``
+            (n, d) observed points; ``X_pending`` (p, d) points under evaluation, None where there
+            are none; ``candidates`` (m, d), a sample of them where they are not listed, also as
+            ``candidate_set``; ``seed``. torch's random state is seeded before each call.
         name: for messages.
 
     Example:
@@ -103,6 +103,7 @@ def own_scorer(
         "X_baseline": model.observed,
         "X_pending": model.pending if len(model.pending) else None,
         "candidates": candidates,
+        "candidate_set": candidates,  # as BoTorch's own classes call them
         "seed": seed,
     }
     with torch.random.fork_rng(devices=[]):

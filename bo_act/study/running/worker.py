@@ -22,7 +22,7 @@ from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.checkpoint_cleanup import clean_up_checkpoints
 from bo_act.study.running.evaluate import run_trial
 from bo_act.study.running.waiting import awaited
-from bo_act.study.sampling.methods import make_strategy
+from bo_act.study.sampling.methods import own_parts
 from bo_act.study.sampling.operator_costs import study_costs
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import refuse_itself
@@ -78,11 +78,8 @@ def make_sampler(
         baselines=tuple(map(str, task.space.baselines)) if cold else (),
         initial=spec.initial if cold else 0,
         candidates=spec.candidates,
-        embedding=spec.embedding,
-        surrogate=spec.surrogate,
-        acquisition=spec.acquisition,
+        **own_parts(task),
         costs=costs,
-        strategy=make_strategy(spec.strategy, task.space),
         warm_start=spec.warm_start.sources,
         first=spec.warm_start.first,
         activations=places(spec),

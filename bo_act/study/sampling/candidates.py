@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from optuna.study import StudyDirection
-from torch import Tensor
+from torch import Tensor, nn
 
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.costs import costs_of, operator_times
@@ -22,12 +22,25 @@ from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding.embedding import Embedder, Embedding
 from bo_act.search.embedding.factory import make_embedder
+from bo_act.search.embedding.own import OwnEmbedder, is_own
 from bo_act.search.searcher import Proposal, Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool, TreeSearcher
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
+
+Embeddable = (
+    EmbeddingSpec
+    | Embedder
+    | Embedding
+    | Callable[[FeatureTable], Any]
+    | nn.Module
+    | ArrayLike
+    | Tensor
+    | None
+)
+"""What an embedding can be given as."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +110,7 @@ def how_chosen(proposal: Proposal | JointProposal, direction: StudyDirection) ->
 def listed_candidates(
     space: Space,
     features: FeatureTable | None,
-    embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
+    embedding: Embeddable,
     baselines: Sequence[str | Expression],
     options: Mapping[str, Any],
     *,
@@ -165,12 +178,14 @@ def met_candidates(
 def _embedded(
     space: Space,
     features: FeatureTable | None,
-    given: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None,
+    given: Embeddable,
 ) -> Embedding:
     if isinstance(given, Embedding):
         return given
     if given is None or isinstance(given, EmbeddingSpec):
         given = make_embedder(given or EmbeddingSpec())
+    if is_own(given):
+        given = OwnEmbedder(given)
     if isinstance(given, type) or not callable(fit := getattr(given, "fit", None)):
         return _of_numbers(given, "embedding=")
     features = compute_features(space) if features is None else features

@@ -8,26 +8,27 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from torch import Tensor
 
 from bo_act.activations.space import Space
 from bo_act.errors import ExhaustedError, ExpressionError, SearchError
 from bo_act.features.table import FeatureTable
+from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
-from bo_act.search.embedding.embedding import Embedder, Embedding
+from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.strategies import Strategy
+from bo_act.search.surrogate.own import AnySurrogate, MakeModel, OwnSurrogate
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source
-from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SurrogateSpec
+from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import whole
 from bo_act.study.sampling.candidates import (
+    Embeddable,
     check_trees,
     how_chosen,
     listed_candidates,
@@ -71,13 +72,16 @@ class ActivationSampler(BaseSampler):
             none where there is a warm start.
         embedding: a spec, any object with ``fit(table) -> Embedding``, or an embedding of the
             space's functions, which needs no features: an ``Embedding`` or an (N, d) array of
-            numbers, a row for each function of the catalogue in its order. Columns that leave
-            [0, 1] are scaled by rank.
-        surrogate: options of the Gaussian process.
-        acquisition: which acquisition function, with its options.
+            numbers, a row for each function of the catalogue in its order; or a function of the
+            features, a scikit-learn transformer or an ``nn.Module``, see ``OwnEmbedder``. Columns
+            that leave [0, 1] are scaled by rank.
+        surrogate: a spec, or a function that makes a BoTorch model, see ``OwnSurrogate``.
+        acquisition: a spec, or a function that makes a BoTorch acquisition function, see
+            ``OwnAcquisition``.
         costs: (N,) what each function costs at inference, for an acquisition function that asks;
             default: measured here, on the CPU. A study that is resumed goes on alike with the same.
-        strategy: chooses in place of surrogate and acquisition, once the start is over.
+        strategy: chooses in place of surrogate and acquisition, once the start is over, see
+            ``Strategy``.
         candidates: ``catalogue``: all functions of the space; ``trees``: functions as they are met,
             from tree to tree, by their output features alone (no features, embedder, strategy or
             warm start); ``auto``: the catalogue where the space can be listed.
@@ -111,9 +115,9 @@ class ActivationSampler(BaseSampler):
         features: FeatureTable | None = None,
         baselines: Sequence[str] | None = None,
         initial: int | None = None,
-        embedding: EmbeddingSpec | Embedder | Embedding | ArrayLike | Tensor | None = None,
-        surrogate: SurrogateSpec | None = None,
-        acquisition: AcquisitionSpec | None = None,
+        embedding: Embeddable = None,
+        surrogate: AnySurrogate | MakeModel | None = None,
+        acquisition: AnyAcquisition | MakeAcquisition | None = None,
         costs: np.ndarray | None = None,
         strategy: Strategy | None = None,
         candidates: Literal["auto", "catalogue", "trees"] = "auto",
@@ -132,8 +136,8 @@ class ActivationSampler(BaseSampler):
         whole(max_retries, "max_retries", error=SearchError)
         options: dict[str, Any] = {
             "initial": initial,
-            "surrogate": surrogate or SurrogateSpec(),
-            "acquisition": acquisition or AcquisitionSpec(),
+            "surrogate": OwnSurrogate.of(surrogate or SurrogateSpec()),
+            "acquisition": OwnAcquisition.of(acquisition or AcquisitionSpec()),
             "strategy": strategy,
             "seed": seed,
             "costs": costs,

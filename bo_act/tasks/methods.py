@@ -1,0 +1,50 @@
+"""Parts of a search method that are a user's own, as a study file names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bo_act.errors import SpecError
+from bo_act.io import digest
+from bo_act.specs import StudySpec
+from bo_act.user_files import load_function
+
+METHOD_PARTS = {
+    "embedding": "a function of the FeatureTable that returns points (N, d)",
+    "surrogate": "a function make_model(train_X, train_Y) that returns a BoTorch model",
+    "acquisition": (
+        "a function make_acquisition(model, best_f) that returns a BoTorch acquisition function"
+    ),
+    "strategy": "a class with a method choose(observations, candidates)",
+}
+"""Keys of a study file whose ``name`` may be ``FILE.py:FUNCTION``, and what that shall be."""
+
+
+@dataclass(frozen=True)
+class OwnMethod:
+    """One of them, loaded.
+
+    Attributes:
+        source_hash: sha256 of its file's content, see ``UserFile``.
+        function: what the file has under the name.
+    """
+
+    source_hash: str
+    function: Callable[..., Any]
+
+    @classmethod
+    def load(cls, spec: StudySpec, key: str) -> OwnMethod | None:
+        """Return the part that a study file names by a file; None where it names one of ours.
+
+        Raises:
+            SpecError: there is no such file or function, or it cannot be imported.
+        """
+        part = getattr(spec, key)
+        if not part.is_own:
+            return None
+        file, function = load_function(
+            part.name, key=f"{key}.name", expected=METHOD_PARTS[key], error=SpecError
+        )
+        return cls(digest(file.content), function)
