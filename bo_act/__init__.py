@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from bo_act.study.results.stopping import improvement_left
     from bo_act.study.results.summary import StudyResult
     from bo_act.study.running.runner import run_study
+    from bo_act.study.sampling.points import EmbeddingSampler
     from bo_act.study.sampling.sampler import ActivationSampler
     from bo_act.study.sampling.warm_start import add_source_trials, read_sources
     from bo_act.training.outcomes import Diverged
@@ -67,6 +68,7 @@ _HOME = {
     "Comparison": "comparison.compare",
     "Diverged": "training.outcomes",
     "Embedding": "search.embedding.embedding",
+    "EmbeddingSampler": "study.sampling.points",
     "EmbeddingSpec": "specs",
     "Events": "events",
     "Expression": "activations.expressions",

@@ -129,3 +129,8 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """
     match = get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def shortened(text: str, *, most: int = 80) -> str:
+    """Return a text, of a long one its beginning."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -19,13 +19,14 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.names import hint, own_names
 from bo_act.activations.operators import of_kind
 from bo_act.activations.schemas import KINDS, read_schema
-from bo_act.errors import ExpressionError, SearchError, SpecError
+from bo_act.errors import ExpressionError, SearchError, SpecError, nearest, shortened
 from bo_act.html import Markup, box, escape, table
 from bo_act.specs import SpaceSpec
 from bo_act.specs.files import read_space
 from bo_act.specs.space import LISTED
 
 if TYPE_CHECKING:
+    import numpy as np
     from optuna.distributions import CategoricalDistribution
     from optuna.study import Study
     from optuna.trial import BaseTrial
@@ -48,6 +49,9 @@ class Space:
     Raises:
         SpecError: an unknown operator, a schema that is none, a baseline that is no expression.
     """
+
+    kind = "activation"
+    """What one choice is called among a trial's user attributes."""
 
     def __init__(self, spec: SpaceSpec) -> None:
         self.spec = spec = _understood(spec)
@@ -211,6 +215,48 @@ class Space:
             if shape.text == schema:
                 return tuple(slot.name for slot in shape.slots)
         return (EXPRESSION_SLOT,)
+
+    def completed(self, given: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """Return all slots of one expression, those that are not given drawn.
+
+        Args:
+            given: some slots.
+            generator: of the random choices.
+
+        Raises:
+            SearchError: a slot holds what it cannot hold, or slots do not go together.
+        """
+        for slot, value in given.items():
+            choices = self.distributions[slot].choices
+            if value not in choices:
+                came = shortened(repr(value))
+                raise SearchError(
+                    f"a trial was enqueued with {slot} = {came}, and the space {self.name!r} has "
+                    f"no such choice there{nearest(own_names(str(value)), map(str, choices))}"
+                )
+        shapes = [
+            schema
+            for schema in self.schema_choices
+            if set(given) - {SCHEMA_SLOT} <= set(self.slots_of_schema(schema))
+            and given.get(SCHEMA_SLOT, schema) == schema
+        ]
+        if not shapes:
+            raise SearchError(
+                f"a trial was enqueued with {', '.join(f'{k} = {v!r}' for k, v in given.items())}: "
+                f"no schema of the space {self.name!r} has these slots together"
+            )
+        schema = shapes[0] if len(shapes) == 1 else str(generator.choice(shapes))
+        filled = {SCHEMA_SLOT: schema} if len(self.schema_choices) > 1 else {}
+        for slot in self.slots_of_schema(schema):
+            choices = self.distributions[slot].choices
+            filled[slot] = str(
+                given[slot] if slot in given else choices[generator.integers(len(choices))]
+            )
+        return filled
+
+    def text_of(self, params: Mapping[str, object]) -> str:
+        """Return the canonical text of the expression with these Optuna parameters."""
+        return str(canonical(self.expression(self.number(params))))
 
     def find(self, expression: Expression) -> int | None:
         """Return the number of an expression that a schema has a place for as it is written.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.costs import costs_of, operator_times
-from bo_act.activations.expressions import Expression, canonical
+from bo_act.activations.expressions import Expression
 from bo_act.activations.space import Space, slot_of
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
@@ -78,8 +78,7 @@ class Candidates:
         grows = isinstance(catalogue, ExpressionPool)
         found: dict[str, Any] = {}
         for name, index in zip(activations, functions, strict=True):
-            number = space.number(slots_of(params, name))
-            found[slot_of(name, "activation")] = str(canonical(space.expression(number)))
+            found[slot_of(name, space.kind)] = space.text_of(slots_of(params, name))
             if not grows:  # another process meets functions in another order
                 found[slot_of(name, "index")] = index
         if self.searcher.costs is not None:

@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from bo_act.activations.names import own_names
-from bo_act.activations.space import SCHEMA_SLOT, Space, slot_of
-from bo_act.errors import SearchError, nearest
-
-
-def shortened(text: str, *, most: int = 80) -> str:
-    """Return a text, of a long one its beginning."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+from bo_act.activations.space import Space, slot_of
+from bo_act.errors import SearchError, nearest, shortened
 
 
 def check_keys(
@@ -97,40 +91,8 @@ def completed(
     return {
         slot_of(name, slot): value
         for name in activations
-        for slot, value in _whole(space, given[name], generator).items()
+        for slot, value in space.completed(given[name], generator).items()
     }
-
-
-def _whole(
-    space: Space, given: Mapping[str, Any], generator: np.random.Generator
-) -> dict[str, str]:
-    for slot, value in given.items():
-        choices = space.distributions[slot].choices
-        if value not in choices:
-            came = shortened(repr(value))
-            raise SearchError(
-                f"a trial was enqueued with {slot} = {came}, and the space {space.name!r} has "
-                f"no such choice there{nearest(own_names(str(value)), map(str, choices))}"
-            )
-    shapes = [
-        schema
-        for schema in space.schema_choices
-        if set(given) - {SCHEMA_SLOT} <= set(space.slots_of_schema(schema))
-        and given.get(SCHEMA_SLOT, schema) == schema
-    ]
-    if not shapes:
-        raise SearchError(
-            f"a trial was enqueued with {', '.join(f'{k} = {v!r}' for k, v in given.items())}: no "
-            f"schema of the space {space.name!r} has these slots together"
-        )
-    schema = shapes[0] if len(shapes) == 1 else str(generator.choice(shapes))
-    filled = {SCHEMA_SLOT: schema} if len(space.schema_choices) > 1 else {}
-    for slot in space.slots_of_schema(schema):
-        choices = space.distributions[slot].choices
-        filled[slot] = str(
-            given[slot] if slot in given else choices[generator.integers(len(choices))]
-        )
-    return filled
 
 
 def warn_of_unasked(trial: FrozenTrial, defaults: Collection[str]) -> None:
