@@ -1,8 +1,8 @@
 """The command line: ``bo-act``. Results on stdout, progress and errors on stderr.
 
 Exit codes: 0 done, 1 a defect in bo-act, 2 bad input (with one line that says what to do), 130
-interrupted, 141 stdout closed by its reader, 143 terminated. Heavy imports wait until a command needs
-them.
+interrupted, 141 stdout closed by its reader, 143 terminated. Heavy imports wait until a command
+needs them.
 """
 
 from __future__ import annotations

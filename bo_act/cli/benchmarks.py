@@ -34,9 +34,7 @@ def build(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="Output file (default: FOLDER/STUDY.parquet)."
-        ),
+        typer.Option("--out", metavar="FILE", help="Output file (default: FOLDER/STUDY.parquet)."),
     ] = None,
     changes: Set = None,
     as_json: Json = False,
@@ -73,7 +71,7 @@ def show(
             autocompletion=completing("studies/benchmarks"),
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of best functions to show.")] = 10,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of functions to list.")] = 10,
     as_json: Json = False,
 ) -> None:
     """Summarize a benchmark: counts, the best functions, and their selection bias."""
@@ -88,7 +86,7 @@ def fetch(
     url: Annotated[str, typer.Argument(help="URL of a benchmark file.")],
     *,
     folder: Annotated[Path, typer.Option("--to", help="Folder to download to.")] = Path("data"),
-    sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 checksum of the file.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Expected checksum of the file.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Download a benchmark file; run it again to resume."""

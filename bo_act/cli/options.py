@@ -68,7 +68,7 @@ SpaceName = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the study file; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the study; repeatable."),
 ]
 Storage = Annotated[
     str | None,

@@ -31,7 +31,10 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="Output file (default: report.html beside the runs)."
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Output file (default: report.html in the run's folder).",
         ),
     ] = None,
     changes: Set = None,
@@ -87,7 +90,7 @@ def plot(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Output file: .pdf, .png or .svg.")
     ],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of functions in a gallery.")] = 9,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Functions in a gallery.")] = 9,
     changes: Set = None,
     storage: Storage = None,
     quiet: Quiet = False,

@@ -1,9 +1,9 @@
 # ruff: noqa: RUF001
 """stdout and stderr of a command, wherever they lead.
 
-A terminal or pipe that is not UTF-8 gets plain characters instead of those it cannot show. Progress
-may get lost, results may not: if stdout cannot be written to, the command ends with one line; if its
-reader has gone, it ends quietly.
+A terminal or pipe that is not UTF-8 gets plain characters instead of those it cannot show.
+Progress may get lost, results may not: if stdout cannot be written to, the command ends with one
+line; if its reader has gone, it ends quietly.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def run(
             "--as-trials",
             min=0,
             metavar="N",
-            help="Add the best N functions of each source as trials that only a dashboard shows; "
-            "the search ignores them.",
+            help="Add the best N functions of each source to the study as trials marked with its "
+            "name; a dashboard shows them, the study does not count them.",
         ),
     ] = None,
     workers: Annotated[
