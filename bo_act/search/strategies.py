@@ -20,7 +20,7 @@ _MOST_MUTATIONS = 4
 
 
 class Strategy(Protocol):
-    """Whatever chooses among candidates by what was observed."""
+    """Anything that chooses among candidates by the observations."""
 
     def choose(
         self,
