@@ -63,7 +63,7 @@ class Searcher:
         costs: (N,) inference cost of each function, for acquisition functions that need it.
 
     Raises:
-        SearchError: the acquisition function needs costs and there are none, or one is not finite.
+        SearchError: costs are needed and there are none, or a number is invalid.
     """
 
     baselines: tuple[int, ...] = ()
