@@ -42,7 +42,7 @@ from bo_act.urls import without_secrets
 
 
 class BoActError(Exception):
-    """The base of all errors that bo-act raises on purpose; URLs in them have no passwords."""
+    """The base of all errors that bo-act raises on purpose; their URLs have no passwords."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(

@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """What a runner tells while it works; a subclass shows it. Nothing is done with it here."""
+    """Progress callbacks of a runner; they do nothing here, and a subclass displays them."""
 
     def features(self, done: int, total: int) -> None:
-        """Features of so many functions are there."""
+        """Called as features are computed: functions done, and in all."""
 
     def vectors(self, done: int, total: int) -> None:
-        """Vectors in the form of Act-Bench of so many functions are there."""
+        """Called as Act-Bench vectors are computed: functions done, and in all."""
 
     def opened(self, study: Study) -> None:
-        """The study was opened; it may be read from now on, also between the other calls."""
+        """Called once the study is open; from now on it may be read, also between calls."""
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
-        """So many trials are done; ``trial`` is the one that has just ended, None at the start."""
+        """Called after each trial; at the start, ``trial`` is None."""
 
     def waiting(self, trials: Sequence[Awaited]) -> None:
-        """These have to end or to be taken over before there is anything to do.
+        """Called while the worker is idle: these trials must end or be taken over first.
 
-        Called again and again meanwhile, and with none of them when that is over.
+        Called repeatedly, and with no trials once the wait is over.
         """
 
     def confirmation(self, done: int, total: int, text: str) -> None:
-        """So many fresh-seed runs are done; ``text`` is the function that is next."""
+        """Called after each fresh-seed run; ``text`` is the next function."""
 
     def runs(self, done: int, total: int, what: str) -> None:
-        """So many runs of a benchmark or a comparison are done."""
+        """Called after each run of a benchmark or a comparison."""

@@ -34,16 +34,16 @@ OF_FUNCTIONS = ("representative", "shortest", "finite", "keys")
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """N distinct functions of a space, and every expression's group.
+    """N distinct functions of a space, and the function of every expression.
 
     Functions are in the order of their first expressions.
 
     Attributes:
         space: where the expressions come from.
-        representative: (N,) number in the space of the spelling that stands for each group.
-        shortest: (N,) number in the space of each group's shortest spelling, stable or not.
-        group: (len(space),) index of each expression's group, -1 where the space requires what
-            its function does not satisfy.
+        representative: (N,) number in the space of each function's representative spelling.
+        shortest: (N,) number in the space of each function's shortest spelling, stable or not.
+        group: (len(space),) index of each expression's function, -1 if that violates a requirement
+            of the space.
         finite: (N,) whether the function is finite at every point of the domain.
         keys: (N,) uint64 fingerprint of each function's values on the domain.
     """
@@ -57,7 +57,7 @@ class Catalogue:
 
     @classmethod
     def build(cls, space: Space, *, progress: Progress | None = None) -> Catalogue:
-        """Enumerate a space and group what is equal.
+        """Enumerate a space and deduplicate its functions.
 
         Args:
             space: where the expressions come from.
@@ -115,11 +115,11 @@ class Catalogue:
         return digest.hexdigest()
 
     def expression(self, index: int) -> Expression:
-        """Return the spelling that stands for a function, in canonical form."""
+        """Return a function's representative spelling, in canonical form."""
         return canonical(self.space.expression(int(self.representative[index])))
 
     def text(self, index: int) -> str:
-        """Return the text of the spelling that stands for a function."""
+        """Return the text of a function's representative spelling."""
         return str(self.expression(index))
 
     def activation(self, index: int) -> Activation:
@@ -139,11 +139,11 @@ class Catalogue:
         """Return the index of a function.
 
         Args:
-            function: any spelling (also one outside the schemas, as long as it is equal to a
-                member on the domain), or Optuna parameters.
+            function: any spelling (even outside the schemas, if it equals a member on the domain),
+                or Optuna parameters.
 
         Raises:
-            ExpressionError: no expression, or no member of the space.
+            ExpressionError: not an expression, or not in the space.
         """
         if isinstance(function, Mapping):
             number = self.space.number(function)

@@ -21,24 +21,24 @@ from bo_act.html import Markup, escape
 class Activation(nn.Module):
     """An activation function, elementwise, without parameters.
 
-    A module like any other, and one that makes others: called without an argument (or with the name
-    of a place), it returns a fresh module of the same function. So it stands in for ``nn.SiLU()``
-    as well as for ``nn.SiLU``, whichever a network is written for.
+    Both a module and a factory: called without an argument (or with the name of a place), it
+    returns a fresh module of the same function. So it can replace ``nn.SiLU()`` as well as
+    ``nn.SiLU``.
 
     Works in every floating dtype, on every device, under autocast and ``torch.compile``. What
     works with ``nn.SiLU`` works with it: what follows may change the output in place, and the
     module is traced, scripted, exported, saved and loaded like one of torch's own.
 
-    Half-precision input is computed in float32 inside and returned in its own dtype, since
-    composed functions (``exp`` of ``square``) leave the range of half precision long before
-    their value does.
+    Half-precision input is computed in float32 internally and returned in its own dtype, since
+    intermediate values (in ``exp`` of ``square``, say) overflow half precision long before the
+    result does.
 
     Args:
         expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree.
         normalize: shift and scale the output to mean 0 and variance 1 under x ~ N(0, 1).
-        fused: compile the function to one kernel for each pass. A single operator is one already
-            and stays as it is. Where compiling cannot be done the function is computed operator by
-            operator, as without, and ``why_not_fused`` says why.
+        fused: compile the function to one kernel per pass. A single operator already is one and is
+            not compiled. If compilation fails, the function runs operator by operator, and
+            ``why_not_fused`` has the reason.
 
     Raises:
         ExpressionError: the text is no expression, or ``normalize`` was asked of a function that
@@ -144,7 +144,7 @@ class Activation(nn.Module):
 
     @property
     def why_not_fused(self) -> str | None:
-        """Why the function is not compiled although it was to be; None where it is."""
+        """Why compilation failed; None if it did not."""
         if not (self.fused and self._is_composed):
             return None
         return _fused(str(self.expression), self.normalize).why_not

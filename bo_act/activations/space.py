@@ -164,7 +164,7 @@ class Space:
         return {name: CategoricalDistribution(choices) for name, choices in slots.items()}
 
     def slots(self, name: str = "") -> dict[str, CategoricalDistribution]:
-        """Return the slots of one activation of a study, which all begin with its name.
+        """Return the slots of one activation of a study, prefixed with its name.
 
         Args:
             name: tells apart several activations of one study; parameters are ``stage1.left``.
@@ -188,10 +188,10 @@ class Space:
     def number(self, params: Mapping[str, object]) -> int:
         """Return the number of the expression with these Optuna parameters.
 
-        Others among them are left aside.
+        Other parameters are ignored.
 
         Raises:
-            ExpressionError: a slot is missing or holds what it cannot hold.
+            ExpressionError: a slot is missing or has an invalid value.
         """
         start = 0
         try:
@@ -259,11 +259,11 @@ class Space:
         return str(canonical(self.expression(self.number(params))))
 
     def find(self, expression: Expression) -> int | None:
-        """Return the number of an expression that a schema has a place for as it is written.
+        """Return the number of an expression that fits a schema as written.
 
         Operands of commutative operators may stand in any order, and ``x`` for ``identity(x)``.
-        None where there is no such place: the function may be in the space by another spelling,
-        which its catalogue knows.
+        None if it fits none: the function may still be in the space under another spelling, which
+        the catalogue knows.
         """
         start = 0
         for shape in self.shapes:
@@ -285,15 +285,15 @@ class Space:
         skip_if_exists: bool = False,
         **more: Any,
     ) -> None:
-        """Have a study evaluate a function before all that its sampler proposes.
+        """Have a study evaluate a function before its sampler's proposals.
 
         Args:
             study: whose objective calls ``suggest``; its sampler may be any.
-            function: of the space, in any spelling; where the study has several activations, one
-                for each by name, or one that stands in all of them.
-            params: values of other parameters of the study. Those left out are the baselines', with
-                ``ActivationSampler``, else the sampler's.
-            skip_if_exists: leave it out where the study has such a trial.
+            function: of the space, in any spelling; with several activations, one per name, or one
+                for all.
+            params: values of other parameters of the study. With ``ActivationSampler``, omitted
+                ones get the values of the baselines; else the sampler draws them.
+            skip_if_exists: do nothing if the study has such a trial.
             **more: values of parameters, as ``lr=0.1``.
 
         Raises:

@@ -120,22 +120,22 @@ def build_benchmark(
     name: str | None = None,
     events: Events | None = None,
 ) -> Benchmark:
-    """Train every function of a study's space, or go on with it.
+    """Train every function of a study's space, or resume.
 
     Args:
         spec: whose space, model, data, training and features are used; run r of a function has
             the seed ``spec.seed + r``.
         seeds: runs of each function.
-        workers: processes at a time. Several of them share one GPU, which small networks do not
-            fill; several GPUs are shared out.
+        workers: parallel processes. They share one GPU, since small networks do not fill it, and
+            are distributed over several.
         folder: where ``runs.jsonl`` is; default: ``runs/<study>/benchmark``.
         name: of the benchmark; default: the study's.
         events: called as it proceeds.
 
     Raises:
-        BenchmarkError: the folder holds runs of another study, another build is at work there, or
-            runs failed, which the next call makes again.
-        BoActError: something in the study file or the data is not as it should be.
+        BenchmarkError: the folder has runs of another study, another build is running there, or
+            runs failed; the next call repeats them.
+        BoActError: something in the study file or the data is wrong.
     """
     whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
     whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)

@@ -160,16 +160,15 @@ def _check_size(about: pq.FileMetaData) -> None:
 def open_benchmark(name: str) -> Benchmark:
     """Open a benchmark by name or path.
 
-    A file in the form of Act-Bench is converted once; the result is kept in the cache folder where
-    that can be written to.
+    A file in Act-Bench format is converted once and cached, if the cache folder is writable.
 
     Args:
         name: a shipped benchmark's name, or the path of a ``.parquet`` file, or of a ``.json`` or
-            ``.json.gz`` file of the form of Act-Bench.
+            ``.json.gz`` file in Act-Bench format.
 
     Raises:
         ContentNotFoundError: there is no such file.
-        BenchmarkError: it is no benchmark.
+        BenchmarkError: the file is not a benchmark.
     """
     if not name.endswith((".json", ".json.gz")):
         return load(content.find("studies/benchmarks", name))

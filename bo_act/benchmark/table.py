@@ -39,16 +39,16 @@ class Benchmark:
     Attributes:
         name: of the benchmark.
         space: whose catalogue's indices the rows are.
-        runs: metric → (N, S) float64; NaN where a function was not run, and the losses of
-            diverged runs.
-        diverged: (N, S) bool: runs whose loss ceased to be finite; their accuracies are those of
+        runs: metric → (N, S) float64; NaN for missing runs, and for the losses of diverged
+            runs.
+        diverged: (N, S) bool: runs whose loss became NaN or infinite; their accuracies are at
             chance.
         chance: accuracy of guessing.
-        features: what is known of each function before training.
+        features: of each function.
         curves: (N, S, E) float32 validation accuracy after each epoch, NaN where a run did not
             get that far; None where curves were not kept.
         provenance: how it was made or read; what JSON can hold.
-        unmatched: expressions of the file that are no function of the space.
+        unmatched: expressions of the file without a function in the space.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """The command line: ``bo-act``. Results on stdout, progress and errors on stderr.
 
 Exit codes: 0 done, 1 a defect in bo-act, 2 bad input (with one line that says what to do), 130
-interrupted, 141 nobody reads on, 143 terminated. Nothing heavy is imported before a command needs
-it.
+interrupted, 141 stdout closed by its reader, 143 terminated. Heavy imports wait until a command
+needs them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ TERMINATED = 143
 """The exit code after SIGTERM."""
 
 UNREAD = 141
-"""The exit code when nobody reads the results to their end, as shells have it after SIGPIPE."""
+"""The exit code when the reader closes stdout early, as shells have it after SIGPIPE."""
 
 
 class _InPanels(TyperGroup):
-    """Commands in the order of their panels, wherever they are defined."""
+    """Commands in the order of their panels, not of their definition."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         panels = list(Panel)
@@ -50,7 +50,7 @@ class _InPanels(TyperGroup):
         return sorted(super().list_commands(ctx), key=place)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; what is wrong with its arguments is said without their passwords."""
+        """Run a command; errors about its arguments hide passwords."""
         try:
             return super().invoke(ctx)
         except Exception as error:
@@ -142,7 +142,7 @@ def _run() -> int | str | None:
 
 
 def _fault(error: BaseException | None) -> str | None:
-    """Say what a disk, a folder or a database has done, if an error came of that."""
+    """Describe a failure of disk, folder or database; None for any other error."""
     while error is not None:
         if isinstance(error, OSError):
             try:

@@ -1,4 +1,4 @@
-"""Commands about benchmarks: building, reading and fetching them, and comparing searches."""
+"""Commands that build, show and download benchmarks, and compare search methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from bo_act.cli.options import Json, Panel, Quiet, Set, StudyName, completing, print_json, read
 
 commands = typer.Typer()
-bench = typer.Typer(help="Build, read and fetch benchmarks.", no_args_is_help=True)
+bench = typer.Typer(help="Build, show and download benchmarks.", no_args_is_help=True)
 commands.add_typer(
     bench,
     name="bench",
@@ -18,8 +18,8 @@ commands.add_typer(
     epilog="Example: bo-act bench show digits_mlp",
 )
 
-Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Processes at a time.")]
-Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Runs with different seeds.")]
+Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Number of parallel processes.")]
+Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Number of seeds per function.")]
 
 
 @bench.command(epilog="Example: bo-act bench build digits_mlp --seeds 3 --workers 2")
@@ -30,19 +30,17 @@ def build(
     workers: Workers = 1,
     folder: Annotated[
         Path | None,
-        typer.Option("--folder", help="Where runs are kept (default: runs/STUDY/benchmark)."),
+        typer.Option("--folder", help="Folder for the runs (default: runs/STUDY/benchmark)."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="The benchmark (default: FOLDER/STUDY.parquet)."
-        ),
+        typer.Option("--out", metavar="FILE", help="Output file (default: FOLDER/STUDY.parquet)."),
     ] = None,
     changes: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train every function of a study's space; a second call goes on where the first stopped."""
+    """Train every function of a study's space; run it again to resume."""
     spec = read(study, changes)
     from bo_act import terminal
     from bo_act.benchmark.act_bench import write_act_bench
@@ -73,10 +71,10 @@ def show(
             autocompletion=completing("studies/benchmarks"),
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the best.")] = 10,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of functions to list.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Show what a benchmark holds: counts, the best functions, and how much of that is luck."""
+    """Summarize a benchmark: counts, the best functions, and their selection bias."""
     from bo_act.benchmark.parquet import open_benchmark
     from bo_act.terminal import benchmarks
 
@@ -85,13 +83,13 @@ def show(
 
 @bench.command(epilog="Example: bo-act bench fetch https://example.org/act_bench_cnn.json.gz")
 def fetch(
-    url: Annotated[str, typer.Argument(help="Address of a released file.")],
+    url: Annotated[str, typer.Argument(help="URL of a benchmark file.")],
     *,
-    folder: Annotated[Path, typer.Option("--to", help="Folder to keep it in.")] = Path("data"),
-    sha256: Annotated[str | None, typer.Option(help="What the file's checksum has to be.")] = None,
+    folder: Annotated[Path, typer.Option("--to", help="Folder to download to.")] = Path("data"),
+    sha256: Annotated[str | None, typer.Option(help="Expected checksum of the file.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Download a benchmark file; a second call goes on where the first one stopped."""
+    """Download a benchmark file; run it again to resume."""
     from bo_act.benchmark.fetch import fetch as download
     from bo_act.terminal import benchmarks
 
@@ -116,32 +114,32 @@ def compare(
             "--benchmark",
             "-b",
             metavar="FILE",
-            help="Name or path; several times.",
+            help="Name or path of a benchmark; repeatable.",
             autocompletion=completing("studies/benchmarks"),
         ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", "-m", metavar="NAME", help="Search method; several times."),
+        typer.Option("--method", "-m", metavar="NAME", help="Search method; repeatable."),
     ] = None,
     evaluations: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Of each search (default 100).")
+        int | None, typer.Option(min=1, metavar="N", help="Evaluations per search (default 100).")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Searches of each method (default 30).")
+        int | None, typer.Option(min=1, metavar="N", help="Searches per method (default 30).")
     ] = None,
     warm_start: Annotated[
         list[str] | None,
         typer.Option(
             "--warm-start",
             metavar="FILE",
-            help="Benchmark to learn from; several times.",
+            help="Benchmark to learn from; repeatable.",
             autocompletion=completing("studies/benchmarks"),
         ),
     ] = None,
     workers: Workers = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Keep runs and figures here.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for runs and figures.")
     ] = None,
     report: Annotated[
         Path | None,

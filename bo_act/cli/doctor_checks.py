@@ -1,4 +1,4 @@
-"""Looking at an environment: what is there, what is missing, and what to do about it."""
+"""Checks of an environment: what is there, what is missing, and what to do about it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _SHOWN = 5  # damaged images that are named
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        level: whether it is as it should be.
-        what: that was looked at.
-        found: what it is like.
-        advice: what to do, where there is anything.
+        level: ok, warning or problem.
+        what: the subject of the check.
+        found: its state.
+        advice: what to do, if anything.
     """
 
     level: Level
@@ -51,12 +51,12 @@ class Finding:
     advice: str = ""
 
     def as_json(self) -> dict[str, str]:
-        """Return it for machines."""
+        """Return the finding as ``--json`` prints it."""
         return asdict(self)
 
 
 def examine(study: str | None = None) -> list[Finding]:
-    """Look at the environment, and at what a study needs if one is given."""
+    """Check the environment, and the needs of a study if one is given."""
     looks = {
         "versions": _versions(),
         "devices": _devices(),
@@ -68,7 +68,7 @@ def examine(study: str | None = None) -> list[Finding]:
 
 
 def _each(what: str, look: Iterator[Finding]) -> Iterator[Finding]:
-    """Yield what a look finds; one that fails is a finding, and the others go on."""
+    """Yield the findings of a check; a check that fails is itself a finding."""
     try:
         yield from look
     except BoActError as error:
@@ -229,7 +229,7 @@ def _data(spec: Any) -> Iterator[Finding]:
 
 
 def _images(data: Data) -> Iterator[Finding]:
-    """Read images in folders, for a while; those in memory have been read."""
+    """Read the images in folders, up to a time limit; those in memory are read already."""
     from bo_act.data.folders import FolderImages, damaged
 
     sets: list[Images] = [data.train, data.validation]

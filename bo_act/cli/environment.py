@@ -1,4 +1,4 @@
-"""Commands about the environment: what is installed, and the schemas of files."""
+"""Commands about the environment: a check of the installation, and the schemas of files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def schema(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="study or space.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Write it there, not on stdout."),
+        typer.Option("--out", "-o", metavar="FILE", help="Output file (default: stdout)."),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of a kind of file, for editors that complete and check it."""
+    """Print the JSON Schema of study or space files, for completion and checks in an editor."""
     from bo_act.specs.schema import FORMS
     from bo_act.specs.schema import schema as found
 
@@ -55,13 +55,13 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="[STUDY]",
-            help="Look at what this study needs, too.",
+            help="Check this study's needs, too.",
             autocompletion=completing("studies"),
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at versions, devices, storage, folders and extras, and say what to do."""
+    """Check versions, devices, storage, folders and extras, with advice on what to fix."""
     from bo_act.cli.doctor_checks import examine
 
     findings = examine(study)

@@ -1,4 +1,4 @@
-"""The command that writes a function for use elsewhere."""
+"""The command that exports a function."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def export(
     ] = "torch",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Write it there, not on stdout."),
+        typer.Option("--out", "-o", metavar="FILE", help="Output file (default: stdout)."),
     ] = None,
     name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="Of the function.")
+        str, typer.Option("--name", metavar="NAME", help="Name of the function in the code.")
     ] = "activation",
 ) -> None:
-    """Write a function as code, model or formula that stands alone, without bo-act."""
+    """Export a function as standalone code, model or formula, independent of bo-act."""
     from bo_act.exports.exporter import export as exported
 
     written = exported(expression, to=to, name=name)  # type: ignore[arg-type]

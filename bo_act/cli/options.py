@@ -1,7 +1,7 @@
 """Options that several commands share, and how they read a study and print JSON.
 
 Every command names its panel of ``bo-act --help`` (``rich_help_panel=Panel.SEARCH``) and has an
-example as its epilog (``Example: bo-act …``). Arguments that name content complete in the shell.
+example as its epilog (``Example: bo-act …``). Names of content complete in the shell.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Panel(StrEnum):
-    """The groups of commands in ``bo-act --help``, in the order in which they stand there."""
+    """The groups of commands in ``bo-act --help``, in their order there."""
 
     SEARCH = "Search"
     FUNCTIONS = "Functions and spaces"
@@ -33,7 +33,7 @@ class Panel(StrEnum):
 
 
 def completing(kind: content.Kind) -> Callable[[str], list[str]]:
-    """Return what completes the name of content, or the path of a file of its ending."""
+    """Return a completion for names of content and for paths with its suffix."""
 
     def complete(incomplete: str) -> list[str]:
         ending = content.SUFFIX[kind]
@@ -49,7 +49,7 @@ def completing(kind: content.Kind) -> Callable[[str], list[str]]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress on stderr.")]
 StudyName = Annotated[
     str,
     typer.Argument(
@@ -68,7 +68,7 @@ SpaceName = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the study file."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the study; repeatable."),
 ]
 Storage = Annotated[
     str | None,
@@ -81,7 +81,7 @@ Storage = Annotated[
 
 
 def read(study: str, changes: list[str] | None, storage: str | None = None) -> StudySpec:
-    """Read a study file with what ``--set`` and ``--storage`` change."""
+    """Read a study file with the overrides of ``--set`` and ``--storage``."""
     from bo_act.specs.files import read_study
 
     overrides = {}
@@ -103,7 +103,7 @@ def read(study: str, changes: list[str] | None, storage: str | None = None) -> S
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Print one JSON object on stdout; numbers that are not finite, which JSON lacks, are null."""
+    """Print one JSON object on stdout; NaN and infinity, which JSON lacks, become null."""
     print(json.dumps(_in_json(content), indent=2, allow_nan=False))
 
 

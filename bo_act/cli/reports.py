@@ -1,4 +1,4 @@
-"""Commands that show results: a report as one HTML file, and figures for papers."""
+"""Commands that write results: a report as one HTML file, and figures for papers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LoadedStudy = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
-        help="Name of a study, path of its .toml file, or a comparison's folder.",
+        help="Name of a study, path of its .toml file, or folder of a comparison.",
         autocompletion=completing("studies"),
     ),
 ]
@@ -31,14 +31,17 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="Where to (default: report.html beside the runs)."
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Output file (default: report.html in the run's folder).",
         ),
     ] = None,
     changes: Set = None,
     storage: Storage = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write what a study or a comparison found to one HTML file, which works offline."""
+    """Write a report of a study or a comparison: one HTML file that works offline."""
     from bo_act.report.page import write
 
     folder = Path(study)
@@ -60,7 +63,7 @@ def report(
 
 
 class Kind(StrEnum):
-    """What can be drawn."""
+    """The kinds of figures."""
 
     progress = "progress"
     map = "map"
@@ -80,19 +83,19 @@ _OF_COMPARISONS = (Kind.regret, Kind.ranks, Kind.suggestion_times)
 )
 def plot(
     kind: Annotated[
-        Kind, typer.Argument(help="What to draw; the last three are of a comparison's folder.")
+        Kind, typer.Argument(help="What to draw; the last three need a comparison's folder.")
     ],
     study: LoadedStudy,
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="A .pdf, .png or .svg file.")
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Output file: .pdf, .png or .svg.")
     ],
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Functions of a gallery.")] = 9,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Functions in a gallery.")] = 9,
     changes: Set = None,
     storage: Storage = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a figure for a paper, as wide as a column."""
+    """Draw a figure for a paper, one column wide."""
     from bo_act.errors import BoActError
     from bo_act.report import figures
 

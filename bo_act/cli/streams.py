@@ -1,9 +1,9 @@
 # ruff: noqa: RUF001
-"""stdout and stderr of a command, whatever they lead to.
+"""stdout and stderr of a command, wherever they lead.
 
-A terminal or a pipe that is not UTF-8 gets plain characters in place of those it cannot show. What
-is printed for people while a command works may get lost; results may not: a stdout that cannot be
-written to ends the command with one line, and one that nobody reads any more ends it quietly.
+A terminal or pipe that is not UTF-8 gets plain characters instead of those it cannot show.
+Progress may get lost, results may not: if stdout cannot be written to, the command ends with one
+line; if its reader has gone, it ends quietly.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _PLAIN = {
     **dict.fromkeys("▏▎▍▌│┃║╎┆", "|"),
     **dict.fromkeys("─━═╌┄╴╸╺╼╾", "-"),
 }  # fmt: skip
-"""What is printed instead of a character that an encoding has not."""
+"""Substitutes for characters that an encoding lacks."""
 
 
 class OutputError(BoActError):
     """Results cannot be printed.
 
     Attributes:
-        unread: because nobody reads them any more, as in ``bo-act … | head -1``.
+        unread: the reader has gone, as in ``bo-act … | head -1``.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -51,10 +51,9 @@ class OutputError(BoActError):
 
 @contextmanager
 def steady_streams() -> Iterator[None]:
-    """Let stdout and stderr take any text, and stderr lose what cannot be written.
+    """Let stdout and stderr take any text; drop what stderr cannot write.
 
-    Whoever writes to stdout, or flushes it at the end, meets an ``OutputError`` the first time that
-    this fails.
+    The first failing write or flush of stdout raises an ``OutputError``.
     """
     codecs.register_error(_HANDLER, _in_plain)
     _fill_gaps()
@@ -73,7 +72,7 @@ def steady_streams() -> Iterator[None]:
 
 
 def _fill_gaps() -> None:
-    """Open what was closed, so that no file takes the number of a stream, and is written to."""
+    """Reopen closed streams on the null device, so that no file gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -128,7 +127,7 @@ class _Raw(io.RawIOBase):
 
 
 def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replace what an encoding has not; for ``codecs.register_error``."""
+    """Replace characters that an encoding lacks; for ``codecs.register_error``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]

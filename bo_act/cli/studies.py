@@ -79,16 +79,16 @@ def features(
     *,
     changes: Set = None,
     workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many compute spectra at a time.")
+        int, typer.Option(min=1, metavar="N", help="Number of parallel workers.")
     ] = 1,
     executor: Annotated[
         Literal["process", "ray"],
-        typer.Option(help="Workers on this machine, or wherever Ray runs them (RAY_ADDRESS)."),
+        typer.Option(help="Run workers on this machine, or on a Ray cluster (RAY_ADDRESS)."),
     ] = "process",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute what is known of every function before training (and keep it)."""
+    """Compute and cache the features of every function, before any training."""
     spec = read(study, changes)
     from bo_act import terminal
     from bo_act.tasks.task import Task
@@ -136,7 +136,7 @@ def run(
     warm_start: Annotated[
         list[str] | None,
         typer.Option(
-            "--warm-start", metavar="NAME", help="Benchmark or study to learn from; several times."
+            "--warm-start", metavar="NAME", help="Benchmark or study to learn from; repeatable."
         ),
     ] = None,
     as_trials: Annotated[
@@ -146,21 +146,21 @@ def run(
             min=0,
             metavar="N",
             help="Add the best N functions of each source to the study as trials marked with its "
-            "name; they count for nothing but are shown by a dashboard.",
+            "name; a dashboard shows them, the study does not count them.",
         ),
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="Trials at a time; each has a GPU if there are N."),
+        typer.Option(min=1, metavar="N", help="Number of parallel trials; with N GPUs, one each."),
     ] = 1,
     executor: Annotated[
         Literal["process", "ray"],
-        typer.Option(help="Workers on this machine, or wherever Ray runs them (RAY_ADDRESS)."),
+        typer.Option(help="Run workers on this machine, or on a Ray cluster (RAY_ADDRESS)."),
     ] = "process",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search for better functions; a second call goes on where the first one stopped."""
+    """Search for better functions; run it again to resume."""
     learnt = [f"warm_start.sources={json.dumps(warm_start)}"] if warm_start else []
     learnt += [] if as_trials is None else [f"warm_start.as_trials={as_trials}"]
     spec = read(study, [*(changes or []), *learnt], storage)
@@ -185,7 +185,7 @@ def best(
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a study has found so far."""
+    """Show the results of a study so far."""
     spec = read(study, changes, storage)
     from bo_act import terminal
     from bo_act.study.results.summary import read_result
@@ -209,7 +209,7 @@ def why(
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Explain what the search expected of a trial, and by which evidence."""
+    """Explain why a trial was proposed: its expected value and the evidence for it."""
     spec = read(study, changes, storage)
     from bo_act import terminal
     from bo_act.study.results.explanation import why as explained
@@ -235,11 +235,11 @@ def why(
 def show(
     expression: Annotated[str, typer.Argument(help="A function, e.g. 'max(relu(x),tanh(x))'.")],
     png: Annotated[
-        Path | None, typer.Option("--png", metavar="FILE", help="Write the plot to a picture.")
+        Path | None, typer.Option("--png", metavar="FILE", help="Save the plot as a PNG file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Plot a function and its slope, with its mean, variance and output features."""
+    """Plot a function and its derivative; print its mean, variance and output features."""
     from bo_act.activations.expressions import parse
     from bo_act.features.function_summary import draw_png, function_summary
 

@@ -1,4 +1,4 @@
-"""Commands about who works on a study: workers of their own, how it is doing, the dashboard."""
+"""Commands about running studies: workers, status, ownership of trials, the dashboard."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def worker(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Work on a study beside other workers, on any machine, until its trials are done."""
+    """Run one more worker of a study, on any machine, until the study has its trials."""
     spec = read(study, changes, storage)
     from bo_act import terminal
     from bo_act.study.running.callbacks import Callbacks
@@ -49,14 +49,14 @@ def status(
     changes: Set = None,
     storage: Storage = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on showing it until the study is done.")
+        bool, typer.Option("--watch", help="Refresh until the study is done.")
     ] = False,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Between looks, with --watch.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Refresh interval, with --watch.")
     ] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Show who works on a study, how fast it goes, and how long it takes yet."""
+    """Show a study's workers, throughput and remaining time."""
     spec = read(study, changes, storage)
     from bo_act import terminal
     from bo_act.study.results.status import read_status
@@ -86,13 +86,13 @@ def release(
     trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Even where the trial's process is known to be alive.")
+        bool, typer.Option("--force", help="Release it even if its process is alive.")
     ] = False,
     changes: Set = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Give a running trial back whose worker is gone for good; the next worker takes it over."""
+    """Release a running trial whose worker is dead; the next worker takes it over."""
     spec = read(study, changes, storage)
     from bo_act.study.storage.opening import load_study
     from bo_act.study.storage.ownership import release as give_back
@@ -115,10 +115,10 @@ def dashboard(
     *,
     changes: Set = None,
     storage: Storage = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Show a study's trials in the browser, with optuna-dashboard."""
+    """Open a study in optuna-dashboard, in the browser."""
     spec = read(study, changes, storage)
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise WorkerError(

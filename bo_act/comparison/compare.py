@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The runs of a comparison, and what they say.
+    """The runs of a comparison, and their summary.
 
     Attributes:
         steps: one row for each evaluation: benchmark, method, seed, evaluation, index,
@@ -127,28 +127,26 @@ def compare(
 ) -> Comparison:
     """Replay searches and compare them.
 
-    Every method starts from the same functions at the same seed. Runs are kept in ``out`` as they
-    end: the same call goes on with what is missing, and more seeds, methods or benchmarks add to
-    what is there.
+    With the same seed every method starts from the same functions. Finished runs are saved in
+    ``out``: the same call resumes, and more seeds, methods or benchmarks extend the comparison.
 
     Args:
         benchmarks: names or paths, see ``open_benchmark``.
-        methods: names in ``METHODS``, or names with specs of your own.
+        methods: names in ``METHODS``, or names with your own specs.
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark, with seeds from 0.
         initial: random functions after the baselines of the space.
-        warm_start: benchmarks to learn from, never from one of the very task that is searched,
-            under whatever name (see ``same_task``): the five functions that are good in all of
-            them are evaluated first, in place of baselines and random functions, and every
-            function's rank in them is a block of the embedding.
+        warm_start: benchmarks to learn from, except those of the searched task, whatever their
+            names (see ``same_task``): the five functions that are good in all of them are
+            evaluated first, instead of baselines and random functions, and the ranks in them are
+            a block of the embedding.
         workers: processes at a time, one thread each.
-        out: folder that runs are kept in; default: nothing is kept.
+        out: folder for the runs; default: they are not saved.
         events: called as it proceeds.
 
     Raises:
-        BenchmarkError: a name is unknown, a number makes no sense, two benchmarks have the same
-            runs, there is nothing to learn from but the task itself, or ``out`` holds runs that
-            other code or options made.
+        BenchmarkError: a name is unknown, a number is invalid, two benchmarks have the same runs,
+            the only source is the task itself, or ``out`` has runs of other code or options.
     """
     specs = _methods(methods)
     if not benchmarks:

@@ -94,15 +94,14 @@ def replay(
 ) -> list[Step]:
     """Let a sampler search a benchmark.
 
-    A function that the benchmark has no value of counts as an evaluation at chance level, as a
-    network that does not learn would. A pruner sees the mean curve of a function's runs, epoch by
-    epoch.
+    A function without a value in the benchmark counts as an evaluation at chance level, like a
+    network that does not learn. A pruner sees the mean curve of a function's runs, epoch by epoch.
 
     Args:
-        benchmark: answers.
+        benchmark: source of the values.
         sampler: of a study of the benchmark's space.
-        evaluations: trials in all, those of the design included.
-        design: indices of the functions to begin with.
+        evaluations: trials in all, including the design.
+        design: indices of the first functions.
         pruner: may stop trials; needs a benchmark with curves.
 
     Raises:

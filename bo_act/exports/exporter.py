@@ -27,7 +27,7 @@ _WRITE: dict[str, Callable[[Source], str | bytes]] = {
 def export(
     expression: str | Expression, *, to: Target = "torch", name: str = "activation"
 ) -> str | bytes:
-    """Write an activation function so that it stands alone, without bo-act.
+    """Export an activation function as standalone code, independent of bo-act.
 
     Args:
         expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree; its canonical

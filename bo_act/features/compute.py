@@ -51,20 +51,19 @@ def compute_features(
 
     Args:
         space: the space, or its catalogue of N functions.
-        network: called with an ``Activation``, returns the untrained network with it: as a module,
-            or with a fresh one by ``activation()`` for each place. None leaves the Fisher spectra
-            out. torch's seed is ``spec.seed`` whenever it is called, so that all networks start
-            alike.
+        network: called with an ``Activation``, which it may use as a module or call for fresh
+            ones, returns the untrained network. None: no Fisher spectra. torch's seed is
+            ``spec.seed`` at each call, so that all networks start alike.
         images: (B, C, H, W) one batch of training images for the Fisher matrix.
         labels: (B,) their classes.
         spec: options.
         device: where the networks run.
-        key: what identifies the network; where given, spectra are kept on disk and a second call
-            reads them. Where they cannot be kept, there is a warning and the work goes on.
-        cache: folder of what is kept; default: the cache folder.
-        progress: called with (spectra done, spectra in all), first with what was kept.
-        workers: how many compute spectra at a time; with ``process``, 1 is this process itself.
-        executor: ``process`` has its workers on this machine, ``ray`` wherever Ray runs them.
+        key: identifies the network; if given, spectra are cached on disk. If the cache cannot be
+            written, bo-act warns and continues.
+        cache: cache folder; default: the usual one.
+        progress: called with (spectra done, spectra in all), first with those from the cache.
+        workers: number of parallel workers; with ``process``, 1 is this process itself.
+        executor: ``process`` runs workers on this machine, ``ray`` on a Ray cluster.
         threads: CPU threads of a worker that is not this process; default: the cores, shared out.
 
     Raises:

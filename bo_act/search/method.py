@@ -12,12 +12,12 @@ class MethodSpec(Spec):
     """A way to search.
 
     Attributes:
-        optuna: one of Optuna's own samplers on the slots of the space, in place of all below.
+        optuna: one of Optuna's own samplers on the slots of the space, instead of everything below.
         strategy, embedding, surrogate, acquisition: as in a study file.
-        fim: use Fisher spectra where there are any (else output features alone).
-        warm_start: learn from the sources of a comparison, where it has any.
-        baselines: begin a search that has sources with the baselines and random functions as well,
-            after the functions that are good in the sources.
+        fim: use Fisher spectra if there are any (else output features only).
+        warm_start: learn from the sources of a comparison, if it has any.
+        baselines: with sources, also evaluate the baselines and random functions, after the
+            functions that are good in the sources.
     """
 
     optuna: Literal["random", "tpe", "gp"] | None = None

@@ -26,11 +26,9 @@ class Observations:
     Attributes:
         indices: (n,) index in the catalogue.
         values: (n,) float64; a diverged function has its chance-level value.
-        pruned: indices whose evaluation was stopped early: their value is not known, but that it
-            is no good one is.
-        closed: indices that are not to be proposed though nothing is known of them (given up).
-        seconds: (n,) how long each evaluation took, NaN where that is not known or, of a diverged
-            one, says nothing of others; None where no one asks.
+        pruned: indices whose evaluation was stopped early: the value is unknown, but not good.
+        closed: indices given up: unknown, but not to be proposed.
+        seconds: (n,) duration of each evaluation, NaN if unknown or diverged; None if not needed.
     """
 
     indices: np.ndarray

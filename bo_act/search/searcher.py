@@ -33,16 +33,15 @@ _MOST_NOISE = 1e6  # in units of the warped target, far above what is fitted
 
 @dataclass(frozen=True)
 class Proposal:
-    """One candidate and how it came about.
+    """One candidate and its origin.
 
     Attributes:
         index: in the catalogue.
         by: a baseline, a random choice of the start, the acquisition function, or a strategy
             that needs no surrogate.
-        mean, deviation: the surrogate's prediction in units of the warped target, where it was
-            asked.
+        mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
         expected: the mean in units of the value, larger is better.
-        note: what went other than planned, for people.
+        note: anything unexpected, for people.
     """
 
     index: int
@@ -61,12 +60,12 @@ class Searcher:
         baselines: indices to evaluate first, in order.
         initial: random candidates after the baselines.
         surrogate, acquisition: as in a study file.
-        strategy: chooses after the start, in place of surrogate and acquisition.
+        strategy: replaces surrogate and acquisition after the start.
         seed: of every random choice, together with the trial's number.
-        costs: (N,) what each function costs at inference, for acquisition functions that ask.
+        costs: (N,) inference cost of each function, for acquisition functions that need it.
 
     Raises:
-        SearchError: the acquisition function needs costs and there are none, or a number is none.
+        SearchError: costs are needed and there are none, or a number is invalid.
     """
 
     baselines: tuple[int, ...] = ()
@@ -104,7 +103,7 @@ class Searcher:
             number: the trial's place in the study, from 0.
 
         Raises:
-            SearchError: every candidate was evaluated, is pending or has no place.
+            SearchError: every candidate was evaluated, is pending or has no coordinates.
         """
         taken = observations.taken | set(pending)
         for index in self.baselines:
@@ -149,8 +148,8 @@ class Searcher:
     ) -> list[Proposal]:
         """Choose the next q candidates, to be evaluated at once.
 
-        Each counts as pending for those after it, as if parallel workers had asked in turn: the
-        batch is what q workers of a study are given. Where fewer are left, the batch is shorter.
+        Each counts as pending for the next ones: the batch is what q parallel workers of a study
+        get. It is shorter if fewer candidates are left.
 
         Args:
             embedding: as in ``propose``.

@@ -22,7 +22,8 @@ _MOST_MUTATIONS = 4
 
 
 class Strategy(Protocol):
-    """Whatever chooses among candidates by what was observed.
+    """Anything that chooses among candidates by the observations.
+
 
     ``choose`` gets, by name, what its signature asks for of what is listed below.
 

@@ -26,14 +26,14 @@ _ROUNDING = 1e-6  # relative difference of values that are the same; files keep 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What one other task says of the N functions of a space.
+    """Values of the N functions of a space on another task.
 
     Attributes:
         name: of the benchmark or study.
-        values: (N,) larger is better; what is not finite is not known.
+        values: (N,) larger is better; not finite if unknown.
 
     Raises:
-        SearchError: it knows nothing.
+        SearchError: no value is known.
     """
 
     name: str

@@ -41,7 +41,7 @@ def read_study(name: str, overrides: dict[str, str] | None = None) -> StudySpec:
     Args:
         name: bare name or path.
         overrides: values that replace the file's, by dotted key: ``{"training.epochs": "3"}``;
-            each value is read as TOML, or as a plain string where it is not TOML.
+            each value is read as TOML, or as a plain string if it is not TOML.
 
     Raises:
         ContentNotFoundError: no such file.

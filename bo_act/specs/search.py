@@ -12,7 +12,7 @@ from bo_act.specs.base import Count, Fraction, PositiveInt, Seed, Spec
 
 
 class FeaturesSpec(Spec):
-    """What is known of each function before training.
+    """Features of each function, computed before training.
 
     Attributes:
         fim: compute Fisher spectra of the untrained network (else output features alone).
@@ -21,15 +21,15 @@ class FeaturesSpec(Spec):
             (``empirical``).
         loss: what the network's outputs mean: logits, or the mean of a normal distribution of
             variance 1 (the loss is half the squared error; labels are one-hot targets).
-        label_smoothing: of the true labels; ``empirical`` alone has any.
-        weight_sharing: how a layer used at many positions of an image is treated: positions as
-            if they were images of their own (``expand``), or summed up first (``reduce``).
-        statistics: that batch normalization works with: of the batch, or the running ones.
+        label_smoothing: of the true labels; only ``empirical`` uses it.
+        weight_sharing: how to treat a layer used at many positions of an image: positions as
+            separate images (``expand``), or summed first (``reduce``).
+        statistics: of batch normalization: those of the batch, or the running ones.
         batch_size: training images of the one batch that the Fisher matrix is computed on.
-        quantiles: numbers that each layer's spectrum is summarized as.
-        precision: of the network while its Fisher matrix is computed. In float32 small
-            eigenvalues are lost in rounding and counted as null; float64 costs a small network
-            little and a convolutional one on a CPU several times the time.
+        quantiles: how many quantiles summarize each layer's spectrum.
+        precision: of the network while its Fisher matrix is computed. float32 gives eigenvalues
+            down to about 1e-14 of the trace; float64 changes little, and takes a convolutional
+            network on a CPU several times as long.
         subset: how many functions get a Fisher spectrum: the baselines and others, spread out
             over the output features; None means all of them.
         seed: of the network's initial weights and of the sampled labels.
@@ -129,12 +129,11 @@ class SurrogateSpec(MethodPart):
     Attributes:
         name: a Gaussian process (``gp``), nearest neighbours (``knn``), a random forest
             (``forest``), or ``FILE.py:FUNCTION``, which makes a BoTorch model.
-        targets: what the model sees: values with the lower tail winsorized and what is far above
-            the others brought nearer, ranks mapped to normal quantiles, or values standardized.
+        targets: transformation of the values: lower tail winsorized and values far above the rest
+            pulled closer, ranks mapped to normal quantiles, or standardized.
         noise: for ``gp`` and your own: standard deviation between trainings of one function with
-            different seeds, in units of the value, where it is known; the model takes it as the
-            least that separates a measurement from the function's true value. None: fitted alone.
-            Ranks have no unit, so ``rank_normal`` takes none.
+            different seeds, in units of the value, if it is known; a lower bound for the fitted
+            noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
         neighbours: for ``knn``.
         trees: for ``forest``.
     """
@@ -175,7 +174,7 @@ ACQUISITIONS = (
 
 
 class AcquisitionSpec(MethodPart):
-    """What is maximized over the candidates to choose the next one.
+    """The acquisition function, maximized over the candidates to choose the next one.
 
     Attributes:
         name: max-value entropy (GIBBON), upper confidence bound, logarithm of the expected
@@ -185,8 +184,8 @@ class AcquisitionSpec(MethodPart):
             the expected hypervolume improvement of value and inference cost (``hypervolume``); or
             ``FILE.py:FUNCTION``, which makes a BoTorch acquisition function.
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
-        per_second: of what is gained by an evaluation (entropy, improvement), how much a second of
-            training brings.
+        per_second: divide the gain of an evaluation (entropy, improvement) by its predicted
+            seconds of training.
     """
 
     known: ClassVar[tuple[str, ...]] = ACQUISITIONS
@@ -205,12 +204,12 @@ class AcquisitionSpec(MethodPart):
 
     @property
     def needs_costs(self) -> bool:
-        """Whether it must know what each function costs."""
+        """Whether it needs the inference cost of each function."""
         return self.per_second or self.name == "hypervolume"
 
     @property
     def needs_list(self) -> bool:
-        """Whether it looks at all functions together, and so needs a list of them."""
+        """Whether it needs a list of all functions."""
         return self.needs_costs or self.name == "knowledge_gradient"
 
 

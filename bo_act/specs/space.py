@@ -34,12 +34,12 @@ class DomainSpec(Spec):
 
 
 class SpaceSpec(Spec):
-    """A search space: operators, shapes of trees, and named functions.
+    """A search space: operators, shapes of expressions, and single functions.
 
     Attributes:
         unary, binary, nary: operator names that fill the slots of the schemas.
-        schemas: shapes of trees, e.g. ``"binary(unary(x),unary(x))"``; an operator's own name in
-            a schema stands for itself.
+        schemas: shapes of expressions, e.g. ``"binary(unary(x),unary(x))"``; the name of an
+            operator in a schema is fixed.
         expressions: single functions that belong to the space besides the schemas.
         baselines: members of the space to evaluate first, in this order.
         require: what a function must satisfy to belong to the space.

@@ -108,29 +108,29 @@ _NOT_SEARCHED = frozenset(
 
 
 class StudySpec(Spec):
-    """One study: where it searches, on what, and how.
+    """One study: space, task and search.
 
     Attributes:
         trials: finished trials (complete or pruned) after which the study ends.
         initial: random functions after the baselines, before the surrogate proposes.
-        candidates: all functions of the space (``catalogue``), or whatever is met from tree to tree
-            (``trees``: by output features alone); ``auto`` lists spaces of up to three million
-            expressions.
+        candidates: all functions of the space (``catalogue``), or local search over expression
+            trees (``trees``, with output features only); ``auto`` lists spaces of up to three
+            million expressions.
         storage: any Optuna storage URL, or a path: ``.log`` is a journal file, other endings
-            SQLite; default: ``runs/<name>/study.db``. A dump of this form has no password.
+            SQLite; default: ``runs/<name>/study.db``. A dump of this spec has no password.
         max_retries: how often a function is tried again after an infrastructure failure.
-        activations: names of several activations of the network, such as stages, each of which
-            gets a function of its own; the model file calls ``activation("NAME")``. None means one
-            function in all places.
-        callbacks: what is told of each trial that has ended: ``tensorboard``, ``wandb``,
-            ``mlflow``, or a function of a file, ``"my_callback.py:log"``.
-        objective: a training function of your own, ``"my_train.py:objective"``, in place of ours;
-            network and data need not be given, then.
-        grace: seconds of silence after which a worker on another machine or in another container is
-            taken for dead.
-        parameters: values of this file that are searched together with the function, by dotted key
+        activations: names of several activations of the network, such as stages, each with its
+            own function; the model file calls ``activation("NAME")``. None means one function in
+            all places.
+        callbacks: callbacks to run after each trial: ``tensorboard``, ``wandb``, ``mlflow``, or a
+            function in a file, ``"my_callback.py:log"``.
+        objective: your own training function, ``"my_train.py:objective"``, instead of the built-in
+            one; network and data are then optional.
+        grace: seconds without a heartbeat after which a worker on another machine or in another
+            container counts as dead.
+        parameters: values of this file to search jointly with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
-            the value that stands in the file.
+            the values in the file.
     """
 
     # Errors of validation would show the password among what came.
@@ -268,7 +268,7 @@ class StudySpec(Spec):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Values of the searched parameters that stand in the file."""
+        """The file's values of the searched parameters."""
         return {
             key: self._options[name] if table == "model.options" else getattr(training, name)
             for training in (self.training,)
@@ -277,10 +277,10 @@ class StudySpec(Spec):
         }
 
     def with_settings(self, settings: Mapping[str, Any]) -> StudySpec:
-        """Return the study with these values at dotted keys, and nothing to search.
+        """Return the study with these values at dotted keys, and without searched parameters.
 
         Raises:
-            ValueError: a value is none that its key can have.
+            ValueError: a value is invalid for its key.
         """
         training = self.training.model_dump()
         options = dict(self._options)

@@ -11,4 +11,4 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class Diverged(Exception):
-    """Raised by a training function of your own: a result, and no better than the worst."""
+    """For your own training function to raise: a result, no better than the worst."""

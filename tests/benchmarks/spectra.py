@@ -100,7 +100,7 @@ def main() -> None:
     none = "none, output features alone"
     ways = {
         none: 0,
-        f"{options.subset} spread out, the rest filled in": options.subset,
+        f"{options.subset} spread out, the rest imputed": options.subset,
         "all": None,
     }
     columns = " | ".join(map(str, SHOWN))

@@ -28,16 +28,16 @@ TRIALS, SHOWN = 60, (20, 30, 60)
 RATE = "training.learning_rate"
 RATES = {"good": (0.05, (0.002, 1.0)), "bad": (0.002, (1e-4, 3.0))}
 HOW = {
-    "together": "together",
+    "together": "jointly",
     "apart": "function by the model, rate by TPE",
     "function": "the function alone",
     "tpe": "both by TPE",
     "random": "both at random",
 }
 LARGE = {
-    ("six_operators", "trees"): "from tree to tree",
+    ("six_operators", "trees"): "local search",
     ("six_operators", "random"): "random",
-    ("four_operators", "trees"): "from tree to tree",
+    ("four_operators", "trees"): "local search",
     ("four_operators", "random"): "random",
     ("act_bench", "catalogue"): "all functions, default without spectra",
     ("act_bench", "random"): "random",

@@ -33,6 +33,10 @@ NOT_RUN = {
         "make quickstart": "installs packages from the network; `bo-act run quickstart` is run",
         "make test": "installs packages from the network",
     },
+    "docs/index.md": {
+        "make quickstart": "installs packages from the network; `bo-act run quickstart` is run",
+        "make test": "installs packages from the network",
+    },
     "docs/getting_started.md": {"make quickstart": "installs packages from the network"},
     "docs/how_to/cluster.md": {
         "createdb -h server studies": "the server of these tests has its database",

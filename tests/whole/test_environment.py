@@ -48,10 +48,11 @@ def test_what_is_wrong_has_it_not(wrong):
 
 def test_descriptions_are_those_of_the_docstrings():
     found = schema("study")
-    assert found["properties"]["callbacks"]["description"].startswith("what is told of each trial")
+    described = found["properties"]["callbacks"]["description"]
+    assert described.startswith("callbacks to run after each trial")
     parts = found["$defs"]
     described = parts["SurrogateSpec"]["properties"]["targets"]["description"]
-    assert described.startswith("what the model sees: values with the lower tail winsorized")
+    assert described.startswith("transformation of the values: lower tail winsorized")
     assert parts["DataSpec"]["description"].startswith("A data set and how it is split.")
     assert set(found["properties"]) == set(StudySpec.model_fields)
 

@@ -35,15 +35,15 @@ GIVEN = "given"
 class Embedding:
     """N points in d dimensions.
 
-    The surrogate's length scales are those of coordinates in [0, 1]. A column that leaves it is
-    scaled by rank among the functions that have a place; one that does not stays as it is.
+    The surrogate's length scales expect coordinates in [0, 1]. A column outside that range is
+    scaled by rank among the valid functions; a column within it is used unchanged.
 
     Attributes:
         points: (N, d) float64 in [0, 1], given in any unit; rows that are not valid are NaN.
         blocks: name → columns, each column in one block; the surrogate has one kernel for each.
-        valid: (N,) bool: functions that have a place, and so can be proposed.
+        valid: (N,) bool: functions that have coordinates, and so can be proposed.
         provenance: what it was made from.
-        imputed: ascending indices of functions whose place is in part a guess from similar ones.
+        imputed: ascending indices of functions with coordinates imputed from similar ones.
 
     Raises:
         SearchError: the shapes do not fit, a valid point is not finite, or a column is in no
@@ -83,14 +83,14 @@ class Embedding:
 
     @classmethod
     def of(cls, points: object) -> Embedding:
-        """Return the embedding of coordinates from elsewhere, in one block.
+        """Return an embedding of your own coordinates, in one block.
 
         Args:
-            points: (N, d) array or tensor of finite numbers, a row for each function of the
-                catalogue in its order, in any unit.
+            points: (N, d) array or tensor of finite numbers, one row per function in the order of
+                the catalogue, in any unit.
 
         Raises:
-            SearchError: it is something else.
+            SearchError: ``points`` is something else.
         """
         numbers = _numbers(points)
         if numbers.ndim != 2 or not numbers.shape[1]:
@@ -106,7 +106,7 @@ class Embedding:
         return len(self.points)
 
     def restricted(self, among: np.ndarray) -> Embedding:
-        """Return the embedding in which only functions of ``among``, (N,) bool, have a place."""
+        """Return the embedding with only the functions in ``among``, (N,) bool, valid."""
         valid = self.valid & among
         points = np.where(valid[:, None], self.points, np.nan)
         return replace(self, points=points, valid=valid, imputed=self.imputed[among[self.imputed]])
@@ -137,12 +137,11 @@ class Embedder(Protocol):
 class PcaEmbedder:
     """Principal components of each feature block, each scaled by rank to [0, 1].
 
-    A function whose Fisher spectrum was not computed is placed by the spectra of functions with
-    similar outputs.
+    Missing Fisher spectra are imputed from functions with similar outputs.
 
     Attributes:
         outputs: components of the z-scored function, besides its mean, scale and slopes.
-        fim: components of the log-eigenvalue quantiles and null-space masses.
+        fim: components of the log-eigenvalue quantiles.
     """
 
     outputs: int = 6
@@ -155,8 +154,8 @@ class PcaEmbedder:
     def fit(self, table: FeatureTable) -> Embedding:
         """Embed a table with the blocks ``outputs`` and ``moments``, and ``fim`` if it has it.
 
-        Functions without output features, and those whose spectrum could not be computed, have no
-        place. Without any Fisher spectrum the output features are the whole embedding.
+        Functions without output features, or with a failed spectrum, have no coordinates. Without
+        any Fisher spectrum the output features are the whole embedding.
         """
         valid = table.blocks["outputs"].present.copy()
         known = np.zeros_like(valid)

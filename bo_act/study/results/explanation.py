@@ -57,7 +57,7 @@ class TrialExplanation:
 
 
 def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialExplanation:
-    """Explain a trial by what was known when it began.
+    """Explain a trial by the observations available when it began.
 
     Args:
         study: of the sampler's space.

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
-    """Return how much the next evaluation is expected to improve on a study's best value.
+    """Return the expected improvement of the next evaluation over a study's best value.
 
     Args:
         study: of the sampler's space.
         sampler: with the embedding that the study uses.
 
     Returns:
-        The largest expected improvement of any function that is left (or configuration; of
-        trees, one that was met), in units of the objective; infinity while too little is known to
-        tell.
+        The largest expected improvement of any remaining function (or configuration; in an
+        unenumerated space, of those seen so far), in units of the objective; infinity while there
+        are too few observations.
     """
     if side := sampler.configurations(study):
         return side.improvement(StudyView.of(study))

@@ -49,16 +49,16 @@ class StudyResult:
     """The outcome of a study.
 
     Attributes:
-        study, storage: where its trials are.
+        study, storage: location of its trials.
         trials: by state.
         best: the best function by validation accuracy; None before any has completed.
         baseline: ReLU in the same study.
         top: the best functions, best first.
         confirmed: fresh-seed results on the test set; empty before the confirmation.
-        front: where cost is an objective, those that none beats in both, the best value first.
-        failures: what failed, and why, grouped by reason.
-        lacking: why there is no best function; empty where there is one.
-        notes: what has to be known beside the verdict.
+        front: if cost is an objective, the Pareto front, the best value first.
+        failures: failed trials, grouped by reason.
+        lacking: why there is no best function; empty if there is one.
+        notes: caveats of the verdict.
     """
 
     study: str

@@ -43,22 +43,22 @@ def run_study(
     events: Events | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> StudyResult:
-    """Run a study to its end, or go on with it.
+    """Run a study to its end, or resume it.
 
     Args:
-        spec: the study; ``spec.trials`` counts all finished trials, those of earlier calls too.
-        workers: how many trials are run at a time. One works in this process; of several, each
-            is a process with a GPU of its own, where there are enough.
-        executor: ``process`` runs them on this machine, ``ray`` wherever Ray places them.
+        spec: the study; ``spec.trials`` counts all finished trials, including earlier calls.
+        workers: number of parallel trials. A single worker runs in this process; several are
+            processes, each with its own GPU if there are enough.
+        executor: ``process`` runs them on this machine, ``ray`` on a Ray cluster.
         events: called as the study proceeds.
-        callbacks: ``callback(study, trial)`` for each trial that has ended, besides those that the
-            study file names. One that raises is reported once; the trial is kept.
+        callbacks: ``callback(study, trial)`` to run after each trial, besides those in the study
+            file. If one raises, bo-act warns once and continues; no trial is lost.
 
     Returns:
         The best functions, with fresh-seed results on the test set.
 
     Raises:
-        BoActError: something in the study file, the data or the storage is not as it should be.
+        BoActError: something in the study file, the data or the storage is wrong.
     """
     whole(workers, "workers", low=1, high=MOST_WORKERS)
     if executor not in ("process", "ray"):

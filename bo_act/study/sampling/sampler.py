@@ -53,59 +53,56 @@ from bo_act.study.storage.trials import StudyView, View, own_only
 class ActivationSampler(BaseSampler):
     """Proposes activation functions by Bayesian optimization over an embedding of their features.
 
-    The slots of the space are filled with one function. The best function depends on the learning
-    rate and the like: every other parameter of the study (numbers and categories) is searched
-    together with it, unless ``delegate`` is given, which then samples them apart. The proposal
-    depends on what is in the study and on ``seed``, never on the process: a resumed study goes on
-    as an uninterrupted one would have.
+    A proposal fills the slots of the space with one function. Every other parameter of the study
+    (numbers and categories) is searched jointly with the function, since the best function depends
+    on the learning rate and the like; ``delegate`` samples them separately. The proposal depends
+    only on the study and on ``seed``, never on the process, so a resumed study continues as an
+    uninterrupted one would have.
 
-    Several processes or threads may work on one study: each claims its function in the storage
-    and yields when another holds it.
+    Several processes or threads may work on one study: each records ownership of its function in
+    the storage and yields to any other owner.
 
     Args:
         space: where functions come from.
-        features: what is known of each function, from ``compute_features``; default: the output
-            features alone, computed here.
+        features: of each function, from ``compute_features``; default: the output features only,
+            computed here.
         baselines: functions to evaluate first; default: those of the space file, none where there
             is a warm start.
         initial: random functions after the baselines, before the surrogate proposes; default: two,
             none where there is a warm start.
         embedding: a spec, any object with ``fit(table) -> Embedding``, or an embedding of the
             space's functions, which needs no features: an ``Embedding`` or an (N, d) array of
-            numbers, a row for each function of the catalogue in its order; or a function of the
+            numbers, one row per function in the order of the catalogue; or a function of the
             features, a scikit-learn transformer or an ``nn.Module``, see ``OwnEmbedder``. Columns
-            that leave [0, 1] are scaled by rank.
+            outside [0, 1] are scaled by rank.
         surrogate: a spec, or a function that makes a BoTorch model, see ``OwnSurrogate``.
         acquisition: a spec, or a function that makes a BoTorch acquisition function, see
             ``OwnAcquisition``.
-        costs: (N,) what each function costs at inference, for an acquisition function that asks;
-            default: measured here, on the CPU. A study that is resumed goes on alike with the same.
-        strategy: chooses in place of surrogate and acquisition, once the start is over, see
-            ``Strategy``.
-        candidates: ``catalogue``: all functions of the space; ``trees``: functions as they are met,
-            from tree to tree, by their output features alone (no features, embedder, strategy or
-            warm start); ``auto``: the catalogue where the space can be listed.
-        warm_start: what other tasks say: names of benchmarks and studies, or sources. It goes into
-            the surrogate alone, never into the study's trials.
-        first: how many of the functions that are good in all of them are evaluated before all
-            others.
-        activations: names of several activations of one study, one a stage of the network, which
-            the objective asks for by ``space.suggest(trial, "stage1")``; baselines stand in all.
+        costs: (N,) inference cost of each function, if the acquisition function needs it; default:
+            measured here, on the CPU. Pass the same costs to resume a study identically.
+        strategy: replaces surrogate and acquisition after the start, see ``Strategy``.
+        candidates: ``catalogue``: all functions of the space; ``trees``: local search in an
+            unenumerated space, by output features only (no features, embedder, strategy or warm
+            start); ``auto``: the catalogue if the space can be listed.
+        warm_start: sources: names of benchmarks and studies, or ``Source`` objects. They inform
+            only the surrogate and never become trials of the study.
+        first: how many functions that are good in all sources to evaluate first.
+        activations: names of several activations of one study, one per stage of the network, which
+            the objective asks for by ``space.suggest(trial, "stage1")``; baselines fill all.
         parameters: the other parameters as Optuna distributions; default: those that all finished
             trials have, so that the first trial draws its own at random.
-        defaults: values of other parameters that all baselines are evaluated with; default: those
-            of the first baseline, which are drawn. Functions that are enqueued without values have
-            them, too.
+        defaults: values of other parameters for all baselines, and for functions enqueued without
+            values; default: those of the first baseline, which are drawn.
         seed: of every random choice.
-        delegate: samples all other parameters in place of the surrogate. A ``strategy`` has no
-            surrogate, and the default for it is Optuna's TPE.
+        delegate: samples all other parameters instead of the surrogate; default with a
+            ``strategy``, which has no surrogate: Optuna's TPE.
         max_retries: how often a function is proposed again after its trial failed.
 
     Raises:
         ExpressionError: a baseline is not in the space.
-        SearchError: the features belong to another space, the acquisition function cannot be had
-            with what is searched, or ``defaults`` are of no parameter. So does the first proposal
-            for a study that is its own source.
+        SearchError: the features belong to another space, the acquisition function does not
+            support this search, or ``defaults`` names an unknown parameter. The first proposal
+            raises it, too, if the study is its own source.
     """
 
     def __init__(
@@ -183,7 +180,7 @@ class ActivationSampler(BaseSampler):
 
     @property
     def embedding(self) -> Embedding:
-        """Where the functions lie before any trial; of trees, those met so far."""
+        """The functions' coordinates; in an unenumerated space, of those seen so far."""
         return self.candidates.embedding
 
     # --- Optuna's interface -----------------------------------------------------------------
@@ -191,7 +188,7 @@ class ActivationSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return the slots of the space and the other parameters that are sampled with them."""
+        """Return the slots of the space and the other parameters sampled with them."""
         if self._delegates:
             others = self.delegate.infer_relative_search_space(own_only(study, trial), trial)
         else:
@@ -201,7 +198,7 @@ class ActivationSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Choose a function or a configuration, claim it, and return its parameters."""
+        """Choose a function or a configuration, take ownership, and return its parameters."""
         self._raise_error_if_multi_objective(study)
         if self._told_by:
             refuse_itself(study, self._told_by)
@@ -237,7 +234,7 @@ class ActivationSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Leave parameters that are not known beforehand to the delegate."""
+        """Leave parameters unknown beforehand to the delegate."""
         self._raise_error_if_multi_objective(study)
         name, _, slot = param_name.rpartition(".")
         if slot in self.space.distributions and name and name not in self.activations:
@@ -252,12 +249,12 @@ class ActivationSampler(BaseSampler):
         return chosen.sample_independent(seen, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Note which process runs the trial, and read what a person enqueued.
+        """Record which process owns the trial, and read enqueued values.
 
-        Until the trial ends, the process says that it is alive.
+        Until the trial ends, the process sends heartbeats.
 
         Raises:
-            SearchError: it was enqueued with what means nothing; the trial has failed.
+            SearchError: the enqueued values are invalid; the trial has failed.
         """
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
             study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
@@ -273,7 +270,7 @@ class ActivationSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Note a divergence, let the delegate see the result, and end an exhausted search."""
+        """Record a divergence, pass the result to the delegate, and end an exhausted search."""
         Heartbeat(study, trial._trial_id).end()
         diverged = mark_diverged(study, trial, state, values)
         self.delegate.after_trial(own_only(study, trial), trial, state, values)
@@ -288,7 +285,7 @@ class ActivationSampler(BaseSampler):
         self._slot_sampler.reseed_rng()
 
     def check_enqueued(self, study: Study, params: Mapping[str, Any]) -> None:
-        """Refuse what a trial is to be enqueued with where it means nothing in a study."""
+        """Refuse enqueued values that are invalid in a study."""
         self.parameters.check_enqueued(study, params)
 
     # --- proposing --------------------------------------------------------------------------
@@ -298,24 +295,24 @@ class ActivationSampler(BaseSampler):
 
         Args:
             study: a study of this space.
-            trial: the trial that a proposal is for; left out of what is seen.
+            trial: the trial to propose for; excluded from the view.
         """
         return self._view(StudyView.of(study, trial))
 
     def observations(
         self, trials: Sequence[FrozenTrial], direction: StudyDirection
     ) -> Observations:
-        """Return what some trials of a study say, larger is better."""
+        """Return the observations of some trials of a study, larger is better."""
         return self._view(StudyView.of_some(trials, direction)).observations
 
     def configurations(self, study: Study) -> JointSide | None:
-        """Return how configurations are searched, None where functions alone are."""
+        """Return how configurations are searched; None if only functions are."""
         return None if self._delegates else self._side(study, self.parameters.common(study))
 
     def remaining(self, study: Study, trials: StudyView | None = None) -> int:
         """Count the functions that can still be proposed.
 
-        With other parameters or several activations, as many as there are: each can be proposed
+        With other parameters or several activations, all functions count: each can be proposed
         again in another configuration.
 
         Args:

@@ -22,10 +22,10 @@ from bo_act.study.storage.trials import SOURCE, own, own_trials, source_trials
 
 
 def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
-    """Read what benchmarks and studies say of the functions of a space.
+    """Read benchmarks and studies as sources for the functions of a space.
 
-    Functions are matched by what they compute, so that a source's space may be another one. What is
-    the same under another name (a copy, a link, another form of the file) is one source.
+    Functions are matched by their values, so a source may have another space. A source under
+    several names (a copy, a link, another file format) counts once.
 
     Args:
         space: of the search.
@@ -111,19 +111,19 @@ def add_source_trials(
     most: int = 100,
     activations: Sequence[str] = ("",),
 ) -> int:
-    """Add what sources say to a study as finished trials, for those who look at it elsewhere.
+    """Add the best functions of sources to a study as finished trials, for Optuna's tools.
 
-    Each has the source's name in its user attribute ``source``, and nothing here takes it for one
-    of the study: it is no observation, is in no count, and is neither best nor confirmed. What
-    reads the study without this attribute (Optuna's ``best_trial``, pruners, a dashboard's curve of
-    the best value) sees trials like any other, with values that were measured on another task.
+    Each has the source's name in its user attribute ``source``, and bo-act ignores it: it is no
+    observation, is in no count, and is neither best nor confirmed. Tools that do not know the
+    attribute (Optuna's ``best_trial``, pruners, a dashboard's best-value curve) see ordinary
+    trials, with values from another task.
 
     Args:
         study: of the space.
         space: of the study and the sources.
-        sources: what to add; trials that are there already are not added again.
-        most: of each source, how many, the best first.
-        activations: of the study; a function stands in all of them.
+        sources: to add; existing trials are not added again.
+        most: how many per source, the best first.
+        activations: of the study; a function fills all of them.
 
     Returns:
         How many were added.
