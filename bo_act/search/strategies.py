@@ -24,7 +24,6 @@ _MOST_MUTATIONS = 4
 class Strategy(Protocol):
     """Anything that chooses among candidates by the observations.
 
-
     ``choose`` gets, by name, what its signature asks for of what is listed below.
 
     Example:
