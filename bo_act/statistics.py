@@ -138,3 +138,16 @@ def bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(values)) / len(values)
     low, high = np.quantile(weights @ values, [0.025, 0.975], axis=0)
     return low, values.mean(axis=0), high
+
+
+def pareto_front(values: Sequence[float], costs: Sequence[float]) -> list[int]:
+    """Return the numbers of those that none beats in both, the best value first.
+
+    Of equal ones the first stays.
+    """
+    order = sorted(range(len(values)), key=lambda i: (-values[i], costs[i], i))
+    chosen: list[int] = []
+    for i in order:
+        if not chosen or costs[i] < costs[chosen[-1]]:
+            chosen.append(i)
+    return chosen

@@ -24,7 +24,6 @@ from bo_act.comparison.replay import replay
 from bo_act.errors import SearchError
 from bo_act.search.acquisition.cost import (
     expected_hypervolume_improvement,
-    pareto_front,
     per_second_of,
     predicted_seconds,
 )
@@ -34,6 +33,7 @@ from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher, fit_observed
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.files import read_study
+from bo_act.statistics import pareto_front
 from bo_act.study.results.summary import read_result
 from bo_act.study.running.runner import run_study
 from bo_act.study.sampling.sampler import ActivationSampler

@@ -15,8 +15,7 @@ from pandas import DataFrame
 from bo_act.activations.costs import costs_of, operator_times
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.compare import compare
-from bo_act.search.acquisition.cost import pareto_front
-from bo_act.statistics import mean_interval
+from bo_act.statistics import mean_interval, pareto_front
 from bo_act.terminal import live
 
 BENCHMARKS = ("digits_mlp", "fashion_mnist_small_cnn", "digits_small_cnn", "fashion_mlp_adam")

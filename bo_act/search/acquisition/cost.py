@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from bo_act.search.acquisition.pool import PoolMarginals, marginals
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
+from bo_act.statistics import pareto_front
 
 _FEWEST = 5  # timed evaluations that a line is fitted to
 
@@ -53,19 +53,6 @@ def predicted_seconds(
 def per_second_of(spec: AcquisitionSpec, scores: Tensor, seconds: Tensor) -> Tensor:
     """Return scores as gains by second (Snoek et al. 2012, section 3.2), (m,)."""
     return scores - seconds.log() if spec.name.startswith("log_") else scores / seconds
-
-
-def pareto_front(values: Sequence[float], costs: Sequence[float]) -> list[int]:
-    """Return the numbers of those that none beats in both, the best value first.
-
-    Of equal ones the first stays.
-    """
-    order = sorted(range(len(values)), key=lambda i: (-values[i], costs[i], i))
-    chosen: list[int] = []
-    for i in order:
-        if not chosen or costs[i] < costs[chosen[-1]]:
-            chosen.append(i)
-    return chosen
 
 
 def score_hypervolume(

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial
 
 from bo_act.errors import StorageError
 from bo_act.html import Markup, box, table
-from bo_act.search.acquisition.cost import pareto_front
 from bo_act.specs import StudySpec
+from bo_act.statistics import pareto_front
 from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confirmed
 from bo_act.study.results.failures import baseline_notes, failures, nothing_found, state_of
 from bo_act.study.results.verdict import REFERENCE, notes_on_failures, verdict, with_interval
