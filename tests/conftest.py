@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import save
 from bo_act.benchmark.table import Benchmark
 from bo_act.specs import SpaceSpec
+
+# Of processes that tests start: several share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Compiling or fitting may be slow once; a deadline would only make that test fail at times.
 settings.register_profile("bo-act", deadline=None)
