@@ -122,7 +122,12 @@ def compare(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", "-m", metavar="NAME", help="Search method; several times."),
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME",
+            help="Search method, or [NAME=]FILE.py:FUNCTION that makes a sampler; several times.",
+        ),
     ] = None,
     evaluations: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Of each search (default 100).")

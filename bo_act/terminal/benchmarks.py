@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from bo_act import terminal
 
@@ -189,7 +190,7 @@ def comparison(found: Comparison) -> None:
         for _, row in rows.iterrows():
             cells = row[columns].astype(object)
             cells["seconds"] *= 1000
-            table.add_row(row["method"], *map(_cell, cells))
+            table.add_row(Text(row["method"]), *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")
     for name, told in found.summary.get("told", {}).items():
