@@ -291,13 +291,12 @@ def _plain(summed: Mapping[str, Any]) -> Any:
 def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Iterator[dict[str, Any]]:
     away = {name: one for name, one in job.methods.items() if _travels(one)} if workers > 1 else {}
     shared = [run for run in runs if run.method in away]
-    if len(shared) < 2:
-        shared = []
+    here = [run for run in runs if run.method not in away]
+    if len(shared) == 1:
+        here, shared = list(runs), []
     # Here first: what is new, and may fail, is seen to fail at once.
     replayer = job(torch.device("cpu"))
-    for run in runs:
-        if run not in shared:
-            yield replayer(run)
+    yield from map(replayer, here)
     if shared:
         yield from compute_in_processes(
             replace(job, methods=away),

@@ -12,6 +12,7 @@ import dis
 import functools
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -75,7 +76,7 @@ class _Reader:
         elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
             yield value.dtype.str, value.shape, digest(value.tobytes())
         elif isinstance(value, Path | Enum | np.dtype):
-            yield str(value)
+            yield repr(value)
         elif isinstance(value, BaseModel):
             yield value.model_dump_json()
         elif isinstance(value, ModuleType):
@@ -84,7 +85,9 @@ class _Reader:
             yield from self._code_of(value, name)
 
     def _code_of(self, value: Any, name: str) -> Iterator[Any]:
-        if isinstance(value, FunctionType):
+        if (known := _name_in_library(value)) is not None:
+            yield known
+        elif isinstance(value, FunctionType):
             yield from self._function(value)
         elif isinstance(value, type):
             yield from self._class(value) if _is_users(value) else [_named(value)]
@@ -157,7 +160,7 @@ def _file_of(value: Any) -> Iterator[str]:
     A program's file says more than the function does: with how many seeds it is compared, say.
     """
     if value.__module__ != "__main__":
-        yield _content(getattr(inspect.getmodule(value), "__file__", None))
+        yield _content(getattr(sys.modules.get(value.__module__), "__file__", None))
 
 
 def _content(file: str | None) -> str:
@@ -168,10 +171,21 @@ def _content(file: str | None) -> str:
 
 
 def _is_users(value: Any) -> bool:
-    if value.__module__ == "__main__":
-        return True
-    file = getattr(inspect.getmodule(value), "__file__", None)
-    return file is not None and is_users_file(file)
+    name = getattr(value, "__module__", None)
+    file = getattr(sys.modules.get(name or ""), "__file__", None)
+    return name == "__main__" or (file is not None and is_users_file(file))
+
+
+def _name_in_library(value: Any) -> str | None:
+    """Return the name under which a library has this very object."""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    if not isinstance(name, str) or module is None or _is_users(value):
+        return None
+    there = getattr(module, name.partition(".")[0], None)
+    for part in name.split(".")[1:]:
+        there = getattr(there, part, None)
+    return f"{module.__name__}.{name}" if there is value else None
 
 
 def _has_attributes_alone(kind: type) -> bool:

@@ -61,7 +61,7 @@ def _method(name: str, method: object) -> MethodSpec | OwnSampler:
     if isinstance(method, MethodSpec):
         return method
     if isinstance(method, str) and ".py" in method:
-        return OwnSampler.load(method)
+        return OwnSampler.load(method).checked()
     if isinstance(method, str):
         if method in METHODS:
             return METHODS[method]
@@ -70,9 +70,7 @@ def _method(name: str, method: object) -> MethodSpec | OwnSampler:
             f"{', '.join(METHODS)}, or one of your own as FILE.py:FUNCTION"
         )
     if callable(method):
-        own = OwnSampler(getattr(method, "__qualname__", name), given=method)
-        own.asked()
-        return own
+        return OwnSampler(getattr(method, "__qualname__", name), given=method).checked()
     hint = "; give a function that makes a new one for each search"
     raise BenchmarkError(
         f"method {name!r}: expected a name, a MethodSpec or a function, {EXPECTED}, got "

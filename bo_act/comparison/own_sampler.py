@@ -73,6 +73,15 @@ class OwnSampler:
             return False
         return b"__main__" not in packed or hasattr(sys.modules["__main__"], "__file__")
 
+    def checked(self) -> OwnSampler:
+        """Return this, if it can be called.
+
+        Raises:
+            BenchmarkError: it asks for what there is not.
+        """
+        self.asked()
+        return self
+
     def asked(self) -> list[str]:
         """Return what the function asks for by name.
 

@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -375,6 +377,79 @@ def test_what_cannot_be_told_apart_is_run_again_and_said_once(files, ran):
     compare(ONE, {"mine": mine}, **FAST)  # where nothing is kept, there is nothing to say
 
 
+SCRIPT = """
+    import dataclasses, enum, os, sys
+    from numpy import linspace
+    import optuna
+    import bo_act
+    from pathlib import Path
+
+    LEVELS = linspace(0, 1, 3)
+    NAMES = {"a", "b", "c"}
+
+    class Kind(enum.Enum):
+        ONE = 1
+
+    @dataclasses.dataclass
+    class Options:
+        start: int = 4
+        kind: Kind = Kind.ONE
+
+    class Mine(optuna.samplers.TPESampler):
+        def reseed_rng(self):
+            assert self in LEVELS and NAMES & {"a", "b"}
+
+    def make_sampler(seed):
+        print("main" if __name__ == "__main__" else "worker", flush=True)
+        return Mine(seed=seed, n_startup_trials=Options().start)
+
+    if __name__ == "__main__":
+        methods = {"mine": make_sampler, "random": "random"}
+        bo_act.compare(
+            ["one.parquet"], methods, seeds=2, evaluations=10, workers=2, out=Path("out")
+        )
+"""
+
+
+def test_a_function_of_a_program_travels_and_has_its_runs_in_the_next(files):
+    def run(code: str) -> list[str]:
+        write("program.py", code)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "program.py"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.split()
+
+    assert run(SCRIPT) == ["worker"] * 2
+    assert run(SCRIPT) == []
+    assert run(SCRIPT.replace("seeds=2", "seeds=4")) == ["worker"] * 2
+    for old, new in (("start: int = 4", "start: int = 5"), ("ONE = 1", "ONE = 2")):
+        assert len(run(SCRIPT.replace(old, new))) == 2, old
+
+
+def test_a_function_that_a_worker_cannot_find_is_said_to_be_one(files):
+    write(
+        "program.py",
+        """
+        import bo_act, optuna
+
+        if __name__ == "__main__":
+            def make_sampler(seed):
+                return optuna.samplers.RandomSampler(seed)
+
+            bo_act.compare(["one.parquet"], {"mine": make_sampler}, seeds=2, workers=2)
+        """,
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "program.py"], check=False, capture_output=True, text=True
+    )
+    assert (
+        "function cannot be loaded in a worker: Can't get attribute 'make_sampler'" in done.stderr
+    )
+
+
 # --- what fails ---------------------------------------------------------------------------------
 
 
@@ -409,6 +484,28 @@ def test_a_failure_in_a_library_names_where_the_sampler_comes_from(files):
     with pytest.raises(
         BenchmarkError, match=r"ValueError: .* not found .*\(my_method\.py, line 4\)"
     ):
+        compare(ONE, [MINE], **FAST)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def make_sampler(seed):\n    raise SystemExit(3)\n", r"SystemExit: 3 \(my_.*line 2\)"),
+        ("def make_sampler(study):\n    pass\n", r"make_sampler \(my_.*line 1\) asks for study;"),
+        ("import none_such\n", r"my_method\.py cannot be imported: Module.*line 1"),
+        (
+            "def make_sampler():\n    return 3\n",
+            r"make_sampler \(my_.*line 1\) to return an Optuna",
+        ),
+        ("from optuna.samplers import GPSampler as make_sampler\n", None),
+    ],
+)
+def test_files_that_make_no_sampler(files, code, message):
+    write("my_method.py", code)
+    if message is None:
+        assert compare(ONE, [MINE], **FAST).summary["methods"]
+        return
+    with pytest.raises(BenchmarkError, match=message):
         compare(ONE, [MINE], **FAST)
 
 
@@ -474,7 +571,7 @@ def test_on_the_command_line(bo_act, files):
     code, out, err = bo_act("compare", *options, "--report", "page.html")
     assert code == 0, err
     for name in ("make_sampler", "[b]x", "random"):
-        assert name in out
+        assert out.count(name) == 2, name  # in the table, and beside the probabilities
         assert name in Path("page.html").read_text()
     assert "make_sampler" in Path("out/regret.svg").read_text().replace("\n", "")
     summary = json.loads(Path("out/summary.json").read_text())
