@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 import bo_act
 from bo_act.comparison import compare as comparing
 from bo_act.comparison.compare import compare
+from bo_act.comparison.own_sampler import OwnSampler
 from bo_act.comparison.plan import read_plan
 from bo_act.errors import BenchmarkError
 from bo_act.features.table import FeatureTable
@@ -250,6 +252,17 @@ def test_workers_change_nothing(files, monkeypatch):
     shared = compare(ONE, methods, **FAST, workers=2)
     pd.testing.assert_frame_equal(untimed(alone), untimed(shared))
     assert where == [os.getpid()] * 4  # what cannot travel stays here
+
+
+def test_a_function_of_a_notebook_stays_here(monkeypatch):
+    main = sys.modules["__main__"]
+    function = in_a_notebook("def make(seed):\n    pass")["make"]
+    monkeypatch.setattr(main, "make", function, raising=False)
+    monkeypatch.setattr(main, "__file__", "program.py", raising=False)
+    assert OwnSampler("make", given=function).travels
+    monkeypatch.delattr(main, "__file__")
+    assert not OwnSampler("make", given=function).travels
+    assert OwnSampler("make", given=make_sampler).travels
 
 
 def test_what_fails_in_a_worker_is_told_as_here(files):
@@ -589,3 +602,10 @@ def test_figures_name_it(files):
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mine", "random"]
     assert "mine" in found._repr_html_()
     assert set(found.table["method"]) == {"mine", "random"}
+
+
+def test_the_example_runs(files):
+    runner = doctest.DocTestRunner(verbose=False)
+    for example in doctest.DocTestFinder().find(compare, "compare"):
+        runner.run(example)
+    assert runner.summarize(verbose=False) == (0, 4)
