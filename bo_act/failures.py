@@ -188,7 +188,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _place(error: BaseException) -> tuple[str, int] | None:
     """Return the innermost line of a user's file that an exception came through."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno is not None:
-        return _shown(error.filename), error.lineno
+        return shown_path(error.filename), error.lineno
     places = [
         (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
     ]
@@ -197,8 +197,8 @@ def _place(error: BaseException) -> tuple[str, int] | None:
         found = re.findall(r'File "([^"]+)", line (\d+)', text)
         places += [(file, int(line)) for file, line in found]
     for file, line in reversed(places):
-        if _is_users(file):
-            return _shown(file), line
+        if is_users_file(file):
+            return shown_path(file), line
     return None
 
 
@@ -219,7 +219,7 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def _is_users(file: str) -> bool:
+def is_users_file(file: str) -> bool:
     """Tell whether a file is the user's, or one of those that are there to be edited."""
     if file.startswith("<"):
         return False
@@ -251,7 +251,7 @@ def _absolute(file: str) -> str:
         return file
 
 
-def _shown(file: str) -> str:
+def shown_path(file: str) -> str:
     path = _absolute(file)
     try:
         return clean(Path(path).relative_to(Path.cwd()).as_posix())

@@ -280,8 +280,8 @@ def _unpacked(packed: bytes) -> Job[Any, Any]:
         job: Job[Any, Any] = pickle.loads(packed)
     except (AttributeError, ImportError) as error:
         raise WorkerError(
-            f"the network cannot be loaded in a worker: {error}; define it at the top level of a "
-            f"module that can be imported there, or compute with workers=1"
+            f"a network or function cannot be loaded in a worker: {error}; define it at the top "
+            f"level of a module that can be imported there, or compute with workers=1"
         ) from error
     return job
 

@@ -120,7 +120,12 @@ def compare(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", "-m", metavar="NAME", help="Search method; repeatable."),
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME",
+            help="Search method, or [NAME=]FILE.py:FUNCTION for a sampler of your own; repeatable.",
+        ),
     ] = None,
     evaluations: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Evaluations per search (default 100).")

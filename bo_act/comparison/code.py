@@ -11,8 +11,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FIRST = "bo_act.comparison.job"
 
-# Imported on the way, and without a say in what is proposed: what draws functions, and what makes
-# features and sources, which here come with the benchmarks.
+# Imported on the way, and without a say in what is proposed: what draws functions, what makes
+# features and sources, which here come with the benchmarks, and what loads files of users.
 _BESIDE = frozenset(
     {
         "bo_act.activations.mathml",
@@ -20,6 +20,7 @@ _BESIDE = frozenset(
         "bo_act.features.compute",
         "bo_act.html",
         "bo_act.study.sampling.warm_start",
+        "bo_act.user_files",
     }
 )
 

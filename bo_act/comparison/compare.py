@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -21,16 +21,19 @@ from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import same_runs, same_task
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.code import code_digest
+from bo_act.comparison.fingerprint import NotToldApartError, fingerprint
 from bo_act.comparison.job import CompareJob, ReplayRun
+from bo_act.comparison.methods import Method, read_methods
 from bo_act.comparison.metrics import summary, table
+from bo_act.comparison.own_sampler import OwnSampler
 from bo_act.comparison.replay import Step
-from bo_act.errors import BenchmarkError, nearest
+from bo_act.errors import BenchmarkError
 from bo_act.events import Events
 from bo_act.html import box
 from bo_act.html import table as html_table
-from bo_act.io import atomic_write, one_line, reason, replacing
+from bo_act.io import atomic_write, digest, one_line, reason, replacing
 from bo_act.process_pool import compute_in_processes
-from bo_act.search.method import METHODS, MethodSpec
+from bo_act.search.method import MethodSpec
 from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, whole
 
 if TYPE_CHECKING:
@@ -115,7 +118,11 @@ class Comparison:
 
 def compare(
     benchmarks: Sequence[str],
-    methods: Sequence[str | tuple[str, MethodSpec]] = ("default", "published", "random"),
+    methods: Sequence[str | tuple[str, Method]] | Mapping[str, Method] = (
+        "default",
+        "published",
+        "random",
+    ),
     *,
     evaluations: int = 100,
     seeds: int = 30,
@@ -132,7 +139,10 @@ def compare(
 
     Args:
         benchmarks: names or paths, see ``open_benchmark``.
-        methods: names in ``METHODS``, or names with your own specs.
+        methods: by the names in tables and figures. Each is a name in ``METHODS``, a ``MethodSpec``,
+            or your own sampler: a function ``make_sampler(space, features, seed)`` that returns an
+            Optuna sampler and receives, by name, those of the three that it asks for; or
+            ``"FILE.py:FUNCTION"``. A sequence holds (name, method), or names and files alone.
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark, with seeds from 0.
         initial: random functions after the baselines of the space.
@@ -140,15 +150,28 @@ def compare(
             names (see ``same_task``): the five functions that are good in all of them are
             evaluated first, instead of baselines and random functions, and the ranks in them are
             a block of the embedding.
-        workers: processes at a time, one thread each.
-        out: folder for the runs; default: they are not saved.
+        workers: processes at a time, one thread each. Samplers that cannot be pickled (lambdas,
+            closures, functions of a notebook) search in this process, before all others.
+        out: folder for the runs; default: they are not saved. Runs of your own sampler are found
+            again as long as its code, with what it uses, is the same.
         events: called as it proceeds.
 
     Raises:
-        BenchmarkError: a name is unknown, a number is invalid, two benchmarks have the same runs,
-            the only source is the task itself, or ``out`` has runs of other code or options.
+        BenchmarkError: a name is unknown, a number is invalid, two methods have the same name, two
+            benchmarks have the same runs, the only source is the task itself, your own sampler
+            fails, or ``out`` has runs of other code or options.
+
+    Example:
+        >>> import bo_act, optuna
+        >>> def make_sampler(seed):
+        ...     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+        >>> found = bo_act.compare(
+        ...     ["digits_mlp"], {"mine": make_sampler, "random": "random"}, seeds=2, evaluations=15
+        ... )
+        >>> list(found.summary["methods"])
+        ['mine', 'random']
     """
-    specs = _methods(methods)
+    named = read_methods(methods)
     if not benchmarks:
         raise BenchmarkError("expected at least one benchmark, got none")
     whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
@@ -160,15 +183,19 @@ def compare(
     runs = [
         ReplayRun(benchmark, method, seed)
         for seed in range(seeds)
-        for method in specs
+        for method in named
         for benchmark in opened
     ]
     _check_once(opened)
     sources = _distinct({n: opened.get(n) or open_benchmark(n) for n in dict.fromkeys(warm_start)})
     told = {name: _others(name, benchmark, sources) for name, benchmark in opened.items()}
-    priced = any(spec.acquisition.needs_costs for spec in specs.values())
+    specs = [method for method in named.values() if isinstance(method, MethodSpec)]
+    priced = any(spec.acquisition.needs_costs for spec in specs)
     times = operator_times() if priced else None
-    job = CompareJob(specs, evaluations, initial, told, times)
+    job = CompareJob(named, evaluations, initial, told, times)
+    codes = {name: _code_of(method) for name, method in named.items()}
+    if out is not None:
+        _warn_of_lost(codes)
     with ExitStack() as stack:
         if out is None:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -181,20 +208,24 @@ def compare(
                     "warm_start": [source.hash[:16] for source in sources.values()],
                     "code": code_digest(),
                 },
-                key=("benchmark", "benchmark_hash", "method", "method_spec", "seed"),
+                key=("benchmark", "benchmark_hash", "method_spec", "seed"),
             )
         )
-        keys = {run: _key(run, opened, specs) for run in runs}
-        todo = [run for run in runs if keys[run] not in journal]
-        done = len(runs) - len(todo)
-        events.runs(done, len(runs), "searches")
-        for record in _replayed(job, todo, workers):
+        keys = {
+            run: (run.benchmark, opened[run.benchmark].hash[:16], codes[run.method], run.seed)
+            for run in runs
+        }
+        # Of another name, perhaps: what a method is called has no part in what it does.
+        kept = {run: journal[key] for run, key in keys.items() if key in journal}
+        events.runs(len(kept), len(runs), "searches")
+        for record in _replayed(job, [run for run in runs if run not in kept], workers):
             run = ReplayRun(record["benchmark"], record["method"], record["seed"])
-            _, benchmark_hash, _, method_spec, _ = keys[run]
-            journal.add(record | {"benchmark_hash": benchmark_hash, "method_spec": method_spec})
-            done += 1
-            events.runs(done, len(runs), "searches")
-        records = [journal[keys[run]] for run in runs]
+            _, benchmark_hash, code, _ = keys[run]
+            kept[run] = record | {"benchmark_hash": benchmark_hash, "method_spec": code}
+            if isinstance(code, str):
+                journal.add(kept[run])
+            events.runs(len(kept), len(runs), "searches")
+        records = [kept[run] | {"method": run.method} for run in runs]
     steps = _frame(records)
     summed = summary(steps, opened)
     if warm_start:
@@ -254,15 +285,49 @@ def _plain(summed: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(summed))
 
 
-def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Any:
-    if workers > 1 and len(runs) > 1:
-        yield from compute_in_processes(
-            job, runs, device=torch.device("cpu"), workers=workers, threads=1
-        )
-        return
+def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Iterator[dict[str, Any]]:
+    away = {name: one for name, one in job.methods.items() if _travels(one)} if workers > 1 else {}
+    shared = [run for run in runs if run.method in away]
+    here = [run for run in runs if run.method not in away]
+    if len(shared) == 1:
+        here, shared = list(runs), []
+    # Here first: what is new, and may fail, is seen to fail at once.
     replayer = job(torch.device("cpu"))
-    for run in runs:
-        yield replayer(run)
+    yield from map(replayer, here)
+    if shared:
+        yield from compute_in_processes(
+            replace(job, methods=away),
+            shared,
+            device=torch.device("cpu"),
+            workers=workers,
+            threads=1,
+        )
+
+
+def _travels(method: MethodSpec | OwnSampler) -> bool:
+    return isinstance(method, MethodSpec) or method.travels
+
+
+def _code_of(method: MethodSpec | OwnSampler) -> str | NotToldApartError:
+    """Return a hash of what decides the runs of a method, or why there is none."""
+    if isinstance(method, MethodSpec):
+        return digest(method.model_dump_json())[:16]
+    if method.file is not None:
+        return digest(method.file.content + b"\0" + method.name.encode())[:16]
+    try:
+        return fingerprint(method.given)[:16]
+    except NotToldApartError as error:
+        return error
+
+
+def _warn_of_lost(codes: Mapping[str, str | NotToldApartError]) -> None:
+    for name, code in codes.items():
+        if isinstance(code, NotToldApartError):
+            warnings.warn(
+                f"runs of {name!r} are not kept: nothing tells whether {code}, which it uses, is "
+                "the same the next time; give the method as 'FILE.py:FUNCTION' to keep them",
+                stacklevel=3,
+            )
 
 
 def _check_once(opened: Mapping[str, Benchmark]) -> None:
@@ -292,31 +357,6 @@ def _others(name: str, benchmark: Benchmark, sources: Mapping[str, Benchmark]) -
             f"{', '.join(map(repr, sources))}, of the same task as {name!r}"
         )
     return others
-
-
-def _methods(methods: Sequence[str | tuple[str, MethodSpec]]) -> dict[str, MethodSpec]:
-    specs: dict[str, MethodSpec] = {}
-    for method in methods:
-        name = method if isinstance(method, str) else method[0]
-        if isinstance(method, tuple):
-            specs[name] = method[1]
-        elif name in METHODS:
-            specs[name] = METHODS[name]
-        else:
-            raise BenchmarkError(
-                f"no method named {name!r}{nearest(name, METHODS)}; known methods: "
-                f"{', '.join(METHODS)}"
-            )
-    if not specs:
-        raise BenchmarkError(f"expected at least one method of: {', '.join(METHODS)}")
-    return specs
-
-
-def _key(
-    run: ReplayRun, benchmarks: Mapping[str, Benchmark], specs: Mapping[str, MethodSpec]
-) -> tuple[Any, ...]:
-    spec = hashlib.sha256(specs[run.method].model_dump_json().encode()).hexdigest()[:16]
-    return run.benchmark, benchmarks[run.benchmark].hash[:16], run.method, spec, run.seed
 
 
 def _frame(records: Sequence[Mapping[str, Any]]) -> DataFrame:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from optuna.samplers import BaseSampler
 
 from bo_act.activations.costs import costs_of
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.own_sampler import OwnSampler
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.embedding.factory import make_embedder
@@ -44,7 +47,7 @@ class CompareJob:
         times: of operators, where a method asks what functions cost.
     """
 
-    methods: Mapping[str, MethodSpec]
+    methods: Mapping[str, MethodSpec | OwnSampler]
     evaluations: int
     initial: int
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -68,18 +71,10 @@ class _Replayer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         benchmark = self._benchmark(run.benchmark)
         method = self.job.methods[run.method]
-        warm = self._warm_start(run, method)
-        embedding = None
-        if method.optuna is None:
-            embedding = self._plain(run, method)
-            embedding = embedding if warm is None else warm.enrich(embedding)
-        costs = None
-        if method.acquisition.needs_costs and self.job.times is not None:
-            costs = costs_of(benchmark.space.catalogue, self.job.times)
-        sampler = make_method_sampler(
-            method, benchmark.space, embedding, costs=costs, seed=run.seed
-        )
-        cold = warm is None or method.baselines
+        own = method if isinstance(method, OwnSampler) else None
+        spec = MethodSpec() if isinstance(method, OwnSampler) else method
+        warm = self._warm_start(run, spec)
+        cold = warm is None or spec.baselines
         design = initial_design(
             benchmark,
             seed=run.seed,
@@ -87,10 +82,23 @@ class _Replayer:
             first=() if warm is None else warm.best,
             baselines=cold,
         )
-        steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
+        with own.failing(run) if own else nullcontext():
+            sampler = own.make(benchmark, seed=run.seed) if own else self._sampler(run, spec, warm)
+            steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
         columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
         columns["suggest_seconds"] = [float(f"{s:.4g}") for s in columns["suggest_seconds"]]
         return {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **columns}
+
+    def _sampler(self, run: ReplayRun, method: MethodSpec, warm: WarmStart | None) -> BaseSampler:
+        benchmark = self._benchmark(run.benchmark)
+        embedding = None
+        if method.optuna is None:
+            embedding = self._plain(run, method)
+            embedding = embedding if warm is None else warm.enrich(embedding)
+        costs = None
+        if method.acquisition.needs_costs and self.job.times is not None:
+            costs = costs_of(benchmark.space.catalogue, self.job.times)
+        return make_method_sampler(method, benchmark.space, embedding, costs=costs, seed=run.seed)
 
     def _benchmark(self, name: str) -> Benchmark:
         if name not in self.benchmarks:

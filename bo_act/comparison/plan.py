@@ -18,7 +18,8 @@ class ComparisonPlan(Spec):
 
     Attributes:
         benchmarks: names or paths.
-        methods: names of built-in methods, or of those in ``method``.
+        methods: names of built-in methods, of those in ``method``, or ``[NAME=]FILE.py:FUNCTION``
+            of what makes a sampler, from the working folder.
         method: methods of one's own, by name.
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark.

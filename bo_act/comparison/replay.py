@@ -24,6 +24,9 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.specs.base import MOST_EVALUATIONS, checked_seed, whole
 
+MOST_REFUSED = 10_000
+"""Proposals in a row that do not satisfy what the space requires, before a sampler is given up."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -105,7 +108,8 @@ def replay(
         pruner: may stop trials; needs a benchmark with curves.
 
     Raises:
-        BenchmarkError: a pruner was given and the benchmark has no curves.
+        BenchmarkError: a pruner was given and the benchmark has no curves, or the sampler proposes
+            nothing of the space.
     """
     if pruner is not None and benchmark.curves is None:
         raise BenchmarkError(
@@ -136,8 +140,11 @@ def _ask(study: Study, space: Space) -> Trial:
 
     Samplers that know no catalogue also propose what does not satisfy the space's requirements;
     they are told so, and it counts as no evaluation.
+
+    Raises:
+        BenchmarkError: it proposes nothing else.
     """
-    while True:
+    for _ in range(MOST_REFUSED):
         trial = study.ask()
         try:
             space.suggest_expression(trial)
@@ -145,6 +152,10 @@ def _ask(study: Study, space: Space) -> Trial:
             study.tell(trial, state=TrialState.PRUNED)
         else:
             return trial
+    raise BenchmarkError(
+        f"{MOST_REFUSED} proposals in a row do not satisfy what the space {space.name!r} requires; "
+        "a sampler has to propose something else after trials that were pruned"
+    )
 
 
 def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -189,7 +190,7 @@ def comparison(found: Comparison) -> None:
         for _, row in rows.iterrows():
             cells = row[columns].astype(object)
             cells["seconds"] *= 1000
-            table.add_row(row["method"], *map(_cell, cells))
+            table.add_row(escape(row["method"]), *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")
     for name, told in found.summary.get("told", {}).items():
@@ -199,12 +200,16 @@ def comparison(found: Comparison) -> None:
         terminal.out.print(said, style="dim")
     first = next(iter(found.summary["methods"]))
     rows = {
-        pair["b"]: f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, {pair['ci95'][1]:.2f}]"
+        escape(
+            pair["b"]
+        ): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, {pair['ci95'][1]:.2f}]"
         for pair in found.summary["comparisons"]
         if pair["a"] == first and pair["probability"] is not None
     }
     if rows:
-        terminal.key_values(f"Probability that {first} beats (in the end, 95% interval)", rows)
+        terminal.key_values(
+            f"Probability that {escape(first)} beats (in the end, 95% interval)", rows
+        )
 
 
 _HEADS = {

@@ -86,12 +86,14 @@ def test_what_is_there_is_not_run_again(files, monkeypatch):
         without_times(more.steps),
         without_times(compare(NAMES, FAST, evaluations=12, seeds=3).steps),
     )
-    # The same name for another method is another method.
+    # The same name for another method is another method, and another name for one is none.
     mine = [("mine", MethodSpec(acquisition=AcquisitionSpec(name="greedy")))]
     ran.clear()
     compare(NAMES[:1], mine, evaluations=12, seeds=1, out=out)
-    compare(NAMES[:1], [("mine", METHODS["random"])], evaluations=12, seeds=1, out=out)
-    assert len(ran) == 2
+    assert len(ran) == 1
+    renamed = compare(NAMES[:1], [("mine", METHODS["random"])], evaluations=12, seeds=1, out=out)
+    assert len(ran) == 1
+    assert set(renamed.steps["method"]) == {"mine"}
 
 
 def test_runs_of_other_code_or_options_are_refused(files, monkeypatch):

@@ -1,0 +1,174 @@
+"""A method of a user's own: a function that makes the Optuna sampler of each search."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakSet
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+
+from bo_act.benchmark.table import Benchmark
+from bo_act.errors import BenchmarkError, BoActError
+from bo_act.failures import USERS, Failure, is_users_file, shown_path
+from bo_act.user_files import UserFile, load_function
+
+EXPECTED = "def make_sampler(space, features, seed) -> optuna.samplers.BaseSampler"
+_NAMES = ("space", "features", "seed")
+
+
+def _nothing() -> None:
+    pass
+
+
+_made: WeakSet[BaseSampler] = WeakSet()  # in this process
+
+
+@dataclass(frozen=True)
+class OwnSampler:
+    """What makes a sampler for each search.
+
+    Attributes:
+        name: of the function.
+        file: that has it, loaded where it is called; None for one that was given as an object.
+        given: that object; nothing where there is a file.
+    """
+
+    name: str
+    file: UserFile | None = None
+    given: Callable[..., Any] = _nothing
+
+    @classmethod
+    def load(cls, name: str) -> OwnSampler:
+        """Read ``"my_method.py:make_sampler"``.
+
+        Raises:
+            BenchmarkError: there is no such file or function, or it cannot be imported.
+        """
+        file, _ = load_function(name, key="methods", expected=EXPECTED, error=BenchmarkError)
+        return cls(name.rpartition(":")[2], file)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function, loaded."""
+        if self.file is not None:
+            return getattr(self.file.load(), self.name)  # type: ignore[no-any-return]
+        return self.given
+
+    @property
+    def travels(self) -> bool:
+        """Whether another process can have it: not a lambda, a closure or one of a notebook."""
+        if self.file is not None:
+            return True
+        try:
+            packed = pickle.dumps(self.given)
+        except Exception:  # whatever a class of the user's raises
+            return False
+        return b"__main__" not in packed or hasattr(sys.modules["__main__"], "__file__")
+
+    def checked(self) -> OwnSampler:
+        """Return this, if it can be called.
+
+        Raises:
+            BenchmarkError: it asks for what there is not.
+        """
+        self.asked()
+        return self
+
+    def asked(self) -> list[str]:
+        """Return what the function asks for by name.
+
+        Raises:
+            BenchmarkError: it asks for what there is not.
+        """
+        try:
+            parameters = list(inspect.signature(self.function).parameters.values())
+        except (TypeError, ValueError):  # one that is written in C, which may not tell
+            return []
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return list(_NAMES)
+        for one in parameters:
+            needed = one.default is one.empty and one.kind is not one.VAR_POSITIONAL
+            if needed and (one.name not in _NAMES or one.kind is one.POSITIONAL_ONLY):
+                how = " by position" if one.kind is one.POSITIONAL_ONLY else ""
+                raise BenchmarkError(
+                    f"{self._called} asks for {one.name}{how}; there are space, features and seed, "
+                    f"by name: expected {EXPECTED}"
+                )
+        return [
+            one.name
+            for one in parameters
+            if one.name in _NAMES and one.kind is not one.POSITIONAL_ONLY
+        ]
+
+    def make(self, benchmark: Benchmark, *, seed: int) -> BaseSampler:
+        """Return a sampler for one search.
+
+        Raises:
+            BenchmarkError: what the function returns is none, or has searched before.
+            BaseException: whatever it raises.
+        """
+        known = {"space": benchmark.space, "features": benchmark.features, "seed": seed}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            sampler = self.function(**{name: known[name] for name in self.asked()})
+        if not isinstance(sampler, BaseSampler):
+            kind = type(sampler).__name__
+            got = f"the class {sampler.__name__}" if isinstance(sampler, type) else kind
+            raise BenchmarkError(f"expected {self._called} to return an Optuna sampler, got {got}")
+        if sampler in _made:
+            raise BenchmarkError(
+                f"expected {self._called} to make a new sampler for each search, got one that has "
+                "searched before"
+            )
+        _made.add(sampler)
+        return sampler
+
+    @contextmanager
+    def failing(self, run: object) -> Iterator[None]:
+        """Let what fails inside be told on one line, with the place in the user's file.
+
+        Args:
+            run: that it fails in.
+
+        Raises:
+            BenchmarkError: in place of whatever was raised.
+        """
+        try:
+            yield
+        except USERS as error:
+            failure = Failure.of(error)
+            if isinstance(error, BoActError) and error.__cause__ is None:
+                failure = replace(failure, type="")
+            if not failure.file:
+                file, line = self._place
+                failure = replace(failure, file=file, line=line)
+            raise BenchmarkError(
+                f"the sampler of {run} failed: {failure}; with a folder for the runs (out), those "
+                "that had ended are kept, and the same call goes on once this is mended"
+            ) from error
+
+    @property
+    def _called(self) -> str:
+        file, line = self._place
+        return f"{self.name} ({file}, line {line})" if file else self.name
+
+    @property
+    def _place(self) -> tuple[str, int | None]:
+        found: Any = inspect.unwrap(self.function)
+        found = getattr(found, "func", found)  # of a partial
+        try:
+            file = inspect.getsourcefile(found) or ""
+            line = inspect.getsourcelines(found)[1]
+        except (OSError, TypeError):  # no file has it, or it is an object that can be called
+            file = ""
+        if file and is_users_file(file):
+            return shown_path(file), line
+        return ("", None) if self.file is None else (shown_path(str(self.file.path)), 1)
