@@ -140,9 +140,10 @@ def compare(
     Args:
         benchmarks: names or paths, see ``open_benchmark``.
         methods: by the names in tables and figures. Each is a name in ``METHODS``, a
-            ``MethodSpec``, or your own sampler: a function ``make_sampler(space, features, seed)`` that returns an
-            Optuna sampler and receives, by name, those of the three that it asks for; or
-            ``"FILE.py:FUNCTION"``. A sequence holds (name, method), or names and files alone.
+            ``MethodSpec``, or your own sampler: a function ``make_sampler(space, features, seed)``
+            that returns an Optuna sampler and receives, by name, those of the three that it asks
+            for; or ``"FILE.py:FUNCTION"``. A sequence holds (name, method), or names and files
+            alone.
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark, with seeds from 0.
         initial: random functions after the baselines of the space.
