@@ -170,7 +170,7 @@ def suggestion(trials: int) -> float:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = bo_act.load_space("act_bench")
-    sampler = bo_act.ActivationSampler(space)
+    sampler = bo_act.ActivationSampler(space, baselines=(), initial=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     generator = np.random.default_rng(0)
     for index in generator.choice(len(space.catalogue), size=trials, replace=False):
