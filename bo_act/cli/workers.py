@@ -10,6 +10,7 @@ import typer
 
 from bo_act.cli.options import Json, Panel, Quiet, Set, Storage, StudyName, print_json, read
 from bo_act.errors import WorkerError
+from bo_act.optuna_internals import storage_of, study_id
 
 commands = typer.Typer()
 
@@ -129,9 +130,9 @@ def dashboard(
     from bo_act.study.storage.opening import load_study
 
     opened = load_study(spec)
-    address = f"http://{host}:{port}/dashboard/studies/{opened._study_id}"
+    address = f"http://{host}:{port}/dashboard/studies/{study_id(opened)}"
     print(f"{address} (Ctrl-C ends it)", flush=True)  # a pipe would wait for more
     try:
-        run_server(opened._storage, host=host, port=port)
+        run_server(storage_of(opened), host=host, port=port)
     except OSError as error:
         raise WorkerError(f"port {port} of {host} cannot be used ({error}); give --port") from error

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from scipy.stats import qmc
+
+from bo_act.optuna_internals import SearchSpaceTransform
 
 # Two choices of a category are as far apart as the ends of a range.
 _ONE_HOT = 1 / math.sqrt(2)
@@ -41,7 +42,7 @@ class Parameters:
         self.width = 0
         if not self.distributions:
             return
-        self._transform = _SearchSpaceTransform(self.distributions, transform_0_1=True)
+        self._transform = SearchSpaceTransform(self.distributions, transform_0_1=True)
         self.width = len(self._transform.bounds)
         self._scale = np.ones(self.width)
         columns = self._transform.column_to_encoded_columns

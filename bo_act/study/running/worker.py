@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from bo_act.errors import SearchError
 from bo_act.events import Events
 from bo_act.features.table import FeatureTable
+from bo_act.optuna_internals import id_of, storage_of, study_id
 from bo_act.specs import StudySpec
 from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.results.stopping import improvement_left
@@ -146,7 +147,7 @@ def search(
             continue
         events.waiting(())
         try:
-            with Heartbeat(study, trial._trial_id, grace=task.spec.grace):
+            with Heartbeat(study, id_of(trial), grace=task.spec.grace):
                 state = run_trial(task, study, trial)
         except TrialTaken as taken:
             warnings.warn(str(taken), stacklevel=2)
@@ -220,10 +221,10 @@ def _next_trial(
             # One of mine that is not being run was created although the answer was lost on its way.
             mine = Owner.read(one.system_attrs.get(OWNER)) == me
             if (mine or one.number in view.abandoned) and _take_over(study, one, me):
-                return Trial(study, one._trial_id)
+                return Trial(study, id_of(one))
         if any(one.state == TrialState.WAITING for one in view.trials):
             trial = study.ask()
-            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
+            storage_of(study).set_trial_system_attr(id_of(trial), OWNER, me.as_attribute())
             return trial
         live = len(view.running) - len(view.abandoned)
         if count(view.trials).finished + live >= spec.trials:
@@ -234,14 +235,14 @@ def _next_trial(
         # Born with its owner in one transaction: there is no moment in which it is nobody's.
         template = create_trial(state=TrialState.RUNNING, system_attrs={OWNER: me.as_attribute()})
         template.datetime_start = datetime.now()
-        return Trial(study, study._storage.create_new_trial(study._study_id, template))
+        return Trial(study, storage_of(study).create_new_trial(study_id(study), template))
 
 
 def _take_over(study: optuna.Study, trial: FrozenTrial, me: Owner) -> bool:
     """Make a trial of a dead process mine; one that too many have died over fails instead."""
     before = Owner.read(trial.system_attrs.get(OWNER))
     deaths = int(trial.system_attrs.get(DEATHS, 0)) + (before is not None and before != me)
-    storage, number = study._storage, trial._trial_id
+    storage, number = storage_of(study), id_of(trial)
     if deaths > _MOST_DEATHS:
         storage.set_trial_user_attr(number, "failure", f"{deaths} processes died over it")
         storage.set_trial_state_values(number, TrialState.FAIL)

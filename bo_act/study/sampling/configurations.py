@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import slot_of
 from bo_act.errors import ExpressionError, SearchError
+from bo_act.optuna_internals import id_of, storage_of
 from bo_act.search.configurations import Configurations, JointProposal
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.explain import Explanation, can_explain, explain_point
@@ -154,7 +155,7 @@ class JointSide:
                 number=seen.number,
             )
             params = self.params(proposal)
-            study._storage.set_trial_system_attr(trial._trial_id, CONFIGURATION, params)
+            storage_of(study).set_trial_system_attr(id_of(trial), CONFIGURATION, params)
             mine = Configurations(np.array([proposal.functions]), proposal.settings[None])
             # Another may have claimed it meanwhile, or have finished it.
             now = self.view(StudyView.of(study, trial))

@@ -11,6 +11,14 @@ from collections.abc import Sequence
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.optuna_internals import (
+    RUNS_TRIALS,
+    TELLS_VALUES,
+    id_of,
+    is_stopping,
+    storage_of,
+    whole_study,
+)
 from bo_act.study.storage.trials import own_trials
 from bo_act.training.outcomes import DIVERGED, Diverged
 
@@ -23,13 +31,13 @@ def mark_diverged(
     The marks are those of a study file: a ``status``, and a constraint, so that Optuna's best trial
     is none that diverged.
     """
-    storage, number = study._storage, trial._trial_id
+    storage, number = storage_of(study), id_of(trial)
     noted = trial.user_attrs.get("status") == DIVERGED
     diverged = noted or _has_diverged(state, values)
     if diverged and not noted:
         storage.set_trial_user_attr(number, "status", DIVERGED)
     if state == TrialState.COMPLETE and DIVERGED not in trial.constraints:
-        done = own_trials(getattr(study, "_study", study), state)  # of all brackets of Hyperband
+        done = own_trials(whole_study(study), state)  # of all brackets of Hyperband
         # Optuna's GPSampler refuses a study in which some trials have a constraint and some not.
         if all(DIVERGED in other.constraints for other in done):
             storage.set_trial_system_attr(number, f"constraints:{DIVERGED}", float(diverged))
@@ -52,13 +60,9 @@ def _is_nan_or_diverged() -> bool:
     frame = inspect.currentframe()
     while frame is not None:
         place = frame.f_globals.get("__name__"), frame.f_code.co_name
-        if place == ("optuna.study._optimize", "_run_trial") and isinstance(
-            frame.f_locals.get("func_err"), Diverged
-        ):
+        if place == RUNS_TRIALS and isinstance(frame.f_locals.get("func_err"), Diverged):
             return True
-        if place == ("optuna.study._tell", "_tell_with_warning") and _is_nan(
-            frame.f_locals.get("value_or_values")
-        ):
+        if place == TELLS_VALUES and _is_nan(frame.f_locals.get("value_or_values")):
             return True
         frame = frame.f_back
     return False
@@ -75,11 +79,6 @@ def _is_nan(value: object) -> bool:
 _ONE_SAYS_SO = threading.Lock()  # of the threads of one study
 
 
-def is_optimizing(study: Study) -> bool:
-    """Tell whether it is ``study.optimize`` that asks for trials, and can be stopped."""
-    return bool(_whole(study)._thread_local.in_optimize_loop)
-
-
 def stop(study: Study, space: str) -> None:
     """Have ``study.optimize`` return, and say why.
 
@@ -87,9 +86,9 @@ def stop(study: Study, space: str) -> None:
         study: that is being optimized.
         space: name of what was searched.
     """
-    study = _whole(study)
+    study = whole_study(study)
     with _ONE_SAYS_SO:
-        first = not study._stop_flag
+        first = not is_stopping(study)
         study.stop()
     if first:
         warnings.warn(
@@ -97,8 +96,3 @@ def stop(study: Study, space: str) -> None:
             "a place in the embedding was tried",
             stacklevel=3,
         )
-
-
-def _whole(study: Study) -> Study:
-    """Return the study itself where Optuna hands out one of its brackets (Hyperband)."""
-    return getattr(study, "_study", study)

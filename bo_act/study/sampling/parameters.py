@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError, nearest
+from bo_act.optuna_internals import contains
 from bo_act.search.parameters import Parameters
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.study.sampling.configurations import functions_of, params_of
@@ -193,7 +194,7 @@ def _checked(name: str, value: Any, distribution: BaseDistribution) -> Any:
     """Return a value as its distribution has it."""
     try:
         inside = distribution.to_internal_repr(value)
-        if distribution._contains(inside):
+        if contains(distribution, inside):
             return distribution.to_external_repr(inside)
     except (TypeError, ValueError):
         pass

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.activations.space import Space
 from bo_act.errors import ExhaustedError, ExpressionError, SearchError
 from bo_act.features.table import FeatureTable
+from bo_act.optuna_internals import id_of, is_optimizing, storage_of
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.embedding.embedding import Embedding
@@ -41,7 +42,7 @@ from bo_act.study.sampling.configurations import (
     checked_names,
     params_of,
 )
-from bo_act.study.sampling.endings import is_optimizing, mark_diverged, stop
+from bo_act.study.sampling.endings import mark_diverged, stop
 from bo_act.study.sampling.enqueued import warn_of_unasked
 from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
@@ -257,10 +258,10 @@ class ActivationSampler(BaseSampler):
             SearchError: the enqueued values are invalid; the trial has failed.
         """
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
-            study._storage.set_trial_system_attr(trial._trial_id, OWNER, me.as_attribute())
+            storage_of(study).set_trial_system_attr(id_of(trial), OWNER, me.as_attribute())
         if fixed := trial.system_attrs.get("fixed_params"):
             self._take_enqueued(study, trial, fixed)
-        Heartbeat(study, trial._trial_id).begin()
+        Heartbeat(study, id_of(trial)).begin()
         self.delegate.before_trial(own_only(study, trial), trial)
 
     def after_trial(
@@ -271,7 +272,7 @@ class ActivationSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Record a divergence, pass the result to the delegate, and end an exhausted search."""
-        Heartbeat(study, trial._trial_id).end()
+        Heartbeat(study, id_of(trial)).end()
         diverged = mark_diverged(study, trial, state, values)
         self.delegate.after_trial(own_only(study, trial), trial, state, values)
         if state == TrialState.COMPLETE or diverged:
@@ -372,14 +373,14 @@ class ActivationSampler(BaseSampler):
 
     def _index(self, trial: FrozenTrial) -> int | None:
         """Return the function of a trial, None of one that is of another space."""
-        known = self._indices_of.get(trial._trial_id)
+        known = self._indices_of.get(id_of(trial))
         if known is not None and known[0] is trial:
             return known[1]
         index = None
         with suppress(ExpressionError):
             index = self.catalogue.index(params_of(trial))
         if trial.state.is_finished():  # storages return the same object from now on
-            self._indices_of[trial._trial_id] = trial, index
+            self._indices_of[id_of(trial)] = trial, index
         return index
 
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
@@ -394,10 +395,10 @@ class ActivationSampler(BaseSampler):
             key, claim = (CONFIGURATION, params) if self._side(study, others) else (CLAIM, slots)
         except SearchError as error:
             # Nobody has this trial in hand yet, so that nobody else could end it.
-            study._storage.set_trial_user_attr(trial._trial_id, "failure", str(error))
-            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
+            storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
             raise
-        study._storage.set_trial_system_attr(trial._trial_id, key, claim)
+        storage_of(study).set_trial_system_attr(id_of(trial), key, claim)
         trial.system_attrs[key] = claim
         self._note(study, trial, slots, {"by": "enqueued"})
 
@@ -417,7 +418,7 @@ class ActivationSampler(BaseSampler):
                 number=view.number,
             )
             slots = self.catalogue.params(chosen.index)
-            study._storage.set_trial_system_attr(trial._trial_id, CLAIM, slots)
+            storage_of(study).set_trial_system_attr(id_of(trial), CLAIM, slots)
             # Another may have claimed it meanwhile, or have finished it.
             if chosen.index not in self.view(study, trial).taken:
                 break
@@ -431,6 +432,6 @@ class ActivationSampler(BaseSampler):
         """Write into a trial what it evaluates and how that was chosen."""
         attributes = self.candidates.attributes(params, self.activations) | {"proposal": how}
         for name, value in attributes.items():
-            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+            storage_of(study).set_trial_user_attr(id_of(trial), name, value)
         # Optuna's trial reads the storage once, at its beginning, and looks into this object.
         trial.user_attrs.update(attributes)

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._heartbeat import BaseHeartbeat
 from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from bo_act.errors import StorageError
+from bo_act.optuna_internals import RDB_LOGGER, BaseHeartbeat, backend_of
 from bo_act.study.storage.errors import damaged, one_line, replaced, unusable
 from bo_act.urls import shown_url, without_secrets_of
 
@@ -44,7 +44,7 @@ _log = logging.getLogger("bo_act")
 _inside = threading.local()  # whether this thread is in a call that is waited for
 
 # Optuna reads a damaged file a second time, in smaller parts, and says so in many lines.
-logging.getLogger("optuna.storages._rdb.storage").addFilter(
+logging.getLogger(RDB_LOGGER).addFilter(
     lambda record: "Falling back to a slower alternative" not in record.getMessage()
 )
 
@@ -199,7 +199,7 @@ class PatientDatabase(RDBStorage):
 
 def database_of(study: optuna.Study) -> PatientDatabase | None:
     """Return the database server that a study is in, None for files and memory."""
-    inner = getattr(study._storage, "_backend", None)
+    inner = backend_of(study)
     if isinstance(inner, PatientDatabase) and inner.engine.url.get_backend_name() != "sqlite":
         return inner
     return None

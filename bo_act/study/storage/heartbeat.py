@@ -23,6 +23,7 @@ from types import TracebackType
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.optuna_internals import id_of
 from bo_act.study.storage.database import is_lost
 from bo_act.study.storage.heartbeat_places import Beats, beats_of
 from bo_act.study.storage.owner import GRACE, OWNER, Owner, TrialTaken
@@ -178,8 +179,8 @@ def silences(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[int, Si
     if beats is None or not owners:
         return {trial.number: Silence() for trial, _ in owners}
     heard, ear = beats.read(patient=True), _ear(beats)
-    ear.hear(heard, [trial._trial_id for trial, _ in owners])
-    return {trial.number: _silence(trial._trial_id, owner, heard, ear) for trial, owner in owners}
+    ear.hear(heard, [id_of(trial) for trial, _ in owners])
+    return {trial.number: _silence(id_of(trial), owner, heard, ear) for trial, owner in owners}
 
 
 def forget_ended(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
@@ -192,8 +193,8 @@ def forget_ended(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
     if beats := beats_of(study):
         left = beats.read(patient=True)
         for trial in trials:
-            if trial.state.is_finished() and trial._trial_id in left:
-                beats.end(trial._trial_id)
+            if trial.state.is_finished() and id_of(trial) in left:
+                beats.end(id_of(trial))
 
 
 def _silence(

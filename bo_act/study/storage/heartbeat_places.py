@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import func, select
 
+from bo_act.optuna_internals import backend_of, models, study_id
 from bo_act.study.storage.database import PatientDatabase
 
 
@@ -150,9 +150,9 @@ def _seconds_between(heard: datetime, now: datetime) -> float:
 
 def beats_of(study: optuna.Study) -> Beats | None:
     """Return the heartbeats of a study's storage; None where it has none, as in memory."""
-    inner = getattr(study._storage, "_backend", None)
+    inner = backend_of(study)
     if isinstance(inner, RDBStorage) and inner.engine.url.get_backend_name() != "sqlite":
-        return _OfDatabase(inner, study._study_id)
+        return _OfDatabase(inner, study_id(study))
     file = _file_of(inner)
     return None if file is None else _OfFile(file)
 

@@ -16,6 +16,7 @@ from filelock import FileLock
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from bo_act.optuna_internals import backend_of
 from bo_act.study.storage.database import PatientDatabase
 from bo_act.study.storage.errors import one_line
 
@@ -28,7 +29,7 @@ def study_lock(study: optuna.Study) -> Iterator[None]:
 
     PostgreSQL has advisory locks; files get a lock file beside them. Both end with their process.
     """
-    inner = getattr(study._storage, "_backend", None)
+    inner = backend_of(study)
     file = getattr(inner, "file", None) or getattr(inner, "_file_path", None)
     if file is not None:
         with _beside(Path(file)):

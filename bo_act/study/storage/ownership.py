@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from bo_act.errors import WorkerError
+from bo_act.optuna_internals import id_of, storage_of
 from bo_act.study.storage.heartbeat import BEATS, Silence, silences
 from bo_act.study.storage.heartbeat_places import beats_of
 from bo_act.study.storage.locks import study_lock
@@ -57,7 +58,7 @@ def give_back(study: optuna.Study, trial: Trial) -> None:
     """Let another process take a trial over, unless one has."""
     try:
         with keeping(study, trial):
-            study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
+            storage_of(study).set_trial_system_attr(id_of(trial), OWNER, None)
     except TrialTaken:
         pass
 
@@ -120,9 +121,9 @@ def release(study: optuna.Study, number: int, *, force: bool = False) -> Release
         silence = silences(study, [trial]).get(number, Silence())
         if owner is not None and not force:
             _refuse_the_living(number, owner, silence)
-        study._storage.set_trial_system_attr(trial._trial_id, OWNER, None)
+        storage_of(study).set_trial_system_attr(id_of(trial), OWNER, None)
         if beats := beats_of(study):
-            beats.end(trial._trial_id)
+            beats.end(id_of(trial))
     return Released(
         study.study_name,
         number,

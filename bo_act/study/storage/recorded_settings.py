@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import StorageError
+from bo_act.optuna_internals import id_of, storage_of
 from bo_act.specs import DataSpec, ModelSpec, StudySpec
 from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.owner import OWNER
@@ -164,9 +165,9 @@ def _chooses(changed: Iterable[str]) -> bool:
 
 
 def _give_up(study: optuna.Study, trial: FrozenTrial) -> None:
-    storage, why = study._storage, "what it was begun with has changed"
-    storage.set_trial_user_attr(trial._trial_id, "failure", why)
-    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    storage, why = storage_of(study), "what it was begun with has changed"
+    storage.set_trial_user_attr(id_of(trial), "failure", why)
+    storage.set_trial_state_values(id_of(trial), TrialState.FAIL)
 
 
 def _changed_settings(spec: StudySpec, before: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

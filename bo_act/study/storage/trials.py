@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.pruners import _filter_study
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
+from bo_act.optuna_internals import filter_study, id_of, storage_of, study_id
 from bo_act.search.observations import Observations
 from bo_act.study.storage.heartbeat import silences
 from bo_act.study.storage.owner import OWNER, Owner
@@ -75,7 +75,8 @@ def own_trial(study: Study, number: int) -> FrozenTrial:
 
 def read_again(study: Study, trial: Trial) -> FrozenTrial:
     """Return a trial as it is now, which may have been told from elsewhere."""
-    return study._storage.get_trial(trial._trial_id)
+    found: FrozenTrial = storage_of(study).get_trial(id_of(trial))
+    return found
 
 
 def own_only(study: Study, trial: FrozenTrial | None = None) -> Study:
@@ -88,7 +89,7 @@ def own_only(study: Study, trial: FrozenTrial | None = None) -> Study:
     """
     whole = getattr(study, "_study", study)
     found: Study = _OwnTrialsStudy(whole)
-    return found if trial is None or whole is study else _filter_study(found, trial)
+    return found if trial is None or whole is study else filter_study(found, trial)
 
 
 class _OwnTrialsStudy(Study):
@@ -96,7 +97,7 @@ class _OwnTrialsStudy(Study):
 
     def __init__(self, study: Study) -> None:
         self.__dict__.update(study.__dict__)
-        self._storage: Any = _OwnTrialsStorage(study._storage)
+        self._storage: Any = _OwnTrialsStorage(storage_of(study))
         self._study = study
 
     def stop(self) -> None:
@@ -338,7 +339,7 @@ def _read(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
 
     def read() -> list[FrozenTrial]:
         # Of the storage: under Hyperband, a sampler's study holds one bracket alone.
-        return own(study._storage.get_all_trials(study._study_id, deepcopy=False))
+        return own(storage_of(study).get_all_trials(study_id(study), deepcopy=False))
 
     trials = read()
     gone = _abandoned(study, trials)

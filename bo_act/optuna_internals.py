@@ -1,0 +1,83 @@
+"""Private parts of Optuna that bo-act relies on, in one place, so that an upgrade breaks here.
+
+``tests/study/test_optuna_internals.py`` names each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna._transform import _SearchSpaceTransform as SearchSpaceTransform
+from optuna.distributions import BaseDistribution
+from optuna.pruners import _filter_study as filter_study
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages._rdb import models
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial
+
+__all__ = [
+    "RDB_LOGGER",
+    "RUNS_TRIALS",
+    "TELLS_VALUES",
+    "BaseHeartbeat",
+    "SearchSpaceTransform",
+    "backend_of",
+    "contains",
+    "filter_study",
+    "id_of",
+    "is_optimizing",
+    "is_stopping",
+    "models",
+    "storage_of",
+    "study_id",
+    "whole_study",
+]
+
+RUNS_TRIALS = ("optuna.study._optimize", "_run_trial")
+"""Module and function whose frame has the exception of an objective, as ``func_err``."""
+
+TELLS_VALUES = ("optuna.study._tell", "_tell_with_warning")
+"""Module and function whose frame has what an objective returned, as ``value_or_values``."""
+
+RDB_LOGGER = "optuna.storages._rdb.storage"
+"""Logger of databases."""
+
+
+def storage_of(study: Study) -> Any:
+    """Return a study's storage."""
+    return study._storage
+
+
+def backend_of(study: Study) -> Any:
+    """Return the storage behind Optuna's cache; None where there is no cache."""
+    return getattr(study._storage, "_backend", None)
+
+
+def study_id(study: Study) -> int:
+    """Return a study's number in its storage."""
+    return study._study_id
+
+
+def id_of(trial: Trial | FrozenTrial) -> int:
+    """Return a trial's number in its storage, among those of all studies."""
+    return trial._trial_id
+
+
+def whole_study(study: Study) -> Study:
+    """Return the study itself where Optuna hands out one of its brackets (Hyperband)."""
+    return getattr(study, "_study", study)
+
+
+def is_optimizing(study: Study) -> bool:
+    """Tell whether it is ``study.optimize`` that asks for trials, and can be stopped."""
+    return bool(whole_study(study)._thread_local.in_optimize_loop)
+
+
+def is_stopping(study: Study) -> bool:
+    """Tell whether ``study.stop`` was called already."""
+    return bool(study._stop_flag)
+
+
+def contains(distribution: BaseDistribution, inner: float) -> bool:
+    """Tell whether a value in Optuna's internal representation is one of a distribution's."""
+    return bool(distribution._contains(inner))
