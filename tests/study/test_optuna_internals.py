@@ -62,7 +62,12 @@ def test_what_study_optimize_does_is_seen(study):
 
 def test_a_bracket_of_hyperband_is_a_part_of_a_study(study):
     study.pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=27)
-    study.optimize(lambda trial: 0.0, n_trials=20)
+
+    def objective(trial):
+        trial.report(0.0, 1)
+        return float(trial.should_prune())
+
+    study.optimize(objective, n_trials=20)
     part = filter_study(study, study.trials[0])
     assert 0 < len(part.get_trials()) < 20
     assert whole_study(part) is study
