@@ -419,14 +419,14 @@ def test_a_study_goes_on_once_its_file_is_mended(bo_act):
 
 def test_later_it_is_the_functions(bo_act):
     """One that raises for some functions costs these and nothing else."""
-    spec = own(f"{WITH_TANH}sys.exit()\nreturn {VALUE}", max_retries=1)
+    spec = own(f"{WITH_TANH}sys.exit(3)\nreturn {VALUE}", max_retries=1)
     result = run_study(spec)
     assert result.trials.finished == 6
     assert "tanh" not in "".join(found.activation for found in result.top)
     tried = [t.user_attrs["activation"] for t in load_study(spec).trials if t.state.name == "FAIL"]
     assert tried.count("tanh(x)") == 2  # tried again once
     (found,) = result.failures
-    assert found.reason == "SystemExit (mine.py, line 5)"
+    assert found.reason == "SystemExit: 3 (mine.py, line 5)"
 
 
 @pytest.mark.parametrize("fault", ["MemoryError()", "torch.OutOfMemoryError('CUDA out of memory')",
