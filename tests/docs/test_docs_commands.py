@@ -58,6 +58,9 @@ NOT_RUN = {
         "network; test_fetch.py has a server",
         "bo-act bench show data/act_bench_cnn.json.gz": "needs the file of the line before",
     },
+    "docs/how_to/own_network.md": {
+        "python tests/benchmarks/networks.py": "takes an hour",
+    },
     "docs/how_to/watch.md": {
         "pip install bo-act[dashboard]": "installs packages from the network",
         "optuna-dashboard sqlite:///runs/quickstart/study.db": "serves until it is stopped; "
