@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from bo_act.features.compute import compute_features
     from bo_act.features.table import Block, FeatureTable
     from bo_act.fisher.spectra import FimSpectra, fim_spectra
+    from bo_act.search.acquisition.own import OwnAcquisition
     from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
     from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
     from bo_act.search.searcher import Proposal, Searcher
     from bo_act.search.strategies import Strategy
+    from bo_act.search.surrogate.own import OwnSurrogate
     from bo_act.search.warm_start import Source
     from bo_act.specs import (
         AcquisitionSpec,
@@ -79,6 +81,8 @@ _HOME = {
     "MethodSpec": "search.method",
     "Observations": "search.observations",
     "PcaEmbedder": "search.embedding.embedding",
+    "OwnAcquisition": "search.acquisition.own",
+    "OwnSurrogate": "search.surrogate.own",
     "Proposal": "search.searcher",
     "Searcher": "search.searcher",
     "Source": "search.warm_start",
