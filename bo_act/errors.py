@@ -42,7 +42,16 @@ from bo_act.urls import without_secrets
 
 
 class BoActError(Exception):
-    """The base of all errors that bo-act raises on purpose; their URLs have no passwords."""
+    """The base of all errors that bo-act raises on purpose; their URLs have no passwords.
+
+    Example:
+        >>> import bo_act
+        >>> try:
+        ...     bo_act.load_space("clasic")
+        ... except bo_act.BoActError as error:
+        ...     print("classic" in str(error))
+        True
+    """
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(

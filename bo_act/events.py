@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """Progress callbacks of a runner; they do nothing here, and a subclass displays them."""
+    """Progress callbacks of a runner; they do nothing here, and a subclass displays them.
+
+    Example:
+        >>> import bo_act
+        >>> class Printing(bo_act.Events):
+        ...     def search(self, done, total, trial, best):
+        ...         print(f"{done} of {total}, best {best}")
+    """
 
     def features(self, done: int, total: int) -> None:
         """Called as features are computed: functions done, and in all."""

@@ -46,6 +46,12 @@ class Catalogue:
             of the space.
         finite: (N,) whether the function is finite at every point of the domain.
         keys: (N,) uint64 fingerprint of each function's values on the domain.
+
+    Example:
+        >>> import bo_act
+        >>> catalogue = bo_act.load_space("classic").catalogue
+        >>> catalogue.text(catalogue.index("max(x,zero(x))"))
+        'relu(x)'
     """
 
     space: Space

@@ -40,6 +40,12 @@ class Expression:
     Attributes:
         name: ``"x"`` or an operator's name.
         arguments: the operands, none for ``x``.
+
+    Example:
+        >>> import bo_act
+        >>> expression = bo_act.parse("mul(x,sigmoid(x))")
+        >>> expression.name, len(expression.arguments)
+        ('mul', 2)
     """
 
     name: str
@@ -72,6 +78,10 @@ def parse(text: str) -> Expression:
 
     Raises:
         ExpressionError: the text is no expression; says where and what was expected.
+
+    Example:
+        >>> str(parse("relu(x)"))
+        'relu(x)'
     """
     if not isinstance(text, str):
         raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
@@ -189,6 +199,11 @@ def canonical(expression: Expression) -> Expression:
     those at which a part is infinite or not a number (so ``mul(exp(x),zero(x))`` stays). The
     sign of zero may change, and with it that of an infinity where the zero is divided by. Sums
     and products of three and more are equal up to rounding and where no partial result overflows.
+
+    Example:
+        >>> import bo_act
+        >>> str(canonical(bo_act.parse("add(tanh(x),x)")))
+        'add(x,tanh(x))'
     """
     if expression == X:
         return X

@@ -43,6 +43,13 @@ class Activation(nn.Module):
     Raises:
         ExpressionError: the text is no expression, or ``normalize`` was asked of a function that
             is constant or has no finite mean and variance.
+
+    Example:
+        >>> import torch, bo_act
+        >>> activation = bo_act.Activation("mul(x,sigmoid(x))")
+        >>> activation(torch.tensor([0.0, 1.0]))
+        tensor([0.0000, 0.7311])
+        >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), activation())
     """
 
     __jit_unused_properties__ = ("why_not_fused",)

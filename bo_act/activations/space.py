@@ -48,6 +48,12 @@ class Space:
 
     Raises:
         SpecError: an unknown operator, a schema that is none, a baseline that is no expression.
+
+    Example:
+        >>> import bo_act
+        >>> space = bo_act.load_space("classic")
+        >>> len(space), str(space.expression(0))
+        (34, 'relu(x)')
     """
 
     kind = "activation"
@@ -415,6 +421,10 @@ def load_space(name: str) -> Space:
     Raises:
         ContentNotFoundError: no such file.
         SpecError: the file is not a space, or names an unknown operator.
+
+    Example:
+        >>> load_space("classic")
+        Space('classic', 34 expressions)
     """
     return Space(read_space(name))
 

@@ -136,6 +136,16 @@ def build_benchmark(
         BenchmarkError: the folder has runs of another study, another build is running there, or
             runs failed; the next call repeats them.
         BoActError: something in the study file or the data is wrong.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import bo_act
+        >>> lines = ['name = "few"', 'unary = ["tanh", "relu"]', 'schemas = ["unary(x)"]']
+        >>> Path("few.toml").write_text("\\n".join(lines)) > 0
+        True
+        >>> options = {"space": "few.toml", "training.epochs": 1, "features.fim": False}
+        >>> build_benchmark(bo_act.read_study("quickstart", options), seeds=1).values.shape
+        (2,)
     """
     whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
     whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)

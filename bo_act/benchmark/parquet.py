@@ -169,6 +169,10 @@ def open_benchmark(name: str) -> Benchmark:
     Raises:
         ContentNotFoundError: there is no such file.
         BenchmarkError: the file is not a benchmark.
+
+    Example:
+        >>> open_benchmark("digits_mlp").name
+        'digits_mlp'
     """
     if not name.endswith((".json", ".json.gz")):
         return load(content.find("studies/benchmarks", name))

@@ -49,6 +49,12 @@ class Benchmark:
             get that far; None where curves were not kept.
         provenance: how it was made or read; what JSON can hold.
         unmatched: expressions of the file without a function in the space.
+
+    Example:
+        >>> import bo_act
+        >>> benchmark = bo_act.open_benchmark("digits_mlp")
+        >>> benchmark.values.shape == (len(benchmark.space.catalogue),)
+        True
     """
 
     name: str

@@ -50,6 +50,12 @@ class Comparison:
             activation, value, test, suggest_seconds, pruned.
         benchmarks: name → benchmark.
         summary: as ``bo-act compare --json`` prints it.
+
+    Example:
+        >>> import bo_act
+        >>> found = bo_act.compare(["digits_mlp"], ["random"], seeds=2, evaluations=20)
+        >>> found.table.columns[:2].tolist()
+        ['benchmark', 'method']
     """
 
     steps: DataFrame = field(repr=False)

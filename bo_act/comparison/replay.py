@@ -110,6 +110,13 @@ def replay(
     Raises:
         BenchmarkError: a pruner was given and the benchmark has no curves, or the sampler proposes
             nothing of the space.
+
+    Example:
+        >>> import optuna, bo_act
+        >>> benchmark = bo_act.open_benchmark("digits_mlp")
+        >>> steps = replay(benchmark, optuna.samplers.RandomSampler(seed=0), evaluations=5)
+        >>> [step.evaluation for step in steps]
+        [1, 2, 3, 4, 5]
     """
     if pruner is not None and benchmark.curves is None:
         raise BenchmarkError(

@@ -42,6 +42,11 @@ def export(
     Raises:
         ExportError: the target or the name cannot be used, or onnx is missing.
         ExpressionError: the text is no expression.
+
+    Example:
+        >>> source = export("mul(x,sigmoid(x))", to="torch")
+        >>> "def " in source
+        True
     """
     if to not in _WRITE:
         raise ExportError(

@@ -25,6 +25,12 @@ class Block:
         values: (N, k) float32; rows of missing functions are NaN.
         reasons: N texts: why a function has no such feature, ``""`` where it has. A function
             that has none of this kind differs from one that was left out (``NOT_COMPUTED``).
+
+    Example:
+        >>> import numpy as np
+        >>> block = Block(np.array([[1.0, 2.0], [np.nan, np.nan]]), ("", "not finite"))
+        >>> block.present
+        array([ True, False])
     """
 
     values: np.ndarray
@@ -63,6 +69,12 @@ class FeatureTable:
             ``fim`` (L · Q log-eigenvalue quantiles) and ``fim_null`` (L null-space masses) from
             an untrained network of L layers that uses it.
         provenance: what the features were computed from and with.
+
+    Example:
+        >>> import bo_act
+        >>> table = bo_act.compute_features(bo_act.load_space("classic"))
+        >>> sorted(table.blocks)
+        ['moments', 'outputs']
     """
 
     catalogue_hash: str

@@ -18,6 +18,11 @@ class MethodSpec(Spec):
         warm_start: learn from the sources of a comparison, if it has any.
         baselines: with sources, also evaluate the baselines and random functions, after the
             functions that are good in the sources.
+
+    Example:
+        >>> from bo_act import AcquisitionSpec
+        >>> MethodSpec(acquisition=AcquisitionSpec(name="log_ei")).acquisition.name
+        'log_ei'
     """
 
     optuna: Literal["random", "tpe", "gp"] | None = None

@@ -29,6 +29,12 @@ class Observations:
         pruned: indices whose evaluation was stopped early: the value is unknown, but not good.
         closed: indices given up: unknown, but not to be proposed.
         seconds: (n,) duration of each evaluation, NaN if unknown or diverged; None if not needed.
+
+    Example:
+        >>> import numpy as np
+        >>> observations = Observations(np.array([3, 7]), np.array([0.91, 0.95]), pruned=frozenset({5}))
+        >>> sorted(observations.taken)
+        [3, 5, 7]
     """
 
     indices: np.ndarray

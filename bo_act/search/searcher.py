@@ -42,6 +42,10 @@ class Proposal:
         mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
         expected: the mean in units of the value, larger is better.
         note: anything unexpected, for people.
+
+    Example:
+        >>> Proposal(index=3, by="random").by
+        'random'
     """
 
     index: int
@@ -66,6 +70,15 @@ class Searcher:
 
     Raises:
         SearchError: costs are needed and there are none, or a number is invalid.
+
+    Example:
+        >>> import numpy as np
+        >>> from bo_act import Embedding, Observations
+        >>> points = np.random.default_rng(0).uniform(size=(50, 3))
+        >>> observed = Observations(np.arange(5), points[:5].sum(axis=1))
+        >>> proposal = Searcher(seed=0).propose(Embedding.of(points), observed, number=5)
+        >>> proposal.by, proposal.index in range(5)
+        ('acquisition', False)
     """
 
     baselines: tuple[int, ...] = ()

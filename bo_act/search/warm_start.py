@@ -34,6 +34,12 @@ class Source:
 
     Raises:
         SearchError: no value is known.
+
+    Example:
+        >>> import bo_act
+        >>> (source,) = bo_act.read_sources(bo_act.load_space("act_bench"), ["digits_mlp"])
+        >>> source.name
+        'digits_mlp'
     """
 
     name: str

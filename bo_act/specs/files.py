@@ -46,6 +46,10 @@ def read_study(name: str, overrides: dict[str, str] | None = None) -> StudySpec:
     Raises:
         ContentNotFoundError: no such file.
         SpecError: the file is not a study.
+
+    Example:
+        >>> read_study("quickstart").name
+        'quickstart'
     """
     return read_spec(content.find("studies", name), StudySpec, overrides)
 

@@ -33,6 +33,10 @@ class FeaturesSpec(Spec):
         subset: how many functions get a Fisher spectrum: the baselines and others, spread out
             over the output features; None means all of them.
         seed: of the network's initial weights and of the sampled labels.
+
+    Example:
+        >>> FeaturesSpec(quantiles=64, fisher="exact").batch_size
+        128
     """
 
     fim: bool = True
@@ -91,6 +95,10 @@ class EmbeddingSpec(MethodPart):
             which returns the points.
         outputs, fim: for ``pca``: components of the output features and of the Fisher spectra.
         seed: for ``umap``.
+
+    Example:
+        >>> EmbeddingSpec(outputs=4, fim=8).name
+        'pca'
     """
 
     known: ClassVar[tuple[str, ...]] = EMBEDDINGS
@@ -136,6 +144,10 @@ class SurrogateSpec(MethodPart):
             noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
         neighbours: for ``knn``.
         trees: for ``forest``.
+
+    Example:
+        >>> SurrogateSpec(name="forest", trees=50).targets
+        'winsorized'
     """
 
     known: ClassVar[tuple[str, ...]] = SURROGATES
@@ -186,6 +198,10 @@ class AcquisitionSpec(MethodPart):
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
         per_second: divide the gain of an evaluation (entropy, improvement) by its predicted
             seconds of training.
+
+    Example:
+        >>> AcquisitionSpec(name="ucb", beta=2.0).beta
+        2.0
     """
 
     known: ClassVar[tuple[str, ...]] = ACQUISITIONS

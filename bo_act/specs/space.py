@@ -43,6 +43,12 @@ class SpaceSpec(Spec):
         expressions: single functions that belong to the space besides the schemas.
         baselines: members of the space to evaluate first, in this order.
         require: what a function must satisfy to belong to the space.
+
+    Example:
+        >>> import bo_act
+        >>> spec = SpaceSpec(name="few", unary=("tanh", "relu"), schemas=("unary(x)",))
+        >>> len(bo_act.Space(spec))
+        2
     """
 
     name: Annotated[str, Field(min_length=1)]

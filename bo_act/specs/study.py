@@ -131,6 +131,13 @@ class StudySpec(Spec):
         parameters: values of this file to search jointly with the function, by dotted key
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the values in the file.
+
+    Example:
+        >>> spec = StudySpec.model_validate(
+        ...     {"name": "mine", "model": {"name": "mlp"}, "data": {"name": "digits"}, "trials": 20}
+        ... )
+        >>> spec.training.epochs > 0
+        True
     """
 
     # Errors of validation would show the password among what came.

@@ -11,4 +11,10 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class Diverged(Exception):
-    """For your own training function to raise: a result, no better than the worst."""
+    """For your own training function to raise: a result, no better than the worst.
+
+    Example:
+        >>> import bo_act
+        >>> def objective(trial):
+        ...     raise bo_act.Diverged("the loss is not finite")
+    """

@@ -46,7 +46,10 @@ def digest_after(package: Path, place: str, change: Callable[[str], str]) -> str
         ("search/searcher.py", lambda text: "# A comment.\n\n" + text.replace('"""', '"""New ', 1)),
         ("search/method.py", lambda text: text.replace("when its file says nothing", "by default")),
         ("activations/operators.py", lambda text: text.replace("\n\n\n", "\n\n\n# Here:\n")),
-        ("study/sampling/sampler.py", lambda text: text.replace("samples them separately", "draws them")),
+        (
+            "study/sampling/sampler.py",
+            lambda text: text.replace("samples them separately", "draws them"),
+        ),
     ],
 )
 def test_what_no_search_runs_changes_nothing(package, place, change):

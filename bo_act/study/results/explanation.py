@@ -66,6 +66,15 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialEx
 
     Raises:
         SearchError: there is no such trial, or it has no function.
+
+    Example:
+        >>> import optuna, bo_act
+        >>> space = bo_act.load_space("classic")
+        >>> sampler = bo_act.ActivationSampler(space)
+        >>> study = optuna.create_study(direction="maximize", sampler=sampler)
+        >>> study.optimize(lambda trial: len(str(space.suggest_expression(trial))), n_trials=8)
+        >>> why(study, sampler, 7).by
+        'acquisition'
     """
     trial = own_trial(study, number)
     trials = own_trials(study)

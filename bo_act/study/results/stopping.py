@@ -31,6 +31,15 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
         The largest expected improvement of any remaining function (or configuration; in an
         unenumerated space, of those seen so far), in units of the objective; infinity while there
         are too few observations.
+
+    Example:
+        >>> import optuna, bo_act
+        >>> space = bo_act.load_space("classic")
+        >>> sampler = bo_act.ActivationSampler(space)
+        >>> study = optuna.create_study(direction="maximize", sampler=sampler)
+        >>> study.optimize(lambda trial: len(str(space.suggest_expression(trial))), n_trials=8)
+        >>> improvement_left(study, sampler) >= 0
+        True
     """
     if side := sampler.configurations(study):
         return side.improvement(StudyView.of(study))

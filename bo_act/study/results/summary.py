@@ -59,6 +59,11 @@ class StudyResult:
         failures: failed trials, grouped by reason.
         lacking: why there is no best function; empty if there is one.
         notes: caveats of the verdict.
+
+    Example:
+        >>> import bo_act
+        >>> def best_function(result: bo_act.StudyResult) -> str:
+        ...     return result.best.activation if result.best else result.lacking
     """
 
     study: str

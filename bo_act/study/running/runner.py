@@ -59,6 +59,12 @@ def run_study(
 
     Raises:
         BoActError: something in the study file, the data or the storage is wrong.
+
+    Example:
+        >>> import bo_act
+        >>> spec = bo_act.read_study("quickstart", {"trials": 3, "confirm.seeds": 0})
+        >>> run_study(spec).trials.complete
+        3
     """
     whole(workers, "workers", low=1, high=MOST_WORKERS)
     if executor not in ("process", "ray"):

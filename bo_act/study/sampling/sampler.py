@@ -104,6 +104,18 @@ class ActivationSampler(BaseSampler):
         SearchError: the features belong to another space, the acquisition function does not
             support this search, or ``defaults`` names an unknown parameter. The first proposal
             raises it, too, if the study is its own source.
+
+    Example:
+        >>> import optuna, bo_act
+        >>> space = bo_act.load_space("classic")
+        >>> sampler = bo_act.ActivationSampler(space, seed=0)
+        >>> study = optuna.create_study(direction="maximize", sampler=sampler)
+        >>> def objective(trial):
+        ...     activation = space.suggest(trial)  # train a network with it, return its accuracy
+        ...     return -len(trial.user_attrs["activation"])
+        >>> study.optimize(objective, n_trials=8)
+        >>> len({trial.user_attrs["activation"] for trial in study.trials})
+        8
     """
 
     def __init__(

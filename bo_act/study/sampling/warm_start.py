@@ -36,6 +36,12 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
         ContentNotFoundError: neither a benchmark nor a study of that name.
         StorageError: the study has not been run.
         SearchError: a source has no function of the space.
+
+    Example:
+        >>> import bo_act
+        >>> space = bo_act.load_space("act_bench")
+        >>> [source.name for source in read_sources(space, ["digits_mlp", "digits_small_cnn"])]
+        ['digits_mlp', 'digits_small_cnn']
     """
     benchmarks: list[Benchmark] = []
     sources = []
@@ -127,6 +133,15 @@ def add_source_trials(
 
     Returns:
         How many were added.
+
+    Example:
+        >>> import optuna, bo_act
+        >>> space = bo_act.load_space("act_bench")
+        >>> study = optuna.create_study(direction="maximize")
+        >>> add_source_trials(study, space, bo_act.read_sources(space, ["digits_mlp"]), most=3)
+        3
+        >>> [trial.user_attrs["source"] for trial in study.trials]
+        ['digits_mlp', 'digits_mlp', 'digits_mlp']
     """
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     there = {
