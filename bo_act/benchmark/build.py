@@ -120,7 +120,7 @@ def build_benchmark(
     name: str | None = None,
     events: Events | None = None,
 ) -> Benchmark:
-    """Train every function of a study's space, or resume.
+    r"""Train every function of a study's space, or resume.
 
     Args:
         spec: whose space, model, data, training and features are used; run r of a function has
@@ -141,7 +141,7 @@ def build_benchmark(
         >>> from pathlib import Path
         >>> import bo_act
         >>> lines = ['name = "few"', 'unary = ["tanh", "relu"]', 'schemas = ["unary(x)"]']
-        >>> Path("few.toml").write_text("\\n".join(lines)) > 0
+        >>> Path("few.toml").write_text("\n".join(lines)) > 0
         True
         >>> options = {"space": "few.toml", "training.epochs": 1, "features.fim": False}
         >>> build_benchmark(bo_act.read_study("quickstart", options), seeds=1).values.shape
