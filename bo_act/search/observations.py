@@ -32,7 +32,8 @@ class Observations:
 
     Example:
         >>> import numpy as np
-        >>> observations = Observations(np.array([3, 7]), np.array([0.91, 0.95]), pruned=frozenset({5}))
+        >>> values = np.array([0.91, 0.95])
+        >>> observations = Observations(np.array([3, 7]), values, pruned=frozenset({5}))
         >>> sorted(observations.taken)
         [3, 5, 7]
     """
