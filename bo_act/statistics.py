@@ -151,3 +151,37 @@ def pareto_front(values: Sequence[float], costs: Sequence[float]) -> list[int]:
         if not chosen or costs[i] < costs[chosen[-1]]:
             chosen.append(i)
     return chosen
+
+
+def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Return a 95% interval of the mean share of successes over groups like those that were seen.
+
+    Groups differ, and there are few: Student's t over the groups, on the scale of the arcsine
+    square root, with half a success and half a failure added to each (Anscombe 1948) and no less
+    spread than the counts alone have. A percentile bootstrap over two to four groups covers 61
+    to 90%, this 87% and more (``tests/benchmarks/coverage.py``). Of one group alone,
+    Wilson's interval (1927), which holds for that group.
+
+    Args:
+        counts: (successes, trials) of each group; ties count half.
+
+    Example:
+        >>> low, high = share_interval([(29, 30), (20, 30), (27, 30)])
+        >>> 0.4 < low < 0.85 < high
+        True
+    """
+    wins, trials = np.array(counts, dtype=np.float64).T
+    estimate = float((wins / trials).mean())
+    if len(wins) == 1:
+        z = float(stats.norm.ppf(0.975))
+        n = float(trials[0])
+        middle = (estimate + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(estimate * (1 - estimate) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
+    angles = np.arcsin(np.sqrt((wins + 0.5) / (trials + 1)))
+    within = float((1 / (4 * trials)).mean())
+    spread = math.sqrt(max(float(angles.var(ddof=1)), within) / len(angles))
+    half = float(stats.t.ppf(0.975, len(angles) - 1)) * spread
+    ends = np.clip([angles.mean() - half, angles.mean() + half], 0.0, np.pi / 2)
+    low, high = (np.sin(ends) ** 2).tolist()
+    return min(low, estimate), max(high, estimate)

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError
-from bo_act.statistics import mean_interval, negligible, tied
+from bo_act.statistics import mean_interval, negligible, share_interval, tied
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_RESAMPLES = 10_000
 _TOP = 0.01  # share of the measured functions
 
 Floats = NDArray[np.float64]
@@ -151,22 +150,21 @@ def evaluations_to_top(rank: NDArray[np.int64], count: int) -> dict[str, Any]:
 
 
 def probability_of_beating(
-    one: Mapping[str, Progress], other: Mapping[str, Progress], *, seed: int = 0
+    one: Mapping[str, Progress], other: Mapping[str, Progress]
 ) -> dict[str, Any]:
     """Estimate the probability that one method ends with less regret than another.
 
     A run of each with the same seed on the same benchmark, hence the same start, is a pair; equal
-    regret counts half. The interval is a percentile bootstrap over benchmarks and, within each,
-    over pairs: few benchmarks make it wide, as they should.
+    regret counts half. The interval is that of ``share_interval``, over benchmarks like these: few
+    benchmarks make it wide, as they should. Of a single benchmark it holds for that one alone.
 
     Args:
         one: benchmark → progress of the method in question.
         other: the same of the other.
-        seed: of the bootstrap.
 
     Returns:
-        ``probability``, ``ci95`` (None without any pair), ``pairs``, and by benchmark
-        ``benchmarks``.
+        ``probability``, ``ci95`` (None without any pair), ``pairs``, by benchmark ``benchmarks``,
+        and on how many of them it wins more than half of the pairs, ``ahead``.
     """
     wins = {}
     for name in one.keys() & other.keys():
@@ -176,21 +174,14 @@ def probability_of_beating(
             wins[name] = (np.sign(difference) + 1) / 2
     wins = dict(sorted(wins.items()))
     if not wins:
-        return {"probability": None, "ci95": None, "pairs": 0, "benchmarks": {}}
-    generator = np.random.default_rng(seed)
-    pairs = list(wins.values())
-    drawn = generator.integers(len(pairs), size=(_RESAMPLES, len(pairs)))
-    means = np.empty(drawn.shape)
-    for number, some in enumerate(pairs):
-        here = drawn == number
-        again = generator.integers(len(some), size=(int(here.sum()), len(some)))
-        means[here] = some[again].mean(axis=1)
-    low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
+        return {"probability": None, "ci95": None, "pairs": 0, "benchmarks": {}, "ahead": 0}
+    shares = {name: float(some.mean()) for name, some in wins.items()}
     return {
-        "probability": float(np.mean([some.mean() for some in pairs])),
-        "ci95": [float(low), float(high)],
-        "pairs": sum(map(len, pairs)),
-        "benchmarks": {name: float(some.mean()) for name, some in wins.items()},
+        "probability": float(np.mean(list(shares.values()))),
+        "ci95": list(share_interval([(some.sum(), len(some)) for some in wins.values()])),
+        "pairs": sum(map(len, wins.values())),
+        "benchmarks": shares,
+        "ahead": sum(share > 0.5 for share in shares.values()),
     }
 
 

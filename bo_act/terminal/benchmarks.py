@@ -200,15 +200,15 @@ def comparison(found: Comparison) -> None:
         terminal.out.print(said, style="dim")
     first = next(iter(found.summary["methods"]))
     rows = {
-        escape(
-            pair["b"]
-        ): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, {pair['ci95'][1]:.2f}]"
+        escape(pair["b"]): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, "
+        f"{pair['ci95'][1]:.2f}], ahead on {pair['ahead']} of {len(pair['benchmarks'])}"
         for pair in found.summary["comparisons"]
         if pair["a"] == first and pair["probability"] is not None
     }
     if rows:
         terminal.key_values(
-            f"Probability that {escape(first)} beats (in the end, 95% interval)", rows
+            f"Probability that {escape(first)} beats, in the end (95% over such benchmarks)",
+            rows,
         )
 
 

@@ -43,7 +43,9 @@ def brief(frame: DataFrame, first: str, beats: dict[str, dict]) -> str:
         won = ""
         if method in beats:
             low, high = beats[method]["ci95"]
-            won = f"{beats[method]['probability']:.2f} [{low:.2f}, {high:.2f}]"
+            pair = beats[method]
+            on = f"{pair['ahead']}/{len(pair['benchmarks'])}"
+            won = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}], {on}"
         lines.append(f"| `{method}` | {' | '.join(cells)} | {won} |")
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ from bo_act.comparison.metrics import (
     table,
 )
 from bo_act.errors import BenchmarkError
-from bo_act.statistics import mean_interval
+from bo_act.statistics import mean_interval, share_interval
 
 ONE = random_benchmark(load_space("classic"), runs=2, seed=1)
 TWO = random_benchmark(load_space("classic"), runs=2, seed=2)
@@ -159,20 +159,46 @@ def test_beating_is_counted_over_pairs_of_seeds():
     assert probability_of_beating(one, {"z": other["x"]})["probability"] is None
 
 
-def test_the_interval_of_beating_is_a_bootstrap_over_benchmarks_and_pairs():
+def test_the_interval_of_beating_is_that_of_the_shares():
     generator = np.random.default_rng(3)
     wins = {"x": generator.random(30) < 0.9, "y": generator.random(30) < 0.6}
     zero = {name: progress_of([0.5] * 30) for name in wins}
     one = {name: progress_of((1 - some).tolist()) for name, some in wins.items()}
-    low, high = probability_of_beating(one, zero)["ci95"]
-    drawn = []
-    for _ in range(4000):
-        means = []
-        for _ in range(2):
-            some = wins["xy"[generator.integers(2)]]
-            means.append(np.mean([some[generator.integers(30)] for _ in range(30)]))
-        drawn.append(np.mean(means))
-    assert [low, high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+    found = probability_of_beating(one, zero)
+    counts = [(int(some.sum()), 30) for some in wins.values()]
+    assert found["ci95"] == pytest.approx(share_interval(counts))
+    assert found["ahead"] == sum(some.mean() > 0.5 for some in wins.values())
+    low, high = probability_of_beating({"x": one["x"]}, zero)["ci95"]
+    share = wins["x"].mean()
+    assert (low, high) == pytest.approx(tuple(proportion(wins["x"].sum(), 30)), abs=1e-6)
+    assert low < share < high
+
+
+def proportion(wins: int, trials: int) -> list[float]:
+    """Wilson's interval by its definition: where the score test does not reject."""
+    grid = np.linspace(0, 1, 2_000_001)[1:-1]
+    score = (wins / trials - grid) / np.sqrt(grid * (1 - grid) / trials)
+    kept = grid[abs(score) <= 1.959963984540054]
+    return [kept[0], kept[-1]]
+
+
+@pytest.mark.parametrize(("shape", "count"), [((8, 2), 3), ((2, 2), 4), ((20, 1), 3), ((20, 1), 8)])
+def test_intervals_over_few_benchmarks_hold_what_they_say(shape, count):
+    generator = np.random.default_rng(0)
+    truth = shape[0] / sum(shape)
+    held = 0
+    for _ in range(400):
+        chances = generator.beta(*shape, size=count)
+        low, high = share_interval([(generator.binomial(30, p), 30) for p in chances])
+        held += low <= truth <= high
+    assert held / 400 > 0.925  # 95% less two deviations of the simulation
+
+
+def test_all_won_is_not_sure():
+    low, high = share_interval([(30, 30)] * 3)
+    assert 0.8 < low < 0.97
+    assert high == 1.0
+    assert share_interval([(2, 2)] * 2)[0] < 0.5
 
 
 def test_a_summary_is_json_with_all_figures():
@@ -292,7 +318,9 @@ def test_means_that_differ_by_rounding_are_no_better_or_worse():
         assert (one.rank[:, -1] == 1).all()
     for pair in summary(steps, {"one": near})["comparisons"]:
         assert pair["probability"] == 0.5
-        assert pair["ci95"] == [0.5, 0.5]
+        low, high = pair["ci95"]
+        assert low < 0.5 < high
+        assert pair["ahead"] == 0
 
 
 def test_all_functions_alike():

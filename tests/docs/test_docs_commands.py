@@ -74,6 +74,9 @@ NOT_RUN = {
         "make benchmark-spectra": "takes a quarter of an hour",
         "python tests/benchmarks/null_space.py --root FOLDER_OF_FASHION_MNIST": "needs the data",
     },
+    "docs/results/benchmarks.md": {
+        "python tests/benchmarks/coverage.py": "takes a minute; test_metrics.py has a part",
+    },
     "docs/results/speed.md": {
         "make benchmark-fim": "takes minutes; test_benchmarks.py runs it on a small network",
         "make benchmark-fim ARGS=--networks resnet56 vit --functions 8 --repeat 3 "
