@@ -274,6 +274,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_kill_9(built, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     places = [str(Path(__file__).parent), str(Path(__file__).parents[2])]

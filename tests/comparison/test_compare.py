@@ -106,6 +106,7 @@ def test_runs_of_other_code_or_options_are_refused(files, monkeypatch):
         compare(NAMES[:1], FAST[:1], evaluations=12, seeds=1, out=out)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(files):
     """Killed three times, it ends with the steps of one that was let run."""
     script = (

@@ -73,6 +73,7 @@ def test_a_job_without_a_study_says_what_is_missing(tmp_path):
         assert says in told
 
 
+@pytest.mark.slow
 def test_a_preempted_job_gives_its_trial_to_the_next(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("array.toml").write_text(STUDY)

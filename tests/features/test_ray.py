@@ -37,6 +37,7 @@ def test_no_cluster_at_the_address(few, monkeypatch):
         features(few, workers=2, executor="ray")
 
 
+@pytest.mark.slow
 def test_a_killed_ray_worker_costs_nothing_but_time(few, tmp_path, monkeypatch, capfd):
     ray = pytest.importorskip("ray")
     # Ray's workers find bo_act and the helpers of tests as this process does.

@@ -174,6 +174,7 @@ def test_it_goes_beyond_the_sample_and_is_reproducible(six):
     assert sampler.remaining(study) > 10**8
 
 
+@pytest.mark.slow
 def test_it_finds_what_chance_does_not(six):
     ours = [search(six, 30, seed=seed).best_value for seed in range(2)]
     chance = []

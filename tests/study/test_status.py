@@ -121,6 +121,7 @@ def test_the_dashboard_gets_the_studys_storage(bo_act, monkeypatch):
     assert "optuna_dashboard" in sys.modules
 
 
+@pytest.mark.slow
 def test_the_real_dashboard_shows_the_study_and_ends_with_ctrl_c(tmp_path):
     pytest.importorskip("optuna_dashboard")
     run_study(make(trials=2, confirm={"seeds": 0}, features={"fim": False}))

@@ -266,7 +266,10 @@ def test_a_network_that_does_not_fit_is_an_error_and_not_a_result():
 # --- kill -9 --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("storage", ["runs/killed/study.db", "runs/killed/study.log"])
+@pytest.mark.parametrize(
+    "storage",
+    ["runs/killed/study.db", pytest.param("runs/killed/study.log", marks=pytest.mark.slow)],
+)
 def test_nothing_is_lost_by_kill_9(storage, monkeypatch):
     """Ten kills at random moments: the study ends as one that was never disturbed."""
     monkeypatch.setattr(
