@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bo_act.features.compute import compute_features
     from bo_act.features.table import Block, FeatureTable
     from bo_act.fisher.spectra import FimSpectra, fim_spectra
+    from bo_act.report.study import write_report
     from bo_act.search.acquisition.own import OwnAcquisition
     from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
     from bo_act.search.method import METHODS, MethodSpec
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     )
     from bo_act.specs.files import read_study
     from bo_act.study.results.explanation import why
+    from bo_act.study.results.own_confirmation import ConfirmedFunction, confirm
     from bo_act.study.results.stopping import improvement_left
     from bo_act.study.results.summary import StudyResult
     from bo_act.study.running.runner import run_study
@@ -68,6 +70,7 @@ _HOME = {
     "BoActError": "errors",
     "Catalogue": "activations.catalogue",
     "Comparison": "comparison.compare",
+    "ConfirmedFunction": "study.results.own_confirmation",
     "Diverged": "training.outcomes",
     "Embedding": "search.embedding.embedding",
     "EmbeddingSampler": "study.sampling.points",
@@ -97,6 +100,7 @@ _HOME = {
     "canonical": "activations.expressions",
     "compare": "comparison.compare",
     "compute_features": "features.compute",
+    "confirm": "study.results.own_confirmation",
     "export": "exports.exporter",
     "fim_spectra": "fisher.spectra",
     "improvement_left": "study.results.stopping",
@@ -108,6 +112,7 @@ _HOME = {
     "replay": "comparison.replay",
     "run_study": "study.running.runner",
     "why": "study.results.explanation",
+    "write_report": "report.study",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

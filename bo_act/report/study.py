@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 
 from bo_act.activations.costs import cost
 from bo_act.activations.mathml import mathml
 from bo_act.activations.plots import graph, sample, windows
 from bo_act.html import Markup, escape
+from bo_act.io import expanded
 from bo_act.report.data import ReportData
 from bo_act.report.embedding_map import LayerSpectra
 from bo_act.report.loaded_study import LoadedStudy, readable
-from bo_act.report.page import line, numbers, packed, render, whisker
+from bo_act.report.page import line, numbers, packed, render, whisker, write
 from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
 from bo_act.study.results.verdict import REFERENCE, caveats, with_interval
+from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import functions_of, shown
 
@@ -341,3 +346,33 @@ def _calibration(fitted: Calibration | None, found: ReportData) -> dict[str, Any
         "high": high,
         "from": _from([v for v in measured if v is not None], found),
     }
+
+
+def write_report(
+    study: optuna.Study, sampler: ActivationSampler | None, path: str | os.PathLike[str]
+) -> Path:
+    """Write the report of a study of your own: one HTML file that holds all it needs.
+
+    Args:
+        study: with trials whose functions came from ``space.suggest``, in any storage.
+        sampler: of the study, for what the surrogate says and the map of the space; None: without.
+        path: of the file.
+
+    Returns:
+        The path.
+
+    Raises:
+        BoActError: the file cannot be written, or the extra ``report`` is not installed.
+
+    Example:
+        >>> import optuna, bo_act
+        >>> space = bo_act.load_space("classic")
+        >>> sampler = bo_act.ActivationSampler(space)
+        >>> study = optuna.create_study(direction="maximize", sampler=sampler)
+        >>> study.optimize(lambda trial: len(str(space.suggest_expression(trial))), n_trials=8)
+        >>> bo_act.write_report(study, sampler, "report.html").name
+        'report.html'
+    """
+    file = expanded(Path(path))
+    write(study_report(LoadedStudy(study, sampler=sampler)), file)
+    return file

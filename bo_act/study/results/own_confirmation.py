@@ -1,0 +1,184 @@
+"""Confirmation of a study of your own: its best functions trained again with fresh seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from bo_act import statistics
+from bo_act.activations.expressions import canonical, parse
+from bo_act.activations.module import Activation
+from bo_act.activations.space import Space
+from bo_act.errors import SearchError
+from bo_act.specs.base import MOST_SEEDS, whole
+from bo_act.study.results.confirmation import FRESH
+from bo_act.study.storage.trials import StudyView, measured, own_trials
+from bo_act.training.outcomes import Diverged
+
+Train = Callable[[Activation, int], float]
+
+_KEY = "bo_act:confirm"
+
+
+@dataclass(frozen=True)
+class ConfirmedFunction:
+    """One function, trained with fresh seeds.
+
+    Attributes:
+        activation: its text.
+        role: ``found`` by the search, or a ``baseline``.
+        searched: its value in the search; None where it was not tried.
+        values: by seed, in the order of the seeds; NaN where a training diverged.
+        mean: of the values; NaN if one diverged.
+        interval: 95% interval of the mean by Student's t over the seeds; None for one seed.
+        minus: by baseline, what the differences paired by seed say.
+
+    Example:
+        >>> print(ConfirmedFunction("relu(x)", "baseline", 0.9, (0.9, 0.92), 0.91, (0.78, 1.0), {}))
+        relu(x) (baseline): 0.91 [0.78, 1]
+    """
+
+    activation: str
+    role: str
+    searched: float | None
+    values: tuple[float, ...]
+    mean: float
+    interval: tuple[float, float] | None
+    minus: Mapping[str, statistics.Paired]
+
+    def __str__(self) -> str:
+        said = [f"{self.activation} ({self.role}): {_with_interval(self.mean, self.interval)}"]
+        for name, one in self.minus.items():
+            shown = _with_interval(one.mean, one.interval, "+")
+            said.append(f"minus {name} {shown}" + ("" if one.p is None else f", p = {one.p:.3f}"))
+        return "; ".join(said)
+
+
+def confirm(
+    study: optuna.Study,
+    train: Train,
+    *,
+    space: Space,
+    top: int = 3,
+    seeds: int = 10,
+    baselines: Sequence[str] = ("relu(x)",),
+) -> list[ConfirmedFunction]:
+    """Train a study's best functions and the baselines again, with fresh seeds.
+
+    The best value of a search is partly luck of its seed. What you claim is therefore measured
+    again: each function with the same seeds, which the search did not use. Every result is kept
+    in the study, so that an interrupted call goes on where it was. The study's other parameters
+    are yours to set: ``train`` receives the function and the seed.
+
+    Args:
+        study: with trials of ``ActivationSampler`` or another sampler, in any storage.
+        train: called with a fresh ``Activation`` and a seed from 10,000; returns a value like the
+            study's, best of a test set that the search has not seen. ``bo_act.Diverged``, NaN and
+            infinity mean that the training diverged.
+        space: of the study.
+        top: how many of the best functions.
+        seeds: trainings of each.
+        baselines: functions to compare with.
+
+    Returns:
+        The found functions, best of the search first, then the baselines that were not found.
+
+    Raises:
+        SearchError: the study has no value yet, or ``train`` returns no number.
+        ExpressionError: a baseline is no expression.
+
+    Example:
+        >>> import optuna, bo_act
+        >>> space = bo_act.load_space("classic")
+        >>> study = optuna.create_study(direction="maximize")
+        >>> study.optimize(lambda trial: len(str(space.suggest_expression(trial))), n_trials=5)
+        >>> def train(activation, seed):
+        ...     return len(str(activation)) + seed % 3
+        >>> found = bo_act.confirm(study, train, space=space, top=1, seeds=3)
+        >>> [one.role for one in found], len(found[0].values)
+        (['found', 'baseline'], 3)
+    """
+    whole(top, "top", low=1, error=SearchError)
+    whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=SearchError)
+    best = _best(study, space, top)
+    if not best:
+        raise SearchError(f"the study {study.study_name!r} has no function with a value to confirm")
+    compared = [str(canonical(parse(text))) for text in baselines]
+    texts = list(dict.fromkeys([*best, *compared]))
+    values: dict[str, tuple[float, ...]] = dict.fromkeys(texts, ())
+    for seed in range(FRESH, FRESH + seeds):
+        for text in texts:
+            values[text] += (_trained(study, train, text, seed),)
+    return [
+        _confirmed(text, best.get(text), values, [one for one in compared if one != text])
+        for text in texts
+    ]
+
+
+def _best(study: optuna.Study, space: Space, top: int) -> dict[str, float]:
+    """Return the best functions of a search and their values, each once."""
+    sign = StudyView.of_some([], study.direction).sign
+    found: dict[str, float] = {}
+    for trial in sorted(measured(own_trials(study)), key=lambda t: -sign * (t.value or 0.0)):
+        if len(found) < top and (text := _text(trial, space)):
+            found.setdefault(text, float(trial.value or 0.0))
+    return found
+
+
+def _text(trial: FrozenTrial, space: Space) -> str:
+    text = trial.user_attrs.get("activation")
+    return str(canonical(parse(text))) if text else space.activation_of(trial)
+
+
+def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> float:
+    key = f"{_KEY}:{hashlib.sha256(text.encode()).hexdigest()[:12]}:{seed}"
+    kept: Any = study.user_attrs.get(key)
+    if kept is None:
+        try:
+            value = float(train(Activation(text), seed))
+        except Diverged:
+            value = math.nan
+        except TypeError as error:
+            raise SearchError(
+                f"expected train(activation, seed) to return a number for {text} with seed {seed}: "
+                f"{error}"
+            ) from error
+        kept = {"activation": text, "seed": seed, "value": value if math.isfinite(value) else None}
+        study.set_user_attr(key, kept)
+    return math.nan if kept["value"] is None else float(kept["value"])
+
+
+def _confirmed(
+    text: str,
+    searched: float | None,
+    values: Mapping[str, tuple[float, ...]],
+    baselines: Sequence[str],
+) -> ConfirmedFunction:
+    mine = values[text]
+    mean, interval = _mean(mine)
+    minus = {
+        other: statistics.paired(mine, values[other])
+        for other in baselines
+        if all(map(math.isfinite, (*mine, *values[other])))
+    }
+    role = "baseline" if searched is None else "found"
+    return ConfirmedFunction(text, role, searched, mine, mean, interval, minus)
+
+
+def _mean(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    if not all(map(math.isfinite, values)):
+        return math.nan, None
+    return statistics.mean_interval(values)
+
+
+def _with_interval(mean: float, interval: tuple[float, float] | None, sign: str = "") -> str:
+    shown = f"{mean:{sign}.4g}"
+    if interval is not None:
+        shown += f" [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]"
+    return shown
