@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from bo_act.errors import NetworkError, nearest
-from bo_act.networks.replacement import replace_activations
+from bo_act.networks.replacement import check_logits, replace
 
 LIBRARIES = ("torchvision", "timm")
 PRETRAINED = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg")
@@ -79,16 +80,40 @@ def build_function(name: str) -> Callable[..., nn.Module]:
         **options: Any,
     ) -> nn.Module:
         built = create(network, in_channels, image_size, num_classes, options)
-        replace_activations(
-            built,
-            activation,
-            name=name,
-            image=(in_channels, image_size, image_size),
-            num_classes=num_classes,
-        )
+        image = (in_channels, image_size, image_size)
+        replace_in_classifier(built, activation, name=name, image=image, num_classes=num_classes)
         return built
 
     return build
+
+
+def replace_in_classifier(
+    network: nn.Module,
+    activation: Callable[[], nn.Module],
+    *,
+    name: str,
+    image: tuple[int, int, int],
+    num_classes: int,
+) -> None:
+    """Replace all activation functions of a network from images to logits.
+
+    Args:
+        network: changed in place.
+        activation: returns a fresh module.
+        name: of the network, for messages.
+        image: shape (c, h, w) of the images of a trial pass.
+        num_classes: number of values that it has to return for each image.
+
+    Raises:
+        NetworkError: there is nothing to replace, or the network does not return logits
+            (b, num_classes) in training.
+    """
+    images = torch.zeros(2, *image, device="cpu", dtype=torch.float32)
+    try:
+        _, outputs = replace(network, lambda _: activation, inputs=images)
+        check_logits(outputs, num_classes)
+    except NetworkError as error:
+        raise NetworkError(f"{name}: {error}") from error
 
 
 @cache
