@@ -83,7 +83,7 @@ def redirect(module: nn.Module, activations: dict[str, nn.Module], *, stores: bo
     if not is_redirecting(made):
         made.activation_of_calls = nn.ModuleDict()
         made.stores_calls = False
-        made.__class__ = _redirecting(type(made))
+        made.__class__ = _redirecting(class_before(module))  # type: ignore[arg-type]
     made.activation_of_calls.update(activations)
     made.stores_calls = made.stores_calls or stores
 
@@ -146,6 +146,7 @@ class StandIn(nn.Module):
         self.place = place
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a copy."""
         return x.clone()  # what follows may change it in place
 
 

@@ -42,6 +42,8 @@ LEFT = {
 RECURRENT = "a recurrent layer, which computes its gates and tanh in one kernel"
 SCRIPTED = "compiled by torch.jit, which leaves nothing to replace"
 INSIDE_NORMS = "timm.layers.norm_act"
+TIMM_GLU = ("timm.layers.mlp.GluMlp", "act")
+"""Where a sigmoid is what it is in ``nn.GLU``."""
 _TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _POINTS = 96
 
@@ -54,6 +56,7 @@ class Apart(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Evaluate."""
         with torch._C.DisableTorchFunction():
             y: Tensor = self.activation(x)
         return y
@@ -135,9 +138,8 @@ def _layer(prefix: str, parent: nn.Module, key: str, child: nn.Module) -> Layer 
         return Layer(prefix, key, kinds, RECURRENT)
     if isinstance(child, Activation) or hasattr(child, "stands_for"):
         return Layer(prefix, key, kinds)
-    if type(parent).__module__ == "timm.layers.mlp" and type(parent).__name__ == "GluMlp":
-        if isinstance(child, nn.Sigmoid) and key == "act":
-            return Layer(prefix, key, kinds)  # as in nn.GLU, of which this is a form
+    if isinstance(child, nn.Sigmoid) and (full_name(type(parent)), key) == TIMM_GLU:
+        return Layer(prefix, key, kinds)
     reason = _of_a_library(child)
     if reason is None:
         reason = _by_trying(child)

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, by name, with random weights and the searched function."""
+"""Networks of torchvision, timm and transformers, by name, with random weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bo_act.errors import NetworkError, nearest
 from bo_act.networks.replacement import check_logits, replace
 
-LIBRARIES = ("torchvision", "timm")
+LIBRARIES = ("torchvision", "timm", "transformers")
 PRETRAINED = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg")
 OURS = {
     "num_classes": "the data set's classes are taken",
@@ -22,13 +22,18 @@ OURS = {
     "img_size": "the data set's image size is taken",
     "image_size": "the data set's image size is taken",
     "input_size": "the data set's image size is taken",
+    "num_labels": "the data set's classes are taken",
+    "id2label": "the data set's classes are taken",
+    "label2id": "the data set's classes are taken",
+    "num_channels": "the data set's channels are taken",
     "act_layer": "the searched function takes the place of every activation layer",
     "activation_layer": "the searched function takes the place of every activation layer",
+    "hidden_act": "the searched function takes the place of every activation layer",
 }
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return library and network of ``torchvision:NAME`` or ``timm:NAME``, else None."""
+    """Return library and network of a name such as ``timm:NAME``, else None."""
     library, colon, network = name.partition(":")
     return (library, network) if colon and library in LIBRARIES else None
 
@@ -42,6 +47,12 @@ def source_of(name: str) -> bytes:
     library, network = name.split(":", 1)
     version, known = _known(library)
     if network not in known:
+        if library == "transformers" and network in _all_of_transformers():
+            raise NetworkError(
+                f"{name}: transformers {version} has no classifier of images of this kind, which "
+                "takes pixel_values and returns logits; from Python, "
+                "bo_act.replace_activations(network, ...) takes any network"
+            )
         hint = nearest(network, known) or f"; it has {len(known)} networks for classification"
         raise NetworkError(f"{name}: {library} {version} has no network {network!r}{hint}")
     return f"{name} of {library} {version}".encode()
@@ -69,7 +80,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 def build_function(name: str) -> Callable[..., nn.Module]:
     """Return ``build`` of such a network, with the contract of model files."""
     library, network = name.split(":", 1)
-    create = _torchvision if library == "torchvision" else _timm
+    create = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[library]
 
     def build(
         activation: Callable[[], nn.Module],
@@ -124,9 +135,15 @@ def _known(library: str) -> tuple[str, frozenset[str]]:
 
         version = torchvision.__version__
         known = models.list_models(module=models)
-    else:
+    elif library == "timm":
         timm = _import_timm()
         version, known = timm.__version__, timm.list_models()
+    else:
+        transformers = _import_transformers()
+        from transformers.models.auto import modeling_auto
+
+        version = transformers.__version__
+        known = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     return version.split("+")[0], frozenset(known)  # "+cu130" is not another network
 
 
@@ -138,6 +155,23 @@ def _import_timm() -> Any:
             "networks timm:NAME need timm, which is not installed; pip install 'bo-act[timm]'"
         ) from error
     return timm
+
+
+def _import_transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise NetworkError(
+            "networks transformers:NAME need transformers, which is not installed; "
+            "pip install 'bo-act[transformers]'"
+        ) from error
+    return transformers
+
+
+def _all_of_transformers() -> Any:
+    from transformers.models.auto import configuration_auto
+
+    return vars(configuration_auto)["CONFIG_MAPPING_NAMES"]
 
 
 def _torchvision(
@@ -191,3 +225,32 @@ def _timm(
         # Networks of convolutions alone take any size, and have no such argument.
         network = timm.create_model(name, pretrained=False, **shape, **options)
     return network
+
+
+class Classifier(nn.Module):
+    """A network of transformers, from images to logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        """Return logits (b, classes)."""
+        return self.network(pixel_values=images).logits
+
+
+def _transformers(
+    name: str, in_channels: int, image_size: int, num_classes: int, options: Mapping[str, Any]
+) -> nn.Module:
+    transformers = _import_transformers()
+    known = vars(transformers.AutoConfig.for_model(name))
+    for option in options:  # of an unknown one a configuration would make an attribute
+        if option not in known:
+            raise NetworkError(
+                f"transformers:{name}: unknown option {option!r}{nearest(option, known)}; its "
+                f"options are those of {transformers.AutoConfig.for_model(name).__class__.__name__}"
+            )
+    config = transformers.AutoConfig.for_model(
+        name, num_channels=in_channels, image_size=image_size, num_labels=num_classes, **options
+    )
+    return Classifier(transformers.AutoModelForImageClassification.from_config(config))

@@ -259,13 +259,12 @@ class _Choice:
                         f"{what} {_shown(entry)}: {meant[0].kind} at {meant[0].name or '(root)'} "
                         f"is left: {meant[0].reason}"
                     )
-                if entry and (entry in names or isinstance(entry, type)):
+                if entry in names:
                     raise NetworkError(
-                        f"{what} {_shown(entry)}: no activation function there; "
-                        f"{_contents(found)}"
+                        f"{what} {_shown(entry)}: no activation function there; {_contents(found)}"
                     )
-                if entry:
-                    raise _unknown(what, str(entry), names, kinds, found)
+                if entry and isinstance(entry, str):  # a class that is not there is no mistake
+                    raise _unknown(what, entry, names, kinds, found)
         known = kinds | {plain(name) for name in (*FUNCTIONS.values(), *GATES.values(), *LEFT)}
         for entry in self.except_:
             if isinstance(entry, str) and entry not in names and plain(entry) not in known:
@@ -310,7 +309,7 @@ def replace(
     """
     if is_activation(network):
         raise NetworkError("the network is an activation layer itself")
-    choice = choice or _Choice({"": lambda: nn.Identity()})
+    choice = choice or _Choice({"": nn.Identity})
     found = [_Found(one.name, one.kinds, one.reason, one) for one in layers_of(network)]
     outputs, again = None, None
     if inputs is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import pickle
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -14,8 +16,10 @@ from torch.nn import functional
 import bo_act
 from bo_act.activations.module import Activation
 from bo_act.errors import ExpressionError, NetworkError
+from bo_act.networks import load_network
 from bo_act.networks.layers import BETWEEN_0_AND_1, RECURRENT
 from bo_act.networks.replacement import Replaced
+from bo_act.specs import ModelSpec
 
 torch.set_num_threads(1)
 
@@ -75,10 +79,10 @@ def check(network: nn.Module, inputs, own: str = "", *, close: float = 1e-5) -> 
     optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
     # And again, with the same places.
-    again = bo_act.replace_activations(network, "sin(x)")
+    again = bo_act.replace_activations(network, "arctan(x)")
     assert (names(again), kinds(again)) == (names(done), kinds(done))
     standing = [str(one.expression) for one in network.modules() if isinstance(one, Activation)]
-    assert set(standing) == {"sin(x)"}
+    assert set(standing) == {"arctan(x)"}
     assert torch.equal(
         output(pickle.loads(pickle.dumps(network)).eval(), inputs), output(network.eval(), inputs)
     )
@@ -124,7 +128,7 @@ def test_vit_of_torchvision():
 @pytest.mark.parametrize(
     ("name", "options", "own", "kind"),
     [
-        ("convnext_atto", {"depths": (1, 1, 1, 1)}, "gelu(x)", "GELU"),
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "ls_init_value": 1.0}, "gelu(x)", "GELU"),
         ("levit_128s", {"img_size": 64, "depth": (1, 1, 1)}, "", "Hardswish"),
     ],
 )
@@ -174,19 +178,6 @@ class Base(nn.Module):
         return torch.relu(self.first(x))
 
 
-class Calls(Base):
-    """One way of calling ReLU."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.way = way
-        self.function = functional.relu
-        self.bound = partial(functional.relu, inplace=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(getattr(self, f"by_{self.way}")(x))
-
-
 def calling(way):
     """A class whose forward is one of the ways, and nothing else."""
     return type(way.__name__, (Base,), {"forward": way, "__module__": __name__})
@@ -220,8 +211,11 @@ def by_helper(self, x):
     return self.second(helper(self.first(x)))
 
 
-def by_lambda(self, x):
-    return self.second((lambda y: functional.relu(y))(self.first(x)))
+def by_inner(self, x):
+    def inner(y):
+        return functional.relu(y)
+
+    return self.second(inner(self.first(x)))
 
 
 def by_comprehension(self, x):
@@ -232,17 +226,12 @@ def by_default(self, x, function=functional.relu):
     return self.second(function(self.first(x)))
 
 
-@torch.no_grad
-def decorated(x):
-    return x
-
-
 def by_decorator(self, x):
     return self.second(functional.relu(self.first(x)))
 
 
 WAYS = [
-    by_functional, by_torch, by_method, by_method_in_place, by_statement, by_helper, by_lambda,
+    by_functional, by_torch, by_method, by_method_in_place, by_statement, by_helper, by_inner,
     by_comprehension, by_default, torch.enable_grad()(by_decorator),
 ]  # fmt: skip
 
@@ -291,7 +280,7 @@ class Inherited(Base):
 def test_calls_by_attributes_methods_properties_and_base_classes(given):
     network = Inherited()
     inputs = {"inputs": vectors(4, 6)} if given else {}
-    done = bo_act.replace_activations(network, "sin(x)", **inputs)
+    done = bo_act.replace_activations(network, "arctan(x)", **inputs)
     found = {place.kind.rpartition(".")[2] for place in done.replaced}
     assert found == {"relu", "elu", "leaky_relu", "selu", "softsign"}
     assert {place.kind.rpartition(".")[2]: place.reason for place in done.left} == {
@@ -300,7 +289,7 @@ def test_calls_by_attributes_methods_properties_and_base_classes(given):
     x = vectors(4, 6)
     y = network.first(x)
     for _ in range(5):
-        y = y.sin()
+        y = y.arctan()
     torch.testing.assert_close(network(x), network.second(y).sigmoid())
 
 
@@ -464,6 +453,7 @@ def expected_of(network: Stages, act, gelu, last) -> Tensor:
 
 
 RELU, GELU, TANH = functional.relu, functional.gelu, torch.tanh
+SHARED = nn.Tanh()
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["read", "run"])
@@ -492,9 +482,9 @@ def test_only_and_except(options, act, gelu, last, given):
     for name in names(done):
         assert isinstance(network.get_submodule(name), Activation)
     # The rest, then the first ones once more: kinds are those of the network as it was.
-    bo_act.replace_activations(network, "sin(x)")
+    bo_act.replace_activations(network, "arctan(x)")
     bo_act.replace_activations(network, "tanh(x)", **options, **inputs)
-    sin = [[torch.sin if f is not TANH else f for f in one] for one in (act, gelu, [last])]
+    sin = [[torch.arctan if f is not TANH else f for f in one] for one in (act, gelu, [last])]
     expected = expected_of(network, sin[0], sin[1], sin[2][0])
     torch.testing.assert_close(network(vectors(3, 6)), expected)
 
@@ -503,19 +493,19 @@ def test_one_place_after_the_other():
     """Modules that were replaced before are not caught by what is redirected around them."""
     network = Stages()
     bo_act.replace_activations(network, "tanh(x)", only=nn.ReLU)
-    bo_act.replace_activations(network, "sin(x)", only="gelu")
+    bo_act.replace_activations(network, "arctan(x)", only="gelu")
     bo_act.replace_activations(network, "softplus(x)", only="relu", except_=nn.ReLU)
-    y = expected_of(network, [TANH] * 3, [torch.sin] * 3, functional.softplus)
+    y = expected_of(network, [TANH] * 3, [torch.arctan] * 3, functional.softplus)
     torch.testing.assert_close(network(vectors(3, 6)), y)
 
 
 def test_a_function_for_each_stage():
     network = Stages()
     done = bo_act.replace_activations(
-        network, {"stage1": "tanh(x)", "stage1.1": nn.SiLU, "": Activation("sin(x)")}
+        network, {"stage1": "tanh(x)", "stage1.1": nn.SiLU, "": Activation("arctan(x)")}
     )
     assert len(done.replaced) == 7
-    silu, sin = functional.silu, torch.sin
+    silu, sin = functional.silu, torch.arctan
     y = expected_of(network, [TANH, silu, sin], [TANH, silu, sin], sin)
     torch.testing.assert_close(network(vectors(3, 6)), y)
     network = Stages()
@@ -531,15 +521,15 @@ def test_a_function_for_each_stage():
         ("tanh(x)", {"only": "gleu"}, r"'gleu' is neither.*did you mean 'gelu'"),
         ("tanh(x)", {"except_": "stge10"}, r"except_: 'stge10'.*did you mean 'stage10'"),
         ("tanh(x)", {"only": "head"}, r"only 'head': no activation function there.*has ReLU, func"),
-        ("tanh(x)", {"only": nn.ELU}, "only ELU: no activation function there"),
+        ("tanh(x)", {"only": nn.ELU}, "nothing to replace in Stages.* ReLU at stage1.0.act .not named in only"),
         ("tanh(x)", {"only": "softmax"}, "'softmax' is neither .*the network has ReLU"),
         ("tanh(x)", {"only": nn.ReLU()}, r"only: expected names .*got ReLU\(\)"),
-        ("tanh(x)", {"except_": ["relu", "gelu"]}, r"nothing to replace in Stages: .*ReLU at stage1"),
+        ("tanh(x)", {"except_": ["relu", "gelu"]}, r"replace in Stages: .*ReLU at stage1"),
         ({"stage3": "tanh(x)"}, {}, "stage: 'stage3' is neither"),
         ({}, {}, "empty mapping"),
         (nn.Tanh(), {}, r"got Tanh\(\); give the class"),
         (lambda: 3, {}, "one that made int"),
-        (lambda made=nn.Tanh(): made, {}, "the same one twice"),
+        (lambda: SHARED, {}, "the same one twice"),
     ],
 )  # fmt: skip
 def test_what_is_refused_leaves_the_network_as_it_was(activation, options, message):
@@ -553,16 +543,16 @@ def test_what_is_refused_leaves_the_network_as_it_was(activation, options, messa
 
 
 def test_networks_without_activation_functions():
-    with pytest.raises(NetworkError, match="nothing to replace in Linear: looked for.* 1 module"):
+    with pytest.raises(NetworkError, match=r"nothing to replace in Linear: looked for.* 1 module"):
         bo_act.replace_activations(nn.Linear(2, 2), "tanh(x)")
     with pytest.raises(NetworkError, match="an activation layer itself"):
         bo_act.replace_activations(nn.ReLU(), "tanh(x)")
     with pytest.raises(NetworkError, match=r"expected a torch.nn.Module, got str"):
         bo_act.replace_activations("resnet18", "tanh(x)")
     with pytest.raises(NetworkError, match="only 'gate': Sigmoid at gate is left: a gate"):
-        gated = nn.Sequential()
-        gated.gate = nn.Sigmoid()
-        bo_act.replace_activations(gated, "tanh(x)", only="gate")
+        bo_act.replace_activations(
+            nn.Sequential(OrderedDict(gate=nn.Sigmoid())), "tanh(x)", only="gate"
+        )
     with pytest.raises(ExpressionError):
         bo_act.replace_activations(Stages(), "tanhh(x)")
 
@@ -637,3 +627,51 @@ def test_all_activations_of_transformers_are_known():
         network = nn.Sequential(nn.Linear(4, 4), activations.ACT2FN[name], nn.ReLU())
         done = bo_act.replace_activations(network, "tanh(x)")
         assert (names(done) == ["2"]) == (name in left), name
+
+
+VIT = {**TINY, "patch_size": 8, "intermediate_size": 24}
+
+
+def of_transformers(name: str, **options):
+    pytest.importorskip("transformers")
+    return load_network(ModelSpec(name=f"transformers:{name}", options=options))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "places"),
+    [("vit", VIT, 2), ("convnext", {"hidden_sizes": [8] * 4, "depths": [1] * 4}, 4)],
+)
+def test_classifiers_of_transformers_by_name(name, options, places):
+    builder = of_transformers(name, **options)
+    shape = {"in_channels": 1, "image_size": 32, "num_classes": 4}
+    one, same, other = (builder(partial(Activation, "tanh(x)"), **shape, seed=s) for s in (1, 1, 2))
+    x = images()[:, :1]
+    assert one(x).shape == (2, 4)
+    assert torch.equal(one.eval()(x), same.eval()(x))
+    assert not torch.equal(one(x), other.eval()(x))
+    assert sum(isinstance(module, Activation) for module in one.modules()) == places
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("gpt2", {}, r"transformers:gpt2: .* no classifier of images.*bo_act.replace_activations"),
+        ("vitt", {}, "no network 'vitt' .did you mean 'vit'"),
+        ("vit", {"hidden_act": "relu"}, "option 'hidden_act' is refused"),
+    ],
+)
+def test_names_and_options_of_transformers_that_are_refused(name, options, message):
+    with pytest.raises(NetworkError, match=message):
+        of_transformers(name, **options)
+
+
+def test_unknown_options_of_transformers():
+    builder = of_transformers("vit", hiden_size=16)
+    with pytest.raises(NetworkError, match=r"unknown option 'hiden_size' .did you mean 'hidden_si"):
+        builder(nn.Tanh, in_channels=3, image_size=32, num_classes=4, seed=0)
+
+
+def test_the_example_runs():
+    (found,) = doctest.DocTestFinder().find(bo_act.replace_activations, "it", globs={})
+    failed, tried = doctest.DocTestRunner().run(found)
+    assert (failed, tried) == (0, 5)
