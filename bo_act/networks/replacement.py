@@ -87,7 +87,9 @@ class Replaced:
     left: tuple[Place, ...]
 
     def __repr__(self) -> str:
-        lines = [f"Replaced {len(self.replaced)} activation functions, left {len(self.left)}"]
+        count = len(self.replaced)
+        functions = "activation function" if count == 1 else "activation functions"
+        lines = [f"Replaced {count} {functions}, left {len(self.left)}"]
         lines += [f"  {line}" for line in _summary(self.replaced)]
         return "\n".join(lines + [f"  left: {line}" for line in _summary(self.left)])
 
@@ -150,7 +152,7 @@ def replace_activations(
         >>> import bo_act
         >>> network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU())
         >>> bo_act.replace_activations(network, "mul(x,tanh(x))", except_="gelu")
-        Replaced 1 activation functions, left 1
+        Replaced 1 activation function, left 1
           1  ReLU
           left: 3  GELU: named in except_
         >>> network[1]
@@ -359,8 +361,13 @@ def _fresh(maker: Callable[[], nn.Module], one: _Found) -> nn.Module:
 # --- finding calls --------------------------------------------------------------------------
 
 
-def _call(network: nn.Module, place: str, call: str) -> _Found:
+_OF_A_LOSS = "perhaps of a loss; with inputs=..., what forward calls for them is replaced"
+
+
+def _call(network: nn.Module, place: str, call: str, *, is_seen: bool) -> _Found:
     reason = BETWEEN_0_AND_1 if call in GATES.values() else ""
+    if not is_seen and plain(call) == "logsigmoid":
+        reason = _OF_A_LOSS
     if not reason and "forward" in vars(network.get_submodule(place)):
         reason = "called by a forward that was set on the module and not on its class"
     return _Found(place, (call,), reason)
@@ -390,17 +397,17 @@ def _scanned(network: nn.Module, layers: list[_Found]) -> list[_Found]:
         if not isinstance(module, torch.jit.ScriptModule)
         for call in calls_in(module)
     ]
-    return _by_kind(network, calls, layers)
+    return _by_kind(network, calls, layers, is_seen=False)
 
 
 def _by_kind(
-    network: nn.Module, calls: list[tuple[str, str]], layers: list[_Found]
+    network: nn.Module, calls: list[tuple[str, str]], layers: list[_Found], *, is_seen: bool
 ) -> list[_Found]:
     """Return one for all calls of a kind in a module: ``x.relu()`` and ``torch.relu(x)``."""
     found: dict[tuple[str, str], _Found] = {}
     for place, call in calls:
         if _is_new(network, place, call, layers):
-            found.setdefault((place, plain(call)), _call(network, place, call))
+            found.setdefault((place, plain(call)), _call(network, place, call, is_seen=is_seen))
     return list(found.values())
 
 
@@ -419,7 +426,7 @@ def _tried(
     def will_be(place: str, call: str) -> bool:
         if not _is_new(network, place, call, layers):
             return False
-        return not choice.why_left(_call(network, place, call))
+        return not choice.why_left(_call(network, place, call, is_seen=True))
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices), torch.no_grad(), watched(trial, will_be) as watch:
@@ -428,7 +435,8 @@ def _tried(
         else:
             outputs = trial(*inputs) if isinstance(inputs, tuple) else trial(inputs)
     watch.reads.look(outputs)
-    return _by_kind(network, sorted(watch.found), layers), watch.reads.again, outputs
+    calls = _by_kind(network, sorted(watch.found), layers, is_seen=True)
+    return calls, watch.reads.again, outputs
 
 
 # --- putting modules in place ---------------------------------------------------------------
@@ -452,7 +460,7 @@ def _put(
     for one, module in fresh.items():
         module.train(training)
         if some is not None:
-            module.to(some.device)
+            module.to(some.device, some.dtype if some.is_floating_point() else None)
         stores = again is None or one.name in again
         if one.layer is None:
             kind = plain(one.kind)

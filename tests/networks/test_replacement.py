@@ -258,6 +258,28 @@ def test_calls_are_found_and_replaced(way, given):
     assert network.first.weight.grad.any()
 
 
+class Shortcut(Base):
+    """Reads again what a module has changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.second(self.act(x) + x)
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["read", "run"])
+def test_modules_that_work_in_place_still_do(given):
+    network, x = Shortcut(), vectors(4, 6)
+    inputs = {"inputs": x} if given else {}
+    for text, function in (("relu(x)", torch.relu), ("tanh(x)", torch.tanh)):
+        done = bo_act.replace_activations(network, text, **inputs)
+        assert names(done) == ["act.activation"]
+        torch.testing.assert_close(network(x), network.second(2 * function(network.first(x))))
+
+
 class Inherited(Base):
     def __init__(self) -> None:
         super().__init__()
@@ -293,6 +315,27 @@ def test_calls_by_attributes_methods_properties_and_base_classes(given):
     torch.testing.assert_close(network(x), network.second(y).sigmoid())
 
 
+def scores_of_attention(x: Tensor) -> Tensor:
+    return torch.tanh(x / 50)
+
+
+class WithLoss(Base):
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.second(scores_of_attention(functional.relu(self.first(x))))
+        return x if labels is None else -functional.logsigmoid(x * labels).mean()
+
+
+def test_losses_and_scores_of_attention_are_left():
+    done = bo_act.replace_activations(WithLoss(), "tanh(x)")
+    assert kinds(done) == {"functional.relu"}
+    assert {one.kind: one.reason[:17] for one in done.left} == {
+        "functional.logsigmoid": "perhaps of a loss"
+    }
+    seen = {"x": vectors(4, 6), "labels": torch.ones(4, 6)}
+    done = bo_act.replace_activations(WithLoss(), "tanh(x)", inputs=seen)
+    assert "functional.logsigmoid" in kinds(done)
+
+
 def test_calls_that_are_chosen_while_the_network_runs_need_inputs():
     class Chosen(Base):
         def forward(self, x: Tensor) -> Tensor:
@@ -326,7 +369,8 @@ class Centered(nn.Module):
 
 class Noise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.randn_like(x) if self.training else x
+        y = x.clamp(min=0)
+        return y + torch.randn_like(x) if self.training else y
 
 
 class Scaled(nn.Module):
@@ -352,6 +396,13 @@ def test_own_modules_are_replaced_if_they_are_elementwise():
     assert [(one.name, one.kind) for one in done.replaced] == [("1", "Swish")]
     assert reasons(done) == {"2": BETWEEN_0_AND_1, "7": BETWEEN_0_AND_1}  # the latter calls sigmoid
     assert [type(one) for one in network[2:]] == [type(one) for one in layers]
+
+
+def test_a_replaced_network_is_scripted():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    bo_act.replace_activations(network, "tanh(x)")
+    x = vectors(3, 4)
+    torch.testing.assert_close(torch.jit.script(network)(x), network(x))
 
 
 def test_the_half_of_a_glu_is_replaced():
@@ -521,7 +572,7 @@ def test_a_function_for_each_stage():
         ("tanh(x)", {"only": "gleu"}, r"'gleu' is neither.*did you mean 'gelu'"),
         ("tanh(x)", {"except_": "stge10"}, r"except_: 'stge10'.*did you mean 'stage10'"),
         ("tanh(x)", {"only": "head"}, r"only 'head': no activation function there.*has ReLU, func"),
-        ("tanh(x)", {"only": nn.ELU}, "nothing to replace in Stages.* ReLU at stage1.0.act .not named in only"),
+        ("tanh(x)", {"only": nn.ELU}, "nothing to replace in Stages.* ReLU at stage1.0.act .not n"),
         ("tanh(x)", {"only": "softmax"}, "'softmax' is neither .*the network has ReLU"),
         ("tanh(x)", {"only": nn.ReLU()}, r"only: expected names .*got ReLU\(\)"),
         ("tanh(x)", {"except_": ["relu", "gelu"]}, r"replace in Stages: .*ReLU at stage1"),
@@ -571,10 +622,11 @@ def test_what_was_done_reads_well():
 
 
 def test_modules_get_the_mode_and_the_device_of_the_network():
-    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval().to("meta")
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval().to("meta", torch.bfloat16)
     bo_act.replace_activations(network, nn.PReLU)
     assert not network[1].training
     assert network[1].weight.device.type == "meta"
+    assert network[1].weight.dtype == torch.bfloat16
 
 
 # --- transformers ---------------------------------------------------------------------------
