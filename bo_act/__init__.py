@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bo_act.features.compute import compute_features
     from bo_act.features.table import Block, FeatureTable
     from bo_act.fisher.spectra import FimSpectra, fim_spectra
+    from bo_act.networks.replacement import Replaced, replace_activations
     from bo_act.report.study import write_report
     from bo_act.search.acquisition.own import OwnAcquisition
     from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
@@ -92,6 +93,7 @@ _HOME = {
     "Space": "activations.space",
     "SpaceSpec": "specs",
     "Strategy": "search.strategies",
+    "Replaced": "networks.replacement",
     "StudyResult": "study.results.summary",
     "StudySpec": "specs",
     "SurrogateSpec": "specs",
@@ -109,6 +111,7 @@ _HOME = {
     "parse": "activations.expressions",
     "read_sources": "study.sampling.warm_start",
     "read_study": "specs.files",
+    "replace_activations": "networks.replacement",
     "replay": "comparison.replay",
     "run_study": "study.running.runner",
     "why": "study.results.explanation",

@@ -27,7 +27,7 @@ Level = Literal["ok", "warning", "problem"]
 _EXTRAS = {
     "umap": "umap", "postgres": "psycopg", "ray": "ray", "dashboard": "optuna_dashboard",
     "report": "plotly", "timm": "timm", "onnx": "onnx", "tensorboard": "tensorboard",
-    "wandb": "wandb", "mlflow": "mlflow",
+    "transformers": "transformers", "wandb": "wandb", "mlflow": "mlflow",
 }  # fmt: skip
 _LEAST_FREE = 2e9  # bytes; features and trials of a large study
 _READING = 60.0  # seconds that images in folders are read for: some 10,000 of ImageNet's

@@ -1,4 +1,4 @@
-"""Networks: model files of one's own, and those of torchvision and timm."""
+"""Networks: model files of one's own, and those of libraries, with activations replaced."""
 
 from bo_act.networks.builder import Activations, NetworkBuilder, load_network
 from bo_act.networks.in_place import check_gradients

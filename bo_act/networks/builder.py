@@ -8,8 +8,8 @@ The contract of a model file::
 function stands. ``activation`` is a module as well: where it stands itself, its place is given a
 fresh one. A network may name its places, ``activation("early")``: a study whose file names the same
 ones searches a function for each, and in any other the same function stands in all. Options are
-further keyword arguments with defaults. Networks of torchvision and timm go by ``torchvision:NAME``
-and ``timm:NAME`` and take the library's own options.
+further keyword arguments with defaults. Networks of libraries go by ``torchvision:NAME``,
+``timm:NAME`` and ``transformers:NAME`` and take the library's own options.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, by name, with random weights and the searched function."""
+"""Networks of torchvision, timm and transformers, by name, with random weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bo_act.errors import NetworkError, nearest
-from bo_act.networks.replacement import replace_activations
+from bo_act.networks.replacement import check_logits, replace
 
-LIBRARIES = ("torchvision", "timm")
+LIBRARIES = ("torchvision", "timm", "transformers")
 PRETRAINED = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg")
 OURS = {
     "num_classes": "the data set's classes are taken",
@@ -21,13 +22,18 @@ OURS = {
     "img_size": "the data set's image size is taken",
     "image_size": "the data set's image size is taken",
     "input_size": "the data set's image size is taken",
+    "num_labels": "the data set's classes are taken",
+    "id2label": "the data set's classes are taken",
+    "label2id": "the data set's classes are taken",
+    "num_channels": "the data set's channels are taken",
     "act_layer": "the searched function takes the place of every activation layer",
     "activation_layer": "the searched function takes the place of every activation layer",
+    "hidden_act": "the searched function takes the place of every activation layer",
 }
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return library and network of ``torchvision:NAME`` or ``timm:NAME``, else None."""
+    """Return library and network of a name such as ``timm:NAME``, else None."""
     library, colon, network = name.partition(":")
     return (library, network) if colon and library in LIBRARIES else None
 
@@ -41,6 +47,12 @@ def source_of(name: str) -> bytes:
     library, network = name.split(":", 1)
     version, known = _known(library)
     if network not in known:
+        if library == "transformers" and network in _all_of_transformers():
+            raise NetworkError(
+                f"{name}: transformers {version} has no classifier of images of this kind, which "
+                "takes pixel_values and returns logits; from Python, "
+                "bo_act.replace_activations(network, ...) takes any network"
+            )
         hint = nearest(network, known) or f"; it has {len(known)} networks for classification"
         raise NetworkError(f"{name}: {library} {version} has no network {network!r}{hint}")
     return f"{name} of {library} {version}".encode()
@@ -68,7 +80,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 def build_function(name: str) -> Callable[..., nn.Module]:
     """Return ``build`` of such a network, with the contract of model files."""
     library, network = name.split(":", 1)
-    create = _torchvision if library == "torchvision" else _timm
+    create = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[library]
 
     def build(
         activation: Callable[[], nn.Module],
@@ -79,16 +91,40 @@ def build_function(name: str) -> Callable[..., nn.Module]:
         **options: Any,
     ) -> nn.Module:
         built = create(network, in_channels, image_size, num_classes, options)
-        replace_activations(
-            built,
-            activation,
-            name=name,
-            image=(in_channels, image_size, image_size),
-            num_classes=num_classes,
-        )
+        image = (in_channels, image_size, image_size)
+        replace_in_classifier(built, activation, name=name, image=image, num_classes=num_classes)
         return built
 
     return build
+
+
+def replace_in_classifier(
+    network: nn.Module,
+    activation: Callable[[], nn.Module],
+    *,
+    name: str,
+    image: tuple[int, int, int],
+    num_classes: int,
+) -> None:
+    """Replace all activation functions of a network from images to logits.
+
+    Args:
+        network: changed in place.
+        activation: returns a fresh module.
+        name: of the network, for messages.
+        image: shape (c, h, w) of the images of a trial pass.
+        num_classes: number of values that it has to return for each image.
+
+    Raises:
+        NetworkError: there is nothing to replace, or the network does not return logits
+            (b, num_classes) in training.
+    """
+    images = torch.zeros(2, *image, device="cpu", dtype=torch.float32)
+    try:
+        _, outputs = replace(network, lambda _: activation, inputs=images)
+        check_logits(outputs, num_classes)
+    except NetworkError as error:
+        raise NetworkError(f"{name}: {error}") from error
 
 
 @cache
@@ -99,9 +135,15 @@ def _known(library: str) -> tuple[str, frozenset[str]]:
 
         version = torchvision.__version__
         known = models.list_models(module=models)
-    else:
+    elif library == "timm":
         timm = _import_timm()
         version, known = timm.__version__, timm.list_models()
+    else:
+        transformers = _import_transformers()
+        from transformers.models.auto import modeling_auto
+
+        version = transformers.__version__
+        known = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     return version.split("+")[0], frozenset(known)  # "+cu130" is not another network
 
 
@@ -113,6 +155,23 @@ def _import_timm() -> Any:
             "networks timm:NAME need timm, which is not installed; pip install 'bo-act[timm]'"
         ) from error
     return timm
+
+
+def _import_transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise NetworkError(
+            "networks transformers:NAME need transformers, which is not installed; "
+            "pip install 'bo-act[transformers]'"
+        ) from error
+    return transformers
+
+
+def _all_of_transformers() -> Any:
+    from transformers.models.auto import configuration_auto
+
+    return vars(configuration_auto)["CONFIG_MAPPING_NAMES"]
 
 
 def _torchvision(
@@ -166,3 +225,32 @@ def _timm(
         # Networks of convolutions alone take any size, and have no such argument.
         network = timm.create_model(name, pretrained=False, **shape, **options)
     return network
+
+
+class Classifier(nn.Module):
+    """A network of transformers, from images to logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        """Return logits (b, classes)."""
+        return self.network(pixel_values=images).logits
+
+
+def _transformers(
+    name: str, in_channels: int, image_size: int, num_classes: int, options: Mapping[str, Any]
+) -> nn.Module:
+    transformers = _import_transformers()
+    known = vars(transformers.AutoConfig.for_model(name))
+    for option in options:  # of an unknown one a configuration would make an attribute
+        if option not in known:
+            raise NetworkError(
+                f"transformers:{name}: unknown option {option!r}{nearest(option, known)}; its "
+                f"options are those of {transformers.AutoConfig.for_model(name).__class__.__name__}"
+            )
+    config = transformers.AutoConfig.for_model(
+        name, num_channels=in_channels, image_size=image_size, num_labels=num_classes, **options
+    )
+    return Classifier(transformers.AutoModelForImageClassification.from_config(config))

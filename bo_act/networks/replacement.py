@@ -1,287 +1,541 @@
-"""Every activation layer of a network that knows nothing of the search, replaced.
+"""Every activation function of a network that knows nothing of the search, replaced.
 
-Layers are modules of the classes of ``torch.nn.modules.activation`` and ``timm.layers``, and what
-forward functions call by themselves (``functional.relu(x)``), which a trial forward pass finds by
-seeing every call of torch. Gates are no activation layers and stay: sigmoids and hard sigmoids,
-softmax, and attention. Arithmetic that happens to be one, such as ``x.clamp(min=0)``, is not found.
+Found are modules (``layers``) and what forward methods call by themselves (``calls``): by reading
+the code, or exactly by a forward pass on example inputs. Gates are no activation functions and
+stay: sigmoids and hard sigmoids, softmax, and attention. Arithmetic that happens to be one, such as
+``x.clamp(min=0)``, is not found.
 
 What works in place (``functional.relu(x, inplace=True)``, ``x.relu_()``, ``nn.ReLU(inplace=True)``)
-is replaced by a function that does not, unless the network reads the changed tensor again, as where
-it ignores what the call returns: there the function's values are written over its input.
+goes on to do so, unless a forward pass on example inputs shows that nobody reads the changed tensor
+again.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, wraps
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.modules import activation as activation_modules
-from torch.overrides import TorchFunctionMode
 
-from bo_act.errors import NetworkError
-from bo_act.networks.in_place import Reads, Storing, is_in_place, store
+from bo_act.activations.expressions import Expression
+from bo_act.activations.module import Activation
+from bo_act.errors import NetworkError, nearest
+from bo_act.networks.calls import (
+    FUNCTIONS,
+    GATES,
+    StandIn,
+    is_redirecting,
+    plain,
+    redirect,
+    watched,
+)
+from bo_act.networks.in_place import Storing
+from bo_act.networks.layers import (
+    BETWEEN_0_AND_1,
+    LEFT,
+    Apart,
+    Gated,
+    Layer,
+    full_name,
+    is_activation,
+    layers_of,
+)
+from bo_act.networks.scanning import calls_in
 
-__all__ = ["replace_activations"]
+__all__ = ["Place", "Replaced", "replace_activations"]
 
-ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
-_BETWEEN_0_AND_1 = "a gate: it multiplies something by numbers between 0 and 1"
-_SUMS_TO_1 = "weights that sum to 1, or their logarithms"
-LEFT = {
-    "Sigmoid": _BETWEEN_0_AND_1,
-    "Hardsigmoid": _BETWEEN_0_AND_1,
-    "HardSigmoid": _BETWEEN_0_AND_1,
-    "HardSigmoidMe": _BETWEEN_0_AND_1,
-    "Softmax": _SUMS_TO_1,
-    "Softmax2d": _SUMS_TO_1,
-    "LogSoftmax": _SUMS_TO_1,
-    "Softmin": _SUMS_TO_1,
-    "MultiheadAttention": "attention, which takes several inputs",
-}
-"""Classes of activation modules that stay as they are, and why; so do the calls of their names."""
-HALVING = ("glu", "glu_")
-INSIDE_NORMS = "timm.layers.norm_act"
+Given = str | Expression | Activation | Callable[[], nn.Module]
+"""What makes modules of an activation function."""
+Selected = str | type[nn.Module] | Iterable[str | type[nn.Module]]
+"""Names of modules, kinds of activation functions, or both."""
+_LOOKED_FOR = (
+    "activation modules of torch, timm and transformers, elementwise modules without parameters, "
+    "and calls such as functional.relu(x) or x.tanh()"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of an activation function in a network.
+
+    Attributes:
+        name: of the module that stands there; of the module that calls where a call was left.
+        kind: class or call that stood there before anything was replaced, such as ``ReLU`` or
+            ``functional.relu``.
+        reason: why it was left; empty if it was replaced.
+    """
+
+    name: str
+    kind: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Replaced:
+    """What ``replace_activations`` did.
+
+    Attributes:
+        replaced: the places of the new modules; ``network.get_submodule(place.name)`` is one.
+        left: what resembles an activation function and stayed, with the reason.
+    """
+
+    replaced: tuple[Place, ...]
+    left: tuple[Place, ...]
+
+    def __repr__(self) -> str:
+        count = len(self.replaced)
+        functions = "activation function" if count == 1 else "activation functions"
+        lines = [f"Replaced {count} {functions}, left {len(self.left)}"]
+        lines += [f"  {line}" for line in _summary(self.replaced)]
+        return "\n".join(lines + [f"  left: {line}" for line in _summary(self.left)])
+
+
+def _summary(places: Iterable[Place]) -> list[str]:
+    """Return a line for each place, and one for those that differ in numbers alone."""
+    groups: dict[tuple[str, str, str], list[Place]] = {}
+    for place in places:
+        pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", place.name)
+        groups.setdefault((pattern, place.kind, place.reason), []).append(place)
+    return [
+        f"{pattern if len(group) > 1 else group[0].name}  {kind}"
+        f"{f' ({len(group)} times)' if len(group) > 1 else ''}{f': {reason}' if reason else ''}"
+        for (pattern, kind, reason), group in groups.items()
+    ]
 
 
 def replace_activations(
     network: nn.Module,
-    activation: Callable[[], nn.Module],
+    activation: Given | Mapping[str, Given],
     *,
-    name: str,
-    image: tuple[int, int, int],
-    num_classes: int,
-) -> None:
-    """Put a fresh module in the place of every activation layer.
+    only: Selected | None = None,
+    except_: Selected | None = None,
+    inputs: Any = None,
+) -> Replaced:
+    """Replace the activation functions of any network in place.
 
-    A module that stands in several places gets one for each; one that is called several times in
-    its place stays one module, and the calls of one forward function share one. Normalization
-    layers of timm that hold an activation inside become a sequence of the two.
+    Replaced are activation modules of torch, timm and transformers, modules of your own without
+    parameters that are elementwise, and calls of torch's activation functions such as
+    ``functional.relu(x)`` or ``x.tanh()``. In gated units (``nn.GLU``, SwiGLU, GEGLU) the
+    nonlinearity is replaced and the product stays. Sigmoids that are gates, softmax, attention
+    and recurrent layers are left.
+
+    Without ``inputs`` calls are found by reading the code of forward methods, and what works in
+    place still does. With them, one forward pass of a copy in training mode finds calls exactly,
+    those chosen while it runs too.
+
+    A network can be replaced again; names and kinds stay those of the original network.
 
     Args:
-        network: changed in place.
-        activation: returns a fresh module.
-        name: of the network, for messages.
-        image: shape (c, h, w) of the images of the trial pass.
-        num_classes: number of values that it has to return for each image.
+        network: changed in place. If an error is raised, it is as it was.
+        activation: an ``Activation``, the text of an expression, or a function or class that
+            makes a module, a fresh one for each place; or a mapping of prefixes of module names
+            to these, the longest prefix counts and ``""`` stands for the rest.
+        only: names of modules (with all that is inside of them) and kinds: classes, or names such
+            as ``"gelu"``, which mean modules and calls alike. Nothing else is replaced.
+        except_: the same for what is left.
+        inputs: a tensor, a tuple of arguments, or a dict of keyword arguments for the network.
+
+    Returns:
+        What was replaced and what was left.
 
     Raises:
-        NetworkError: a call or a module cannot be replaced, or the network does not return
-            logits (b, num_classes) in training.
+        NetworkError: there is nothing to replace, a name is unknown, or ``activation`` makes no
+            fresh modules.
+        ExpressionError: a text is no expression.
+
+    Example:
+        >>> from torch import nn
+        >>> import bo_act
+        >>> network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU())
+        >>> bo_act.replace_activations(network, "mul(x,tanh(x))", except_="gelu")
+        Replaced 1 activation function, left 1
+          1  ReLU
+          left: 3  GELU: named in except_
+        >>> network[1]
+        Activation(mul(x,tanh(x)))
     """
-    if _is_activation(network):
-        raise NetworkError(f"{name}: the network is an activation layer itself")
-    _replace(network, _stand_in, name)
-    # Training is what is tried: some networks return more than logits then, or call more.
-    trial = copy.deepcopy(network).train()
-    with torch.no_grad(), _calls(trial) as watch:
-        outputs = trial(torch.zeros(2, *image, device="cpu", dtype=torch.float32))
-    watch.reads.look(outputs)
-    for place, call in watch.found:
-        if call.endswith(HALVING):
-            raise NetworkError(
-                f"{name}: {call} in {_shown(network, place)} cannot be replaced: it halves its "
-                "channels; take another network, or write it as a model file"
-            )
-    if not isinstance(outputs, Tensor) or outputs.shape != (2, num_classes):
-        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise NetworkError(
-            f"{name}: expected logits (2, {num_classes}) for two images in training, got {came}"
-        )
-    places = sorted({place for place, _ in watch.found})
-    again = watch.reads.again
-
-    def fresh(_: str, stand_in: nn.Module) -> nn.Module:
-        module = Apart(activation()) if places else activation()
-        return Storing(module) if getattr(stand_in, "place", None) in again else module
-
-    _replace(network, fresh, name)
-    for place in places:
-        module: Any = network.get_submodule(place)
-        module.activation_of_calls = Apart(activation())
-        module.stores_calls = place in again
-        module.__class__ = _redirecting(type(module))  # type: ignore[arg-type]
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"expected a torch.nn.Module, got {type(network).__name__}")
+    stages = activation if isinstance(activation, Mapping) else {"": activation}
+    made = {name: _maker(one) for name, one in stages.items()}
+    if not made:
+        raise NetworkError("expected at least one activation function, got an empty mapping")
+    choice = _Choice(made, _selected(only, "only"), _selected(except_, "except_") or ())
+    return replace(network, choice.maker, choice=choice, inputs=inputs)[0]
 
 
-class Apart(nn.Module):
-    """An activation module whose own calls of torch are not taken for the network's."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch._C.DisableTorchFunction():
-            y: Tensor = self.activation(x)
-        return y
-
-
-class _Redirect(TorchFunctionMode):
-    """Has an activation module do what activation functions are called for."""
-
-    def __init__(self, activation: nn.Module, *, stores: bool) -> None:
-        super().__init__()
-        self.activation, self.stores = activation, stores
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in _FUNCTIONS:
-            return func(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
-        if self.stores and is_in_place(_FUNCTIONS[func], kwargs):
-            return store(self.activation, x)
-        return self.activation(x)
-
-
-@cache
-def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return a subclass whose own calls of activation functions go to ``activation_of_calls``."""
-
-    @wraps(kind.forward)  # for those who trace a network by its arguments
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Redirect(self.activation_of_calls, stores=self.stores_calls):
-            return kind.forward(self, *args, **kwargs)
-
-    def reduced(self: Any) -> tuple[Any, ...]:
-        return _new, (kind,), vars(self)  # by its own name pickle would find the class it is of
-
-    def prepared(_: Any) -> nn.Module:
-        raise NetworkError(
-            f"torch.jit.script reads the source of {kind.__name__}, whose calls of activation "
-            "functions were replaced while it runs: use torch.jit.trace or torch.export"
-        )
-
-    content = {
-        "forward": forward,
-        "__module__": kind.__module__,
-        "__doc__": kind.__doc__,
-        "__reduce__": reduced,
-        "__prepare_scriptable__": prepared,
-    }
-    return type(kind.__name__, (kind,), content)
-
-
-def _new(kind: type[nn.Module]) -> nn.Module:
-    redirecting = _redirecting(kind)  # type: ignore[arg-type]
-    return redirecting.__new__(redirecting)
-
-
-class _StandIn(nn.Module):
-    """Passes its input on, where an activation layer was and will be.
-
-    Attributes:
-        place: its name in the network.
-        in_place: whether that layer worked in place.
-    """
-
-    def __init__(self, place: str, *, in_place: bool) -> None:
-        super().__init__()
-        self.place, self.in_place = place, in_place
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clone()  # what follows may change it in place
-
-
-def _stand_in(place: str, layer: nn.Module) -> nn.Module:
-    return _StandIn(place, in_place=bool(getattr(layer, "inplace", False)))
-
-
-def _is_activation(module: nn.Module) -> bool:
-    kinds = [
-        kind for kind in type(module).__mro__ if kind.__module__.startswith(ACTIVATION_MODULES)
-    ]
-    return type(module) is _StandIn or bool(
-        kinds and not LEFT.keys() & {one.__name__ for one in kinds}
+def _maker(given: Any) -> Callable[[], nn.Module]:
+    if isinstance(given, str | Expression):
+        return Activation(given)
+    if callable(given) and (isinstance(given, Activation) or not isinstance(given, nn.Module)):
+        maker: Callable[[], nn.Module] = given
+        return maker
+    raise NetworkError(
+        "expected an Activation, the text of an expression, or a function or class that makes "
+        f"modules, got {given!r:.60}" + ("; give the class" if isinstance(given, nn.Module) else "")
     )
 
 
-def _replace(network: nn.Module, fresh: Callable[[str, nn.Module], nn.Module], name: str) -> None:
-    """Replace activation layers; the first call also takes them out of normalization layers.
+def _selected(given: Any, what: str) -> tuple[str | type, ...] | None:
+    if given is None:
+        return None
+    entries = (given,) if isinstance(given, str | type) else given
+    if not isinstance(entries, Iterable):
+        entries = (entries,)
+    for one in (checked := tuple(entries)):
+        if not (isinstance(one, str) or (isinstance(one, type) and issubclass(one, nn.Module))):
+            raise NetworkError(
+                f"{what}: expected names of modules, or kinds such as nn.ReLU or 'relu', "
+                f"got {one!r:.60}"
+            )
+    return checked
 
-    ``fresh`` gets the name of the place and the layer that was there.
+
+@dataclass(frozen=True)
+class _Found:
+    """A layer or a call that may be replaced."""
+
+    name: str
+    kinds: tuple[str, ...]
+    reason: str
+    layer: Layer | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[0]
+
+    def is_within(self, name: str) -> bool:
+        return name in ("", self.name) or self.name.startswith(f"{name}.")
+
+    def is_of(self, kind: str | type) -> bool:
+        if isinstance(kind, str):
+            return plain(self.kind) == plain(kind)
+        return full_name(kind) in self.kinds[1:]
+
+
+class _Choice:
+    """What is to be replaced, by what the caller says."""
+
+    def __init__(
+        self,
+        makers: Mapping[str, Callable[[], nn.Module]],
+        only: tuple[str | type, ...] | None = None,
+        except_: tuple[str | type, ...] = (),
+    ) -> None:
+        self.makers, self.only, self.except_ = makers, only, except_
+
+    def _stage(self, one: _Found) -> str | None:
+        return max((name for name in self.makers if one.is_within(name)), key=len, default=None)
+
+    def maker(self, one: _Found) -> Callable[[], nn.Module]:
+        return self.makers[self._stage(one)]  # type: ignore[index]
+
+    def why_left(self, one: _Found) -> str:
+        if one.reason:
+            return one.reason
+        if self.only is not None and not any(_is_meant(entry, one) for entry in self.only):
+            return "not named in only"
+        if any(_is_meant(entry, one) for entry in self.except_):
+            return "named in except_"
+        return "" if self._stage(one) is not None else "in no stage of the mapping"
+
+    def check(self, network: nn.Module, found: list[_Found]) -> None:
+        """Refuse names that mean nothing."""
+        names = [name for name, _ in network.named_modules() if name]
+        kinds = {plain(one.kind) for one in found}
+        for what, entries in (("only", self.only or ()), ("stage", tuple(self.makers))):
+            for entry in entries:
+                meant = [
+                    one
+                    for one in found
+                    if (one.is_within(str(entry)) if what == "stage" else _is_meant(entry, one))
+                ]
+                if any(not one.reason for one in meant):
+                    continue
+                if entry and meant:
+                    raise NetworkError(
+                        f"{what} {_shown(entry)}: {meant[0].kind} at {meant[0].name or '(root)'} "
+                        f"is left: {meant[0].reason}"
+                    )
+                if entry in names:
+                    raise NetworkError(
+                        f"{what} {_shown(entry)}: no activation function there; {_contents(found)}"
+                    )
+                if entry and isinstance(entry, str):  # a class that is not there is no mistake
+                    raise _unknown(what, entry, names, kinds, found)
+        known = kinds | {plain(name) for name in (*FUNCTIONS.values(), *GATES.values(), *LEFT)}
+        for entry in self.except_:
+            if isinstance(entry, str) and entry not in names and plain(entry) not in known:
+                raise _unknown("except_", entry, names, known, found)
+
+
+def _is_meant(entry: str | type, one: _Found) -> bool:
+    return one.is_of(entry) or (isinstance(entry, str) and one.is_within(entry))
+
+
+def _shown(entry: str | type) -> str:
+    return entry.__name__ if isinstance(entry, type) else repr(entry)
+
+
+def _contents(found: list[_Found]) -> str:
+    kinds = dict.fromkeys(one.kind for one in found if not one.reason)
+    return f"the network has {', '.join(kinds)}" if kinds else f"looked for {_LOOKED_FOR}"
+
+
+def _unknown(
+    what: str, entry: str, names: list[str], kinds: set[str], found: list[_Found]
+) -> NetworkError:
+    hint = nearest(entry, [*names, *kinds])
+    return NetworkError(
+        f"{what}: {entry!r} is neither a module of the network nor a kind of activation function"
+        f"{hint}; {_contents(found)}"
+    )
+
+
+def replace(
+    network: nn.Module,
+    maker: Callable[[_Found], Callable[[], nn.Module]],
+    *,
+    choice: _Choice | None = None,
+    inputs: Any = None,
+) -> tuple[Replaced, Any]:
+    """Replace activation functions; return what was, and what the trial pass on inputs returned.
+
+    A module that stands in several places gets one for each; one that is called several times in
+    its place stays one module, and calls of one kind in one forward method share one.
+    Normalization layers of timm that hold an activation inside become a sequence of the two.
     """
-    for prefix, parent in list(network.named_modules()):
-        for key, child in _places(parent):
-            place = f"{prefix}.{key}" if prefix else key
-            if isinstance(child, nn.GLU):
-                raise NetworkError(
-                    f"{name}: {type(child).__name__} at {place} cannot be replaced: it halves its "
-                    "channels; take another network, or write it as a model file"
-                )
-            if _is_activation(child):
-                setattr(parent, key, fresh(place, child))
-            elif type(child).__module__ == INSIDE_NORMS and _is_activation(child.act):
-                layer, child.act = child.act, nn.Identity()
-                setattr(parent, key, nn.Sequential(child, fresh(place, layer)))
+    if is_activation(network):
+        raise NetworkError("the network is an activation layer itself")
+    choice = choice or _Choice({"": nn.Identity})
+    found = [_Found(one.name, one.kinds, one.reason, one) for one in layers_of(network)]
+    outputs, again = None, None
+    if inputs is None:
+        found += _scanned(network, found)
+    else:
+        calls, again, outputs = _tried(network, found, choice, inputs)
+        found += calls
+    choice.check(network, found)
+    left = {one: reason for one in found if (reason := choice.why_left(one))}
+    chosen = [one for one in found if one not in left]
+    if not chosen:
+        raise NetworkError(_nothing(network, left, inputs))
+    fresh = {one: _fresh(maker(one), one) for one in chosen}
+    if len({id(module) for module in fresh.values()}) < len(fresh):
+        raise NetworkError(
+            "expected a fresh module for each place, got the same one twice; give a function that "
+            "makes one whenever it is called"
+        )
+    names = _put(network, fresh, left, again)
+    replaced = tuple(Place(names[one], one.kind) for one in chosen)
+    return Replaced(replaced, tuple(Place(o.name, o.kind, why) for o, why in left.items())), outputs
 
 
-def _shown(network: nn.Module, place: str) -> str:
-    return f"{place or '(root)'} ({type(network.get_submodule(place)).__name__})"
+def _nothing(network: nn.Module, left: Mapping[_Found, str], inputs: Any) -> str:
+    modules = sum(1 for _ in network.modules())
+    text = f"nothing to replace in {type(network).__name__}: looked for {_LOOKED_FOR}, in "
+    text += f"{modules} {'modules' if modules > 1 else 'module'}"
+    if left:
+        some = [f"{one.kind} at {one.name or '(root)'} ({why})" for one, why in left.items()]
+        text += f"; left {', '.join(some[:3])}{' and others' if len(some) > 3 else ''}"
+    if inputs is None:
+        text += "; with inputs=..., calls that are chosen while the network runs are found too"
+    return text
 
 
-def _places(parent: nn.Module) -> list[tuple[str, Any]]:
-    """Return children by name; one that stands under two names twice."""
-    return [(key, child) for key, child in parent._modules.items() if child is not None]
+def _fresh(maker: Callable[[], nn.Module], one: _Found) -> nn.Module:
+    module = maker()
+    if not isinstance(module, nn.Module):
+        raise NetworkError(
+            f"expected a function that makes modules, got one that made {type(module).__name__}"
+        )
+    made: Any = module
+    made.stands_for = one.kinds
+    return module
 
 
-class _CallWatcher(TorchFunctionMode):
-    """Keeps calls of activation functions with the name of the module that made them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.found: list[tuple[str, str]] = []
-        self.reads = Reads()
-
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
-        """Go back to the module outside, as a forward hook."""
-        self.stack.pop()
-        if isinstance(module, _StandIn) and module.in_place:
-            self.reads.changed(module.place, *args, *kwargs.values())
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "__get__":  # to ask for its shape is not to read it
-            self.reads.look(args, kwargs)
-        if func in _FUNCTIONS:
-            call = (self.stack[-1], _FUNCTIONS[func])
-            if call not in self.found:
-                self.found.append(call)
-            if is_in_place(call[1], kwargs):
-                x = args[0] if args else kwargs["input"]
-                self.reads.changed(call[0], x)
-                return x.clone()  # another tensor, so that the two are told apart from here on
-        return func(*args, **kwargs)
+# --- finding calls --------------------------------------------------------------------------
 
 
-def _functions() -> dict[Any, str]:
-    """Return the calls that are replaced: whatever torch has under the name of such a module."""
-    modules = {_plain(name) for name in activation_modules.__all__ if name not in LEFT}
-    named: dict[Any, str] = {}
-    for home, shown in ((functional, "functional"), (torch, "torch"), (Tensor, "Tensor")):
-        for name in dir(home):
-            if name[0] != "_" and _plain(name) in modules and callable(getattr(home, name)):
-                named.setdefault(getattr(home, name), f"{shown}.{name}")
-    return named
+_OF_A_LOSS = "perhaps of a loss; with inputs=..., what forward calls for them is replaced"
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "")
+def _call(network: nn.Module, place: str, call: str, *, is_seen: bool) -> _Found:
+    reason = BETWEEN_0_AND_1 if call in GATES.values() else ""
+    if not is_seen and plain(call) == "logsigmoid":
+        reason = _OF_A_LOSS
+    if not reason and "forward" in vars(network.get_submodule(place)):
+        reason = "called by a forward that was set on the module and not on its class"
+    return _Found(place, (call,), reason)
 
 
-_FUNCTIONS = _functions()
+def _is_new(network: nn.Module, place: str, call: str, layers: list[_Found]) -> bool:
+    """Tell whether a call is of none of the layers, and was not replaced before."""
+    for one in layers:
+        layer = one.layer
+        if layer is None:
+            continue
+        is_function = layer.key == "activation" and not layer.kinds[1:]  # of a TransformerLayer
+        if place == layer.parent if is_function else _is_in(place, one.name):
+            return False
+    module: Any = network.get_submodule(place)
+    return not (is_redirecting(module) and plain(call) in module.activation_of_calls)
 
 
-@contextmanager
-def _calls(network: nn.Module) -> Iterator[_CallWatcher]:
-    """Watch calls of activation functions during forward passes of the network."""
-    watch = _CallWatcher()
-    for place, module in network.named_modules():
-        module.register_forward_pre_hook(lambda *_, place=place: watch.stack.append(place))
-        module.register_forward_hook(watch.leave, with_kwargs=True)
-    with watch:
-        yield watch
+def _is_in(place: str, name: str) -> bool:
+    return place == name or place.startswith(f"{name}.")
+
+
+def _scanned(network: nn.Module, layers: list[_Found]) -> list[_Found]:
+    calls = [
+        (place, call)
+        for place, module in network.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for call in calls_in(module)
+    ]
+    return _by_kind(network, calls, layers, is_seen=False)
+
+
+def _by_kind(
+    network: nn.Module, calls: list[tuple[str, str]], layers: list[_Found], *, is_seen: bool
+) -> list[_Found]:
+    """Return one for all calls of a kind in a module: ``x.relu()`` and ``torch.relu(x)``."""
+    found: dict[tuple[str, str], _Found] = {}
+    for place, call in calls:
+        if _is_new(network, place, call, layers):
+            found.setdefault((place, plain(call)), _call(network, place, call, is_seen=is_seen))
+    return list(found.values())
+
+
+def _tried(
+    network: nn.Module, layers: list[_Found], choice: _Choice, inputs: Any
+) -> tuple[list[_Found], set[str], Any]:
+    """Run a copy in training: some networks return more than logits then, or call more."""
+    trial = copy.deepcopy(network).train()
+    for one in layers:
+        if one.layer and one.layer.in_place and not one.layer.inside_norm:
+            if not choice.why_left(one):
+                setattr(trial.get_submodule(one.layer.parent), one.layer.key, StandIn(one.name))
+        elif one.layer and one.layer.in_place and not choice.why_left(one):
+            trial.get_submodule(one.name.rpartition(".")[0]).act = StandIn(one.name)
+
+    def will_be(place: str, call: str) -> bool:
+        if not _is_new(network, place, call, layers):
+            return False
+        return not choice.why_left(_call(network, place, call, is_seen=True))
+
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices), torch.no_grad(), watched(trial, will_be) as watch:
+        if isinstance(inputs, Mapping):
+            outputs = trial(**inputs)
+        else:
+            outputs = trial(*inputs) if isinstance(inputs, tuple) else trial(inputs)
+    watch.reads.look(outputs)
+    calls = _by_kind(network, sorted(watch.found), layers, is_seen=True)
+    return calls, watch.reads.again, outputs
+
+
+# --- putting modules in place ---------------------------------------------------------------
+
+
+def _put(
+    network: nn.Module,
+    fresh: Mapping[_Found, nn.Module],
+    left: Mapping[_Found, str],
+    again: set[str] | None,
+) -> dict[_Found, str]:
+    """Put fresh modules in their places; return their names.
+
+    ``again`` has the places whose input, changed in place, is read again; None if unknown.
+    """
+    calls = {one: module for one, module in fresh.items() if one.layer is None}
+    redirects = bool(calls) or any(map(is_redirecting, network.modules()))
+    some = next(network.parameters(), None)
+    training = network.training
+    names = {}
+    for one, module in fresh.items():
+        module.train(training)
+        if some is not None:
+            module.to(some.device, some.dtype if some.is_floating_point() else None)
+        stores = again is None or one.name in again
+        if one.layer is None:
+            kind = plain(one.kind)
+            redirect(network.get_submodule(one.name), {kind: Apart(module)}, stores=stores)
+            names[one] = f"{one.name}.activation_of_calls.{kind}.activation".lstrip(".")
+        else:
+            names[one] = _put_layer(network, one.layer, module, redirects, stores)
+    if redirects:
+        for one in left:
+            _shield(network, one)
+    for module in network.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(
+            not getattr(layer, "activation_relu_or_gelu", 1) for layer in module.layers
+        ):
+            module.use_nested_tensor = False
+    return names
+
+
+def _put_layer(
+    network: nn.Module, layer: Layer, module: nn.Module, redirects: bool, stores: bool
+) -> str:
+    parent: Any = network.get_submodule(layer.parent)
+    name = f"{layer.parent}.{layer.key}".lstrip(".")
+    if isinstance(parent, Apart | Storing | Gated):  # which was put there before
+        setattr(parent, layer.key, module)
+        return name
+    before = getattr(parent, layer.key)
+    whole, inner = module, ""
+    if redirects:
+        whole, inner = Apart(whole), ".activation"
+    if layer.in_place and stores:
+        whole, inner = Storing(whole), f".activation{inner}"
+    if isinstance(before, nn.GLU):
+        whole, inner = Gated(whole, before.dim), f".activation{inner}"
+    if layer.inside_norm:
+        before.act = nn.Identity()
+        whole, inner = nn.Sequential(before, whole), f".1{inner}"
+    setattr(parent, layer.key, whole)
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        # torch would else compute the layer in one kernel, with ReLU or GELU in it.
+        parent.activation_relu_or_gelu = 0
+    return name + inner
+
+
+def _shield(network: nn.Module, one: _Found) -> None:
+    """Have what is left make its own calls, although a module around it redirects them."""
+    if one.layer is None:
+        redirect(network.get_submodule(one.name), {}, stores=False)
+        return
+    parent = network.get_submodule(one.layer.parent)
+    module = getattr(parent, one.layer.key)
+    if isinstance(parent, Apart) or isinstance(module, torch.jit.ScriptModule):
+        return
+    if not isinstance(module, nn.Module):
+        redirect(parent, {}, stores=False)
+    elif one.layer.inside_norm:
+        redirect(module.act, {}, stores=False)  # type: ignore[arg-type]
+    elif isinstance(module, Activation):
+        setattr(parent, one.layer.key, Apart(module))
+    else:
+        redirect(module, {}, stores=False)
+
+
+def check_logits(outputs: Any, num_classes: int) -> None:
+    """Refuse a network that does not return logits in training.
+
+    Args:
+        outputs: of the trial pass on two images.
+        num_classes: number of values that it has to return for each image.
+
+    Raises:
+        NetworkError: it does not.
+    """
+    if not isinstance(outputs, Tensor) or outputs.shape != (2, num_classes):
+        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise NetworkError(
+            f"expected logits (2, {num_classes}) for two images in training, got {came}"
+        )

@@ -475,10 +475,10 @@ class Loop(nn.Module):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_network_whose_calls_are_replaced_is_traced_and_saved():
-    from bo_act.networks.replacement import replace_activations
+    from bo_act.networks.libraries import replace_in_classifier
 
     net = Loop()
-    replace_activations(
+    replace_in_classifier(
         net, lambda: Activation("tanh(x)"), name="n", image=(3, 2, 2), num_classes=12
     )
     x = torch.randn(2, 3, 2, 2)

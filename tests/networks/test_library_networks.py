@@ -16,7 +16,9 @@ from bo_act.errors import NetworkError
 from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.spectra import fim_spectra
 from bo_act.networks import NetworkBuilder, load_network
-from bo_act.networks.replacement import _FUNCTIONS, LEFT, replace_activations
+from bo_act.networks.calls import FUNCTIONS
+from bo_act.networks.layers import LEFT
+from bo_act.networks.libraries import replace_in_classifier
 from bo_act.specs import ModelSpec
 
 
@@ -110,7 +112,7 @@ class Calling(nn.Module):
 
 def test_functional_calls_are_replaced_once_each():
     network = Calling()
-    replace_activations(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
+    replace_in_classifier(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
     assert network.act is not network.same
     assert isinstance(network.gate, nn.Sigmoid)
     Marked.calls = 0
@@ -159,11 +161,11 @@ def calls_of(name: str, **options: bool) -> set[object]:
 def test_calls_are_replaced_where_modules_are(name):
     assert (name in REPLACED) != (name in LEFT)
     if name in LEFT:
-        assert not calls_of(name) & _FUNCTIONS.keys()
+        assert not calls_of(name) & FUNCTIONS.keys()
         return
-    assert calls_of(name) <= _FUNCTIONS.keys()
+    assert calls_of(name) <= FUNCTIONS.keys()
     if "inplace" in inspect.signature(getattr(nn, name)).parameters:
-        assert calls_of(name, inplace=True) <= _FUNCTIONS.keys()
+        assert calls_of(name, inplace=True) <= FUNCTIONS.keys()
 
 
 def test_modules_of_timm_are_replaced_or_left():
@@ -181,21 +183,21 @@ class One(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         more = {"threshold": (0.1, 0.0), "prelu": (self.last.weight[0, :1],)}
-        name = _FUNCTIONS[self.function].split(".")[1].rstrip("_")
+        name = FUNCTIONS[self.function].split(".")[1].rstrip("_")
         return self.function(self.last(x.flatten(1)), *more.get(name, ()))
 
 
-@pytest.mark.parametrize("call", sorted(_FUNCTIONS.values()))
+@pytest.mark.parametrize("call", sorted(FUNCTIONS.values()))
 def test_every_call_is_replaced(call):
-    network = One(next(function for function, name in _FUNCTIONS.items() if name == call))
-    options = {"name": "n", "image": (3, 2, 2), "num_classes": 10}
-    if call == "functional.glu":
-        with pytest.raises(NetworkError, match=r"functional.glu in \(root\) \(One\)"):
-            replace_activations(network, Marked, **options)
-        return
-    replace_activations(network, nn.Softplus, **options)
+    network = One(next(function for function, name in FUNCTIONS.items() if name == call))
+    halves = call == "functional.glu"
+    replace_in_classifier(
+        network, nn.Softplus, name="n", image=(3, 2, 2), num_classes=5 if halves else 10
+    )
     x = torch.randn(2, 3, 2, 2)
-    expected = nn.functional.softplus(network.last(x.flatten(1)))
+    y = network.last(x.flatten(1))
+    value, gate = y.chunk(2, 1) if halves else (1, y)
+    expected = value * nn.functional.softplus(gate)
     torch.testing.assert_close(network(x), expected)
 
 
@@ -229,7 +231,7 @@ class InPlace(nn.Module):
 @pytest.mark.parametrize("way", WAYS)
 def test_what_works_in_place_is_replaced_wherever_it_is_read(way, reads):
     network = InPlace(way, reads)
-    replace_activations(network, nn.Softplus, name="n", image=(3, 2, 2), num_classes=10)
+    replace_in_classifier(network, nn.Softplus, name="n", image=(3, 2, 2), num_classes=10)
     images = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     times = 2 if reads == "both" else 1
 
@@ -252,7 +254,7 @@ def test_what_works_in_place_is_replaced_wherever_it_is_read(way, reads):
 @pytest.mark.parametrize("way", WAYS)
 def test_fisher_factors_see_what_a_layer_put_out_before_it_was_changed(way):
     network = InPlace(way, "changed")
-    replace_activations(network, nn.Softplus, name="n", image=(3, 2, 2), num_classes=10)
+    replace_in_classifier(network, nn.Softplus, name="n", image=(3, 2, 2), num_classes=10)
     plain = nn.Sequential(nn.Flatten(), network.first, nn.Softplus(), network.last)
     images = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     found, expected = (kronecker_factors(n, images, None, fisher="exact") for n in (network, plain))
@@ -265,7 +267,7 @@ def test_activations_inside_norms_stand_after_them():
     network = nn.Sequential(
         nn.Conv2d(3, 4, 1), layers.BatchNormAct2d(4), nn.Flatten(), nn.Linear(16, 10)
     )
-    replace_activations(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
+    replace_in_classifier(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
     assert isinstance(network[1][0].act, nn.Identity)
     assert isinstance(network[1][1], Marked)
 
@@ -273,14 +275,14 @@ def test_activations_inside_norms_stand_after_them():
 @pytest.mark.parametrize(
     ("layers", "says"),
     [
-        ([nn.Linear(12, 20), nn.GLU()], "GLU at 2 cannot be replaced: it halves"),
+        ([nn.Linear(12, 10), nn.Sigmoid()], r"n: nothing to replace .* Sigmoid at 2 \(a gate"),
         ([nn.Linear(12, 9), nn.ReLU()], r"expected logits \(2, 10\) .* got \(2, 9\)"),
     ],
 )
 def test_what_cannot_be_replaced_is_named(layers, says):
     network = nn.Sequential(nn.Flatten(), *layers)
     with pytest.raises(NetworkError, match=says):
-        replace_activations(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
+        replace_in_classifier(network, Marked, name="n", image=(3, 2, 2), num_classes=10)
 
 
 @pytest.mark.parametrize(

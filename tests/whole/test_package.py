@@ -115,7 +115,16 @@ def test_type_checkers_see_the_names_that_are_there():
     assert seen == {name: f"bo_act.{home}" for name, home in bo_act._HOME.items()}
 
 
-INNER = {"Paired", "Counts", "Confirmed", "FailureGroup", "Found", "TrialExplanation", "Step"}
+INNER = {
+    "Paired",
+    "Place",
+    "Counts",
+    "Confirmed",
+    "FailureGroup",
+    "Found",
+    "TrialExplanation",
+    "Step",
+}
 """What is returned, and made by nobody else."""
 
 

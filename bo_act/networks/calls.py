@@ -1,0 +1,201 @@
+"""Calls of activation functions in forward methods: watched, and redirected to a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import activation as activation_modules
+from torch.overrides import TorchFunctionMode
+
+from bo_act.errors import NetworkError
+from bo_act.networks.in_place import Reads, is_in_place, store
+from bo_act.networks.layers import LEFT
+
+
+def plain(name: str) -> str:
+    """Return the kind of a class or call: ``relu`` of ``ReLU`` and of ``functional.relu_``."""
+    kind = name.rpartition(".")[2].lower().replace("_", "")
+    return kind.removesuffix("activation") or kind
+
+
+def _functions(modules: set[str]) -> dict[Any, str]:
+    """Return whatever torch has under the names of such modules."""
+    named: dict[Any, str] = {}
+    for home, shown in ((functional, "functional"), (torch, "torch"), (Tensor, "Tensor")):
+        for name in dir(home):
+            if name[0] != "_" and plain(name) in modules and callable(getattr(home, name)):
+                named.setdefault(getattr(home, name), f"{shown}.{name}")
+    return named
+
+
+FUNCTIONS = _functions({plain(name) for name in activation_modules.__all__ if name not in LEFT})
+"""The calls that are replaced."""
+GATES = _functions({"sigmoid", "hardsigmoid"})
+"""Calls that stay, and are told of."""
+_KINDS = {function: plain(name) for function, name in FUNCTIONS.items()}
+
+
+class _Redirect(TorchFunctionMode):
+    """Has activation modules do what activation functions are called for.
+
+    Args:
+        activations: by the kinds of the calls; other calls of activation functions are made.
+        stores: write the values of calls that work in place over their input.
+    """
+
+    def __init__(self, activations: nn.ModuleDict, *, stores: bool) -> None:
+        super().__init__()
+        self.activations, self.stores = activations, stores
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in FUNCTIONS:
+            return func(*args, **kwargs)
+        if _KINDS[func] not in self.activations:
+            with torch._C.DisableTorchFunction():  # nor is it for the module around this one
+                return func(*args, **kwargs)
+        activation = self.activations[_KINDS[func]]
+        x = args[0] if args else kwargs["input"]
+        if _KINDS[func] == "glu":
+            value, gate = x.chunk(2, args[1] if len(args) > 1 else kwargs.get("dim", -1))
+            return value * activation(gate)
+        if self.stores and is_in_place(FUNCTIONS[func], kwargs):
+            return store(activation, x)
+        return activation(x)
+
+
+def redirect(module: nn.Module, activations: dict[str, nn.Module], *, stores: bool) -> None:
+    """Redirect a module's own calls of activation functions, those of its children left aside.
+
+    Args:
+        module: its class becomes a subclass.
+        activations: by the kinds of calls; without any, all calls are made, whatever the modules
+            around this one redirect.
+        stores: whether the input of calls that work in place is read again.
+    """
+    made: Any = module
+    if not is_redirecting(made):
+        made.activation_of_calls = nn.ModuleDict()
+        made.stores_calls = False
+        made.__class__ = _redirecting(class_before(module))  # type: ignore[arg-type]
+    made.activation_of_calls.update(activations)
+    made.stores_calls = made.stores_calls or stores
+
+
+def is_redirecting(module: nn.Module) -> bool:
+    """Tell whether calls of a module go to ``activation_of_calls``."""
+    return hasattr(type(module), "class_before")
+
+
+def class_before(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module that knows nothing of redirection."""
+    kind: type[nn.Module] = getattr(type(module), "class_before", type(module))
+    return kind
+
+
+@cache
+def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass whose own calls of activation functions go to ``activation_of_calls``."""
+
+    @wraps(kind.forward)  # for those who trace a network by its arguments
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _Redirect(self.activation_of_calls, stores=self.stores_calls):
+            return kind.forward(self, *args, **kwargs)
+
+    def reduced(self: Any) -> tuple[Any, ...]:
+        return _new, (kind,), vars(self)  # by its own name pickle would find the class it is of
+
+    def prepared(_: Any) -> nn.Module:
+        raise NetworkError(
+            f"torch.jit.script reads the source of {kind.__name__}, whose calls of activation "
+            "functions were replaced while it runs: use torch.jit.trace or torch.export"
+        )
+
+    content = {
+        "forward": forward,
+        "class_before": kind,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "__reduce__": reduced,
+        "__prepare_scriptable__": prepared,
+    }
+    return type(kind.__name__, (kind,), content)
+
+
+def _new(kind: type[nn.Module]) -> nn.Module:
+    redirecting = _redirecting(kind)  # type: ignore[arg-type]
+    return redirecting.__new__(redirecting)
+
+
+class StandIn(nn.Module):
+    """Passes its input on, where an activation layer that works in place was and will be.
+
+    Attributes:
+        place: its name in the network.
+    """
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a copy."""
+        return x.clone()  # what follows may change it in place
+
+
+class CallWatcher(TorchFunctionMode):
+    """Keeps calls of activation functions with the name of the module that made them.
+
+    Args:
+        replaced: whether a call of this function by the module of this name will be replaced.
+
+    Attributes:
+        found: names of modules and calls.
+        reads: what was read after it was changed in place.
+    """
+
+    def __init__(self, replaced: Callable[[str, str], bool]) -> None:
+        super().__init__()
+        self.replaced = replaced
+        self.stack: list[str] = [""]
+        self.found: list[tuple[str, str]] = []
+        self.reads = Reads()
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
+        """Go back to the module outside, as a forward hook."""
+        self.stack.pop()
+        if isinstance(module, StandIn):
+            self.reads.changed(module.place, *args, *kwargs.values())
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") != "__get__":  # to ask for its shape is not to read it
+            self.reads.look(args, kwargs)
+        if func in FUNCTIONS or func in GATES:
+            call = (self.stack[-1], FUNCTIONS.get(func) or GATES[func])
+            if call not in self.found:
+                self.found.append(call)
+            if func in FUNCTIONS and is_in_place(call[1], kwargs) and self.replaced(*call):
+                x = args[0] if args else kwargs["input"]
+                self.reads.changed(call[0], x)
+                return x.clone()  # another tensor, so that the two are told apart from here on
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def watched(network: nn.Module, replaced: Callable[[str, str], bool]) -> Iterator[CallWatcher]:
+    """Watch calls of activation functions during forward passes of a network nobody else uses."""
+    watch = CallWatcher(replaced)
+    for place, module in network.named_modules():
+        module.__class__ = class_before(module)
+        module.register_forward_pre_hook(lambda *_, place=place: watch.stack.append(place))
+        module.register_forward_hook(watch.leave, with_kwargs=True)
+    with watch:
+        yield watch

@@ -1,0 +1,234 @@
+"""Which modules of a network are activation layers, and which are gates and stay.
+
+A module is one if torch, timm or transformers have its class among their activations; or if it is
+a module of anybody's without parameters, buffers and children that computes each number from that
+number alone, which is found out by trying. Such a module must also be deterministic, finite,
+smooth enough not to be a rounding, the same in training and in evaluation, and no straight line:
+so dropout, normalizations, reshaping and scaling are none.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bo_act.activations.module import Activation
+
+ACTIVATION_MODULES = (
+    "torch.nn.modules.activation", "timm.layers.activations", "transformers.activations",
+)  # fmt: skip
+BETWEEN_0_AND_1 = "a gate: it multiplies something by numbers between 0 and 1"
+_SUMS_TO_1 = "weights that sum to 1, or their logarithms"
+LEFT = {
+    "Sigmoid": BETWEEN_0_AND_1,
+    "Hardsigmoid": BETWEEN_0_AND_1,
+    "HardSigmoid": BETWEEN_0_AND_1,
+    "HardSigmoidMe": BETWEEN_0_AND_1,
+    "LaplaceActivation": BETWEEN_0_AND_1,
+    "SqrtSoftplusActivation": "scores of a router",
+    "LinearActivation": "the identity",
+    "Softmax": _SUMS_TO_1,
+    "Softmax2d": _SUMS_TO_1,
+    "LogSoftmax": _SUMS_TO_1,
+    "Softmin": _SUMS_TO_1,
+    "MultiheadAttention": "attention, which takes several inputs",
+}
+"""Classes of activation modules that stay as they are, and why; so do the calls of their names."""
+RECURRENT = "a recurrent layer, which computes its gates and tanh in one kernel"
+SCRIPTED = "compiled by torch.jit, which leaves nothing to replace"
+INSIDE_NORMS = "timm.layers.norm_act"
+TIMM_GLU = ("timm.layers.mlp.GluMlp", "act")
+"""Where a sigmoid is what it is in ``nn.GLU``."""
+_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+_POINTS = 96
+
+
+class Apart(nn.Module):
+    """An activation module whose own calls of torch are not taken for the network's."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate."""
+        with torch._C.DisableTorchFunction():
+            y: Tensor = self.activation(x)
+        return y
+
+
+class Gated(nn.Module):
+    """The product of one half of the channels and a function of the other, as ``nn.GLU`` is.
+
+    Args:
+        activation: of the second half, where ``nn.GLU`` has a sigmoid.
+        dim: the dimension that is halved.
+    """
+
+    def __init__(self, activation: nn.Module, dim: int = -1) -> None:
+        super().__init__()
+        self.activation, self.dim = activation, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return half as many channels."""
+        value, gate = x.chunk(2, self.dim)
+        product: Tensor = value * self.activation(gate)
+        return product
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place where an activation layer stands.
+
+    Attributes:
+        parent: name of the module that holds it.
+        key: its name there.
+        kinds: what stands there, or stood there before anything was replaced: its class as it is
+            shown, then the full names of the class and its bases.
+        reason: why it stays; empty for an activation layer.
+        inside_norm: it is the ``act`` of the normalization layer at this place.
+    """
+
+    parent: str
+    key: str
+    kinds: tuple[str, ...]
+    reason: str = ""
+    in_place: bool = False
+    inside_norm: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name in the network."""
+        name = f"{self.parent}.{self.key}" if self.parent else self.key
+        return f"{name}.act" if self.inside_norm else name
+
+
+def layers_of(network: nn.Module) -> Iterator[Layer]:
+    """Return activation layers, and what resembles one and stays, in the network's order."""
+    within: list[str] = []
+    for prefix, parent in network.named_modules():
+        if any(prefix == one or prefix.startswith(f"{one}.") for one in within):
+            continue
+        if isinstance(parent, torch.jit.ScriptModule):
+            within.append(prefix)
+            continue
+        for key, child in parent._modules.items():
+            if child is None:
+                continue
+            found = _layer(prefix, parent, key, child)
+            if found is not None and found.name not in within:
+                yield found
+                within.append(found.name)
+        if isinstance(parent, _TRANSFORMERS) and not isinstance(parent.activation, nn.Module):
+            function = parent.activation
+            yield Layer(prefix, "activation", (getattr(function, "__name__", str(function)),))
+
+
+def _layer(prefix: str, parent: nn.Module, key: str, child: nn.Module) -> Layer | None:
+    kinds = kinds_of(child)
+    in_place = bool(getattr(child, "inplace", False))
+    if isinstance(child, torch.jit.ScriptModule):
+        return Layer(prefix, key, kinds, SCRIPTED)
+    if isinstance(child, nn.RNNBase | nn.RNNCellBase):
+        return Layer(prefix, key, kinds, RECURRENT)
+    if isinstance(child, Activation) or hasattr(child, "stands_for"):
+        return Layer(prefix, key, kinds)
+    if isinstance(child, nn.Sigmoid) and (full_name(type(parent)), key) == TIMM_GLU:
+        return Layer(prefix, key, kinds)
+    reason = _of_a_library(child)
+    if reason is None:
+        reason = _by_trying(child)
+    if reason is not None:
+        return Layer(prefix, key, kinds, reason, in_place)
+    if type(child).__module__ == INSIDE_NORMS:
+        act = child.act
+        if isinstance(act, nn.Module) and _of_a_library(act) == "":
+            in_place = bool(getattr(act, "inplace", False))
+            return Layer(prefix, key, kinds_of(act), "", in_place, inside_norm=True)
+    return None
+
+
+def kinds_of(module: nn.Module) -> tuple[str, ...]:
+    """Return the class of an activation layer as it is shown, and the full names of its bases.
+
+    What was put in the place of another layer has the kinds of that one.
+    """
+    if hasattr(module, "stands_for"):
+        kinds: tuple[str, ...] = module.stands_for  # type: ignore[assignment]
+        return kinds
+    bases = type(module).__mro__
+    full = [full_name(one) for one in bases[: bases.index(nn.Module)]]
+    return (type(module).__name__, *full)
+
+
+def full_name(kind: type) -> str:
+    """Return the name of a class with its module."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Tell whether a module by itself is an activation layer."""
+    if isinstance(module, Activation):
+        return True
+    reason = _of_a_library(module)
+    return (_by_trying(module) if reason is None else reason) == ""
+
+
+def _of_a_library(module: nn.Module) -> str | None:
+    """Return why such a module stays, "" if it is an activation layer, None if it is unknown."""
+    known = [one for one in type(module).__mro__ if one.__module__.startswith(ACTIVATION_MODULES)]
+    if not known:
+        return None
+    return next((LEFT[one.__name__] for one in known if one.__name__ in LEFT), "")
+
+
+def _by_trying(module: nn.Module) -> str | None:
+    """The same for a module of a class that no library calls an activation."""
+    if type(module).__module__.startswith(("torch.", "bo_act.")) or next(module.children(), None):
+        return None
+    if any(True for _ in (*module.parameters(), *module.buffers())) or not _takes_one(module):
+        return None
+    try:
+        with torch.random.fork_rng(()), torch.no_grad():
+            values = [_elementwise(copy.deepcopy(module).train(mode)) for mode in (True, False)]
+    except Exception:  # whatever it is, it does not take any shape, and so is no such function
+        return None
+    if any(y is None for y in values) or not torch.equal(*values):  # type: ignore[arg-type]
+        return None
+    y = values[0]
+    return BETWEEN_0_AND_1 if y.min() >= 0 and y.max() <= 1 else ""  # type: ignore[union-attr]
+
+
+def _takes_one(module: nn.Module) -> bool:
+    parameters = inspect.signature(module.forward).parameters.values()
+    needed = [
+        one
+        for one in parameters
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    return len(needed) == 1
+
+
+def _elementwise(function: nn.Module) -> Tensor | None:
+    """Return the values of an elementwise function that is no straight line, else None."""
+    # Numbers of no symmetry, far enough out for what is bent outside of the usual range.
+    x = torch.linspace(-7.3, 7.9, _POINTS, device="cpu", dtype=torch.float32)
+    y = function(x.reshape(12, 8).clone())
+    if not isinstance(y, Tensor) or y.shape != (12, 8) or y.dtype != x.dtype:
+        return None
+    y = y.flatten()
+    order = torch.randperm(_POINTS)
+    for shape in ((4, 6, 2, 2), (2, 6, 8)):
+        again = function(x[order].reshape(shape).clone())
+        if not isinstance(again, Tensor) or again.shape != shape:
+            return None
+        if not torch.allclose(again.flatten(), y[order], atol=1e-6, equal_nan=False):
+            return None
+    bends = (y[2:] - 2 * y[1:-1] + y[:-2]).abs().max() > 1e-3
+    steps = len(torch.unique(y)) < _POINTS / 4
+    return y if bends and not steps else None

@@ -1,0 +1,169 @@
+"""Calls of activation functions that a module's ``forward`` may make, found without running it.
+
+The compiled code of ``forward`` is read, and that of what it leads to: methods and properties of
+the module, base classes, decorators, and functions of the same package. A name is looked up where
+Python would look: among the globals, in closures, and in attributes of the module. A method such as
+``tanh`` of something unknown is taken for that of a tensor. What is computed while it runs
+(``getattr(functional, name)``, a dictionary of functions) is not found. Functions with "attention"
+in their names are not read: a tanh in there caps the scores.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bo_act.networks.calls import FUNCTIONS, GATES, CallWatcher, class_before
+
+_UNKNOWN = object()
+"""Some value, perhaps a tensor."""
+_OTHER = object()
+"""Some value that is no tensor."""
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+_GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
+_CLOSURES = ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
+_NEUTRAL = ("CACHE", "PUSH_NULL", "PRECALL", "EXTENDED_ARG", "NOP")
+
+
+def calls_in(module: nn.Module) -> list[str]:
+    """Return the names of calls, such as ``functional.relu``, in the order of the code."""
+    kind = class_before(module)
+    if kind.__module__.startswith(("torch.nn.", "bo_act.")):
+        return []
+    scan = _Scan(module, kind)
+    scan.value(vars(module).get("forward", kind.forward), method=True)
+    return list(scan.found)
+
+
+class _Scan:
+    def __init__(self, module: nn.Module, kind: type[nn.Module]) -> None:
+        self.module, self.kind = module, kind
+        self.package = kind.__module__.partition(".")[0]
+        self.found: dict[str, None] = {}
+        self.seen: set[CodeType] = set()
+        self.children = {name.rpartition(".")[2] for name, _ in module.named_modules()}
+
+    def value(self, one: Any, *, method: bool = False) -> None:
+        """Note a function that is called by name, or follow it."""
+        if isinstance(one, nn.Module):
+            if one is not self.module:
+                self._outside(one)
+        elif isinstance(one, partial):
+            self.value(one.func)
+        elif isinstance(one, MethodType):
+            self.value(one.__func__, method=one.__self__ is self.module)
+        elif (name := _named(one)) is not None:
+            self.found.setdefault(name)
+        elif isinstance(one, FunctionType):
+            home = (one.__module__ or "").partition(".")[0]
+            if "attention" in one.__name__:
+                return
+            if method or (home == self.package and home != "torch"):
+                self._follow(one, method=method)
+
+    def _outside(self, function: nn.Module) -> None:
+        """Look at a module that is a global variable: it may be no more than one call."""
+        x = torch.linspace(-4, 4, 9, device="cpu", dtype=torch.float32)
+        try:
+            with torch.no_grad(), CallWatcher(lambda *_: False) as watch:
+                y = function(x)
+            ((_, name),) = watch.found
+            same = torch.equal(y, next(f for f, one in FUNCTIONS.items() if one == name)(x))
+        except Exception:  # of several calls, of none, or nothing that takes a tensor
+            return
+        if same:
+            self.found.setdefault(name)
+
+    def _follow(self, function: FunctionType, *, method: bool) -> None:
+        if function.__code__ in self.seen:
+            return
+        self.seen.add(function.__code__)
+        if hasattr(function, "__wrapped__"):
+            self.value(function.__wrapped__, method=method)
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self.value(default)
+        cells = {}
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            try:
+                cells[name] = cell.cell_contents
+            except ValueError:  # not yet there
+                continue
+        arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+        me = arguments[0] if method and arguments else ""
+        self._read(function.__code__, function.__globals__, cells, me)
+
+    def _read(
+        self, code: CodeType, names: Mapping[str, Any], cells: Mapping[str, Any], me: str
+    ) -> None:
+        at: Any = _OTHER
+        for step in dis.get_instructions(code):
+            if step.opname in _NEUTRAL:
+                continue
+            if step.opname in _GLOBALS:
+                at = names.get(step.argval, _OTHER)
+                if step.argval == "super":
+                    self._bases(code.co_name)
+            elif step.opname in _CLOSURES:
+                at = self.module if step.argval == me else cells.get(step.argval, _UNKNOWN)
+            elif step.opname.startswith("LOAD_FAST"):
+                last = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
+                at = self.module if last == me else _UNKNOWN
+            elif step.opname in _ATTRIBUTES:
+                at = self._attribute(at, step.argval)
+            else:
+                if isinstance(step.argval, CodeType):
+                    self._read(step.argval, names, cells, me)
+                at = _UNKNOWN
+                continue
+            inside = isinstance(at, nn.Module) and step.opname in _ATTRIBUTES
+            if at is not _UNKNOWN and at is not _OTHER and not inside:
+                self.value(at, method=bool(me) and step.opname in _CLOSURES)
+
+    def _bases(self, name: str) -> None:
+        for one in self.kind.__mro__:
+            if one is nn.Module:
+                return
+            if isinstance(vars(one).get(name), FunctionType):
+                self._follow(vars(one)[name], method=True)
+
+    def _attribute(self, of: Any, name: str) -> Any:
+        if of is _UNKNOWN or isinstance(of, Tensor):
+            method = getattr(Tensor, name, _UNKNOWN)
+            return method if _named(method) and name not in self.children else _UNKNOWN
+        if isinstance(of, nn.Module):
+            return self._of_a_module(of, name)
+        if isinstance(of, ModuleType):
+            return getattr(of, name, _OTHER)
+        if isinstance(of, type):
+            found = inspect.getattr_static(of, name, _OTHER)
+            return found.__func__ if isinstance(found, staticmethod | classmethod) else found
+        return getattr(of, "__dict__", {}).get(name, _OTHER)
+
+    def _of_a_module(self, of: nn.Module, name: str) -> Any:
+        for home in (vars(of), of._modules, of._parameters, of._buffers):
+            if name in home:
+                return home[name]
+        found = inspect.getattr_static(class_before(of), name, _OTHER)
+        if of is self.module:
+            if isinstance(found, property):
+                found = found.fget
+            if isinstance(found, FunctionType):
+                self.value(found, method=True)
+                return _UNKNOWN
+        return found.__func__ if isinstance(found, staticmethod) else _UNKNOWN
+
+
+def _named(one: Any) -> str | None:
+    try:
+        return FUNCTIONS.get(one) or GATES.get(one)
+    except TypeError:  # nothing that can be looked up
+        return None
