@@ -81,6 +81,12 @@ class Replaced:
     Attributes:
         replaced: the places of the new modules; ``network.get_submodule(place.name)`` is one.
         left: what resembles an activation function and stayed, with the reason.
+
+    Example:
+        >>> import torch, bo_act
+        >>> network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+        >>> bo_act.replace_activations(network, "tanh(x)").replaced[0].kind
+        'ReLU'
     """
 
     replaced: tuple[Place, ...]
