@@ -64,14 +64,14 @@ def edges(weights: int) -> NDArray[np.float64]:
     return np.linspace(-100.0, 100.0, weights // 100)
 
 
-def act_bench_vector(network: nn.Module, images: Tensor, labels: Tensor) -> NDArray[np.float64]:
+def act_bench_vector(network: nn.Module, inputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
     """Compute a network's vector "Fisher log eigenvalue CDF".
 
     Args:
         network: maps (B, ...) images to (B, C) logits; left as it was.
-        images: (B, ...), of the network's dtype and on its device; float32 is what the released
+        inputs: (B, ...), of the network's dtype and on its device; float32 is what the released
             vectors were computed in.
-        labels: (B,) integers in [0, C), the true ones.
+        targets: (B,) integers in [0, C), the true ones.
 
     Returns:
         (n,) float64 in [0, 1], rising to 1 within each layer that a gradient reaches.
@@ -81,13 +81,13 @@ def act_bench_vector(network: nn.Module, images: Tensor, labels: Tensor) -> NDAr
             without a bias has factors that do not fit into float32.
     """
     factors = kronecker_factors(
-        network, images, labels, fisher="empirical", statistics="running"
+        network, inputs, targets, fisher="empirical", statistics="running"
     )  # fmt: skip
     parts = []
     for layer in factors.layers:
         if layer.kind != "weight" or layer.weights < 200:
             continue
-        logs = _log_eigenvalues(layer, len(images))
+        logs = _log_eigenvalues(layer, len(inputs))
         counts, _ = np.histogram(logs, edges(layer.weights))
         sums = np.cumsum(counts, dtype=np.float64)
         parts.append(sums / max(sums[-1], 1.0))

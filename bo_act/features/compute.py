@@ -36,8 +36,8 @@ def compute_features(
     space: Space | Catalogue,
     *,
     network: MakeNetwork | None = None,
-    images: Tensor | None = None,
-    labels: Tensor | None = None,
+    inputs: Tensor | None = None,
+    targets: Tensor | None = None,
     spec: FeaturesSpec | None = None,
     device: str | torch.device = "cpu",
     key: dict[str, Any] | None = None,
@@ -54,8 +54,8 @@ def compute_features(
         network: called with an ``Activation``, which it may use as a module or call for fresh
             ones, returns the untrained network. None: no Fisher spectra. torch's seed is
             ``spec.seed`` at each call, so that all networks start alike.
-        images: (B, C, H, W) one batch of training images for the Fisher matrix.
-        labels: (B,) their classes.
+        inputs: (B, C, H, W) one batch of training images for the Fisher matrix.
+        targets: (B,) their classes.
         spec: options.
         device: where the networks run.
         key: identifies the network; if given, spectra are cached on disk. If the cache cannot be
@@ -79,12 +79,12 @@ def compute_features(
     provenance: dict[str, Any] = {"algorithm": ALGORITHM, "catalogue": catalogue.hash}
     if network is None or not spec.fim:
         return FeatureTable(catalogue.hash, blocks, provenance)
-    if images is None or labels is None:
+    if inputs is None or targets is None:
         raise FeatureError(
-            "Fisher spectra need a batch: give images (B, C, H, W) and labels (B,) beside "
+            "Fisher spectra need a batch: give inputs (B, ...) and targets (B,) beside "
             "the network, or leave the network out for output features alone"
         )
-    job = FisherJob(network, images.detach().cpu(), labels.detach().cpu(), spec)
+    job = FisherJob(network, inputs.detach().cpu(), targets.detach().cpu(), spec)
     provenance |= {
         "torch": torch.__version__.split("+")[0],
         "network": key,

@@ -69,14 +69,14 @@ class FisherJob:
 
     Attributes:
         network: called with ``activation``, returns the untrained network.
-        images: (B, C, H, W) on the CPU.
-        labels: (B,) on the CPU.
+        inputs: (B, C, H, W) on the CPU.
+        targets: (B,) on the CPU.
         spec: options.
     """
 
     network: MakeNetwork
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
     spec: FeaturesSpec
 
     def __call__(self, device: torch.device) -> Callable[[FunctionBatch], Shard]:
@@ -86,7 +86,7 @@ class FisherJob:
     def batch_digest(self) -> str:
         """Identify the batch by its very numbers, dtype and shape."""
         digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
+        for tensor in (self.inputs, self.targets):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -109,8 +109,8 @@ class Spectra:
         self.device = device
         self.in_flight = in_flight or (IN_FLIGHT if device.type == "cuda" else 1)
         self.dtype = torch.float64 if job.spec.precision == "float64" else torch.float32
-        self.images = channels_last(job.images.to(device, self.dtype))
-        self.labels = job.labels.to(device)
+        self.inputs = channels_last(job.inputs.to(device, self.dtype))
+        self.targets = job.targets.to(device)
         self.shared = InputFactorCache()
         self._building = threading.Lock()
 
@@ -160,7 +160,7 @@ class Spectra:
     def act_bench_vector(self, text: str) -> NDArray[np.float64] | None:
         """Return a function's vector in the form of Act-Bench, None where it has no factors."""
         try:
-            return act_bench_vector(self._network(Activation(text)), self.images, self.labels)
+            return act_bench_vector(self._network(Activation(text)), self.inputs, self.targets)
         except FeatureError:
             return None
 
@@ -192,8 +192,8 @@ class Spectra:
         spec = self.job.spec
         return fim_spectra(
             network,
-            self.images,
-            self.labels,
+            self.inputs,
+            self.targets,
             fisher=spec.fisher,
             loss=spec.loss,
             label_smoothing=spec.label_smoothing,

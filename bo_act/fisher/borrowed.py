@@ -51,18 +51,18 @@ def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def explained(network: nn.Module, images: Tensor) -> Iterator[None]:
+def explained(network: nn.Module, inputs: Tensor) -> Iterator[None]:
     """Say what is wrong where torch's own words do not."""
-    if images.is_meta:
-        raise FeatureError("expected images with numbers in them, got some on the meta device")
+    if inputs.is_meta:
+        raise FeatureError("expected inputs with numbers in them, got some on the meta device")
     try:
         yield
     except RuntimeError as error:
-        weight = next((one for one in network.parameters() if one.is_floating_point()), images)
-        if (weight.dtype, weight.device) != (images.dtype, images.device):
+        weight = next((one for one in network.parameters() if one.is_floating_point()), inputs)
+        if (weight.dtype, weight.device) != (inputs.dtype, inputs.device):
             raise FeatureError(
-                f"expected images of the network's dtype and on its device, {weight.dtype} on "
-                f"{weight.device}, got {images.dtype} on {images.device}"
+                f"expected inputs of the network's dtype and on its device, {weight.dtype} on "
+                f"{weight.device}, got {inputs.dtype} on {inputs.device}"
             ) from error
         if not is_of_in_place(error):
             raise

@@ -77,8 +77,8 @@ class KroneckerFactors:
 @plain_torch()
 def kronecker_factors(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
+    inputs: Tensor,
+    targets: Tensor | None,
     *,
     fisher: Fisher = "mc",
     loss: Loss = "cross_entropy",
@@ -100,8 +100,8 @@ def kronecker_factors(
 
     Args:
         network: maps (B, ...) images to (B, C) outputs.
-        images: (B, ...), of the network's dtype and on its device.
-        labels: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
+        inputs: (B, ...), of the network's dtype and on its device.
+        targets: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
             ``mse``); used by ``empirical`` alone, else may be None.
         fisher: where the targets in E[d dᵀ] come from: one drawn for each image from the
             network's prediction (``mc``), all of them weighted by it (``exact``, C backward
@@ -122,18 +122,18 @@ def kronecker_factors(
     seed = checked_seed(seed, error=FeatureError)
     check_choice("weight_sharing", weight_sharing, get_args(Sharing))
     check_choice("statistics", statistics, get_args(Statistics))
-    batch = images.shape[0] if images.dim() else 0
+    batch = inputs.shape[0] if inputs.dim() else 0
     if batch == 0:
-        raise FeatureError(f"expected a batch of images, got shape {tuple(images.shape)}")
+        raise FeatureError(f"expected a batch of images, got shape {tuple(inputs.shape)}")
     network = inside(network)
     hooked, attentions = _traces(network, batch, weight_sharing, shared)
-    with borrowed(network, statistics, attentions), explained(network, images):
+    with borrowed(network, statistics, attentions), explained(network, inputs):
         handles = [
             module.register_forward_hook(trace.hook, with_kwargs=True)
             for module, trace in hooked.items()
         ]
         try:
-            outputs = network(images.detach().clone())  # it may change its input in place
+            outputs = network(inputs.detach().clone())  # it may change its input in place
         finally:
             for handle in handles:
                 handle.remove()
@@ -142,7 +142,7 @@ def kronecker_factors(
         if not any(isinstance(trace, WeightTrace) for trace in traces):
             raise FeatureError(_nothing_covered(network))
         vectors = output_gradients(
-            outputs, labels, fisher=fisher, loss=loss, label_smoothing=label_smoothing, seed=seed
+            outputs, targets, fisher=fisher, loss=loss, label_smoothing=label_smoothing, seed=seed
         )
         _backward(outputs, vectors, traces)
     reached = {trace.name for trace in traces if trace.reached}
@@ -153,21 +153,21 @@ def kronecker_factors(
 
 
 @plain_torch()
-def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statistics) -> None:
+def refuse_randomness(network: nn.Module, inputs: Tensor, *, statistics: Statistics) -> None:
     """Refuse a network whose outputs differ from one forward pass to the next.
 
     Raises:
         FeatureError: they do.
     """
-    devices = [images.device] if images.is_cuda else []
+    devices = [inputs.device] if inputs.is_cuda else []
     network = inside(network)
     with (
         borrowed(network, statistics, {}),
-        explained(network, images),
+        explained(network, inputs),
         torch.no_grad(),
         torch.random.fork_rng(devices),
     ):
-        first, second = (network(images.clone()) for _ in range(2))
+        first, second = (network(inputs.clone()) for _ in range(2))
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return  # no outputs that have a Fisher matrix, which kronecker_factors says better
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):

@@ -32,7 +32,7 @@ Loss = Literal["cross_entropy", "mse"]
 
 def output_gradients(
     outputs: Tensor,
-    labels: Tensor | None,
+    targets: Tensor | None,
     *,
     fisher: Fisher,
     loss: Loss,
@@ -58,8 +58,8 @@ def output_gradients(
     f = outputs.detach().cpu().double()
     generator = torch.Generator().manual_seed(seed)
     if fisher == "empirical":
-        targets = _targets(labels, f, loss, label_smoothing)
-        vectors = [(f.softmax(1) if loss == "cross_entropy" else f) - targets]
+        t = _targets(targets, f, loss, label_smoothing)
+        vectors = [(f.softmax(1) if loss == "cross_entropy" else f) - t]
     elif loss == "mse":
         if fisher == "exact":  # the sum over c of e_c e_cᵀ is the covariance I
             vectors = list(_unit_vectors(f).expand(-1, *f.shape))

@@ -55,8 +55,8 @@ class FimSpectra:
 @plain_torch()
 def fim_spectra(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
+    inputs: Tensor,
+    targets: Tensor | None,
     *,
     fisher: Fisher = "mc",
     loss: Loss = "cross_entropy",
@@ -74,8 +74,8 @@ def fim_spectra(
 
     Args:
         network: maps (B, ...) images to (B, C) outputs; left as it was.
-        images: (B, ...), of the network's dtype and on its device.
-        labels: (B,) integers in [0, C) or (B, C) targets; used by ``fisher="empirical"`` alone,
+        inputs: (B, ...), of the network's dtype and on its device.
+        targets: (B,) integers in [0, C) or (B, C) targets; used by ``fisher="empirical"`` alone,
             else may be None.
         fisher: ``mc``, ``exact`` or ``empirical``; this one and the next four are explained at
             ``kronecker_factors``.
@@ -94,11 +94,11 @@ def fim_spectra(
     """
     whole(quantiles, "quantiles", low=1, high=1_000_000, error=FeatureError)
     if shared is None or not shared.checked:
-        refuse_randomness(network, images, statistics=statistics)
+        refuse_randomness(network, inputs, statistics=statistics)
     factors = kronecker_factors(
         network,
-        images,
-        labels,
+        inputs,
+        targets,
         fisher=fisher,
         loss=loss,
         label_smoothing=label_smoothing,

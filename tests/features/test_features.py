@@ -246,7 +246,7 @@ LABELS = torch.tensor([0, 1, 0, 1, 1, 0])
 
 
 def features(space, network=None, **changes) -> FeatureTable:
-    options = {"images": IMAGES, "labels": LABELS, "spec": SPEC, "key": {"network": "tiny"}}
+    options = {"inputs": IMAGES, "targets": LABELS, "spec": SPEC, "key": {"network": "tiny"}}
     return compute_features(space, network=network or Counted(), **(options | changes))
 
 
@@ -354,10 +354,10 @@ OTHER_IMAGES[3, 0, 1, 1] += 1e-3
     [
         {"key": {"network": "other"}},
         {"key": None},
-        {"images": OTHER_IMAGES},
-        {"images": IMAGES.double()},
-        {"images": IMAGES.view(6, 1, 1, 4)},
-        {"labels": LABELS.flip(0)},
+        {"inputs": OTHER_IMAGES},
+        {"inputs": IMAGES.double()},
+        {"inputs": IMAGES.view(6, 1, 1, 4)},
+        {"targets": LABELS.flip(0)},
         {"spec": SPEC.model_copy(update={"seed": 3})},
         {"spec": SPEC.model_copy(update={"fisher": "exact"})},
         {"spec": SPEC.model_copy(update={"loss": "mse"})},
@@ -629,7 +629,7 @@ def test_uncovered_parameters_are_named_once_and_kept(tiny):
     assert table.provenance["layers"] == ("layers.0", "layers.2")
 
 
-@pytest.mark.parametrize("missing", ["images", "labels"])
+@pytest.mark.parametrize("missing", ["inputs", "targets"])
 def test_a_network_needs_a_batch(tiny, missing):
     with pytest.raises(FeatureError, match="spectra need a batch"):
         features(tiny, **{missing: None})
