@@ -21,6 +21,7 @@ from bo_act.features.outputs import output_blocks
 from bo_act.features.store import SHARD, FeatureStore, Shard
 from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
+from bo_act.fisher.calls import Inputs, Targets, as_tensor, mapped
 from bo_act.fisher.spectra import FimSpectra
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
@@ -36,8 +37,8 @@ def compute_features(
     space: Space | Catalogue,
     *,
     network: MakeNetwork | None = None,
-    inputs: Tensor | None = None,
-    targets: Tensor | None = None,
+    inputs: Inputs | None = None,
+    targets: Targets | None = None,
     spec: FeaturesSpec | None = None,
     device: str | torch.device = "cpu",
     key: dict[str, Any] | None = None,
@@ -54,8 +55,12 @@ def compute_features(
         network: called with an ``Activation``, which it may use as a module or call for fresh
             ones, returns the untrained network. None: no Fisher spectra. torch's seed is
             ``spec.seed`` at each call, so that all networks start alike.
-        inputs: (B, C, H, W) one batch of training images for the Fisher matrix.
-        targets: (B,) their classes.
+        inputs: one batch of training data for the Fisher matrix, as the network takes it: a tensor
+            or array (B, ...) of images, tokens or numbers; or a dict or tuple of some, for
+            ``network(**inputs)`` or ``network(*inputs)``. Floating-point numbers become those of
+            ``spec.precision``; others stay.
+        targets: what is to be predicted, see ``fim_spectra``; needed with ``spec.fisher`` of
+            ``"empirical"`` alone.
         spec: options.
         device: where the networks run.
         key: identifies the network; if given, spectra are cached on disk. If the cache cannot be
@@ -79,12 +84,14 @@ def compute_features(
     provenance: dict[str, Any] = {"algorithm": ALGORITHM, "catalogue": catalogue.hash}
     if network is None or not spec.fim:
         return FeatureTable(catalogue.hash, blocks, provenance)
-    if inputs is None or targets is None:
+    if inputs is None or (targets is None and spec.fisher == "empirical"):
         raise FeatureError(
-            "Fisher spectra need a batch: give inputs (B, ...) and targets (B,) beside "
-            "the network, or leave the network out for output features alone"
+            "Fisher spectra need a batch: give inputs beside the network, and targets for "
+            "fisher='empirical', or leave the network out for output features alone"
         )
-    job = FisherJob(network, inputs.detach().cpu(), targets.detach().cpu(), spec)
+    job = FisherJob(
+        network, mapped(inputs, _kept), None if targets is None else _kept(targets), spec
+    )
     provenance |= {
         "torch": torch.__version__.split("+")[0],
         "network": key,
@@ -128,6 +135,10 @@ def compute_features(
     fim = rows.blocks()
     _warn_of_meaningless(fim)
     return FeatureTable(catalogue.hash, blocks | fim, provenance)
+
+
+def _kept(values: Targets) -> Tensor:
+    return as_tensor(values).detach().cpu()
 
 
 def _open_store(key: Mapping[str, Any], root: Path | None) -> FeatureStore | None:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bo_act.errors import FeatureError
 from bo_act.failures import is_of_in_place
 from bo_act.fisher.attention import AttentionTrace
+from bo_act.fisher.calls import Inputs, tensors
 
 Statistics = Literal["batch", "running"]
 
@@ -51,19 +52,24 @@ def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def explained(network: nn.Module, inputs: Tensor) -> Iterator[None]:
+def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Say what is wrong where torch's own words do not."""
-    if inputs.is_meta:
+    given = tensors(inputs)
+    if any(one.is_meta for one in given):
         raise FeatureError("expected inputs with numbers in them, got some on the meta device")
     try:
         yield
     except RuntimeError as error:
-        weight = next((one for one in network.parameters() if one.is_floating_point()), inputs)
-        if (weight.dtype, weight.device) != (inputs.dtype, inputs.device):
-            raise FeatureError(
-                f"expected inputs of the network's dtype and on its device, {weight.dtype} on "
-                f"{weight.device}, got {inputs.dtype} on {inputs.device}"
-            ) from error
+        weight = next((one for one in network.parameters() if one.is_floating_point()), None)
+        for one in given:
+            if weight is None:
+                break
+            other_dtype = one.is_floating_point() and one.dtype != weight.dtype
+            if other_dtype or one.device != weight.device:
+                raise FeatureError(
+                    f"expected inputs of the network's dtype and on its device, {weight.dtype} on "
+                    f"{weight.device}, got {one.dtype} on {one.device}"
+                ) from error
         if not is_of_in_place(error):
             raise
         raise FeatureError(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from bo_act.errors import FeatureError
 from bo_act.fisher.cache import InputFactorCache
+from bo_act.fisher.calls import Inputs, Targets
 from bo_act.fisher.kfac import (
     Fisher,
     Loss,
@@ -55,8 +56,8 @@ class FimSpectra:
 @plain_torch()
 def fim_spectra(
     network: nn.Module,
-    inputs: Tensor,
-    targets: Tensor | None,
+    inputs: Inputs,
+    targets: Targets | None = None,
     *,
     fisher: Fisher = "mc",
     loss: Loss = "cross_entropy",
@@ -73,10 +74,14 @@ def fim_spectra(
     log spectra, up to the resolution of 1/Q. No value returned is NaN or infinite.
 
     Args:
-        network: maps (B, ...) images to (B, C) outputs; left as it was.
-        inputs: (B, ...), of the network's dtype and on its device.
-        targets: (B,) integers in [0, C) or (B, C) targets; used by ``fisher="empirical"`` alone,
-            else may be None.
+        network: returns (B, C), (B, T, V) or (B,) outputs, or has them as ``logits`` in what it
+            returns; left as it was.
+        inputs: one batch, as the network takes it: a tensor or array (B, ...), of images, tokens
+            or numbers, or a dict or tuple of some for ``network(**inputs)`` or
+            ``network(*inputs)``. Tensors are on the network's device and, where floating, of its
+            dtype; arrays are put there.
+        targets: (B,) or (B, T) classes, or targets shaped like the outputs; used by
+            ``fisher="empirical"`` alone, and to tell which tokens have no loss: those of -100.
         fisher: ``mc``, ``exact`` or ``empirical``; this one and the next four are explained at
             ``kronecker_factors``.
         loss: ``cross_entropy`` or ``mse``.
