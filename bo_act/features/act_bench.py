@@ -82,7 +82,7 @@ def act_bench_vector(network: nn.Module, inputs: Inputs, targets: Targets) -> ND
             without a bias has factors that do not fit into float32.
     """
     factors = kronecker_factors(
-        network, inputs, targets, fisher="empirical", statistics="running"
+        network, inputs, targets, fisher="empirical", loss="cross_entropy", statistics="running"
     )  # fmt: skip
     batch = batch_size(taken(inputs, network))
     parts = []

@@ -22,6 +22,7 @@ from bo_act.features.store import SHARD, FeatureStore, Shard
 from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.fisher.calls import Inputs, Targets, as_tensor, mapped
+from bo_act.fisher.loss import inferred
 from bo_act.fisher.spectra import FimSpectra
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
@@ -97,7 +98,8 @@ def compute_features(
         "network": key,
         "batch": job.batch_digest(),
         # What is left out changes which functions are computed, and on which batch, and no number.
-        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"}),
+        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"})
+        | {"loss": inferred(spec.loss, job.targets)},
     }
     store = None if key is None else _open_store(provenance, cache)
     spectra = Spectra(job, torch.device(device))

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -60,10 +61,8 @@ def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        weight = next((one for one in network.parameters() if one.is_floating_point()), None)
-        for one in given:
-            if weight is None:
-                break
+        weights = [one for one in network.parameters() if one.is_floating_point()][:1]
+        for one, weight in product(given, weights):
             other_dtype = one.is_floating_point() and one.dtype != weight.dtype
             if other_dtype or one.device != weight.device:
                 raise FeatureError(

@@ -102,7 +102,7 @@ def kronecker_factors(
     targets: Targets | None = None,
     *,
     fisher: Fisher = "mc",
-    loss: Loss = "cross_entropy",
+    loss: Loss | None = None,
     label_smoothing: float = 0.0,
     weight_sharing: Sharing = "expand",
     statistics: Statistics = "batch",
@@ -127,13 +127,16 @@ def kronecker_factors(
             ``network(*inputs)``, the first with B first. Tensors are of the network's dtype, where
             floating, and on its device; arrays of numpy are put there.
         targets: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
-            ``mse``); for tokens (B, T') or (B, T', V), where tokens with the target -100 have no
-            loss. Used by ``empirical`` alone but for that, else may be None.
+            ``mse``, from 0 to 1 each for ``binary_cross_entropy``; (B,) for (B,) outputs); for
+            tokens (B, T') or (B, T', V), where tokens with the target -100 have no loss. Used by
+            ``empirical`` alone but for that, else may be None.
         fisher: where the targets in E[d dᵀ] come from: one drawn for each example from the
             network's prediction (``mc``), all of them weighted by it (``exact``, C backward
             passes, or C for each token), or the true ones (``empirical``).
-        loss: what the outputs mean, see ``bo_act.fisher.loss``.
-        label_smoothing: of the true labels, as in ``nn.CrossEntropyLoss``.
+        loss: what the outputs mean, see ``bo_act.fisher.loss``. None: ``mse`` if the targets are
+            floating-point numbers shaped like the outputs, ``cross_entropy`` if they are classes
+            or there are none.
+        label_smoothing: of the true classes, as in ``nn.CrossEntropyLoss``.
         weight_sharing: ``expand`` or ``reduce``, see the head of the module.
         statistics: of layers that keep running statistics: those of the batch, leaving the
             running ones as they are, or the running ones.
@@ -194,6 +197,7 @@ def refuse_randomness(network: nn.Module, inputs: Inputs, *, statistics: Statist
     """
     network = inside(network)
     inputs = taken(inputs, network)
+    batch_size(inputs)  # that there is one
     devices = {one.device for one in tensors(inputs) if one.is_cuda}
     with (
         borrowed(network, statistics, {}),

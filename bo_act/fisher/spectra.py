@@ -60,7 +60,7 @@ def fim_spectra(
     targets: Targets | None = None,
     *,
     fisher: Fisher = "mc",
-    loss: Loss = "cross_entropy",
+    loss: Loss | None = None,
     label_smoothing: float = 0.0,
     weight_sharing: Sharing = "expand",
     statistics: Statistics = "batch",
@@ -84,8 +84,8 @@ def fim_spectra(
             ``fisher="empirical"`` alone, and to tell which tokens have no loss: those of -100.
         fisher: ``mc``, ``exact`` or ``empirical``; this one and the next four are explained at
             ``kronecker_factors``.
-        loss: ``cross_entropy`` or ``mse``.
-        label_smoothing: of the true labels.
+        loss: ``cross_entropy``, ``binary_cross_entropy`` or ``mse``; None where the targets tell.
+        label_smoothing: of the true classes.
         weight_sharing: ``expand`` or ``reduce``.
         statistics: ``batch`` or ``running``.
         quantiles: Q, numbers that each layer's spectrum is summarized as.

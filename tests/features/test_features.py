@@ -631,8 +631,16 @@ def test_uncovered_parameters_are_named_once_and_kept(tiny):
 
 @pytest.mark.parametrize("missing", ["inputs", "targets"])
 def test_a_network_needs_a_batch(tiny, missing):
+    spec = SPEC.model_copy(update={"fisher": "empirical"})
     with pytest.raises(FeatureError, match="spectra need a batch"):
-        features(tiny, **{missing: None})
+        features(tiny, spec=spec, **{missing: None})
+
+
+@pytest.mark.parametrize("fisher", ["mc", "exact"])
+def test_targets_that_are_not_used_need_not_be_given(tiny, fisher):
+    spec = SPEC.model_copy(update={"fisher": fisher})
+    without, given = (features(tiny, spec=spec, targets=targets) for targets in (None, LABELS))
+    np.testing.assert_array_equal(without.blocks["fim"].values, given.blocks["fim"].values)
 
 
 def test_provenance(tiny, tmp_path):
