@@ -61,9 +61,10 @@ from bo_act.fisher.calls import (
     taken,
     tensors,
 )
-from bo_act.fisher.layers import WEIGHTED, LayerFactors, Sharing, Trace, WeightTrace
+from bo_act.fisher.embeddings import EmbeddingTrace
+from bo_act.fisher.layers import CONVOLUTIONS, LayerFactors, Sharing, Trace, WeightTrace, weighted
 from bo_act.fisher.loss import Fisher, Loss, check_choice, output_gradients
-from bo_act.fisher.norms import NORMS, NormTrace
+from bo_act.fisher.norms import NormTrace, normalizes
 from bo_act.fisher.patches import Convolution
 from bo_act.specs.base import checked_seed
 from bo_act.torch_state import plain_torch
@@ -111,13 +112,14 @@ def kronecker_factors(
 ) -> KroneckerFactors:
     """Compute the Kronecker factors of every layer of a network that has some.
 
-    Those are linear layers and convolutions, the projections of ``nn.MultiheadAttention``, and
-    the scale and shift of normalization layers (``NormTrace``). The formulas are at the head of
-    the module. With batch statistics, d contains what an image does to the losses of the others.
-    The rest of the network is in evaluation mode, so that dropout and its relatives do nothing.
-    The network's modes, buffers, hooks and gradients are left as they were, and so is the global
-    random state. What was compiled is run as it was written, and ``nn.DataParallel`` is looked
-    into: layers have the names of the network inside.
+    Those are linear layers and convolutions, embeddings (``EmbeddingTrace``), the projections of
+    ``nn.MultiheadAttention``, and the scale and shift of normalization layers (``NormTrace``). An
+    embedding and a linear layer that share a weight have a block each, with the weight in both. The
+    formulas are at the head of the module. With batch statistics, d contains what an image does to
+    the losses of the others. The rest of the network is in evaluation mode, so that dropout and its
+    relatives do nothing. The network's modes, buffers, hooks and gradients are left as they were,
+    and so is the global random state. What was compiled is run as it was written, and
+    ``nn.DataParallel`` is looked into: layers have the names of the network inside.
 
     Args:
         network: returns outputs (B, C), (B, T', V) with one distribution for each token, or (B,);
@@ -229,12 +231,17 @@ def _traces(
         return WeightTrace(name, batch, biased=biased, sharing=sharing, shared=shared)
 
     tied: dict[object, WeightTrace] = {}
+    same: object
     for name, module in named_layers(network):
         label = name or "(root)"
-        if isinstance(module, WEIGHTED):
-            convolution = None if isinstance(module, nn.Linear) else Convolution.of(module)
+        if isinstance(module, nn.Embedding):
+            same = (nn.Embedding, id(module.weight), module.padding_idx)
+            hooked[module] = tied.setdefault(same, EmbeddingTrace(label, batch, module))
+        elif weighted(module):
+            convolution = Convolution.of(module) if isinstance(module, CONVOLUTIONS) else None
             # Layers that use the same parameters in the same way are calls of one layer.
-            same = (id(module.weight), id(module.bias), convolution)
+            way = convolution or isinstance(module, nn.Linear)
+            same = (way, id(module.weight), id(module.bias))
             if same in tied:
                 hooked[module] = tied[same]
                 continue
@@ -249,7 +256,7 @@ def _traces(
         elif isinstance(module, nn.MultiheadAttention):
             if type(module).forward is nn.MultiheadAttention.forward:
                 attentions[module] = AttentionTrace(label, module, linear)
-        elif isinstance(module, NORMS) and getattr(module, "weight", None) is not None:
+        elif normalizes(module):
             hooked[module] = NormTrace(label, batch, module)
     return hooked, attentions
 
@@ -333,6 +340,7 @@ def _nothing_covered(network: nn.Module) -> str:
     )
     return (
         "the network has no layer to compute a Fisher matrix of: expected a linear layer, a "
-        "convolution or nn.MultiheadAttention that the forward pass calls, got layers of the types "
+        "convolution, an embedding or nn.MultiheadAttention that the forward pass calls, got "
+        "layers of the types "
         f"{', '.join(found) or '(none)'}"
     )
