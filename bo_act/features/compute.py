@@ -72,6 +72,22 @@ def compute_features(
         executor: ``process`` runs workers on this machine, ``ray`` on a Ray cluster.
         threads: CPU threads of a worker that is not this process; default: the cores, shared out.
 
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from bo_act import FeaturesSpec, load_space
+        >>> def network(activation):
+        ...     return nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 1), nn.Flatten(0))
+        >>> table = compute_features(
+        ...     load_space("classic"),
+        ...     network=network,
+        ...     inputs=torch.randn(32, 6),
+        ...     targets=torch.randn(32),  # numbers, so that the loss is "mse"
+        ...     spec=FeaturesSpec(quantiles=16),
+        ... )
+        >>> table.blocks["fim"].values.shape, table.provenance["layers"]
+        ((34, 32), ('0', '2'))
+
     Raises:
         FeatureError: the network has no layer that the Fisher spectra cover, or ``network`` was
             given without a batch; the workers cannot work.

@@ -93,6 +93,14 @@ def fim_spectra(
         shared: given for each of many functions of one network on the same images, it saves what
             they have in common; the network is then checked for randomness once, not each time.
 
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Embedding(50, 8), nn.SiLU(), nn.Linear(8, 50))
+        >>> spectra = fim_spectra(network, torch.randint(50, (4, 12)), quantiles=16)
+        >>> spectra.layers, spectra.quantiles.shape, spectra.weights.tolist()
+        (('0', '2'), (2, 16), [400, 450])
+
     Raises:
         FeatureError: as ``kronecker_factors``; or the network's outputs are random; or the
             eigenvalues do not converge.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from bo_act.activations.module import Activation
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
+from bo_act.features import compute
 from bo_act.features.compute import compute_features
 from bo_act.features.fisher_worker import FisherJob
+from bo_act.fisher import spectra
 from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.spectra import fim_spectra
 from bo_act.specs import FeaturesSpec
@@ -161,9 +164,9 @@ def test_inputs_are_not_changed_in_place():
     ],
 )
 def test_inputs_that_are_none(inputs, says):
-    for compute in (fim_spectra, kronecker_factors):
+    for one in (fim_spectra, kronecker_factors):
         with pytest.raises(FeatureError, match=says):
-            compute(Mixed(), inputs)
+            one(Mixed(), inputs)
 
 
 # --- outputs and losses ---------------------------------------------------------------------
@@ -311,9 +314,15 @@ def test_targets_and_losses_that_do_not_fit(outputs, targets, options, says):
     [("tuple", "got tuple; wrap"), ("hidden", "got dict of last_hidden_state; wrap the network")],
 )
 def test_outputs_without_logits(form, says):
-    for compute in (fim_spectra, kronecker_factors):
+    for one in (fim_spectra, kronecker_factors):
         with pytest.raises(FeatureError, match=says):
-            compute(Mixed(form=form), X)
+            one(Mixed(form=form), X)
+
+
+def test_the_examples_run():
+    for module in (spectra, compute):
+        done = doctest.testmod(module)
+        assert (done.attempted > 3, done.failed) == (True, 0)
 
 
 # --- the feature table ----------------------------------------------------------------------
