@@ -65,13 +65,15 @@ def mapped(inputs: Inputs, change: Callable[[Tensor | NDArray[Any]], Tensor]) ->
 
 
 def as_tensor(values: Targets) -> Tensor:
-    """Return an array as a tensor.
+    """Return an array as a tensor on the CPU; a tensor stays where it is.
 
     Raises:
         FeatureError: torch has no such numbers.
     """
+    if isinstance(values, Tensor):
+        return values
     try:
-        return torch.as_tensor(values, device=None if isinstance(values, Tensor) else "cpu")
+        return torch.as_tensor(values, device="cpu")
     except TypeError as error:
         raise FeatureError(f"expected an array of numbers, got {error}") from error
 
