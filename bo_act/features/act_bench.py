@@ -46,9 +46,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from bo_act.errors import FeatureError
+from bo_act.fisher.calls import Inputs, Targets, batch_size, taken
 from bo_act.fisher.kfac import LayerFactors, kronecker_factors
 from bo_act.fisher.layer_spectrum import factor_values
 
@@ -64,14 +65,14 @@ def edges(weights: int) -> NDArray[np.float64]:
     return np.linspace(-100.0, 100.0, weights // 100)
 
 
-def act_bench_vector(network: nn.Module, images: Tensor, labels: Tensor) -> NDArray[np.float64]:
+def act_bench_vector(network: nn.Module, inputs: Inputs, targets: Targets) -> NDArray[np.float64]:
     """Compute a network's vector "Fisher log eigenvalue CDF".
 
     Args:
-        network: maps (B, ...) images to (B, C) logits; left as it was.
-        images: (B, ...), of the network's dtype and on its device; float32 is what the released
-            vectors were computed in.
-        labels: (B,) integers in [0, C), the true ones.
+        network: returns (B, C) logits; left as it was.
+        inputs: (B, ...), as for ``fim_spectra``; float32 is what the released vectors were
+            computed in.
+        targets: (B,) integers in [0, C), the true ones.
 
     Returns:
         (n,) float64 in [0, 1], rising to 1 within each layer that a gradient reaches.
@@ -81,13 +82,14 @@ def act_bench_vector(network: nn.Module, images: Tensor, labels: Tensor) -> NDAr
             without a bias has factors that do not fit into float32.
     """
     factors = kronecker_factors(
-        network, images, labels, fisher="empirical", statistics="running"
+        network, inputs, targets, fisher="empirical", loss="cross_entropy", statistics="running"
     )  # fmt: skip
+    batch = batch_size(taken(inputs, network))
     parts = []
     for layer in factors.layers:
         if layer.kind != "weight" or layer.weights < 200:
             continue
-        logs = _log_eigenvalues(layer, len(images))
+        logs = _log_eigenvalues(layer, batch)
         counts, _ = np.histogram(logs, edges(layer.weights))
         sums = np.cumsum(counts, dtype=np.float64)
         parts.append(sums / max(sums[-1], 1.0))

@@ -21,6 +21,8 @@ from bo_act.features.outputs import output_blocks
 from bo_act.features.store import SHARD, FeatureStore, Shard
 from bo_act.features.subset import spread
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
+from bo_act.fisher.calls import Inputs, Targets, as_tensor, mapped
+from bo_act.fisher.loss import inferred
 from bo_act.fisher.spectra import FimSpectra
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
@@ -36,8 +38,8 @@ def compute_features(
     space: Space | Catalogue,
     *,
     network: MakeNetwork | None = None,
-    images: Tensor | None = None,
-    labels: Tensor | None = None,
+    inputs: Inputs | None = None,
+    targets: Targets | None = None,
     spec: FeaturesSpec | None = None,
     device: str | torch.device = "cpu",
     key: dict[str, Any] | None = None,
@@ -54,8 +56,12 @@ def compute_features(
         network: called with an ``Activation``, which it may use as a module or call for fresh
             ones, returns the untrained network. None: no Fisher spectra. torch's seed is
             ``spec.seed`` at each call, so that all networks start alike.
-        images: (B, C, H, W) one batch of training images for the Fisher matrix.
-        labels: (B,) their classes.
+        inputs: one batch of training data for the Fisher matrix, as the network takes it: a tensor
+            or array (B, ...) of images, tokens or numbers; or a dict or tuple of some, for
+            ``network(**inputs)`` or ``network(*inputs)``. Floating-point numbers become those of
+            ``spec.precision``; others stay.
+        targets: what is to be predicted, see ``fim_spectra``; needed with ``spec.fisher`` of
+            ``"empirical"`` alone.
         spec: options.
         device: where the networks run.
         key: identifies the network; if given, spectra are cached on disk. If the cache cannot be
@@ -65,6 +71,22 @@ def compute_features(
         workers: number of parallel workers; with ``process``, 1 is this process itself.
         executor: ``process`` runs workers on this machine, ``ray`` on a Ray cluster.
         threads: CPU threads of a worker that is not this process; default: the cores, shared out.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from bo_act import FeaturesSpec, load_space
+        >>> def network(activation):
+        ...     return nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 1), nn.Flatten(0))
+        >>> table = compute_features(
+        ...     load_space("classic"),
+        ...     network=network,
+        ...     inputs=torch.randn(32, 6),
+        ...     targets=torch.randn(32),  # numbers, so that the loss is "mse"
+        ...     spec=FeaturesSpec(quantiles=16),
+        ... )
+        >>> table.blocks["fim"].values.shape, table.provenance["layers"]
+        ((34, 32), ('0', '2'))
 
     Raises:
         FeatureError: the network has no layer that the Fisher spectra cover, or ``network`` was
@@ -79,18 +101,21 @@ def compute_features(
     provenance: dict[str, Any] = {"algorithm": ALGORITHM, "catalogue": catalogue.hash}
     if network is None or not spec.fim:
         return FeatureTable(catalogue.hash, blocks, provenance)
-    if images is None or labels is None:
+    if inputs is None or (targets is None and spec.fisher == "empirical"):
         raise FeatureError(
-            "Fisher spectra need a batch: give images (B, C, H, W) and labels (B,) beside "
-            "the network, or leave the network out for output features alone"
+            "Fisher spectra need a batch: give inputs beside the network, and targets for "
+            "fisher='empirical', or leave the network out for output features alone"
         )
-    job = FisherJob(network, images.detach().cpu(), labels.detach().cpu(), spec)
+    job = FisherJob(
+        network, mapped(inputs, _kept), None if targets is None else _kept(targets), spec
+    )
     provenance |= {
         "torch": torch.__version__.split("+")[0],
         "network": key,
         "batch": job.batch_digest(),
         # What is left out changes which functions are computed, and on which batch, and no number.
-        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"}),
+        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"})
+        | {"loss": inferred(spec.loss, job.targets)},
     }
     store = None if key is None else _open_store(provenance, cache)
     spectra = Spectra(job, torch.device(device))
@@ -128,6 +153,10 @@ def compute_features(
     fim = rows.blocks()
     _warn_of_meaningless(fim)
     return FeatureTable(catalogue.hash, blocks | fim, provenance)
+
+
+def _kept(values: Targets) -> Tensor:
+    return as_tensor(values).detach().cpu()
 
 
 def _open_store(key: Mapping[str, Any], root: Path | None) -> FeatureStore | None:

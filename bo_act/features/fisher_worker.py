@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from bo_act.errors import FeatureError
 from bo_act.features.act_bench import act_bench_vector
 from bo_act.features.store import Shard
 from bo_act.fisher.cache import InputFactorCache
+from bo_act.fisher.calls import Inputs, as_tensor, mapped, parts
 from bo_act.fisher.spectra import FimSpectra, fim_spectra
 from bo_act.specs import FeaturesSpec
 from bo_act.torch_state import plain_torch
@@ -69,14 +70,14 @@ class FisherJob:
 
     Attributes:
         network: called with ``activation``, returns the untrained network.
-        images: (B, C, H, W) on the CPU.
-        labels: (B,) on the CPU.
+        inputs: one batch, on the CPU, see ``fim_spectra``.
+        targets: on the CPU; None where nothing uses them.
         spec: options.
     """
 
     network: MakeNetwork
-    images: Tensor
-    labels: Tensor
+    inputs: Inputs
+    targets: Tensor | None
     spec: FeaturesSpec
 
     def __call__(self, device: torch.device) -> Callable[[FunctionBatch], Shard]:
@@ -86,9 +87,13 @@ class FisherJob:
     def batch_digest(self) -> str:
         """Identify the batch by its very numbers, dtype and shape."""
         digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        named = [*parts(self.inputs).items()]
+        for name, value in named if self.targets is None else [*named, ("", self.targets)]:
+            if not isinstance(value, Tensor):
+                digest.update(f"{name}{value!r} ".encode())
+                continue
+            digest.update(f"{name}{value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -109,8 +114,8 @@ class Spectra:
         self.device = device
         self.in_flight = in_flight or (IN_FLIGHT if device.type == "cuda" else 1)
         self.dtype = torch.float64 if job.spec.precision == "float64" else torch.float32
-        self.images = channels_last(job.images.to(device, self.dtype))
-        self.labels = job.labels.to(device)
+        self.inputs = mapped(job.inputs, self._placed)
+        self.targets = job.targets
         self.shared = InputFactorCache()
         self._building = threading.Lock()
 
@@ -159,8 +164,10 @@ class Spectra:
 
     def act_bench_vector(self, text: str) -> NDArray[np.float64] | None:
         """Return a function's vector in the form of Act-Bench, None where it has no factors."""
+        if self.targets is None:
+            raise FeatureError("vectors in the form of Act-Bench need targets, the true classes")
         try:
-            return act_bench_vector(self._network(Activation(text)), self.images, self.labels)
+            return act_bench_vector(self._network(Activation(text)), self.inputs, self.targets)
         except FeatureError:
             return None
 
@@ -181,6 +188,12 @@ class Spectra:
         with ThreadPoolExecutor(self.in_flight) as pool:
             yield from pool.map(one, texts)
 
+    def _placed(self, values: Tensor | NDArray[Any]) -> Tensor:
+        """Put inputs onto the device; only floating-point numbers get the dtype."""
+        tensor = as_tensor(values)
+        dtype = self.dtype if tensor.is_floating_point() else None
+        return channels_last(tensor.to(self.device, dtype))
+
     def _network(self, activation: Activation) -> nn.Module:
         """Build the network with its initial weights, on the device."""
         with self._building, plain_torch(), torch.random.fork_rng(cuda_devices()):
@@ -192,8 +205,8 @@ class Spectra:
         spec = self.job.spec
         return fim_spectra(
             network,
-            self.images,
-            self.labels,
+            self.inputs,
+            self.targets,
             fisher=spec.fisher,
             loss=spec.loss,
             label_smoothing=spec.label_smoothing,

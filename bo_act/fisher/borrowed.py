@@ -6,15 +6,17 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bo_act.errors import FeatureError
 from bo_act.failures import is_of_in_place
 from bo_act.fisher.attention import AttentionTrace
+from bo_act.fisher.calls import Inputs, tensors
 
 Statistics = Literal["batch", "running"]
 
@@ -51,19 +53,22 @@ def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def explained(network: nn.Module, images: Tensor) -> Iterator[None]:
+def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Say what is wrong where torch's own words do not."""
-    if images.is_meta:
-        raise FeatureError("expected images with numbers in them, got some on the meta device")
+    given = tensors(inputs)
+    if any(one.is_meta for one in given):
+        raise FeatureError("expected inputs with numbers in them, got some on the meta device")
     try:
         yield
     except RuntimeError as error:
-        weight = next((one for one in network.parameters() if one.is_floating_point()), images)
-        if (weight.dtype, weight.device) != (images.dtype, images.device):
-            raise FeatureError(
-                f"expected images of the network's dtype and on its device, {weight.dtype} on "
-                f"{weight.device}, got {images.dtype} on {images.device}"
-            ) from error
+        weights = [one for one in network.parameters() if one.is_floating_point()][:1]
+        for one, weight in product(given, weights):
+            other_dtype = one.is_floating_point() and one.dtype != weight.dtype
+            if other_dtype or one.device != weight.device:
+                raise FeatureError(
+                    f"expected inputs of the network's dtype and on its device, {weight.dtype} on "
+                    f"{weight.device}, got {one.dtype} on {one.device}"
+                ) from error
         if not is_of_in_place(error):
             raise
         raise FeatureError(

@@ -2,7 +2,8 @@
 
 The block of one layer's weights is approximated as F ≈ A ⊗ G. Symbols, with shapes:
 
-    B   images in the batch
+    B   images in the batch: what the first dimension of the inputs counts, be it images, rows of
+        a table or sequences of tokens
     C   classes
     T   positions at which one image uses the layer's weights, over all calls of the layer: 1 for
         a linear layer on (B, features), the tokens, or the output pixels of a convolution
@@ -11,7 +12,8 @@ The block of one layer's weights is approximated as F ≈ A ⊗ G. Symbols, with
     q   outputs of one group
     x   (p,) one position's input or patch, in the order of the weight, with 1 at the end for the
         bias where the layer has one
-    d   (q,) gradient of one image's loss with respect to the layer's output at one position
+    d   (q,) gradient of one image's loss with respect to the layer's output at one position; the
+        loss of an image whose tokens have outputs each is the sum over those
     A   (k, p, p) input factor, G (k, q, q) output-gradient factor
 
     A = 1/(B·T) · sum over images and positions of x xᵀ
@@ -25,6 +27,15 @@ sums over an image's positions first, and is exact for a linear network that end
 
     A = 1/B · sum over images of x̄ x̄ᵀ,       x̄ = mean over positions of x
     G = 1/B · sum over images of E[d̄ d̄ᵀ],    d̄ = sum over positions of d
+
+For outputs (B, T', V), one distribution for each of an image's T' tokens, the targets of these are
+independent given the image. So in E[d dᵀ] the gradients of two tokens' losses do not mix,
+
+    E[d dᵀ] = sum over tokens s of E[d_s d_sᵀ],   d_s = gradient of the loss of token s,
+
+which ``exact`` sums up in T'·C backward passes. ``mc`` draws all tokens' targets and takes the
+gradient of the sum of their losses: its mean over draws is the same. ``empirical`` has no
+expectation: d is the gradient of that sum at the true targets, and gradients of tokens do mix.
 """
 
 from __future__ import annotations
@@ -40,9 +51,20 @@ from bo_act.errors import FeatureError
 from bo_act.fisher.attention import AttentionTrace
 from bo_act.fisher.borrowed import Statistics, borrowed, explained, inside, named_layers
 from bo_act.fisher.cache import InputFactorCache
-from bo_act.fisher.layers import WEIGHTED, LayerFactors, Sharing, Trace, WeightTrace
+from bo_act.fisher.calls import (
+    Inputs,
+    Targets,
+    as_examples,
+    batch_size,
+    call,
+    logits_of,
+    taken,
+    tensors,
+)
+from bo_act.fisher.embeddings import EmbeddingTrace
+from bo_act.fisher.layers import CONVOLUTIONS, LayerFactors, Sharing, Trace, WeightTrace, weighted
 from bo_act.fisher.loss import Fisher, Loss, check_choice, output_gradients
-from bo_act.fisher.norms import NORMS, NormTrace
+from bo_act.fisher.norms import NormTrace, normalizes
 from bo_act.fisher.patches import Convolution
 from bo_act.specs.base import checked_seed
 from bo_act.torch_state import plain_torch
@@ -77,11 +99,11 @@ class KroneckerFactors:
 @plain_torch()
 def kronecker_factors(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
+    inputs: Inputs,
+    targets: Targets | None = None,
     *,
     fisher: Fisher = "mc",
-    loss: Loss = "cross_entropy",
+    loss: Loss | None = None,
     label_smoothing: float = 0.0,
     weight_sharing: Sharing = "expand",
     statistics: Statistics = "batch",
@@ -90,24 +112,33 @@ def kronecker_factors(
 ) -> KroneckerFactors:
     """Compute the Kronecker factors of every layer of a network that has some.
 
-    Those are linear layers and convolutions, the projections of ``nn.MultiheadAttention``, and
-    the scale and shift of normalization layers (``NormTrace``). The formulas are at the head of
-    the module. With batch statistics, d contains what an image does to the losses of the others.
-    The rest of the network is in evaluation mode, so that dropout and its relatives do nothing.
-    The network's modes, buffers, hooks and gradients are left as they were, and so is the global
-    random state. What was compiled is run as it was written, and ``nn.DataParallel`` is looked
-    into: layers have the names of the network inside.
+    Those are linear layers and convolutions, embeddings (``EmbeddingTrace``), the projections of
+    ``nn.MultiheadAttention``, and the scale and shift of normalization layers (``NormTrace``). An
+    embedding and a linear layer that share a weight have a block each, with the weight in both. The
+    formulas are at the head of the module. With batch statistics, d contains what an image does to
+    the losses of the others. The rest of the network is in evaluation mode, so that dropout and its
+    relatives do nothing. The network's modes, buffers, hooks and gradients are left as they were,
+    and so is the global random state. What was compiled is run as it was written, and
+    ``nn.DataParallel`` is looked into: layers have the names of the network inside.
 
     Args:
-        network: maps (B, ...) images to (B, C) outputs.
-        images: (B, ...), of the network's dtype and on its device.
-        labels: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
-            ``mse``); used by ``empirical`` alone, else may be None.
-        fisher: where the targets in E[d dᵀ] come from: one drawn for each image from the
+        network: returns outputs (B, C), (B, T', V) with one distribution for each token, or (B,);
+            or a dict with "logits", or an object with ``logits``, that are so.
+        inputs: one batch, as the network takes it: a tensor (B, ...), floating or of whole
+            numbers, such as tokens; or a dict or tuple of some, for ``network(**inputs)`` or
+            ``network(*inputs)``, the first with B first. Tensors are of the network's dtype, where
+            floating, and on its device; arrays of numpy are put there.
+        targets: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
+            ``mse``, from 0 to 1 each for ``binary_cross_entropy``; (B,) for (B,) outputs); for
+            tokens (B, T') or (B, T', V), where tokens with the target -100 have no loss. Used by
+            ``empirical`` alone but for that, else may be None.
+        fisher: where the targets in E[d dᵀ] come from: one drawn for each example from the
             network's prediction (``mc``), all of them weighted by it (``exact``, C backward
-            passes), or the true ones (``empirical``).
-        loss: what the outputs mean, see ``bo_act.fisher.loss``.
-        label_smoothing: of the true labels, as in ``nn.CrossEntropyLoss``.
+            passes, or C for each token), or the true ones (``empirical``).
+        loss: what the outputs mean, see ``bo_act.fisher.loss``. None: ``mse`` if the targets are
+            floating-point numbers shaped like the outputs, ``cross_entropy`` if they are classes
+            or there are none.
+        label_smoothing: of the true classes, as in ``nn.CrossEntropyLoss``.
         weight_sharing: ``expand`` or ``reduce``, see the head of the module.
         statistics: of layers that keep running statistics: those of the batch, leaving the
             running ones as they are, or the running ones.
@@ -122,29 +153,36 @@ def kronecker_factors(
     seed = checked_seed(seed, error=FeatureError)
     check_choice("weight_sharing", weight_sharing, get_args(Sharing))
     check_choice("statistics", statistics, get_args(Statistics))
-    batch = images.shape[0] if images.dim() else 0
-    if batch == 0:
-        raise FeatureError(f"expected a batch of images, got shape {tuple(images.shape)}")
     network = inside(network)
+    inputs = taken(inputs, network)
+    batch = batch_size(inputs)
     hooked, attentions = _traces(network, batch, weight_sharing, shared)
-    with borrowed(network, statistics, attentions), explained(network, images):
+    with borrowed(network, statistics, attentions), explained(network, inputs):
         handles = [
             module.register_forward_hook(trace.hook, with_kwargs=True)
             for module, trace in hooked.items()
         ]
         try:
-            outputs = network(images.detach().clone())  # it may change its input in place
+            outputs = call(network, inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        _check_outputs(outputs, batch)
+        examples = as_examples(outputs, targets, batch)
         traces = _covered(network, hooked, attentions)
         if not any(isinstance(trace, WeightTrace) for trace in traces):
             raise FeatureError(_nothing_covered(network))
         vectors = output_gradients(
-            outputs, labels, fisher=fisher, loss=loss, label_smoothing=label_smoothing, seed=seed
+            examples.logits,
+            examples.targets,
+            fisher=fisher,
+            loss=loss,
+            label_smoothing=label_smoothing,
+            seed=seed,
         )
-        _backward(outputs, vectors, traces)
+        # All targets of all tokens at once would add up within an image: each token has its turn.
+        turns = examples.turns() if fisher == "exact" else [None]
+        passes = [(vector, turn) for turn in turns for vector in vectors]
+        _backward(examples.logits, passes, traces)
     reached = {trace.name for trace in traces if trace.reached}
     return KroneckerFactors(
         layers=tuple(trace.factors() for trace in traces),
@@ -153,23 +191,23 @@ def kronecker_factors(
 
 
 @plain_torch()
-def refuse_randomness(network: nn.Module, images: Tensor, *, statistics: Statistics) -> None:
+def refuse_randomness(network: nn.Module, inputs: Inputs, *, statistics: Statistics) -> None:
     """Refuse a network whose outputs differ from one forward pass to the next.
 
     Raises:
         FeatureError: they do.
     """
-    devices = [images.device] if images.is_cuda else []
     network = inside(network)
+    inputs = taken(inputs, network)
+    batch_size(inputs)  # that there is one
+    devices = {one.device for one in tensors(inputs) if one.is_cuda}
     with (
         borrowed(network, statistics, {}),
-        explained(network, images),
+        explained(network, inputs),
         torch.no_grad(),
-        torch.random.fork_rng(devices),
+        torch.random.fork_rng(list(devices)),
     ):
-        first, second = (network(images.clone()) for _ in range(2))
-    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
-        return  # no outputs that have a Fisher matrix, which kronecker_factors says better
+        first, second = (logits_of(call(network, inputs)) for _ in range(2))
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise FeatureError(
             "two forward passes of the same network on the same batch give different outputs (by "
@@ -193,12 +231,17 @@ def _traces(
         return WeightTrace(name, batch, biased=biased, sharing=sharing, shared=shared)
 
     tied: dict[object, WeightTrace] = {}
+    same: object
     for name, module in named_layers(network):
         label = name or "(root)"
-        if isinstance(module, WEIGHTED):
-            convolution = None if isinstance(module, nn.Linear) else Convolution.of(module)
+        if isinstance(module, nn.Embedding):
+            same = (nn.Embedding, id(module.weight), module.padding_idx)
+            hooked[module] = tied.setdefault(same, EmbeddingTrace(label, batch, module))
+        elif weighted(module):
+            convolution = Convolution.of(module) if isinstance(module, CONVOLUTIONS) else None
             # Layers that use the same parameters in the same way are calls of one layer.
-            same = (id(module.weight), id(module.bias), convolution)
+            way = convolution or isinstance(module, nn.Linear)
+            same = (way, id(module.weight), id(module.bias))
             if same in tied:
                 hooked[module] = tied[same]
                 continue
@@ -213,7 +256,7 @@ def _traces(
         elif isinstance(module, nn.MultiheadAttention):
             if type(module).forward is nn.MultiheadAttention.forward:
                 attentions[module] = AttentionTrace(label, module, linear)
-        elif isinstance(module, NORMS) and getattr(module, "weight", None) is not None:
+        elif normalizes(module):
             hooked[module] = NormTrace(label, batch, module)
     return hooked, attentions
 
@@ -256,16 +299,24 @@ def _has_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
-def _backward(outputs: Tensor, vectors: list[Tensor], traces: Sequence[Trace]) -> None:
-    """Ask for the gradients of layer outputs alone: no weight gradient is computed."""
+def _backward(
+    logits: Tensor, passes: Sequence[tuple[Tensor, Tensor | None]], traces: Sequence[Trace]
+) -> None:
+    """Ask for the gradients of layer outputs alone: no weight gradient is computed.
+
+    Args:
+        logits: (N, C).
+        passes: gradients (N, C) with respect to them, and whose turn it is, (N, 1); None for all.
+        traces: of the layers.
+    """
     edges = [edge for trace in traces for edge in trace.edges]
-    for index, vector in enumerate(vectors):
+    for index, (vector, turn) in enumerate(passes):
         try:
             found = torch.autograd.grad(
-                outputs,
+                logits,
                 edges,
-                grad_outputs=vector,
-                retain_graph=index + 1 < len(vectors),
+                grad_outputs=vector if turn is None else vector * turn.to(vector.device),
+                retain_graph=index + 1 < len(passes),
                 allow_unused=True,
             )
         except RuntimeError as error:
@@ -283,22 +334,13 @@ def _backward(outputs: Tensor, vectors: list[Tensor], traces: Sequence[Trace]) -
             trace.backward(arrived)
 
 
-def _check_outputs(outputs: object, batch: int) -> None:
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or outputs.shape[0] != batch:
-        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise FeatureError(f"expected logits of shape ({batch}, classes), got {came}")
-    if not bool(outputs.detach().isfinite().all()):
-        raise FeatureError("not finite in the forward pass at the logits")
-    if not outputs.requires_grad:
-        raise FeatureError("the logits are cut from the graph (torch.no_grad in the network?)")
-
-
 def _nothing_covered(network: nn.Module) -> str:
     found = sorted(
         {type(module).__name__ for module in network.modules() if _has_parameters(module)}
     )
     return (
         "the network has no layer to compute a Fisher matrix of: expected a linear layer, a "
-        "convolution or nn.MultiheadAttention that the forward pass calls, got layers of the types "
+        "convolution, an embedding or nn.MultiheadAttention that the forward pass calls, got "
+        "layers of the types "
         f"{', '.join(found) or '(none)'}"
     )

@@ -122,7 +122,9 @@ def factor_values(
     """
     known = shared.spectra.get(layer.name) if shared and layer.shared else None
     try:
-        if known is None:
+        if known is None and layer.kind == "embedding":
+            known = layer.a.sort().values
+        elif known is None:
             known = eigenvalues(layer.a, device=device, dead_as_zero=dead_as_zero)
             if shared and layer.shared:
                 shared.spectra[layer.name] = known
@@ -157,6 +159,7 @@ def faster_device(layers: list[LayerFactors]) -> torch.device:
             start = time.perf_counter()
             for layer in layers:
                 for factor in (layer.a, layer.g):
-                    eigenvalues(factor, device=place)
+                    if factor.dim() == 3:  # an embedding has a diagonal
+                        eigenvalues(factor, device=place)
             seconds[place] = time.perf_counter() - start
     return min(seconds, key=lambda place: seconds[place])

@@ -26,11 +26,19 @@ from bo_act.fisher.correlation import correlated_products, worthwhile
 from bo_act.fisher.patches import Convolution, double, gram, patch_means, patch_products
 from bo_act.fisher.rounding import RESOLUTION, outweighs_rounding, rounding_floor
 
-__all__ = ["WEIGHTED", "LayerFactors", "Sharing", "Trace", "WeightTrace", "at_least_float32"]
+__all__ = [
+    "CONVOLUTIONS",
+    "LayerFactors",
+    "Sharing",
+    "Trace",
+    "WeightTrace",
+    "at_least_float32",
+    "weighted",
+]
 
 Sharing = Literal["expand", "reduce"]
 
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 # Squares of values in this range, and their sums, are far from the ends of float32's range.
 SAFE_RANGE = (2.0**-30, 2.0**30)
@@ -46,13 +54,14 @@ class LayerFactors:
 
     Attributes:
         name: the layer's name in the network; ``(root)`` for the network itself.
-        a: (k, p, p) float64, input factor.
+        a: (k, p, p) float64, input factor; of an embedding its diagonal, (1, p).
         g: (k, q, q) float64, output-gradient factor; zero where no gradient arrives.
         weights: k·p·q, number of the layer's weights and biases.
         floor: share of a factor's trace that its rounding errors stay below, see
             ``rounding_floor``.
         kind: ``weight``, or ``norm`` for the scale and shift of a normalization layer: there the
-            k blocks (2, 2) of ``a`` are those of one channel's pair, and ``g`` is 1.
+            k blocks (2, 2) of ``a`` are those of one channel's pair, and ``g`` is 1. ``embedding``
+            for a table of vectors.
         shared: whether ``a`` is the same for every activation function.
         biased: whether the last row of ``a`` is that of a bias.
         linear: whether it is a linear layer.
@@ -63,7 +72,7 @@ class LayerFactors:
     g: Tensor
     weights: int
     floor: float = RESOLUTION
-    kind: Literal["weight", "norm"] = "weight"
+    kind: Literal["weight", "norm", "embedding"] = "weight"
     shared: bool = False
     biased: bool = False
     linear: bool = False
@@ -90,7 +99,7 @@ class Trace:
     ) -> Tensor | None:
         """See one call of the layer, as a forward hook."""
         del layer
-        return self.see(args[0] if args else kwargs["input"], output)
+        return self.see(args[0] if args else next(iter(kwargs.values())), output)
 
     def see(self, x: Tensor, y: Tensor) -> Tensor | None:
         """See the input and the output of one call.
@@ -183,6 +192,17 @@ class Trace:
         """Refuse factors that overflowed."""
         if not all(math.isfinite(float(factor.sum().item())) for factor in factors):
             raise FeatureError(f"not finite in the factors of layer {self.name!r}")
+
+
+def weighted(module: nn.Module) -> bool:
+    """Tell whether a module is a linear layer or a convolution.
+
+    ``Conv1D`` of Hugging Face's transformers is a linear layer with a weight (in, out).
+    """
+    if isinstance(module, nn.Linear | CONVOLUTIONS):
+        return True
+    weight = getattr(module, "weight", None)
+    return type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.dim() == 2
 
 
 class WeightTrace(Trace):

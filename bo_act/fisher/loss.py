@@ -2,13 +2,15 @@
 
 Symbols, with shapes:
 
-    B, C     images; outputs of the network
-    f, p     (B, C) outputs; their softmax
-    t        (B, C) targets
+    N, C     examples: images, or tokens of these; outputs of each
+    f, p     (N, C) outputs; their softmax, or sigmoid
+    t        (N, C) targets
 
 The network's outputs are the parameters of a distribution: logits of a categorical one
-(``cross_entropy``) or means of normal ones of variance 1 (``mse``: the loss is half the sum of
-squares, ½‖f - t‖²; a mean over outputs, or no half, only shifts all log-eigenvalues alike). The
+(``cross_entropy``), logits of C Bernoulli ones (``binary_cross_entropy``: several labels at once,
+or one; the loss is the sum over them) or means of normal ones of variance 1 (``mse``: the loss is
+half the sum of squares, ½‖f - t‖²; a mean over outputs, or no half, only shifts all log-eigenvalues
+alike). The
 Fisher matrix is the covariance of the gradient when targets are drawn from that distribution.
 Label smoothing and soft targets change the true targets, not what the network predicts: they are
 in the empirical matrix alone.
@@ -24,47 +26,79 @@ from torch import Tensor
 
 from bo_act.errors import FeatureError, nearest
 
-__all__ = ["Fisher", "Loss", "check_choice", "output_gradients"]
+__all__ = ["Fisher", "Loss", "check_choice", "inferred", "output_gradients"]
 
 Fisher = Literal["mc", "exact", "empirical"]
-Loss = Literal["cross_entropy", "mse"]
+Loss = Literal["cross_entropy", "mse", "binary_cross_entropy"]
+
+
+def inferred(loss: Loss | None, targets: Tensor | None) -> Loss:
+    """Return the loss that was named, or that targets of this dtype plainly have.
+
+    Raises:
+        FeatureError: it is unknown, or the targets are neither whole nor floating-point numbers.
+    """
+    if loss is not None:
+        check_choice("loss", loss, get_args(Loss))
+        return loss
+    if targets is not None and targets.is_floating_point():
+        return "mse"
+    if targets is not None and (targets.dtype == torch.bool or targets.is_complex()):
+        raise _not_plain(targets)
+    return "cross_entropy"
+
+
+def _not_plain(targets: Tensor) -> FeatureError:
+    return FeatureError(
+        f"the loss does not follow from targets of {targets.dtype} and shape "
+        f"{tuple(targets.shape)}: set it to 'cross_entropy' (outputs are logits of classes), "
+        "'binary_cross_entropy' (logits of labels that are 0 or 1 each) or 'mse' (numbers)"
+    )
 
 
 def output_gradients(
     outputs: Tensor,
-    labels: Tensor | None,
+    targets: Tensor | None,
     *,
     fisher: Fisher,
-    loss: Loss,
+    loss: Loss | None,
     label_smoothing: float,
     seed: int,
 ) -> list[Tensor]:
-    """Return (B, C) gradients with respect to the outputs, one for each backward pass.
+    """Return (N, C) gradients with respect to the outputs, one for each backward pass.
 
     Computed on the CPU, so that a seed draws the same targets on every device, and in float64,
     because p - 1 of a saturated prediction cancels.
 
     Raises:
-        FeatureError: an unknown option, or labels that do not fit the outputs.
+        FeatureError: an unknown option, or targets that do not fit the outputs, or tell no loss.
     """
     check_choice("fisher", fisher, get_args(Fisher))
-    check_choice("loss", loss, get_args(Loss))
+    if loss is None and targets is not None and targets.dim() != 1 + targets.is_floating_point():
+        raise _not_plain(targets)
+    loss = inferred(loss, targets)
     if loss == "cross_entropy" and outputs.shape[1] == 1:
         raise FeatureError(
             "the softmax of one output is 1 whatever the network does, so its Fisher matrix is "
-            "zero; for a regression set the loss to 'mse', for two classes give the network two "
-            "outputs"
+            "zero; for a regression set the loss to 'mse', for two classes to "
+            "'binary_cross_entropy', or give the network two outputs"
         )
     f = outputs.detach().cpu().double()
     generator = torch.Generator().manual_seed(seed)
     if fisher == "empirical":
-        targets = _targets(labels, f, loss, label_smoothing)
-        vectors = [(f.softmax(1) if loss == "cross_entropy" else f) - targets]
+        t = _targets(targets, f, loss, label_smoothing)
+        vectors = [_mean(f, loss) - t]
     elif loss == "mse":
         if fisher == "exact":  # the sum over c of e_c e_cᵀ is the covariance I
             vectors = list(_unit_vectors(f).expand(-1, *f.shape))
         else:
             vectors = [torch.randn(f.shape, device="cpu", dtype=torch.float64, generator=generator)]
+    elif loss == "binary_cross_entropy":
+        p = f.sigmoid()
+        if fisher == "exact":  # independent outputs: the covariance is diagonal
+            vectors = list(_unit_vectors(p) * (p * (-f).sigmoid()).sqrt())
+        else:
+            vectors = [p - torch.bernoulli(p, generator=generator)]
     else:
         p = f.softmax(1)
         if fisher == "exact":
@@ -76,8 +110,15 @@ def output_gradients(
     return [vector.to(outputs) for vector in vectors]
 
 
+def _mean(f: Tensor, loss: Loss) -> Tensor:
+    """Return the mean of the targets that the outputs predict."""
+    if loss == "mse":
+        return f
+    return f.softmax(1) if loss == "cross_entropy" else f.sigmoid()
+
+
 def _unit_vectors(f: Tensor) -> Tensor:
-    """Return (C, 1, C) for outputs (B, C)."""
+    """Return (C, 1, C) for outputs (N, C)."""
     return torch.eye(f.shape[1], device="cpu", dtype=torch.float64).unsqueeze(1)
 
 
@@ -95,11 +136,17 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: float) -> Tensor:
-    """Return t from (B,) classes or (B, C) targets."""
+    """Return t from (N,) classes or (N, C) targets."""
     batch, classes = f.shape
     shape = None if labels is None else tuple(labels.shape)
-    if labels is not None and labels.is_floating_point() and shape == (batch, classes):
+    numbers = labels is not None and (labels.is_floating_point() or loss != "cross_entropy")
+    if labels is not None and numbers and shape == (batch, classes):
         targets = labels.detach().cpu().double()
+        if loss == "binary_cross_entropy" and not bool(((targets >= 0) & (targets <= 1)).all()):
+            raise FeatureError(
+                "expected targets of binary_cross_entropy from 0 to 1, got values from "
+                f"{targets.min():.3g} to {targets.max():.3g}"
+            )
         if loss == "cross_entropy" and not bool(
             (targets >= 0).all() and ((targets.sum(1) - 1).abs() < 1e-3).all()
         ):
@@ -107,7 +154,12 @@ def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: floa
                 "expected soft targets that are probabilities (not negative, each row summing to "
                 f"1), got values from {targets.min():.3g} to {targets.max():.3g}"
             )
-    elif labels is not None and not labels.is_floating_point() and shape == (batch,):
+    elif (
+        labels is not None
+        and loss != "binary_cross_entropy"
+        and not labels.is_floating_point()
+        and shape == (batch,)
+    ):
         labels = labels.detach().cpu().long()
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise FeatureError(
@@ -120,6 +172,6 @@ def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: floa
             f"expected {batch} integer labels for the empirical Fisher, or targets of shape "
             f"({batch}, {classes}), got {came}"
         )
-    if loss == "mse":
+    if loss != "cross_entropy":
         return targets
     return targets * (1.0 - label_smoothing) + label_smoothing / classes

@@ -20,9 +20,24 @@ from bo_act.fisher.layers import LayerFactors, Trace, at_least_float32
 from bo_act.fisher.patches import double
 from bo_act.fisher.rounding import rounding_floor
 
-__all__ = ["NORMS", "NormTrace"]
+__all__ = ["NormTrace", "normalizes"]
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+# How libraries call what RMSNorm adds to the mean square.
+EPS = ("eps", "variance_epsilon", "epsilon")
+
+
+def normalizes(module: nn.Module) -> bool:
+    """Tell whether a module is a normalization layer with a scale, by its class or its name.
+
+    Libraries have classes of their own called RMSNorm, LlamaRMSNorm, RmsNorm and the like, whose
+    one parameter is a ``weight``.
+    """
+    if isinstance(module, NORMS):
+        return getattr(module, "weight", None) is not None
+    weights = dict(module.named_parameters())
+    return type(module).__name__.lower().endswith("rmsnorm") and [*weights] == ["weight"]
 
 
 class NormTrace(Trace):
@@ -35,14 +50,14 @@ class NormTrace(Trace):
     Args:
         name: of the layer.
         images: B.
-        layer: one of ``NORMS`` with affine parameters.
+        layer: one that ``normalizes``.
     """
 
     def __init__(self, name: str, images: int, layer: Any) -> None:
         super().__init__(name, images)
         self.layer = layer
         self.shifted = getattr(layer, "bias", None) is not None
-        self.last = isinstance(layer, nn.LayerNorm | nn.RMSNorm)
+        self.last = isinstance(layer, nn.LayerNorm) or _is_rms(layer)
         self.normalized: list[Tensor] = []
         self.blocks: Tensor | None = None
 
@@ -50,14 +65,11 @@ class NormTrace(Trace):
         self._scale(x, "forward")
         if x.shape[0] % self.images or x.dim() < 2:
             return False
-        if (
-            self.last
-            and x.shape[-len(self.layer.normalized_shape) :] != self.layer.normalized_shape
-        ):
+        if self.last and x.shape[-len(self._shape()) :] != self._shape():
             return False  # a subclass that normalizes other axes, such as channels of images
         normalized = _normalize(self.layer, x)
         if not type(self.layer).__module__.startswith("torch.nn."):
-            # A subclass may do anything, at axes of equal lengths too: look at what it answers.
+            # A class of others may do anything, at axes of equal lengths too: look at its answers.
             expected, same = self._scaled(normalized), y.to(x.dtype)
             far = 1e-3 * float(expected.abs().nan_to_num().max()) if x.numel() else 0.0
             if not torch.allclose(same, expected, rtol=0, atol=far, equal_nan=True):
@@ -103,13 +115,18 @@ class NormTrace(Trace):
         ones, floor = like.new_ones(k, 1, 1), rounding_floor(self.eps)
         return LayerFactors(self.name, a, ones, k * p, floor, kind="norm")
 
+    def _shape(self) -> tuple[int, ...]:
+        """Return the sizes of the axes that are normalized, where these are the last."""
+        return tuple(getattr(self.layer, "normalized_shape", self.layer.weight.shape))
+
     def _by_image(self, values: Tensor) -> Tensor:
         """Return (B, T, k)."""
-        if self.last:
-            values = values.flatten(-len(self.layer.normalized_shape))
-        else:
-            values = values.movedim(1, -1)
+        values = values.flatten(-len(self._shape())) if self.last else values.movedim(1, -1)
         return values.reshape(self.images, -1, values.shape[-1])
+
+
+def _is_rms(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.RMSNorm) or not isinstance(layer, NORMS)
 
 
 def _normalize(layer: Any, x: Tensor) -> Tensor:
@@ -119,6 +136,9 @@ def _normalize(layer: Any, x: Tensor) -> Tensor:
         return functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
     if isinstance(layer, nn.RMSNorm):
         return functional.rms_norm(x, layer.normalized_shape, eps=layer.eps)
+    if _is_rms(layer):
+        eps = next((getattr(layer, name) for name in EPS if hasattr(layer, name)), 0.0)
+        return functional.rms_norm(x, list(layer.weight.shape), eps=eps)
     if isinstance(layer, nn.GroupNorm):
         return functional.group_norm(x, layer.num_groups, eps=layer.eps)
     if isinstance(layer, nn.modules.instancenorm._InstanceNorm):

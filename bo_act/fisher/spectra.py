@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from bo_act.errors import FeatureError
 from bo_act.fisher.cache import InputFactorCache
+from bo_act.fisher.calls import Inputs, Targets
 from bo_act.fisher.kfac import (
     Fisher,
     Loss,
@@ -55,11 +56,11 @@ class FimSpectra:
 @plain_torch()
 def fim_spectra(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
+    inputs: Inputs,
+    targets: Targets | None = None,
     *,
     fisher: Fisher = "mc",
-    loss: Loss = "cross_entropy",
+    loss: Loss | None = None,
     label_smoothing: float = 0.0,
     weight_sharing: Sharing = "expand",
     statistics: Statistics = "batch",
@@ -73,14 +74,18 @@ def fim_spectra(
     log spectra, up to the resolution of 1/Q. No value returned is NaN or infinite.
 
     Args:
-        network: maps (B, ...) images to (B, C) outputs; left as it was.
-        images: (B, ...), of the network's dtype and on its device.
-        labels: (B,) integers in [0, C) or (B, C) targets; used by ``fisher="empirical"`` alone,
-            else may be None.
+        network: returns (B, C), (B, T, V) or (B,) outputs, or has them as ``logits`` in what it
+            returns; left as it was.
+        inputs: one batch, as the network takes it: a tensor or array (B, ...), of images, tokens
+            or numbers, or a dict or tuple of some for ``network(**inputs)`` or
+            ``network(*inputs)``. Tensors are on the network's device and, where floating, of its
+            dtype; arrays are put there.
+        targets: (B,) or (B, T) classes, or targets shaped like the outputs; used by
+            ``fisher="empirical"`` alone, and to tell which tokens have no loss: those of -100.
         fisher: ``mc``, ``exact`` or ``empirical``; this one and the next four are explained at
             ``kronecker_factors``.
-        loss: ``cross_entropy`` or ``mse``.
-        label_smoothing: of the true labels.
+        loss: ``cross_entropy``, ``binary_cross_entropy`` or ``mse``; None where the targets tell.
+        label_smoothing: of the true classes.
         weight_sharing: ``expand`` or ``reduce``.
         statistics: ``batch`` or ``running``.
         quantiles: Q, numbers that each layer's spectrum is summarized as.
@@ -88,17 +93,25 @@ def fim_spectra(
         shared: given for each of many functions of one network on the same images, it saves what
             they have in common; the network is then checked for randomness once, not each time.
 
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Embedding(50, 8), nn.SiLU(), nn.Linear(8, 50))
+        >>> spectra = fim_spectra(network, torch.randint(50, (4, 12)), quantiles=16)
+        >>> spectra.layers, spectra.quantiles.shape, spectra.weights.tolist()
+        (('0', '2'), (2, 16), [400, 450])
+
     Raises:
         FeatureError: as ``kronecker_factors``; or the network's outputs are random; or the
             eigenvalues do not converge.
     """
     whole(quantiles, "quantiles", low=1, high=1_000_000, error=FeatureError)
     if shared is None or not shared.checked:
-        refuse_randomness(network, images, statistics=statistics)
+        refuse_randomness(network, inputs, statistics=statistics)
     factors = kronecker_factors(
         network,
-        images,
-        labels,
+        inputs,
+        targets,
         fisher=fisher,
         loss=loss,
         label_smoothing=label_smoothing,

@@ -19,8 +19,10 @@ class FeaturesSpec(Spec):
         fisher: how labels enter the Fisher matrix: sampled from the model's predictive
             distribution (``mc``), all of them weighted by it (``exact``), or the true ones
             (``empirical``).
-        loss: what the network's outputs mean: logits, or the mean of a normal distribution of
-            variance 1 (the loss is half the squared error; labels are one-hot targets).
+        loss: what the network's outputs mean: logits of classes (``cross_entropy``) or of labels
+            that are 0 or 1 each (``binary_cross_entropy``), or means of normal distributions of
+            variance 1 (``mse``: the loss is half the squared error; classes are one-hot targets).
+            None: ``mse`` for targets that are floating-point numbers, else ``cross_entropy``.
         label_smoothing: of the true labels; only ``empirical`` uses it.
         weight_sharing: how to treat a layer used at many positions of an image: positions as
             separate images (``expand``), or summed first (``reduce``).
@@ -41,7 +43,7 @@ class FeaturesSpec(Spec):
 
     fim: bool = True
     fisher: Literal["mc", "exact", "empirical"] = "mc"
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    loss: Literal["cross_entropy", "mse", "binary_cross_entropy"] | None = None
     label_smoothing: Fraction = 0.0
     weight_sharing: Literal["expand", "reduce"] = "expand"
     statistics: Literal["batch", "running"] = "batch"

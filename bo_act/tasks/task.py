@@ -225,8 +225,8 @@ class Task:
                 return compute_features(
                     self.space,
                     network=network,
-                    images=images,
-                    labels=labels,
+                    inputs=images,
+                    targets=labels,
                     spec=spec,
                     device=pick_device(self.spec.training.device),
                     key=network.key,

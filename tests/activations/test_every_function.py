@@ -32,8 +32,8 @@ def table(act_bench, data, tmp_path_factory) -> FeatureTable:
     return compute_features(
         act_bench,
         network=network,
-        images=data.train.images,
-        labels=data.train.labels,
+        inputs=data.train.images,
+        targets=data.train.labels,
         spec=FeaturesSpec(quantiles=16),
     )
 

@@ -114,8 +114,8 @@ def hashes() -> dict[str, str]:
     table = compute_features(
         load_space("classic"),
         network=network,
-        images=images,
-        labels=labels,
+        inputs=images,
+        targets=labels,
         spec=FeaturesSpec(quantiles=16),
     )
     return found | {"features of a small network": table.hash}

@@ -117,7 +117,7 @@ def test_pages_on_a_loop_of_ones_own_are_one_program(pages, network, tmp_path, m
         for given in (activation, activation()):
             assert train_and_validate(build(given)) < 0
         features = bo_act.compute_features(
-            space, network=build, images=names["images"], labels=names["labels"]
+            space, network=build, inputs=names["images"], targets=names["labels"]
         )
         assert features.blocks["fim"].present.any()
 

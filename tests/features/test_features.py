@@ -246,7 +246,7 @@ LABELS = torch.tensor([0, 1, 0, 1, 1, 0])
 
 
 def features(space, network=None, **changes) -> FeatureTable:
-    options = {"images": IMAGES, "labels": LABELS, "spec": SPEC, "key": {"network": "tiny"}}
+    options = {"inputs": IMAGES, "targets": LABELS, "spec": SPEC, "key": {"network": "tiny"}}
     return compute_features(space, network=network or Counted(), **(options | changes))
 
 
@@ -354,10 +354,10 @@ OTHER_IMAGES[3, 0, 1, 1] += 1e-3
     [
         {"key": {"network": "other"}},
         {"key": None},
-        {"images": OTHER_IMAGES},
-        {"images": IMAGES.double()},
-        {"images": IMAGES.view(6, 1, 1, 4)},
-        {"labels": LABELS.flip(0)},
+        {"inputs": OTHER_IMAGES},
+        {"inputs": IMAGES.double()},
+        {"inputs": IMAGES.view(6, 1, 1, 4)},
+        {"targets": LABELS.flip(0)},
         {"spec": SPEC.model_copy(update={"seed": 3})},
         {"spec": SPEC.model_copy(update={"fisher": "exact"})},
         {"spec": SPEC.model_copy(update={"loss": "mse"})},
@@ -629,10 +629,18 @@ def test_uncovered_parameters_are_named_once_and_kept(tiny):
     assert table.provenance["layers"] == ("layers.0", "layers.2")
 
 
-@pytest.mark.parametrize("missing", ["images", "labels"])
+@pytest.mark.parametrize("missing", ["inputs", "targets"])
 def test_a_network_needs_a_batch(tiny, missing):
+    spec = SPEC.model_copy(update={"fisher": "empirical"})
     with pytest.raises(FeatureError, match="spectra need a batch"):
-        features(tiny, **{missing: None})
+        features(tiny, spec=spec, **{missing: None})
+
+
+@pytest.mark.parametrize("fisher", ["mc", "exact"])
+def test_targets_that_are_not_used_need_not_be_given(tiny, fisher):
+    spec = SPEC.model_copy(update={"fisher": fisher})
+    without, given = (features(tiny, spec=spec, targets=targets) for targets in (None, LABELS))
+    np.testing.assert_array_equal(without.blocks["fim"].values, given.blocks["fim"].values)
 
 
 def test_provenance(tiny, tmp_path):

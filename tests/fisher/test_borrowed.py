@@ -151,7 +151,7 @@ def scripted() -> nn.Module:
         (lambda: Network().bfloat16(), IMAGES, r"bfloat16 on cpu, got torch.float32 on cpu"),
         (Network, IMAGES.double(), r"float32 on cpu, got torch.float64 on cpu"),
         (lambda: Network().to("meta"), IMAGES, r"float32 on meta, got torch.float32 on cpu"),
-        (lambda: Network().to("meta"), IMAGES.to("meta"), "images with numbers .* meta device"),
+        (lambda: Network().to("meta"), IMAGES.to("meta"), "inputs with numbers .* meta device"),
     ],
 )
 def test_what_cannot_be_looked_into_is_said_on_one_line(network, images, says):
@@ -172,7 +172,7 @@ def test_features_of_networks_that_are_compiled_when_they_are_built(tiny: Space)
 
     found, expected = (
         compute_features(
-            tiny, network=network, images=IMAGES, labels=torch.arange(6) % 3, spec=spec
+            tiny, network=network, inputs=IMAGES, targets=torch.arange(6) % 3, spec=spec
         ).blocks["fim"]
         for network in (other, plain)
     )

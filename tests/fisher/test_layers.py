@@ -639,7 +639,7 @@ def test_smoothed_and_soft_targets_by_autograd(soft, smoothing):
     handle.remove()
     loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
     (d,) = torch.autograd.grad(loss, seen)
-    options = {"labels": targets, "label_smoothing": smoothing}
+    options = {"labels": targets, "label_smoothing": smoothing, "loss": "cross_entropy"}
     found = block(network, images, "0", fisher="empirical", **options)
     torch.testing.assert_close(found.g[0], d.T @ d / 6, rtol=1e-11, atol=1e-16)
     exact = block(network, images, "0", fisher="exact", **options)
@@ -657,9 +657,17 @@ def test_integer_targets_of_mse_are_one_hot():
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (randn(4, 3), {}, r"probabilities \(not negative, each row summing to 1\)"),
+        (
+            randn(4, 3),
+            {"loss": "cross_entropy"},
+            r"probabilities \(not negative, each row summing to 1\)",
+        ),
         (randn(4, 2), {"loss": "mse"}, r"targets of shape \(4, 3\), got torch.float64 of shape"),
-        (None, {"loss": "hinge"}, "loss to be one of cross_entropy, mse, got 'hinge'"),
+        (
+            None,
+            {"loss": "hinge"},
+            "loss to be one of cross_entropy, mse, binary_cross_entropy, got",
+        ),
         (None, {"weight_sharing": "reduced"}, "did you mean 'reduce'"),
         (None, {"statistics": "batches"}, "did you mean 'batch'"),
     ],

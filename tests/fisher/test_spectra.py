@@ -682,8 +682,8 @@ def test_nothing_covered_is_an_error():
         (randn(4, 5), None, {"fisher": "empirical"}, "4 integer labels.*None"),
         (randn(4, 5), labels_of(3, 3), {"fisher": "empirical"}, "4 integer labels"),
         (randn(4, 5), torch.full((4,), 3), {"fisher": "empirical"}, r"\[0, 3\), got 3 to 3"),
-        (randn(0, 5), None, {}, "batch of images"),
-        (randn(2, 4, 5), None, {}, r"logits of shape \(2, classes\), got \(2, 4, 3\)"),
+        (randn(0, 5), None, {}, "batch of inputs"),
+        (randn(2, 4, 2, 5), None, {}, r"logits of shape \(2, classes\),.* got \(2, 4, 2, 3\)"),
         (randn(4, 5), None, {"quantiles": 0}, "quantiles: expected a whole number from 1"),
     ],
 )

@@ -118,7 +118,7 @@ SPEC = FeaturesSpec(subset=3, quantiles=8)
 
 
 def features() -> list[np.ndarray]:
-    found = compute_features(space(), network=network, images=IMAGES, labels=LABELS, spec=SPEC)
+    found = compute_features(space(), network=network, inputs=IMAGES, targets=LABELS, spec=SPEC)
     return [block.values for block in found.blocks.values()]
 
 

@@ -298,6 +298,14 @@ def test_keys_of_later_versions_are_compared_with_their_defaults():
     assert changed(make(), before) == []
 
 
+def test_the_loss_of_classes_is_the_default():
+    before = make().model_dump(mode="json")
+    named = {name: make(features={"loss": name}) for name in ("cross_entropy", "mse")}
+    assert changed(named["cross_entropy"], before) == []
+    assert changed(make(), named["cross_entropy"].model_dump(mode="json")) == []
+    assert changed(named["mse"], before) == ["features.loss"]
+
+
 @pytest.mark.parametrize("value", [0, 8])
 def test_a_study_whose_settings_have_a_key_that_is_no_more_goes_on(value):
     spec = small()

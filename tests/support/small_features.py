@@ -73,7 +73,7 @@ def a_few() -> Space:
 
 
 def features(space, network=None, **changes) -> FeatureTable:
-    options = {"images": IMAGES, "labels": LABELS, "spec": SPEC, "key": {}, "threads": 1}
+    options = {"inputs": IMAGES, "targets": LABELS, "spec": SPEC, "key": {}, "threads": 1}
     return compute_features(space, network=network or Net(), **(options | changes))
 
 

@@ -88,8 +88,8 @@ def spectra(space: object) -> object:
         network=lambda activation: torch.nn.Sequential(
             torch.nn.Flatten(), torch.nn.Linear(16, 5), activation(), torch.nn.Linear(5, 3)
         ),
-        images=images,
-        labels=torch.arange(16) % 3,
+        inputs=images,
+        targets=torch.arange(16) % 3,
         spec=FeaturesSpec(quantiles=8),
         key={"network": "small"},
     )

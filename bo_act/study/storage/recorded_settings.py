@@ -179,6 +179,8 @@ def _changed_settings(spec: StudySpec, before: Mapping[str, Any]) -> dict[str, t
     for key, value in asked.items():
         # A key that is missing was added by a later version, and its default changes nothing.
         old = known.get(key, defaults.get(key))
+        if key == "features.loss" and {old, value} == {None, "cross_entropy"}:
+            continue  # None is the loss of classes, which all studies have
         if old != value or (value is None and key in tables):
             changed[key] = (old, value)
     return changed

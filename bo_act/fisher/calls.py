@@ -1,0 +1,227 @@
+"""How a network is called, and what of its answer has a loss.
+
+Symbols, with shapes:
+
+    B      images in the batch: what the first dimension counts, be it images or sequences
+    C, V   outputs; for each token, the tokens of a vocabulary
+    T      tokens of one image
+    N      examples: what has a loss of its own, an image or a token of one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bo_act.errors import FeatureError
+
+__all__ = [
+    "IGNORED",
+    "Examples",
+    "Inputs",
+    "Targets",
+    "as_examples",
+    "as_tensor",
+    "batch_size",
+    "call",
+    "logits_of",
+    "mapped",
+    "parts",
+    "taken",
+    "tensors",
+]
+
+Inputs = Tensor | NDArray[Any] | Mapping[str, Any] | Sequence[Any]
+"""One batch, as the network takes it: a tensor, ``network(**inputs)`` or ``network(*inputs)``."""
+
+Targets = Tensor | NDArray[Any]
+
+IGNORED = -100
+"""The target of tokens that have no loss, as in ``nn.CrossEntropyLoss``."""
+
+
+def mapped(inputs: Inputs, change: Callable[[Tensor | NDArray[Any]], Tensor]) -> Inputs:
+    """Return inputs whose tensors and arrays are changed; what else a call takes stays."""
+
+    def one(value: Any) -> Any:
+        return change(value) if isinstance(value, Tensor | np.ndarray) else value
+
+    if isinstance(inputs, Mapping):
+        return {name: one(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(one(value) for value in inputs)
+    if not isinstance(inputs, Tensor | np.ndarray):
+        raise FeatureError(
+            "expected inputs that are a tensor or an array, or a dict or tuple of some, got "
+            f"{type(inputs).__name__}"
+        )
+    return change(inputs)
+
+
+def as_tensor(values: Targets) -> Tensor:
+    """Return an array as a tensor on the CPU; a tensor stays where it is.
+
+    Raises:
+        FeatureError: torch has no such numbers.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.as_tensor(values, device="cpu")
+    except TypeError as error:
+        raise FeatureError(f"expected an array of numbers, got {error}") from error
+
+
+def taken(inputs: Inputs, network: nn.Module) -> Inputs:
+    """Return the inputs with arrays as tensors of the network's dtype, on its device.
+
+    Only floating-point numbers are of its dtype. Tensors are left as they are.
+    """
+    weight = next((one for one in network.parameters() if one.is_floating_point()), None)
+
+    def one(values: Tensor | NDArray[Any]) -> Tensor:
+        tensor = as_tensor(values)
+        if weight is None or isinstance(values, Tensor):
+            return tensor
+        return tensor.to(weight.device, weight.dtype if tensor.is_floating_point() else None)
+
+    return mapped(inputs, one)
+
+
+def parts(inputs: Inputs) -> dict[str, Any]:
+    """Return what a network is called with, by name or number; the first by number has none."""
+    if isinstance(inputs, Tensor | np.ndarray):
+        return {"": inputs}
+    named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    return {str(name or ""): value for name, value in named}
+
+
+def tensors(inputs: Inputs) -> list[Tensor]:
+    """Return the tensors among the inputs."""
+    return [value for value in parts(inputs).values() if isinstance(value, Tensor)]
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Return B, the first dimension of the first tensor.
+
+    Raises:
+        FeatureError: there is none, or nothing in it.
+    """
+    first = next(iter(tensors(inputs)), None)
+    if first is None:
+        raise FeatureError("expected a batch of inputs, got no tensor")
+    if first.dim() == 0 or first.shape[0] == 0:
+        raise FeatureError(f"expected a batch of inputs, got shape {tuple(first.shape)}")
+    return first.shape[0]
+
+
+def call(network: nn.Module, inputs: Inputs) -> object:
+    """Call a network on copies of the inputs, which it may change in place."""
+    copied = mapped(inputs, lambda values: as_tensor(values).detach().clone())
+    if isinstance(copied, dict):
+        return network(**copied)
+    return network(*copied) if isinstance(copied, tuple) else network(copied)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a loss is computed of, one row an example, those of an image one after another.
+
+    Attributes:
+        logits: (N, C), in the graph.
+        images: (N,) the image of each example, on the CPU.
+        targets: (N,) or (N, C), on the CPU; or None.
+    """
+
+    logits: Tensor
+    images: Tensor
+    targets: Tensor | None
+
+    def turns(self) -> list[Tensor | None]:
+        """Return masks (N, 1) of one example of each image at most; None where that is all."""
+        counts = self.images.bincount()
+        starts = (counts.cumsum(0) - counts)[self.images]
+        place = torch.arange(len(self.images), device="cpu") - starts
+        most = int(counts.max())
+        return [None] if most == 1 else [(place == turn)[:, None] for turn in range(most)]
+
+
+def as_examples(outputs: object, targets: Targets | None, batch: int) -> Examples:
+    """Return the examples of a network's outputs.
+
+    Args:
+        outputs: (B, C), (B, T, V) of which each token is an example, or (B,); or what has such
+            ``logits``.
+        targets: of each example: (B,) or (B, T), or shaped like the outputs; tokens whose target
+            is ``IGNORED`` are no examples.
+        batch: B.
+
+    Raises:
+        FeatureError: the outputs are nothing of that kind, not finite or not in the graph, or the
+            targets of tokens do not fit.
+    """
+    y = logits_of(outputs)
+    if y.dim() not in (1, 2, 3) or y.shape[0] != batch:
+        raise FeatureError(
+            f"expected logits of shape ({batch}, classes), ({batch}, tokens, classes) or "
+            f"({batch},), got {tuple(y.shape)}"
+        )
+    if not bool(y.detach().isfinite().all()):
+        raise FeatureError("not finite in the forward pass at the logits")
+    if not y.requires_grad:
+        raise FeatureError("the logits are cut from the graph (torch.no_grad in the network?)")
+    t = None if targets is None else as_tensor(targets).detach().cpu()
+    images = torch.arange(batch, device="cpu")
+    if y.dim() == 3:
+        return _tokens(y, t, images)
+    logits = y.unsqueeze(1) if y.dim() == 1 else y
+    if t is not None and logits.shape[1] == 1 and t.shape == (batch,):
+        t = t.unsqueeze(1)
+    return Examples(logits, images, t)
+
+
+def _tokens(y: Tensor, t: Tensor | None, images: Tensor) -> Examples:
+    """Return the examples of outputs (B, T, V)."""
+    logits, images = y.flatten(0, 1), images.repeat_interleave(y.shape[1])
+    if t is None:
+        return Examples(logits, images, None)
+    if t.shape == y.shape:
+        return Examples(logits, images, t.flatten(0, 1))
+    if t.shape != y.shape[:2]:
+        raise FeatureError(
+            f"expected a target for each token, shape {tuple(y.shape[:2])}, got {tuple(t.shape)}"
+        )
+    t = t.flatten()
+    kept = t != IGNORED
+    if not bool(kept.any()):
+        raise FeatureError(f"expected a token with a loss, got targets of {IGNORED} alone")
+    if not bool(kept.all()):
+        logits, images, t = logits[kept.to(logits.device)], images[kept], t[kept]
+    return Examples(logits, images, t.unsqueeze(1) if y.shape[2] == 1 else t)
+
+
+def logits_of(outputs: object) -> Tensor:
+    """Return the outputs of a network, or what it calls its logits.
+
+    Raises:
+        FeatureError: there are none.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, Mapping):
+        found, names = outputs.get("logits"), [str(name) for name in outputs]
+    else:
+        found, names = getattr(outputs, "logits", None), list(getattr(outputs, "__dict__", ()))
+    if isinstance(found, Tensor):
+        return found
+    inside = f" of {', '.join(names)}" if names else ""
+    raise FeatureError(
+        f"expected logits as a tensor, or in something with logits, got {type(outputs).__name__}"
+        f"{inside}; wrap the network in a module that returns its outputs as one tensor"
+    )
