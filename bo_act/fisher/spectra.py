@@ -44,6 +44,14 @@ class FimSpectra:
         weights: (L,) int64, number of the layer's weights and biases.
         layers: names of the layers.
         uncovered: names of layers and parameters that are in no block.
+
+    Example:
+        >>> import torch
+        >>> layers = torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+        >>> network = torch.nn.Sequential(*layers)
+        >>> found = fim_spectra(network, torch.randn(16, 4), quantiles=32)
+        >>> found.layers, found.quantiles.shape
+        (('0', '2'), (2, 32))
     """
 
     quantiles: NDArray[np.float64]
