@@ -16,6 +16,7 @@ from botorch.posteriors.gpytorch import GPyTorchPosterior
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.kernels import Kernel, ScaleKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
+from gpytorch.settings import lazily_evaluate_kernels
 from linear_operator import to_dense
 from linear_operator.operators import DiagLinearOperator
 from linear_operator.utils.cholesky import psd_safe_cholesky
@@ -47,7 +48,8 @@ class ExactPosterior:
         self.weights = torch.cholesky_solve(residual, self.factor)
 
     def _covariance(self, a: Tensor, b: Tensor) -> Tensor:
-        covariance: Tensor = to_dense(self.model.covar_module(a, b))
+        with lazily_evaluate_kernels(False):
+            covariance: Tensor = to_dense(self.model.covar_module(a, b))
         return covariance
 
     @torch.no_grad()

@@ -12,14 +12,13 @@ out, the same likelihood is maximized in a tenth of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
-from botorch.optim.core import scipy_minimize
-from botorch.optim.utils import get_parameters_and_bounds
 from botorch.utils.constraints import LogTransformedInterval
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ConstantMean
@@ -27,10 +26,12 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
 from linear_operator.utils.errors import NotPSDError
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
+from torch.nn import Parameter
 
-from bo_act.search.surrogate.kernel import BlockKernel
+from bo_act.search.surrogate.kernel import BlockKernel, exact
 from bo_act.torch_state import single_threaded
 
 Array = NDArray[np.float64]
@@ -54,120 +55,148 @@ def fit(model: SingleTaskGP) -> str:
     Returns:
         ``""``, or the reason for which a model of a ``BlockKernel`` kept what it had.
     """
-    mll = ExactMarginalLogLikelihood(model.likelihood, model)
     if not is_written_out(model):
-        fit_gpytorch_mll(mll)
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
         return ""
-    parameters, bounds = get_parameters_and_bounds(mll, requires_grad=True)
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    if not model.training:
+        model.train()  # which forgets what was computed for the hyperparameters before
     failure = ""
     try:
         with single_threaded():
+            vector = _numbers(_raw(model))
             for every in _steps(len(model.train_targets)):
-                found = scipy_minimize(
-                    Loss(model.train(), parameters, every=every),
-                    parameters,
-                    bounds,
+                loss = Loss(model, every=every)
+                found = minimize(
+                    loss.at,
+                    vector,
+                    jac=True,
+                    method="L-BFGS-B",
+                    bounds=loss.bounds,
                     options={"ftol": _FTOL, "maxiter": 200},
                 )
-                if not np.isfinite(found.fval):
+                if not np.isfinite(found.fun):
                     failure = "the likelihood is not finite"
                     break
+                vector = found.x
     except NotPSDError as error:
         failure = str(error)
-    if failure:
+    if not failure:
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(before[name])
+            for raw, number in zip(_raw(model), vector, strict=True):
+                raw.fill_(number)
     model.eval()
     return failure
 
 
 def is_written_out(model: SingleTaskGP) -> bool:
     """Say whether ``Loss`` knows a model's likelihood and priors."""
-    kernel, likelihood = model.covar_module, model.likelihood
-    if type(kernel) is not BlockKernel or type(likelihood) is not GaussianLikelihood:
+    kernel, likelihood, mean = model.covar_module, model.likelihood, model.mean_module
+    if (type(kernel), type(likelihood), type(mean)) != (
+        BlockKernel,
+        GaussianLikelihood,
+        ConstantMean,
+    ):
         return False
-    factors = [factor for factors in kernel.factors for factor in factors]
-    noise = likelihood.noise_covar
-    positive = [(f, "lengthscale", LogNormalPrior) for f in factors]
-    positive += [(term, "outputscale", GammaPrior) for term in kernel.kernels]
+    scales, terms, noise = _parts(model)
+    positive = [(part, "lengthscale", LogNormalPrior) for part in scales]
+    positive += [(part, "outputscale", GammaPrior) for part in terms]
     positive += [(noise, "noise", LogNormalPrior)]
     return (
-        type(model.mean_module) is ConstantMean
-        and not hasattr(model, "input_transform")
-        and model.train_targets.dtype == torch.float64
-        and not model.batch_shape
-        and len(list(model.named_priors())) == len(positive)
-        and all(
+        all(
             type(getattr(part, f"{name}_prior", None)) is prior
             and type(getattr(part, f"raw_{name}_constraint")) is LogTransformedInterval
             for part, name, prior in positive
         )
+        and len(list(model.named_priors())) == len(positive)
+        and all(parameter.requires_grad for parameter in _raw(model))
+        and not hasattr(model, "input_transform")
+        and model.train_targets.dtype == torch.float64
+        and not model.batch_shape
     )
+
+
+def _parts(model: SingleTaskGP) -> tuple[list[Any], list[Any], Any]:
+    """Return what has the length scales, the variances and the noise."""
+    kernel: BlockKernel = model.covar_module
+    scales = [factor for factors in kernel.factors for factor in factors]
+    return scales, list(kernel.kernels), model.likelihood.noise_covar
+
+
+def _raw(model: SingleTaskGP) -> list[Parameter]:
+    """Return the parameters that are fitted, in the order of ``Loss``."""
+    scales, terms, noise = _parts(model)
+    raw = [part.raw_lengthscale for part in scales] + [part.raw_outputscale for part in terms]
+    return [*raw, noise.raw_noise, model.mean_module.raw_constant]
+
+
+def loss_closure(model: SingleTaskGP) -> Callable[[], tuple[Tensor, list[Tensor]]]:
+    """Return the loss with its gradient written out, for BoTorch's own optimizers.
+
+    Args:
+        model: for which ``is_written_out`` holds.
+
+    Returns:
+        What ``botorch.optim.closures.get_loss_closure_with_grads`` makes by automatic
+        differentiation, as for ``fit_gpytorch_mll(mll, closure=loss_closure(model))``.
+    """
+    loss, raw = Loss(model), _raw(model)
+    place = {id(parameter): number for number, parameter in enumerate(raw)}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def closure() -> tuple[Tensor, list[Tensor]]:
+        value, gradient = loss.at(_numbers(raw))
+        return exact(value), [p.new_full(p.shape, gradient[place[id(p)]]) for p in parameters]
+
+    return closure
 
 
 class Loss:
     """Minus the log posterior density of a model's hyperparameters, an observation, with gradient.
 
-    A closure for BoTorch's optimizers, as ``get_loss_closure_with_grads`` makes by automatic
-    differentiation: of the log marginal likelihood plus the log priors' densities.
+    The hyperparameters are a vector: logarithms of each block's length scale in its own term, of
+    those in the product, of the terms' variances and of the noise; and the constant.
 
     Args:
-        model: for which ``is_written_out`` holds, in training mode.
-        parameters: of which gradients are returned, by names.
+        model: for which ``is_written_out`` holds.
         every: which observations are looked at, every so many.
     """
 
-    def __init__(
-        self, model: SingleTaskGP, parameters: Mapping[str, Tensor], *, every: int = 1
-    ) -> None:
-        kernel: BlockKernel = model.covar_module
-        noise = model.likelihood.noise_covar
+    def __init__(self, model: SingleTaskGP, *, every: int = 1) -> None:
+        kernel = model.covar_module
         x = model.train_inputs[0].numpy()[::every]
         self.y: Array = model.train_targets.numpy()[::every]
         self.distances = [pdist(x[:, columns]) for columns in kernel.pieces]
-        self.blocks = len(self.distances)
-        factors = [factor for factors in kernel.factors for factor in factors]
-        raw = [factor.raw_lengthscale for factor in factors]
-        raw += [term.raw_outputscale for term in kernel.kernels]
-        self.raw = [*raw, noise.raw_noise, model.mean_module.raw_constant]
-        normal = [factor.lengthscale_prior for factor in factors] + [noise.noise_prior]
-        self.places, self.spreads = (
-            _numbers(p.loc for p in normal),
-            _numbers(p.scale for p in normal),
-        )
-        gamma = [term.outputscale_prior for term in kernel.kernels]
-        self.shapes = _numbers(p.concentration for p in gamma)
-        self.rates = _numbers(p.rate for p in gamma)
+        scales, terms, noise = _parts(model)
+        normal = [part.lengthscale_prior for part in scales] + [noise.noise_prior]
+        gamma = [part.outputscale_prior for part in terms]
+        self.places = _numbers(prior.loc for prior in normal)
+        self.spreads = _numbers(prior.scale for prior in normal)
+        self.shapes = _numbers(prior.concentration for prior in gamma)
+        self.rates = _numbers(prior.rate for prior in gamma)
         self.normalizer = sum(
             shape * math.log(rate) - math.lgamma(shape)
             for shape, rate in zip(self.shapes, self.rates, strict=True)
         )
-        place = {id(parameter): number for number, parameter in enumerate(self.raw)}
-        self.order = [place[id(parameter)] for parameter in parameters.values()]
-        self.sizes = [parameter.shape for parameter in parameters.values()]
+        bounds = [part.raw_lengthscale_constraint for part in scales]
+        bounds += [part.raw_outputscale_constraint for part in terms]
+        bounds += [noise.raw_noise_constraint]
+        self.bounds = [
+            *((math.log(bound.lower_bound), math.log(bound.upper_bound)) for bound in bounds),
+            (-math.inf, math.inf),
+        ]
 
-    def __call__(self) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss where the model's hyperparameters are, and its gradient by each.
+    def at(self, vector: Array) -> tuple[float, Array]:
+        """Return the loss and its gradient.
 
         Raises:
             NotPSDError: the covariance is not positive definite.
         """
-        value, gradient = self.log_posterior(_numbers(self.raw))
-        count = len(self.y)
-        slopes = torch.from_numpy(gradient[self.order]).div_(-count)
-        gradients = [s.reshape(size) for s, size in zip(slopes, self.sizes, strict=True)]
-        return torch.tensor(-value / count, device="cpu", dtype=torch.float64), gradients
+        value, gradient = self.log_posterior(vector)
+        return -value / len(self.y), -gradient / len(self.y)
 
     def log_posterior(self, vector: Array) -> tuple[float, Array]:
-        """Return log marginal likelihood plus log priors, and its gradient.
-
-        Args:
-            vector: logarithms of each block's length scale in its own term, of those in the
-                product, of the terms' variances and of the noise, and the constant.
-        """
-        blocks, n = self.blocks, len(self.y)
+        """Return log marginal likelihood plus log priors, and its gradient."""
+        blocks, n = len(self.distances), len(self.y)
         positive, constant = np.exp(vector[:-1]), vector[-1]
         count = 2 * blocks if blocks > 1 else 1
         scales, variances, noise = positive[:count], positive[count:-1], positive[-1]

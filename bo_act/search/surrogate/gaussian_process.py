@@ -61,8 +61,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):
             outcome_transform=None,
         )
         self.blocks = dict(blocks)
-        self._kept: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self.eval()
+        self._kept: dict[str, Any] = {}
 
     @property
     def x(self) -> Tensor:
@@ -82,12 +81,12 @@ class GaussianProcess(SingleTaskGP, Surrogate):
     @property
     def constant(self) -> float:
         """The prior mean."""
-        return float(self.mean_module.constant)
+        return self.mean_module.constant.item()
 
     @property
     def prior_variance(self) -> float:
         """The prior variance of the noiseless value, the same everywhere."""
-        return sum(float(term.outputscale) for term in self.covar_module.kernels)
+        return sum(term.outputscale.item() for term in self.covar_module.kernels)
 
     def believe(self, points: Tensor, ceiling: Tensor | None = None) -> None:
         """Take points without a value as if observed at their predicted mean.
@@ -108,19 +107,23 @@ class GaussianProcess(SingleTaskGP, Surrogate):
         x, y = torch.cat([self.x, points]), torch.cat([self.y, value])
         self.set_train_data(x, y, strict=False)
 
+    def _clear_cache(self) -> None:
+        """Forget what was computed for other hyperparameters or observations.
+
+        GPyTorch calls this when a model is to be trained and when it is given a state.
+        """
+        super()._clear_cache()
+        self._kept = {}
+
+    def set_train_data(self, *arguments: Any, **options: Any) -> None:
+        """Condition on other observations, with the same hyperparameters."""
+        super().set_train_data(*arguments, **options)
+        self._kept = {}
+
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what is computed once for the hyperparameters and observations there are."""
-        numbers = torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters()])
-        if self._kept is not None:
-            (x, y, before), kept = self._kept
-            if x is not self.x or y is not self.y or not torch.equal(before, numbers):
-                self._kept = None
-        if self._kept is None:
-            self._kept = (self.x, self.y, numbers), {}
-        kept = self._kept[1]
-        if name not in kept:
-            kept[name] = make()
-        return kept[name]
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     @property
     def exact(self) -> ExactPosterior:
@@ -218,9 +221,9 @@ class GaussianProcess(SingleTaskGP, Surrogate):
                 normal = torch.randn(len(columns), _FEATURES, **options)
                 # A chi-squared variable of five degrees is a sum of five squares.
                 chi = torch.randn(5, _FEATURES, **options).square().sum(dim=0)
-                frequency[columns] = normal * (5 / chi).sqrt() / float(factor.lengthscale)
+                frequency[columns] = normal * (5 / chi).sqrt() / factor.lengthscale.item()
             frequencies.append(frequency)
-            size = math.sqrt(2 * float(term.outputscale) / _FEATURES)
+            size = math.sqrt(2 * term.outputscale.item() / _FEATURES)
             sizes.append(torch.full((_FEATURES,), size, device="cpu", dtype=x.dtype))
         frequency = torch.cat(frequencies, dim=1)
         phase = 2 * math.pi * torch.rand(frequency.shape[1], **options)

@@ -43,6 +43,11 @@ class BlockKernel(AdditiveKernel):
         super().__init__(*terms)
         self.pieces = list(blocks.values())
         self.double()
+        for term, factors in zip(self.kernels, self.factors, strict=True):
+            put(term.raw_outputscale, _SCALE_SHAPE / _SCALE_RATE)  # the prior's mean
+            for factor in factors:
+                prior = factor.lengthscale_prior
+                put(factor.raw_lengthscale, math.exp(prior.loc - prior.scale**2))  # its mode
 
     @property
     def factors(self) -> list[list[MaternKernel]]:
@@ -80,6 +85,9 @@ class BlockKernel(AdditiveKernel):
         if params.get("last_dim_is_batch"):
             covariance: Tensor = super().forward(x1, x2, diag=diag, **params)
             return covariance
+        if diag and x1 is x2:
+            variance = sum(term.outputscale for term in self.kernels)
+            return variance.unsqueeze(-1).to(x1.dtype).expand(*x1.shape[:-1])
         first, *others = self.terms(x1, x2, diag)
         for term in others:
             first = first.add_(term)
@@ -110,25 +118,20 @@ def _like(value: Tensor, other: Tensor, diag: bool) -> Tensor:
 
 def _matern(columns: slice) -> MaternKernel:
     place = math.sqrt(2.0) + 0.5 * math.log(columns.stop - columns.start)
-    spread = math.sqrt(3.0)
-    kernel = MaternKernel(
+    return MaternKernel(
         nu=2.5,
         active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
-        lengthscale_prior=LogNormalPrior(exact(place), exact(spread)),
+        lengthscale_prior=LogNormalPrior(exact(place), exact(math.sqrt(3.0))),
         lengthscale_constraint=between(LEAST_LENGTHSCALE, MOST),
-    ).double()
-    put(kernel.raw_lengthscale, math.exp(place - spread**2))  # the prior's mode
-    return kernel
+    )
 
 
 def _scaled(kernel: Kernel) -> ScaleKernel:
-    scaled = ScaleKernel(
+    return ScaleKernel(
         kernel,
         outputscale_prior=GammaPrior(exact(_SCALE_SHAPE), exact(_SCALE_RATE)),
         outputscale_constraint=between(_LEAST_VARIANCE, MOST),
-    ).double()
-    put(scaled.raw_outputscale, _SCALE_SHAPE / _SCALE_RATE)  # the prior's mean
-    return scaled
+    )
 
 
 def exact(number: float) -> Tensor:
