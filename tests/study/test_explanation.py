@@ -74,7 +74,7 @@ def test_a_functions_own_value_is_not_evidence(cloud):
     [
         (seen(1), 50, "gp", "at least two evaluated functions"),
         (seen(), 119, "gp", "no place in the embedding"),
-        (seen(), 50, "forest", "only the surrogate 'gp' can be asked why"),
+        (seen(), 50, "forest", "only the surrogate 'gp', or one of your own, can be asked why"),
     ],
 )
 def test_what_cannot_be_explained(cloud, observations, index, surrogate, message):

@@ -8,10 +8,11 @@ d  dimensions of the embedding                  K  (n, n) kernel matrix of X, wi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from botorch.models import SingleTaskGP
+from botorch.models.model import Model
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.kernels import Kernel, ScaleKernel
@@ -24,7 +25,8 @@ from torch import Tensor
 
 _LEAST = 1e-12  # variance; acquisition functions divide by its root
 _LIKELIHOODS = (GaussianLikelihood, FixedNoiseGaussianLikelihood)
-_STRATEGIES = (Kernel.prediction_strategy, ScaleKernel.prediction_strategy)
+# What a model must not have of its own for its posterior to be that of GPyTorch.
+_PREDICTING = ("posterior", "forward", "__call__", "transform_inputs", "eval", "train")
 
 
 class ExactPosterior:
@@ -74,7 +76,7 @@ class ExactPosterior:
         return posterior.mean.squeeze(-1), posterior.variance.squeeze(-1)
 
 
-def is_exact(model: Any) -> bool:
+def is_exact(model: Model) -> TypeGuard[SingleTaskGP]:
     """Say whether ``ExactPosterior`` has a model's numbers.
 
     It has those of a ``SingleTaskGP`` of one value, whatever its mean and kernel, with Gaussian
@@ -83,22 +85,22 @@ def is_exact(model: Any) -> bool:
     """
     if not isinstance(model, SingleTaskGP):
         return False
-    own = type(model)
-    transforms = [getattr(model, name, None) for name in ("input_transform", "outcome_transform")]
+    kernel = model.covar_module
+    while isinstance(kernel, ScaleKernel):  # whose strategy is that of what it scales
+        kernel = kernel.base_kernel
+    inputs, outcome = (getattr(model, f"{which}_transform", None) for which in ("input", "outcome"))
     return (
         all(
-            getattr(own, name) is getattr(SingleTaskGP, name)
-            for name in ("posterior", "forward", "__call__", "transform_inputs", "eval", "train")
+            getattr(getattr(model, name), "__func__", None) is getattr(SingleTaskGP, name)
+            for name in _PREDICTING
         )
+        and model.train_inputs is not None
         and model.num_outputs == 1
         and not model.batch_shape
         and type(model.likelihood) in _LIKELIHOODS
-        and all(
-            type(part).prediction_strategy in _STRATEGIES
-            for part in model.covar_module.modules()
-            if isinstance(part, Kernel)
-        )
-        and isinstance(model.covar_module, Kernel)
-        and not getattr(transforms[0], "is_one_to_many", False)
-        and (transforms[1] is None or transforms[1]._is_linear)
+        and isinstance(kernel, Kernel)
+        and type(kernel).prediction_strategy is Kernel.prediction_strategy
+        and kernel.batch_shape == model.batch_shape
+        and not getattr(inputs, "is_one_to_many", False)
+        and (outcome is None or outcome._is_linear)
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def is_written_out(model: SingleTaskGP) -> bool:
             and type(getattr(part, f"raw_{name}_constraint")) is LogTransformedInterval
             for part, name, prior in positive
         )
-        and len(list(model.named_priors())) == len(positive)
+        and len(list(cast(Any, model).named_priors())) == len(positive)
         and all(parameter.requires_grad for parameter in _raw(model))
         and not hasattr(model, "input_transform")
         and model.train_targets.dtype == torch.float64

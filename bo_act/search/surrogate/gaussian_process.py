@@ -31,7 +31,7 @@ _LEAST_NOISE = 1e-4
 _NOISE_PLACE, _NOISE_SPREAD = -4.0, 1.0  # log-normal prior of the noise variance, BoTorch's
 
 
-class GaussianProcess(SingleTaskGP, Surrogate):
+class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch's bases differ
     """BoTorch's ``SingleTaskGP`` with a ``BlockKernel``, which answers for many points fast.
 
     Its hyperparameters are at the modes of their priors (variances at the means) until it is
@@ -76,17 +76,18 @@ class GaussianProcess(SingleTaskGP, Surrogate):
     @property
     def noise(self) -> Tensor:
         """The variance of a measurement, (1,)."""
-        return self.likelihood.noise.detach()
+        noise: Tensor = self.likelihood.noise.detach()
+        return noise
 
     @property
     def constant(self) -> float:
         """The prior mean."""
-        return self.mean_module.constant.item()
+        return float(self.mean_module.constant.item())
 
     @property
     def prior_variance(self) -> float:
         """The prior variance of the noiseless value, the same everywhere."""
-        return sum(term.outputscale.item() for term in self.covar_module.kernels)
+        return float(sum(term.outputscale.item() for term in self.covar_module.kernels))
 
     def believe(self, points: Tensor, ceiling: Tensor | None = None) -> None:
         """Take points without a value as if observed at their predicted mean.
@@ -141,6 +142,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):
         """Return the posterior mean and variance of the noiseless value, (m,) each."""
         return self.exact.mean_and_variance(points)
 
+    @torch.no_grad()
     def contributions(self, points: Tensor) -> dict[str, Tensor]:
         """Return what each part of the model adds to the posterior mean, name → (m,).
 

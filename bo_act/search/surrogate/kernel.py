@@ -77,7 +77,7 @@ class BlockKernel(AdditiveKernel):
                 for s, factor in zip(apart, factors, strict=True)
             ]
             scale = term.outputscale[..., None, None]
-            terms.append(math.prod(parts[1:], start=parts[0]).mul(_like(scale, parts[0], diag)))
+            terms.append(math.prod(parts[1:], start=parts[0]).mul_(_like(scale, parts[0], diag)))
         return terms
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
@@ -87,11 +87,12 @@ class BlockKernel(AdditiveKernel):
             return covariance
         if diag and x1 is x2:
             variance = sum(term.outputscale for term in self.kernels)
-            return variance.unsqueeze(-1).to(x1.dtype).expand(*x1.shape[:-1])
-        first, *others = self.terms(x1, x2, diag)
+            constant: Tensor = variance.unsqueeze(-1).to(x1.dtype) * x1.new_ones(x1.shape[:-1])
+            return constant
+        total, *others = self.terms(x1, x2, diag)
         for term in others:
-            first = first.add_(term)
-        return first
+            total.add_(term)
+        return total
 
 
 def matern52(scaled: Tensor) -> Tensor:
@@ -102,13 +103,15 @@ def matern52(scaled: Tensor) -> Tensor:
     """
     root = scaled.mul_(_ROOT5)
     decay = (-root).exp_()
-    return root.square().div_(3).add_(root).add_(1).mul_(decay)
+    correlation: Tensor = root.square().div_(3).add_(root).add_(1).mul_(decay)
+    return correlation
 
 
 def _distance(a: Tensor, b: Tensor, diag: bool) -> Tensor:
     if diag:
         return torch.linalg.vector_norm(a - b, dim=-1)
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    distance: Tensor = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance
 
 
 def _like(value: Tensor, other: Tensor, diag: bool) -> Tensor:
