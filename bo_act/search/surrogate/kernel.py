@@ -108,9 +108,11 @@ def matern52(scaled: Tensor) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor, diag: bool) -> Tensor:
-    if diag:
-        return torch.linalg.vector_norm(a - b, dim=-1)
-    distance: Tensor = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    distance: Tensor = (
+        torch.linalg.vector_norm(a - b, dim=-1)
+        if diag
+        else torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    )
     return distance
 
 
