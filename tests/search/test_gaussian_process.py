@@ -358,6 +358,18 @@ def test_predictions_follow_what_the_model_is_given(fitted, pool_points):
     torch.testing.assert_close(mean, expected.mean.detach().squeeze(-1), rtol=0, atol=1e-6)
 
 
+def test_a_conditioned_copy_predicts_from_its_own_observations(fitted, pool_points):
+    before, _ = fitted.mean_and_variance(pool_points)
+    fitted.posterior(pool_points)  # BoTorch conditions only what has predicted before
+    value = torch.full((1, 1), 3.0, dtype=torch.float64)
+    other = fitted.condition_on_observations(pool_points[60:61], value)
+    mean, _ = other.mean_and_variance(pool_points)
+    expected = other.posterior(pool_points).mean.detach().squeeze(-1)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-6)
+    assert torch.equal(before, fitted.mean_and_variance(pool_points)[0])
+    assert float((mean - before).abs().max()) > 0.5
+
+
 def test_botorch_optimizes_over_the_cube(fitted):
     acquisition = LogExpectedImprovement(fitted, best_f=float(fitted.y.max()))
     bounds = torch.tensor([[0.0] * 4, [1.0] * 4], dtype=torch.float64)

@@ -109,21 +109,20 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         self.set_train_data(x, y, strict=False)
 
     def _clear_cache(self) -> None:
-        """Forget what was computed for other hyperparameters or observations.
+        """Forget what was computed for other hyperparameters.
 
         GPyTorch calls this when a model is to be trained and when it is given a state.
         """
         super()._clear_cache()
         self._kept = {}
 
-    def set_train_data(self, *arguments: Any, **options: Any) -> None:
-        """Condition on other observations, with the same hyperparameters."""
-        super().set_train_data(*arguments, **options)
-        self._kept = {}
-
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what is computed once for the hyperparameters and observations there are."""
+        if self._kept.get("x") is not self.x or self._kept.get("y") is not self.y:
+            self._kept = {"x": self.x, "y": self.y}
         if name not in self._kept:
-            self._kept[name] = make()
+            made = make()
+            self._kept |= {"x": self.x, "y": self.y, name: made}
         return self._kept[name]
 
     @property
