@@ -285,7 +285,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 def _likelihood(least_noise: float) -> GaussianLikelihood:
     least = min(max(least_noise, _LEAST_NOISE), MOST)
     likelihood = GaussianLikelihood(
-        noise_prior=LogNormalPrior(exact(_NOISE_PLACE), exact(_NOISE_SPREAD)),
+        noise_prior=LogNormalPrior(exact(_NOISE_PLACE), exact(_NOISE_SPREAD), validate_args=False),
         noise_constraint=between(least, 2 * MOST),
     ).double()
     put(likelihood.raw_noise, max(math.exp(_NOISE_PLACE - _NOISE_SPREAD**2), least))

@@ -126,7 +126,7 @@ def _matern(columns: slice) -> MaternKernel:
     return MaternKernel(
         nu=2.5,
         active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
-        lengthscale_prior=LogNormalPrior(exact(place), exact(math.sqrt(3.0))),
+        lengthscale_prior=LogNormalPrior(exact(place), exact(math.sqrt(3.0)), validate_args=False),
         lengthscale_constraint=between(LEAST_LENGTHSCALE, MOST),
     )
 
@@ -134,7 +134,7 @@ def _matern(columns: slice) -> MaternKernel:
 def _scaled(kernel: Kernel) -> ScaleKernel:
     return ScaleKernel(
         kernel,
-        outputscale_prior=GammaPrior(exact(_SCALE_SHAPE), exact(_SCALE_RATE)),
+        outputscale_prior=GammaPrior(exact(_SCALE_SHAPE), exact(_SCALE_RATE), validate_args=False),
         outputscale_constraint=between(_LEAST_VARIANCE, MOST),
     )
 
