@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from botorch.models import SingleTaskGP
@@ -106,7 +106,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         if ceiling is not None:
             value = torch.minimum(value, ceiling)
         x, y = torch.cat([self.x, points]), torch.cat([self.y, value])
-        self.set_train_data(x, y, strict=False)
+        cast(Any, self).set_train_data(x, y, strict=False)  # of GPyTorch, which has no types
 
     def _clear_cache(self) -> None:
         """Forget what was computed for other hyperparameters.
