@@ -20,8 +20,7 @@ from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, unit, warp_targets
 from bo_act.search.strategies import Strategy, chosen_by
-from bo_act.search.surrogate.fitting import fit_hyperparameters
-from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate, fit_own
 from bo_act.search.surrogate.surrogate import Surrogate, observed_units
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
@@ -384,8 +383,7 @@ def fit_surrogate(
         from bo_act.search.surrogate.sklearn_models import RegressorModel
 
         return RegressorModel(spec, x, y, believed=believed, ceiling=ceiling, seed=seed), ""
-    hyperparameters, failure = fit_hyperparameters(
-        x.numpy(), y.numpy(), blocks, least_noise=least_noise
+    model, failure = fit_gaussian_process(
+        x, y, blocks, least_noise=least_noise, believed=believed, ceiling=ceiling
     )
-    note = f"the surrogate kept its priors: {failure}" if failure else ""
-    return GaussianProcess(x, y, blocks, hyperparameters, believed=believed, ceiling=ceiling), note
+    return model, f"the surrogate kept its priors: {failure}" if failure else ""

@@ -13,8 +13,7 @@ from scipy.stats import rankdata
 from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import warp_targets
-from bo_act.search.surrogate.fitting import fit_hyperparameters
-from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 
 SOURCES = "sources"
 """The block that holds what sources say."""
@@ -133,10 +132,7 @@ def _scores(values: NDArray[np.float64], embedding: Embedding) -> NDArray[np.flo
     if len(placed) > _MOST:
         placed = np.random.default_rng(0).choice(placed, _MOST, replace=False)
     x, y = embedding.points[placed], scores[placed]
-    hyperparameters, _ = fit_hyperparameters(x, y, embedding.blocks)
-    model = GaussianProcess(
-        torch.from_numpy(x), torch.from_numpy(y), embedding.blocks, hyperparameters
-    )
+    model, _ = fit_gaussian_process(torch.from_numpy(x), torch.from_numpy(y), embedding.blocks)
     for some in np.array_split(unknown, 1 + len(unknown) // _CHUNK):
         mean, _ = model.mean_and_variance(torch.from_numpy(embedding.points[some]))
         scores[some] = mean.numpy()

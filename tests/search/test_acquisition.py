@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -23,8 +21,7 @@ from bo_act.search.acquisition import pool as pools
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.observations import warp_targets
 from bo_act.search.surrogate import gaussian_process
-from bo_act.search.surrogate.fitting import fit_hyperparameters
-from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.gaussian_process import GaussianProcess, fit_gaussian_process
 from bo_act.search.surrogate.sklearn_models import RegressorModel
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
@@ -49,8 +46,7 @@ def model(points) -> GaussianProcess:
     x = points[:SEEN]
     noise = 0.3 * np.random.default_rng(1).normal(size=SEEN)
     y = warp_targets(target(x.numpy()) + noise, "rank_normal")
-    found, _ = fit_hyperparameters(x.numpy(), y, BLOCKS)
-    return GaussianProcess(x, torch.from_numpy(y), BLOCKS, found)
+    return fit_gaussian_process(x, torch.from_numpy(y), BLOCKS)[0]
 
 
 def score(name: str, model, points, *, seed: int = 0, **options) -> torch.Tensor:
@@ -59,7 +55,7 @@ def score(name: str, model, points, *, seed: int = 0, **options) -> torch.Tensor
 
 
 def botorchs_own(name: str, model: GaussianProcess, pool: torch.Tensor):
-    oracle, best = model.botorch_model(), float(model.y.max())
+    oracle, best = model, float(model.y.max())
     if name == "log_ei":
         return LogExpectedImprovement(oracle, best_f=best)
     if name == "log_pi":
@@ -118,7 +114,8 @@ def test_chunks_do_not_matter(model, points, monkeypatch, name, chunk):
 @pytest.mark.parametrize("few", [1, 5, 64])
 def test_bounds_hold(model, points, monkeypatch, few):
     monkeypatch.setattr(gaussian_process, "_FEW", few)
-    fresh = GaussianProcess(model.x, model.y, BLOCKS, model.hyperparameters)
+    fresh = GaussianProcess(model.x, model.y.unsqueeze(-1), BLOCKS)
+    fresh.load_state_dict(model.state_dict())
     mean, variance = fresh.mean_and_variance(points)
     upper, most = fresh.upper_bounds(points)
     assert (upper >= mean).all()
@@ -211,8 +208,11 @@ def test_noisy_improvement_is_its_definition(model, points):
 def test_without_noise_it_is_the_expected_improvement(points):
     x = points[:SEEN]
     y = warp_targets(target(x.numpy()), "rank_normal")
-    found, _ = fit_hyperparameters(x.numpy(), y, BLOCKS)
-    quiet = GaussianProcess(x, torch.from_numpy(y), BLOCKS, replace(found, noise=1e-6))
+    quiet, _ = fit_gaussian_process(x, torch.from_numpy(y), BLOCKS)
+    quiet.load_state_dict({
+        **quiet.state_dict(),
+        "likelihood.noise_covar.raw_noise": torch.tensor([1e-6]).log(),
+    })  # fmt: skip
     noisy, plain = (score(name, quiet, points[SEEN:]) for name in ("log_nei", "log_ei"))
     assert int(noisy.argmax()) == int(plain.argmax())
     assert stats.spearmanr(noisy, plain).statistic > 0.98
@@ -228,5 +228,5 @@ def test_what_looks_at_several_values_needs_a_gaussian_process(points, name):
         ceiling=points[:0, 0],
         seed=0,
     )
-    with pytest.raises(SearchError, match="only the surrogate 'gp' does"):
+    with pytest.raises(SearchError, match="which the surrogate 'gp' does"):
         score(name, forest, points)

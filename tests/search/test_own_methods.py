@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 from botorch import acquisition as of_botorch
 from botorch.acquisition.thompson_sampling import PathwiseThompsonSampling
+from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.ensemble import EnsembleModel
 from botorch.models.fully_bayesian import SaasFullyBayesianSingleTaskGP
 from botorch.models.robust_relevance_pursuit_model import RobustRelevancePursuitSingleTaskGP
-from botorch.models.transforms import Warp
+from botorch.models.transforms import Log, Normalize, Warp
 from gpytorch.kernels import Kernel, LinearKernel, MaternKernel, ScaleKernel
+from gpytorch.mlls import ExactMarginalLogLikelihood
 from made_up import BLOCKS, CLOUD, smooth
 from sklearn.decomposition import PCA
 from torch import nn
@@ -27,6 +30,7 @@ from bo_act.search.acquisition.own import OwnAcquisition
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher, fit_points
+from bo_act.search.surrogate.exact import is_exact
 from bo_act.search.surrogate.own import BoTorchSurrogate, OwnSurrogate
 from bo_act.specs import AcquisitionSpec
 
@@ -156,6 +160,59 @@ def test_predictions_are_those_of_the_model():
     torch.testing.assert_close(variance, expected.variance.detach().flatten())
 
 
+def standardized_inputs(train_X, train_Y):
+    return SingleTaskGP(train_X, 50 * train_Y + 7, input_transform=Normalize(4))
+
+
+def logarithms(train_X, train_Y):
+    return SingleTaskGP(train_X, train_Y - train_Y.min() + 1, outcome_transform=Log())
+
+
+def linear(train_X, train_Y):
+    return SingleTaskGP(train_X, train_Y, covar_module=ScaleKernel(LinearKernel()))
+
+
+def batch(train_X, train_Y):
+    return SingleTaskGP(train_X.expand(2, -1, -1), train_Y.expand(2, -1, -1))
+
+
+class Shifted(SingleTaskGP):
+    """A model whose posterior is its own."""
+
+    def posterior(self, X, *arguments, **options):
+        return super().posterior(X + 0.1, *arguments, **options)
+
+
+EXACT = ("plain", "known noise", "own kernel", "warped inputs", "deep kernel")
+
+
+@pytest.mark.parametrize("make", [*(MODELS[name] for name in EXACT), standardized_inputs])
+def test_an_exact_process_is_asked_by_one_cholesky_factor(make):
+    x, y = torch.from_numpy(CLOUD[:30]), torch.from_numpy(VALUES[:30, None])
+    given = {"train_X": x, "train_Y": y, "train_Yvar": torch.linspace(0.01, 0.1, 30)[:, None].to(y)}
+    wanted = {name: given.get(name, BLOCKS) for name in inspect.signature(make).parameters}
+    model = make(**wanted).eval()
+    points = torch.from_numpy(CLOUD)
+    for _ in range(2):  # as it is made, and fitted
+        expected = model.posterior(points.unsqueeze(1))
+        assert is_exact(model)
+        mean, variance = BoTorchSurrogate(model, "m").mean_and_variance(points)
+        scale = float(expected.variance.detach().max())
+        torch.testing.assert_close(
+            mean, expected.mean.detach().flatten(), rtol=0, atol=1e-8 * scale**0.5
+        )
+        torch.testing.assert_close(
+            variance, expected.variance.detach().flatten(), rtol=0, atol=1e-8 * scale
+        )
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+
+
+@pytest.mark.parametrize("make", [logarithms, linear, batch, Shifted, robust, Ensemble])
+def test_any_other_model_is_asked_itself(make):
+    x, y = torch.from_numpy(CLOUD[:12]), torch.from_numpy(VALUES[:12, None])
+    assert not is_exact(make(x, y))
+
+
 def test_a_posterior_without_moments_is_sampled():
     class Samples:
         def rsample(self, shape):
@@ -230,7 +287,7 @@ ACQUISITIONS = {
 def test_every_acquisition_function_of_botorch_chooses(surrogate, name):
     searcher = Searcher(surrogate=surrogate, acquisition=OwnAcquisition(ACQUISITIONS[name], name))
     if name == "PathwiseThompsonSampling" and isinstance(surrogate, SurrogateSpec):
-        with pytest.raises(SearchError, match="gen_kernel_features: <AdditiveKernel"):
+        with pytest.raises(SearchError, match="gen_kernel_features: <BlockKernel"):
             searcher.propose(EMBEDDING, observed(), number=20)  # acquisition.name = "thompson" can
         return
     one, again = (

@@ -21,8 +21,7 @@ from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, warp_targets
 from bo_act.search.searcher import Searcher
-from bo_act.search.surrogate.fitting import fit_hyperparameters
-from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning")
@@ -46,9 +45,7 @@ def botorchs_own(spec: AcquisitionSpec, model, best: float):
 
 
 def fit_gp(x: torch.Tensor, y: torch.Tensor):
-    """BoTorch's model with our hyperparameters."""
-    found, _ = fit_hyperparameters(x.numpy(), y.numpy(), BLOCKS)
-    return GaussianProcess(x, y, BLOCKS, found).botorch_model()
+    return fit_gaussian_process(x, y, BLOCKS)[0]
 
 
 # --- the searcher ---------------------------------------------------------------------------

@@ -16,8 +16,7 @@ from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.explain import explain
 from bo_act.search.observations import Observations, warp_targets
-from bo_act.search.surrogate.fitting import fit_hyperparameters
-from bo_act.search.surrogate.gaussian_process import GaussianProcess
+from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 from bo_act.specs import SurrogateSpec
 from bo_act.study.results.explanation import why
 from bo_act.study.sampling.sampler import ActivationSampler
@@ -39,11 +38,10 @@ def seen(count: int = 30) -> Observations:
 def test_an_explanation_is_the_models(cloud):
     found = explain(cloud, seen(), 50)
     x, y = CLOUD[:30], warp_targets(smooth(CLOUD[:30]), SurrogateSpec().targets)
-    fitted, _ = fit_hyperparameters(x, y, BLOCKS)
-    oracle = GaussianProcess(torch.from_numpy(x.copy()), torch.from_numpy(y), BLOCKS, fitted)
-    posterior = oracle.botorch_model().posterior(torch.from_numpy(CLOUD[[50]]))
+    oracle, _ = fit_gaussian_process(torch.from_numpy(x.copy()), torch.from_numpy(y), BLOCKS)
+    posterior = oracle.posterior(torch.from_numpy(CLOUD[[50]]))
     assert sum(found.contributions.values()) == pytest.approx(posterior.mean.item(), abs=1e-6)
-    kernel = oracle.botorch_model().covar_module
+    kernel = oracle.covar_module
     prior = kernel(torch.from_numpy(CLOUD[[50]]), torch.from_numpy(x.copy())).to_dense()[0].detach()
     similar = (prior / kernel(torch.from_numpy(CLOUD[[50]])).to_dense().item()).numpy()
     assert [n.index for n in found.neighbours] == np.argsort(-similar)[:5].tolist()

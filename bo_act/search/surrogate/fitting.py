@@ -1,4 +1,4 @@
-"""Fitting the Gaussian process: the kernel's hyperparameters, by maximum a posteriori.
+"""Fitting a Gaussian process: the hyperparameters of largest posterior density.
 
 B  blocks of the embedding                      X  (n, d) observed points
 n  observations                                 K  (n, n) their covariance with noise
@@ -12,15 +12,26 @@ out, the same likelihood is maximized in a tenth of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.utils.constraints import LogTransformedInterval
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ConstantMean
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import GammaPrior, LogNormalPrior
+from linear_operator.utils.errors import NotPSDError
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import pdist, squareform
+from torch import Tensor
+from torch.nn import Parameter
 
+from bo_act.search.surrogate.kernel import BlockKernel, exact
 from bo_act.torch_state import single_threaded
 
 Array = NDArray[np.float64]
@@ -28,121 +39,217 @@ Array = NDArray[np.float64]
 # Relative change of the objective at which L-BFGS stops. scipy's 2e-9 takes three times as many
 # evaluations, for about 0.01 of log likelihood an observation.
 _FTOL = 1e-5
-LEAST_LENGTHSCALE = 0.025
-"""Below which none is fitted, as in BoTorch's own default kernel."""
-_LEAST_VARIANCE, _LEAST_NOISE = 1e-4, 1e-4
-_MOST = math.log(1e4)  # of all that is fitted as a logarithm
 _FIRST_STAGE = 100  # observations below which a fit is fast enough in one stage
-_SCALE_SHAPE, _SCALE_RATE = 2.0, 3.0  # Gamma prior of each term's variance
-_NOISE_PLACE, _NOISE_SPREAD = -4.0, 1.0  # log-normal prior of the noise variance, BoTorch's
-_LENGTH_SPREAD = math.sqrt(3.0)
 _ROOT5 = math.sqrt(5.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Hyperparameters:
-    """What is fitted.
+def fit(model: SingleTaskGP) -> str:
+    """Fit a model's hyperparameters, from those that it has.
 
-    Attributes:
-        own: (B,) length scale of each block's own term.
-        joint: (B,) length scales of the product of all blocks; empty for a single block.
-        variances: (B + 1,) prior variance of each block's term and of the product; (1,) for a
-            single block.
-        noise: variance of a measurement.
-        constant: prior mean.
-    """
-
-    own: Array
-    joint: Array
-    variances: Array
-    noise: float
-    constant: float
-
-    @classmethod
-    def of_priors(cls, dimensions: Array) -> Hyperparameters:
-        """Return where the priors have their mode (length scales, noise) or mean (variances).
-
-        Args:
-            dimensions: (B,) columns of each block.
-        """
-        scales = np.exp(_length_place(dimensions) - _LENGTH_SPREAD**2)
-        terms = len(dimensions) + 1 if len(dimensions) > 1 else 1
-        return cls(
-            own=scales,
-            joint=scales.copy() if terms > 1 else np.empty(0),
-            variances=np.full(terms, _SCALE_SHAPE / _SCALE_RATE),
-            noise=math.exp(_NOISE_PLACE - _NOISE_SPREAD**2),
-            constant=0.0,
-        )
-
-    def pack(self) -> Array:
-        """Return them as one vector, logarithms of all but the constant."""
-        positive = [self.own, self.joint, self.variances, np.array([self.noise])]
-        return np.append(np.log(np.concatenate(positive)), self.constant)
-
-    @classmethod
-    def unpack(cls, vector: Array, blocks: int) -> Hyperparameters:
-        """Undo ``pack`` for an embedding of that many blocks."""
-        positive, joint = np.exp(vector[:-1]), blocks if blocks > 1 else 0
-        own, product, variances = np.split(positive[:-1], [blocks, blocks + joint])
-        return cls(own, product, variances, float(positive[-1]), float(vector[-1]))
-
-
-def _length_place(dimensions: Array) -> Array:
-    """Location of the log-normal prior of Hvarfner et al. (2024), arXiv 2402.02229."""
-    return np.asarray(math.sqrt(2.0) + 0.5 * np.log(dimensions))
-
-
-def log_posterior(
-    hyperparameters: Hyperparameters,
-    distances: Array,
-    y: Array,
-    dimensions: Array,
-) -> tuple[float, Array]:
-    """Return log marginal likelihood plus log priors, and its gradient.
-
-    The kernel is the sum of one Matérn-5/2 term a block and of their product: a block's own term
-    lets it explain the value alone; the product lets functions be alike only where they are alike
-    in every block.
+    Models of a ``BlockKernel`` are fitted with the gradient written out, others by
+    ``fit_gpytorch_mll``.
 
     Args:
-        hyperparameters: where.
-        distances: (B, n (n - 1) / 2) of each pair of observations in each block, as ``pdist``.
-        y: (n,) warped targets.
-        dimensions: (B,) columns of each block.
+        model: to n observations.
 
     Returns:
-        The value, and its gradient by ``hyperparameters.pack()``.
-
-    Raises:
-        torch.linalg.LinAlgError: the covariance is not positive definite.
+        ``""``, or the reason for which a model of a ``BlockKernel`` kept what it had.
     """
-    h, n, blocks = hyperparameters, len(y), len(dimensions)
-    own = [_matern_and_slope(distances[b] / h.own[b]) for b in range(blocks)]
-    joint = [_matern_and_slope(distances[b] / s) for b, s in enumerate(h.joint)]
-    terms = [matern for matern, _ in own]
-    if joint:
-        terms.append(_product([matern for matern, _ in joint]))
-    pairs = sum(a * term for a, term in zip(h.variances, terms, strict=True))
-    covariance = squareform(pairs, checks=False)
-    np.fill_diagonal(covariance, h.variances.sum() + h.noise)
-    factor = torch.linalg.cholesky(torch.from_numpy(covariance))
-    inverse = torch.cholesky_inverse(factor).numpy()
-    residual = y - h.constant
-    weights = inverse @ residual
-    value = -0.5 * residual @ weights - np.log(factor.diagonal().numpy()).sum()
-    value -= 0.5 * n * math.log(2 * math.pi)
-    # d value = 1/2 tr((w w' - K^-1) dK)
-    diagonal = 0.5 * (weights**2 - inverse.diagonal()).sum()
-    pull = squareform(np.outer(weights, weights) - inverse, checks=False)
-    gradient = [a * (pull @ slope) for a, (_, slope) in zip(h.variances, own, strict=False)]
-    for b, (_, slope) in enumerate(joint):
-        others = _product([matern for c, (matern, _) in enumerate(joint) if c != b])
-        gradient.append(h.variances[-1] * (pull @ (slope * others)))
-    gradient += [a * (pull @ term + diagonal) for a, term in zip(h.variances, terms, strict=True)]
-    gradient += [h.noise * diagonal, weights.sum()]
-    prior, prior_gradient = _log_prior(h, dimensions)
-    return float(value + prior), np.array(gradient) + prior_gradient
+    if not is_written_out(model):
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+        return ""
+    if not model.training:
+        model.train()  # which forgets what was computed for the hyperparameters before
+    failure = ""
+    try:
+        with single_threaded():
+            vector = _numbers(_raw(model))
+            for every in _steps(len(model.train_targets)):
+                loss = Loss(model, every=every)
+                found = minimize(
+                    loss.at,
+                    vector,
+                    jac=True,
+                    method="L-BFGS-B",
+                    bounds=loss.bounds,
+                    options={"ftol": _FTOL, "maxiter": 200},
+                )
+                if not np.isfinite(found.fun):
+                    failure = "the likelihood is not finite"
+                    break
+                vector = found.x
+    except NotPSDError as error:
+        failure = str(error)
+    if not failure:
+        with torch.no_grad():
+            for raw, number in zip(_raw(model), vector, strict=True):
+                raw.fill_(number)
+    model.eval()
+    return failure
+
+
+def is_written_out(model: SingleTaskGP) -> bool:
+    """Say whether ``Loss`` knows a model's likelihood and priors."""
+    kernel, likelihood, mean = model.covar_module, model.likelihood, model.mean_module
+    if (type(kernel), type(likelihood), type(mean)) != (
+        BlockKernel,
+        GaussianLikelihood,
+        ConstantMean,
+    ):
+        return False
+    scales, terms, noise = _parts(model)
+    positive = [(part, "lengthscale", LogNormalPrior) for part in scales]
+    positive += [(part, "outputscale", GammaPrior) for part in terms]
+    positive += [(noise, "noise", LogNormalPrior)]
+    return (
+        all(
+            type(getattr(part, f"{name}_prior", None)) is prior
+            and type(getattr(part, f"raw_{name}_constraint")) is LogTransformedInterval
+            for part, name, prior in positive
+        )
+        and len(list(cast(Any, model).named_priors())) == len(positive)
+        and all(parameter.requires_grad for parameter in _raw(model))
+        and not hasattr(model, "input_transform")
+        and model.train_targets.dtype == torch.float64
+        and not model.batch_shape
+    )
+
+
+def _parts(model: SingleTaskGP) -> tuple[list[Any], list[Any], Any]:
+    """Return what has the length scales, the variances and the noise."""
+    kernel: BlockKernel = model.covar_module
+    scales = [factor for factors in kernel.factors for factor in factors]
+    return scales, list(kernel.kernels), model.likelihood.noise_covar
+
+
+def _raw(model: SingleTaskGP) -> list[Parameter]:
+    """Return the parameters that are fitted, in the order of ``Loss``."""
+    scales, terms, noise = _parts(model)
+    raw = [part.raw_lengthscale for part in scales] + [part.raw_outputscale for part in terms]
+    return [*raw, noise.raw_noise, model.mean_module.raw_constant]
+
+
+def loss_closure(model: SingleTaskGP) -> Callable[[], tuple[Tensor, list[Tensor]]]:
+    """Return the loss with its gradient written out, for BoTorch's own optimizers.
+
+    Args:
+        model: for which ``is_written_out`` holds.
+
+    Returns:
+        What ``botorch.optim.closures.get_loss_closure_with_grads`` makes by automatic
+        differentiation, as for ``fit_gpytorch_mll(mll, closure=loss_closure(model))``.
+    """
+    loss, raw = Loss(model), _raw(model)
+    place = {id(parameter): number for number, parameter in enumerate(raw)}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def closure() -> tuple[Tensor, list[Tensor]]:
+        value, gradient = loss.at(_numbers(raw))
+        return exact(value), [p.new_full(p.shape, gradient[place[id(p)]]) for p in parameters]
+
+    return closure
+
+
+class Loss:
+    """Minus the log posterior density of a model's hyperparameters, an observation, with gradient.
+
+    The hyperparameters are a vector: logarithms of each block's length scale in its own term, of
+    those in the product, of the terms' variances and of the noise; and the constant.
+
+    Args:
+        model: for which ``is_written_out`` holds.
+        every: which observations are looked at, every so many.
+    """
+
+    def __init__(self, model: SingleTaskGP, *, every: int = 1) -> None:
+        kernel = model.covar_module
+        x = model.train_inputs[0].numpy()[::every]
+        self.y: Array = model.train_targets.numpy()[::every]
+        self.distances = [pdist(x[:, columns]) for columns in kernel.pieces]
+        scales, terms, noise = _parts(model)
+        normal = [part.lengthscale_prior for part in scales] + [noise.noise_prior]
+        gamma = [part.outputscale_prior for part in terms]
+        self.places = _numbers(prior.loc for prior in normal)
+        self.spreads = _numbers(prior.scale for prior in normal)
+        self.shapes = _numbers(prior.concentration for prior in gamma)
+        self.rates = _numbers(prior.rate for prior in gamma)
+        self.normalizer = sum(
+            shape * math.log(rate) - math.lgamma(shape)
+            for shape, rate in zip(self.shapes, self.rates, strict=True)
+        )
+        bounds = [part.raw_lengthscale_constraint for part in scales]
+        bounds += [part.raw_outputscale_constraint for part in terms]
+        bounds += [noise.raw_noise_constraint]
+        self.bounds = [
+            *((math.log(bound.lower_bound), math.log(bound.upper_bound)) for bound in bounds),
+            (-math.inf, math.inf),
+        ]
+
+    def at(self, vector: Array) -> tuple[float, Array]:
+        """Return the loss and its gradient.
+
+        Raises:
+            NotPSDError: the covariance is not positive definite.
+        """
+        value, gradient = self.log_posterior(vector)
+        return -value / len(self.y), -gradient / len(self.y)
+
+    def log_posterior(self, vector: Array) -> tuple[float, Array]:
+        """Return log marginal likelihood plus log priors, and its gradient."""
+        blocks, n = len(self.distances), len(self.y)
+        positive, constant = np.exp(vector[:-1]), vector[-1]
+        count = 2 * blocks if blocks > 1 else 1
+        scales, variances, noise = positive[:count], positive[count:-1], positive[-1]
+        own = [_matern_and_slope(s / h) for s, h in zip(self.distances, scales, strict=False)]
+        joint = [
+            _matern_and_slope(s / h) for s, h in zip(self.distances, scales[blocks:], strict=False)
+        ]
+        terms = [matern for matern, _ in own]
+        if joint:
+            terms.append(_product([matern for matern, _ in joint]))
+        pairs = sum(a * term for a, term in zip(variances, terms, strict=True))
+        covariance = squareform(pairs, checks=False)
+        np.fill_diagonal(covariance, variances.sum() + noise)
+        try:
+            factor = torch.linalg.cholesky(torch.from_numpy(covariance))
+        except RuntimeError as error:  # torch's LinAlgError, which its type stubs do not export
+            raise NotPSDError(str(error)) from error
+        inverse = torch.cholesky_inverse(factor).numpy()
+        residual = self.y - constant
+        weights = inverse @ residual
+        value = -0.5 * residual @ weights - np.log(factor.diagonal().numpy()).sum()
+        value -= 0.5 * n * math.log(2 * math.pi)
+        # d value = 1/2 tr((w w' - K^-1) dK)
+        diagonal = 0.5 * (weights**2 - inverse.diagonal()).sum()
+        pull = squareform(np.outer(weights, weights) - inverse, checks=False)
+        gradient = [a * (pull @ slope) for a, (_, slope) in zip(variances, own, strict=False)]
+        for b, (_, slope) in enumerate(joint):
+            others = _product([matern for c, (matern, _) in enumerate(joint) if c != b])
+            gradient.append(variances[-1] * (pull @ (slope * others)))
+        gradient += [a * (pull @ term + diagonal) for a, term in zip(variances, terms, strict=True)]
+        gradient += [noise * diagonal, weights.sum()]
+        logs = np.append(vector[:count], vector[-2])
+        prior, prior_gradient = self._log_prior(logs, variances)
+        return float(value + prior), np.array(gradient) + prior_gradient
+
+    def _log_prior(self, logs: Array, variances: Array) -> tuple[float, Array]:
+        """Return the log density of the priors and its gradient, as ``log_posterior``.
+
+        Args:
+            logs: logarithms of length scales and noise.
+            variances: of the terms.
+        """
+        away = (logs - self.places) / self.spreads
+        value = -(logs + np.log(self.spreads) + 0.5 * math.log(2 * math.pi) + 0.5 * away**2).sum()
+        normal = -1 - away / self.spreads
+        value += ((self.shapes - 1) * np.log(variances) - self.rates * variances).sum()
+        value += self.normalizer
+        gamma = (self.shapes - 1) - self.rates * variances
+        return float(value), np.concatenate([normal[:-1], gamma, normal[-1:], [0.0]])
+
+
+def _numbers(tensors: Iterable[Tensor]) -> Array:
+    return np.array([tensor.item() for tensor in tensors])
 
 
 def _product(factors: Sequence[Array]) -> Array:
@@ -155,73 +262,6 @@ def _matern_and_slope(scaled: Array) -> tuple[Array, Array]:
     decay = np.exp(-root)
     square = root * root / 3
     return (1 + root + square) * decay, square * (1 + root) * decay
-
-
-def _log_prior(h: Hyperparameters, dimensions: Array) -> tuple[float, Array]:
-    """Return the log density of the priors and its gradient by the packed vector."""
-    places = _length_place(dimensions)
-    places = np.append(np.concatenate([places, places[: len(h.joint)]]), _NOISE_PLACE)
-    spreads = np.append(np.full(len(places) - 1, _LENGTH_SPREAD), _NOISE_SPREAD)
-    logs = np.log(np.concatenate([h.own, h.joint, [h.noise]]))
-    away = (logs - places) / spreads
-    value = -(logs + np.log(spreads) + 0.5 * math.log(2 * math.pi) + 0.5 * away**2).sum()
-    normal = -1 - away / spreads
-    value += ((_SCALE_SHAPE - 1) * np.log(h.variances) - _SCALE_RATE * h.variances).sum()
-    value += len(h.variances) * (_SCALE_SHAPE * math.log(_SCALE_RATE) - math.lgamma(_SCALE_SHAPE))
-    gamma = (_SCALE_SHAPE - 1) - _SCALE_RATE * h.variances
-    return float(value), np.concatenate([normal[:-1], gamma, normal[-1:], [0.0]])
-
-
-def fit_hyperparameters(
-    x: Array, y: Array, blocks: Mapping[str, slice], *, least_noise: float = 0.0
-) -> tuple[Hyperparameters, str]:
-    """Find the maximum of marginal likelihood and priors by L-BFGS, from the priors.
-
-    Args:
-        x: (n, d) points in [0, 1].
-        y: (n,) warped targets.
-        blocks: columns of each feature block.
-        least_noise: variance of a measurement that is known to be there; more is fitted where the
-            model misses more.
-
-    Returns:
-        The hyperparameters and ``""``. Where the optimization fails, those of the priors and the
-        reason.
-    """
-    pieces = blocks.values()
-    dimensions = np.array([b.stop - b.start for b in pieces], dtype=np.float64)
-    start = Hyperparameters.of_priors(dimensions)
-    least_noise = min(max(least_noise, _LEAST_NOISE), math.exp(_MOST))
-    start = replace(start, noise=max(start.noise, least_noise))
-    least = [math.log(LEAST_LENGTHSCALE)] * (len(start.own) + len(start.joint))
-    least += [math.log(_LEAST_VARIANCE)] * len(start.variances) + [math.log(least_noise)]
-    bounds = [(low, _MOST) for low in least] + [(-math.inf, math.inf)]
-    found = start
-    try:
-        with single_threaded():
-            for step in _steps(len(y)):
-                some = y[::step]
-                distances = np.stack([pdist(x[::step, columns]) for columns in pieces])
-
-                def objective(vector: Array) -> tuple[float, Array]:
-                    at = Hyperparameters.unpack(vector, len(dimensions))
-                    value, gradient = log_posterior(at, distances, some, dimensions)  # noqa: B023
-                    return -value / len(some), -gradient / len(some)  # noqa: B023
-
-                result = minimize(
-                    objective,
-                    found.pack(),
-                    jac=True,
-                    method="L-BFGS-B",
-                    bounds=bounds,
-                    options={"ftol": _FTOL, "maxiter": 200},
-                )
-                if not np.isfinite(result.fun):
-                    return start, "the likelihood is not finite"
-                found = Hyperparameters.unpack(result.x, len(dimensions))
-    except RuntimeError as error:  # torch's LinAlgError, which its type stubs do not export
-        return start, str(error)
-    return found, ""
 
 
 def _steps(n: int) -> list[int]:

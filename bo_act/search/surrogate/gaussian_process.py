@@ -9,119 +9,156 @@ d  dimensions of the embedding                  K  (n, n) kernel matrix of X, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
+from botorch.models import SingleTaskGP
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
-from bo_act.search.surrogate.fitting import LEAST_LENGTHSCALE, Hyperparameters
+from bo_act.search.surrogate.exact import ExactPosterior
+from bo_act.search.surrogate.fitting import fit
+from bo_act.search.surrogate.kernel import MOST, BlockKernel, between, exact, put
 from bo_act.search.surrogate.surrogate import Surrogate
-
-if TYPE_CHECKING:
-    from botorch.models import SingleTaskGP
-    from gpytorch.kernels import Kernel
+from bo_act.torch_state import plain_torch
 
 _FEW = 64  # observations that bound the variance
 _UNITS = 8  # of rounding, by which a mean in float32 may be off
 _FEATURES = 1_024  # random Fourier features of each term of the kernel
-_ROOT5 = math.sqrt(5.0)
+_LEAST_NOISE = 1e-4
+_NOISE_PLACE, _NOISE_SPREAD = -4.0, 1.0  # log-normal prior of the noise variance, BoTorch's
 
 
-class GaussianProcess(Surrogate):
-    """A Gaussian process that answers for many single points fast.
+class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch's bases differ
+    """BoTorch's ``SingleTaskGP`` with a ``BlockKernel``, which answers for many points fast.
+
+    Its hyperparameters are at the modes of their priors (variances at the means) until it is
+    fitted, by ``fit`` or by BoTorch's ``fit_gpytorch_mll``.
 
     Args:
-        x: (n, d) float64 points in [0, 1].
-        y: (n,) float64 warped targets.
+        train_X: (n, d) float64 points in [0, 1].
+        train_Y: (n, 1) float64 warped targets.
         blocks: columns of each feature block.
-        hyperparameters: from ``fit_hyperparameters``.
-        believed: (p, d) points without a value. They are taken as if observed at their predicted
-            mean (the "kriging believer" of Ginsbourger et al., 2010): the mean stays, the
-            uncertainty around them goes.
-        ceiling: (p,) what their values are known not to exceed; infinite where nothing is known.
+        least_noise: variance of a measurement that is known to be there; more is fitted where the
+            model misses more.
     """
 
     def __init__(
         self,
-        x: Tensor,
-        y: Tensor,
+        train_X: Tensor,
+        train_Y: Tensor,
         blocks: Mapping[str, slice],
-        hyperparameters: Hyperparameters,
         *,
-        believed: Tensor | None = None,
-        ceiling: Tensor | None = None,
+        least_noise: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.blocks, self.hyperparameters = dict(blocks), hyperparameters
-        self.pieces = list(blocks.values())
-        self.noise = torch.tensor(hyperparameters.noise, device="cpu", dtype=x.dtype)
-        self.prior_variance = float(hyperparameters.variances.sum())
-        self._condition(x, y)
-        if believed is not None and len(believed):
-            value, _ = self.mean_and_variance(believed)
-            if ceiling is not None:
-                value = torch.minimum(value, ceiling)
-            self._condition(torch.cat([x, believed]), torch.cat([y, value]))
+        super().__init__(
+            train_X,
+            train_Y,
+            likelihood=_likelihood(least_noise),
+            covar_module=BlockKernel(blocks),
+            outcome_transform=None,
+        )
+        self.blocks = dict(blocks)
+        self._kept: dict[str, Any] = {}
 
-    def _condition(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
-        covariance = self.covariance(x, x)
-        covariance.diagonal().add_(self.noise)
-        self.factor = torch.linalg.cholesky(covariance)
-        residual = (y - self.hyperparameters.constant).unsqueeze(-1)
-        self.weights = torch.cholesky_solve(residual, self.factor)
+    @property
+    def x(self) -> Tensor:
+        """The points that the model is conditioned on, (n, d)."""
+        return self.train_inputs[0]
 
+    @property
+    def y(self) -> Tensor:
+        """Their warped targets, (n,)."""
+        return self.train_targets
+
+    @property
+    def noise(self) -> Tensor:
+        """The variance of a measurement, (1,)."""
+        noise: Tensor = self.likelihood.noise.detach()
+        return noise
+
+    @property
+    def constant(self) -> float:
+        """The prior mean."""
+        return float(self.mean_module.constant.item())
+
+    @property
+    def prior_variance(self) -> float:
+        """The prior variance of the noiseless value, the same everywhere."""
+        return float(sum(term.outputscale.item() for term in self.covar_module.kernels))
+
+    def believe(self, points: Tensor, ceiling: Tensor | None = None) -> None:
+        """Take points without a value as if observed at their predicted mean.
+
+        This is the "kriging believer" of Ginsbourger et al. (2010): the mean stays, the
+        uncertainty around them goes.
+
+        Args:
+            points: (p, d).
+            ceiling: (p,) what their values are known not to exceed; infinite where nothing is
+                known.
+        """
+        if not len(points):
+            return
+        value, _ = self.mean_and_variance(points)
+        if ceiling is not None:
+            value = torch.minimum(value, ceiling)
+        x, y = torch.cat([self.x, points]), torch.cat([self.y, value])
+        cast(Any, self).set_train_data(x, y, strict=False)  # of GPyTorch, which has no types
+
+    def _clear_cache(self) -> None:
+        """Forget what was computed for other hyperparameters.
+
+        GPyTorch calls this when a model is to be trained and when it is given a state.
+        """
+        super()._clear_cache()
+        self._kept = {}
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what is computed once for the hyperparameters and observations there are."""
+        if self._kept.get("x") is not self.x or self._kept.get("y") is not self.y:
+            self._kept = {"x": self.x, "y": self.y}
+        if name not in self._kept:
+            made = make()
+            self._kept |= {"x": self.x, "y": self.y, name: made}
+        return self._kept[name]
+
+    @property
+    def exact(self) -> ExactPosterior:
+        """The posterior by one Cholesky factor."""
+        found: ExactPosterior = self._once("exact", lambda: ExactPosterior(self))
+        return found
+
+    @torch.no_grad()
     def covariance(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the prior covariance of points (n, d) and (m, d), (n, m)."""
-        first, *others = self._terms(a, b)
-        for term in others:
-            first.add_(term)
-        return first
-
-    def _terms(self, a: Tensor, b: Tensor) -> list[Tensor]:
-        """Return each term of the covariance: of every block, and of their product."""
-        h = self.hyperparameters
-        distances = [
-            # By matrix multiplication, the distance of near points would be all rounding.
-            torch.cdist(a[:, piece], b[:, piece], compute_mode="donot_use_mm_for_euclid_dist")
-            for piece in self.pieces
-        ]
-        terms = [
-            _matern(distance / lengthscale).mul_(variance)
-            for distance, lengthscale, variance in zip(distances, h.own, h.variances, strict=False)
-        ]
-        if len(h.joint):
-            pieces = zip(distances, h.joint, strict=True)
-            product = [_matern(distance / lengthscale) for distance, lengthscale in pieces]
-            terms.append(math.prod(product[1:], start=product[0]).mul_(h.variances[-1]))
-        return terms
+        covariance: Tensor = self.covar_module.forward(a, b)
+        return covariance
 
     def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and variance of the noiseless value, (m,) each."""
-        cross = self.covariance(self.x, points)
-        mean = self.hyperparameters.constant + (cross.mT @ self.weights).squeeze(-1)
-        half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
-        return mean, (self.prior_variance - half.square().sum(dim=0)).clamp_min(1e-12)
+        return self.exact.mean_and_variance(points)
 
+    @torch.no_grad()
     def contributions(self, points: Tensor) -> dict[str, Tensor]:
         """Return what each part of the model adds to the posterior mean, name → (m,).
 
         The parts are ``prior`` (the constant), each block by its own term, and ``together``, the
         product of the blocks. Their sum is the mean.
         """
-        parts = {"prior": self.y.new_full((len(points),), self.hyperparameters.constant)}
-        names = list(self.blocks)
-        for name, term in zip([*names, "together"], self._terms(self.x, points), strict=False):
-            parts[name] = (term.mT @ self.weights).squeeze(-1)
+        parts = {"prior": self.y.new_full((len(points),), self.constant)}
+        terms = self.covar_module.terms(self.x, points)
+        for name, term in zip([*self.blocks, "together"], terms, strict=False):
+            parts[name] = (term.mT @ self.exact.weights).squeeze(-1)
         return parts
 
     def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean (m,) and covariance (m, m) of noiseless values together."""
         cross = self.covariance(self.x, points)
-        mean = self.hyperparameters.constant + (cross.mT @ self.weights).squeeze(-1)
-        half = torch.linalg.solve_triangular(self.factor, cross, upper=False)
+        mean = self.constant + (cross.mT @ self.exact.weights).squeeze(-1)
+        half = torch.linalg.solve_triangular(self.exact.factor, cross, upper=False)
         return mean, self.covariance(points, points) - half.mT @ half
 
     def upper_bounds(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,24 +171,24 @@ class GaussianProcess(Surrogate):
         Args:
             points: (m, d).
         """
-        x, weights, factor, few = self._narrow
+        x, weights, factor, few, most = self._once("narrow", self._narrowed)
         cross = self.covariance(x, points.float())
         # A sum of n rounded products is off by at most n units in the last place of their sizes.
-        unit = torch.finfo(torch.float32).eps * self.prior_variance
-        slack = _UNITS * unit * float(self.weights.abs().sum())
-        mean = self.hyperparameters.constant + (cross.mT @ weights).squeeze(-1).double() + slack
+        unit = torch.finfo(torch.float32).eps * most
+        slack = _UNITS * unit * float(self.exact.weights.abs().sum())
+        mean = self.constant + (cross.mT @ weights).squeeze(-1).double() + slack
         half = torch.linalg.solve_triangular(factor, cross[few], upper=False)
-        variance = self.prior_variance * (1 + 1e-4) - half.square().sum(dim=0).double()
+        variance = most * (1 + 1e-4) - half.square().sum(dim=0).double()
         return mean, variance.clamp_min(1e-12)
 
-    @cached_property
-    def _narrow(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _narrowed(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         few = self._spread(min(_FEW, len(self.x)))
         some = self.covariance(self.x[few], self.x[few])
         # More noise than there is bounds the variance from above, too, and steadies float32.
-        some.diagonal().add_(max(float(self.noise), 1e-3 * self.prior_variance))
+        most = self.prior_variance
+        some.diagonal().add_(max(float(self.noise), 1e-3 * most))
         factor = torch.linalg.cholesky(some)
-        return self.x.float(), self.weights.float(), factor.float(), few
+        return self.x.float(), self.exact.weights.float(), factor.float(), few, most
 
     def _spread(self, count: int) -> Tensor:
         """Return the observations that leave each other the most variance, by pivoted Cholesky."""
@@ -175,34 +212,31 @@ class GaussianProcess(Surrogate):
         features, corrected by what it misses at the observations. The spectral density of the
         Matérn-5/2 kernel is Student's t with five degrees of freedom.
         """
-        x, h = self.x, self.hyperparameters
+        x = self.x
         options: dict[str, Any] = {"device": "cpu", "dtype": x.dtype, "generator": generator}
-        pieces = self.pieces
-        terms = [[(b, h.own[b])] for b in range(len(pieces))]
-        if len(h.joint):
-            terms.append(list(enumerate(h.joint)))
         frequencies, sizes = [], []
-        for variance, term in zip(h.variances, terms, strict=True):
+        for term, factors in zip(self.covar_module.kernels, self.covar_module.factors, strict=True):
             frequency = torch.zeros(x.shape[1], _FEATURES, device="cpu", dtype=x.dtype)
-            for block, lengthscale in term:
-                columns = pieces[block]
-                normal = torch.randn(columns.stop - columns.start, _FEATURES, **options)
+            for factor in factors:
+                columns = factor.active_dims
+                normal = torch.randn(len(columns), _FEATURES, **options)
                 # A chi-squared variable of five degrees is a sum of five squares.
                 chi = torch.randn(5, _FEATURES, **options).square().sum(dim=0)
-                frequency[columns] = normal * (5 / chi).sqrt() / lengthscale
+                frequency[columns] = normal * (5 / chi).sqrt() / factor.lengthscale.item()
             frequencies.append(frequency)
-            size = math.sqrt(2 * variance / _FEATURES)
+            size = math.sqrt(2 * term.outputscale.item() / _FEATURES)
             sizes.append(torch.full((_FEATURES,), size, device="cpu", dtype=x.dtype))
         frequency = torch.cat(frequencies, dim=1)
         phase = 2 * math.pi * torch.rand(frequency.shape[1], **options)
         weights = torch.cat(sizes) * torch.randn(frequency.shape[1], **options)
+        constant = self.constant
 
         def prior(points: Tensor) -> Tensor:
-            return self.hyperparameters.constant + (points @ frequency + phase).cos_() @ weights
+            return constant + (points @ frequency + phase).cos_() @ weights
 
         error = self.noise.sqrt() * torch.randn(len(x), **options)
         missed = (self.y - prior(x) - error).unsqueeze(-1)
-        correction = torch.cholesky_solve(missed, self.factor)
+        correction = torch.cholesky_solve(missed, self.exact.factor)
 
         def path(points: Tensor) -> Tensor:
             return prior(points) + (self.covariance(self.x, points).mT @ correction).squeeze(-1)
@@ -229,15 +263,14 @@ class GaussianProcess(Surrogate):
         Returns:
             Means (s, m) and the variance (m,), which does not depend on the values.
         """
-        factor = self._noiseless_factor
+        factor = self._once("noiseless", self._noiseless_factor)
         cross = self.covariance(self.x, points)
         half = torch.linalg.solve_triangular(factor, cross, upper=False)
-        away = (values - self.hyperparameters.constant).mT
+        away = (values - self.constant).mT
         missed = torch.linalg.solve_triangular(factor, away, upper=False)
         variance = self.prior_variance - half.square().sum(dim=0)
-        return self.hyperparameters.constant + missed.mT @ half, variance.clamp_min(1e-12)
+        return self.constant + missed.mT @ half, variance.clamp_min(1e-12)
 
-    @cached_property
     def _noiseless_factor(self) -> Tensor:
         factor: Tensor = torch.linalg.cholesky(self.covariance(self.x, self.x) + self._jitter())
         return factor
@@ -248,48 +281,42 @@ class GaussianProcess(Surrogate):
         )
         return torch.diag(least)
 
-    def botorch_model(self) -> SingleTaskGP:
-        """Return the same model, of the same numbers, for whatever else BoTorch can do with it."""
-        from botorch.models import SingleTaskGP
 
-        h = self.hyperparameters
-        model = SingleTaskGP(
-            self.x,
-            self.y.unsqueeze(-1),
-            covar_module=_botorch_kernel(self.pieces, h),
-            outcome_transform=None,
-        )
-        model.likelihood.noise = h.noise
-        model.mean_module.constant = h.constant
-        return model.eval()
+def _likelihood(least_noise: float) -> GaussianLikelihood:
+    least = min(max(least_noise, _LEAST_NOISE), MOST)
+    likelihood = GaussianLikelihood(
+        noise_prior=LogNormalPrior(exact(_NOISE_PLACE), exact(_NOISE_SPREAD), validate_args=False),
+        noise_constraint=between(least, 2 * MOST),
+    ).double()
+    put(likelihood.raw_noise, max(math.exp(_NOISE_PLACE - _NOISE_SPREAD**2), least))
+    return likelihood
 
 
-def _botorch_kernel(pieces: Sequence[slice], h: Hyperparameters) -> Kernel:
-    from gpytorch.constraints import GreaterThan
-    from gpytorch.kernels import AdditiveKernel, MaternKernel, ProductKernel, ScaleKernel
+@plain_torch()
+def fit_gaussian_process(
+    x: Tensor,
+    y: Tensor,
+    blocks: Mapping[str, slice],
+    *,
+    least_noise: float = 0.0,
+    believed: Tensor | None = None,
+    ceiling: Tensor | None = None,
+) -> tuple[GaussianProcess, str]:
+    """Fit a model to observations, and have it believe in points without a value.
 
-    def matern(columns: slice, lengthscale: float) -> Kernel:
-        kernel = MaternKernel(
-            nu=2.5,
-            active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
-            lengthscale_constraint=GreaterThan(LEAST_LENGTHSCALE, transform=None),
-        ).double()
-        kernel.lengthscale = lengthscale
-        return kernel
+    Args:
+        x: (n, d) float64 points in [0, 1].
+        y: (n,) float64 warped targets.
+        blocks: columns of each feature block.
+        least_noise: known variance of a measurement.
+        believed: (p, d) points without a value, see ``GaussianProcess.believe``.
+        ceiling: (p,) what their values are known not to exceed.
 
-    def scaled(kernel: Kernel, variance: float) -> Kernel:
-        kernel = ScaleKernel(kernel).double()
-        kernel.outputscale = variance
-        return kernel
-
-    terms = [matern(columns, s) for columns, s in zip(pieces, h.own, strict=True)]
-    if len(h.joint):
-        factors = [matern(columns, s) for columns, s in zip(pieces, h.joint, strict=True)]
-        terms.append(ProductKernel(*factors))
-    return AdditiveKernel(*[scaled(t, a) for t, a in zip(terms, h.variances, strict=True)])
-
-
-def _matern(scaled: Tensor) -> Tensor:
-    root = scaled.mul_(_ROOT5)
-    decay = (-root).exp_()
-    return root.square().div_(3).add_(root).add_(1).mul_(decay)
+    Returns:
+        The model, and ``""`` or the reason for which it kept its priors.
+    """
+    model = GaussianProcess(x, y.unsqueeze(-1), blocks, least_noise=least_noise)
+    failure = fit(model)
+    if believed is not None:
+        model.believe(believed, ceiling)
+    return model, failure

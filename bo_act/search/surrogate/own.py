@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bo_act.errors import SearchError
 from bo_act.failures import USERS, is_machines, one_line
+from bo_act.search.surrogate.exact import ExactPosterior, is_exact
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 from bo_act.user_files import call_with
@@ -95,6 +96,7 @@ class BoTorchSurrogate(Surrogate):
         self.botorch, self.name = model, name
         noise = getattr(getattr(model, "likelihood", None), "noise", None)
         self.noise = noise.detach().mean() if isinstance(noise, Tensor) else 0.0
+        self.exact: ExactPosterior | None = None
 
     def botorch_model(self) -> Model:
         """Return the model itself."""
@@ -103,6 +105,7 @@ class BoTorchSurrogate(Surrogate):
     def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the value, (m,) each.
 
+        An exact Gaussian process is asked by way of one Cholesky factor, see ``ExactPosterior``.
         Of a mixture, as a fully Bayesian model's, those of the mixture; of a posterior that can
         only be sampled, those of 256 samples, the same ones for the same points.
 
@@ -112,7 +115,7 @@ class BoTorchSurrogate(Surrogate):
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                mean, variance = _moments(self.botorch.posterior(points))
+                mean, variance = self._predicted(points)
         except USERS as error:
             if is_machines(error):
                 raise
@@ -126,6 +129,13 @@ class BoTorchSurrogate(Surrogate):
                 f"{len(points)} points, got means of shape {tuple(mean.shape)}"
             )
         return mean.reshape(shape).to(points), variance.reshape(shape).to(points).clamp_min(_LEAST)
+
+    def _predicted(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        if not is_exact(self.botorch):
+            return _moments(self.botorch.posterior(points))
+        if self.exact is None:
+            self.exact = ExactPosterior(self.botorch)
+        return self.exact.mean_and_variance(points)
 
 
 def _moments(posterior: Any) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class Surrogate(Model, ABC):
     pending: Tensor
 
     def botorch_model(self) -> Model:
-        """Return the model for BoTorch's own functions; itself where it knows marginals alone."""
+        """Return the model for BoTorch's own functions: itself, where it does not wrap one."""
         return self
 
     @property

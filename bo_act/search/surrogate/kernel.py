@@ -1,0 +1,157 @@
+"""The kernel over feature blocks: a Matérn-5/2 kernel for each block, and their product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from botorch.utils.constraints import LogTransformedInterval
+from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel, ScaleKernel
+from gpytorch.priors import GammaPrior, LogNormalPrior
+from torch import Tensor
+from torch.nn import Parameter
+
+LEAST_LENGTHSCALE = 0.025
+"""Below which none is fitted, as in BoTorch's own default kernel."""
+_LEAST_VARIANCE = 1e-4
+MOST = 1e4
+"""Above which no length scale and no variance is fitted."""
+_SCALE_SHAPE, _SCALE_RATE = 2.0, 3.0
+_ROOT5 = math.sqrt(5.0)
+
+
+class BlockKernel(AdditiveKernel):
+    """The sum of one scaled Matérn-5/2 kernel a block, and of the scaled product of all blocks.
+
+    A block's own term lets it explain the value alone; the product lets functions be alike only
+    where they are alike in every block. The parts are GPyTorch's kernels, with the log-normal
+    prior of Hvarfner et al. (2024, arXiv 2402.02229) on length scales and a Gamma prior on
+    variances. They are evaluated here, all at once: distances are computed once a block, and not
+    by matrix multiplication, in which those of near points would be all rounding.
+
+    Args:
+        blocks: columns of each feature block.
+    """
+
+    def __init__(self, blocks: Mapping[str, slice]) -> None:
+        terms = [_scaled(_matern(columns)) for columns in blocks.values()]
+        if len(blocks) > 1:
+            product = ProductKernel(*[_matern(columns) for columns in blocks.values()])
+            terms.append(_scaled(product))
+        super().__init__(*terms)
+        self.pieces = list(blocks.values())
+        self.double()
+        for term, factors in zip(self.kernels, self.factors, strict=True):
+            put(term.raw_outputscale, _SCALE_SHAPE / _SCALE_RATE)  # the prior's mean
+            for factor in factors:
+                prior = factor.lengthscale_prior
+                put(factor.raw_lengthscale, math.exp(prior.loc - prior.scale**2))  # its mode
+
+    @property
+    def factors(self) -> list[list[MaternKernel]]:
+        """The Matérn kernels of each term, one a block in the last of several."""
+        return [
+            list(base.kernels) if isinstance(base, ProductKernel) else [base]
+            for base in (term.base_kernel for term in self.kernels)
+        ]
+
+    def terms(self, x1: Tensor, x2: Tensor, diag: bool = False) -> list[Tensor]:
+        """Return each term of the covariance, of every block and of their product.
+
+        Args:
+            x1: (..., n, d).
+            x2: (..., m, d).
+            diag: of pairs of the same place alone, n = m.
+
+        Returns:
+            Tensors of shape (..., n, m), or (..., n) for pairs of the same place.
+        """
+        distances = [_distance(x1[..., b], x2[..., b], diag) for b in self.pieces]
+        terms = []
+        for number, (term, factors) in enumerate(zip(self.kernels, self.factors, strict=True)):
+            apart = distances if len(factors) > 1 else [distances[number]]
+            parts = [
+                matern52(s / _like(factor.lengthscale, s, diag))
+                for s, factor in zip(apart, factors, strict=True)
+            ]
+            scale = term.outputscale[..., None, None]
+            terms.append(math.prod(parts[1:], start=parts[0]).mul_(_like(scale, parts[0], diag)))
+        return terms
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
+        """Return the covariance, (..., n, m), or of pairs of the same place, (..., n)."""
+        if params.get("last_dim_is_batch"):
+            covariance: Tensor = super().forward(x1, x2, diag=diag, **params)
+            return covariance
+        if diag and x1 is x2:
+            variance = sum(term.outputscale for term in self.kernels)
+            constant: Tensor = variance.unsqueeze(-1).to(x1.dtype) * x1.new_ones(x1.shape[:-1])
+            return constant
+        total, *others = self.terms(x1, x2, diag)
+        for term in others:
+            total.add_(term)
+        return total
+
+
+def matern52(scaled: Tensor) -> Tensor:
+    """Return the Matérn-5/2 correlation at distances in units of the length scale.
+
+    Args:
+        scaled: any shape; overwritten.
+    """
+    root = scaled.mul_(_ROOT5)
+    decay = (-root).exp_()
+    correlation: Tensor = root.square().div_(3).add_(root).add_(1).mul_(decay)
+    return correlation
+
+
+def _distance(a: Tensor, b: Tensor, diag: bool) -> Tensor:
+    distance: Tensor = (
+        torch.linalg.vector_norm(a - b, dim=-1)
+        if diag
+        else torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    )
+    return distance
+
+
+def _like(value: Tensor, other: Tensor, diag: bool) -> Tensor:
+    """Return (..., 1, 1) hyperparameters in the precision of another tensor, for its shape."""
+    return (value.squeeze(-1) if diag else value).to(other.dtype)
+
+
+def _matern(columns: slice) -> MaternKernel:
+    place = math.sqrt(2.0) + 0.5 * math.log(columns.stop - columns.start)
+    return MaternKernel(
+        nu=2.5,
+        active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
+        lengthscale_prior=LogNormalPrior(exact(place), exact(math.sqrt(3.0)), validate_args=False),
+        lengthscale_constraint=between(LEAST_LENGTHSCALE, MOST),
+    )
+
+
+def _scaled(kernel: Kernel) -> ScaleKernel:
+    return ScaleKernel(
+        kernel,
+        outputscale_prior=GammaPrior(exact(_SCALE_SHAPE), exact(_SCALE_RATE), validate_args=False),
+        outputscale_constraint=between(_LEAST_VARIANCE, MOST),
+    )
+
+
+def exact(number: float) -> Tensor:
+    """Return a number as a float64 tensor: of a plain number GPyTorch keeps a float32."""
+    return torch.tensor(number, device="cpu", dtype=torch.float64)
+
+
+def between(low: float, high: float) -> LogTransformedInterval:
+    """Return bounds of a hyperparameter whose logarithm is fitted."""
+    interval = LogTransformedInterval(low, high)
+    interval.lower_bound, interval.upper_bound = exact(low), exact(high)
+    return interval
+
+
+def put(raw: Parameter, value: float) -> None:
+    """Set a hyperparameter whose logarithm is fitted."""
+    with torch.no_grad():
+        raw.fill_(math.log(value))
