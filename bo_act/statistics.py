@@ -159,7 +159,7 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     Groups differ, and there are few: Student's t over the groups, on the scale of the arcsine
     square root, with half a success and half a failure added to each (Anscombe 1948) and no less
     spread than the counts alone have. A percentile bootstrap over two to four groups covers 61
-    to 90%, this 87% and more (``tests/benchmarks/coverage.py``). Of one group alone,
+    to 90%, this 87% and more (``tests/benchmarks/intervals.py``). Of one group alone,
     Wilson's interval (1927), which holds for that group.
 
     Args:

@@ -75,7 +75,7 @@ NOT_RUN = {
         "python tests/benchmarks/null_space.py --root FOLDER_OF_FASHION_MNIST": "needs the data",
     },
     "docs/results/benchmarks.md": {
-        "python tests/benchmarks/coverage.py": "takes a minute; test_metrics.py has a part",
+        "python tests/benchmarks/intervals.py": "takes a minute; test_metrics.py has a part",
     },
     "docs/results/speed.md": {
         "make benchmark-fim": "takes minutes; test_benchmarks.py runs it on a small network",

@@ -1,6 +1,6 @@
 """How often 95% intervals of the probability of beating hold, in simulation.
 
-    python tests/benchmarks/coverage.py        # half a minute
+    python tests/benchmarks/intervals.py        # half a minute
 
 Benchmarks are drawn with a probability of winning each, by a Beta distribution; runs on each win by
 it. The interval is to hold the mean of the distribution.
