@@ -10,7 +10,6 @@ import typer
 
 from bo_act.cli.options import Json, Panel, Quiet, Set, Storage, StudyName, print_json, read
 from bo_act.errors import WorkerError
-from bo_act.optuna_internals import storage_of, study_id
 
 commands = typer.Typer()
 
@@ -127,6 +126,7 @@ def dashboard(
         )
     from optuna_dashboard import run_server
 
+    from bo_act.optuna_internals import storage_of, study_id
     from bo_act.study.storage.opening import load_study
 
     opened = load_study(spec)

@@ -222,7 +222,7 @@ def _elementwise(function: nn.Module) -> Tensor | None:
     if not isinstance(y, Tensor) or y.shape != (12, 8) or y.dtype != x.dtype:
         return None
     y = y.flatten()
-    order = torch.randperm(_POINTS)
+    order = torch.randperm(_POINTS, device="cpu", dtype=torch.int64)
     for shape in ((4, 6, 2, 2), (2, 6, 8)):
         again = function(x[order].reshape(shape).clone())
         if not isinstance(again, Tensor) or again.shape != shape:

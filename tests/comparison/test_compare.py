@@ -374,7 +374,7 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     assert short[0] == ["method", "one", "P(`a` beats it)"]
     shown = [f"{frame[f'regret {n}'][0]:.2g}" for n in wanted if n in (evaluations, 50)]
     assert short[2][:2] == ["`a`", ", ".join(shown)]
-    assert short[3][2] == "0.50 [0.50, 0.50]"
+    assert short[3][2] == "0.50 [0.05, 0.95], 0/1"
 
 
 def test_build_as_a_command(bo_act, files):

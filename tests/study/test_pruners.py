@@ -38,7 +38,8 @@ def test_a_pruner_by_its_name(options, kind):
     assert PrunerSpec.model_validate(spec.model_dump()) == spec  # as study.json keeps it
     pruner = make_pruner(spec, epochs=9)
     assert type(pruner) is kind
-    study = optuna.create_study(direction="maximize", pruner=pruner)
+    # Hyperband draws the bracket of a trial by the name of its study.
+    study = optuna.create_study(study_name="s", direction="maximize", pruner=pruner)
 
     def falls(trial: optuna.Trial) -> float:
         for epoch in range(9):
