@@ -44,7 +44,7 @@ from bo_act.urls import without_secrets
 class BoActError(Exception):
     """The base of all errors that bo-act raises on purpose; their URLs have no passwords.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> try:
         ...     bo_act.load_space("clasic")

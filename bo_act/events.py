@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Events:
     """Progress callbacks of a runner; they do nothing here, and a subclass displays them.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> class Printing(bo_act.Events):
         ...     def search(self, done, total, trial, best):

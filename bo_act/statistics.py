@@ -165,7 +165,7 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     Args:
         counts: (successes, trials) of each group; ties count half.
 
-    Example:
+    Examples:
         >>> low, high = share_interval([(29, 30), (20, 30), (27, 30)])
         >>> 0.4 < low < 0.85 < high
         True

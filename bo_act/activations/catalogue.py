@@ -47,7 +47,7 @@ class Catalogue:
         finite: (N,) whether the function is finite at every point of the domain.
         keys: (N,) uint64 fingerprint of each function's values on the domain.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> catalogue = bo_act.load_space("classic").catalogue
         >>> catalogue.text(catalogue.index("max(x,zero(x))"))

@@ -41,7 +41,7 @@ class Expression:
         name: ``"x"`` or an operator's name.
         arguments: the operands, none for ``x``.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> expression = bo_act.parse("mul(x,sigmoid(x))")
         >>> expression.name, len(expression.arguments)
@@ -79,7 +79,7 @@ def parse(text: str) -> Expression:
     Raises:
         ExpressionError: the text is no expression; says where and what was expected.
 
-    Example:
+    Examples:
         >>> str(parse("relu(x)"))
         'relu(x)'
     """
@@ -200,7 +200,7 @@ def canonical(expression: Expression) -> Expression:
     sign of zero may change, and with it that of an infinity where the zero is divided by. Sums
     and products of three and more are equal up to rounding and where no partial result overflows.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> str(canonical(bo_act.parse("add(tanh(x),x)")))
         'add(x,tanh(x))'

@@ -44,7 +44,7 @@ class Activation(nn.Module):
         ExpressionError: the text is no expression, or ``normalize`` was asked of a function that
             is constant or has no finite mean and variance.
 
-    Example:
+    Examples:
         >>> import torch, bo_act
         >>> activation = bo_act.Activation("mul(x,sigmoid(x))")
         >>> activation(torch.tensor([0.0, 1.0]))

@@ -49,7 +49,7 @@ class Space:
     Raises:
         SpecError: an unknown operator, a schema that is none, a baseline that is no expression.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> space = bo_act.load_space("classic")
         >>> len(space), str(space.expression(0))
@@ -422,7 +422,7 @@ def load_space(name: str) -> Space:
         ContentNotFoundError: no such file.
         SpecError: the file is not a space, or names an unknown operator.
 
-    Example:
+    Examples:
         >>> load_space("classic")
         Space('classic', 34 expressions)
     """

@@ -137,7 +137,7 @@ def build_benchmark(
             runs failed; the next call repeats them.
         BoActError: something in the study file or the data is wrong.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import bo_act
         >>> lines = ['name = "few"', 'unary = ["tanh", "relu"]', 'schemas = ["unary(x)"]']

@@ -170,7 +170,7 @@ def open_benchmark(name: str) -> Benchmark:
         ContentNotFoundError: there is no such file.
         BenchmarkError: the file is not a benchmark.
 
-    Example:
+    Examples:
         >>> open_benchmark("digits_mlp").name
         'digits_mlp'
     """

@@ -50,7 +50,7 @@ class Benchmark:
         provenance: how it was made or read; what JSON can hold.
         unmatched: expressions of the file without a function in the space.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> benchmark = bo_act.open_benchmark("digits_mlp")
         >>> benchmark.values.shape == (len(benchmark.space.catalogue),)

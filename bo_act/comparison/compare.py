@@ -51,7 +51,7 @@ class Comparison:
         benchmarks: name → benchmark.
         summary: as ``bo-act compare --json`` prints it.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> found = bo_act.compare(["digits_mlp"], ["random"], seeds=2, evaluations=20)
         >>> found.table.columns[:2].tolist()
@@ -168,7 +168,7 @@ def compare(
             benchmarks have the same runs, the only source is the task itself, your own sampler
             fails, or ``out`` has runs of other code or options.
 
-    Example:
+    Examples:
         >>> import bo_act, optuna
         >>> def make_sampler(seed):
         ...     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)

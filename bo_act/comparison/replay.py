@@ -111,7 +111,7 @@ def replay(
         BenchmarkError: a pruner was given and the benchmark has no curves, or the sampler proposes
             nothing of the space.
 
-    Example:
+    Examples:
         >>> import optuna, bo_act
         >>> benchmark = bo_act.open_benchmark("digits_mlp")
         >>> steps = replay(benchmark, optuna.samplers.RandomSampler(seed=0), evaluations=5)

@@ -43,7 +43,7 @@ def export(
         ExportError: the target or the name cannot be used, or onnx is missing.
         ExpressionError: the text is no expression.
 
-    Example:
+    Examples:
         >>> source = export("mul(x,sigmoid(x))", to="torch")
         >>> "def " in source
         True

@@ -72,7 +72,7 @@ def compute_features(
         executor: ``process`` runs workers on this machine, ``ray`` on a Ray cluster.
         threads: CPU threads of a worker that is not this process; default: the cores, shared out.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from bo_act import FeaturesSpec, load_space

@@ -26,7 +26,7 @@ class Block:
         reasons: N texts: why a function has no such feature, ``""`` where it has. A function
             that has none of this kind differs from one that was left out (``NOT_COMPUTED``).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> block = Block(np.array([[1.0, 2.0], [np.nan, np.nan]]), ("", "not finite"))
         >>> block.present
@@ -70,7 +70,7 @@ class FeatureTable:
             an untrained network of L layers that uses it.
         provenance: what the features were computed from and with.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> table = bo_act.compute_features(bo_act.load_space("classic"))
         >>> sorted(table.blocks)

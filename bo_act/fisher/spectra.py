@@ -45,7 +45,7 @@ class FimSpectra:
         layers: names of the layers.
         uncovered: names of layers and parameters that are in no block.
 
-    Example:
+    Examples:
         >>> import torch
         >>> layers = torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
         >>> network = torch.nn.Sequential(*layers)
@@ -101,7 +101,7 @@ def fim_spectra(
         shared: given for each of many functions of one network on the same images, it saves what
             they have in common; the network is then checked for randomness once, not each time.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> network = nn.Sequential(nn.Embedding(50, 8), nn.SiLU(), nn.Linear(8, 50))

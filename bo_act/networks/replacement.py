@@ -82,7 +82,7 @@ class Replaced:
         replaced: the places of the new modules; ``network.get_submodule(place.name)`` is one.
         left: what resembles an activation function and stayed, with the reason.
 
-    Example:
+    Examples:
         >>> import torch, bo_act
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
         >>> bo_act.replace_activations(network, "tanh(x)").replaced[0].kind
@@ -153,7 +153,7 @@ def replace_activations(
             fresh modules.
         ExpressionError: a text is no expression.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> import bo_act
         >>> network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU())

@@ -364,7 +364,7 @@ def write_report(
     Raises:
         BoActError: the file cannot be written, or the extra ``report`` is not installed.
 
-    Example:
+    Examples:
         >>> import optuna, bo_act
         >>> space = bo_act.load_space("classic")
         >>> sampler = bo_act.ActivationSampler(space)

@@ -19,7 +19,7 @@ class MethodSpec(Spec):
         baselines: with sources, also evaluate the baselines and random functions, after the
             functions that are good in the sources.
 
-    Example:
+    Examples:
         >>> from bo_act import AcquisitionSpec
         >>> MethodSpec(acquisition=AcquisitionSpec(name="log_ei")).acquisition.name
         'log_ei'

@@ -30,7 +30,7 @@ class Observations:
         closed: indices given up: unknown, but not to be proposed.
         seconds: (n,) duration of each evaluation, NaN if unknown or diverged; None if not needed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> values = np.array([0.91, 0.95])
         >>> observations = Observations(np.array([3, 7]), values, pruned=frozenset({5}))

@@ -42,7 +42,7 @@ class Proposal:
         expected: the mean in units of the value, larger is better.
         note: anything unexpected, for people.
 
-    Example:
+    Examples:
         >>> Proposal(index=3, by="random").by
         'random'
     """
@@ -70,7 +70,7 @@ class Searcher:
     Raises:
         SearchError: costs are needed and there are none, or a number is invalid.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from bo_act import Embedding, Observations
         >>> points = np.random.default_rng(0).uniform(size=(50, 3))

@@ -26,7 +26,7 @@ class Strategy(Protocol):
 
     ``choose`` gets, by name, what its signature asks for of what is listed below.
 
-    Example:
+    Examples:
         >>> class Nearest:
         ...     def choose(self, embedding, observations, candidates):
         ...         best = observations.indices[observations.values.argmax()]

@@ -34,7 +34,7 @@ class Source:
     Raises:
         SearchError: no value is known.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> (source,) = bo_act.read_sources(bo_act.load_space("act_bench"), ["digits_mlp"])
         >>> source.name

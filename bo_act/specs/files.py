@@ -47,7 +47,7 @@ def read_study(name: str, overrides: dict[str, str] | None = None) -> StudySpec:
         ContentNotFoundError: no such file.
         SpecError: the file is not a study.
 
-    Example:
+    Examples:
         >>> read_study("quickstart").name
         'quickstart'
     """

@@ -36,7 +36,7 @@ class FeaturesSpec(Spec):
             over the output features; None means all of them.
         seed: of the network's initial weights and of the sampled labels.
 
-    Example:
+    Examples:
         >>> FeaturesSpec(quantiles=64, fisher="exact").batch_size
         128
     """
@@ -98,7 +98,7 @@ class EmbeddingSpec(MethodPart):
         outputs, fim: for ``pca``: components of the output features and of the Fisher spectra.
         seed: for ``umap``.
 
-    Example:
+    Examples:
         >>> EmbeddingSpec(outputs=4, fim=8).name
         'pca'
     """
@@ -147,7 +147,7 @@ class SurrogateSpec(MethodPart):
         neighbours: for ``knn``.
         trees: for ``forest``.
 
-    Example:
+    Examples:
         >>> SurrogateSpec(name="forest", trees=50).targets
         'winsorized'
     """
@@ -201,7 +201,7 @@ class AcquisitionSpec(MethodPart):
         per_second: divide the gain of an evaluation (entropy, improvement) by its predicted
             seconds of training.
 
-    Example:
+    Examples:
         >>> AcquisitionSpec(name="ucb", beta=2.0).beta
         2.0
     """

@@ -44,7 +44,7 @@ class SpaceSpec(Spec):
         baselines: members of the space to evaluate first, in this order.
         require: what a function must satisfy to belong to the space.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> spec = SpaceSpec(name="few", unary=("tanh", "relu"), schemas=("unary(x)",))
         >>> len(bo_act.Space(spec))

@@ -132,7 +132,7 @@ class StudySpec(Spec):
             (``"training.learning_rate"``, ``"model.options.width"``); baselines are evaluated with
             the values in the file.
 
-    Example:
+    Examples:
         >>> spec = StudySpec.model_validate(
         ...     {"name": "mine", "model": {"name": "mlp"}, "data": {"name": "digits"}, "trials": 20}
         ... )

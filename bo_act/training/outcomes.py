@@ -13,7 +13,7 @@ class TrainingStopped(KeyboardInterrupt):
 class Diverged(Exception):
     """For your own training function to raise: a result, no better than the worst.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> def objective(trial):
         ...     raise bo_act.Diverged("the loss is not finite")

@@ -37,7 +37,7 @@ class OwnAcquisition:
             ``candidate_set``; ``seed``. torch's random state is seeded before each call.
         name: for messages.
 
-    Example:
+    Examples:
         >>> from botorch.acquisition.logei import qLogNoisyExpectedImprovement
         >>> def make_acquisition(model, X_baseline, X_pending):
         ...     return qLogNoisyExpectedImprovement(model, X_baseline, X_pending=X_pending)

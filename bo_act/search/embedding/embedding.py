@@ -49,7 +49,7 @@ class Embedding:
         SearchError: the shapes do not fit, a valid point is not finite, or a column is in no
             block or in two.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> embedding = Embedding.of(np.random.default_rng(0).normal(size=(5, 2)))
         >>> bool((embedding.points >= 0).all() and (embedding.points <= 1).all())
@@ -149,7 +149,7 @@ class PcaEmbedder:
         outputs: components of the z-scored function, besides its mean, scale and slopes.
         fim: components of the log-eigenvalue quantiles.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> table = bo_act.compute_features(bo_act.load_space("classic"))
         >>> PcaEmbedder(outputs=4).fit(table).points.shape[1]

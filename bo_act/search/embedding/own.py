@@ -28,7 +28,7 @@ class OwnEmbedder:
             ``fit_transform`` gets the features (n, k) of the n functions that have all of them; or
             an ``nn.Module``, called with a dict of their blocks as float32 tensors, (n, k) each.
 
-    Example:
+    Examples:
         >>> from sklearn.decomposition import PCA
         >>> from bo_act import compute_features, load_space
         >>> table = compute_features(load_space("classic"))

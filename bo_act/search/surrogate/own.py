@@ -37,7 +37,7 @@ class OwnSurrogate:
         noise: standard deviation of a measurement in units of the value, where it is known.
         name: for messages.
 
-    Example:
+    Examples:
         >>> from botorch.fit import fit_gpytorch_mll
         >>> from botorch.models import SingleTaskGP
         >>> from gpytorch.mlls import ExactMarginalLogLikelihood

@@ -67,7 +67,7 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialEx
     Raises:
         SearchError: there is no such trial, or it has no function.
 
-    Example:
+    Examples:
         >>> import optuna, bo_act
         >>> space = bo_act.load_space("classic")
         >>> sampler = bo_act.ActivationSampler(space)

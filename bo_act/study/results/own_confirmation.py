@@ -39,7 +39,7 @@ class ConfirmedFunction:
         interval: 95% interval of the mean by Student's t over the seeds; None for one seed.
         minus: by baseline, what the differences paired by seed say.
 
-    Example:
+    Examples:
         >>> print(ConfirmedFunction("relu(x)", "baseline", 0.9, (0.9, 0.92), 0.91, (0.78, 1.0), {}))
         relu(x) (baseline): 0.91 [0.78, 1]
     """
@@ -93,7 +93,7 @@ def confirm(
         SearchError: the study has no value yet, or ``train`` returns no number.
         ExpressionError: a baseline is no expression.
 
-    Example:
+    Examples:
         >>> import optuna, bo_act
         >>> space = bo_act.load_space("classic")
         >>> study = optuna.create_study(direction="maximize")

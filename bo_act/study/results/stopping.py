@@ -32,7 +32,7 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
         unenumerated space, of those seen so far), in units of the objective; infinity while there
         are too few observations.
 
-    Example:
+    Examples:
         >>> import optuna, bo_act
         >>> space = bo_act.load_space("classic")
         >>> sampler = bo_act.ActivationSampler(space)

@@ -60,7 +60,7 @@ class StudyResult:
         lacking: why there is no best function; empty if there is one.
         notes: caveats of the verdict.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> def best_function(result: bo_act.StudyResult) -> str:
         ...     return result.best.activation if result.best else result.lacking

@@ -60,7 +60,7 @@ def run_study(
     Raises:
         BoActError: something in the study file, the data or the storage is wrong.
 
-    Example:
+    Examples:
         >>> import bo_act
         >>> spec = bo_act.read_study("quickstart", {"trials": 3, "confirm.seeds": 0})
         >>> run_study(spec).trials.complete

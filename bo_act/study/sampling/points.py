@@ -38,13 +38,18 @@ class EmbeddingSampler(ActivationSampler):
         names: of the choices, where the objective makes several of the same set.
         baselines: numbers of items to evaluate first.
         initial: random items after the baselines, before the surrogate proposes.
-        surrogate, acquisition, strategy, parameters, delegate, seed, max_retries: as in
-            ``ActivationSampler``.
+        surrogate: as in ``ActivationSampler``.
+        acquisition: as in ``ActivationSampler``.
+        strategy: as in ``ActivationSampler``.
+        parameters: as in ``ActivationSampler``.
+        delegate: as in ``ActivationSampler``.
+        seed: as in ``ActivationSampler``.
+        max_retries: as in ``ActivationSampler``.
 
     Raises:
         SearchError: points, labels or baselines do not fit together.
 
-    Example:
+    Examples:
         >>> import numpy as np, optuna, bo_act
         >>> points = np.random.default_rng(0).uniform(size=(2000, 3))
         >>> sampler = bo_act.EmbeddingSampler(points, seed=0)

@@ -105,7 +105,7 @@ class ActivationSampler(BaseSampler):
             support this search, or ``defaults`` names an unknown parameter. The first proposal
             raises it, too, if the study is its own source.
 
-    Example:
+    Examples:
         >>> import optuna, bo_act
         >>> space = bo_act.load_space("classic")
         >>> sampler = bo_act.ActivationSampler(space, seed=0)
