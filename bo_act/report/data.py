@@ -18,8 +18,8 @@ from bo_act.report.trials import Row, importances, ranked, rows
 from bo_act.study.results.confirmation import Confirmed
 from bo_act.study.results.failures import failures, nothing_found
 from bo_act.study.results.summary import StudyResult, read_result
-from bo_act.study.results.verdict import REFERENCE, Verdict, verdict
-from bo_act.tasks.configuration import functions_of
+from bo_act.study.results.verdict import Verdict, verdict
+from bo_act.tasks.configuration import REFERENCE, functions_of
 from bo_act.tasks.failures import FailureGroup
 
 _TOP = 3  # functions found that are drawn large, where nothing was confirmed

@@ -24,10 +24,10 @@ from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
-from bo_act.study.results.verdict import REFERENCE, caveats, with_interval
+from bo_act.study.results.verdict import caveats, with_interval
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.provenance import environments
-from bo_act.tasks.configuration import functions_of, shown
+from bo_act.tasks.configuration import REFERENCE, functions_of, shown
 
 _CURVE = 41  # points of a graph on the map
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")

@@ -20,6 +20,9 @@ from bo_act.activations.space import Space, slot_of
 from bo_act.errors import StorageError
 from bo_act.specs import ParameterSpec, StudySpec
 
+REFERENCE = "relu(x)"
+"""What functions are measured by."""
+
 
 @dataclass(frozen=True)
 class Configuration:

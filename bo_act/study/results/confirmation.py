@@ -26,9 +26,8 @@ from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.study.results.confirmation_runs import Run, measured
 from bo_act.study.results.failures import state_of
-from bo_act.study.results.verdict import REFERENCE
 from bo_act.study.storage.trials import is_diverged, own_trials
-from bo_act.tasks.configuration import Configuration
+from bo_act.tasks.configuration import REFERENCE, Configuration
 from bo_act.tasks.task import Task
 
 FRESH = 10_000

@@ -15,10 +15,10 @@ from bo_act.specs import StudySpec
 from bo_act.statistics import pareto_front
 from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confirmed
 from bo_act.study.results.failures import baseline_notes, failures, nothing_found, state_of
-from bo_act.study.results.verdict import REFERENCE, notes_on_failures, verdict, with_interval
+from bo_act.study.results.verdict import notes_on_failures, verdict, with_interval
 from bo_act.study.storage.opening import load_study, location
 from bo_act.study.storage.trials import Counts, count, measured, own_trials
-from bo_act.tasks.configuration import Configuration, functions_of, shown
+from bo_act.tasks.configuration import REFERENCE, Configuration, functions_of, shown
 from bo_act.tasks.failures import FailureGroup, failures_of_runs
 
 

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from bo_act.statistics import holm
+from bo_act.tasks.configuration import REFERENCE
 
 if TYPE_CHECKING:
     from bo_act.study.results.confirmation import Confirmed, Interval
     from bo_act.tasks.failures import FailureGroup
-
-REFERENCE = "relu(x)"
-"""What functions are measured by."""
 
 
 @dataclass(frozen=True)
