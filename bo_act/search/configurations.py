@@ -2,10 +2,14 @@
 
 K  activations of a configuration            p  coordinates of the other parameters
 n  configurations                            N  functions of the catalogue
+
+A configuration is a point: the embedded points of its functions beside the coordinates of its
+parameters, each of them a block of the kernel. Mostly K is 1 and p is 0: it is a function, then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +21,9 @@ from torch import Tensor
 from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.parameters import Parameters, Settings
+
+ONE = ("",)
+"""The single activation of a study has no name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,23 @@ class Configurations:
         return Configurations(self.functions[chosen], self.settings[chosen])
 
     @classmethod
+    def of(
+        cls, given: Configurations | Iterable[int], like: Configurations | None = None
+    ) -> Configurations:
+        """Return configurations, of functions alone where indices are given.
+
+        Args:
+            given: configurations, or (n,) indices.
+            like: says what nothing at all is nothing of.
+        """
+        if isinstance(given, Configurations):
+            return given
+        indices = np.array(list(given), dtype=np.int64)
+        if like is not None and not len(indices):
+            return like[:0]
+        return cls(indices[:, None], np.empty((len(indices), 0)))
+
+    @classmethod
     def join(cls, *parts: Configurations) -> Configurations:
         """Return all configurations of the parts, in their order."""
         return cls(
@@ -52,26 +76,60 @@ class Configurations:
             np.concatenate([part.settings for part in parts]),
         )
 
+    def distinct(self) -> Configurations:
+        """Return each configuration once, functions ascending, others in the order they came in."""
+        rows = np.concatenate([self.functions, self.settings], axis=1)
+        first = np.unique(rows, axis=0, return_index=True)[1]
+        return self[first if rows.shape[1] == 1 else np.sort(first)]
 
-@dataclass(frozen=True, eq=False)
-class JointProposal:
-    """One configuration and how it came about; see ``Proposal``.
+    def placed(self, embedding: Embedding) -> NDArray[np.bool_]:
+        """Tell whose functions all have a place in an embedding, (n,)."""
+        return np.asarray(embedding.valid[self.functions].all(axis=1))
+
+    def with_functions(self, place: int, functions: NDArray[np.int64]) -> Configurations:
+        """Return the first configuration with other functions in one of its places, (m,)."""
+        many = self[np.zeros(len(functions), dtype=np.int64)]
+        many.functions[:, place] = functions
+        return many
+
+
+class Taken:
+    """Configurations that are not to be proposed.
+
+    Args:
+        known: tried or under evaluation.
+        closed: functions of configurations that are given up, whatever their settings.
 
     Attributes:
-        functions: K indices.
-        settings: (p,).
-        by, mean, deviation, expected, note: as there.
-        score: of the acquisition function, where it chose.
+        functions: those of all of them.
     """
 
-    functions: tuple[int, ...]
-    settings: Settings
-    by: str
-    mean: float | None = None
-    deviation: float | None = None
-    expected: float | None = None
-    note: str = ""
-    score: float | None = None
+    def __init__(self, known: Configurations, closed: Iterable[tuple[int, ...]]) -> None:
+        self.closed = frozenset(closed)
+        self.tried = frozenset(_keys(known))
+        self.functions = self.closed | {functions for functions, _ in self.tried}
+        self._indices = np.array([*{i for functions in self.functions for i in functions}])
+
+    def count(self, besides: Collection[tuple[int, ...]]) -> int:
+        """Count them, but for those of some functions; of those given up, only the functions."""
+        tried = [functions for functions, _ in self.tried]
+        every = [*tried, *(self.closed - set(tried))]
+        return sum(functions not in besides for functions in every)
+
+    def among(self, some: Configurations) -> NDArray[np.bool_]:
+        """Tell which of n configurations are taken, (n,)."""
+        taken = np.zeros(len(some), dtype=bool)
+        rows = np.flatnonzero(np.isin(some.functions, self._indices).all(axis=1))
+        taken[rows] = [key in self.tried or key[0] in self.closed for key in _keys(some[rows])]
+        return taken
+
+
+def _keys(some: Configurations) -> list[tuple[tuple[int, ...], bytes]]:
+    functions = map(tuple, some.functions.tolist())
+    return [
+        (function, row.tobytes())
+        for function, row in zip(functions, np.round(some.settings, 9), strict=True)
+    ]
 
 
 class ConfigurationSpace:
@@ -104,13 +162,13 @@ class ConfigurationSpace:
             for name, columns in parameters.blocks.items()
         }
 
-    def placed(self, some: Configurations) -> Configurations:
-        """Return those whose functions all have a place in the embedding."""
-        return some[self.embedding.valid[some.functions].all(axis=1)]
-
     def points(self, some: Configurations) -> Tensor:
         """Return the points of n configurations, (n, K d + p)."""
-        embedded = np.concatenate(
-            [self.embedding.points[column] for column in some.functions.T], axis=1
-        )
-        return torch.from_numpy(np.concatenate([embedded, some.settings], axis=1))
+        parts = [self.embedding.points[column] for column in some.functions.T]
+        if self.parameters.width:
+            parts.append(some.settings)
+        return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
+
+    def placed(self, some: Configurations) -> Tensor:
+        """Return the points of those that have a place."""
+        return self.points(some[some.placed(self.embedding)])

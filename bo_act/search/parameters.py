@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from scipy.stats import qmc
 
 from bo_act.optuna_internals import SearchSpaceTransform
@@ -30,13 +35,17 @@ class Parameters:
 
     Args:
         distributions: of Optuna, by name; of one value each is left out.
+
+    Attributes:
+        width: p.
+        blocks: columns of each.
     """
 
-    def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
+    def __init__(self, distributions: Mapping[str, BaseDistribution] | None = None) -> None:
         self.distributions = {
-            name: distributions[name]
-            for name in sorted(distributions)
-            if not distributions[name].single()
+            name: distribution
+            for name, distribution in sorted((distributions or {}).items())
+            if not distribution.single()
         }
         self.blocks: dict[str, slice] = {}
         self.width = 0
@@ -50,6 +59,11 @@ class Parameters:
             self.blocks[name] = slice(int(own[0]), int(own[-1]) + 1)
             if isinstance(distribution, CategoricalDistribution):
                 self._scale[own] = _ONE_HOT
+
+    @property
+    def count(self) -> float:
+        """How many points there are; infinity where a parameter is continuous."""
+        return math.prod(_choices(distribution) for distribution in self.distributions.values())
 
     def encode(self, values: Mapping[str, Any]) -> Settings:
         """Return where values lie, (p,).
@@ -96,3 +110,11 @@ class Parameters:
 
     def _allowed(self, points: Settings) -> Settings:
         return np.stack([self.encode(self._transform.untransform(point)) for point in points])
+
+
+def _choices(distribution: BaseDistribution) -> float:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if not isinstance(distribution, IntDistribution | FloatDistribution) or not distribution.step:
+        return math.inf
+    return 1 + round((distribution.high - distribution.low) / distribution.step)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bo_act.errors import SearchError
 from bo_act.failures import USERS, is_machines, one_line
+from bo_act.search.surrogate.own import spec_or_own
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 from bo_act.user_files import call_with
@@ -64,18 +65,8 @@ class OwnAcquisition:
         Raises:
             SearchError: it is neither.
         """
-        if isinstance(given, AcquisitionSpec | OwnAcquisition):
-            if isinstance(given, AcquisitionSpec) and given.is_own:
-                raise SearchError(
-                    f"the acquisition {given.name!r} is a file's; from Python, give the function"
-                )
-            return given
-        if not callable(given):
-            raise SearchError(
-                "acquisition: expected an AcquisitionSpec, or a function make_acquisition(model, "
-                f"best_f) that returns a BoTorch acquisition function, got {type(given).__name__}"
-            )
-        return cls(given)
+        makes = "make_acquisition(model, best_f) that returns a BoTorch acquisition function"
+        return spec_or_own(given, AcquisitionSpec, cls, part="acquisition", makes=makes)
 
 
 AnyAcquisition = AcquisitionSpec | OwnAcquisition

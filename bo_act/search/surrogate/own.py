@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from botorch.models.model import Model
@@ -15,10 +15,14 @@ from bo_act.failures import USERS, is_machines, one_line
 from bo_act.search.surrogate.exact import ExactPosterior, is_exact
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
+from bo_act.specs.search import MethodPart
 from bo_act.user_files import call_with
 
 MakeModel = Callable[..., Model]
 """``make_model(train_X, train_Y, train_Yvar, blocks, seed) -> Model``, see ``OwnSurrogate``."""
+
+Part = TypeVar("Part", bound=MethodPart)
+Own = TypeVar("Own")
 
 _SAMPLES = 256  # by which a posterior without moments is described
 _LEAST = 1e-10  # variance; acquisition functions divide by its root
@@ -66,21 +70,43 @@ class OwnSurrogate:
         Raises:
             SearchError: it is neither.
         """
-        if isinstance(given, SurrogateSpec | OwnSurrogate):
-            if isinstance(given, SurrogateSpec) and given.is_own:
-                raise SearchError(
-                    f"the surrogate {given.name!r} is a file's; from Python, give the function"
-                )
-            return given
-        if not callable(given):
-            raise SearchError(
-                "surrogate: expected a SurrogateSpec, or a function make_model(train_X, train_Y) "
-                f"that returns a BoTorch model, got {type(given).__name__}"
-            )
-        return cls(given)
+        makes = "make_model(train_X, train_Y) that returns a BoTorch model"
+        return spec_or_own(given, SurrogateSpec, cls, part="surrogate", makes=makes)
 
 
 AnySurrogate = SurrogateSpec | OwnSurrogate
+
+
+def spec_or_own(
+    given: object, spec: type[Part], own: type[Own], *, part: str, makes: str
+) -> Part | Own:
+    """Return a part of a method from what a person gave: a spec, or a function of theirs.
+
+    Args:
+        given: one of these, or what ``own`` makes of a function.
+        spec: its type.
+        own: takes a function.
+        part: name of the argument.
+        makes: what the function is called, and returns.
+
+    Raises:
+        SearchError: it is neither.
+    """
+    if isinstance(given, own):
+        return given
+    if isinstance(given, spec):
+        if given.is_own:
+            raise SearchError(
+                f"the {part} {given.name!r} is a file's; from Python, give the function"
+            )
+        return given
+    if not callable(given):
+        article = "an" if part.startswith("a") else "a"
+        raise SearchError(
+            f"{part}: expected {article} {spec.__name__}, or a function {makes}, got "
+            f"{type(given).__name__}"
+        )
+    return own(given)
 
 
 class BoTorchSurrogate(Surrogate):

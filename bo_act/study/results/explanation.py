@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -82,17 +81,14 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialEx
     if text is None:
         raise SearchError(f"trial {number} has not been given a function yet")
     known = [t for t in trials if t.number != number and _finished_before(t, trial)]
-    side = sampler.configurations(study)
+    view = sampler.view(study, StudyView.of_some(known, study.direction))
     explanation: Explanation | None = None
     similar: tuple[str, ...] = ()
     try:
-        if side:
-            before = StudyView.of_some(known, study.direction)
-            explanation, numbers = side.explain(trial, before)
-            by_number = {t.number: t for t in trials}
-            similar = tuple(_activation(by_number[n], sampler) or "" for n in numbers)
-        else:
-            explanation, similar = _explain_function(study, sampler, trial, known)
+        one = sampler.configuration(trial, view)
+        explanation = explain(view.searcher, sampler.embedding, view.observations, one)
+        alike = [view.trials[neighbour.place] for neighbour in explanation.neighbours]
+        similar = tuple(_activation(other, sampler) or "" for other in alike)
     except SearchError:
         if not can_explain(sampler.searcher.surrogate):
             raise
@@ -109,24 +105,6 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialEx
         state_of([trial]),
         None if (failure := failure_of_trial(trial)) is None else str(failure),
     )
-
-
-def _explain_function(
-    study: optuna.Study,
-    sampler: ActivationSampler,
-    trial: FrozenTrial,
-    known: Sequence[FrozenTrial],
-) -> tuple[Explanation, tuple[str, ...]]:
-    catalogue = sampler.catalogue
-    observations = sampler.observations(known, study.direction)
-    found = explain(
-        sampler.embedding,
-        observations,
-        catalogue.index(sampler.space.activation_of(trial)),
-        surrogate=sampler.searcher.surrogate,
-        seed=sampler.searcher.seed,
-    )
-    return found, tuple(catalogue.text(neighbour.index) for neighbour in found.neighbours)
 
 
 def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:

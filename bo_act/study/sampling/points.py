@@ -16,10 +16,10 @@ from torch import Tensor
 from bo_act.activations.space import Space, slot_of
 from bo_act.errors import ExpressionError, SearchError, shortened
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition
+from bo_act.search.configurations import ONE
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel
-from bo_act.study.sampling.configurations import ONE
 from bo_act.study.sampling.sampler import ActivationSampler
 
 
@@ -190,5 +190,6 @@ class _Items:
     def activation_of(self, trial: BaseTrial, name: str = "") -> int:
         return self.index({_ITEM: trial.params.get(slot_of(name, _ITEM))})
 
-    def completed(self, given: Mapping[str, Any], _: np.random.Generator) -> dict[str, int]:
-        return {_ITEM: self.checked(given[_ITEM])}
+    def completed(self, given: Mapping[str, Any], generator: np.random.Generator) -> dict[str, int]:
+        drawn = int(generator.integers(self._count))
+        return {_ITEM: self.checked(given.get(_ITEM, drawn))}
