@@ -23,11 +23,17 @@ from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
 from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import score_pool
-from bo_act.search.configurations import ONE, Configurations, ConfigurationSpace, Taken
+from bo_act.search.configurations import (
+    ONE,
+    Configurations,
+    ConfigurationSpace,
+    Parameters,
+    Settings,
+    Taken,
+)
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.local_search import Climb
 from bo_act.search.observations import Observations, count_different, inverse_warp, unit
-from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.strategies import Strategy, chosen_by
 from bo_act.search.surrogate.factory import fit_points
 from bo_act.search.surrogate.own import AnySurrogate

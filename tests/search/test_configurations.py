@@ -14,10 +14,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from bo_act.errors import ExhaustedError
 from bo_act.search.acquisition.pool import make_scorer, score_pool
-from bo_act.search.configurations import Configurations, Taken
+from bo_act.search.configurations import Configurations, Parameters, Taken
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.parameters import Parameters
 from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.factory import fit_points
 from bo_act.specs import AcquisitionSpec, SurrogateSpec

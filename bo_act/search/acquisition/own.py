@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bo_act.errors import SearchError
 from bo_act.failures import USERS, is_machines, one_line
-from bo_act.search.surrogate.own import spec_or_own
+from bo_act.search.surrogate.own import given_spec
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 from bo_act.user_files import call_with
@@ -66,7 +66,10 @@ class OwnAcquisition:
             SearchError: it is neither.
         """
         makes = "make_acquisition(model, best_f) that returns a BoTorch acquisition function"
-        return spec_or_own(given, AcquisitionSpec, cls, part="acquisition", makes=makes)
+        if isinstance(given, OwnAcquisition):
+            return given
+        spec = given_spec(given, AcquisitionSpec, part="acquisition", makes=makes)
+        return cls(cast(MakeAcquisition, given)) if spec is None else spec
 
 
 AnyAcquisition = AcquisitionSpec | OwnAcquisition

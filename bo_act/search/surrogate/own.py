@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from botorch.models.model import Model
@@ -22,7 +22,6 @@ MakeModel = Callable[..., Model]
 """``make_model(train_X, train_Y, train_Yvar, blocks, seed) -> Model``, see ``OwnSurrogate``."""
 
 Part = TypeVar("Part", bound=MethodPart)
-Own = TypeVar("Own")
 
 _SAMPLES = 256  # by which a posterior without moments is described
 _LEAST = 1e-10  # variance; acquisition functions divide by its root
@@ -71,29 +70,27 @@ class OwnSurrogate:
             SearchError: it is neither.
         """
         makes = "make_model(train_X, train_Y) that returns a BoTorch model"
-        return spec_or_own(given, SurrogateSpec, cls, part="surrogate", makes=makes)
+        if isinstance(given, OwnSurrogate):
+            return given
+        spec = given_spec(given, SurrogateSpec, part="surrogate", makes=makes)
+        return cls(cast(MakeModel, given)) if spec is None else spec
 
 
 AnySurrogate = SurrogateSpec | OwnSurrogate
 
 
-def spec_or_own(
-    given: object, spec: type[Part], own: type[Own], *, part: str, makes: str
-) -> Part | Own:
-    """Return a part of a method from what a person gave: a spec, or a function of theirs.
+def given_spec(given: object, spec: type[Part], *, part: str, makes: str) -> Part | None:
+    """Return the spec of a part of a method; None where a person gave a function of theirs.
 
     Args:
-        given: one of these, or what ``own`` makes of a function.
-        spec: its type.
-        own: takes a function.
+        given: one of these.
+        spec: type of the spec.
         part: name of the argument.
         makes: what the function is called, and returns.
 
     Raises:
         SearchError: it is neither.
     """
-    if isinstance(given, own):
-        return given
     if isinstance(given, spec):
         if given.is_own:
             raise SearchError(
@@ -106,7 +103,7 @@ def spec_or_own(
             f"{part}: expected {article} {spec.__name__}, or a function {makes}, got "
             f"{type(given).__name__}"
         )
-    return own(given)
+    return None
 
 
 class BoTorchSurrogate(Surrogate):

@@ -14,10 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import slot_of
 from bo_act.errors import ExpressionError, SearchError
-from bo_act.search.configurations import ONE, Configurations, Taken
+from bo_act.search.configurations import ONE, Configurations, Parameters, Settings, Taken
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.parameters import Parameters, Settings
 from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool

@@ -143,6 +143,7 @@ class ActivationSampler(BaseSampler):
             initial = 0 if warm_start else 2
         whole(first, "first", error=SearchError)
         whole(max_retries, "max_retries", error=SearchError)
+        surrogate = OwnSurrogate.of(surrogate or SurrogateSpec())
         acquisition = OwnAcquisition.of(acquisition or AcquisitionSpec())
         needs_costs = acquisition.needs_costs
         self._told_by = [one for one in warm_start if isinstance(one, str)]
@@ -177,7 +178,7 @@ class ActivationSampler(BaseSampler):
         self.searcher = Searcher(
             baselines=self.candidates.baselines,
             initial=initial,
-            surrogate=OwnSurrogate.of(surrogate or SurrogateSpec()),
+            surrogate=surrogate,
             acquisition=acquisition,
             strategy=strategy,
             seed=seed,
@@ -334,12 +335,11 @@ class ActivationSampler(BaseSampler):
             raise SearchError(f"trial {trial.number} lacks a parameter that the study searches")
         return one
 
-    def remaining(self, study: Study, trials: StudyView | None = None) -> float:
+    def remaining(self, study: Study) -> float:
         """Count the functions, or configurations, that can still be proposed.
 
         Args:
             study: a study of this space.
-            trials: read before; default: read here.
 
         Returns:
             Their number; infinity where another parameter is continuous.
@@ -348,14 +348,22 @@ class ActivationSampler(BaseSampler):
             return len(self.space)
         if math.isinf(self._reader.coordinates(self._searched(study)).count):
             return math.inf
-        return self.view(study, trials).remaining(self.embedding)
+        return self.view(study).remaining(self.embedding)
+
+    def is_exhausted(self, study: Study, trials: int) -> bool:
+        """Tell whether nothing is left to propose.
+
+        Args:
+            study: a study of this space.
+            trials: how many it has; with fewer than functions there is no need to look.
+        """
+        return trials >= int(self.embedding.valid.sum()) and not self.remaining(study)
 
     def _stop_if_exhausted(self, study: Study, trial: FrozenTrial) -> None:
         more = trial.distributions.keys() - self.parameters.slots.keys()
         if more and not self._delegates and not self._searched(study):
             return  # its function can be tried again with other values
-        # With fewer trials than functions some function is left: there is no need to look.
-        if trial.number + 1 >= int(self.embedding.valid.sum()) and not self.remaining(study):
+        if self.is_exhausted(study, trial.number + 1):
             stop(study, self.space.name)
 
     def _searched(self, study: Study) -> Mapping[str, BaseDistribution]:
