@@ -56,8 +56,7 @@ class Observations:
     ) -> None:
         if np.ndim(values) != 1 or len(measured) != len(values):
             raise SearchError(
-                f"expected as many indices as values, got {len(measured)} and values of shape "
-                f"{np.shape(values)}"
+                f"expected as many indices as values, got ({len(measured)},) and {np.shape(values)}"
             )
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values))[0])

@@ -21,12 +21,14 @@ from botorch.models.transforms import Log, Normalize, Warp
 from gpytorch.kernels import Kernel, LinearKernel, MaternKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from made_up import BLOCKS, CLOUD, smooth
+from optuna.distributions import FloatDistribution
 from sklearn.decomposition import PCA
 from torch import nn
 
 from bo_act import ActivationSampler, SurrogateSpec, load_space, why
 from bo_act.errors import SearchError
 from bo_act.search.acquisition.own import OwnAcquisition
+from bo_act.search.configurations import Configurations, Parameters
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher
@@ -297,6 +299,29 @@ def test_every_acquisition_function_of_botorch_chooses(surrogate, name):
     assert one == again
     assert one.by == "acquisition"
     assert one.index not in {*observed().indices.tolist(), 5, 7, 8}
+
+
+def test_pending_configurations_are_told_to_an_acquisition_function():
+    """Of several activations and parameters as of functions alone."""
+    told = []
+
+    def make_acquisition(model, X_baseline, X_pending):
+        told.append((len(X_baseline), X_pending))
+        return of_botorch.qLogNoisyExpectedImprovement(model, X_baseline, X_pending=X_pending)
+
+    rate = Parameters({"rate": FloatDistribution(0.0, 1.0)})
+    settings = np.linspace(0, 1, len(observed()))[:, None]
+    measured = Configurations(observed().indices[:, None], settings)
+    waiting = Configurations(np.array([[7], [8]]), np.array([[0.25], [0.5]]))
+    searcher = Searcher(acquisition=OwnAcquisition(make_acquisition), parameters=rate, initial=0)
+    proposal = searcher.propose(
+        EMBEDDING, Observations(measured, observed().values), pending=waiting, number=20
+    )
+    assert proposal.by == "acquisition"
+    ((count, pending),) = told
+    assert count == len(observed())
+    expected = np.column_stack([EMBEDDING.points[[7, 8]], [0.25, 0.5]])
+    np.testing.assert_allclose(pending.numpy(), expected)
 
 
 def test_a_function_of_your_own_chooses_what_ours_of_the_same_kind_does():

@@ -111,6 +111,24 @@ def test_other_parameters_and_several_choices_are_searched_together():
         sampler.suggest(study.ask(), "middle")
 
 
+def test_an_item_that_was_left_open_in_the_queue_is_drawn():
+    drawn = []
+    for _ in range(2):
+        sampler = EmbeddingSampler(POINTS, names=("a", "b"))
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.enqueue_trial({"a.item": 3})
+        study.optimize(
+            lambda trial, by=sampler: (
+                VALUES[by.suggest(trial, "a")] - VALUES[by.suggest(trial, "b")]
+            ),
+            n_trials=2,
+        )
+        assert study.trials[0].params["a.item"] == 3
+        assert study.trials[0].user_attrs["proposal"] == {"by": "enqueued"}
+        drawn.append(study.trials[0].params["b.item"])
+    assert drawn[0] == drawn[1]
+
+
 def test_any_sampler_of_optuna_can_search_the_same_study():
     sampler = EmbeddingSampler(POINTS)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
