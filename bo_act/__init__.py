@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bo_act.networks.replacement import Replaced, replace_activations
     from bo_act.report.study import write_report
     from bo_act.search.acquisition.own import OwnAcquisition
+    from bo_act.search.configurations import Configurations, Parameters
     from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
     from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
@@ -71,6 +72,7 @@ _HOME = {
     "BoActError": "errors",
     "Catalogue": "activations.catalogue",
     "Comparison": "comparison.compare",
+    "Configurations": "search.configurations",
     "ConfirmedFunction": "study.results.own_confirmation",
     "Diverged": "training.outcomes",
     "Embedding": "search.embedding.embedding",
@@ -84,6 +86,7 @@ _HOME = {
     "METHODS": "search.method",
     "MethodSpec": "search.method",
     "Observations": "search.observations",
+    "Parameters": "search.configurations",
     "PcaEmbedder": "search.embedding.embedding",
     "OwnAcquisition": "search.acquisition.own",
     "OwnSurrogate": "search.surrogate.own",

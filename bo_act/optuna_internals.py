@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from optuna._transform import _SearchSpaceTransform as SearchSpaceTransform
@@ -43,24 +45,19 @@ RDB_LOGGER = "optuna.storages._rdb.storage"
 """Logger of databases."""
 
 
-def storage_of(study: Study) -> Any:
-    """Return a study's storage."""
-    return study._storage
+storage_of: Callable[[Study], Any] = attrgetter("_storage")
+"""Return a study's storage."""
+
+study_id: Callable[[Study], int] = attrgetter("_study_id")
+"""Return a study's number in its storage."""
+
+id_of: Callable[[Trial | FrozenTrial], int] = attrgetter("_trial_id")
+"""Return a trial's number in its storage, among those of all studies."""
 
 
 def backend_of(study: Study) -> Any:
     """Return the storage behind Optuna's cache; None where there is no cache."""
     return getattr(study._storage, "_backend", None)
-
-
-def study_id(study: Study) -> int:
-    """Return a study's number in its storage."""
-    return study._study_id
-
-
-def id_of(trial: Trial | FrozenTrial) -> int:
-    """Return a trial's number in its storage, among those of all studies."""
-    return trial._trial_id
 
 
 def whole_study(study: Study) -> Study:

@@ -48,6 +48,12 @@ class Configurations:
     Attributes:
         functions: (n, K) indices in the catalogue.
         settings: (n, p) coordinates of the parameters.
+
+    Examples:
+        >>> import numpy as np
+        >>> some = Configurations(np.array([[3, 7], [3, 8]]), np.array([[0.5], [0.1]]))
+        >>> len(some), some[[1]].functions.tolist()
+        (2, [[3, 8]])
     """
 
     functions: NDArray[np.int64]
@@ -160,6 +166,12 @@ class Parameters:
     Attributes:
         width: p.
         blocks: columns of each.
+
+    Examples:
+        >>> from optuna.distributions import FloatDistribution
+        >>> parameters = Parameters({"rate": FloatDistribution(1e-4, 1.0, log=True)})
+        >>> float(parameters.encode({"rate": 0.01}).round(6)[0])
+        0.5
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution] | None = None) -> None:
