@@ -140,7 +140,8 @@ class Metric:
 
         Args:
             mean: in the middle of the interval.
-            low, high: its ends; None where there is none.
+            low: its lower end; None where there is none.
+            high: its upper end.
             signed: whether the mean is a difference.
         """
         if low is None or high is None:

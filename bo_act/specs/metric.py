@@ -49,7 +49,7 @@ class MetricSpec(Spec):
                 f"{self.name!r}{nearest(self.name or '', METRICS)}; another one needs an objective "
                 "of your own"
             )
-        base = usual or Metric(self.name or "value")
+        base = usual or Metric("value" if self.name is None else self.name)
         found = Metric(
             base.name,
             self.direction or base.direction,
