@@ -65,7 +65,7 @@ def test_the_built_in_training_has_those_it_knows():
         (f'{OWN}[metric]\nname = ""', "metric.name: expected a line"),
         (f'{OWN}[metric]\nname = "a\\nb"', "metric.name: expected a line"),
         (f"{OWN}[metric]\nworst = inf", "metric.worst"),
-        (f'{OWN}[metric]\nnome = "loss"', "unknown key 'metric.nome'; did you mean 'name'"),
+        (f'{OWN}[metric]\nnome = "loss"', "unknown key 'metric.nome'"),
         (
             f'{OWN}[metric]\nunit = "percent"\n[pruner]\nname = "threshold"\nlower = 30',
             "expected lower and upper from 0 to 1",
