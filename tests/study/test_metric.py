@@ -190,8 +190,13 @@ def test_the_dashboards_note_has_the_best(study):
 
 def test_pruners_and_the_stopping_rule_follow_the_direction(spec):
     changes = {"name": "pruned", "pruner.name": "threshold", "pruner.upper": "0.5", "trials": "6"}
-    pruned = Path("mine.py").read_text().replace(
-        "    return 0.003", "    if trial.should_prune(): raise optuna.TrialPruned\n    return 0.003"
+    pruned = (
+        Path("mine.py")
+        .read_text()
+        .replace(
+            "    return 0.003",
+            "    if trial.should_prune(): raise optuna.TrialPruned\n    return 0.003",
+        )
     )
     Path("mine.py").write_text("import optuna\n" + pruned)
     result = run_study(read_study("pinn.toml", changes | {"pruner.warmup_epochs": "0"}))

@@ -14,8 +14,8 @@ from bo_act.errors import SearchError
 from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
 from bo_act.study.results.summary import Found, summarize
-from bo_act.study.storage.heartbeat import Silence, silences
 from bo_act.study.results.tried import text_of
+from bo_act.study.storage.heartbeat import Silence, silences
 from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.study.storage.trials import Counts, StudyView, count
@@ -122,9 +122,7 @@ def read_status(
         workers=workers,
         per_hour=None if rate is None else 3600 * rate,
         seconds_left=(
-            left / rate
-            if left is not None and rate and any(one.alive for one in workers)
-            else None
+            left / rate if left is not None and rate and any(one.alive for one in workers) else None
         ),
         best=found.best,
         done=left == 0,

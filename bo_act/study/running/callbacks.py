@@ -172,7 +172,10 @@ def mlflow(folder: Path) -> Callback:
         begun = trial.datetime_start
         at = int(begun.timestamp() * 1000) if begun else 0
         run = client.create_run(experiment, at, run_name=f"trial-{trial.number:04}").info.run_id
-        numbers = [*_curves(study, trial), *((k, trial.number, v) for k, v in _results(trial).items())]
+        numbers = [
+            *_curves(study, trial),
+            *((k, trial.number, v) for k, v in _results(trial).items()),
+        ]
         client.log_batch(
             run,
             metrics=[Metric(_plain(name), number, at, step) for name, step, number in numbers],

@@ -6,6 +6,7 @@ from optuna.study import Study, StudyDirection
 
 from bo_act.errors import SearchError
 from bo_act.metrics import Direction, Metric
+from bo_act.optuna_internals import whole_study
 
 METRIC = "bo_act:metric"
 """User attribute of a study: what it measures."""
@@ -23,6 +24,7 @@ def metric_of(study: Study) -> Metric:
     as Optuna's ``study.metric_names`` say.
     """
     direction = direction_of(study)
+    study = whole_study(study)  # a bracket of Hyperband has no attributes
     noted = Metric.read(study.user_attrs.get(METRIC))
     if noted is not None and noted.direction == direction:
         return noted
