@@ -73,11 +73,12 @@ def surrogate_quality(
         raise BenchmarkError(
             f"expected searches of at least {observations} evaluations, got one of {shortest[0]}"
         )
+    values = benchmark.metric.sign * benchmark.values  # larger is better
     found: dict[str, list[float]] = {}
     for seed, one in enumerate(searched):
         seen = np.array([i for i in one[:observations] if i in placed], dtype=np.int64)
         unseen = np.setdiff1d(usable, seen)
-        known, truth = benchmark.values[seen], benchmark.values[unseen]
+        known, truth = values[seen], values[unseen]
         model, _ = fit_surrogate(
             surrogate,
             torch.from_numpy(embedding.points[seen]),
