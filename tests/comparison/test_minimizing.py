@@ -104,7 +104,7 @@ def test_a_comparison_has_the_same_regrets(benchmark, losses, tmp_path, bo_act, 
         assert found
     assert both[1]["metrics"] == {"losses.parquet": LOSS.as_json()}
     arguments = ("-b", "losses.parquet", "-m", "random", "--seeds", "2", "--evaluations", "5")
-    code, out, err = bo_act("compare", *arguments, "--report", "r.html", "--out", "runs")
+    code, out, _ = bo_act("compare", *arguments, "--report", "r.html", "--out", "runs")
     assert code == 0
     assert "Regret on losses.parquet, in nats of loss" in out
     assert "accuracy" not in out
