@@ -27,7 +27,7 @@ from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel, OwnSurrogate
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source
-from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, SurrogateSpec
 from bo_act.specs.base import whole
 from bo_act.study.sampling.candidates import (
     Embeddable,
@@ -48,9 +48,12 @@ from bo_act.study.sampling.enqueued import warn_of_unasked
 from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
-from bo_act.study.storage.metric import note_metric
+from bo_act.study.storage.metric import SPEC, note_metric
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner
 from bo_act.study.storage.trials import StudyView, View, own_only
+
+SEARCH = "bo_act:search"
+"""User attribute of a study that a program runs: what its sampler was made with."""
 
 
 class ActivationSampler(BaseSampler):
@@ -159,6 +162,9 @@ class ActivationSampler(BaseSampler):
             "seed": seed,
             "costs": costs,
         }
+        self._search = _noted(
+            space, embedding, options, candidates=candidates, activations=activations
+        )
         self._told_by = [one for one in warm_start if isinstance(one, str)]
         usual = () if warm_start else space.baselines
         given = usual if baselines is None else baselines
@@ -278,7 +284,7 @@ class ActivationSampler(BaseSampler):
             SearchError: the enqueued values are invalid, or the study measures something else than
                 the sampler was told; the trial has failed.
         """
-        self._note_metric(study, trial)
+        self._note_search(study, trial)
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
             storage_of(study).set_trial_system_attr(id_of(trial), OWNER, me.as_attribute())
         if fixed := trial.system_attrs.get("fixed_params"):
@@ -415,14 +421,20 @@ class ActivationSampler(BaseSampler):
             self._indices_of[id_of(trial)] = trial, index
         return index
 
-    def _note_metric(self, study: Study, trial: FrozenTrial) -> None:
-        if self.metric is None or self._is_noted:
+    def _note_search(self, study: Study, trial: FrozenTrial) -> None:
+        if self._is_noted:
             return
+        study = whole_study(study)
         try:
-            note_metric(whole_study(study), self.metric)
+            if self.metric is not None:
+                note_metric(study, self.metric)
         except SearchError as error:
             _fail(study, trial, error)
             raise
+        # What a study file makes is noted as a whole.
+        if not study.user_attrs.keys() & {SPEC, SEARCH}:
+            baselines = [self.catalogue.text(index) for index in self.searcher.baselines]
+            study.set_user_attr(SEARCH, {**self._search, "baselines": baselines})
         self._is_noted = True
 
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
@@ -481,3 +493,34 @@ def _fail(study: Study, trial: FrozenTrial, error: SearchError) -> None:
     """End a trial that nobody has in hand yet, so that nobody else could end it."""
     storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
     storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
+
+
+def _noted(
+    space: Space,
+    embedding: Embeddable,
+    options: Mapping[str, Any],
+    *,
+    candidates: str,
+    activations: Sequence[str],
+) -> dict[str, Any]:
+    """Return what is noted of a sampler, or what it has that cannot be."""
+    embedding = EmbeddingSpec() if embedding is None else embedding
+    specs = {
+        "embedding": embedding,
+        "surrogate": options["surrogate"],
+        "acquisition": options["acquisition"],
+    }
+    own = [name for name, one in specs.items() if not isinstance(one, Spec)]
+    own += ["strategy"] * (options["strategy"] is not None)
+    if not isinstance(space, Space):
+        return {"lacking": "the points of its items are not kept in the study"}
+    if own:
+        return {"lacking": f"the program's own {' and '.join(own)} cannot be kept in the study"}
+    return {
+        "space": space.spec.model_dump(mode="json"),
+        **{name: one.model_dump(mode="json") for name, one in specs.items()},
+        "initial": options["initial"],
+        "candidates": candidates,
+        "activations": list(activations),
+        "seed": options["seed"],
+    }
