@@ -85,9 +85,7 @@ def test_runs_are_those_of_a_study(built, tmp_path):
                 logits = network.eval()(images.images).double()
             right = (logits.argmax(1) == images.labels).double().mean()
             loss = -logits.log_softmax(1)[range(len(images)), images.labels].mean()
-            assert built.runs[f"{name}_value"][index, run] == pytest.approx(
-                float(right), abs=1e-6
-            )
+            assert built.runs[f"{name}_value"][index, run] == pytest.approx(float(right), abs=1e-6)
             assert built.runs[f"{name}_loss"][index, run] == pytest.approx(float(loss), rel=1e-4)
     assert built.seeds == 2
     assert (built.runs["seconds"] > 0).all()

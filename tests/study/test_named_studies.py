@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from pathlib import Path
 
 import optuna
 import pytest
@@ -83,7 +84,7 @@ def test_a_loop_of_a_readme_is_read_by_every_command(space, kind, bo_act):
     assert len(said["neighbours"]) == 5
     code, out, _ = bo_act("report", *where)
     assert (code, out.strip()) == (0, "runs/mine/report.html")
-    page = open(out.strip(), encoding="utf-8").read()
+    page = Path(out.strip()).read_text()
     assert "Map of the functions" in page
     assert "There is no map" not in page
     assert bo_act("plot", "map", *where, "-o", "map.png")[0] == 0
@@ -107,7 +108,7 @@ def test_what_is_not_kept_is_said(space, bo_act):
     assert json.loads(bo_act("why", *where, "8", "--json")[1])["explanation"] is None
     code, out, _ = bo_act("report", *where, "-o", "r.html")
     assert code == 0
-    assert "There is no map: the program&#39;s own embedding" in open("r.html").read()
+    assert "There is no map: the program&#39;s own embedding" in Path("r.html").read_text()
 
 
 def test_spectra_are_not_kept(space, bo_act):
