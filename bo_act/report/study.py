@@ -24,7 +24,7 @@ from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.trials import Row, best_so_far, lowest_of_interest
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
-from bo_act.study.results.verdict import caveats, with_interval
+from bo_act.study.results.verdict import caveats, sampled, with_interval
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import REFERENCE, functions_of, shown
@@ -139,7 +139,8 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
         )
         if row.minus_relu is not None:
             shown_ = with_interval(row.minus_relu, "{:+.2f}")
-            numbers_.append(("points against ReLU", shown_, "paired by seed, 95% interval"))
+            over = f"paired, 95% {sampled([row.minus_relu])}"
+            numbers_.append(("points against ReLU", shown_, over))
     elif found.ranked:
         best = found.ranked[0]
         numbers_.append(("best value", _value(best.value, found), f"trial {best.number}, one run"))

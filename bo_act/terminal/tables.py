@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bo_act.study.results.verdict import caveats, verdict, with_interval
+from bo_act.study.results.verdict import caveats, sampled, verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def _found_table(title: str, functions: Sequence[Found]) -> Table:
 
 def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
     seeds = confirmed[0].seeds
-    fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval"
+    over = sampled([row.test for row in confirmed])
+    fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval {over}"
     table = Table(
         title=f"Confirmed on the test set ({fresh})",
         title_justify="left",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from bo_act.statistics import holm
 from bo_act.tasks.configuration import REFERENCE
@@ -63,9 +63,13 @@ def verdict(confirmed: Sequence[Confirmed]) -> Verdict | None:
             "there is nothing to compare with."
         )
         return Verdict("open", best, text, note)
-    shown = f"{with_interval(gain, '{:+.2f}')} points of test accuracy against ReLU"
+    shown = (
+        f"{with_interval(gain, '{:+.2f}')} points of test accuracy against ReLU"
+        f" (95%, {sampled([gain])})"
+    )
     name = f"{best.activation}, the best of them by validation,"
     if gain.low is None or gain.high is None:
+        shown = f"{100 * gain.mean:+.2f} points of test accuracy against ReLU"
         text = f"{name} has {shown}; one seed gives no interval (confirm.seeds)."
         return Verdict("open", best, text, note)
     if gain.low > 0:
@@ -82,6 +86,31 @@ def with_interval(value: Interval, form: str) -> str:
     if value.low is None or value.high is None:
         return shown
     return f"{shown} ±{50 * (value.high - value.low):.2f}"
+
+
+class Sampled(Protocol):
+    """What says of its interval what it takes for a sample; see ``Interval``."""
+
+    @property
+    def over(self) -> str:
+        """``seeds`` or ``both``."""
+        ...
+
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float] | None]:
+        """Each alone."""
+        ...
+
+
+def sampled(of: Sequence[Sampled]) -> str:
+    """Say what intervals are over: of what other samples the mean would be in them."""
+    if all(one.over == "both" for one in of):
+        return "over seeds and test examples"
+    if not any(one.intervals for one in of):
+        return "over seeds alone"
+    if any(one.over == "both" for one in of):
+        return "over seeds, and test examples where that is wider"
+    return "over seeds, which is wider than with test examples"
 
 
 def _unequal(confirmed: Sequence[Confirmed]) -> str:
@@ -118,11 +147,21 @@ def caveats(confirmed: Sequence[Confirmed]) -> list[str]:
             f"adjusted {adjusted[name]:.3f}"
             for name, one in tested.items()
         )
-        said.append(f"{best.activation} against (paired by seed, p adjusted by Holm): {pairs}.")
+        over = sampled(list(tested.values()))
+        said.append(
+            f"{best.activation} against (paired; p: how often as large a difference would be seen "
+            f"by chance {over}, on these training data; adjusted by Holm): {pairs}."
+        )
         many = sum(len(row.minus) for row in confirmed if row.role == "found")
         said.append(
             f"The table makes {many} comparisons: of so many, {0.05 * many:.1f} would leave out "
             "zero by chance alone."
+        )
+    trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
+    if any(not row.test.intervals for row in trained):
+        said.append(
+            "The intervals are over seeds alone, for these very test examples, since what each of "
+            "them had was not kept with the runs: over other examples too they would be wider."
         )
     return said
 
