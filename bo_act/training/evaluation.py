@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,6 +65,31 @@ def measure(
             loss += functional.cross_entropy(logits, labels, reduction="sum")
     network.train(was_training)
     return int(correct) / len(images), float(loss) / len(images)
+
+
+def per_example(
+    network: nn.Module,
+    images: Images,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    precision: Precision = "auto",
+) -> NDArray[np.bool_]:
+    """Return which of n examples a network classifies rightly, (n,); see ``measure``.
+
+    Their mean is the accuracy.
+    """
+    device = torch.device(device)
+    network.to(device)
+    images = images.to(device)
+    was_training = network.training
+    network.eval()
+    right = []
+    with plain_torch(device), torch.no_grad(), autocast(device, precision):
+        for batch, labels in images.batches(batch_size):
+            right.append((network(batch).float().argmax(1) == labels).cpu())
+    network.train(was_training)
+    return torch.cat(right).numpy()
 
 
 def check_network(

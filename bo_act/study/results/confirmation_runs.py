@@ -15,10 +15,12 @@ from bo_act.failures import USERS, Failure
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
+from bo_act.study.results.per_example import KEY, packed
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.failures import failure_of
 from bo_act.tasks.task import Task
-from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, evaluate, pick_device
+from bo_act.training.evaluation import EVALUATION_BATCH, per_example
+from bo_act.training.trainer import cpu_threads, pick_device
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,6 @@ def measured(task: Task, runs: Sequence[Run], workers: int) -> Iterator[tuple[Ru
             yield run, _measure_or_fail(task, run, test)
 
 
-def _lost(run: Run, error: Exception) -> tuple[Run, dict[str, Any]]:
-    return run, {"failure": Failure.of(error, blame="machine").as_attribute()}
-
-
 def _measure_or_fail(task: Task, run: Run, test: Images) -> dict[str, Any]:
     """Measure a run, or return why it failed."""
     try:
@@ -112,18 +110,20 @@ def _measure_or_fail(task: Task, run: Run, test: Images) -> dict[str, Any]:
 def _measure(task: Task, run: Run, test: Images) -> dict[str, Any]:
     one, spec = run.configuration, task.spec.training
     network, result = task.train(one.trained, seed=run.trained_with, settings=one.settings)
-    accuracy = 1 / task.data.num_classes
+    accuracy, examples = 1 / task.data.num_classes, None
     if result.status == "completed":
-        accuracy = evaluate(
+        right = per_example(
             network,
             test,
             batch_size=EVALUATION_BATCH,
             device=pick_device(spec.device),
             precision=spec.precision,
         )
+        accuracy, examples = float(right.mean()), packed(right)
     return {
         "test": accuracy,
         "validation": result.validation_accuracy,
         "status": result.status,
         "seconds": round(result.seconds, 3),
+        KEY: examples,
     }
