@@ -110,8 +110,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(data, tmp_path, name):
 
 
 def test_only_what_is_left_is_trained(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 0.0)
-    monkeypatch.setattr(trainer, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     steps: list[int] = []
 
     class Counted(nn.Module):
@@ -143,8 +143,8 @@ def test_only_what_is_left_is_trained(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("why", ["a file in the folder's place", "the disk is full"])
 def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkeypatch, why):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 0.0)
-    monkeypatch.setattr(trainer, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     folder = tmp_path / "kept"
     if why == "the disk is full":
         if not Path("/dev/full").exists():
@@ -169,8 +169,8 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkey
 
 
 def test_kill_9_at_random_moments(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 0.0)
-    monkeypatch.setattr(trainer, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     spec = recipe(epochs=60, optimizer="adamw", learning_rate=0.01)
     started = time.perf_counter()
     undisturbed = train(network(), data, spec, seed=1)
@@ -189,7 +189,7 @@ def test_kill_9_at_random_moments(data, tmp_path, monkeypatch):
 
 
 def test_short_trainings_are_not_saved(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 1e6)
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 1e6)
     saved: list[int] = []
     monkeypatch.setattr(Checkpoint, "save", lambda self, state: saved.append(1))
     result = train(network(), data, recipe(), seed=0, checkpoint=Checkpoint(tmp_path / "a", "k"))

@@ -13,7 +13,7 @@ from bo_act.data.split import stratified_sample
 from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
-from bo_act.training import run
+from bo_act.training import trainer
 from bo_act.training.optimization import learning_rate
 from bo_act.training.trainer import TrainingResult, evaluate, pick_device, train
 
@@ -240,7 +240,7 @@ def test_divergence_is_a_result(digits, bad, good, epoch):
 
 def test_divergence_between_two_looks_is_seen(digits, monkeypatch):
     breaks = Breaks(1, float("nan"))
-    monkeypatch.setattr(run, "is_cheap_to_read", lambda device: False)
+    monkeypatch.setattr(trainer, "is_cheap_to_read", lambda device: False)
     result = train(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 10), breaks),
         small(digits),
