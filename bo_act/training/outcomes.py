@@ -28,14 +28,16 @@ class TrainingResult:
     """What came of one training run.
 
     Attributes:
-        status: ``diverged`` where a training loss was infinite or NaN, or where accuracy and
-            loss stayed at chance for ``collapse_epochs``; else ``completed``, at whatever accuracy.
-        curve: validation accuracy after each finished epoch, a fraction.
+        status: ``diverged`` where a training loss, or the metric, was infinite or NaN, or where
+            accuracy and loss stayed at chance for ``collapse_epochs``; else ``completed``, at
+            whatever value.
+        curve: the metric on the validation samples after each finished epoch, as it is stored:
+            accuracy is a fraction.
         train_loss: mean training loss of each finished epoch.
-        validation_accuracy: the last epoch's, or the chance level of a diverged run.
+        value: the last epoch's, or of a diverged run what guessing has, see ``Data.worst``.
         seconds: wall time of training and validation; of a run that was gone on with, from there.
-        epoch_of_divergence: the epoch, from 0, in which the loss ceased to be finite, or in which
-            accuracy was taken to stay at chance.
+        epoch_of_divergence: the epoch, from 0, in which the loss or the metric ceased to be finite,
+            or in which accuracy was taken to stay at chance.
         collapsed: it was the accuracy.
         notes: what was not done as the recipe says.
         saving: seconds of ``seconds`` that went into checkpoints.
@@ -44,7 +46,7 @@ class TrainingResult:
     status: Literal["completed", "diverged"]
     curve: tuple[float, ...]
     train_loss: tuple[float, ...]
-    validation_accuracy: float
+    value: float
     seconds: float
     epoch_of_divergence: int | None = None
     collapsed: bool = False

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from bo_act.data.loading import Data
+from bo_act.data.data import Data
+from bo_act.data.samples import Inputs, call, mapped, rows
 from bo_act.errors import NetworkError
 from bo_act.specs import TrainingSpec
 from bo_act.specs.base import checked_seed
@@ -24,12 +24,20 @@ from bo_act.torch_state import plain_torch
 from bo_act.training.checkpoint import Checkpoint, SafeState, on_cpu
 from bo_act.training.compiled import compiled
 from bo_act.training.devices import (
+    channels_last,
     cpu_threads,
     deterministic_kernels,
     pick_device,
     rng_devices,
 )
-from bo_act.training.evaluation import EVALUATION_BATCH, check_network, evaluate, measure
+from bo_act.training.evaluation import (
+    EVALUATION_BATCH,
+    check_network,
+    evaluate,
+    measure,
+    metric_name,
+)
+from bo_act.training.losses import loss_name, mean_loss, outputs_of, terms
 from bo_act.training.optimization import (
     Precision,
     autocast,
@@ -59,34 +67,38 @@ def train(
     data: Data,
     spec: TrainingSpec,
     *,
+    metric: str | None = None,
     seed: int,
     report: Callable[[int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
-    """Train a network in place and measure its validation accuracy after each epoch.
+    """Train a network in place and measure it on the validation samples after each epoch.
 
     The last, partial batch of each epoch is left out, unless it is the only one. torch's global
     random state, thread count and flags are left as they were.
 
     Args:
-        network: from images (b, c, h, w) to logits (b, num_classes); it ends on the device.
-        data: training and validation images.
+        network: from inputs (b, ...) to logits (b, num_classes), or whatever the targets need (see
+            ``bo_act.training.losses``); it ends on the device.
+        data: training and validation samples.
         spec: how to train.
-        seed: of the order of the images and of dropout. On a CPU, the same network, data, spec
+        metric: a key of ``METRICS`` that fits the targets; default: accuracy of classes and labels,
+            bits per token, or the mean squared error.
+        seed: of the order of the samples and of dropout. On a CPU, the same network, data, spec
             and seed give the same numbers bit for bit.
-        report: called after each epoch with the epoch, from 0, and the validation accuracy; of a
+        report: called after each epoch with the epoch, from 0, and the metric's value; of a
             training that is gone on with, for the epochs before as well. What it raises ends the
             training and passes through.
         checkpoint: where the state is kept; gone on from where there is one, deleted at the end.
         stop: asked after each step; where it says so, the state is saved and the training ends.
 
     Raises:
-        SpecError: the device is not there.
+        SpecError: the device is not there; loss, metric or recipe do not fit the data.
         NetworkError: the network does not fit the data, has nothing to train, or has no
             deterministic kernels where those were asked for.
         TrainingStopped: ``stop`` said so.
-        torch.OutOfMemoryError: not even a single image at a time fits.
+        torch.OutOfMemoryError: not even a single sample at a time fits.
     """
     seed = checked_seed(seed)
     device = pick_device(spec.device)
@@ -97,7 +109,7 @@ def train(
         deterministic_kernels(spec.deterministic),
     ):
         torch.manual_seed(seed)
-        training = _Training(network, data, spec, seed=seed, device=device)
+        training = _Training(network, data, spec, metric=metric, seed=seed, device=device)
         try:
             return training.run(report, checkpoint, stop or _never)
         except RuntimeError as error:
@@ -118,28 +130,37 @@ class _Training:
     not held.
 
     Attributes:
-        curve, losses: validation accuracy and mean training loss of each finished epoch.
+        curve, losses: the metric on the validation samples, and the mean training loss, of each
+            finished epoch.
         step, total: steps done in the epoch that is under way, and the sum of their losses.
         order: draws the permutations; ``order_before`` is its state before the epoch's.
-        micro_batch: images that are passed through at a time.
+        micro_batch: samples that are passed through at a time.
         reported: epochs that were reported; some may be trained again after too little memory.
     """
 
     def __init__(
-        self, network: nn.Module, data: Data, spec: TrainingSpec, *, seed: int, device: torch.device
+        self,
+        network: nn.Module,
+        data: Data,
+        spec: TrainingSpec,
+        *,
+        metric: str | None,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.started = time.perf_counter()
         self.data, self.spec, self.seed, self.device = data, spec, seed, device
+        self.loss, self.metric = loss_name(data, spec), metric_name(data, metric)
         self.network = network.to(device)
         if spec.channels_last:
             network.to(memory_format=torch.channels_last)
-        self.images, self.validation = data.train.to(device), data.validation.to(device)
-        check_network(network, self.images, num_classes=data.num_classes, precision=spec.precision)
-        self.forward, note = compiled(network, self.images, spec)
+        self.samples, self.validation = data.train.to(device), data.validation.to(device)
+        check_network(network, data, self.samples, spec.precision)
+        self.forward, note = compiled(network, self.samples, spec)
         self.notes = [] if note is None else [note]
 
-        self.batch_size = min(spec.batch_size, len(self.images))
-        self.batches = len(self.images) // self.batch_size
+        self.batch_size = min(spec.batch_size, len(self.samples))
+        self.batches = len(self.samples) // self.batch_size
         self.micro_batch = min(spec.micro_batch or self.batch_size, self.batch_size)
         self.evaluation_batch = max(spec.batch_size, EVALUATION_BATCH)
         self.optimizer = make_optimizer(network, spec)
@@ -170,7 +191,9 @@ class _Training:
                 loss = self._train_epoch(stop)
                 if not math.isfinite(loss):
                     return self._result("diverged", safe)
-                accuracy = self._validate()
+                value = self._validate()
+                if not math.isfinite(value):
+                    return self._result("diverged", safe)
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
                     raise
@@ -181,7 +204,7 @@ class _Training:
                 safe.keep(self.state)
                 raise
             self.losses.append(loss)
-            self.curve.append(accuracy)
+            self.curve.append(value)
             collapsed = self._has_collapsed()
             if safe.is_due and not collapsed:
                 safe.keep(self.state)
@@ -205,12 +228,12 @@ class _Training:
     def _train_epoch(self, stop: Callable[[], bool]) -> float:
         """Train to the end of the epoch; return its mean loss, early where that is not finite."""
         epoch = len(self.curve)
-        order = torch.randperm(len(self.images), device="cpu", generator=self.order)
+        order = torch.randperm(len(self.samples), device="cpu", generator=self.order)
         order = order[self.step * self.batch_size : self.batches * self.batch_size]
         self.network.train()
         draw = (self.seed, epoch)
-        for batch, labels in self.images.batches(self.batch_size, order=order, draw=draw):
-            if not self._train_step(batch, labels, epoch):
+        for inputs, targets in self.samples.batches(self.batch_size, order=order, draw=draw):
+            if not self._train_step(inputs, targets, epoch):
                 return math.nan
             if stop() and self.step < self.batches:
                 raise TrainingStopped("the training was asked to stop")
@@ -221,7 +244,7 @@ class _Training:
             self.order_before = self.order.get_state()
         return loss
 
-    def _train_step(self, batch: Tensor, labels: Tensor, epoch: int) -> bool:
+    def _train_step(self, inputs: Inputs, targets: Tensor, epoch: int) -> bool:
         """Make a step; False, without changing the weights, where the loss is seen not finite."""
         spec, done = self.spec, self.step + 1
         rate = learning_rate(
@@ -231,18 +254,17 @@ class _Training:
             group["lr"] = rate
         look = is_cheap_to_read(self.device) or done % STEPS_BETWEEN_LOOKS == 0
         if spec.channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
+            inputs = mapped(inputs, channels_last)
         self.optimizer.zero_grad(set_to_none=True)
-        for piece, its in zip(
-            batch.split(self.micro_batch), labels.split(self.micro_batch), strict=True
-        ):
+        for start in range(0, len(targets), self.micro_batch):
+            piece = slice(start, start + self.micro_batch)
+            its = targets[piece]
             with autocast(self.device, spec.precision):
-                logits = self.forward(piece)
-            loss = functional.cross_entropy(
-                logits.float(), its, label_smoothing=spec.label_smoothing
-            )
-            if len(piece) < len(batch):
-                loss = loss * (len(piece) / len(batch))
+                found = call(self.forward, rows(inputs, piece))
+            outputs = outputs_of(found)
+            loss = mean_loss(outputs, its, self.loss, label_smoothing=spec.label_smoothing)
+            if len(its) < len(targets):
+                loss = loss * self._share(its, targets)
             self.total += loss.detach()
             if look and not math.isfinite(float(self.total)):
                 return False
@@ -257,14 +279,22 @@ class _Training:
         self.step = done
         return True
 
+    def _share(self, piece: Tensor, whole: Tensor) -> Tensor | float:
+        """Return the share of a piece of a batch in the mean loss."""
+        if piece.dtype == torch.int64 and piece.dim() == 2:  # some tokens have no loss
+            return terms(piece, self.loss) / terms(whole, self.loss).clamp(min=1)
+        return len(piece) / len(whole)
+
     def _validate(self) -> float:
-        """Return the accuracy on validation images, of the averaged weights where there are."""
+        """Return the metric on validation samples, of the averaged weights where there are."""
         return evaluate(
             self.network if self.average is None else self.average,
             self.validation,
             batch_size=self.evaluation_batch,
             device=self.device,
             precision=self.spec.precision,
+            metric=self.metric,
+            loss=self.loss,
         )
 
     def _has_collapsed(self) -> bool:
@@ -288,14 +318,15 @@ class _Training:
         safe.delete()
         if self.micro_batch < min(self.spec.micro_batch or self.batch_size, self.batch_size):
             self.notes.append(
-                f"too little memory for {self.batch_size} images at a time: {self.micro_batch}"
+                f"too little memory for {self.batch_size} {self.data.what} at a time: "
+                f"{self.micro_batch}"
             )
-        diverged = status == "diverged"
+        diverged, worst = status == "diverged", self.data.worst(self.metric)
         return TrainingResult(
             status=status,
             curve=tuple(self.curve),
             train_loss=tuple(self.losses),
-            validation_accuracy=1 / self.data.num_classes if diverged else self.curve[-1],
+            value=worst if diverged and worst is not None else self.curve[-1],
             seconds=time.perf_counter() - self.started,
             epoch_of_divergence=len(self.curve) - collapsed if diverged else None,
             collapsed=collapsed,

@@ -458,7 +458,8 @@ def test_checks_leave_the_random_state_and_build_anew():
     check_before_search(task)
     assert torch.equal(before, torch.get_rng_state())
     builder = load_network(ModelSpec(name="net.py"))
-    assert isinstance(StudyNetwork(builder, 1, 8, 10, 0)(torch.nn.ReLU), torch.nn.Module)
+    network = StudyNetwork(builder, task.data.facts, task.data.example, 0)
+    assert isinstance(network(torch.nn.ReLU), torch.nn.Module)
 
 
 def test_what_fails_when_weights_are_set_is_told_with_its_line():

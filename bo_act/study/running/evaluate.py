@@ -97,7 +97,7 @@ def _evaluated(
         return _failed(task, study, trial, error, users=users)
     with keeping(study, trial):
         _note_result(trial, result)
-        study.tell(trial, result.validation_accuracy)
+        study.tell(trial, result.value)
     return TrialState.COMPLETE
 
 
@@ -203,11 +203,11 @@ def _trained(
     reported = read_again(study, trial).intermediate_values
     checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
 
-    def report(epoch: int, accuracy: float) -> None:
+    def report(epoch: int, value: float) -> None:
         check_mine(study, trial)
         # A trial that was taken over has reported some epochs before.
         if epoch not in reported:
-            trial.report(accuracy, epoch)
+            trial.report(value, epoch)
         if trial.should_prune():
             checkpoint.delete()
             raise optuna.TrialPruned
@@ -237,6 +237,6 @@ def _own_objective(
         curve=tuple(curve[step] for step in sorted(curve)),
         train_loss=(),
         # What the worst value of an objective is, nobody knows beforehand.
-        validation_accuracy=value if finite else -math.inf,
+        value=value if finite else -math.inf,
         seconds=time.perf_counter() - started,
     )
