@@ -23,7 +23,7 @@ from bo_act.data.samples import Inputs, shown_shape, tensors
 from bo_act.data.small_sets import open_small
 from bo_act.data.source import Part, Source
 from bo_act.errors import DataError
-from bo_act.failures import USERS, is_machines, one_line
+from bo_act.failures import USERS, one_line
 from bo_act.io import expanded
 from bo_act.specs import DataSpec
 from bo_act.specs.task import SMALL_SETS
@@ -168,7 +168,10 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
             ) from error
     images = torch.as_tensor(content.data, device="cpu")
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return as_images(images, str(folder)), torch.as_tensor(content.targets, device="cpu").long()
+    labels = torch.as_tensor(content.targets, device="cpu").long()
+    if len(labels) != len(images):
+        raise DataError(f"{folder}: expected {len(images)} labels, got {len(labels)}")
+    return as_images(images, str(folder)), labels
 
 
 def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
@@ -206,10 +209,8 @@ def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
         inputs, targets = found
         part = as_inputs(inputs), as_tensor(targets)
     except USERS as error:
-        if is_machines(error):
-            raise
         raise DataError(f"{which}: {one_line(error)}; expected {expected}") from error
-    counts = {len(one) if one.ndim else 0 for one in tensors(part[0])}
+    counts = {len(one) if one.ndim and one.numel() else 0 for one in tensors(part[0])}
     if len(counts) > 1 or counts == {0}:
         raise DataError(
             f"{which}: expected inputs of as many samples each, at least one, got the shapes "

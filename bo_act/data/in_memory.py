@@ -131,6 +131,12 @@ def _scaled(
 ) -> Inputs:
     """Return images in [0, 1], average-pooled or padded with black; of others, bytes as int64."""
     if side is None:
+        for one in tensors(inputs):
+            unknown = int((~one.isfinite()).sum()) if one.is_floating_point() else 0
+            if unknown:
+                raise DataError(
+                    f"{where}: expected inputs that are finite numbers, got {unknown} that are not"
+                )
         return mapped(inputs, without_bytes)
     images = cast(Tensor, inputs)
     if images.dtype != torch.uint8:

@@ -23,7 +23,7 @@ from bo_act.data.reading import DatasetSamples, targets_of
 from bo_act.data.samples import Inputs, Samples, SampleSet, mapped, rows, shown_shape, tensors
 from bo_act.data.source import Part, Source
 from bo_act.data.split import split
-from bo_act.data.targets import Kind, LossName, as_targets, is_tokens
+from bo_act.data.targets import LOSSES, Kind, LossName, as_targets, is_tokens
 from bo_act.errors import DataError
 from bo_act.specs import AugmentationSpec, DataSpec
 
@@ -116,7 +116,7 @@ def _of_dataset(spec: DataSpec, source: Source, dataset: Dataset[Any], loss: Los
         found, where = source.test(), _of_test(spec)
         if not isinstance(found, Dataset):
             raise DataError(f"{where}: expected a Dataset, as with train = True")
-        test, _ = _whole(found, spec, loss, where)
+        test, _ = _whole(found, spec, LOSSES[kind][0], where)
         first, _ = test.take(torch.zeros(1, device="cpu", dtype=torch.int64))
         _check_test(where, facts, form, first, test.targets)
         return test
@@ -166,7 +166,7 @@ def _in_memory(
         found, where = source.test(), _of_test(spec)
         if isinstance(found, Dataset):
             raise DataError(f"{where}: expected tensors, as with train = True, got a Dataset")
-        test_inputs, test_targets, _ = _with_targets(found, loss, where)
+        test_inputs, test_targets, _ = _with_targets(found, LOSSES[kind][0], where)
         _check_test(where, facts, form, test_inputs, test_targets)
         return transform(test_inputs, test_targets, where)
 
@@ -250,17 +250,18 @@ def _check_test(
                 f"{where}: expected test {what} of the shape {expected} of the training {what}, "
                 f"got {came}"
             )
-    most = facts.get("num_classes") or facts.get("vocabulary")
-    if most is None:
-        return
-    named = [("labels", targets)] if "num_classes" in facts else [("targets", targets)]
+    looked_at = [("labels", "classes", facts.get("num_classes"), targets)]
     if "vocabulary" in facts:
-        named += [("tokens", one) for one in tensors(inputs) if one.dtype == torch.int64]
-    for name, one in named:
-        if one.dtype == torch.int64 and one.numel() and int(one.max()) >= most:
+        looked_at = [
+            ("tokens", "tokens", facts["vocabulary"], one)
+            for one in (*tensors(inputs), targets)
+            if is_tokens(one)
+        ]
+    for name, kinds, most, one in looked_at:
+        if most is not None and one.numel() and int(one.max()) >= most:
             raise DataError(
-                f"{where}: expected test {name} among the {most} of the training {what}, from 0, "
-                f"got {int(one.max())}"
+                f"{where}: expected test {name} among the {most} {kinds} of the training {what}, "
+                f"from 0, got {int(one.max())}"
             )
 
 

@@ -130,16 +130,16 @@ def _step(
         shape = shown_shape(mapped(inputs, lambda one: one[0]))
         raise NetworkError(
             f"{task.builder.path}: the network cannot be trained on batches of {many} of shape "
-            f"{shape}{pieces}: {one_line(error)}{_advice(error)}"
+            f"{shape}{pieces}: {one_line(error)}{_advice(error, data.what)}"
         ) from error
     return [*outcome, *(weight.grad for weight in network.parameters() if weight.grad is not None)]
 
 
-def _advice(error: BaseException) -> str:
+def _advice(error: BaseException, what: str) -> str:
     if "more than 1 value per channel" not in str(error):
         return ""
     return (
-        "; a norm over the batch needs two samples at a time: see training.batch_size, "
+        f"; a norm over the batch needs two {what} at a time: see training.batch_size, "
         "training.micro_batch and data.train"
     )
 

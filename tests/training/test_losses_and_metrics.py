@@ -281,7 +281,9 @@ def test_logits_may_lie_in_a_mapping_or_an_object(wrapped):
             return wrapped(self.inner(x))
 
     plain, inside = network_of("tokens"), Wrapped()
-    results = [train(net, data_of("tokens"), TrainingSpec(**CPU), seed=0) for net in (plain, inside)]
+    results = [
+        train(net, data_of("tokens"), TrainingSpec(**CPU), seed=0) for net in (plain, inside)
+    ]
     assert results[0].curve == results[1].curve
     with pytest.raises(NetworkError, match="expected logits"):
         train(Other(), data_of("tokens"), TrainingSpec(**CPU), seed=0)
