@@ -96,7 +96,8 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.tokens(tokens) + self.positions(places))
+        # A position for each token, so that it shows in the Fisher matrix whose it is.
+        x = self.dropout(self.tokens(tokens) + self.positions(places.expand_as(tokens)))
         logits: Tensor = self.head(self.norm(self.blocks(x)))
         return logits
 

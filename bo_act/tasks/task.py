@@ -365,9 +365,9 @@ class Task:
         return value if math.isfinite(value) or worst is None else worst, loss
 
     @property
-    def metric(self) -> str | None:
-        """What the built-in training measures, a key of ``METRICS``; None is what the loss has."""
-        return None
+    def metric(self) -> str:
+        """What the built-in training measures, a key of ``METRICS``."""
+        return self.spec.metric.key
 
     def checkpoint(
         self,

@@ -45,7 +45,7 @@ def metric_name(data: Data, metric: str | None) -> str:
         return fit[0]
     if metric not in fit:
         raise SpecError(
-            f"metric: {metric!r} does not fit the targets of {data.name!r}, which are {data.kind}; "
+            f"metric.name: {metric!r} does not fit the targets of {data.name!r}, which are {data.kind}; "
             f"those that do: {', '.join(fit)}"
         )
     if metric == "auroc":
@@ -54,7 +54,7 @@ def metric_name(data: Data, metric: str | None) -> str:
             y = y[:, None]
         if not bool((y.amin(0) < y.amax(0)).any()):
             raise SpecError(
-                f"metric: 'auroc' needs validation {data.what} of both classes, and those of "
+                f"metric.name: 'auroc' needs validation {data.what} of both classes, and those of "
                 f"{data.name!r} are all of one; choose more of them"
             )
     return metric

@@ -17,6 +17,7 @@ from optuna.trial import Trial, TrialState
 
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import Failure
+from bo_act.metrics import Metric
 from bo_act.study.running.signals import Signals, finishing_steps, noting
 from bo_act.study.storage.owner import TrialTaken
 from bo_act.study.storage.ownership import check_mine, give_back, keeping
@@ -236,7 +237,11 @@ def _own_objective(
         status="completed" if finite else "diverged",
         curve=tuple(curve[step] for step in sorted(curve)),
         train_loss=(),
-        # What the worst value of an objective is, nobody knows beforehand.
-        value=value if finite else -math.inf,
+        value=value if finite else _worst(task.spec.measured),
         seconds=time.perf_counter() - started,
     )
+
+
+def _worst(metric: Metric) -> float:
+    """Return what is noted of a training that diverged; infinity where the worst is not known."""
+    return -metric.sign * math.inf if metric.worst is None else metric.worst

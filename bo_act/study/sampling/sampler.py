@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.activations.space import Space
 from bo_act.errors import ExhaustedError, ExpressionError, SearchError
 from bo_act.features.table import FeatureTable
-from bo_act.optuna_internals import id_of, is_optimizing, storage_of
+from bo_act.metrics import Metric
+from bo_act.optuna_internals import id_of, is_optimizing, storage_of, whole_study
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.embedding.embedding import Embedding
@@ -47,6 +48,7 @@ from bo_act.study.sampling.enqueued import warn_of_unasked
 from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
+from bo_act.study.storage.metric import note_metric
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner
 from bo_act.study.storage.trials import StudyView, View, own_only
 
@@ -98,12 +100,16 @@ class ActivationSampler(BaseSampler):
         delegate: samples all other parameters instead of the surrogate; default with a
             ``strategy``, which has no surrogate: Optuna's TPE.
         max_retries: how often a function is proposed again after its trial failed.
+        metric: what the study measures, noted in it at the first trial, so that tables, reports and
+            commands show values as they are; default: what the study has noted, else a value
+            without a unit in the study's direction.
 
     Raises:
         ExpressionError: a baseline is not in the space.
         SearchError: the features belong to another space, the acquisition function does not
             support this search, or ``defaults`` names an unknown parameter. The first proposal
-            raises it, too, if the study is its own source.
+            raises it, too, if the study is its own source, or the
+            metric is not the study's.
 
     Examples:
         >>> import optuna, bo_act
@@ -139,6 +145,7 @@ class ActivationSampler(BaseSampler):
         seed: int = 0,
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
+        metric: Metric | None = None,
     ) -> None:
         if initial is None:
             initial = 0 if warm_start else 2
@@ -188,6 +195,7 @@ class ActivationSampler(BaseSampler):
         if not self._delegates and (parameters or self.activations != ONE):
             check_unlisted(options["acquisition"])
         self.max_retries = max_retries
+        self.metric, self._is_noted = metric, False
         self._slot_sampler = RandomSampler(seed=seed)
         self._indices_of: dict[int, tuple[FrozenTrial, int | None]] = {}
 
@@ -267,8 +275,10 @@ class ActivationSampler(BaseSampler):
         Until the trial ends, the process sends heartbeats.
 
         Raises:
-            SearchError: the enqueued values are invalid; the trial has failed.
+            SearchError: the enqueued values are invalid, or the study measures something else than
+                the sampler was told; the trial has failed.
         """
+        self._note_metric(study, trial)
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
             storage_of(study).set_trial_system_attr(id_of(trial), OWNER, me.as_attribute())
         if fixed := trial.system_attrs.get("fixed_params"):
@@ -313,10 +323,20 @@ class ActivationSampler(BaseSampler):
         return self._view(StudyView.of(study, trial))
 
     def observations(
-        self, trials: Sequence[FrozenTrial], direction: StudyDirection
+        self,
+        trials: Sequence[FrozenTrial],
+        direction: StudyDirection,
+        *,
+        worst: float | None = None,
     ) -> Observations:
-        """Return the observations of some trials of a study, larger is better."""
-        return self._view(StudyView.of_some(trials, direction)).observations
+        """Return the observations of some trials of a study, larger is better.
+
+        Args:
+            trials: of a study.
+            direction: of the study.
+            worst: what its metric says that diverged ones count as, where it does.
+        """
+        return self._view(StudyView.of_some(trials, direction, worst=worst)).observations
 
     def configurations(self, study: Study) -> JointSide | None:
         """Return how configurations are searched; None if only functions are."""
@@ -395,6 +415,16 @@ class ActivationSampler(BaseSampler):
             self._indices_of[id_of(trial)] = trial, index
         return index
 
+    def _note_metric(self, study: Study, trial: FrozenTrial) -> None:
+        if self.metric is None or self._is_noted:
+            return
+        try:
+            note_metric(whole_study(study), self.metric)
+        except SearchError as error:
+            _fail(study, trial, error)
+            raise
+        self._is_noted = True
+
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
         """Note the function that a person chose, and what it is to be evaluated with."""
         try:
@@ -406,9 +436,7 @@ class ActivationSampler(BaseSampler):
             params = {**self.parameters.shared(study, free), **fixed, **slots}
             key, claim = (CONFIGURATION, params) if self._side(study, others) else (CLAIM, slots)
         except SearchError as error:
-            # Nobody has this trial in hand yet, so that nobody else could end it.
-            storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
-            storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
+            _fail(study, trial, error)
             raise
         storage_of(study).set_trial_system_attr(id_of(trial), key, claim)
         trial.system_attrs[key] = claim
@@ -447,3 +475,9 @@ class ActivationSampler(BaseSampler):
             storage_of(study).set_trial_user_attr(id_of(trial), name, value)
         # Optuna's trial reads the storage once, at its beginning, and looks into this object.
         trial.user_attrs.update(attributes)
+
+
+def _fail(study: Study, trial: FrozenTrial, error: SearchError) -> None:
+    """End a trial that nobody has in hand yet, so that nobody else could end it."""
+    storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
+    storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)

@@ -172,7 +172,7 @@ def open_study(
         storage=open_storage(where_of(spec), patience=patience),
         sampler=sampler,
         pruner=make_pruner(spec.pruner, epochs=spec.training.epochs),
-        direction="maximize",
+        direction=spec.measured.direction,
         load_if_exists=True,
     )
     hide_old_secrets(study)

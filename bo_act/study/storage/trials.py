@@ -23,6 +23,7 @@ from bo_act.failures import Failure
 from bo_act.optuna_internals import filter_study, id_of, storage_of, study_id
 from bo_act.search.observations import Observations
 from bo_act.study.storage.heartbeat import silences
+from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.training.outcomes import DIVERGED
 
@@ -189,12 +190,14 @@ class StudyView:
         abandoned: numbers of those that still run although they were given back, or their process
             has ended or been silent for too long.
         before: number of the trial that is to be begun, which is left out.
+        worst: what a value that is not finite counts as; None: as the worst of the others.
     """
 
     trials: tuple[FrozenTrial, ...]
     direction: StudyDirection
     abandoned: frozenset[int] = frozenset()
     before: int | None = None
+    worst: float | None = None
 
     @classmethod
     def of(cls, study: Study, trial: FrozenTrial | None = None) -> StudyView:
@@ -207,12 +210,19 @@ class StudyView:
         trials, abandoned = _read(study)
         before = None if trial is None else trial.number
         others = tuple(other for other in trials if other.number != before)
-        return cls(others, study.direction, abandoned, before)
+        worst = metric_of(study).worst if any(map(is_diverged, others)) else None
+        return cls(others, study.direction, abandoned, before, worst)
 
     @classmethod
-    def of_some(cls, trials: Iterable[FrozenTrial], direction: StudyDirection) -> StudyView:
+    def of_some(
+        cls,
+        trials: Iterable[FrozenTrial],
+        direction: StudyDirection,
+        *,
+        worst: float | None = None,
+    ) -> StudyView:
         """Return a view of some trials of a study, none of which was abandoned."""
-        return cls(tuple(own(trials)), direction)
+        return cls(tuple(own(trials)), direction, worst=worst)
 
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
@@ -278,7 +288,10 @@ class StudyView:
         told = [math.nan if trial.value is None else trial.value for trial in some]
         measured = self.sign * np.array(told, dtype=np.float64)
         finite = np.isfinite(measured)
-        measured[~finite] = measured[finite].min() if finite.any() else 0.0
+        if self.worst is not None:
+            measured[~finite] = self.sign * self.worst
+        else:
+            measured[~finite] = measured[finite].min() if finite.any() else 0.0
         return measured
 
     @staticmethod
