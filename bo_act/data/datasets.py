@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from bo_act import content
-from bo_act.data.reading import as_inputs, as_tensor
-from bo_act.data.samples import Inputs, shown_shape, tensors
+from bo_act.data.reading import as_inputs, as_tensor, without_bytes
+from bo_act.data.samples import Inputs, mapped, shown_shape, tensors
 from bo_act.data.small_sets import open_small
 from bo_act.data.source import Part, Source
 from bo_act.errors import DataError
@@ -216,7 +216,9 @@ def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
             f"{which}: expected inputs of as many samples each, at least one, got the shapes "
             f"{shown_shape(part[0])}"
         )
-    return part
+    if looks_like_images(part[0]):
+        return part
+    return mapped(part[0], without_bytes), part[1]
 
 
 def looks_like_images(inputs: Inputs) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from bo_act.data.datasets import as_images, looks_like_images
-from bo_act.data.reading import without_bytes
 from bo_act.data.samples import Inputs, SampleSet, mapped, tensors
 from bo_act.data.source import Source
 from bo_act.data.targets import Kind
@@ -129,7 +128,7 @@ def _unchanged(some: Tensor) -> Tensor:
 def _scaled(
     inputs: Inputs, where: str, *, side: int | None, white: int, any_numbers: bool
 ) -> Inputs:
-    """Return images in [0, 1], average-pooled or padded with black; of others, bytes as int64."""
+    """Return images in [0, 1], average-pooled or padded with black; other inputs as they are."""
     if side is None:
         for one in tensors(inputs):
             unknown = int((~one.isfinite()).sum()) if one.is_floating_point() else 0
@@ -137,7 +136,7 @@ def _scaled(
                 raise DataError(
                     f"{where}: expected inputs that are finite numbers, got {unknown} that are not"
                 )
-        return mapped(inputs, without_bytes)
+        return inputs
     images = cast(Tensor, inputs)
     if images.dtype != torch.uint8:
         images = images.float()

@@ -45,8 +45,8 @@ def metric_name(data: Data, metric: str | None) -> str:
         return fit[0]
     if metric not in fit:
         raise SpecError(
-            f"metric.name: {metric!r} does not fit the targets of {data.name!r}, which are {data.kind}; "
-            f"those that do: {', '.join(fit)}"
+            f"metric.name: {metric!r} does not fit the targets of {data.name!r}, which are "
+            f"{data.kind}; those that do: {', '.join(fit)}"
         )
     if metric == "auroc":
         y = data.validation.targets
