@@ -305,5 +305,5 @@ def test_topics_are_pythons_text_in_order():
     few = load_data(DataSpec(name="python_topics", context=32, train=100, validation=50))
     assert (len(few.train), len(few.validation)) == (100, 50)
     assert torch.equal(few.load_test().inputs, parts[2].inputs)
-    with pytest.raises(DataError, match="data.validation: expected fewer than"):
+    with pytest.raises(DataError, match=r"data\.validation: expected fewer than"):
         load_data(DataSpec(name="python_topics", validation=10**6))
