@@ -17,11 +17,12 @@ import torch
 
 from bo_act.activations.expressions import parse
 from bo_act.benchmark.journal import RunJournal
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.events import Events
 from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
+from bo_act.metrics import ACCURACY
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import AugmentationSpec, StudySpec
 from bo_act.specs.base import MOST_SEEDS, MOST_WORKERS, derived_seed, whole
@@ -89,16 +90,20 @@ class _Trainer:
                 "seed": run.seed,
                 "status": result.status,
                 "seconds": round(result.seconds, 4),
-                "curve": [round(value, 6) for value in result.curve],
+                "curve": [_short(value) for value in result.curve],
             }
             for name, samples in self.sets.items():
                 value, loss = result.value, math.nan
                 if result.status != DIVERGED:
                     value, loss = self.task.measure(network, samples)
-                record[f"{name}_accuracy"] = round(value, 6)
+                record[f"{name}_value"] = _short(value)
                 # JSON knows no infinity, and a network may answer with one.
-                record[f"{name}_loss"] = float(f"{loss:.6g}") if math.isfinite(loss) else None
+                record[f"{name}_loss"] = _short(loss) if math.isfinite(loss) else None
         return record
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _failed(run: Run, failure: Failure) -> dict[str, Any]:
@@ -210,6 +215,8 @@ def made_from(task: Task) -> dict[str, Any]:
         del spec["data"][key]
     for key in ("device", "threads"):
         del spec["training"][key]
+    if task.spec.measured != ACCURACY:
+        spec["metric"] = task.spec.metric.model_dump(mode="json")
     if task.spec.augmentation != AugmentationSpec():
         spec["augmentation"] = task.spec.augmentation.model_dump(mode="json")
     return {"content": task.content, "study": spec}
@@ -233,13 +240,15 @@ def assemble(
         name: of the benchmark.
     """
     shape = (len(task.space.catalogue), seeds)
-    runs = {metric: np.full(shape, np.nan) for metric in METRICS}
+    runs = {name: np.full(shape, np.nan) for name in MEASURED}
     diverged = np.zeros(shape, dtype=bool)
     curves = np.full((*shape, task.spec.training.epochs), np.nan, dtype=np.float32)
     for record in records:
         place = record["index"], record["seed"]
-        for metric in METRICS:
-            runs[metric][place] = np.nan if record[metric] is None else record[metric]
+        for one in MEASURED:
+            # Runs of a version that knew accuracies alone call them so.
+            value = record[one if one in record else one.replace("value", "accuracy")]
+            runs[one][place] = np.nan if value is None else value
         diverged[place] = record["status"] == DIVERGED
         curves[place][: len(record["curve"])] = record["curve"]
     return Benchmark(
@@ -251,4 +260,5 @@ def assemble(
         features,
         curves,
         {"source": "built", "torch": torch.__version__.split("+")[0], **made_from(task)},
+        metric=task.spec.measured,
     )

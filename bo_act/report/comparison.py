@@ -30,6 +30,7 @@ def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
         title=title,
         panels=list(found.benchmarks),
         methods=methods,
+        unit=found.unit,
         verdict=_words(found.summary),
         columns=[(name, place >= 2) for place, name in enumerate(frame.columns)],
         lines=[

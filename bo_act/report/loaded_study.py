@@ -15,6 +15,7 @@ from bo_act.features.table import FeatureTable
 from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
 from bo_act.study.running.worker import look_at_functions, make_sampler
+from bo_act.study.sampling.recorded import sampler_of
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
@@ -90,6 +91,12 @@ def load_for_report(spec: StudySpec, events: Events | None = None) -> LoadedStud
         return LoadedStudy(study, spec, make_sampler(task, features, study), features)
     except BoActError as error:
         return LoadedStudy(study, spec, lacking=str(error))
+
+
+def named_for_report(study: optuna.Study) -> LoadedStudy:
+    """Return the study of a program, with its sampler where the study notes enough of it."""
+    sampler, lacking = sampler_of(study)
+    return LoadedStudy(study, sampler=sampler, lacking=lacking)
 
 
 def readable(text: str) -> Expression | None:

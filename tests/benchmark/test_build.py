@@ -19,7 +19,7 @@ from bo_act.benchmark.act_bench import read_act_bench
 from bo_act.benchmark.build import build_benchmark
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.parquet import open_benchmark
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError, FeatureError
 from bo_act.events import Events
 from bo_act.features import fisher_worker
@@ -54,7 +54,7 @@ def study(folder: Path, **changes) -> StudySpec:
 
 
 def assert_same(one: Benchmark, other: Benchmark) -> None:
-    for metric in METRICS[:-1]:  # but for the time
+    for metric in MEASURED[:-1]:  # but for the time
         np.testing.assert_array_equal(one.runs[metric], other.runs[metric])
     np.testing.assert_array_equal(one.curves, other.curves)
     np.testing.assert_array_equal(one.diverged, other.diverged)
@@ -85,9 +85,7 @@ def test_runs_are_those_of_a_study(built, tmp_path):
                 logits = network.eval()(images.images).double()
             right = (logits.argmax(1) == images.labels).double().mean()
             loss = -logits.log_softmax(1)[range(len(images)), images.labels].mean()
-            assert built.runs[f"{name}_accuracy"][index, run] == pytest.approx(
-                float(right), abs=1e-6
-            )
+            assert built.runs[f"{name}_value"][index, run] == pytest.approx(float(right), abs=1e-6)
             assert built.runs[f"{name}_loss"][index, run] == pytest.approx(float(loss), rel=1e-4)
     assert built.seeds == 2
     assert (built.runs["seconds"] > 0).all()
@@ -98,8 +96,8 @@ def test_a_diverged_run_is_at_chance(built):
     runs = built.diverged.any(axis=1)
     assert runs.any()
     assert not runs.all()
-    assert (built.runs["test_accuracy"][built.diverged] == 0.1).all()
-    assert (built.runs["validation_accuracy"][built.diverged] == 0.1).all()
+    assert (built.runs["test_value"][built.diverged] == 0.1).all()
+    assert (built.runs["validation_value"][built.diverged] == 0.1).all()
     assert np.isnan(built.runs["train_loss"][built.diverged]).all()
     unfinished = np.isnan(built.curves).any(axis=2)
     np.testing.assert_array_equal(unfinished, built.diverged)

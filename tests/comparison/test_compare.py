@@ -247,7 +247,15 @@ def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
             return torch.full((len(points),), top), torch.zeros(len(points))
 
     top = warp_targets(known.values[seen], "standardized").max()
-    monkeypatch.setattr(quality, "fit_surrogate", lambda *_, **__: (Flat(), ""))
+    monkeypatch.setattr(
+        quality,
+        "fit_points",
+        lambda _, x, values, *__, **___: (
+            Flat(),
+            torch.from_numpy(warp_targets(values, "standardized")),
+            "",
+        ),
+    )
     found = surrogate_quality(
         known,
         embedding,

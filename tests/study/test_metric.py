@@ -78,7 +78,7 @@ def study(spec):
 
 
 def shows_no_percent(text: str) -> None:
-    """No value of about 0.003 is shown as if it were an accuracy, or as a larger one were better."""
+    """No value of about 0.003 is shown as an accuracy, or with another sign."""
     assert not re.search(r"-0\.00\d|[-+]?0\.[23]\d%|accuracy", text), text
 
 
@@ -235,9 +235,9 @@ def test_a_sampler_notes_what_its_study_measures(classic):
     again = optuna.load_study(study_name="own", storage="sqlite:///own.db")
     assert metric_of(again) == loss
     loop(classic, again, bo_act.ActivationSampler(classic, seed=0), trials=1)
+    other = bo_act.ActivationSampler(classic, metric=bo_act.Metric("error", "minimize"))
     with pytest.raises(SearchError, match=r"measures loss \(minimize, nats\), and now"):
-        other = bo_act.Metric("error", "minimize")
-        loop(classic, again, bo_act.ActivationSampler(classic, metric=other), trials=1)
+        loop(classic, again, other, trials=1)
 
 
 def test_a_metric_of_another_direction_is_refused(classic):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -98,8 +97,7 @@ def why(
     similar: tuple[str, ...] = ()
     if sampler is not None:
         try:
-            explanation, similar = _explained(study, sampler, trial)
-            explanation = _as_stored(explanation, metric)
+            explanation, similar = _explained(study, sampler, trial, metric)
         except SearchError:
             if not can_explain(sampler.searcher.surrogate):
                 raise
@@ -124,20 +122,18 @@ def why(
 
 
 def _explained(
-    study: optuna.Study, sampler: ActivationSampler, trial: FrozenTrial
+    study: optuna.Study, sampler: ActivationSampler, trial: FrozenTrial, metric: Metric
 ) -> tuple[Explanation, tuple[str, ...]]:
-    """Return what the surrogate said of a trial, larger is better, and the similar functions."""
+    """Return what the surrogate said of a trial, and the similar functions."""
     trials = own_trials(study)
     known = [t for t in trials if t.number != trial.number and _finished_before(t, trial)]
-    if side := sampler.configurations(study):
-        found, numbers = side.explain(trial, _before(study, known))
-        by_number = {t.number: t for t in trials}
-        return found, tuple(_activation(by_number[n], sampler) or "" for n in numbers)
-    return _explain_function(study, sampler, trial, known)
-
-
-def _before(study: optuna.Study, known: Sequence[FrozenTrial]) -> StudyView:
-    return StudyView.of_some(known, study.direction, worst=metric_of(study).worst)
+    before = StudyView.of_some(known, study.direction, worst=metric.worst)
+    view = sampler.view(study, before)
+    one = sampler.configuration(trial, view)
+    found = explain(view.searcher, sampler.embedding, view.observations, one)
+    alike = [view.trials[neighbour.place] for neighbour in found.neighbours]
+    similar = tuple(_activation(other, sampler) or "" for other in alike)
+    return _as_stored(found, metric), similar
 
 
 def _as_stored(found: Explanation, metric: Metric) -> Explanation:
@@ -156,25 +152,6 @@ def _noted(trial: FrozenTrial) -> str:
     """Return what a trial itself says that it tried."""
     others = settings_of(trial, None)
     return text_of(trial) + (f" with {shown(others)}" if others else "")
-
-
-def _explain_function(
-    study: optuna.Study,
-    sampler: ActivationSampler,
-    trial: FrozenTrial,
-    known: Sequence[FrozenTrial],
-) -> tuple[Explanation, tuple[str, ...]]:
-    catalogue = sampler.catalogue
-    worst = metric_of(study).worst
-    observations = sampler.observations(known, study.direction, worst=worst)
-    found = explain(
-        sampler.embedding,
-        observations,
-        catalogue.index(sampler.space.activation_of(trial)),
-        surrogate=sampler.searcher.surrogate,
-        seed=sampler.searcher.seed,
-    )
-    return found, tuple(catalogue.text(neighbour.index) for neighbour in found.neighbours)
 
 
 def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:

@@ -206,9 +206,13 @@ def read_result(spec: StudySpec) -> StudyResult:
     Raises:
         StorageError: there is no such study.
     """
-    study = load_study(spec)
-    confirmed = read_confirmed(spec, study, best_configurations(study, spec))
-    return summarize(study, spec, confirmed)
+    return result_of(load_study(spec), spec)
+
+
+def result_of(study: optuna.Study, spec: StudySpec | None, *, storage: str = "") -> StudyResult:
+    """Read the outcome of a study that was opened; arguments as for ``summarize``."""
+    confirmed = read_confirmed(spec, study, best_configurations(study, spec)) if spec else []
+    return summarize(study, spec, confirmed, storage=storage)
 
 
 def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configuration]:

@@ -17,10 +17,10 @@ from bo_act.activations.space import Space, slot_of
 from bo_act.errors import ExpressionError, SearchError, shortened
 from bo_act.metrics import Metric
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition
+from bo_act.search.configurations import ONE
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel
-from bo_act.study.sampling.configurations import ONE
 from bo_act.study.sampling.sampler import ActivationSampler
 
 
@@ -194,5 +194,6 @@ class _Items:
     def activation_of(self, trial: BaseTrial, name: str = "") -> int:
         return self.index({ITEM: trial.params.get(slot_of(name, ITEM))})
 
-    def completed(self, given: Mapping[str, Any], _: np.random.Generator) -> dict[str, int]:
-        return {ITEM: self.checked(given[ITEM])}
+    def completed(self, given: Mapping[str, Any], generator: np.random.Generator) -> dict[str, int]:
+        drawn = int(generator.integers(self._count))
+        return {ITEM: self.checked(given.get(ITEM, drawn))}

@@ -11,6 +11,9 @@ from bo_act.optuna_internals import whole_study
 METRIC = "bo_act:metric"
 """User attribute of a study: what it measures."""
 
+SPEC = "bo_act:spec"
+"""User attribute of a study: the resolved study file."""
+
 
 def direction_of(study: Study) -> Direction:
     """Return the direction of a study as a metric has it."""

@@ -21,14 +21,11 @@ from bo_act.metrics import Metric
 from bo_act.optuna_internals import id_of, storage_of
 from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
 from bo_act.study.storage.locks import study_lock
-from bo_act.study.storage.metric import METRIC, direction_of
+from bo_act.study.storage.metric import METRIC, SPEC, direction_of
 from bo_act.study.storage.owner import OWNER
 from bo_act.study.storage.trials import StudyView
 from bo_act.tasks.task import SPACE
 from bo_act.urls import shown_url
-
-SPEC = "bo_act:spec"
-"""User attribute of a study: the resolved study file."""
 
 CONTENT = "bo_act:content"
 """User attribute of a study: hashes of what the study file names."""

@@ -21,7 +21,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
 from bo_act.optuna_internals import filter_study, id_of, storage_of, study_id
-from bo_act.search.observations import Observations
 from bo_act.study.storage.heartbeat import silences
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.owner import OWNER, Owner
@@ -310,27 +309,6 @@ class StudyView:
 
     def _of(self, *states: TrialState) -> tuple[FrozenTrial, ...]:
         return tuple(trial for trial in self.trials if trial.state in states)
-
-
-@dataclass(frozen=True)
-class View:
-    """A study as the searcher sees it.
-
-    Attributes:
-        observations: measured values, larger is better, and what is not to be proposed.
-        pending: indices that other live trials are evaluating.
-        number: the place of the next trial, lost trials not counted, so that a repetition of a
-            lost trial has the same random state.
-    """
-
-    observations: Observations
-    pending: frozenset[int]
-    number: int
-
-    @property
-    def taken(self) -> frozenset[int]:
-        """Indices that are not to be proposed."""
-        return self.pending | self.observations.taken
 
 
 def common_parameters(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
