@@ -30,7 +30,7 @@ from bo_act.tasks.checks import check_trains
 from bo_act.tasks.failures import failure_of, failures_of_runs
 from bo_act.tasks.task import Task
 from bo_act.training.outcomes import DIVERGED
-from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, measure, pick_device
+from bo_act.training.trainer import cpu_threads, pick_device
 
 _FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
@@ -92,16 +92,10 @@ class _Trainer:
                 "seconds": round(result.seconds, 4),
                 "curve": [_short(value) for value in result.curve],
             }
-            for name, images in self.sets.items():
-                value, loss = 1 / self.task.data.num_classes, math.nan
+            for name, samples in self.sets.items():
+                value, loss = result.value, math.nan
                 if result.status != DIVERGED:
-                    value, loss = measure(
-                        network,
-                        images,
-                        batch_size=max(spec.training.batch_size, EVALUATION_BATCH),
-                        device=pick_device(spec.training.device),
-                        precision=spec.training.precision,
-                    )
+                    value, loss = self.task.measure(network, samples)
                 record[f"{name}_value"] = _short(value)
                 # JSON knows no infinity, and a network may answer with one.
                 record[f"{name}_loss"] = _short(loss) if math.isfinite(loss) else None

@@ -260,8 +260,9 @@ def test_a_prediction_does_not_know_its_own_value(own):
     assert (note, len(found.measured)) == ("", 15)
     changed = told.observations.values.copy()
     changed[4] = changed.min() + 0.001
-    measured = told.observations.measured
-    other, _ = calibration(replace(told, observations=Observations(measured, changed)))
+    was = told.observations
+    now = Observations(was.measured, changed, was.pruned)
+    other, _ = calibration(replace(told, observations=now))
     assert other.predicted[4] == found.predicted[4]
     assert other.low[4] == found.low[4]
     assert (other.predicted != found.predicted).any()

@@ -241,7 +241,7 @@ def test_the_live_view_follows_a_study(searched, width, monkeypatch):
     searched.tell(3, 0.95)
     page.truncate(0)
     console.print(view)
-    assert "best   0.9500  mul(erf(x),sigmoid(x))" in page.getvalue()
+    assert "best   0.95  mul(erf(x),sigmoid(x))" in page.getvalue()
 
 
 def test_a_line_a_trial_stays_and_the_cursor_comes_back(searched, monkeypatch):

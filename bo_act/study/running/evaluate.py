@@ -98,7 +98,7 @@ def _evaluated(
         return _failed(task, study, trial, error, users=users)
     with keeping(study, trial):
         _note_result(trial, result)
-        study.tell(trial, result.validation_accuracy)
+        study.tell(trial, result.value)
     return TrialState.COMPLETE
 
 
@@ -204,11 +204,11 @@ def _trained(
     reported = read_again(study, trial).intermediate_values
     checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
 
-    def report(epoch: int, accuracy: float) -> None:
+    def report(epoch: int, value: float) -> None:
         check_mine(study, trial)
         # A trial that was taken over has reported some epochs before.
         if epoch not in reported:
-            trial.report(accuracy, epoch)
+            trial.report(value, epoch)
         if trial.should_prune():
             checkpoint.delete()
             raise optuna.TrialPruned
@@ -242,7 +242,7 @@ def _own_objective(
         status="completed" if finite else "diverged",
         curve=tuple(curve[step] for step in sorted(curve)),
         train_loss=(),
-        validation_accuracy=value if finite else _worst(task.spec.measured),
+        value=value if finite else _worst(task.spec.measured),
         seconds=time.perf_counter() - started,
     )
 
