@@ -216,13 +216,7 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 "settings": shown(row.settings),
                 "diverged": f"{row.diverged} of {row.seeds} diverged" if row.diverged else "",
                 "test": with_interval(row.test, found.metric),
-                "whisker": whisker(
-                    *(
-                        edge if edge is None else min(max(edge, ends[0]), ends[1])
-                        for edge in (row.test.mean, row.test.low, row.test.high)
-                    ),
-                    ends,
-                ),
+                "whisker": whisker(row.test.mean, row.test.low, row.test.high, ends),
                 "differences": differences,
                 "validation": _value(row.validation.mean, found),
                 "cost": _cost(row.activation, found),

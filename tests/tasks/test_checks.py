@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import optuna
@@ -18,7 +19,7 @@ from bo_act.specs import DataSpec, ModelSpec, StudySpec
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.opening import load_study
 from bo_act.tasks.checks import check_before_search, check_trains
-from bo_act.tasks.objective import Objective
+from bo_act.tasks.objective import Measured, Objective
 from bo_act.tasks.task import StudyNetwork, Task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,8 +56,8 @@ def returned(text: str) -> float:
 @pytest.mark.parametrize(
     "text",
     [
-        "None", "'good'", "'0.5'", "b'1'", "True", "np.True_", "torch.tensor(True)", "[1]", "{}",
-        "torch.ones(2)", "np.ones((2, 2))", "torch.ones(1, device='meta')", "1j",
+        "None", "'good'", "'0.5'", "b'1'", "True", "np.True_", "torch.tensor(True)", "[[1]]", "{}",
+        "[]", "[True]", "np.ones((2, 2))", "torch.ones(1, device='meta')", "1j",
         "np.complex128(1j)", "torch.tensor(1j)", "10**400", "10**5000",
         "fractions.Fraction(10**400)", "object()",
         "np.datetime64('2020-01-01')", "print", "np.array(['0.5'])",
@@ -78,13 +79,14 @@ def test_what_is_no_number_is_told(text):
     ],
 )  # fmt: skip
 def test_what_is_a_number_is_taken(text):
-    assert returned(text) == 0.5
+    assert returned(text) == Measured(0.5)
 
 
 def test_whole_numbers_and_none_that_are_finite():
-    assert returned("3") == returned("np.int64(3)") == 3.0
-    assert returned("float('nan')") != 0
-    assert returned("torch.tensor(float('inf'))") == float("inf")
+    assert returned("3") == returned("np.int64(3)") == returned("[3]") == Measured(3.0)
+    assert math.isnan(returned("float('nan')").value)
+    assert not math.isfinite(returned("torch.tensor(float('inf'))").value)
+    assert returned("torch.ones(2)") == Measured(1.0, (1.0, 1.0))
 
 
 @pytest.mark.parametrize(

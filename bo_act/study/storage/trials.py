@@ -410,8 +410,9 @@ def _is_inherited(trial: FrozenTrial) -> bool:
 def _variance(trial: FrozenTrial) -> float:
     """Return the variance that a trial notes of its value, NaN without one."""
     noted = trial.user_attrs.get(VARIANCE)
-    fits = isinstance(noted, int | float) and math.isfinite(noted) and noted >= 0
-    return float(noted) if fits and not is_diverged(trial) else math.nan
+    if not isinstance(noted, int | float) or is_diverged(trial):
+        return math.nan
+    return float(noted) if math.isfinite(noted) and noted >= 0 else math.nan
 
 
 def _seconds(trial: FrozenTrial) -> float:
