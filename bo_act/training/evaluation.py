@@ -10,7 +10,6 @@ import math
 from typing import Protocol
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -238,6 +237,8 @@ class _Auroc:
         self.outputs.append(outputs)
 
     def value(self, _: float) -> float:
+        from scipy.stats import rankdata
+
         scores = torch.cat(self.outputs).double().cpu()
         y = self.targets.cpu()
         if self.labels:
