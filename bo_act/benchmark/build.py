@@ -251,12 +251,13 @@ def assemble(
             runs[one][place] = np.nan if value is None else value
         diverged[place] = record["status"] == DIVERGED
         curves[place][: len(record["curve"])] = record["curve"]
+    guessing = task.data.worst(task.metric)
     return Benchmark(
         name,
         task.space,
         runs,
         diverged,
-        1 / task.data.num_classes,
+        math.nan if guessing is None else guessing,
         features,
         curves,
         {"source": "built", "torch": torch.__version__.split("+")[0], **made_from(task)},

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -279,6 +278,8 @@ class _Auroc:
         self.outputs.append(outputs)
 
     def value(self, _: float) -> float:
+        from scipy.stats import rankdata
+
         scores = torch.cat(self.outputs).double().cpu()
         y = self.targets.cpu()
         if self.labels:

@@ -104,6 +104,13 @@ def terms(targets: Tensor, loss: Loss) -> Tensor:
     return torch.tensor(count, device=targets.device, dtype=torch.int64)
 
 
+def share(piece: Tensor, batch: Tensor, loss: Loss) -> Tensor | float:
+    """Return what the mean loss of a piece of a batch counts in that of the batch."""
+    if piece.dtype == torch.int64 and piece.dim() == 2:  # some tokens have no loss
+        return terms(piece, loss) / terms(batch, loss).clamp(min=1)
+    return len(piece) / len(batch)
+
+
 def outputs_of(found: Any) -> Tensor:
     """Return a network's outputs; of a mapping or an object, its logits.
 

@@ -37,7 +37,7 @@ from bo_act.training.evaluation import (
     measure,
     metric_name,
 )
-from bo_act.training.losses import loss_name, mean_loss, outputs_of, terms
+from bo_act.training.losses import loss_name, mean_loss, outputs_of, share
 from bo_act.training.optimization import (
     Precision,
     autocast,
@@ -264,7 +264,7 @@ class _Training:
             outputs = outputs_of(found)
             loss = mean_loss(outputs, its, self.loss, label_smoothing=spec.label_smoothing)
             if len(its) < len(targets):
-                loss = loss * self._share(its, targets)
+                loss = loss * share(its, targets, self.loss)
             self.total += loss.detach()
             if look and not math.isfinite(float(self.total)):
                 return False
@@ -278,12 +278,6 @@ class _Training:
             self.average.update_parameters(self.network)
         self.step = done
         return True
-
-    def _share(self, piece: Tensor, whole: Tensor) -> Tensor | float:
-        """Return the share of a piece of a batch in the mean loss."""
-        if piece.dtype == torch.int64 and piece.dim() == 2:  # some tokens have no loss
-            return terms(piece, self.loss) / terms(whole, self.loss).clamp(min=1)
-        return len(piece) / len(whole)
 
     def _validate(self) -> float:
         """Return the metric on validation samples, of the averaged weights where there are."""

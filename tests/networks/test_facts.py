@@ -147,7 +147,7 @@ def test_a_gpt_sees_no_token_that_follows():
         builder(nn.GELU, seed=0, **TOKENS)
 
 
-# --- an example batch in place of the shape of an image ------------------------------------------
+# --- an example batch in place of the shape of an image -----------------------------------------
 
 
 class OfDict(nn.Module):
