@@ -7,8 +7,8 @@ E  epochs of a run
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,10 @@ METRICS = (
     "seconds",
 )
 """What is measured in a run: accuracies (fractions), losses (nats), wall time in seconds."""
+
+
+PART = "part"
+"""Set in the provenance of a benchmark that was built of a part of its space, or of its runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,25 @@ class Benchmark:
     def measured(self) -> NDArray[np.bool_]:
         """(N,) bool: functions with at least one run."""
         return np.asarray(np.isfinite(self.runs["validation_accuracy"]).any(axis=1))
+
+    @property
+    def is_part(self) -> bool:
+        """Whether functions without a run are such as were not built yet."""
+        return bool(self.provenance.get(PART)) and not bool(self.measured.all())
+
+    def of_runs(self, some: Sequence[int]) -> Benchmark:
+        """Return the benchmark with some of its S runs alone.
+
+        Raises:
+            BenchmarkError: no function has one of them.
+        """
+        columns = list(some)
+        return replace(
+            self,
+            runs={metric: values[:, columns] for metric, values in self.runs.items()},
+            diverged=self.diverged[:, columns],
+            curves=None if self.curves is None else self.curves[:, columns],
+        )
 
     @cached_property
     def hash(self) -> str:
