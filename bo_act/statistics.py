@@ -264,10 +264,34 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
         middle = (estimate + z * z / (2 * n)) / (1 + z * z / n)
         half = z * math.sqrt(estimate * (1 - estimate) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
         return max(0.0, middle - half), min(1.0, middle + half)
-    angles = np.arcsin(np.sqrt((wins + 0.5) / (trials + 1)))
-    within = float((1 / (4 * trials)).mean())
-    spread = math.sqrt(max(float(angles.var(ddof=1)), within) / len(angles))
-    half = float(stats.t.ppf(0.975, len(angles) - 1)) * spread
-    ends = np.clip([angles.mean() - half, angles.mean() + half], 0.0, np.pi / 2)
+    angle, error = _angle(wins, trials)
+    half = float(stats.t.ppf(0.975, len(wins) - 1)) * error
+    ends = np.clip([angle - half, angle + half], 0.0, np.pi / 2)
     low, high = (np.sin(ends) ** 2).tolist()
     return min(low, estimate), max(high, estimate)
+
+
+def share_p(counts: Sequence[tuple[float, int]]) -> float:
+    """Return the two-sided p of a mean share of one half, by the test that ``share_interval`` is.
+
+    Args:
+        counts: (successes, trials) of each group; ties count half.
+
+    Examples:
+        >>> share_p([(15, 30)]), share_p([(30, 30), (30, 30), (29, 30)]) < 0.05
+        (1.0, True)
+    """
+    wins, trials = np.array(counts, dtype=np.float64).T
+    if len(wins) == 1:
+        z = abs(float(wins[0] / trials[0]) - 0.5) * 2 * math.sqrt(float(trials[0]))
+        return float(2 * stats.norm.sf(z))
+    angle, error = _angle(wins, trials)
+    return float(2 * stats.t.sf(abs(angle - np.pi / 4) / error, len(wins) - 1))
+
+
+def _angle(wins: Floats, trials: Floats) -> tuple[float, float]:
+    """Return the mean arcsine square root of shares, and its standard error."""
+    angles = np.arcsin(np.sqrt((wins + 0.5) / (trials + 1)))
+    within = float((1 / (4 * trials)).mean())
+    spread = max(float(angles.var(ddof=1)), within) / len(angles)
+    return float(angles.mean()), math.sqrt(spread)
