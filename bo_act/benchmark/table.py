@@ -181,7 +181,7 @@ class Benchmark:
 
     @property
     def least(self) -> float:
-        """What a function without a value counts as: chance level, else the worst value there is."""
+        """What a function without a value counts as: chance level, else the worst value."""
         if np.isfinite(self.chance):
             return self.chance
         sign = self.metric.sign

@@ -15,7 +15,7 @@ from bo_act.benchmark.build import build_benchmark
 from bo_act.data.loading import load_data
 from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
-from bo_act.specs import DataSpec, ModelSpec, StudySpec
+from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.opening import load_study
 from bo_act.tasks.checks import check_before_search, check_trains
@@ -415,7 +415,10 @@ def test_nonsense_for_data_is_told(body, says):
     ],
 )
 def test_data_of_another_kind_than_the_network_is_for_are_told_with_their_facts(returned, says):
-    refused(data(f"{GOOD}\nreturn {returned}"), NetworkError, f"build asks for {says}")
+    spec = data(f"{GOOD}\nreturn {returned}")
+    if "out_features" in says:
+        spec = spec.model_copy(update={"metric": MetricSpec(name="mse")})
+    refused(spec, NetworkError, f"build asks for {says}")
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_the_example_of_the_docs_runs():
     assert result.best.value > 0
     assert result.confirmed == ()
     curves = [len(t.intermediate_values) for t in load_study(spec).trials]
-    assert max(curves) == 20
+    assert max(curves) == 6
     assert read_result(spec).best == result.best
     json.dumps(result.as_json(), allow_nan=False)
 

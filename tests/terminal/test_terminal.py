@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
+from bo_act.metrics import Metric
 from bo_act.study.results.confirmation import Confirmed, Difference, Interval
 from bo_act.study.results.failures import nothing_found
 from bo_act.study.results.summary import Found, StudyResult
@@ -89,6 +90,21 @@ def test_what_is_not_confirmed_is_not_claimed(screen, gain, says):
 def test_one_seed_has_no_interval(screen, seeds, says):
     rows = [replace(one, seeds=seeds) for one in (row("tanh(x)", 0.9, 0.94, None), RELU)]
     assert says in " ".join(screen(result(*rows)).split())
+
+
+def test_a_loss_below_that_of_relu_is_better(screen):
+    loss = Metric("loss", "minimize", "nats")
+    worse = row("erf(x)", test=2.2, validation=2.3, gain=(0.1, 0.05, 0.15))
+    chosen = row("tanh(x)", test=2.1033, validation=2.0, gain=(-0.03, -0.04, -0.02))
+    some = [replace(one, searched=1.9) for one in (worse, chosen)]
+    shown = replace(result(*some, row("relu(x)", 2.13, 2.2, None, role="baseline")), metric=loss)
+    text = " ".join(screen(shown).split())
+    assert "tanh(x), the best of them by validation, is better than ReLU: -0.030 ±0.010" in text
+    assert "in test loss against ReLU" in text
+    assert "tanh(x) had 1.9 nats validation loss in the search and has 2 nats with fresh" in text
+    assert "0.1 was luck" in text
+    assert "accuracy" not in text
+    assert "%" not in text.replace("95%", "")
 
 
 def test_divergence_is_shown_and_tables_fit_a_narrow_terminal(screen):
