@@ -82,9 +82,9 @@ def test_runs_are_those_of_a_study(built, tmp_path):
         }
         for name, images in sets.items():
             with torch.no_grad():
-                logits = network.eval()(images.images).double()
-            right = (logits.argmax(1) == images.labels).double().mean()
-            loss = -logits.log_softmax(1)[range(len(images)), images.labels].mean()
+                logits = network.eval()(images.inputs).double()
+            right = (logits.argmax(1) == images.targets).double().mean()
+            loss = -logits.log_softmax(1)[range(len(images)), images.targets].mean()
             assert built.runs[f"{name}_value"][index, run] == pytest.approx(float(right), abs=1e-6)
             assert built.runs[f"{name}_loss"][index, run] == pytest.approx(float(loss), rel=1e-4)
     assert built.seeds == 2
