@@ -7,8 +7,8 @@ E  epochs of a run
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,10 @@ MEASURED = (
 """What is known of a run: values of the metric, losses (nats), wall time in seconds."""
 
 
+PART = "part"
+"""Set in the provenance of a benchmark that was built of a part of its space, or of its runs."""
+
+
 @dataclass(frozen=True, eq=False)
 class Benchmark:
     """Measured values of the N functions of a catalogue.
@@ -44,7 +48,7 @@ class Benchmark:
             diverged runs.
         diverged: (N, S) bool: runs whose loss became NaN or infinite; their values are those of
             chance.
-        chance: value of a network that learns nothing.
+        chance: value of a network that learns nothing; NaN where nobody knows.
         features: of each function.
         curves: (N, S, E) float32 value on validation data after each epoch, NaN where a run did
             not get that far; None where curves were not kept.
@@ -101,6 +105,25 @@ class Benchmark:
         """(N,) bool: functions with at least one run."""
         return np.asarray(np.isfinite(self.runs["validation_value"]).any(axis=1))
 
+    @property
+    def is_part(self) -> bool:
+        """Whether functions without a run are such as were not built yet."""
+        return bool(self.provenance.get(PART)) and not bool(self.measured.all())
+
+    def of_runs(self, some: Sequence[int]) -> Benchmark:
+        """Return the benchmark with some of its S runs alone.
+
+        Raises:
+            BenchmarkError: no function has one of them.
+        """
+        columns = list(some)
+        return replace(
+            self,
+            runs={metric: values[:, columns] for metric, values in self.runs.items()},
+            diverged=self.diverged[:, columns],
+            curves=None if self.curves is None else self.curves[:, columns],
+        )
+
     @cached_property
     def hash(self) -> str:
         """Identify the benchmark by its functions, their runs, curves and features."""
@@ -155,6 +178,14 @@ class Benchmark:
     def best(self) -> int:
         """Index of the function with the best value."""
         return int(np.nanargmax(self.metric.sign * self.values))
+
+    @property
+    def least(self) -> float:
+        """What a function without a value counts as: chance level, else the worst value."""
+        if np.isfinite(self.chance):
+            return self.chance
+        sign = self.metric.sign
+        return float(sign * np.nanmin(sign * self.values))
 
     @cached_property
     def expectation(self) -> float:

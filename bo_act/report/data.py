@@ -58,7 +58,7 @@ class ReportData:
     @cached_property
     def verdict(self) -> Verdict | None:
         """To believe or not; None before the confirmation."""
-        return verdict(self.confirmed)
+        return verdict(self.confirmed, self.metric)
 
     @cached_property
     def failures(self) -> Sequence[FailureGroup]:

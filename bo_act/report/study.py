@@ -24,7 +24,7 @@ from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.trials import Row, best_so_far, end_of_interest
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
-from bo_act.study.results.verdict import caveats, with_interval
+from bo_act.study.results.verdict import caveats, judged, sampled, with_interval
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import REFERENCE, functions_of, shown
@@ -63,7 +63,10 @@ def study_report(subject: LoadedStudy) -> str:
         description=spec.description if spec else "",
         metric=subject.metric,
         verdict=found.verdict,
-        caveats=[*(found.result.notes if found.result else ()), *caveats(found.confirmed)],
+        caveats=[
+            *(found.result.notes if found.result else ()),
+            *caveats(found.confirmed, found.metric),
+        ],
         failures=found.failures,
         nothing=found.lacking,
         hero=_hero(found),
@@ -136,14 +139,15 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
         numbers_.append(
             (
                 f"test {found.metric.name}",
-                with_interval(row.test, "{:.2f}%"),
+                with_interval(row.test, found.metric),
                 f"{row.seeds} fresh seeds",
             )
         )
         if row.minus_relu is not None:
-            shown_ = with_interval(row.minus_relu, "{:+.2f}")
+            shown_ = with_interval(row.minus_relu, found.metric, signed=True)
             what = "points" if found.metric.in_percent else "difference"
-            numbers_.append((f"{what} against ReLU", shown_, "paired by seed, 95% interval"))
+            over = f"paired, 95% {sampled([row.minus_relu])}"
+            numbers_.append((f"{what} against ReLU", shown_, over))
     elif found.ranked:
         best = found.ranked[0]
         value, what = _value(best.value, found), f"best {found.metric.name}"
@@ -201,12 +205,8 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 differences.append(("", ""))
                 continue
             one = row.minus[other]
-            sure = (
-                ""
-                if one.low is None or one.high is None
-                else ("better" if one.low > 0 else "worse" if one.high < 0 else "")
-            )
-            differences.append((with_interval(one, "{:+.2f}"), sure))
+            sure = {"better": "better", "worse": "worse"}.get(judged(one, found.metric), "")
+            differences.append((with_interval(one, found.metric, signed=True), sure))
         lines.append(
             {
                 "role": row.role,
@@ -215,14 +215,8 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 "graph": _picture(row.activation),
                 "settings": shown(row.settings),
                 "diverged": f"{row.diverged} of {row.seeds} diverged" if row.diverged else "",
-                "test": with_interval(row.test, "{:.2f}%"),
-                "whisker": whisker(
-                    *(
-                        edge if edge is None else min(max(edge, ends[0]), ends[1])
-                        for edge in (row.test.mean, row.test.low, row.test.high)
-                    ),
-                    ends,
-                ),
+                "test": with_interval(row.test, found.metric),
+                "whisker": whisker(row.test.mean, row.test.low, row.test.high, ends),
                 "differences": differences,
                 "validation": _value(row.validation.mean, found),
                 "cost": _cost(row.activation, found),

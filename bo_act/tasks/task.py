@@ -39,7 +39,7 @@ from bo_act.specs.base import derived_seed
 from bo_act.tasks.methods import METHOD_PARTS, OwnMethod
 from bo_act.tasks.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
-from bo_act.training.evaluation import metric_name
+from bo_act.training.evaluation import metric_name, per_example
 from bo_act.training.losses import loss_name
 from bo_act.training.trainer import (
     EVALUATION_BATCH,
@@ -363,6 +363,19 @@ class Task:
         )
         worst = self.data.worst(metric)
         return value if math.isfinite(value) or worst is None else worst, loss
+
+    def per_example(self, network: nn.Module, samples: Samples) -> NDArray[Any] | None:
+        """Return what each sample adds to the study's metric, (n,); None where it is no mean."""
+        spec = self.spec.training
+        return per_example(
+            network,
+            samples,
+            batch_size=max(spec.batch_size, EVALUATION_BATCH),
+            device=pick_device(spec.device),
+            precision=spec.precision,
+            metric=metric_name(self.data, self.metric),
+            loss=loss_name(self.data, spec),
+        )
 
     @property
     def metric(self) -> str:

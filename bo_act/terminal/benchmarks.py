@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from bo_act import terminal
+from bo_act.comparison.metrics import adjusted, remarks
 
 if TYPE_CHECKING:
     from bo_act.benchmark.table import Benchmark
@@ -89,6 +90,7 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
     from bo_act.benchmark.selection_bias import luck
 
     there = np.isfinite(benchmark.runs["validation_value"])
+    complete = int(there.all(axis=1).sum())
     seconds = benchmark.runs["seconds"][there]
     good = benchmark.metric.sign * benchmark.values
     order = np.argsort(-np.where(benchmark.measured, good, -np.inf), kind="stable")
@@ -121,7 +123,7 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
         "seconds": _number(seconds.sum()) if np.isfinite(seconds).all() else None,
         "chance": benchmark.chance,
         "best": best,
-        "luck": luck(benchmark, top=top) if benchmark.seeds > 1 else None,
+        "luck": luck(benchmark, top=top) if benchmark.seeds > 1 and complete >= 5 else None,
         "hash": benchmark.hash,
     }
 
@@ -200,7 +202,9 @@ def comparison(found: Comparison) -> None:
     """Print the table of a comparison, and who beats whom."""
     frame = found.table
     regrets = [column for column in frame.columns if column.startswith("regret ")]
-    shown = list(dict.fromkeys([*_nearest(regrets, (20, 50)), regrets[-1]]))
+    compared_at = found.summary["compared_at"]
+    wanted = _nearest(regrets, tuple(sorted({20, 50, compared_at})))
+    shown = list(dict.fromkeys([*wanted, regrets[-1]]))
     columns = [*shown, "± 95%", "median rank", "test regret", "to top 1%", "seconds"]
     for name, rows in frame.groupby("benchmark", sort=False):
         metric = found.benchmarks[str(name)].metric
@@ -215,6 +219,8 @@ def comparison(found: Comparison) -> None:
             table.add_row(escape(row["method"]), *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")
+    for remark in remarks(found.summary):
+        terminal.out.print(remark, style="dim")
     for name, told in found.summary.get("told", {}).items():
         said = f"{name} was told by {', '.join(told['by'])}"
         if told["not_by"]:
@@ -223,13 +229,16 @@ def comparison(found: Comparison) -> None:
     first = next(iter(found.summary["methods"]))
     rows = {
         escape(pair["b"]): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, "
-        f"{pair['ci95'][1]:.2f}], ahead on {pair['ahead']} of {len(pair['benchmarks'])}"
-        for pair in found.summary["comparisons"]
-        if pair["a"] == first and pair["probability"] is not None
+        f"{pair['ci95'][1]:.2f}], p = {pair['p_holm']:.3f}, ahead on {pair['ahead']} of "
+        f"{len(pair['benchmarks'])}"
+        for pair in adjusted([one for one in found.summary["comparisons"] if one["a"] == first])
+        if pair["probability"] is not None
     }
     if rows:
+        when = f"after {compared_at} evaluations"
         terminal.key_values(
-            f"Probability that {escape(first)} beats, in the end (95% over such benchmarks)",
+            f"Probability that {escape(first)} beats, {when} (95% over such benchmarks; p of one "
+            f"half, adjusted by Holm for {len(rows)})",
             rows,
         )
 
@@ -244,9 +253,9 @@ _HEADS = {
 
 _CAPTION = (
     "The best first, by regret over the whole search. By columns: mean regret after that many "
-    "evaluations, on validation data; ± for the last one, 95%; median rank of what was found; its "
-    "regret on test data; median evaluations until the best found is in the top hundredth; median "
-    "time of a suggestion."
+    "evaluations, on validation data; ± where methods are compared, 95%; median rank of what was "
+    "found; its regret on test data; median evaluations until the best found is in the top "
+    "hundredth; median time of a suggestion."
 )
 
 

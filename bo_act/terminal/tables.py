@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bo_act.study.results.verdict import caveats, verdict, with_interval
+from bo_act.study.results.verdict import caveats, sampled, verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
@@ -43,11 +43,15 @@ def study_tables(result: StudyResult) -> None:
         out.print(f"{what} in the same search: {value}")
     if result.confirmed:
         out.print(_confirmed_table(result.confirmed, result.metric))
-    judged = verdict(result.confirmed)
+    judged = verdict(result.confirmed, result.metric)
     if judged is not None:
         name = judged.winner.activation
-        out.print(judged.text.replace(f"{name},", f"[bold]{name}[/],", 1))
-    for note in (judged.note if judged else "", *result.notes, *caveats(result.confirmed)):
+        out.print(escape(judged.text).replace(f"{name},", f"[bold]{name}[/],", 1))
+    for note in (
+        judged.note if judged else "",
+        *result.notes,
+        *caveats(result.confirmed, result.metric),
+    ):
         if note:
             out.print(f"[dim]{escape(note)}[/]")
     for line in failure_lines(result.failures):
@@ -86,7 +90,8 @@ def _found_table(title: str, functions: Sequence[Found], metric: Metric) -> Tabl
 
 def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     seeds = confirmed[0].seeds
-    fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval"
+    over = sampled([row.test for row in confirmed])
+    fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval {over}"
     table = Table(
         title=f"Confirmed on the test set ({fresh})",
         title_justify="left",
@@ -102,8 +107,8 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
         last_found = row.role == "found" and any(one.role == "baseline" for one in after)
         table.add_row(
             with_settings(row.activation, row.settings) + note,
-            with_interval(row.test, "{:.2f}%"),
-            "" if row.minus_relu is None else with_interval(row.minus_relu, "{:+.2f}"),
+            escape(with_interval(row.test, metric)),
+            "" if row.minus_relu is None else with_interval(row.minus_relu, metric, signed=True),
             _text(row.validation.mean, metric),
             _text(row.searched, metric) or row.state,
             end_section=last_found,

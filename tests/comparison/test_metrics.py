@@ -19,6 +19,7 @@ from bo_act.benchmark.selection_bias import luck
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import (
     Progress,
+    adjusted,
     evaluations_to_top,
     floor,
     probability_of_beating,
@@ -27,7 +28,7 @@ from bo_act.comparison.metrics import (
     table,
 )
 from bo_act.errors import BenchmarkError
-from bo_act.statistics import mean_interval, share_interval
+from bo_act.statistics import holm, mean_interval, share_interval, share_p
 
 ONE = random_benchmark(load_space("classic"), runs=2, seed=1)
 TWO = random_benchmark(load_space("classic"), runs=2, seed=2)
@@ -199,6 +200,39 @@ def test_all_won_is_not_sure():
     assert 0.8 < low < 0.97
     assert high == 1.0
     assert share_interval([(2, 2)] * 2)[0] < 0.5
+
+
+@given(
+    st.lists(
+        st.integers(1, 30).flatmap(lambda n: st.tuples(st.integers(0, 2 * n), st.just(n))),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_p_of_a_share_is_below_a_twentieth_where_the_interval_leaves_out_one_half(halves):
+    counts = [(wins / 2, trials) for wins, trials in halves]
+    (low, high), p = share_interval(counts), share_p(counts)
+    assert 0 <= p <= 1
+    if p > 0.050001:
+        assert low <= 0.5 <= high
+    estimate = np.mean([wins / trials for wins, trials in counts])
+    if p < 0.049999:
+        assert not low < 0.5 < high or np.sign(estimate - 0.5) != np.sign((low + high) / 2 - 0.5)
+    back = share_p([(trials - wins, trials) for wins, trials in counts])
+    assert back == pytest.approx(p, rel=1e-9)
+
+
+def test_p_is_adjusted_for_all_that_is_shown():
+    steps = walks(3, methods=("a", "b", "c", "d"), seeds=range(8))
+    pairs = summary(steps, BENCHMARKS)["comparisons"]
+    assert [one["p_holm"] for one in pairs] == holm([one["p"] for one in pairs])
+    few = adjusted(pairs[:3])
+    assert [one["p_holm"] for one in few] == holm([one["p"] for one in pairs[:3]])
+    unknown = {"p": None}
+    assert adjusted([unknown, {"p": 0.01}]) == [
+        {"p": None, "p_holm": None},
+        {"p": 0.01, "p_holm": 0.01},
+    ]
 
 
 def test_a_summary_is_json_with_all_figures():

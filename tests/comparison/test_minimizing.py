@@ -102,7 +102,7 @@ def test_a_comparison_has_the_same_regrets(benchmark, losses, tmp_path, bo_act, 
             for place, value in one[key].items():
                 assert other[key][place] == pytest.approx(value, abs=1e-6), (key, place)
         assert found
-    assert both[1]["metrics"] == {"losses.parquet": LOSS.as_json()}
+    assert both[1]["benchmarks"]["losses.parquet"]["metric"] == LOSS.as_json()
     arguments = ("-b", "losses.parquet", "-m", "random", "--seeds", "2", "--evaluations", "5")
     code, out, _ = bo_act("compare", *arguments, "--report", "r.html", "--out", "runs")
     assert code == 0

@@ -30,8 +30,9 @@ from bo_act.report.page import as_script, packed, write
 from bo_act.report.predictions import Seen, calibration, predictions, seen
 from bo_act.report.study import study_report
 from bo_act.report.trials import best_so_far, end_of_interest, importances, rows
-from bo_act.search.observations import inverse_warp, warp_targets
-from bo_act.specs import SurrogateSpec
+from bo_act.search.embedding.embedding import Embedding
+from bo_act.search.observations import Observations, inverse_warp, warp_targets
+from bo_act.search.searcher import Searcher
 from bo_act.specs.files import read_study
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.provenance import environments, keep_environment
@@ -257,9 +258,11 @@ def test_a_prediction_does_not_know_its_own_value(own):
     told = seen(own)
     found, note = calibration(told)
     assert (note, len(found.measured)) == ("", 15)
-    changed = told.values.copy()
+    changed = told.observations.values.copy()
     changed[4] = changed.min() + 0.001
-    other, _ = calibration(replace(told, values=changed))
+    was = told.observations
+    now = Observations(was.measured, changed, was.pruned)
+    other, _ = calibration(replace(told, observations=now))
     assert other.predicted[4] == found.predicted[4]
     assert other.low[4] == found.low[4]
     assert (other.predicted != found.predicted).any()
@@ -269,14 +272,17 @@ def test_calibration_counts_what_lies_inside():
     generator = np.random.default_rng(1)
     points = torch.from_numpy(generator.uniform(size=(60, 2)))
     smooth = np.sin(3 * points[:, 0].numpy()) + points[:, 1].numpy()
-    told = Seen(points, smooth, {"a": slice(0, 2)}, points[:0], SurrogateSpec(), 0)
-    found, _ = calibration(told)
+    embedding = Embedding.of(points)
+
+    def told(values: np.ndarray) -> Seen:
+        return Seen(Searcher(), embedding, Observations(np.arange(len(values)), values))
+
+    found, _ = calibration(told(smooth))
     assert found.tau > 0.9
     assert found.inside > 0.8
-    noise = replace(told, values=generator.normal(size=60))
-    assert abs(calibration(noise)[0].tau) < 0.35
-    assert calibration(replace(told, points=points[:3], values=smooth[:3]))[0] is None
-    assert calibration(replace(told, values=np.ones(60)))[0] is None
+    assert abs(calibration(told(generator.normal(size=60)))[0].tau) < 0.35
+    assert calibration(told(smooth[:3]))[0] is None
+    assert calibration(told(np.ones(60)))[0] is None
     assert calibration(None) == (None, "There is no surrogate to ask.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import optuna
@@ -14,11 +15,11 @@ from bo_act.benchmark.build import build_benchmark
 from bo_act.data.loading import load_data
 from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
-from bo_act.specs import DataSpec, ModelSpec, StudySpec
+from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.opening import load_study
 from bo_act.tasks.checks import check_before_search, check_trains
-from bo_act.tasks.objective import Objective
+from bo_act.tasks.objective import Measured, Objective
 from bo_act.tasks.task import StudyNetwork, Task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,8 +56,8 @@ def returned(text: str) -> float:
 @pytest.mark.parametrize(
     "text",
     [
-        "None", "'good'", "'0.5'", "b'1'", "True", "np.True_", "torch.tensor(True)", "[1]", "{}",
-        "torch.ones(2)", "np.ones((2, 2))", "torch.ones(1, device='meta')", "1j",
+        "None", "'good'", "'0.5'", "b'1'", "True", "np.True_", "torch.tensor(True)", "[[1]]", "{}",
+        "[]", "[True]", "np.ones((2, 2))", "torch.ones(1, device='meta')", "1j",
         "np.complex128(1j)", "torch.tensor(1j)", "10**400", "10**5000",
         "fractions.Fraction(10**400)", "object()",
         "np.datetime64('2020-01-01')", "print", "np.array(['0.5'])",
@@ -78,13 +79,14 @@ def test_what_is_no_number_is_told(text):
     ],
 )  # fmt: skip
 def test_what_is_a_number_is_taken(text):
-    assert returned(text) == 0.5
+    assert returned(text) == Measured(0.5)
 
 
 def test_whole_numbers_and_none_that_are_finite():
-    assert returned("3") == returned("np.int64(3)") == 3.0
-    assert returned("float('nan')") != 0
-    assert returned("torch.tensor(float('inf'))") == float("inf")
+    assert returned("3") == returned("np.int64(3)") == returned("[3]") == Measured(3.0)
+    assert math.isnan(returned("float('nan')").value)
+    assert not math.isfinite(returned("torch.tensor(float('inf'))").value)
+    assert returned("torch.ones(2)") == Measured(1.0, (1.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -413,7 +415,10 @@ def test_nonsense_for_data_is_told(body, says):
     ],
 )
 def test_data_of_another_kind_than_the_network_is_for_are_told_with_their_facts(returned, says):
-    refused(data(f"{GOOD}\nreturn {returned}"), NetworkError, f"build asks for {says}")
+    spec = data(f"{GOOD}\nreturn {returned}")
+    if "out_features" in says:
+        spec = spec.model_copy(update={"metric": MetricSpec(name="mse")})
+    refused(spec, NetworkError, f"build asks for {says}")
 
 
 @pytest.mark.parametrize(

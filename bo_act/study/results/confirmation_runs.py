@@ -15,6 +15,7 @@ from bo_act.failures import USERS, Failure
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
+from bo_act.study.results.per_example import KEY, packed
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.failures import failure_of
 from bo_act.tasks.task import Task
@@ -92,10 +93,6 @@ def measured(task: Task, runs: Sequence[Run], workers: int) -> Iterator[tuple[Ru
             yield run, _measure_or_fail(task, run, test)
 
 
-def _lost(run: Run, error: Exception) -> tuple[Run, dict[str, Any]]:
-    return run, {"failure": Failure.of(error, blame="machine").as_attribute()}
-
-
 def _measure_or_fail(task: Task, run: Run, test: Samples) -> dict[str, Any]:
     """Measure a run, or return why it failed."""
     try:
@@ -112,12 +109,15 @@ def _measure_or_fail(task: Task, run: Run, test: Samples) -> dict[str, Any]:
 def _measure(task: Task, run: Run, test: Samples) -> dict[str, Any]:
     one = run.configuration
     network, result = task.train(one.trained, seed=run.trained_with, settings=one.settings)
-    value = result.value  # of guessing, where it diverged
+    value, examples = result.value, None  # of guessing, where it diverged
     if result.status == "completed":
         value, _ = task.measure(network, test)
+        right = task.per_example(network, test)
+        examples = None if right is None else packed(right)
     return {
         "test": value,
         "validation": result.value,
         "status": result.status,
         "seconds": round(result.seconds, 3),
+        KEY: examples,
     }

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import SearchError
-from bo_act.metrics import Metric
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.specs import StudySpec
 from bo_act.study.results.summary import Found, summarize
 from bo_act.study.results.tried import text_of
@@ -57,7 +57,6 @@ class StudyStatus:
         study, storage: where its trials are.
         total: trials that it is to have; None where no file says so.
         trials: by state.
-        metric: what is measured.
         workers: running trials, and who runs them.
         per_hour: finished trials an hour, of late; None before two have finished, or while all
             have at one instant.
@@ -66,13 +65,13 @@ class StudyStatus:
         done: whether all trials have finished.
         failures: what failed, and why, grouped by reason.
         lacking: why there is no best function; empty where there is one.
+        metric: what is measured.
     """
 
     study: str
     storage: str
     total: int | None
     trials: Counts
-    metric: Metric
     workers: tuple[AtWork, ...]
     per_hour: float | None
     seconds_left: float | None
@@ -80,6 +79,7 @@ class StudyStatus:
     done: bool
     failures: tuple[FailureGroup, ...] = ()
     lacking: str = ""
+    metric: Metric = ACCURACY
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""

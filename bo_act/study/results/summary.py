@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from bo_act.errors import StorageError
 from bo_act.html import Markup, box, table
-from bo_act.metrics import Metric
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.specs import StudySpec
 from bo_act.statistics import pareto_front
 from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confirmed
@@ -20,7 +20,7 @@ from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.results.verdict import notes_on_failures, verdict, with_interval
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study, location
-from bo_act.study.storage.trials import Counts, StudyView, count, measured, own_trials
+from bo_act.study.storage.trials import Counts, count, measured, own_trials
 from bo_act.tasks.configuration import REFERENCE, Configuration, functions_of, shown
 from bo_act.tasks.failures import FailureGroup, failures_of_runs
 
@@ -54,7 +54,6 @@ class StudyResult:
     Attributes:
         study, storage: location of its trials.
         trials: by state.
-        metric: what was measured.
         best: the best function by what the search was told; None before any has completed.
         baseline: ReLU in the same study.
         top: the best functions, best first.
@@ -63,6 +62,7 @@ class StudyResult:
         failures: failed trials, grouped by reason.
         lacking: why there is no best function; empty if there is one.
         notes: caveats of the verdict.
+        metric: what was measured.
 
     Examples:
         >>> import bo_act
@@ -73,7 +73,6 @@ class StudyResult:
     study: str
     storage: str
     trials: Counts
-    metric: Metric
     best: Found | None
     baseline: Found
     top: tuple[Found, ...] = ()
@@ -82,6 +81,7 @@ class StudyResult:
     failures: tuple[FailureGroup, ...] = ()
     lacking: str = ""
     notes: tuple[str, ...] = ()
+    metric: Metric = ACCURACY
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -98,10 +98,17 @@ class StudyResult:
         more: list[Markup | str] = [*self.notes]
         if self.failures:
             more.append(_html_failures(self.failures))
-        judged = verdict(self.confirmed)
+        judged = verdict(self.confirmed, self.metric)
         if judged is not None:
             notes = [judged.note] if judged.note else []
-            return box(title, said, judged.text, _html_confirmed(self.confirmed), *notes, *more)
+            return box(
+                title,
+                said,
+                judged.text,
+                _html_confirmed(self.confirmed, self.metric),
+                *notes,
+                *more,
+            )
         if self.best is None:
             return box(title, said, self.lacking, *more)
         what = f"Best of the search, by {self.metric.name} with one seed; not confirmed:"
@@ -125,18 +132,18 @@ def _html_table(functions: Sequence[Found], metric: Metric) -> Markup:
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 
-def _html_confirmed(confirmed: Sequence[Confirmed]) -> Markup:
+def _html_confirmed(confirmed: Sequence[Confirmed], metric: Metric) -> Markup:
     rows = [
         (
             _drawn(row.activation),
             row.activation,
             shown(row.settings),
-            with_interval(row.test, "{:.2f}%"),
-            "" if row.minus_relu is None else with_interval(row.minus_relu, "{:+.2f}"),
+            with_interval(row.test, metric),
+            "" if row.minus_relu is None else with_interval(row.minus_relu, metric, signed=True),
         )
         for row in confirmed
     ]
-    headers = ("", "activation", "settings", "test accuracy", "minus ReLU")
+    headers = ("", "activation", "settings", f"test {metric.name}", "minus ReLU")
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 
@@ -231,7 +238,7 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
 
 def best_value(study: optuna.Study) -> float | None:
     """Return the best value so far as it is stored, None before any."""
-    sign = StudyView.of_some([], study.direction).sign
+    sign = metric_of(study).sign
     values = [sign * _value(trial) for trial in measured(own_trials(study))]
     return sign * max(values) if values else None
 

@@ -21,7 +21,7 @@ from bo_act.metrics import Metric
 from bo_act.study.running.signals import Signals, finishing_steps, noting
 from bo_act.study.storage.owner import TrialTaken
 from bo_act.study.storage.ownership import check_mine, give_back, keeping
-from bo_act.study.storage.trials import has_values, read_again
+from bo_act.study.storage.trials import VALUES, VARIANCE, has_values, read_again
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.failures import failure_of
 from bo_act.tasks.objective import Objective
@@ -230,8 +230,13 @@ def _own_objective(
     """Evaluate by the training function of a user's file."""
     context = task.context(seed=task.spec.seed, settings=asked.settings)
     started = time.perf_counter()
-    value = objective(trial, asked.trained, context)
-    finite = math.isfinite(value)
+    found = objective(trial, asked.trained, context)
+    value, finite = found.value, math.isfinite(found.value)
+    if found.variance is not None:
+        trial.set_user_attr(VALUES, list(found.values))
+        trial.set_user_attr(VARIANCE, found.variance)
+    if found.test is not None and math.isfinite(found.test):
+        trial.set_user_attr("test", found.test)
     curve = read_again(study, trial).intermediate_values
     return TrainingResult(
         status="completed" if finite else "diverged",

@@ -489,7 +489,7 @@ def _fail(study: Study, trial: FrozenTrial, error: SearchError) -> None:
 
 
 def _noted(
-    space: Space, parts: Mapping[str, Any], strategy: Strategy | None, **options: Any
+    space: Any, parts: Mapping[str, Any], strategy: Strategy | None, **options: Any
 ) -> dict[str, Any]:
     """Return what is noted of a sampler, or what it has that cannot be."""
     if not isinstance(space, Space):

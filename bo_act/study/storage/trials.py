@@ -17,6 +17,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from scipy.stats import chi2
 
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
@@ -25,6 +26,11 @@ from bo_act.study.storage.heartbeat import silences
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.training.outcomes import DIVERGED
+
+VALUES, VARIANCE = "values", "variance"
+"""User attributes of a trial: of several runs each value, and the variance of their mean."""
+
+_PRIOR = 4  # degrees of freedom of what is known of a variance by others'
 
 SOURCE = "source"
 """User attribute of a trial that tells of another task: what it was measured on."""
@@ -294,6 +300,32 @@ class StudyView:
         return measured
 
     @staticmethod
+    def variances(some: Sequence[FrozenTrial]) -> np.ndarray | None:
+        """Return the variances of the values of complete trials, (n,); None where none notes any.
+
+        Of few runs each a variance is little known itself, so it is drawn towards that of the
+        others, as one of four more runs (Smyth 2004, "Linear models and empirical Bayes methods
+        for assessing differential expression in microarray experiments", eq. 6). A trial of one
+        run, and one that diverged, has that of one run.
+        """
+        noted = np.array([_variance(trial) for trial in some], dtype=np.float64)
+        known = np.isfinite(noted)
+        if not known.any():
+            return None
+        runs = np.array([len(trial.user_attrs.get(VALUES, ())) for trial in some])
+        several = known & (runs > 1)
+        if not several.any():  # noted by a program: as it says
+            return np.where(known, noted, noted[known].mean())
+        single, freedom = noted * runs, np.maximum(runs - 1, 0)
+        # The median is not moved by those few that nearly diverged; of a chi-squared variable it
+        # is below the mean.
+        usual = float(
+            np.median(single[several] / (chi2.median(freedom[several]) / freedom[several]))
+        )
+        drawn = (freedom * single + _PRIOR * usual) / (freedom + _PRIOR) / np.maximum(runs, 1)
+        return np.where(several, drawn, np.where(known, noted, usual))
+
+    @staticmethod
     def seconds(some: Sequence[FrozenTrial]) -> np.ndarray:
         """Return how long complete trials took, (n,); NaN where that says nothing of others.
 
@@ -373,6 +405,14 @@ def _is_inherited(trial: FrozenTrial) -> bool:
         return False
     owner = Owner.read(trial.system_attrs[OWNER])
     return owner is None or owner.grace is not None  # of a study's runner, which takes over
+
+
+def _variance(trial: FrozenTrial) -> float:
+    """Return the variance that a trial notes of its value, NaN without one."""
+    noted = trial.user_attrs.get(VARIANCE)
+    if not isinstance(noted, int | float) or is_diverged(trial):
+        return math.nan
+    return float(noted) if math.isfinite(noted) and noted >= 0 else math.nan
 
 
 def _seconds(trial: FrozenTrial) -> float:
