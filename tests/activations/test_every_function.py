@@ -32,8 +32,8 @@ def table(act_bench, data, tmp_path_factory) -> FeatureTable:
     return compute_features(
         act_bench,
         network=network,
-        inputs=data.train.images,
-        targets=data.train.labels,
+        inputs=data.train.inputs,
+        targets=data.train.targets,
         spec=FeaturesSpec(quantiles=16),
     )
 

@@ -52,8 +52,8 @@ VALUE = "float(activation()(torch.tensor([0.3])))"
 def test_the_example_of_the_docs_runs():
     page = ROOT / "docs/how_to/own_objective.md"
     Path("my_train.py").write_text(blocks(page, "python")[0])
-    Path("diabetes.toml").write_text(blocks(page, "toml")[0])
-    spec = read_study("diabetes.toml", {"trials": "13", "space": "few.toml"})
+    Path("poisson.toml").write_text(blocks(page, "toml")[0])
+    spec = read_study("poisson.toml", {"trials": "13", "space": "few.toml"})
     result = run_study(spec)
     assert result.trials.finished == 13
     assert result.best.value > 0
