@@ -72,11 +72,12 @@ def surrogate_quality(
         raise BenchmarkError(
             f"expected searches of at least {observations} evaluations, got one of {shortest[0]}"
         )
+    good = benchmark.metric.sign * benchmark.values  # larger is better
     found: dict[str, list[float]] = {}
     for seed, one in enumerate(searched):
         seen = np.array([i for i in one[:observations] if i in placed], dtype=np.int64)
         unseen = np.setdiff1d(usable, seen)
-        known, truth = benchmark.values[seen], benchmark.values[unseen]
+        known, truth = good[seen], good[unseen]
         points = torch.from_numpy(embedding.points[seen])
         model, y, _ = fit_points(surrogate, points, known, embedding.blocks, seed=seed)
         mean, variance = (

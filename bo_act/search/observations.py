@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from bo_act.errors import SearchError
+from bo_act.errors import SearchError, shortened
 from bo_act.search.configurations import Configurations
 from bo_act.statistics import FLOAT64_ROUNDING, deviation, rescaled, tied
 
@@ -31,6 +31,7 @@ class Observations:
         pruned: those whose evaluation was stopped early: the value is unknown, but not good.
         closed: functions given up, an index or K of them each: not to be proposed again.
         seconds: (n,) duration of each evaluation, NaN if unknown or diverged; None if not needed.
+        variances: (n,) of the values, as of means over several seeds; None where nobody knows them.
 
     Examples:
         >>> import numpy as np
@@ -45,6 +46,7 @@ class Observations:
     pruned: Configurations
     closed: frozenset[tuple[int, ...]]
     seconds: np.ndarray | None
+    variances: np.ndarray | None
 
     def __init__(
         self,
@@ -53,6 +55,8 @@ class Observations:
         pruned: Configurations | Collection[int] = (),
         closed: Collection[int | tuple[int, ...]] = (),
         seconds: np.ndarray | None = None,
+        *,
+        variances: np.ndarray | None = None,
     ) -> None:
         if np.ndim(values) != 1 or len(measured) != len(values):
             raise SearchError(
@@ -64,6 +68,13 @@ class Observations:
                 f"observation {bad} has the value {values[bad]}; expected a finite number "
                 "(a diverged function is given its chance-level value)"
             )
+        if variances is not None:
+            given = np.asarray(variances, dtype=np.float64)
+            if given.shape != np.shape(values) or not (np.isfinite(given) & (given >= 0)).all():
+                raise SearchError(
+                    f"expected {len(values)} finite variances of at least 0, one for each value, "
+                    f"got {shortened(repr(variances))}"
+                )
         measured = Configurations.of(measured)
         given_up = (one if isinstance(one, tuple) else (int(one),) for one in closed)
         object.__setattr__(self, "measured", measured)
@@ -71,6 +82,7 @@ class Observations:
         object.__setattr__(self, "pruned", Configurations.of(pruned, like=measured))
         object.__setattr__(self, "closed", frozenset(given_up))
         object.__setattr__(self, "seconds", seconds)
+        object.__setattr__(self, "variances", variances)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -83,9 +95,9 @@ class Observations:
     def among(self, rows: np.ndarray) -> Observations:
         """Return the observations with those values alone that ``rows`` chooses."""
         seconds = None if self.seconds is None else self.seconds[rows]
-        return Observations(
-            self.measured[rows], self.values[rows], self.pruned, self.closed, seconds
-        )
+        variances = None if self.variances is None else self.variances[rows]
+        some, values = self.measured[rows], self.values[rows]
+        return Observations(some, values, self.pruned, self.closed, seconds, variances=variances)
 
 
 def count_different(values: np.ndarray) -> int:
@@ -119,6 +131,32 @@ def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
         values = _winsorized(values)
     centred, _ = rescaled(values - values.mean())
     return np.asarray(centred / deviation(centred))
+
+
+def warp_variances(
+    variances: np.ndarray, values: np.ndarray, targets: np.ndarray, how: Targets
+) -> np.ndarray:
+    """Return what variances of values are in units of the warped targets.
+
+    Args:
+        variances: (n,) of the values.
+        values: (n,) as observed.
+        targets: (n,) warped.
+        how: as in ``warp_targets``. Ranks have no unit: there it is how far the target moves
+            within a standard deviation of the value.
+
+    Returns:
+        (n,) finite; 0 where all targets are equal.
+    """
+    deviations = np.sqrt(variances)
+    if how != "rank_normal":
+        with np.errstate(over="ignore"):
+            return np.asarray(np.nan_to_num(np.square(deviations / unit(values, how))))
+    order = np.lexsort((targets, values))
+    ends = [
+        np.interp(values + sign * deviations, values[order], targets[order]) for sign in (-1, 1)
+    ]
+    return np.asarray(np.square((ends[1] - ends[0]) / 2))
 
 
 def unit(values: np.ndarray, how: Targets) -> float:

@@ -338,6 +338,7 @@ class Searcher:
             space.points(measured),
             values,
             space.blocks,
+            variances=None if observations.variances is None else observations.variances[usable],
             pending=space.placed(pending.distinct()),
             pruned=space.placed(observations.pruned.distinct()),
             believe=not isinstance(self.acquisition, OwnAcquisition),

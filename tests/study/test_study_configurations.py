@@ -306,7 +306,7 @@ def test_a_study_file_with_parameters(study_file, bo_act):
     again = [
         task.train(task.space.suggest_expression(best), seed=FRESH + seed, settings=first.settings)[
             1
-        ].validation_accuracy
+        ].value
         for seed in range(2)
     ]
     assert first.validation.mean == pytest.approx(np.mean(again), abs=1e-12)
@@ -338,7 +338,7 @@ def test_settings_are_trained_with(study_file):
     assert not alone.parameters
     task = Task.load(alone)
     _, measured = task.train(task.space.suggest_expression(trial), seed=alone.seed)
-    assert measured.validation_accuracy == trial.value
+    assert measured.value == trial.value
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bo_act.search.observations import unit, warp_targets
+from bo_act.search.observations import unit, warp_targets, warp_variances
 from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate, fit_own
 from bo_act.search.surrogate.surrogate import Surrogate
@@ -23,6 +23,7 @@ def fit_points(
     values: NDArray[np.float64],
     blocks: Mapping[str, slice],
     *,
+    variances: NDArray[np.float64] | None = None,
     pending: Tensor | None = None,
     pruned: Tensor | None = None,
     believe: bool = True,
@@ -35,6 +36,7 @@ def fit_points(
         x: (n, d) float64 points in [0, 1].
         values: (n,) float64, larger is better.
         blocks: columns of each feature block.
+        variances: (n,) of the values, where they are known; they take the place of ``spec.noise``.
         pending: (p, d) points under evaluation.
         pruned: (r, d) points whose evaluation was stopped early.
         believe: take pending ones as if observed; else they are the model's ``pending``.
@@ -52,8 +54,11 @@ def fit_points(
     )
     ceiling[len(pending) :] = float(y.median())
     believed = torch.cat([pending, pruned])
-    least_noise = 0.0
-    if spec.noise is not None:
+    least_noise, known = 0.0, None
+    if variances is not None:
+        warped = warp_variances(variances, values, y.numpy(), spec.targets)
+        known = torch.from_numpy(np.minimum(warped, _MOST_NOISE**2))
+    elif spec.noise is not None:
         least_noise = min(spec.noise / unit(values, spec.targets), _MOST_NOISE) ** 2
     model: Surrogate
     failure = ""
@@ -65,7 +70,7 @@ def fit_points(
             blocks,
             believed=believed,
             ceiling=ceiling,
-            variance=least_noise or None,
+            variances=torch.full_like(y, least_noise) if least_noise and known is None else known,
             seed=seed,
         )
     elif spec.name != "gp":
@@ -75,7 +80,13 @@ def fit_points(
         model = RegressorModel(spec, x, y, believed=believed, ceiling=ceiling, seed=seed)
     else:
         model, failure = fit_gaussian_process(
-            x, y, blocks, least_noise=least_noise, believed=believed, ceiling=ceiling
+            x,
+            y,
+            blocks,
+            least_noise=least_noise,
+            known_noise=known,
+            believed=believed,
+            ceiling=ceiling,
         )
     model.observed, model.pending = x, waiting
     return model, y, f"the surrogate kept its priors: {failure}" if failure else ""

@@ -180,7 +180,7 @@ def fit_own(
     *,
     believed: Tensor,
     ceiling: Tensor,
-    variance: float | None,
+    variances: Tensor | None,
     seed: int,
 ) -> BoTorchSurrogate:
     """Make a model of observations; points without a value are taken at its own predictions.
@@ -193,7 +193,7 @@ def fit_own(
         believed: (p, d) points without a value. The model is made twice where there are some: the
             second time as if they had been observed at what the first one predicts.
         ceiling: (p,) what their values are known not to exceed.
-        variance: of a measurement, in units of the warped target, where it is known.
+        variances: (n,) of each measurement, in units of the warped target, where they are known.
         seed: of what is random in making it.
 
     Raises:
@@ -202,7 +202,7 @@ def fit_own(
     offered = {
         "train_X": x,
         "train_Y": y.unsqueeze(-1),
-        "train_Yvar": None if variance is None else torch.full_like(y.unsqueeze(-1), variance),
+        "train_Yvar": None if variances is None else variances.unsqueeze(-1),
         "blocks": dict(blocks),
         "seed": seed,
     }
@@ -211,8 +211,9 @@ def fit_own(
         value = torch.minimum(model.mean_and_variance(believed)[0], ceiling)
         y = torch.cat([y, value]).unsqueeze(-1)
         offered |= {"train_X": torch.cat([x, believed]), "train_Y": y}
-        if variance is not None:
-            offered["train_Yvar"] = torch.full_like(y, variance)
+        if variances is not None:
+            more = variances.mean().expand(len(believed))
+            offered["train_Yvar"] = torch.cat([variances, more]).unsqueeze(-1)
         model = _made(own, offered, seed)
     return model
 

@@ -198,7 +198,8 @@ def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
     enough = min(_SAME_VALUES, task.spec.trials)
     if len(values) == enough > 1 and len(set(values.values())) == 1:
         warnings.warn(
-            f"the first {enough} functions all have the value {next(iter(values.values()))}: "
+            f"the first {enough} functions all have the value "
+            f"{task.spec.measured.text(next(iter(values.values())))}: "
             f"does {task.objective.path.name} use the activation that it is given?",
             stacklevel=3,
         )

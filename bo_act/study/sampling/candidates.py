@@ -29,6 +29,7 @@ from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
+from bo_act.study.storage.trials import StudyView
 
 Embeddable = (
     EmbeddingSpec
@@ -101,7 +102,7 @@ def how_chosen(proposal: Proposal, direction: StudyDirection) -> dict[str, Any]:
     if proposal.mean is not None and proposal.deviation is not None:
         how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
     if proposal.expected is not None:
-        sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+        sign = StudyView.of_some([], direction).sign
         how["expected"] = float(f"{sign * proposal.expected:.7g}")
     if proposal.note:
         how["note"] = proposal.note

@@ -167,6 +167,7 @@ class TrialReader:
             self.read(trials.pruned, parameters)[0],
             frozenset(functions for functions, n in failures.items() if n > self.max_retries),
             trials.seconds(complete),
+            variances=trials.variances(complete),
         )
         return View(searcher, observations, pending, trials.number, complete)
 

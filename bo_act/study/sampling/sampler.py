@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act.activations.space import Space, slot_of
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.features.table import FeatureTable
-from bo_act.optuna_internals import id_of, is_optimizing, storage_of
+from bo_act.metrics import Metric
+from bo_act.optuna_internals import id_of, is_optimizing, storage_of, whole_study
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.configurations import ONE, Configurations
@@ -26,7 +27,7 @@ from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel, OwnSurrogate
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source
-from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, SurrogateSpec
 from bo_act.specs.base import whole
 from bo_act.study.sampling.candidates import (
     Embeddable,
@@ -46,8 +47,12 @@ from bo_act.study.sampling.enqueued import warn_of_unasked
 from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
+from bo_act.study.storage.metric import SPEC, note_metric
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner
 from bo_act.study.storage.trials import StudyView, own_only
+
+SEARCH = "bo_act:search"
+"""User attribute of a study that a program runs: what its sampler was made with."""
 
 
 class ActivationSampler(BaseSampler):
@@ -97,12 +102,16 @@ class ActivationSampler(BaseSampler):
         delegate: samples all other parameters instead of the surrogate; default with a
             ``strategy``, which has no surrogate: Optuna's TPE.
         max_retries: how often a function is proposed again after its trial failed.
+        metric: what the study measures, noted in it at the first trial, so that tables, reports and
+            commands show values as they are; default: what the study has noted, else a value
+            without a unit in the study's direction.
 
     Raises:
         ExpressionError: a baseline is not in the space.
         SearchError: the features belong to another space, the acquisition function does not
             support this search, or ``defaults`` names an unknown parameter. The first proposal
-            raises it, too, if the study is its own source.
+            raises it, too, if the study is its own source, or the
+            metric is not the study's.
 
     Examples:
         >>> import optuna, bo_act
@@ -138,6 +147,7 @@ class ActivationSampler(BaseSampler):
         seed: int = 0,
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
+        metric: Metric | None = None,
     ) -> None:
         if initial is None:
             initial = 0 if warm_start else 2
@@ -146,6 +156,19 @@ class ActivationSampler(BaseSampler):
         surrogate = OwnSurrogate.of(surrogate or SurrogateSpec())
         acquisition = OwnAcquisition.of(acquisition or AcquisitionSpec())
         needs_costs = acquisition.needs_costs
+        self._search = _noted(
+            space,
+            {
+                "embedding": EmbeddingSpec() if embedding is None else embedding,
+                "surrogate": surrogate,
+                "acquisition": acquisition,
+            },
+            strategy,
+            initial=initial,
+            candidates=candidates,
+            activations=list(activations),
+            seed=seed,
+        )
         self._told_by = [one for one in warm_start if isinstance(one, str)]
         usual = () if warm_start else space.baselines
         given = usual if baselines is None else baselines
@@ -199,6 +222,7 @@ class ActivationSampler(BaseSampler):
         if not self._delegates and (parameters or self.activations != ONE):
             check_unlisted(acquisition)
         self._reader = TrialReader(self.catalogue, self.activations, max_retries)
+        self.metric, self._is_noted = metric, False
         self._slot_sampler = RandomSampler(seed=seed)
 
     @property
@@ -277,8 +301,10 @@ class ActivationSampler(BaseSampler):
         Until the trial ends, the process sends heartbeats.
 
         Raises:
-            SearchError: the enqueued values are invalid; the trial has failed.
+            SearchError: the enqueued values are invalid, or the study measures something else than
+                the sampler was told; the trial has failed.
         """
+        self._note_search(study, trial)
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
             storage_of(study).set_trial_system_attr(id_of(trial), OWNER, me.as_attribute())
         if fixed := trial.system_attrs.get("fixed_params"):
@@ -370,6 +396,22 @@ class ActivationSampler(BaseSampler):
         """Return the parameters that are searched together with the functions."""
         return {} if self._delegates else self.parameters.common(study)
 
+    def _note_search(self, study: Study, trial: FrozenTrial) -> None:
+        if self._is_noted:
+            return
+        study = whole_study(study)
+        try:
+            if self.metric is not None:
+                note_metric(study, self.metric)
+        except SearchError as error:
+            _fail(study, trial, error)
+            raise
+        # What a study file makes is noted as a whole.
+        if not study.user_attrs.keys() & {SPEC, SEARCH}:
+            baselines = [self.catalogue.text(index) for index in self.searcher.baselines]
+            study.set_user_attr(SEARCH, {**self._search, "baselines": baselines})
+        self._is_noted = True
+
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
         """Note the function that a person chose, and what it is to be evaluated with."""
         try:
@@ -380,9 +422,7 @@ class ActivationSampler(BaseSampler):
             free = {name: d for name, d in others.items() if name not in fixed}
             shared = self.parameters.shared(study, free)
         except SearchError as error:
-            # Nobody has this trial in hand yet, so that nobody else could end it.
-            storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
-            storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
+            _fail(study, trial, error)
             raise
         self._claim(study, trial, slots, {**shared, **fixed} if others else {})
         self._note(study, trial, slots, {"by": "enqueued"})
@@ -440,3 +480,23 @@ class ActivationSampler(BaseSampler):
             storage.set_trial_user_attr(number, name, value)
         # Optuna's trial reads the storage once, at its beginning, and looks into this object.
         trial.user_attrs.update(attributes)
+
+
+def _fail(study: Study, trial: FrozenTrial, error: SearchError) -> None:
+    """End a trial that nobody has in hand yet, so that nobody else could end it."""
+    storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
+    storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
+
+
+def _noted(
+    space: Any, parts: Mapping[str, Any], strategy: Strategy | None, **options: Any
+) -> dict[str, Any]:
+    """Return what is noted of a sampler, or what it has that cannot be."""
+    if not isinstance(space, Space):
+        return {"lacking": "the points of its items are not kept in the study"}
+    own = [name for name, one in parts.items() if not isinstance(one, Spec)]
+    own += ["strategy"] * (strategy is not None)
+    if own:
+        return {"lacking": f"the program's own {' and '.join(own)} cannot be kept in the study"}
+    specs = {name: one.model_dump(mode="json") for name, one in parts.items()}
+    return {"space": space.spec.model_dump(mode="json"), **specs, **options}
