@@ -23,20 +23,18 @@ from bo_act.errors import FeatureError
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.centred import centred_products
 from bo_act.fisher.correlation import correlated_products, worthwhile
+from bo_act.fisher.options import Sharing
 from bo_act.fisher.patches import Convolution, double, gram, patch_means, patch_products
 from bo_act.fisher.rounding import RESOLUTION, outweighs_rounding, rounding_floor
 
 __all__ = [
     "CONVOLUTIONS",
     "LayerFactors",
-    "Sharing",
     "Trace",
     "WeightTrace",
     "at_least_float32",
     "weighted",
 ]
-
-Sharing = Literal["expand", "reduce"]
 
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bo_act.torch_internals import Dropout
 from bo_act.torch_state import plain_torch
 
 Initialization = Literal["default", "kaiming", "unit_variance"]
@@ -72,7 +73,7 @@ def _scale(network: nn.Module, layers: list[Any], images: Tensor) -> None:
         # Normalization as in training, where it takes the moments of the batch; no dropout.
         network.train()
         for module in modes:
-            if isinstance(module, nn.modules.dropout._DropoutNd):
+            if isinstance(module, Dropout):
                 module.eval()
         network(images)
     finally:

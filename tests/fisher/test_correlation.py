@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from bo_act.fisher import layers
 from bo_act.fisher.centred import centred_products
 from bo_act.fisher.correlation import correlated_products, worthwhile
-from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.layer_spectrum import spectrum
 from bo_act.fisher.patches import Convolution, gram, patch_means, patch_products
 from bo_act.fisher.rounding import outweighs_rounding

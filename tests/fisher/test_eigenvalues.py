@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,9 +20,10 @@ from bo_act.features.act_bench import act_bench_vector, edges
 from bo_act.fisher import layers as layers_module
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
-from bo_act.fisher.kfac import LayerFactors, kronecker_factors
+from bo_act.fisher.kfac import LayerFactors
 from bo_act.fisher.layer_spectrum import Spectrum, faster_device, spectra, spectrum
-from bo_act.fisher.spectra import fim_spectra
+from bo_act.fisher.options import FisherOptions
+from bo_act.fisher.spectra import fim_spectra, network_spectra
 from bo_act.networks import load_network
 from bo_act.specs import ModelSpec
 
@@ -172,7 +174,8 @@ def test_shared_factors_change_nothing(sharing):
     for function in FUNCTIONS:
         network = seeded(lambda f=function: net(f))
         alone = fim_spectra(network, images, None, weight_sharing=sharing)
-        together = fim_spectra(network, images, None, weight_sharing=sharing, shared=shared)
+        options = FisherOptions(weight_sharing=sharing)
+        together = network_spectra(network, images, options=options, shared=shared)
         np.testing.assert_array_equal(together.quantiles, alone.quantiles)
         np.testing.assert_array_equal(together.null_mass, alone.null_mass)
     assert sorted(shared.spectra) == ["0", "1"]
@@ -221,7 +224,7 @@ def test_a_network_is_checked_for_randomness_once(monkeypatch):
     shared = InputFactorCache()
     for expected in (3, 1, 1):
         calls.clear()
-        fim_spectra(network, images, None, shared=shared)
+        network_spectra(network, images, options=FisherOptions(), shared=shared)
         assert len(calls) == expected
 
 

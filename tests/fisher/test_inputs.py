@@ -12,6 +12,7 @@ import fisher_loops
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
@@ -21,7 +22,6 @@ from bo_act.features import compute
 from bo_act.features.compute import compute_features
 from bo_act.features.fisher_worker import FisherJob
 from bo_act.fisher import spectra
-from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.spectra import fim_spectra
 from bo_act.specs import FeaturesSpec
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.kfac import Fisher, LayerFactors, kronecker_factors
+from bo_act.fisher.kfac import LayerFactors
 from bo_act.fisher.layer_spectrum import spectrum
+from bo_act.fisher.options import Fisher
 from bo_act.fisher.rounding import RESOLUTION
 from bo_act.fisher.spectra import NULL_LOG, fim_spectra
 
