@@ -13,8 +13,8 @@ from torch import nn
 
 from bo_act.errors import FeatureError
 from bo_act.failures import is_of_in_place
-from bo_act.fisher.attention import AttentionTrace
 from bo_act.fisher.calls import Inputs, tensors
+from bo_act.fisher.layers.attention import AttentionTrace
 from bo_act.fisher.options import Statistics
 from bo_act.torch_internals import COMPILED, RunningNorm, children_of, is_compiler_loaded
 

@@ -47,7 +47,6 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.attention import AttentionTrace
 from bo_act.fisher.borrowed import borrowed, explained, inside, named_layers
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.calls import (
@@ -60,12 +59,14 @@ from bo_act.fisher.calls import (
     taken,
     tensors,
 )
-from bo_act.fisher.embeddings import EmbeddingTrace
-from bo_act.fisher.layers import CONVOLUTIONS, LayerFactors, Trace, WeightTrace, weighted
+from bo_act.fisher.layers.attention import AttentionTrace
+from bo_act.fisher.layers.embeddings import EmbeddingTrace
+from bo_act.fisher.layers.norms import NormTrace, normalizes
+from bo_act.fisher.layers.patches import Convolution
+from bo_act.fisher.layers.trace import LayerFactors, Trace
+from bo_act.fisher.layers.weights import CONVOLUTIONS, WeightTrace, weighted
 from bo_act.fisher.loss import output_gradients
-from bo_act.fisher.norms import NormTrace, normalizes
 from bo_act.fisher.options import FisherOptions, Sharing, Statistics
-from bo_act.fisher.patches import Convolution
 from bo_act.torch_state import plain_torch
 
 __all__ = [

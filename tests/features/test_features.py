@@ -17,9 +17,9 @@ from scipy.stats import norm
 from strategies import space_specs
 from torch import nn
 
-from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.operators import of_kind
+from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features import compute as computing

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from bo_act.errors import FeatureError
 from bo_act.features import act_bench as act_bench_module
 from bo_act.features.act_bench import act_bench_vector, edges
-from bo_act.fisher import layers as layers_module
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
 from bo_act.fisher.kfac import LayerFactors
 from bo_act.fisher.layer_spectrum import Spectrum, faster_device, spectra, spectrum
+from bo_act.fisher.layers import weights
 from bo_act.fisher.options import FisherOptions
 from bo_act.fisher.spectra import fim_spectra, network_spectra
 from bo_act.networks import load_network
@@ -183,11 +183,11 @@ def test_shared_factors_change_nothing(sharing):
 
 def test_what_stands_before_the_activation_is_computed_once(monkeypatch):
     counts = []
-    real = layers_module.patch_products
+    real = weights.patch_products
     monkeypatch.setattr(
-        layers_module, "patch_products", lambda *a: counts.append(a[0].shape[1]) or real(*a)
+        weights, "patch_products", lambda *a: counts.append(a[0].shape[1]) or real(*a)
     )
-    monkeypatch.setattr(layers_module, "worthwhile", lambda *a: False)
+    monkeypatch.setattr(weights, "worthwhile", lambda *a: False)
     images, shared = randn(5, 2, 9, 9), InputFactorCache()
     for function in FUNCTIONS:
         kronecker_factors(seeded(lambda f=function: net(f)), images, None, shared=shared)

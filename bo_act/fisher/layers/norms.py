@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bo_act.fisher.layers import LayerFactors, Trace, at_least_float32
-from bo_act.fisher.patches import double
+from bo_act.fisher.layers.patches import double
+from bo_act.fisher.layers.trace import LayerFactors, Trace, at_least_float32
 from bo_act.fisher.rounding import rounding_floor
 from bo_act.torch_internals import InstanceNorm, RunningNorm
 
