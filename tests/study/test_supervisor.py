@@ -41,7 +41,7 @@ def test_a_study_arrives_as_it_was_sent(name):
     url = "postgresql://me:secret@server/studies?password=é%20"
     for spec in (
         read_study(name),
-        read_study(name, {"storage": json.dumps(url), "training.learning_rate": "0.123456789012345678"}),
+        read_study(name, {"storage": json.dumps(url), "training.learning_rate": "0.1234567890123"}),
     ):
         message = as_message(spec)
         assert message.count(b"\n") == 1
@@ -97,6 +97,14 @@ def test_an_error_ends_the_study_with_its_line(worker, capfd):
     with pytest.raises(WorkerError, match=r"^it is so; do this$"):
         end_of(one)
     assert capfd.readouterr().err == "error: user code\n"
+
+
+def test_a_defect_ends_the_study_with_its_trace(worker, capfd):
+    trace = "Traceback (most recent call last):\n  File x\nKeyError: 'y'\n"
+    one = worker(f"cat >&2 <<'END'\n{trace}END\nexit 1")
+    with pytest.raises(RuntimeError, match=r"traceback above: KeyError: 'y'$"):
+        end_of(one)
+    assert capfd.readouterr().err == trace
 
 
 def test_what_is_printed_goes_on_but_for_warnings(worker, capfd):
@@ -170,6 +178,7 @@ print("complete:", result.trials.complete)
 """
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_guard_and_its_modules_are_found():
     """Nor is a file of the working folder taken for a module of Python's."""
     for folder in ("lib", "scripts"):

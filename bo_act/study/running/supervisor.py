@@ -39,6 +39,7 @@ _MOST_DEATHS = 5  # in a row in one place, without a trial of any worker between
 
 # How the command line tells what went wrong: lines on stderr, and the exit code after an error.
 _WARNING, _ERROR, _STOPPED = "warning: ", "error: ", 2
+_TRACE, _DEFECT = "Traceback (most recent call last)", 1
 
 
 def search_with_crew(
@@ -55,6 +56,7 @@ def search_with_crew(
 
     Raises:
         WorkerError: what ended a worker, or that workers die again and again.
+        RuntimeError: a defect has ended a worker.
     """
     watch = TrialWatcher(study, spec.trials, events, told)
     slots = [WorkerProcess(spec, study, place, workers) for place in range(workers)]
@@ -149,7 +151,7 @@ class WorkerProcess:
                 stderr=subprocess.PIPE,
             )
         self._warnings: SimpleQueue[str] = SimpleQueue()
-        self._error = ""
+        self._error = self._defect = ""
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         pipe = self._process.stdin
@@ -164,7 +166,7 @@ class WorkerProcess:
         if pipe is None:
             return
         encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0] or None
-        error = ""
+        error, traced = "", False
         # Progress bars end their lines in a carriage return, which stays what it is.
         with io.TextIOWrapper(pipe, encoding, errors="backslashreplace", newline="") as lines:
             for line in lines:
@@ -174,6 +176,8 @@ class WorkerProcess:
                     self._warnings.put(line.removeprefix(_WARNING).strip())
                 elif not error:
                     _say(line)
+                    traced = traced or line.startswith(_TRACE)
+                    self._defect = line.strip() if traced else ""
         self._error = error
 
     def goes_on(self) -> bool:
@@ -181,7 +185,10 @@ class WorkerProcess:
 
         Raises:
             WorkerError: what ended the worker, or that it dies again and again.
+            RuntimeError: a defect has ended the worker.
         """
+        if self.done:
+            return False
         code = self._process.poll()
         if code is not None:
             self._listener.join(_LAST_WORDS)
@@ -191,8 +198,10 @@ class WorkerProcess:
             return True
         if code == _STOPPED and self._error:
             raise WorkerError(self._error.removeprefix(_ERROR).strip())
+        if code == _DEFECT and self._defect:
+            raise RuntimeError(f"a worker failed, with the traceback above: {self._defect}")
         # With 0 it is done, unless code of the user's has called os._exit in a trial.
-        self.done = self.done or (code == 0 and not self._has_a_trial())
+        self.done = code == 0 and not self._has_a_trial()
         if self.done:
             return False
         _say(self._error)
