@@ -11,7 +11,7 @@
     │   └── ExhaustedError     one in which every function was tried
     ├── BenchmarkError         a benchmark that cannot be read, built or replayed
     ├── ExportError            a function that cannot be written in the form asked for
-    ├── WorkerError            worker processes that cannot start or do not survive
+    ├── WorkerError            worker processes that cannot start, die, or end with an error
     └── StorageError           a study storage that cannot be reached or holds something else
 
 Each message says what was expected, what came, and what to do, and has no secret in it. The command
@@ -121,7 +121,7 @@ class ExportError(BoActError):
 
 
 class WorkerError(BoActError):
-    """Worker processes cannot start, or die over their work."""
+    """Worker processes cannot start, die over their work, or end with an error."""
 
 
 class StorageError(BoActError):

@@ -168,6 +168,9 @@ class _Worker(Generic[FunctionBatch]):
         self.process = context.Process(
             target=_work, args=(other, packed, str(device), threads), daemon=True
         )
+        # Starts with the first process otherwise, and lets interrupts in again.
+        if os.name == "posix":
+            resource_tracker.ensure_running()
         with no_interrupts():
             self.process.start()
         other.close()  # so that the connection ends with the worker
@@ -305,9 +308,6 @@ def device_of(device: torch.device, slot: int) -> torch.device:
 def no_interrupts() -> Iterator[None]:
     """Let processes that start inside never see Ctrl-C: it is their parent that ends them."""
     mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
-    if mask:
-        # Starts with the first process otherwise, and lets the interrupts in again.
-        resource_tracker.ensure_running()
     before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
     try:
         yield

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bo_act.activations.deduplication import Progress, fingerprints, grid, group
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.module import Activation
-from bo_act.activations.smoothness import left_out, satisfied, unsatisfied
-from bo_act.activations.stability import faults_of
+from bo_act.activations.properties.deduplication import Progress, fingerprints, grid, group
+from bo_act.activations.properties.smoothness import left_out, satisfied, unsatisfied
+from bo_act.activations.properties.stability import faults_of
 from bo_act.errors import ExpressionError, SpecError
 from bo_act.specs.space import Requirement
 

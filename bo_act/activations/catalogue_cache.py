@@ -20,7 +20,7 @@ from bo_act.io import one_line, read_checked, reason, write_checked
 from bo_act.specs.space import LISTED
 
 if TYPE_CHECKING:
-    from bo_act.activations.deduplication import Progress
+    from bo_act.activations.properties.deduplication import Progress
     from bo_act.activations.space import Space
 
 ALGORITHM = 2

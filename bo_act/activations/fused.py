@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from bo_act.torch_internals import is_transformed
+
 Function = Callable[..., Tensor]
 
 DEVICES = ("cpu", "cuda", "xpu", "mps")
@@ -109,8 +111,7 @@ def _needs_operators(x: Tensor) -> bool:
     return (
         torch.jit.is_tracing()  # type: ignore[attr-defined]
         or torch.is_anomaly_enabled()
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        or torch._C._len_torch_dispatch_stack() > 0
+        or is_transformed(x)
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.layout is not torch.strided
         or x.is_nested

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, overload
 
@@ -13,7 +15,6 @@ from bo_act.activations.evaluation import moments, plan
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.tracing import as_node, scripted
 from bo_act.errors import ExpressionError
 from bo_act.html import Markup, escape
 
@@ -121,7 +122,7 @@ class Activation(nn.Module):
         traced: Any = x
         if isinstance(traced, Proxy):
             text = str(self.expression)
-            node: Tensor = as_node(self, traced, call, text, self.normalize, self.fused)
+            node: Tensor = _as_node(self, traced, call, text, self.normalize, self.fused)
             return node
         # Inside of a compiled network the outer compiler sees the operators themselves.
         if self.fused and self._is_composed and not torch.compiler.is_compiling():
@@ -194,7 +195,7 @@ class Activation(nn.Module):
     def __prepare_scriptable__(self) -> Activation:
         """Get ready for ``torch.jit.script``, which calls this."""
         if "_script" not in vars(self):
-            self._script = scripted(self._evaluate)
+            self._script = _scripted(self._evaluate)
         return self
 
 
@@ -235,3 +236,34 @@ def _last_operator(expression: Expression) -> str | None:
     while expression.name == "identity":
         (expression,) = expression.arguments
     return expression.name if expression.arguments else None
+
+
+# --- what torch.fx and torch.jit see ---------------------------------------------------------
+
+
+def _as_node(module: nn.Module, x: Proxy, function: Callable[..., Tensor], *options: Any) -> Any:
+    """Put a module into a graph of torch.fx as one node, like the activation layers of torch.
+
+    Args:
+        module: one of the network that is traced.
+        x: its input.
+        function: called instead where the module is the network itself.
+        *options: further arguments of that function.
+    """
+    tracer: Any = x.tracer
+    if path := tracer.path_of_module(module):
+        return tracer.create_proxy("call_module", path, (x,), {})
+    return tracer.create_proxy("call_function", function, (x, *options), {})
+
+
+def _scripted(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return an elementwise function as TorchScript, for inputs of float32 and wider."""
+
+    def alone(x: Tensor) -> Tensor:  # torch.jit traces no methods
+        return function(x)
+
+    sample = torch.ones(2, device="cpu", dtype=torch.float32, requires_grad=True)
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated, who scripts is told
+        traced: Callable[[Tensor], Tensor] = torch.jit.trace(alone, sample, check_trace=False)
+    return traced

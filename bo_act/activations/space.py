@@ -393,7 +393,7 @@ class Space:
         if self.spec.require:
             from optuna.exceptions import TrialPruned
 
-            from bo_act.activations.smoothness import left_out, unsatisfied
+            from bo_act.activations.properties.smoothness import left_out, unsatisfied
 
             if unsatisfied(found, self.spec.domain, self.spec.require):
                 raise TrialPruned(str(left_out(found, self.spec)))

@@ -24,7 +24,6 @@ from bo_act.cli.streams import OutputError, steady_streams
 from bo_act.errors import BoActError
 from bo_act.io import reason
 from bo_act.study.running.signals import terminable, was_terminated
-from bo_act.study.running.worker_process import quiet_libraries
 from bo_act.urls import without_secrets
 
 INTERRUPTED = 130
@@ -95,7 +94,9 @@ app.add_typer(reports.commands)
 
 
 def _warn_briefly() -> None:
-    quiet_libraries()
+    # What libraries say about their own inside; nothing that a user could change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.showwarning = _warn  # type: ignore[assignment]
 
 

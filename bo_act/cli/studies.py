@@ -43,7 +43,7 @@ def space(
     """Count the functions of a search space."""
     from bo_act import terminal
     from bo_act.activations.catalogue_cache import load_catalogue
-    from bo_act.activations.smoothness import count
+    from bo_act.activations.properties.smoothness import count
     from bo_act.activations.space import load_space
 
     loaded = load_space(name)

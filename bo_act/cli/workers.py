@@ -39,6 +39,11 @@ def worker(
     quiet: Quiet = False,
 ) -> None:
     """Run one more worker of a study, on any machine, until the study has its trials."""
+    if study == "-":  # started by bo-act run, which has made the checks and runs the callbacks
+        from bo_act.study.running.worker_process import work_for_parent
+
+        work_for_parent()
+        return
     spec = read(study, changes, storage)
     from bo_act import terminal
     from bo_act.study.running.callbacks import Callbacks

@@ -52,6 +52,7 @@ from bo_act.errors import FeatureError
 from bo_act.fisher.calls import Inputs, Targets, batch_size, taken
 from bo_act.fisher.kfac import LayerFactors, kronecker_factors
 from bo_act.fisher.layer_spectrum import factor_values
+from bo_act.fisher.options import FisherOptions
 
 __all__ = ["act_bench_vector", "edges"]
 
@@ -81,9 +82,8 @@ def act_bench_vector(network: nn.Module, inputs: Inputs, targets: Targets) -> ND
         FeatureError: as ``kronecker_factors``; or the eigenvalues do not converge, or a layer
             without a bias has factors that do not fit into float32.
     """
-    factors = kronecker_factors(
-        network, inputs, targets, fisher="empirical", loss="cross_entropy", statistics="running"
-    )  # fmt: skip
+    options = FisherOptions(fisher="empirical", loss="cross_entropy", statistics="running")
+    factors = kronecker_factors(network, inputs, targets, options=options)
     batch = batch_size(taken(inputs, network))
     parts = []
     for layer in factors.layers:

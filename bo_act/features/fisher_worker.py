@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -30,7 +30,8 @@ from bo_act.features.act_bench import act_bench_vector
 from bo_act.features.store import Shard
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.calls import Inputs, as_tensor, mapped, parts
-from bo_act.fisher.spectra import FimSpectra, fim_spectra
+from bo_act.fisher.options import FisherOptions
+from bo_act.fisher.spectra import FimSpectra, network_spectra
 from bo_act.specs import FeaturesSpec
 from bo_act.torch_state import plain_torch
 
@@ -113,6 +114,9 @@ class Spectra:
         self.job = job
         self.device = device
         self.in_flight = in_flight or (IN_FLIGHT if device.type == "cuda" else 1)
+        self.options = FisherOptions(
+            **{field.name: getattr(job.spec, field.name) for field in fields(FisherOptions)}
+        )
         self.dtype = torch.float64 if job.spec.precision == "float64" else torch.float32
         self.inputs = mapped(job.inputs, self._placed)
         self.targets = job.targets
@@ -202,19 +206,8 @@ class Spectra:
         return channels_last(network.to(self.device, self.dtype))
 
     def _spectra(self, network: nn.Module) -> FimSpectra:
-        spec = self.job.spec
-        return fim_spectra(
-            network,
-            self.inputs,
-            self.targets,
-            fisher=spec.fisher,
-            loss=spec.loss,
-            label_smoothing=spec.label_smoothing,
-            weight_sharing=spec.weight_sharing,
-            statistics=spec.statistics,
-            quantiles=spec.quantiles,
-            seed=spec.seed,
-            shared=self.shared,
+        return network_spectra(
+            network, self.inputs, self.targets, options=self.options, shared=self.shared
         )
 
 

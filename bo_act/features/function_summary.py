@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.evaluation import moments
 from bo_act.activations.expressions import Expression, canonical
+from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.errors import FeatureError
 from bo_act.features.outputs import normal_quantiles
 from bo_act.io import one_line, reason, replacing

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from bo_act.errors import FeatureError
 from bo_act.failures import is_of_in_place
-from bo_act.fisher.attention import AttentionTrace
 from bo_act.fisher.calls import Inputs, tensors
-
-Statistics = Literal["batch", "running"]
-
-_COMPILED = "_orig_mod"
+from bo_act.fisher.layers.attention import AttentionTrace
+from bo_act.fisher.options import Statistics
+from bo_act.torch_internals import COMPILED, RunningNorm, children_of, is_compiler_loaded
 
 
 def inside(network: nn.Module) -> nn.Module:
@@ -39,8 +35,8 @@ def inside(network: nn.Module) -> nn.Module:
             f"expected a network, a torch.nn.Module, got {type(network).__name__}; of a compiled "
             "function give the network itself"
         )
-    if _COMPILED in network._modules:
-        return inside(network.get_submodule(_COMPILED))
+    if COMPILED in children_of(network):
+        return inside(network.get_submodule(COMPILED))
     if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return inside(network.module)
     return network
@@ -49,7 +45,7 @@ def inside(network: nn.Module) -> nn.Module:
 def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield modules with their names, without what ``torch.compile`` puts into these."""
     for name, module in network.named_modules():
-        yield ".".join(part for part in name.split(".") if part != _COMPILED), module
+        yield ".".join(part for part in name.split(".") if part != COMPILED), module
 
 
 @contextmanager
@@ -108,7 +104,7 @@ def borrowed(
         for module, name, parameter in parameters:
             setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
         for module, _ in modes:
-            module.training = statistics == "batch" and isinstance(module, _NormBase)
+            module.training = statistics == "batch" and isinstance(module, RunningNorm)
         for module, name, buffer in buffers:
             setattr(module, name, buffer.clone())  # the network works on copies
         for attention, trace in attentions.items():
@@ -142,8 +138,7 @@ class _Slowly:
             if self.users == 0:
                 self.before = torch.backends.mha.get_fastpath_enabled()
                 torch.backends.mha.set_fastpath_enabled(False)
-                # Without it nothing was compiled, and importing it takes seconds.
-                if "torch._dynamo" in sys.modules:
+                if is_compiler_loaded():
                     self.stance = torch.compiler.set_stance("force_eager")
             self.users += 1
 

@@ -42,14 +42,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.attention import AttentionTrace
-from bo_act.fisher.borrowed import Statistics, borrowed, explained, inside, named_layers
+from bo_act.fisher.borrowed import borrowed, explained, inside, named_layers
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.calls import (
     Inputs,
@@ -61,21 +59,19 @@ from bo_act.fisher.calls import (
     taken,
     tensors,
 )
-from bo_act.fisher.embeddings import EmbeddingTrace
-from bo_act.fisher.layers import CONVOLUTIONS, LayerFactors, Sharing, Trace, WeightTrace, weighted
-from bo_act.fisher.loss import Fisher, Loss, check_choice, output_gradients
-from bo_act.fisher.norms import NormTrace, normalizes
-from bo_act.fisher.patches import Convolution
-from bo_act.specs.base import checked_seed
+from bo_act.fisher.layers.attention import AttentionTrace
+from bo_act.fisher.layers.embeddings import EmbeddingTrace
+from bo_act.fisher.layers.norms import NormTrace, normalizes
+from bo_act.fisher.layers.patches import Convolution
+from bo_act.fisher.layers.trace import LayerFactors, Trace
+from bo_act.fisher.layers.weights import CONVOLUTIONS, WeightTrace, weighted
+from bo_act.fisher.loss import output_gradients
+from bo_act.fisher.options import FisherOptions, Sharing, Statistics
 from bo_act.torch_state import plain_torch
 
 __all__ = [
-    "Fisher",
     "KroneckerFactors",
     "LayerFactors",
-    "Loss",
-    "Sharing",
-    "Statistics",
     "kronecker_factors",
     "refuse_randomness",
 ]
@@ -102,12 +98,7 @@ def kronecker_factors(
     inputs: Inputs,
     targets: Targets | None = None,
     *,
-    fisher: Fisher = "mc",
-    loss: Loss | None = None,
-    label_smoothing: float = 0.0,
-    weight_sharing: Sharing = "expand",
-    statistics: Statistics = "batch",
-    seed: int = 0,
+    options: FisherOptions | None = None,
     shared: InputFactorCache | None = None,
 ) -> KroneckerFactors:
     """Compute the Kronecker factors of every layer of a network that has some.
@@ -122,27 +113,10 @@ def kronecker_factors(
     ``nn.DataParallel`` is looked into: layers have the names of the network inside.
 
     Args:
-        network: returns outputs (B, C), (B, T', V) with one distribution for each token, or (B,);
-            or a dict with "logits", or an object with ``logits``, that are so.
-        inputs: one batch, as the network takes it: a tensor (B, ...), floating or of whole
-            numbers, such as tokens; or a dict or tuple of some, for ``network(**inputs)`` or
-            ``network(*inputs)``, the first with B first. Tensors are of the network's dtype, where
-            floating, and on its device; arrays of numpy are put there.
-        targets: (B,) integers in [0, C), or (B, C) probabilities (targets of any size for
-            ``mse``, from 0 to 1 each for ``binary_cross_entropy``; (B,) for (B,) outputs); for
-            tokens (B, T') or (B, T', V), where tokens with the target -100 have no loss. Used by
-            ``empirical`` alone but for that, else may be None.
-        fisher: where the targets in E[d dᵀ] come from: one drawn for each example from the
-            network's prediction (``mc``), all of them weighted by it (``exact``, C backward
-            passes, or C for each token), or the true ones (``empirical``).
-        loss: what the outputs mean, see ``bo_act.fisher.loss``. None: ``mse`` if the targets are
-            floating-point numbers shaped like the outputs, ``cross_entropy`` if they are classes
-            or there are none.
-        label_smoothing: of the true classes, as in ``nn.CrossEntropyLoss``.
-        weight_sharing: ``expand`` or ``reduce``, see the head of the module.
-        statistics: of layers that keep running statistics: those of the batch, leaving the
-            running ones as they are, or the running ones.
-        seed: of the drawn targets.
+        network: as for ``fim_spectra``, and so are the next three.
+        inputs: one batch.
+        targets: what is to be predicted, or None.
+        options: which Fisher matrix; default: ``FisherOptions()``.
         shared: what other networks on the same images have in common with this one.
 
     Raises:
@@ -150,14 +124,12 @@ def kronecker_factors(
             module whose layers can be seen, it changes in place what its gradients need, or a value
             of the forward or backward pass is not finite (the message names the layer).
     """
-    seed = checked_seed(seed, error=FeatureError)
-    check_choice("weight_sharing", weight_sharing, get_args(Sharing))
-    check_choice("statistics", statistics, get_args(Statistics))
+    options = options or FisherOptions()
     network = inside(network)
     inputs = taken(inputs, network)
     batch = batch_size(inputs)
-    hooked, attentions = _traces(network, batch, weight_sharing, shared)
-    with borrowed(network, statistics, attentions), explained(network, inputs):
+    hooked, attentions = _traces(network, batch, options.weight_sharing, shared)
+    with borrowed(network, options.statistics, attentions), explained(network, inputs):
         handles = [
             module.register_forward_hook(trace.hook, with_kwargs=True)
             for module, trace in hooked.items()
@@ -171,16 +143,9 @@ def kronecker_factors(
         traces = _covered(network, hooked, attentions)
         if not any(isinstance(trace, WeightTrace) for trace in traces):
             raise FeatureError(_nothing_covered(network))
-        vectors = output_gradients(
-            examples.logits,
-            examples.targets,
-            fisher=fisher,
-            loss=loss,
-            label_smoothing=label_smoothing,
-            seed=seed,
-        )
+        vectors = output_gradients(examples.logits, examples.targets, options)
         # All targets of all tokens at once would add up within an image: each token has its turn.
-        turns = examples.turns() if fisher == "exact" else [None]
+        turns = examples.turns() if options.fisher == "exact" else [None]
         passes = [(vector, turn) for turn in turns for vector in vectors]
         _backward(examples.logits, passes, traces)
     reached = {trace.name for trace in traces if trace.reached}

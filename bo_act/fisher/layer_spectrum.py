@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bo_act.errors import FeatureError
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
-from bo_act.fisher.layers import LayerFactors
+from bo_act.fisher.layers.trace import LayerFactors
 from bo_act.fisher.rounding import RAMP
 from bo_act.torch_state import one_core_in_this_thread
 

@@ -18,28 +18,22 @@ in the empirical matrix alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-from bo_act.errors import FeatureError, nearest
+from bo_act.errors import FeatureError
+from bo_act.fisher.options import FisherOptions, Loss
 
-__all__ = ["Fisher", "Loss", "check_choice", "inferred", "output_gradients"]
-
-Fisher = Literal["mc", "exact", "empirical"]
-Loss = Literal["cross_entropy", "mse", "binary_cross_entropy"]
+__all__ = ["inferred", "output_gradients"]
 
 
 def inferred(loss: Loss | None, targets: Tensor | None) -> Loss:
     """Return the loss that was named, or that targets of this dtype plainly have.
 
     Raises:
-        FeatureError: it is unknown, or the targets are neither whole nor floating-point numbers.
+        FeatureError: the targets are neither whole nor floating-point numbers.
     """
     if loss is not None:
-        check_choice("loss", loss, get_args(Loss))
         return loss
     if targets is not None and targets.is_floating_point():
         return "mse"
@@ -57,13 +51,7 @@ def _not_plain(targets: Tensor) -> FeatureError:
 
 
 def output_gradients(
-    outputs: Tensor,
-    targets: Tensor | None,
-    *,
-    fisher: Fisher,
-    loss: Loss | None,
-    label_smoothing: float,
-    seed: int,
+    outputs: Tensor, targets: Tensor | None, options: FisherOptions
 ) -> list[Tensor]:
     """Return (N, C) gradients with respect to the outputs, one for each backward pass.
 
@@ -71,12 +59,16 @@ def output_gradients(
     because p - 1 of a saturated prediction cancels.
 
     Raises:
-        FeatureError: an unknown option, or targets that do not fit the outputs, or tell no loss.
+        FeatureError: the targets do not fit the outputs, or tell no loss.
     """
-    check_choice("fisher", fisher, get_args(Fisher))
-    if loss is None and targets is not None and targets.dim() != 1 + targets.is_floating_point():
+    fisher = options.fisher
+    if (
+        options.loss is None
+        and targets is not None
+        and targets.dim() != 1 + targets.is_floating_point()
+    ):
         raise _not_plain(targets)
-    loss = inferred(loss, targets)
+    loss = inferred(options.loss, targets)
     if loss == "cross_entropy" and outputs.shape[1] == 1:
         raise FeatureError(
             "the softmax of one output is 1 whatever the network does, so its Fisher matrix is "
@@ -84,9 +76,9 @@ def output_gradients(
             "'binary_cross_entropy', or give the network two outputs"
         )
     f = outputs.detach().cpu().double()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(options.seed))
     if fisher == "empirical":
-        t = _targets(targets, f, loss, label_smoothing)
+        t = _targets(targets, f, loss, options.label_smoothing)
         vectors = [_mean(f, loss) - t]
     elif loss == "mse":
         if fisher == "exact":  # the sum over c of e_c e_cᵀ is the covariance I
@@ -120,19 +112,6 @@ def _mean(f: Tensor, loss: Loss) -> Tensor:
 def _unit_vectors(f: Tensor) -> Tensor:
     """Return (C, 1, C) for outputs (N, C)."""
     return torch.eye(f.shape[1], device="cpu", dtype=torch.float64).unsqueeze(1)
-
-
-def check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    """Refuse an option that is none of those known.
-
-    Raises:
-        FeatureError: it names the nearest one.
-    """
-    if value not in known:
-        raise FeatureError(
-            f"expected {name} to be one of {', '.join(known)}, got {value!r}"
-            f"{nearest(str(value), known)}"
-        )
 
 
 def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: float) -> Tensor:

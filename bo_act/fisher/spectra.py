@@ -14,22 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bo_act.errors import FeatureError
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.calls import Inputs, Targets
-from bo_act.fisher.kfac import (
-    Fisher,
-    Loss,
-    Sharing,
-    Statistics,
-    kronecker_factors,
-    refuse_randomness,
-)
+from bo_act.fisher.kfac import kronecker_factors, refuse_randomness
 from bo_act.fisher.layer_spectrum import NULL_LOG, faster_device, spectra
-from bo_act.specs.base import whole
+from bo_act.fisher.options import Fisher, FisherOptions, Loss, Sharing, Statistics
 from bo_act.torch_state import plain_torch
 
-__all__ = ["NULL_LOG", "FimSpectra", "fim_spectra"]
+__all__ = ["NULL_LOG", "FimSpectra", "fim_spectra", "network_spectra"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +53,6 @@ class FimSpectra:
     uncovered: tuple[str, ...]
 
 
-@plain_torch()
 def fim_spectra(
     network: nn.Module,
     inputs: Inputs,
@@ -74,7 +65,6 @@ def fim_spectra(
     statistics: Statistics = "batch",
     quantiles: int = 128,
     seed: int = 0,
-    shared: InputFactorCache | None = None,
 ) -> FimSpectra:
     """Compute the spectrum of each layer's block of the Fisher matrix by K-FAC.
 
@@ -82,24 +72,30 @@ def fim_spectra(
     log spectra, up to the resolution of 1/Q. No value returned is NaN or infinite.
 
     Args:
-        network: returns (B, C), (B, T, V) or (B,) outputs, or has them as ``logits`` in what it
-            returns; left as it was.
+        network: returns (B, C) outputs, (B, T, V) with one distribution for each token, or (B,);
+            or a dict with "logits", or an object with ``logits``, that are so. Left as it was.
         inputs: one batch, as the network takes it: a tensor or array (B, ...), of images, tokens
             or numbers, or a dict or tuple of some for ``network(**inputs)`` or
-            ``network(*inputs)``. Tensors are on the network's device and, where floating, of its
-            dtype; arrays are put there.
-        targets: (B,) or (B, T) classes, or targets shaped like the outputs; used by
-            ``fisher="empirical"`` alone, and to tell which tokens have no loss: those of -100.
-        fisher: ``mc``, ``exact`` or ``empirical``; this one and the next four are explained at
-            ``kronecker_factors``.
-        loss: ``cross_entropy``, ``binary_cross_entropy`` or ``mse``; None where the targets tell.
-        label_smoothing: of the true classes.
-        weight_sharing: ``expand`` or ``reduce``.
-        statistics: ``batch`` or ``running``.
+            ``network(*inputs)``, the first with B first. Tensors are on the network's device and,
+            where floating, of its dtype; arrays are put there.
+        targets: (B,) integers in [0, C), or (B, C) probabilities (for ``mse`` targets of any size,
+            for ``binary_cross_entropy`` from 0 to 1 each; (B,) for (B,) outputs); for tokens
+            (B, T) or (B, T, V), where tokens with the target -100 have no loss. Used by
+            ``fisher="empirical"`` alone but for that, else may be None.
+        fisher: where the targets in the Fisher matrix come from: one drawn for each example from
+            the network's prediction (``mc``), all of them weighted by it (``exact``, C backward
+            passes, or C for each token), or the true ones (``empirical``).
+        loss: what the outputs mean: ``cross_entropy`` (logits of classes),
+            ``binary_cross_entropy`` (of labels that are 0 or 1 each) or ``mse`` (means). None:
+            ``mse`` if the targets are floating-point numbers shaped like the outputs,
+            ``cross_entropy`` if they are classes or there are none.
+        label_smoothing: of the true classes, as in ``nn.CrossEntropyLoss``.
+        weight_sharing: how to treat a layer used at many positions of an image: positions as
+            separate images (``expand``), or summed first (``reduce``).
+        statistics: of layers that keep running statistics: those of the batch (``batch``), leaving
+            the running ones as they are, or the running ones (``running``).
         quantiles: Q, numbers that each layer's spectrum is summarized as.
         seed: of the targets drawn for ``mc``.
-        shared: given for each of many functions of one network on the same images, it saves what
-            they have in common; the network is then checked for randomness once, not each time.
 
     Examples:
         >>> import torch
@@ -110,24 +106,48 @@ def fim_spectra(
         (('0', '2'), (2, 16), [400, 450])
 
     Raises:
-        FeatureError: as ``kronecker_factors``; or the network's outputs are random; or the
+        FeatureError: an option is unknown or does not fit; no layer is covered, or the layers of
+            the network cannot be seen; its outputs are random, or it changes in place what its
+            gradients need; a value is not finite (the message names the layer); or the
             eigenvalues do not converge.
     """
-    whole(quantiles, "quantiles", low=1, high=1_000_000, error=FeatureError)
-    if shared is None or not shared.checked:
-        refuse_randomness(network, inputs, statistics=statistics)
-    factors = kronecker_factors(
-        network,
-        inputs,
-        targets,
+    options = FisherOptions(
         fisher=fisher,
         loss=loss,
         label_smoothing=label_smoothing,
         weight_sharing=weight_sharing,
         statistics=statistics,
+        quantiles=quantiles,
         seed=seed,
-        shared=shared,
     )
+    return network_spectra(network, inputs, targets, options=options)
+
+
+@plain_torch()
+def network_spectra(
+    network: nn.Module,
+    inputs: Inputs,
+    targets: Targets | None = None,
+    *,
+    options: FisherOptions,
+    shared: InputFactorCache | None = None,
+) -> FimSpectra:
+    """Compute what ``fim_spectra`` does, for one of many functions of a network.
+
+    Args:
+        network: as for ``fim_spectra``, and so are the next two.
+        inputs: one batch.
+        targets: what is to be predicted, or None.
+        options: which Fisher matrix, and how it is summarized.
+        shared: given for each of many functions of one network on the same images, it saves what
+            they have in common; the network is then checked for randomness once, not each time.
+
+    Raises:
+        FeatureError: as ``fim_spectra``.
+    """
+    if shared is None or not shared.checked:
+        refuse_randomness(network, inputs, statistics=options.statistics)
+    factors = kronecker_factors(network, inputs, targets, options=options, shared=shared)
     device = None
     if shared is not None:
         if not shared.checked:
@@ -135,7 +155,7 @@ def fim_spectra(
         device = shared.solver
     found = spectra(factors.layers, shared=shared, device=device)
     return FimSpectra(
-        quantiles=np.stack([_quantiles(one.logs, quantiles) for one in found]),
+        quantiles=np.stack([_quantiles(one.logs, int(options.quantiles)) for one in found]),
         null_mass=np.array([one.null_mass for one in found]),
         weights=np.array([layer.weights for layer in factors.layers], dtype=np.int64),
         layers=tuple(layer.name for layer in factors.layers),

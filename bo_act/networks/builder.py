@@ -35,6 +35,7 @@ from bo_act.io import digest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 from bo_act.specs.base import checked_seed
+from bo_act.torch_internals import children_of, set_child
 from bo_act.torch_state import plain_torch
 from bo_act.user_files import UserFile, load_file, read_file
 
@@ -71,9 +72,9 @@ class _Places(nn.Module):
 
     def fill(self, network: nn.Module) -> None:
         for parent in list(network.modules()):
-            for name, child in parent._modules.items():
+            for name, child in list(children_of(parent).items()):
                 if isinstance(child, _Places):
-                    parent._modules[name] = self.fresh()
+                    set_child(parent, name, self.fresh())
 
     def fresh(self, name: str = "") -> nn.Module:
         self.asked.add(name)

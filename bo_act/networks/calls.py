@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from bo_act.errors import NetworkError
 from bo_act.networks.in_place import Reads, is_in_place, store
 from bo_act.networks.layers import LEFT
+from bo_act.torch_internals import without_torch_function
 
 
 def plain(name: str) -> str:
@@ -58,7 +59,7 @@ class _Redirect(TorchFunctionMode):
         if func not in FUNCTIONS:
             return func(*args, **kwargs)
         if _KINDS[func] not in self.activations:
-            with torch._C.DisableTorchFunction():  # nor is it for the module around this one
+            with without_torch_function():  # nor is it for the module around this one
                 return func(*args, **kwargs)
         activation = self.activations[_KINDS[func]]
         x = args[0] if args else kwargs["input"]

@@ -22,6 +22,7 @@ from bo_act.data.samples import Inputs, call, mapped
 from bo_act.errors import NetworkError
 from bo_act.failures import is_of_in_place
 from bo_act.fisher.calls import logits_of
+from bo_act.torch_internals import version_of
 from bo_act.torch_state import plain_torch
 
 KEEP = ("swish(x)", "tanh(x)")
@@ -124,7 +125,7 @@ def check_gradients(
         except Exception as error:
             if not is_of_in_place(error):
                 return
-            places = dict.fromkeys(place for place, x, before in read if x._version != before)
+            places = dict.fromkeys(place for place, x, before in read if version_of(x) != before)
             where = f"the function at {', '.join(places)} has read" if places else "is needed later"
             raise NetworkError(
                 f"{name}: the network changes in place what {where}, so that it cannot be trained "
@@ -138,5 +139,5 @@ def _watch(network: nn.Module, read: list[tuple[str, Tensor, int]]) -> None:
     for place, module in network.named_modules():
         if isinstance(module, Activation):
             module.register_forward_pre_hook(
-                lambda _, args, place=place: read.extend((place, x, x._version) for x in args)
+                lambda _, args, place=place: read.extend((place, x, version_of(x)) for x in args)
             )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.data.samples import Inputs, call, mapped
+from bo_act.torch_internals import Dropout
 from bo_act.torch_state import plain_torch
 
 Initialization = Literal["default", "kaiming", "unit_variance"]
@@ -79,7 +80,7 @@ def _scale(network: nn.Module, layers: list[Any], inputs: Inputs) -> None:
         # Normalization as in training, where it takes the moments of the batch; no dropout.
         network.train()
         for module in modes:
-            if isinstance(module, nn.modules.dropout._DropoutNd):
+            if isinstance(module, Dropout):
                 module.eval()
         call(network, inputs)
     finally:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
+from bo_act.torch_internals import children_of, without_torch_function
 
 ACTIVATION_MODULES = (
     "torch.nn.modules.activation", "timm.layers.activations", "transformers.activations",
@@ -57,7 +58,7 @@ class Apart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate."""
-        with torch._C.DisableTorchFunction():
+        with without_torch_function():
             y: Tensor = self.activation(x)
         return y
 
@@ -117,7 +118,7 @@ def layers_of(network: nn.Module) -> Iterator[Layer]:
         if isinstance(parent, torch.jit.ScriptModule):
             within.append(prefix)
             continue
-        for key, child in parent._modules.items():
+        for key, child in children_of(parent).items():
             if child is None:
                 continue
             found = _layer(prefix, parent, key, child)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.networks.calls import FUNCTIONS, GATES, CallWatcher, class_before
+from bo_act.torch_internals import members_of
 
 _UNKNOWN = object()
 """Some value, perhaps a tensor."""
@@ -149,7 +150,7 @@ class _Scan:
         return getattr(of, "__dict__", {}).get(name, _OTHER)
 
     def _of_a_module(self, of: nn.Module, name: str) -> Any:
-        for home in (vars(of), of._modules, of._parameters, of._buffers):
+        for home in members_of(of):
             if name in home:
                 return home[name]
         found = inspect.getattr_static(class_before(of), name, _OTHER)

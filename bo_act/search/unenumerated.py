@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bo_act.activations.deduplication import fingerprints, grid
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
-from bo_act.activations.smoothness import left_out, satisfied
+from bo_act.activations.properties.deduplication import fingerprints, grid
+from bo_act.activations.properties.smoothness import left_out, satisfied
 from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks

@@ -8,7 +8,7 @@ from bo_act.terminal.console import key_values
 
 if TYPE_CHECKING:
     from bo_act.activations.catalogue import Catalogue
-    from bo_act.activations.smoothness import Count
+    from bo_act.activations.properties.smoothness import Count
     from bo_act.activations.space import Space
 
 

@@ -14,9 +14,9 @@ from mpmath import mpf
 from bo_act import ActivationSampler
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.catalogue_cache import load_catalogue
-from bo_act.activations.derivatives import Batch, batches
 from bo_act.activations.expressions import Expression, parse
-from bo_act.activations.smoothness import REQUIREMENTS, count, satisfied, unsatisfied
+from bo_act.activations.properties.derivatives import Batch, batches
+from bo_act.activations.properties.smoothness import REQUIREMENTS, count, satisfied, unsatisfied
 from bo_act.activations.space import Space, load_space
 from bo_act.errors import ExpressionError, SearchError, SpecError
 from bo_act.search.strategies import Evolution
@@ -268,7 +268,7 @@ def test_the_command_counts(bo_act, monkeypatch):
     assert json.loads(told)["require"] == []
     code, told, _ = bo_act("space", "classic")
     assert "differentiable at zero" in told
-    monkeypatch.setattr("bo_act.activations.smoothness._DRAWN", 40)
+    monkeypatch.setattr("bo_act.activations.properties.smoothness._DRAWN", 40)
     code, told, _ = bo_act("space", "six_operators")
     assert code == 0
     assert "of 40 drawn at random" in told
@@ -276,7 +276,7 @@ def test_the_command_counts(bo_act, monkeypatch):
 
 def test_a_part_of_many_is_counted(act_bench_catalogue, monkeypatch):
     everything = count(act_bench_catalogue, DOMAIN)
-    monkeypatch.setattr("bo_act.activations.smoothness._COUNTED", 1_000)
+    monkeypatch.setattr("bo_act.activations.properties.smoothness._COUNTED", 1_000)
     part = count(act_bench_catalogue, DOMAIN)
     assert (everything.drawn, part.drawn) == (False, True)
     for name, number in everything.satisfying.items():

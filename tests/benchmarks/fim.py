@@ -2,8 +2,8 @@
 
     python tests/benchmarks/fim.py --networks resnet56 vit --functions 4 --json
 
-"Ours" is ``fim_spectra`` as ``compute_features`` calls it for one function after another; the plain
-way is in plain_fim.py. docs/results/speed.md says what the columns mean.
+"Ours" is ``network_spectra`` as ``compute_features`` calls it for one function after another; the
+plain way is in plain_fim.py. docs/results/speed.md says what the columns mean.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from bo_act import __version__
 from bo_act.features.fisher_worker import channels_last
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.kfac import kronecker_factors
-from bo_act.fisher.spectra import FimSpectra, fim_spectra
+from bo_act.fisher.options import FisherOptions
+from bo_act.fisher.spectra import FimSpectra, network_spectra
+
+OPTIONS = FisherOptions(fisher="empirical", quantiles=QUANTILES)
 
 
 def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:
@@ -44,13 +47,8 @@ def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:
     shared = InputFactorCache()
 
     def call(network: nn.Module, images: Tensor, labels: Tensor) -> FimSpectra:
-        return fim_spectra(
-            channels_last(network),
-            channels_last(images),
-            labels,
-            fisher="empirical",
-            quantiles=QUANTILES,
-            shared=shared,
+        return network_spectra(
+            channels_last(network), channels_last(images), labels, options=OPTIONS, shared=shared
         )
 
     return call
@@ -58,7 +56,7 @@ def our_way() -> Callable[[nn.Module, Tensor, Tensor], FimSpectra]:
 
 def our_traces(network: nn.Module, problem: Problem) -> dict[str, tuple[float, float]]:
     """Return the traces of both factors of each layer of weights, by name."""
-    factors = kronecker_factors(network, problem.images, problem.labels, fisher="empirical")
+    factors = kronecker_factors(network, problem.images, problem.labels, options=OPTIONS)
     return {
         layer.name: (torch.einsum("kii", layer.a).item(), torch.einsum("kii", layer.g).item())
         for layer in factors.layers

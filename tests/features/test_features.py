@@ -17,9 +17,9 @@ from scipy.stats import norm
 from strategies import space_specs
 from torch import nn
 
-from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.operators import of_kind
+from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features import compute as computing
@@ -299,14 +299,14 @@ def test_spectra_are_missing_where_outputs_are(tiny):
 
 
 def test_a_function_whose_spectrum_fails_is_missing(tiny, monkeypatch):
-    real = fisher_worker.fim_spectra
+    real = fisher_worker.network_spectra
 
     def failing(network, *arguments, **options):
         if "exp(x)" in repr(network):
             raise FeatureError("eigenvalues do not converge, at least here")
         return real(network, *arguments, **options)
 
-    monkeypatch.setattr(fisher_worker, "fim_spectra", failing)
+    monkeypatch.setattr(fisher_worker, "network_spectra", failing)
     table = features(tiny)
     index = tiny.catalogue.index("exp(x)")
     assert table.blocks["fim"].reasons[index] == "eigenvalues do not converge, at least here"

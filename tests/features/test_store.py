@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bo_act.errors import FeatureError
@@ -120,6 +120,7 @@ def test_the_first_row_of_a_function_holds(store):
     assert contents(store) == expected(0, 1) | expected(2, seed=1)
 
 
+@settings(max_examples=40)  # each writes up to six files
 @given(parts=st.lists(st.sets(st.integers(0, 30), min_size=1), max_size=6), order=st.randoms())
 def test_the_union_does_not_depend_on_the_parts_or_their_order(tmp_path_factory, parts, order):
     root = tmp_path_factory.mktemp("store")

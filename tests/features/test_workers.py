@@ -79,7 +79,8 @@ def test_functions_that_no_worker_survives_are_named(few, tmp_path, monkeypatch)
     assert before < set(kept(tmp_path))
 
 
-def test_what_a_worker_raises_arrives(few):
+def test_what_a_worker_raises_arrives(few, monkeypatch):
+    monkeypatch.setattr(computing, "SHARD", 1000)  # one piece, and so one worker
     with pytest.raises(ZeroDivisionError, match="a defect of the network") as caught:
         features(few, Net("fail"), workers=2)
     assert "in fail" in "".join(caught.value.__notes__)  # the worker's own traceback

@@ -7,16 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bo_act.fisher import layers
-from bo_act.fisher.centred import centred_products
-from bo_act.fisher.correlation import correlated_products, worthwhile
-from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.layer_spectrum import spectrum
-from bo_act.fisher.patches import Convolution, gram, patch_means, patch_products
+from bo_act.fisher.layers import weights
+from bo_act.fisher.layers.centred import centred_products
+from bo_act.fisher.layers.correlation import correlated_products, worthwhile
+from bo_act.fisher.layers.patches import Convolution, gram, patch_means, patch_products
 from bo_act.fisher.rounding import outweighs_rounding
 
 # The layers of the networks that are shipped, and others: channels, size, kernel, stride, padding.
@@ -117,8 +117,8 @@ def test_products_with_oneself_in_strips(shape):
 
 def test_the_mean_of_a_linear_layers_inputs_is_put_back():
     x = randn(50, 6) + 3
-    found, multiplied = centred_products(x, None, True, lambda x: layers.products(x, None, 1.0))
-    torch.testing.assert_close(found, layers.products(x, None, 1.0))
+    found, multiplied = centred_products(x, None, True, lambda x: weights.products(x, None, 1.0))
+    torch.testing.assert_close(found, weights.products(x, None, 1.0))
     assert (multiplied[:-1] < 0.2 * found[0].diagonal()[:-1]).all()
 
 
@@ -129,14 +129,14 @@ def test_large_factors_lose_nothing_in_float32(offset, bias, monkeypatch):
     network = nn.Sequential(layer, nn.Flatten(), nn.Linear(4 * 64, 3))
     images = (randn(64, 16, 8, 8) + offset).float()
     exact = kronecker_factors(network, images, None).layers[0]
-    monkeypatch.setattr(layers, "_CHEAP", 0.0)
+    monkeypatch.setattr(weights, "_CHEAP", 0.0)
     accepted = []
 
     def told(*given):
         accepted.append(outweighs_rounding(*given))
         return accepted[-1]
 
-    monkeypatch.setattr(layers, "outweighs_rounding", told)
+    monkeypatch.setattr(weights, "outweighs_rounding", told)
     rough = kronecker_factors(network, images, None).layers[0]
     assert accepted[0]
     assert not torch.equal(rough.a, exact.a)
@@ -144,7 +144,7 @@ def test_large_factors_lose_nothing_in_float32(offset, bias, monkeypatch):
     torch.testing.assert_close(torch.linalg.eigvalsh(rough.a), values, rtol=1e-3, atol=0)
     if offset:
         monkeypatch.setattr(
-            layers, "centred_products", lambda x, c, b, products: in_full(products(x))
+            weights, "centred_products", lambda x, c, b, products: in_full(products(x))
         )
         accepted.clear()
         again = kronecker_factors(network, images, None).layers[0]
@@ -190,8 +190,8 @@ def test_little_memory_changes_nothing(case, chunk, monkeypatch):
     layer = nn.Conv2d(channels, 4, kernel, stride=stride, padding=padding)
     x, convolution = randn(5, channels, size, size), Convolution.of(layer)
     whole = correlated_products(x, convolution, 1.0)
-    monkeypatch.setattr("bo_act.fisher.correlation._CHUNK", chunk)
-    monkeypatch.setattr("bo_act.fisher.patches._CHUNK", chunk)
+    monkeypatch.setattr("bo_act.fisher.layers.correlation._CHUNK", chunk)
+    monkeypatch.setattr("bo_act.fisher.layers.patches._CHUNK", chunk)
     torch.testing.assert_close(correlated_products(x, convolution, 1.0), whole)
     torch.testing.assert_close(patch_products(x, convolution, 1.0), whole)
 
@@ -232,7 +232,7 @@ def test_a_network_has_the_same_factors_either_way(memory, monkeypatch):
     images = randn(6, 8, 10, 10).to(memory_format=memory)
     by_correlation = kronecker_factors(network, images, None).layers
     called = []
-    monkeypatch.setattr(layers, "worthwhile", lambda *_: called.append(1) or False)
+    monkeypatch.setattr(weights, "worthwhile", lambda *_: called.append(1) or False)
     by_patches = kronecker_factors(network, images, None).layers
     assert len(called) == 3
     for one, other in zip(by_correlation, by_patches, strict=True):
@@ -246,7 +246,7 @@ def test_gradients_summed_in_float32_keep_their_null_space(classes, monkeypatch)
     network = nn.Sequential(nn.Conv2d(3, 12, 3), nn.Tanh(), nn.Conv2d(12, classes, 1), Mean())
     images = randn(64, 3, 12, 12).float()
     exact = [spectrum(layer) for layer in kronecker_factors(network, images, None).layers]
-    monkeypatch.setattr(layers, "_CHEAP", 0.0)
+    monkeypatch.setattr(weights, "_CHEAP", 0.0)
     rough = [spectrum(layer) for layer in kronecker_factors(network, images, None).layers]
     for one, other in zip(exact, rough, strict=True):
         assert one.null_mass == pytest.approx(other.null_mass, abs=1e-3)

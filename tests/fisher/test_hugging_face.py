@@ -9,12 +9,12 @@ import fisher_loops
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from torch import nn
 
 from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features.compute import compute_features
-from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.spectra import fim_spectra
 from bo_act.specs import FeaturesSpec
 

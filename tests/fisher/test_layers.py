@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.kfac import LayerFactors, kronecker_factors
+from bo_act.fisher.kfac import LayerFactors
 from bo_act.fisher.spectra import fim_spectra
 
 

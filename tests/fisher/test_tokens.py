@@ -9,10 +9,11 @@ import fisher_loops
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.kfac import LayerFactors, kronecker_factors
+from bo_act.fisher.kfac import LayerFactors
 from bo_act.fisher.layer_spectrum import factor_values, spectrum
 from bo_act.fisher.spectra import fim_spectra
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -14,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from bo_act.activations.module import Activation
 from bo_act.activations.operators import OPERATORS
 from bo_act.errors import FeatureError, NetworkError
-from bo_act.fisher.kfac import kronecker_factors
 from bo_act.networks import check_gradients, load_network
 from bo_act.specs import ModelSpec
 

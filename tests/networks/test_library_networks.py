@@ -7,13 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from fisher_loops import kronecker_factors
 from torch import nn
 from torch.nn.modules import activation as torch_activations
 from torch.overrides import TorchFunctionMode
 
 from bo_act.activations.module import Activation
 from bo_act.errors import NetworkError
-from bo_act.fisher.kfac import kronecker_factors
 from bo_act.fisher.spectra import fim_spectra
 from bo_act.networks import NetworkBuilder, load_network
 from bo_act.networks.calls import FUNCTIONS

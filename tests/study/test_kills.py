@@ -55,7 +55,7 @@ def workers_of(parent: int, mark: bytes) -> list[int]:
 def disturbed(storage, *, workers, trials, kills, server=None, executor="process"):
     """Run a study while workers are killed at random and the server restarts twice."""
     Path("study.toml").write_text(STUDY.format(trials=trials))
-    mark = b"spawn_main" if executor == "process" else b"ray::_work"
+    mark = b"\0worker\0" if executor == "process" else b"ray::_work"
     with Path("stderr.txt").open("w") as told:
         run = subprocess.Popen(
             [

@@ -1,4 +1,7 @@
-"""K-FAC by loops over images, examples, targets and positions, each with gradients of its own."""
+"""K-FAC by loops over images, examples, targets and positions, each with gradients of its own.
+
+And by ``bo_act``, with its options as keywords.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from bo_act.fisher import kfac
+from bo_act.fisher.cache import InputFactorCache
+from bo_act.fisher.kfac import KroneckerFactors
+from bo_act.fisher.options import FisherOptions
+
+
+def kronecker_factors(
+    network: nn.Module,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    shared: InputFactorCache | None = None,
+    **options: Any,
+) -> KroneckerFactors:
+    return kfac.kronecker_factors(
+        network, inputs, targets, options=FisherOptions(**options), shared=shared
+    )
 
 
 def value(f: Tensor, target: Tensor, loss: str) -> Tensor:

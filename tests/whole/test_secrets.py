@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pickle
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
 import optuna
 import pytest
+from processes import descendants
 from servers import PostgreSQL
 from small_studies import SPACE, make
 from sqlalchemy import MetaData, create_engine, select, text
@@ -100,9 +104,25 @@ def test_a_study_in_a_database_with_a_password(server, bo_act):
 def test_workers_get_the_password(server, bo_act):
     url = f"postgresql://guarded:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}/postgres"
     arguments = ["--workers", "2", "--storage", url, "--set", "name=crew", "-q"]
-    code, out, err = bo_act("run", "secret.toml", *arguments)
+    shown, over = set(), threading.Event()
+
+    def look() -> None:
+        """What any user of the machine sees of the workers."""
+        while not over.wait(0.05):
+            for pid in descendants(os.getpid()) - {os.getpid()}:
+                with contextlib.suppress(OSError):
+                    shown.add(Path(f"/proc/{pid}/cmdline").read_text())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        code, out, err = bo_act("run", "secret.toml", *arguments)
+    finally:
+        over.set()
+        looking.join()
     assert code == 0, err
-    assert PW not in out + err + rows(server)
+    assert any("\0worker\0" in one for one in shown)
+    assert PW not in out + err + rows(server) + "".join(shown)
 
 
 @pytest.mark.parametrize(

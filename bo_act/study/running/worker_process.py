@@ -1,65 +1,52 @@
-"""What a worker process of a crew does. Light to import: libraries speak as they are loaded."""
+"""What ``bo-act worker -`` does, a worker that ``bo-act run --workers`` has started."""
 
 from __future__ import annotations
 
+import json
+import os
 import threading
-import warnings
-from contextlib import suppress
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
-from bo_act.errors import BoActError
+import optuna
+import torch
+from pydantic import ValidationError
 
-if TYPE_CHECKING:
-    from bo_act.specs import StudySpec
-
-
-def quiet_libraries() -> None:
-    """Leave out what libraries say about their own inside; nothing that a user could change."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+from bo_act.errors import SpecError
+from bo_act.specs import StudySpec
+from bo_act.study.running.worker import work
 
 
-def work_for_parent(connection: Connection, spec: StudySpec) -> None:
-    """Work on a study until it is done, and tell the parent what comes.
+def as_message(spec: StudySpec) -> bytes:
+    """Return a study as its workers read it from stdin: one line of JSON, with the password."""
+    content = spec.model_dump(mode="json") | {"storage": spec.storage}
+    return json.dumps(content).encode() + b"\n"
 
-    Args:
-        connection: gets a number whenever a trial has ended, each warning as its text, and at last
-            the exception that ended the work, or None where all is done.
-        spec: the study.
+
+def work_for_parent() -> None:
+    """Work on the study that the parent sends to stdin; end when the parent ends, however.
+
+    Raises:
+        BoActError: as ``work``; or what stands on stdin is no study.
     """
-
-    def tell(what: object) -> None:
-        with suppress(OSError):  # the parent is gone
-            connection.send(what)
-
-    # Written from here, a warning would stand in the middle of what the parent draws.
-    quiet_libraries()
-    warnings.showwarning = lambda message, *_, **__: tell(str(message))
-
-    import optuna
-    import torch
-
-    from bo_act.events import Events
-    from bo_act.process_pool import end_with_parent, portable
-    from bo_act.study.running.signals import terminable
-    from bo_act.study.running.worker import work
-
-    class Report(Events):
-        def search(self, done: int, total: int, trial: object, best: float | None) -> None:  # noqa: ARG002
-            if trial is not None:
-                tell(done)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        line = stdin.readline()
+    try:
+        spec = StudySpec.model_validate_json(line)
+    except ValidationError as error:
+        raise SpecError(
+            "expected a study as one line of JSON on stdin, as bo-act run sends it to its "
+            "workers; give bo-act worker the name of a study, or the path of its .toml file"
+        ) from error
+    # Code of the user's may read from stdin, or close it.
+    parent, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(spec.training.threads or 1)
-    try:
-        with terminable():
-            work(spec, events=Report(), checked=True)
-        tell(None)
-    except BoActError as error:
-        tell(error)
-    except Exception as error:
-        tell(portable(error))
-    except KeyboardInterrupt:
-        return  # the trial was given back
+    work(spec, checked=True)
+
+
+def _end_with(pipe: int) -> None:
+    while os.read(pipe, 1024):
+        pass
+    os._exit(1)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.errors import FeatureError
-from bo_act.fisher.layers import LayerFactors, WeightTrace
-from bo_act.fisher.patches import double
+from bo_act.fisher.layers.patches import double
+from bo_act.fisher.layers.trace import LayerFactors
+from bo_act.fisher.layers.weights import WeightTrace
 from bo_act.fisher.rounding import rounding_floor
 
 __all__ = ["EmbeddingTrace"]

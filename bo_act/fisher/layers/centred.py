@@ -25,7 +25,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from bo_act.fisher.patches import Convolution, double
+from bo_act.fisher.layers.patches import Convolution, double
 
 __all__ = ["centred_products"]
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bo_act.fisher.layers import WeightTrace
+from bo_act.fisher.layers.weights import WeightTrace
+from bo_act.torch_internals import has_one_weight
 
 __all__ = ["PARTS", "AttentionTrace"]
 
@@ -47,7 +48,7 @@ class AttentionTrace:
     ) -> tuple[Tensor, Tensor | None]:
         """Return what the module's own forward pass returns."""
         module = self.module
-        if module._qkv_same_embed_dim:
+        if has_one_weight(module):
             weights = list(module.in_proj_weight.chunk(3))
         else:
             weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from bo_act.fisher.layers import LayerFactors, Trace, at_least_float32
-from bo_act.fisher.patches import double
+from bo_act.fisher.layers.patches import double
+from bo_act.fisher.layers.trace import LayerFactors, Trace, at_least_float32
 from bo_act.fisher.rounding import rounding_floor
+from bo_act.torch_internals import InstanceNorm, RunningNorm
 
 __all__ = ["NormTrace", "normalizes"]
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (RunningNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 # How libraries call what RMSNorm adds to the mean square.
 EPS = ("eps", "variance_epsilon", "epsilon")
@@ -141,7 +141,7 @@ def _normalize(layer: Any, x: Tensor) -> Tensor:
         return functional.rms_norm(x, list(layer.weight.shape), eps=eps)
     if isinstance(layer, nn.GroupNorm):
         return functional.group_norm(x, layer.num_groups, eps=layer.eps)
-    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+    if isinstance(layer, InstanceNorm):
         own = layer.training or layer.running_mean is None
         return functional.instance_norm(
             x, None if own else layer.running_mean, None if own else layer.running_var,

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from bo_act.activations.expressions import CONSTANTS, ONE, ZERO, Expression, X, simplified
 from bo_act.activations.operators import OPERATORS
+from bo_act.activations.properties.stability import DTYPES, Probes, Rows, faults
 from bo_act.activations.schemas import Schema
-from bo_act.activations.stability import DTYPES, Probes, Rows, faults
 from bo_act.specs import DomainSpec
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Input factors of convolutions without patches, from the images' correlations with themselves.
 
-Symbols, with shapes (those of ``bo_act.fisher.patches`` besides):
+Symbols, with shapes (those of ``bo_act.fisher.layers.patches`` besides):
 
     H, W     pixels of an image; one-dimensional layers have W = 1
     u        a tap: one place in the kernel
@@ -28,7 +28,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from bo_act.fisher.patches import Convolution, double
+from bo_act.fisher.layers.patches import Convolution, double
 
 __all__ = ["correlated_products", "worthwhile"]
 
