@@ -44,6 +44,7 @@ class FimSpectra:
         weights: (L,) int64, number of the layer's weights and biases.
         layers: names of the layers.
         uncovered: names of layers and parameters that are in no block.
+        kinds: of the layers: ``weight`` (linear, convolution), ``norm`` or ``embedding``.
 
     Examples:
         >>> import torch
@@ -59,6 +60,7 @@ class FimSpectra:
     weights: NDArray[np.int64]
     layers: tuple[str, ...]
     uncovered: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
 
 
 @plain_torch()
@@ -140,6 +142,7 @@ def fim_spectra(
         weights=np.array([layer.weights for layer in factors.layers], dtype=np.int64),
         layers=tuple(layer.name for layer in factors.layers),
         uncovered=factors.uncovered,
+        kinds=tuple(layer.kind for layer in factors.layers),
     )
 
 
