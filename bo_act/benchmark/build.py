@@ -18,11 +18,12 @@ import torch
 
 from bo_act.activations.expressions import parse
 from bo_act.benchmark.journal import RunJournal
-from bo_act.benchmark.table import METRICS, PART, Benchmark
+from bo_act.benchmark.table import MEASURED, PART, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.events import Events
 from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
+from bo_act.metrics import ACCURACY
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import AugmentationSpec, StudySpec
 from bo_act.specs.base import MOST_SEEDS, MOST_WORKERS, derived_seed, whole
@@ -30,7 +31,7 @@ from bo_act.tasks.checks import check_trains
 from bo_act.tasks.failures import failure_of, failures_of_runs
 from bo_act.tasks.task import Task
 from bo_act.training.outcomes import DIVERGED
-from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, measure, pick_device
+from bo_act.training.trainer import cpu_threads, pick_device
 
 _FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
@@ -90,22 +91,20 @@ class _Trainer:
                 "seed": run.seed,
                 "status": result.status,
                 "seconds": round(result.seconds, 4),
-                "curve": [round(accuracy, 6) for accuracy in result.curve],
+                "curve": [_short(value) for value in result.curve],
             }
-            for name, images in self.sets.items():
-                accuracy, loss = 1 / self.task.data.num_classes, math.nan
+            for name, samples in self.sets.items():
+                value, loss = result.value, math.nan
                 if result.status != DIVERGED:
-                    accuracy, loss = measure(
-                        network,
-                        images,
-                        batch_size=max(spec.training.batch_size, EVALUATION_BATCH),
-                        device=pick_device(spec.training.device),
-                        precision=spec.training.precision,
-                    )
-                record[f"{name}_accuracy"] = round(accuracy, 6)
+                    value, loss = self.task.measure(network, samples)
+                record[f"{name}_value"] = _short(value)
                 # JSON knows no infinity, and a network may answer with one.
-                record[f"{name}_loss"] = float(f"{loss:.6g}") if math.isfinite(loss) else None
+                record[f"{name}_loss"] = _short(loss) if math.isfinite(loss) else None
         return record
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _failed(run: Run, failure: Failure) -> dict[str, Any]:
@@ -245,6 +244,8 @@ def made_from(task: Task) -> dict[str, Any]:
         del spec["data"][key]
     for key in ("device", "threads"):
         del spec["training"][key]
+    if task.spec.measured != ACCURACY:
+        spec["metric"] = task.spec.metric.model_dump(mode="json")
     if task.spec.augmentation != AugmentationSpec():
         spec["augmentation"] = task.spec.augmentation.model_dump(mode="json")
     return {"content": task.content, "study": spec}
@@ -268,21 +269,24 @@ def assemble(
         name: of the benchmark.
     """
     shape = (len(task.space.catalogue), seeds)
-    runs = {metric: np.full(shape, np.nan) for metric in METRICS}
+    runs = {name: np.full(shape, np.nan) for name in MEASURED}
     diverged = np.zeros(shape, dtype=bool)
     curves = np.full((*shape, task.spec.training.epochs), np.nan, dtype=np.float32)
     for record in records:
         place = record["index"], record["seed"]
-        for metric in METRICS:
-            runs[metric][place] = np.nan if record[metric] is None else record[metric]
+        for one in MEASURED:
+            # Runs of a version that knew accuracies alone call them so.
+            value = record[one if one in record else one.replace("value", "accuracy")]
+            runs[one][place] = np.nan if value is None else value
         diverged[place] = record["status"] == DIVERGED
         curves[place][: len(record["curve"])] = record["curve"]
+    guessing = task.data.worst(task.metric)
     return Benchmark(
         name,
         task.space,
         runs,
         diverged,
-        1 / task.data.num_classes,
+        math.nan if guessing is None else guessing,
         features,
         curves,
         {
@@ -292,4 +296,5 @@ def assemble(
             **({PART: True} if len(records) < diverged.size else {}),
             **made_from(task),
         },
+        metric=task.spec.measured,
     )

@@ -50,6 +50,7 @@ def build(
     from bo_act.benchmark.act_bench import write_act_bench
     from bo_act.benchmark.build import build_benchmark
     from bo_act.benchmark.parquet import save
+    from bo_act.metrics import ACCURACY
     from bo_act.tasks.task import Task
     from bo_act.terminal import benchmarks
 
@@ -60,10 +61,13 @@ def build(
             spec, seeds=seeds, functions=functions, workers=workers, folder=folder, events=events
         )
         save(built, out)
-        vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
-        released = out.with_suffix(".json.gz")
-        write_act_bench(built, released, vectors=vectors)
-    benchmarks.say(f"wrote {out} and, in the form of Act-Bench, {released}")
+        said = f"wrote {out}"
+        if built.metric == ACCURACY:  # what the form of Act-Bench holds
+            vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
+            released = out.with_suffix(".json.gz")
+            write_act_bench(built, released, vectors=vectors)
+            said += f" and, in the form of Act-Bench, {released}"
+    benchmarks.say(said)
     benchmarks.show(built, as_json=print_json if as_json else None)
 
 

@@ -63,6 +63,14 @@ class Comparison:
     benchmarks: Mapping[str, Benchmark] = field(repr=False)
     summary: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def unit(self) -> str:
+        """What regrets are in, as people read them."""
+        of = {name: one.metric.differences for name, one in self.benchmarks.items()}
+        if len(set(of.values())) == 1:
+            return next(iter(of.values()))
+        return "; ".join(f"{what} on {name}" for name, what in of.items())
+
     @cached_property
     def table(self) -> DataFrame:
         """One row for each method and benchmark."""
@@ -83,7 +91,7 @@ class Comparison:
         ]
         return box(
             "Comparison",
-            "Regret after so many evaluations, in percentage points of accuracy; compared at "
+            f"Regret after so many evaluations, in {self.unit}; compared at "
             f"{self.summary['compared_at']}, p adjusted by Holm.",
             html_table(list(frame.columns), rows, numbers=numbers),
             *said,

@@ -3,9 +3,9 @@
 S  seeds (runs) of a method on a benchmark      T  evaluations of a run
 
 The incumbent is the function with the best value so far, which the search would recommend. Its
-regret is what the best function of the benchmark is better by, in validation accuracy; normalized,
-1 is the regret of a function drawn at random, on average. The search never sees test accuracies;
-test regret is that of the same incumbent.
+regret is what the best function of the benchmark is better by, in the unit of its metric;
+normalized, 1 is the regret of a function drawn at random, on average. The search never sees test
+values; test regret is that of the same incumbent.
 
 A search that was told one run of each function is judged by the mean of the others: what was luck
 of the run that it saw is none there. The best function of these others is itself lucky, by the same
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.replay import TOLD_RUN
 from bo_act.errors import BenchmarkError
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.statistics import holm, mean_interval, negligible, share_interval, share_p, tied
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Progress:
 
     Attributes:
         seeds: (S,) ascending.
-        regret, test_regret: (S, T) in accuracy, of the incumbent.
+        regret, test_regret: (S, T) as values are stored, of the incumbent.
         normalized: (S, T) regret over that of a random function.
         rank: (S, T) of the incumbent among the measured functions, 1 is the best.
         seconds: (S, T) that each suggestion took.
@@ -68,6 +69,8 @@ def progress(
         BenchmarkError: the runs of a method differ in length.
     """
     found = {}
+    signs = steps["benchmark"].map({n: one.metric.sign for n, one in benchmarks.items()})
+    steps = steps.assign(value=signs.astype(float) * steps["value"])  # larger is better
     ordered = steps.sort_values(["seed", "evaluation"], kind="stable")
     for (name, method), rows in ordered.groupby(["benchmark", "method"], sort=False):
         seeds, counts = np.unique(rows["seed"], return_counts=True)
@@ -124,8 +127,10 @@ def _progress(
     # What was not measured counts as a network that learns nothing, behind all that was.
     measured = benchmark.measured
     # Means that differ by rounding are no better or worse than each other.
-    truth = tied(np.where(measured, benchmark.values, benchmark.chance))
-    test = tied(np.where(measured & np.isfinite(benchmark.test), benchmark.test, benchmark.chance))
+    sign = benchmark.metric.sign
+    truth = tied(sign * np.where(measured, benchmark.values, benchmark.least))
+    tested = measured & np.isfinite(benchmark.test)
+    test = tied(sign * np.where(tested, benchmark.test, benchmark.least))
     ranks = np.where(measured, benchmark.ranks, measured.sum() + 1)
     regret = truth.max() - truth[incumbent]
     return Progress(
@@ -141,13 +146,13 @@ def _progress(
 def spread(benchmark: Benchmark) -> float:
     """Return by how much the best function is better than a random one is on average."""
     best = benchmark.values[benchmark.best]
-    found = float(best - benchmark.expectation)
+    found = benchmark.metric.sign * float(best - benchmark.expectation)
     return 1.0 if negligible(found, best) else found
 
 
 def floor(benchmark: Benchmark) -> float:
     """Return half the smallest normalized regret above zero: where logarithms end."""
-    values = np.unique(tied(benchmark.values[benchmark.measured]))
+    values = np.unique(tied(benchmark.metric.sign * benchmark.values[benchmark.measured]))
     gap = float(values[-1] - values[-2]) if len(values) > 1 else 1.0
     return gap / 2 / spread(benchmark)
 
@@ -235,9 +240,9 @@ def summary(
     Returns:
         ``methods`` → name → ``benchmarks`` → name → figures; ``comparisons``, one for each two
         methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; what was
-        ``told`` (``mean`` or ``run``); and of each benchmark how many of its ``functions`` are
-        ``measured``.
-        Regrets are in accuracy (0.01 is one percentage point).
+        ``told`` (``mean`` or ``run``); and of each benchmark its ``metric`` and how many of its
+        ``functions`` are ``measured``.
+        Regrets are in the unit of the metric (0.01 of accuracy is one percentage point).
     """
     runs = progress(steps, benchmarks)
     asked = () if compared_at is None else (compared_at,)
@@ -263,7 +268,11 @@ def summary(
         "compared_at": compared_at or int(steps["evaluation"].max()),
         "searches_were_told": "run" if TOLD_RUN in steps else "mean",
         "benchmarks": {
-            name: {"functions": len(one), "measured": int(one.measured.sum())}
+            name: {
+                "metric": one.metric.as_json(),
+                "functions": len(one),
+                "measured": int(one.measured.sum()),
+            }
             for name, one in benchmarks.items()
         },
     }
@@ -320,8 +329,8 @@ def _means(values: Floats, places: Sequence[int]) -> dict[str, float]:
 def table(summed: Mapping[str, Any]) -> DataFrame:
     """Return a summary as people read it: a row for each benchmark and method, the best first.
 
-    Regrets are in percentage points of accuracy; interval, rank and test regret are those after as
-    many evaluations as methods are compared at.
+    Regrets are as ``Metric.difference`` writes them, in points of a metric that is in percent;
+    interval, rank and test regret are those after as many evaluations as methods are compared at.
     """
     import pandas as pd
 
@@ -332,13 +341,16 @@ def table(summed: Mapping[str, Any]) -> DataFrame:
             last = place if place in found["regret"] else list(found["regret"])[-1]
             interval = found["ci95"][last]
             top = found["evaluations_to_top_1pct"]
+            metric = Metric.read(summed["benchmarks"][name]["metric"]) or ACCURACY
             rows.append(
                 {"benchmark": name, "method": method}
-                | {f"regret {one}": 100 * mean for one, mean in found["regret"].items()}
+                | {f"regret {one}": metric.scale * mean for one, mean in found["regret"].items()}
                 | {
-                    "± 95%": None if interval is None else 50 * (interval[1] - interval[0]),
+                    "± 95%": None
+                    if interval is None
+                    else metric.scale * (interval[1] - interval[0]) / 2,
                     "median rank": found["median_rank"][last],
-                    "test regret": 100 * found["test_regret"][last],
+                    "test regret": metric.scale * found["test_regret"][last],
                     "area": found["area_log_regret"],
                     "to top 1%": None if top["median"] is None else top["median"],
                     "seconds": found["suggest_seconds"]["median"],

@@ -43,7 +43,7 @@ class Step:
         index: of the function in the catalogue.
         activation: its text.
         value: what the search was told; for a pruned one the last value of its curve.
-        test: mean test accuracy, which the search is not told.
+        test: mean value on test data, which the search is not told.
         suggest_seconds: how long the search took to propose it.
         pruned: whether it was stopped before its last epoch.
         train_seconds: how long its training took when the benchmark was made, None where that is
@@ -132,7 +132,9 @@ def replay(
         )
     whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
     catalogue = benchmark.space.catalogue
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or NopPruner())
+    study = optuna.create_study(
+        direction=benchmark.metric.direction, sampler=sampler, pruner=pruner or NopPruner()
+    )
     for index in design:
         study.enqueue_trial(catalogue.params(index))
     steps = []
@@ -143,7 +145,7 @@ def replay(
         index = catalogue.index(trial.params)
         taken = _note_times(benchmark, trial, index)
         value, pruned = _answer(benchmark, study, trial, index)
-        test = float(benchmark.test[index]) if benchmark.measured[index] else benchmark.chance
+        test = float(benchmark.test[index]) if benchmark.measured[index] else benchmark.least
         text = catalogue.text(index)
         steps.append(Step(evaluation, index, text, value, test, seconds, pruned, taken))
     return steps
@@ -176,7 +178,7 @@ def _ask(study: Study, benchmark: Benchmark) -> Trial:
 
 
 def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:
-    """Return the mean validation accuracy after each epoch that any run reached, (E',)."""
+    """Return the mean value on validation data after each epoch that any run reached, (E',)."""
     if benchmark.curves is None:
         return np.empty(0)
     curves = benchmark.curves[index].astype(np.float64)
@@ -203,12 +205,12 @@ def _answer(
     benchmark: Benchmark, study: optuna.Study, trial: Trial, index: int
 ) -> tuple[float, bool]:
     if not isinstance(study.pruner, NopPruner):
-        for epoch, accuracy in enumerate(mean_curve(benchmark, index)):
-            trial.report(float(accuracy), epoch)
+        for epoch, value in enumerate(mean_curve(benchmark, index)):
+            trial.report(float(value), epoch)
             if trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
-                return float(accuracy), True
+                return float(value), True
     measured = benchmark.measured[index]
-    value = float(benchmark.values[index]) if measured else benchmark.chance
+    value = float(benchmark.values[index]) if measured else benchmark.least
     study.tell(trial, value)
     return value, False

@@ -28,10 +28,11 @@ def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
     methods = list(found.summary["methods"])
     return render(
         "comparison.html",
-        {"panels": _panels(found), "percent": False, "maximize": True},
+        {"panels": _panels(found), "metric": {"unit": "", "direction": "maximize"}},
         title=title,
         panels=list(found.benchmarks),
         methods=methods,
+        unit=found.unit,
         verdict=_words(found.summary),
         columns=[(name, place >= 2) for place, name in enumerate(frame.columns)],
         lines=[

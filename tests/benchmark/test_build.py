@@ -19,7 +19,7 @@ from bo_act.benchmark.act_bench import read_act_bench
 from bo_act.benchmark.build import build_benchmark, build_order
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.parquet import open_benchmark, save
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.comparison.compare import compare
 from bo_act.comparison.metrics import remarks
 from bo_act.errors import BenchmarkError, FeatureError
@@ -56,7 +56,7 @@ def study(folder: Path, **changes) -> StudySpec:
 
 
 def assert_same(one: Benchmark, other: Benchmark) -> None:
-    for metric in METRICS[:-1]:  # but for the time
+    for metric in MEASURED[:-1]:  # but for the time
         np.testing.assert_array_equal(one.runs[metric], other.runs[metric])
     np.testing.assert_array_equal(one.curves, other.curves)
     np.testing.assert_array_equal(one.diverged, other.diverged)
@@ -84,12 +84,10 @@ def test_runs_are_those_of_a_study(built, tmp_path):
         }
         for name, images in sets.items():
             with torch.no_grad():
-                logits = network.eval()(images.images).double()
-            right = (logits.argmax(1) == images.labels).double().mean()
-            loss = -logits.log_softmax(1)[range(len(images)), images.labels].mean()
-            assert built.runs[f"{name}_accuracy"][index, run] == pytest.approx(
-                float(right), abs=1e-6
-            )
+                logits = network.eval()(images.inputs).double()
+            right = (logits.argmax(1) == images.targets).double().mean()
+            loss = -logits.log_softmax(1)[range(len(images)), images.targets].mean()
+            assert built.runs[f"{name}_value"][index, run] == pytest.approx(float(right), abs=1e-6)
             assert built.runs[f"{name}_loss"][index, run] == pytest.approx(float(loss), rel=1e-4)
     assert built.seeds == 2
     assert (built.runs["seconds"] > 0).all()
@@ -100,8 +98,8 @@ def test_a_diverged_run_is_at_chance(built):
     runs = built.diverged.any(axis=1)
     assert runs.any()
     assert not runs.all()
-    assert (built.runs["test_accuracy"][built.diverged] == 0.1).all()
-    assert (built.runs["validation_accuracy"][built.diverged] == 0.1).all()
+    assert (built.runs["test_value"][built.diverged] == 0.1).all()
+    assert (built.runs["validation_value"][built.diverged] == 0.1).all()
     assert np.isnan(built.runs["train_loss"][built.diverged]).all()
     unfinished = np.isnan(built.curves).any(axis=2)
     np.testing.assert_array_equal(unfinished, built.diverged)
@@ -227,7 +225,7 @@ def test_a_part_of_a_space_is_a_benchmark(built, tmp_path, bo_act, monkeypatch):
     assert part.is_part
     assert part.provenance["order"] == {"first": "baselines", "shuffled_by": 5}
     assert sorted(np.flatnonzero(part.measured)) == sorted(order[:5])
-    for metric in METRICS[:-1]:
+    for metric in MEASURED[:-1]:
         np.testing.assert_array_equal(part.runs[metric][order[:5]], built.runs[metric][order[:5]])
     # What is there already is in it, too; with all of them it is the whole.
     assert build_benchmark(spec, seeds=2, functions=1, folder=tmp_path / "r").measured.sum() == 5
@@ -239,7 +237,8 @@ def test_a_part_of_a_space_is_a_benchmark(built, tmp_path, bo_act, monkeypatch):
         ["part.parquet"], ["random", "optuna_random", "default"], evaluations=4, seeds=3
     )
     assert set(found.steps["index"]) <= set(order[:5])
-    assert found.summary["benchmarks"]["part.parquet"] == {"functions": len(part), "measured": 5}
+    told = found.summary["benchmarks"]["part.parquet"]
+    assert (told["functions"], told["measured"]) == (len(part), 5)
     assert f"5 of {len(part)} functions" in " ".join(remarks(found.summary))
     with pytest.raises(BenchmarkError, match="with 4 functions measured that have features"):
         compare(["part.parquet"], ["random"], evaluations=5, seeds=1)

@@ -183,12 +183,12 @@ def test_what_was_luck_of_one_run_is_judged_by_the_others(files, one):
     for (method, seed), rows in steps.groupby(["method", "seed"]):
         told, (judging,) = seed % one.seeds, {0, 1} - {seed % one.seeds}
         assert set(rows["told_run"]) == {told}
-        seen = [one.runs["validation_accuracy"][i, told] for i in rows["index"]]
+        seen = [one.runs["validation_value"][i, told] for i in rows["index"]]
         known = np.isfinite(seen)
         np.testing.assert_allclose(rows["value"].to_numpy()[known], np.array(seen)[known], 1e-6)
         best = rows["index"].to_numpy()[rows["value"].to_numpy().argmax()]
         for metric, regret in (("validation", "regret"), ("test", "test_regret")):
-            others = one.runs[f"{metric}_accuracy"][:, judging]
+            others = one.runs[f"{metric}_value"][:, judging]
             expected = np.nanmax(others) - others[best]
             place = runs[NAMES[0], method].seeds.tolist().index(seed)
             got = getattr(runs[NAMES[0], method], regret)[place, -1]
@@ -315,7 +315,15 @@ def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
             return torch.full((len(points),), top), torch.zeros(len(points))
 
     top = warp_targets(known.values[seen], "standardized").max()
-    monkeypatch.setattr(quality, "fit_surrogate", lambda *_, **__: (Flat(), ""))
+    monkeypatch.setattr(
+        quality,
+        "fit_points",
+        lambda _, x, values, *__, **___: (
+            Flat(),
+            torch.from_numpy(warp_targets(values, "standardized")),
+            "",
+        ),
+    )
     found = surrogate_quality(
         known,
         embedding,

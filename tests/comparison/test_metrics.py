@@ -96,7 +96,7 @@ def test_progress_is_a_plain_loop(indices, pruned):
 
 def test_of_equal_functions_the_first_stays():
     runs = {metric: values.copy() for metric, values in ONE.runs.items()}
-    runs["validation_accuracy"][[3, 4]] = 0.99
+    runs["validation_value"][[3, 4]] = 0.99
     tied = dataclasses.replace(ONE, runs=runs)
     steps = steps_of("one", "a", 0, [4, 3]).assign(value=0.99)
     found = progress(steps, {"one": tied})["one", "a"]
@@ -282,7 +282,7 @@ def test_one_run_of_one_method():
 def measured(values: np.ndarray) -> Benchmark:
     count = len(ONE)
     runs = {metric: np.full((count, values.shape[1]), 0.5) for metric in ONE.runs}
-    runs["validation_accuracy"] = values
+    runs["validation_value"] = values
     return dataclasses.replace(
         ONE, runs=runs, diverged=np.zeros(values.shape, dtype=bool), curves=None
     )
@@ -333,7 +333,7 @@ def test_means_that_differ_by_rounding_are_no_better_or_worse():
     accuracy = np.linspace(0.1, 0.8, len(ONE))[:, None] * np.ones(2)
     accuracy[:3] = [[0.9, 0.92], [0.91, 0.91], [0.92, 0.9]]
     accuracy[-1] = np.nan
-    runs["validation_accuracy"] = np.float64(np.float32(accuracy))
+    runs["validation_value"] = np.float64(np.float32(accuracy))
     near = dataclasses.replace(ONE, runs=runs, curves=None)
     assert len(set(near.values[:3].tolist())) > 1
     assert near.ranks[:3].tolist() == [1, 1, 1]
@@ -359,7 +359,7 @@ def test_means_that_differ_by_rounding_are_no_better_or_worse():
 
 def test_all_functions_alike():
     runs = {m: np.where(np.isfinite(v), 0.3, np.nan) for m, v in ONE.runs.items()}
-    runs["validation_accuracy"][::2] += 1e-16
+    runs["validation_value"][::2] += 1e-16
     flat = dataclasses.replace(ONE, runs=runs, curves=None)
     steps = pd.concat([steps_of("one", "a", seed, [3, 4]) for seed in range(3)])
     found = summary(steps, {"one": flat})["methods"]["a"]["benchmarks"]["one"]

@@ -87,7 +87,11 @@ NOT_RUN = {
         "minutes",
         "make benchmark-activations ARGS=--threads 1": "takes minutes",
     },
-    "docs/results/studies.md": {"make quickstart": "installs packages from the network"},
+    "docs/results/studies.md": {
+        "make quickstart": "installs packages from the network",
+        "python tests/benchmarks/intervals.py --confirmations": "takes a minute; "
+        "test_statistics.py has a part",
+    },
 }
 """Page → command → why it is not run."""
 

@@ -1,11 +1,11 @@
 """Confirmation: the best functions trained anew with fresh seeds, and the test set read.
 
-The search selects on validation accuracy, of one seed a function, so its best value is partly
-luck. What is claimed is therefore measured again: each of the best functions and each baseline
-with the same fresh seeds, on the test set, with intervals over further seeds and further test
-examples. Where other parameters are searched as well, each is trained with the best settings that
-the search saw for it. Results are kept in the study, seed by seed, with what each test example had,
-so that an interrupted confirmation goes on.
+The search selects on validation data, of one seed a function, so its best value is partly luck.
+What is claimed is therefore measured again: each of the best functions and each baseline with the
+same fresh seeds, on the test set, with intervals over further seeds and further test examples.
+Where other parameters are searched as well, each is trained with the best settings that the search
+saw for it. Results are kept in the study, seed by seed, with what each test example had, so that an
+interrupted confirmation goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bo_act import statistics
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
+from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.study.results.confirmation_runs import Run, measured
@@ -88,12 +89,12 @@ class Confirmed:
         tried: settings that the search tried it with.
         role: ``found`` by the search or a ``baseline``.
         seeds: how many were trained.
-        diverged: how many of them diverged; they count with chance-level accuracy.
-        test, validation: accuracy, a fraction.
-        searched: validation accuracy in the search, of one seed; None where it has none.
+        diverged: how many of them diverged; they count as networks that learn nothing.
+        test, validation: of the metric, as values are stored: an accuracy is a fraction.
+        searched: its best value in the search, of one seed; None where it has none.
         state: what came of it in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
             ``running``; empty where it was not tried.
-        minus: test accuracy minus that of each baseline, by its text, paired by seed and example.
+        minus: its test value minus that of each baseline, by its text, paired by seed and example.
     """
 
     activation: str
@@ -110,12 +111,12 @@ class Confirmed:
 
     @property
     def minus_relu(self) -> Difference | None:
-        """Test accuracy minus that of ReLU, paired; None of ReLU itself."""
+        """Its test value minus that of ReLU, paired; None of ReLU itself."""
         return self.minus.get(REFERENCE)
 
     @property
     def shrinkage(self) -> float | None:
-        """How much of the search's value fresh seeds did not bear out."""
+        """The search's value minus that of fresh seeds."""
         return None if self.searched is None else self.searched - self.validation.mean
 
     def as_json(self) -> dict[str, Any]:
@@ -248,6 +249,7 @@ def read_confirmed(
             some,
             tested=tested[text],
             against=against,
+            metric=spec.measured,
             role="found" if text in searched else "baseline",
             trials=_trials_of(text, study),
         )
@@ -261,7 +263,7 @@ def confirmed_runs(
     """Return the single runs of a confirmation, seed by seed.
 
     Returns:
-        Text of each function → its runs, as many of each: ``test`` and ``validation`` accuracy,
+        Text of each function → its runs, as many of each: ``test`` and ``validation`` values,
         ``status`` and ``seconds`` of training. The same place in two lists is the same seed.
     """
     return _rows(spec, study, _wanted(spec, study, found))
@@ -319,7 +321,9 @@ def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Co
     tried = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not tried:
         return Configuration.everywhere(expression, spec, spec.defaults)
-    return Configuration.of_trial(min(tried, key=lambda t: (-(t.value or 0.0), t.number)), spec)
+    sign = spec.measured.sign
+    best = min(tried, key=lambda t: (-sign * (t.value or 0.0), t.number))
+    return Configuration.of_trial(best, spec)
 
 
 def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
@@ -376,6 +380,7 @@ def _summarize(
     *,
     tested: Tested,
     against: Mapping[str, Tested],
+    metric: Metric,
     role: str,
     trials: Sequence[FrozenTrial],
 ) -> Confirmed:
@@ -392,7 +397,7 @@ def _summarize(
         diverged=sum(row["status"] == "diverged" for row in rows),
         test=interval(tested.values, tested.examples),
         validation=interval([row["validation"] for row in rows]),
-        searched=max(searched, default=None),
+        searched=max(searched, key=lambda value: metric.sign * value, default=None),
         state=state_of(trials),
         minus=minus,
     )

@@ -21,7 +21,8 @@ from bo_act.specs.base import MOST_SEEDS, whole
 from bo_act.study.results.confirmation import FRESH, Difference, interval, tested_runs
 from bo_act.study.results.per_example import KEY, packed
 from bo_act.study.results.verdict import sampled
-from bo_act.study.storage.trials import StudyView, measured, own_trials
+from bo_act.study.storage.metric import metric_of
+from bo_act.study.storage.trials import measured, own_trials
 from bo_act.training.outcomes import Diverged
 
 Train = Callable[[Activation, int], float | ArrayLike]
@@ -134,7 +135,7 @@ def confirm(
 
 def _best(study: optuna.Study, space: Space, top: int) -> dict[str, float]:
     """Return the best functions of a search and their values, each once."""
-    sign = StudyView.of_some([], study.direction).sign
+    sign = metric_of(study).sign
     found: dict[str, float] = {}
     for trial in sorted(measured(own_trials(study)), key=lambda t: -sign * (t.value or 0.0)):
         if len(found) < top and (text := _text(trial, space)):
