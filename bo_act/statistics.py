@@ -184,7 +184,8 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
         return Paired(middle, (low, high), p)
 
     of_seeds, of_examples, of_rest = variances.tolist()
-    total = of_seeds + max(of_examples - of_rest, 0.0)
+    # Of seeds, and of examples, no less than nothing.
+    total = max(of_seeds, of_rest) + max(of_examples, of_rest) - of_rest
     least = float(freedom[:2].min())
     degrees = least
     if least and total:

@@ -20,6 +20,7 @@ from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.method import MethodSpec
 from bo_act.search.warm_start import WarmStart, make_warm_start
+from bo_act.specs.base import derived_seed
 from bo_act.study.sampling.methods import make_method_sampler
 
 
@@ -116,6 +117,7 @@ class _Replayer:
         others = self.job.sources.get(run.benchmark, ())
         if not others or not method.warm_start:
             return None
+        method = with_own_layout(method, run.seed)
         key = f"{run.benchmark} {method.fim} {method.embedding!r}"
         if key not in self.warm:
             target = self._benchmark(run.benchmark)
@@ -124,11 +126,24 @@ class _Replayer:
         return self.warm[key]
 
     def _plain(self, run: ReplayRun, method: MethodSpec) -> Embedding:
-        """Fit an embedding once for all seeds: the features do not change."""
+        """Fit an embedding once for all seeds, unless it is a random one: then once for each."""
+        method = with_own_layout(method, run.seed)
         key = f"{run.benchmark} {method.fim} {method.embedding!r}"
         if key not in self.embeddings:
             self.embeddings[key] = embed(self._benchmark(run.benchmark), method)
         return self.embeddings[key]
+
+
+def with_own_layout(method: MethodSpec, seed: int) -> MethodSpec:
+    """Return a method whose embedding, if it is a random one, is that of a search's seed.
+
+    One layout for all would be a part of the method, and its luck in no interval.
+    """
+    if method.embedding.name != "umap":
+        return method
+    spec = method.embedding
+    mixed = spec.model_copy(update={"seed": derived_seed(spec.seed, seed)})
+    return method.model_copy(update={"embedding": mixed})
 
 
 def embed(benchmark: Benchmark, method: MethodSpec) -> Embedding:
@@ -136,4 +151,5 @@ def embed(benchmark: Benchmark, method: MethodSpec) -> Embedding:
     features = benchmark.features
     if not method.fim:
         features = features.without("fim", "fim_null")
-    return make_embedder(method.embedding).fit(features).restricted(benchmark.measured)
+    embedder = make_embedder(method.embedding, benchmark.space.catalogue)
+    return embedder.fit(features).restricted(benchmark.measured)

@@ -54,7 +54,7 @@ from bo_act.fisher.kfac import LayerFactors, kronecker_factors
 from bo_act.fisher.layer_spectrum import factor_values
 from bo_act.fisher.options import FisherOptions
 
-__all__ = ["act_bench_vector", "edges"]
+__all__ = ["act_bench_vector", "bins", "edges"]
 
 
 def edges(weights: int) -> NDArray[np.float64]:
@@ -64,6 +64,11 @@ def edges(weights: int) -> NDArray[np.float64]:
         weights: number of the layer's weights and biases.
     """
     return np.linspace(-100.0, 100.0, weights // 100)
+
+
+def bins(weights: int) -> int:
+    """Return how many numbers of a vector are of a layer of so many weights and biases."""
+    return max(len(edges(weights)) - 1, 0)
 
 
 def act_bench_vector(network: nn.Module, inputs: Inputs, targets: Targets) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, FeatureError
+from bo_act.features.act_bench import bins
 from bo_act.features.fisher_worker import FisherJob, FunctionBatch, MakeNetwork, Spectra
 from bo_act.features.outputs import output_blocks
 from bo_act.features.store import SHARD, FeatureStore, Shard
@@ -147,6 +148,11 @@ def compute_features(
     provenance |= {
         "subset": spec.subset,
         "layers": probe.layers,
+        # Those of the layers in a released vector.
+        "bins": [
+            bins(int(weights)) if kind == "weight" else 0
+            for weights, kind in zip(probe.weights, probe.kinds, strict=True)
+        ],
         "uncovered": probe.uncovered,
         "store": None if store is None else {"folder": str(store.folder), "bytes": store.size},
     }

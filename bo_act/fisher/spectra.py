@@ -36,6 +36,7 @@ class FimSpectra:
         weights: (L,) int64, number of the layer's weights and biases.
         layers: names of the layers.
         uncovered: names of layers and parameters that are in no block.
+        kinds: of the layers: ``weight`` (linear, convolution), ``norm`` or ``embedding``.
 
     Examples:
         >>> import torch
@@ -51,6 +52,7 @@ class FimSpectra:
     weights: NDArray[np.int64]
     layers: tuple[str, ...]
     uncovered: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
 
 
 def fim_spectra(
@@ -160,6 +162,7 @@ def network_spectra(
         weights=np.array([layer.weights for layer in factors.layers], dtype=np.int64),
         layers=tuple(layer.name for layer in factors.layers),
         uncovered=factors.uncovered,
+        kinds=tuple(layer.kind for layer in factors.layers),
     )
 
 

@@ -39,7 +39,8 @@ from bo_act.specs.base import derived_seed
 from bo_act.tasks.methods import METHOD_PARTS, OwnMethod
 from bo_act.tasks.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
-from bo_act.training.evaluation import metric_name, per_example
+from bo_act.training.evaluation import metric_name
+from bo_act.training.examples import per_example
 from bo_act.training.losses import loss_name
 from bo_act.training.trainer import (
     EVALUATION_BATCH,
@@ -364,8 +365,8 @@ class Task:
         worst = self.data.worst(metric)
         return value if math.isfinite(value) or worst is None else worst, loss
 
-    def per_example(self, network: nn.Module, samples: Samples) -> NDArray[Any] | None:
-        """Return what each sample adds to the study's metric, (n,); None where it is no mean."""
+    def per_example(self, network: nn.Module, samples: Samples) -> NDArray[Any]:
+        """Return what each sample adds to the study's metric, (n,)."""
         spec = self.spec.training
         return per_example(
             network,

@@ -7,10 +7,9 @@ numbers of a sample.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -127,46 +126,6 @@ def measure(
     network.train(was_training)
     mean = float(total) / int(terms(samples.targets, loss))
     return score.value(mean), mean
-
-
-def per_example(
-    network: nn.Module,
-    samples: Samples,
-    *,
-    batch_size: int,
-    device: torch.device | str,
-    precision: Precision = "auto",
-    metric: str = "accuracy",
-    loss: Loss = "cross_entropy",
-) -> NDArray[Any] | None:
-    """Return what each of n samples adds to a metric that is their mean, (n,); see ``measure``.
-
-    Returns:
-        Of accuracy right or wrong, or the share of a sample's labels or tokens; of the mean squared
-        error each one's. None of another metric, and where samples have tokens that do not count.
-    """
-    ignored = loss == "cross_entropy" and bool((samples.targets < 0).any())
-    if metric not in ("accuracy", "mse") or ignored:
-        return None
-    device = torch.device(device)
-    network.to(device)
-    samples = samples.to(device)
-    was_training = network.training
-    network.eval()
-    found = []
-    with plain_torch(device), torch.no_grad(), autocast(device, precision):
-        for inputs, targets in samples.batches(batch_size):
-            outputs = outputs_of(call(network, inputs)).float()
-            if metric == "mse":
-                each = (outputs.reshape(targets.shape) - targets).square()
-            elif loss == "cross_entropy":
-                each = outputs.argmax(-1) == targets
-            else:
-                each = (outputs.reshape(targets.shape) > 0) == targets.bool()
-            found.append((each if each.dim() == 1 else each.float().flatten(1).mean(1)).cpu())
-    network.train(was_training)
-    values: NDArray[Any] = torch.cat(found).numpy()
-    return values
 
 
 def check_network(network: nn.Module, data: Data, samples: Samples, precision: Precision) -> None:

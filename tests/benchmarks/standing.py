@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from math import isnan
 from pathlib import Path
 
 from pandas import DataFrame
@@ -41,6 +42,11 @@ def brief(frame: DataFrame, first: str, beats: dict[str, dict]) -> str:
     for method in order:
         rows = frame[frame["method"] == method].set_index("benchmark")
         cells = [", ".join(f"{rows.loc[name, c]:.2g}" for c in shown) for name in names]
+        halves = [rows.loc[name, "± 95%"] for name in names]
+        cells = [
+            cell if half is None or isnan(half) else f"{cell} ± {half:.2g}"
+            for cell, half in zip(cells, halves, strict=True)
+        ]
         won = ""
         if method in beats:
             low, high = beats[method]["ci95"]

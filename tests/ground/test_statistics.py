@@ -183,6 +183,8 @@ def test_an_interval_over_both_has_no_less_than_the_least_degrees_of_freedom():
         found = crossed(table)
         low, high = found.both.interval
         assert high - low <= 2 * stats.t.ppf(0.975, 1)
+        low_of_examples, high_of_examples = found.examples.interval
+        assert high - low >= high_of_examples - low_of_examples - 1e-12
         assert found.wider in ("seeds", "both")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +20,7 @@ from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
-from bo_act.features.table import Block, FeatureTable
+from bo_act.features.table import FeatureTable
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.embedding.factory import make_embedder
@@ -308,67 +306,6 @@ def test_fewer_observations_than_neighbours(seen):
     x, y = seen
     mean, _ = fitted("knn", x[:2], y[:2]).mean_and_variance(x[:5])
     np.testing.assert_allclose(mean, float(y[:2].mean()))
-
-
-# --- the published embedding ----------------------------------------------------------------
-
-
-def with_spectra(table: FeatureTable) -> FeatureTable:
-    generator = np.random.default_rng(0)
-    outputs = table.blocks["outputs"]
-    shift = np.nan_to_num(outputs.values[:, [100]])
-    values = np.sort(generator.normal(shift, 1.0, (len(table), 32)), axis=1).astype(np.float32)
-    reasons = list(outputs.reasons)
-    reasons[5], values[5] = "no gradient", np.nan
-    return FeatureTable(
-        table.catalogue_hash, {**table.blocks, "fim": Block(values, tuple(reasons))}
-    )
-
-
-def test_umap_is_the_union_of_two_graphs(table):
-    from umap import UMAP
-
-    spectra = with_spectra(table)
-    embedding = make_embedder(EmbeddingSpec(name="umap", seed=3)).fit(spectra)
-    assert embedding.points.shape == (len(table), 2)
-    assert not embedding.valid[5]
-    valid = embedding.points[embedding.valid]
-    assert valid.min() == 0.0
-    assert valid.max() == 1.0
-    rows = np.flatnonzero(embedding.valid)
-    outputs = np.sinh(spectra.blocks["outputs"].values[rows].astype(float))
-    of_outputs = UMAP(random_state=3, n_jobs=1).fit(outputs)
-    of_spectra = UMAP(metric="manhattan", n_neighbors=3, random_state=3, n_jobs=1).fit(
-        spectra.blocks["fim"].values[rows]
-    )
-    joined = (of_outputs + of_spectra).embedding_
-    scaled = (joined - joined.min(axis=0)) / np.ptp(joined, axis=0)
-    np.testing.assert_allclose(valid, scaled, atol=1e-6)
-    without = make_embedder(EmbeddingSpec(name="umap", seed=3)).fit(table)
-    assert without.valid.sum() == embedding.valid.sum() + 1
-
-
-def test_umap_leaves_the_threads_of_torch_alone(tmp_path):
-    """Numba sets them to all cores, and two processes on two cores were ten times slower."""
-    script = (
-        "import torch; torch.set_num_threads(1)\n"
-        "from bo_act import compute_features, load_space\n"
-        "from bo_act.search.embedding.umap import UmapEmbedder\n"
-        "UmapEmbedder().fit(compute_features(load_space('classic')))\n"
-        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
-    )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=tmp_path)
-
-
-def test_umap_needs_some_functions(table):
-    few = {
-        name: Block(block.values, ("x",) * (len(table) - 2) + ("", ""))
-        for name, block in table.blocks.items()
-    }
-    for block in few.values():
-        block.values[:-2] = np.nan
-    with pytest.raises(SearchError, match="more than 3 functions"):
-        make_embedder(EmbeddingSpec(name="umap")).fit(FeatureTable(table.catalogue_hash, few))
 
 
 # --- methods by name ------------------------------------------------------------------------

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 
+from bo_act.activations.derivatives import Functions, values_and_slopes
 from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import Embedding
@@ -16,6 +20,7 @@ from bo_act.specs.base import checked_seed
 # As published; for the outputs it is umap-learn's default.
 _SPECTRUM_NEIGHBOURS = 3
 _OUTPUT_NEIGHBOURS = 15
+_SAMPLES, _CLIP = 1_000, 5.0
 
 # umap-learn computes in float32, where squares of larger values overflow.
 _LARGE = 1e15
@@ -25,20 +30,24 @@ _LARGE = 1e15
 class UmapEmbedder:
     """Embed as Bingham and Miikkulainen (2023), arXiv 2301.05785, do.
 
-    UMAP of the function's outputs (Euclidean) and UMAP of the Fisher spectra (Manhattan, 3
-    neighbours) are joined by the union of their fuzzy simplicial sets. Spectra are compared by
-    their quantiles, which for one layer is the Manhattan distance of their distribution functions
-    up to a factor (both are the Wasserstein-1 distance). Outputs are taken at fixed quantiles of
-    the clipped normal distribution, where the published code draws 1,000 samples.
+    UMAP of the outputs for 1,000 samples of the normal distribution, clipped to [-5, 5]
+    (Euclidean), and UMAP of the Fisher spectra (Manhattan, 3 neighbours) are joined by the union of
+    their fuzzy simplicial sets. Spectra are compared by their quantiles: for a layer that is the
+    Manhattan distance of distribution functions up to a factor (both are the Wasserstein-1
+    distance), and that factor, the number of bins in a released vector, weights the layers. Both
+    coordinates are scaled by one factor, which leaves the neighbours as they are.
 
     The published code fits again at every proposal, without a seed. The features do not change in
-    between, so here it is fitted once.
+    between, so here it is fitted once, by a seed.
 
     Attributes:
-        seed: of the layout.
+        seed: of the samples and of the layout.
+        functions: those of the table. None: their outputs are taken at the quantiles of the
+            table, instead of samples.
     """
 
     seed: int = 0
+    functions: Functions | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
@@ -66,33 +75,90 @@ class UmapEmbedder:
             torch.set_num_threads(threads)
         low, high = places.min(axis=0), places.max(axis=0)
         points = np.full((len(table), 2), np.nan)
-        points[rows] = (places - low) / np.where(high > low, high - low, 1.0)
+        points[rows] = (places - low) / max(float((high - low).max()), np.finfo(float).tiny)
         made_from = {"embedder": repr(self), "features": table.hash}
         return Embedding(points, {"umap": slice(0, 2)}, valid, made_from)
 
-    def _layout(self, table: FeatureTable, rows: np.ndarray) -> np.ndarray:
+    def _layout(self, table: FeatureTable, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                from umap import UMAP
+                from umap import UMAP, umap_
         except ImportError as error:
             raise SearchError(
                 'the embedding "umap" needs umap-learn; install it with: pip install "bo-act[umap]"'
             ) from error
-        # The published inputs are clipped to [-5, 5], which the quantile grid never leaves.
-        outputs = np.sinh(table.blocks["outputs"].values[rows].astype(np.float64))
+        given: dict[str, Any] = {"random_state": self.seed, "n_jobs": 1}
+        outputs = np.clip(self._outputs(table)[rows], -_LARGE, _LARGE)
         few = min(_OUTPUT_NEIGHBOURS, len(rows) - 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a seed costs parallelism, and of tiny tables
-            layout = UMAP(n_neighbors=few, random_state=self.seed, n_jobs=1).fit(
-                np.clip(outputs, -_LARGE, _LARGE)
+            if "fim" not in table.blocks:
+                alone = UMAP(n_neighbors=few, **given).fit(outputs)
+                return np.asarray(alone.embedding_, dtype=np.float64)
+            given["transform_mode"] = "graph"  # no layout of one alone
+            of_outputs = UMAP(n_neighbors=few, **given).fit(outputs)
+            of_spectra = UMAP(metric="manhattan", n_neighbors=_SPECTRUM_NEIGHBOURS, **given).fit(
+                weighted_spectra(table)[rows]
             )
-            if "fim" in table.blocks:
-                spectra = UMAP(
-                    metric="manhattan",
-                    n_neighbors=_SPECTRUM_NEIGHBOURS,
-                    random_state=self.seed,
-                    n_jobs=1,
-                ).fit(table.blocks["fim"].values[rows])
-                layout = layout + spectra
-        return np.asarray(layout.embedding_, dtype=np.float64)
+            union = umap_.general_simplicial_set_union(
+                *(_without_weakest(one.graph_) for one in (of_outputs, of_spectra))
+            )
+            union = umap_.reset_local_connectivity(union, True)
+            # As the sum of two models is laid out, but for its random state, which is 42 there.
+            a, b = umap_.find_ab_params(1.0, 0.1)
+            layout, _ = umap_.simplicial_set_embedding(
+                None,
+                union,
+                n_components=2,
+                initial_alpha=1.0,
+                a=a,
+                b=b,
+                gamma=1.0,
+                negative_sample_rate=5,
+                n_epochs=None,
+                init="random" if connected_components(union)[0] > 1 else "spectral",
+                random_state=np.random.RandomState(self.seed),
+                metric="euclidean",
+                metric_kwds={},
+                densmap=False,
+                densmap_kwds={},
+                output_dens=False,
+            )
+        return np.asarray(layout, dtype=np.float64)
+
+    def _outputs(self, table: FeatureTable) -> NDArray[np.float64]:
+        """Return the outputs of the N functions, (N, 1000), or (N, 256) without them."""
+        if self.functions is None:
+            return np.sinh(table.blocks["outputs"].values.astype(np.float64))
+        generator = np.random.default_rng(self.seed)
+        x = np.clip(generator.standard_normal(_SAMPLES), -_CLIP, _CLIP)
+        outputs = np.empty((len(table), _SAMPLES))
+        for indices, value, _ in values_and_slopes(self.functions, torch.from_numpy(x)):
+            outputs[indices] = value.numpy()
+        return np.nan_to_num(outputs, posinf=_LARGE, neginf=-_LARGE)
+
+
+def _without_weakest(graph: Any) -> Any:
+    """Return a graph whose weakest edges are 0, as the layout of a model alone leaves it.
+
+    A sum of models is one of such graphs: umap-learn changes them in place.
+    """
+    epochs = 500 if graph.shape[0] <= 10_000 else 200  # umap-learn's default
+    graph.data[graph.data < graph.data.max() / epochs] = 0.0
+    return graph
+
+
+def weighted_spectra(table: FeatureTable) -> NDArray[np.float32]:
+    """Return the quantiles of the Fisher spectra, (N, L·Q), each layer times its number of bins.
+
+    So their Manhattan distance is that of released vectors, up to a factor. Where the bins of the
+    layers are not known, as of tables before they were noted, or where no layer has any, layers
+    count alike.
+    """
+    quantiles = table.blocks["fim"].values
+    bins = np.asarray(table.provenance.get("bins") or [1], dtype=np.float64)
+    if quantiles.shape[1] % len(bins) or not bins.any():
+        return quantiles
+    weights = np.repeat(bins / bins.sum(), quantiles.shape[1] // len(bins))
+    return np.asarray(quantiles * weights, dtype=np.float32)

@@ -112,8 +112,7 @@ def _measure(task: Task, run: Run, test: Samples) -> dict[str, Any]:
     value, examples = result.value, None  # of guessing, where it diverged
     if result.status == "completed":
         value, _ = task.measure(network, test)
-        right = task.per_example(network, test)
-        examples = None if right is None else packed(right)
+        examples = packed(task.per_example(network, test))
     return {
         "test": value,
         "validation": result.value,

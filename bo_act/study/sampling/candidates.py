@@ -181,7 +181,7 @@ def _embedded(
     if isinstance(given, Embedding):
         return given
     if given is None or isinstance(given, EmbeddingSpec):
-        given = make_embedder(given or EmbeddingSpec())
+        given = make_embedder(given or EmbeddingSpec(), space.catalogue)
     if is_own(given):
         given = OwnEmbedder(given)
     if isinstance(given, type) or not callable(fit := getattr(given, "fit", None)):
