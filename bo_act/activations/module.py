@@ -166,7 +166,7 @@ class Activation(nn.Module):
 
     def _repr_html_(self) -> str:
         """Show the graph and the formula in a notebook."""
-        from bo_act.activations.mathml import mathml
+        from bo_act.activations.formulas import mathml
         from bo_act.activations.plots import graph
 
         mean, variance = moments(self.expression)

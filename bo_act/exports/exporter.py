@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.activations.formulas import latex
 from bo_act.errors import ExportError, nearest
-from bo_act.exports import formulas, native
+from bo_act.exports import native
 from bo_act.exports.onnx_model import onnx_model
 from bo_act.exports.source import Source
 
@@ -20,7 +21,7 @@ _WRITE: dict[str, Callable[[Source], str | bytes]] = {
     "jax": native.jax_code,
     "keras": native.keras_code,
     "onnx": onnx_model,
-    "latex": lambda source: formulas.latex(source.expression) + "\n",
+    "latex": lambda source: latex(source.expression) + "\n",
 }
 
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from importlib.metadata import version
 
 from bo_act.activations.expressions import Expression
+from bo_act.activations.formulas import plain
 from bo_act.errors import ExportError
-from bo_act.exports.formulas import plain
 from bo_act.exports.limits import notes
 
 

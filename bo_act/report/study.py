@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 
 from bo_act.activations.costs import cost
-from bo_act.activations.mathml import mathml
+from bo_act.activations.formulas import mathml
 from bo_act.activations.plots import graph, sample, windows
 from bo_act.html import Markup, escape
 from bo_act.io import expanded
