@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, parse
 from bo_act.html import Markup, escape
+from bo_act.plot_style import COLOURS
 
 REACH = 5.0
 """Graphs are drawn on [-5, 5]."""
@@ -83,7 +84,7 @@ def graph(
         f'<path d="{axes}" fill="none" stroke="currentColor" stroke-opacity="0.22"/>'
         f"{''.join(curves)}"
         f'<path class="curve" d="{path(values[0], lowest, highest, width, height)}" fill="none" '
-        'stroke="#2b83c6" stroke-width="2" stroke-linejoin="round"/></svg>'
+        f'stroke="{COLOURS[0]}" stroke-width="2" stroke-linejoin="round"/></svg>'
     )
 
 

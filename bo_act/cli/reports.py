@@ -97,6 +97,7 @@ def plot(
 ) -> None:
     """Draw a figure for a paper, one column wide."""
     from bo_act.errors import BoActError
+    from bo_act.plot_style import COLUMN, save
     from bo_act.report import figures
 
     if (kind in _OF_COMPARISONS) != Path(study).is_dir():
@@ -105,7 +106,7 @@ def plot(
     if kind in _OF_COMPARISONS:
         from bo_act.comparison.compare import load_comparison
 
-        drawn = load_comparison(Path(study)).figures(width=figures.COLUMN)[kind.value]
+        drawn = load_comparison(Path(study)).figures(width=COLUMN)[kind.value]
     else:
         spec = read(study, changes, storage)
         from bo_act import terminal
@@ -124,4 +125,4 @@ def plot(
                 Kind.calibration: figures.calibration,
             }[kind]
             drawn = draw(found)
-    print(figures.save(drawn, out))
+    print(save(drawn, out))

@@ -41,7 +41,8 @@ def export(
         Python code or a formula; for ``onnx`` the bytes of a model file.
 
     Raises:
-        ExportError: the target or the name cannot be used, or onnx is missing.
+        ExportError: the target or the name cannot be used.
+        MissingExtraError: onnx is not installed.
         ExpressionError: the text is no expression.
 
     Examples:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from bo_act.activations.evaluation import plan
-from bo_act.errors import ExportError
 from bo_act.exports.primitives import VALUES
 from bo_act.exports.source import Source
 from bo_act.exports.terms import Term, Writer
+from bo_act.extras import require_extra
 
 OPSET = 18
 """Of the models; read by onnxruntime 1.14 and newer."""
@@ -95,12 +95,11 @@ def onnx_model(source: Source) -> bytes:
     """Return a serialized model.
 
     Raises:
-        ExportError: onnx is missing.
+        MissingExtraError: onnx is not installed.
     """
-    try:
-        from onnx import TensorProto, checker, helper
-    except ImportError as error:
-        raise ExportError("an ONNX model needs onnx: pip install 'bo-act[onnx]'") from error
+    require_extra("onnx", "an ONNX model")
+    from onnx import TensorProto, checker, helper
+
     nodes = _Nodes(helper)
     values = ["x"]
     for name, operands in plan(source.expression):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bo_act.errors import SearchError
+from bo_act.extras import require_extra
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.specs.base import checked_seed
@@ -47,7 +48,8 @@ class UmapEmbedder:
         """Embed a table with the block ``outputs``, and ``fim`` if it has it.
 
         Raises:
-            SearchError: umap-learn is not installed, or fewer than four functions have features.
+            MissingExtraError: umap-learn is not installed.
+            SearchError: too few functions have features.
         """
         valid = table.blocks["outputs"].present.copy()
         if "fim" in table.blocks:
@@ -71,14 +73,7 @@ class UmapEmbedder:
         return Embedding(points, {"umap": slice(0, 2)}, valid, made_from)
 
     def _layout(self, table: FeatureTable, rows: np.ndarray) -> np.ndarray:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                from umap import UMAP
-        except ImportError as error:
-            raise SearchError(
-                'the embedding "umap" needs umap-learn; install it with: pip install "bo-act[umap]"'
-            ) from error
+        UMAP = require_extra("umap", 'the embedding "umap"').UMAP
         # The published inputs are clipped to [-5, 5], which the quantile grid never leaves.
         outputs = np.sinh(table.blocks["outputs"].values[rows].astype(np.float64))
         few = min(_OUTPUT_NEIGHBOURS, len(rows) - 1)
