@@ -17,7 +17,7 @@ from bo_act.specs.search import (
     SurrogateSpec,
     WarmStartSpec,
 )
-from bo_act.specs.task import AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
+from bo_act.specs.task import ActivationSpec, AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
 from bo_act.urls import shown_url
 
 
@@ -156,6 +156,7 @@ class StudySpec(Spec):
     objective: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")] | None = None
     model: ModelSpec | None
     data: DataSpec | None
+    activation: ActivationSpec = ActivationSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
     training: TrainingSpec = TrainingSpec()
     features: FeaturesSpec = FeaturesSpec()

@@ -229,7 +229,7 @@ def _own_objective(
     """Evaluate by the training function of a user's file."""
     context = task.context(seed=task.spec.seed, settings=asked.settings)
     started = time.perf_counter()
-    value = objective(trial, asked.trained, context)
+    value = objective(trial, asked.trained, context, task.spec.activation.options)
     finite = math.isfinite(value)
     curve = read_again(study, trial).intermediate_values
     return TrainingResult(
