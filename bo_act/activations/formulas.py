@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bo_act.activations.expressions import Expression
+from bo_act.activations.scales import Scaled
 from bo_act.html import Markup
 
 # How tightly a formula binds.
@@ -33,6 +34,7 @@ class _Style:
         call: template of a function's name and its operands in brackets, and how it binds.
         brackets: what stands before and after.
         row: template around a sum or product; ``plus``, ``times`` and ``comma`` separate operands.
+        number: template of a number.
         minus: with what a formula begins that is negative.
         brackets_first: whether brackets surround a negative first operand of a sum.
     """
@@ -47,6 +49,7 @@ class _Style:
     plus: str
     times: str
     comma: str
+    number: str
     minus: str
     brackets_first: bool
 
@@ -74,26 +77,51 @@ class _Part:
         return self.text
 
 
-def plain(expression: Expression) -> str:
+def plain(function: Expression | Scaled) -> str:
     """Return a formula in plain text, with operators between their operands."""
-    return _walk(expression, _PLAIN).text
+    return _written(function, _PLAIN)
 
 
-def latex(expression: Expression) -> str:
+def latex(function: Expression | Scaled) -> str:
     r"""Return a formula in LaTeX, for a mathematical environment; ``\sigma`` is the sigmoid."""
-    return _walk(expression, _LATEX).text
+    return _written(function, _LATEX)
 
 
-def mathml(expression: Expression) -> Markup:
+def mathml(function: Expression | Scaled) -> Markup:
     """Return a formula as one ``<math>`` element."""
-    inside = _walk(expression, _MATHML).text
+    inside = _written(function, _MATHML)
     return Markup(f'<math xmlns="http://www.w3.org/1998/Math/MathML">{inside}</math>')
 
 
-def _walk(node: Expression, style: _Style) -> _Part:
+def _written(function: Expression | Scaled, style: _Style) -> str:
+    if isinstance(function, Expression):
+        return _walk(function, style, {}).text
+    part = _walk(function.expression, style, function.factors)
+    if function.shift:
+        shift = _number(function.shift, style)
+        part = _Part(style.notation["sub"][1].format(part, shift), _SUM, style)
+    return _times(function.output, part, style).text
+
+
+def _number(value: float, style: _Style) -> _Part:
+    return _Part(style.number.format(f"{value:.4g}"), _ATOM if value >= 0 else _SUM, style)
+
+
+def _times(factor: float, part: _Part, style: _Style) -> _Part:
+    if factor == 1.0:
+        return part
+    product = f"{_number(factor, style):product}{style.times}{part:product}"
+    return _Part(style.row.format(product), _PRODUCT, style)
+
+
+def _walk(node: Expression, style: _Style, factors: Mapping[Expression, float]) -> _Part:
+    return _times(factors.get(node, 1.0), _unscaled(node, style, factors), style)
+
+
+def _unscaled(node: Expression, style: _Style, factors: Mapping[Expression, float]) -> _Part:
     if not node.arguments:
         return _Part(style.notation["x"][1], _ATOM, style)
-    parts = [_walk(argument, style) for argument in node.arguments]
+    parts = [_walk(argument, style, factors) for argument in node.arguments]
     name = node.name.removesuffix("_n")
     if name == "identity":
         return parts[0]
@@ -104,8 +132,8 @@ def _walk(node: Expression, style: _Style) -> _Part:
         terms = [part.as_term(is_first=not place) for place, part in enumerate(parts)]
         return _Part(style.row.format(style.plus.join(terms)), _SUM, style)
     if name in ("mul", "prod"):
-        factors = style.times.join(f"{part:product}" for part in parts)
-        return _Part(style.row.format(factors), _PRODUCT, style)
+        product = style.times.join(f"{part:product}" for part in parts)
+        return _Part(style.row.format(product), _PRODUCT, style)
     level, template = style.call
     inside = style.bracketed(style.comma.join(part.text for part in parts))
     return _Part(template.format(style.function(name), inside), level, style)
@@ -136,6 +164,7 @@ _PLAIN = _Style(
     plus=" + ",
     times=" * ",
     comma=", ",
+    number="{}",
     minus="-",
     brackets_first=True,
 )
@@ -169,6 +198,7 @@ _LATEX = _Style(
     plus=" + ",
     times=r" \, ",
     comma=", ",
+    number="{}",
     minus="-",
     brackets_first=True,
 )
@@ -225,6 +255,7 @@ _MATHML = _Style(
     plus="<mo>+</mo>",
     times="<mo>&#x22C5;</mo>",
     comma="<mo>,</mo>",
+    number="<mn>{}</mn>",
     minus=f"<mrow>{_MINUS}",
     brackets_first=False,
 )

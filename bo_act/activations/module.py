@@ -203,20 +203,21 @@ class Activation(nn.Module):
             and (torch.is_grad_enabled() or torch.jit.is_tracing())  # type: ignore[attr-defined]
         )
 
-    def learnt(self) -> list[Scaled]:
-        """Return the function with the values of its scales: of the layer, or of each channel.
+    def with_numbers(self) -> list[Scaled]:
+        """Return the function with its numbers: what it has learnt, and what normalizes it.
+
+        Returns:
+            One function; with scales for each channel, one a channel.
 
         Raises:
-            ExpressionError: nothing is learnt, or the first input has not come by.
+            ExpressionError: the first input has not come by, so that there are no channels.
         """
         if self.scales is None:
-            raise ExpressionError(f"{self} learns nothing; give learnable='layer' or 'channel'")
+            return [Scaled(self.expression, shift=self._shift, output=self._scale)]
         if any(map(is_lazy, self.scales.parameters())):
             raise ExpressionError(f"{self} has no channels before its first input")
-        found = [
-            scaled(self.expression, row, operators=self.scale_operators)
-            for row in self.scales.values()
-        ]
+        rows = self.scales.values()
+        found = [scaled(self.expression, row, operators=self.scale_operators) for row in rows]
         return [replace(one, shift=self._shift, output=one.output * self._scale) for one in found]
 
     @property

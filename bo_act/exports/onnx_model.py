@@ -101,10 +101,13 @@ def onnx_model(source: Source) -> bytes:
     from onnx import TensorProto, checker, helper
 
     nodes = _Nodes(helper)
-    values = ["x"]
-    for name, operands in plan(source.expression):
-        values.append(_step(nodes, name, [values[i] for i in operands]))
-    nodes.nodes.append(helper.make_node("Identity", [values[-1]], ["y"]))
+    first, *factors = source.factors
+    values = [_affine(nodes, "x", first)]
+    for (name, operands), factor in zip(plan(source.expression), factors, strict=True):
+        step = _step(nodes, name, [values[i] for i in operands])
+        values.append(_affine(nodes, step, factor))
+    result = _affine(nodes, values[-1], source.scaled.output, source.scaled.shift)
+    nodes.nodes.append(helper.make_node("Identity", [result], ["y"]))
     graph = helper.make_graph(
         nodes.nodes,
         source.name,
@@ -124,6 +127,12 @@ def onnx_model(source: Source) -> bytes:
     )
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def _affine(nodes: _Nodes, value: str, factor: float, shift: float = 0.0) -> str:
+    if shift:
+        value = nodes.call("sub", value, nodes.constant(shift))
+    return value if factor == 1.0 else nodes.call("mul", nodes.constant(factor), value)
 
 
 def _step(nodes: _Nodes, name: str, arguments: list[str]) -> str:

@@ -111,8 +111,8 @@ def table(name: str, cases: list[str], kept: dict[str, float], seeds: int) -> No
 
 def shown(found) -> str:
     """Return a difference and its interval."""
-    mean, (low, high) = found
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    low, high = found.interval
+    return f"{found.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 if __name__ == "__main__":
