@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
 	@echo "make test         set up and run the tests (seven minutes on two idle cores)"
-	@echo "make test-all     the tests, those that take minutes included"
+	@echo "make test-all     the tests, those that take minutes included, and their coverage"
 	@echo "make compare      compare search methods on the benchmarks (under ten minutes on two cores)"
 	@echo "make compare-all  all methods, acquisition functions and warm starts, 30 seeds (half an hour)"
 	@echo "make check        style, types, and the order of the rooms"
@@ -40,10 +40,10 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@echo "== tests"
-	@$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --cov --cov-report=term
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
