@@ -34,7 +34,7 @@ class _Style:
         call: template of a function's name and its operands in brackets, and how it binds.
         brackets: what stands before and after.
         row: template around a sum or product; ``plus``, ``times`` and ``comma`` separate operands.
-        number: template of a number.
+        number: template of a number; ``dot`` stands behind one that multiplies.
         minus: with what a formula begins that is negative.
         brackets_first: whether brackets surround a negative first operand of a sum.
     """
@@ -49,6 +49,7 @@ class _Style:
     plus: str
     times: str
     comma: str
+    dot: str
     number: str
     minus: str
     brackets_first: bool
@@ -110,7 +111,7 @@ def _number(value: float, style: _Style) -> _Part:
 def _times(factor: float, part: _Part, style: _Style) -> _Part:
     if factor == 1.0:
         return part
-    product = f"{_number(factor, style):product}{style.times}{part:product}"
+    product = f"{_number(factor, style):product}{style.dot}{part:product}"
     return _Part(style.row.format(product), _PRODUCT, style)
 
 
@@ -164,6 +165,7 @@ _PLAIN = _Style(
     plus=" + ",
     times=" * ",
     comma=", ",
+    dot=" * ",
     number="{}",
     minus="-",
     brackets_first=True,
@@ -198,6 +200,7 @@ _LATEX = _Style(
     plus=" + ",
     times=r" \, ",
     comma=", ",
+    dot=r" \cdot ",
     number="{}",
     minus="-",
     brackets_first=True,
@@ -255,6 +258,7 @@ _MATHML = _Style(
     plus="<mo>+</mo>",
     times="<mo>&#x22C5;</mo>",
     comma="<mo>,</mo>",
+    dot="<mo>&#x22C5;</mo>",
     number="<mn>{}</mn>",
     minus=f"<mrow>{_MINUS}",
     brackets_first=False,

@@ -16,7 +16,7 @@ from bo_act.activations.evaluation import moments, plan
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.scales import Learnable, Scaled, make_scales, scaled
+from bo_act.activations.scales import Learnable, Scaled, Scales, make_scales, scaled
 from bo_act.activations.tracing import as_node, scripted
 from bo_act.errors import ExpressionError
 from bo_act.html import Markup, escape
@@ -66,6 +66,8 @@ class Activation(nn.Module):
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), activation())
     """
 
+    scales: Scales | None
+
     __jit_unused_properties__ = ("why_not_fused",)
 
     _FROM_EXPRESSION = (
@@ -95,7 +97,8 @@ class Activation(nn.Module):
         self.scale_operators = scale_operators
         self.channel_dim = channel_dim
         inner = max(len(self._plan) - 1, 0) if scale_operators else 0
-        self.scales = make_scales(learnable, inner, channel_dim=channel_dim)
+        # As a module in any case: a plain None would hide the one of a pickle's state.
+        self.register_module("scales", make_scales(learnable, inner, channel_dim=channel_dim))
         self._shift, self._scale = 0.0, 1.0
         if normalize:
             mean, variance = moments(self.expression)
@@ -264,6 +267,10 @@ class Activation(nn.Module):
         }
         options: tuple[Any, ...] = (str(self.expression), self.normalize, self.fused)
         return _rebuild, options if type(self) is Activation else (*options, type(self)), state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._modules.setdefault("scales", None)  # of an earlier version
 
     def __prepare_scriptable__(self) -> Activation:
         """Get ready for ``torch.jit.script``, which calls this."""

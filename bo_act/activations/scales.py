@@ -48,6 +48,7 @@ class Scales(nn.Module):
 
     Attributes:
         names: of the parameters, in the order of evaluation.
+        for_channels: whether there is one for each channel, or one for the layer.
         channel_dim: of the input, where channels are; None: 1 with four axes and more, else -1.
     """
 
@@ -55,6 +56,7 @@ class Scales(nn.Module):
         super().__init__()
         self.names = ("input", *(f"operator_{k + 1}" for k in range(operators)), "output")
         self.channel_dim = channel_dim
+        self.for_channels = False
         self._make()
 
     def _make(self) -> None:
@@ -73,12 +75,12 @@ class Scales(nn.Module):
 
     def _fitting(self, scale: Tensor, x: Tensor) -> Tensor:
         scale = scale.to(x.dtype)
-        if scale.numel() == 1:
+        if not self.for_channels:
             return scale.reshape(()) if x.ndim == 0 else scale
         dim = self._dim(x)
-        if x.shape[dim] != scale.numel():
+        if not torch.jit.is_tracing() and x.shape[dim] != len(scale):  # type: ignore[attr-defined]
             raise NetworkError(
-                f"learnable = 'channel': expected {scale.numel()} channels in dimension {dim} of "
+                f"learnable = 'channel': expected {len(scale)} channels in dimension {dim} of "
                 f"an input of shape {tuple(x.shape)}; if channels are elsewhere, give channel_dim"
             )
         shape = [1] * x.ndim
@@ -102,6 +104,7 @@ class LazyScales(LazyModuleMixin, Scales):
     cls_to_become = Scales
 
     def _make(self) -> None:
+        self.for_channels = True
         where: Any = {"device": "cpu", "dtype": torch.float32}
         for name in self.names:
             lazy: Any = UninitializedParameter(**where)
@@ -145,9 +148,15 @@ def distinct_nodes(expression: Expression) -> list[Expression]:
 
 
 def scaled(expression: Expression, row: Tensor, *, operators: bool) -> Scaled:
-    """Return a function with the values of its scales: (scales,), input first, output last."""
+    """Return a function with the values of its scales: (scales,), input first, output last.
+
+    Raises:
+        ValueError: there is another number of them.
+    """
     numbers = [float(value) for value in row]
     inner = distinct_nodes(expression)[:-1] if operators else []
+    if len(numbers) != len(inner) + 2:
+        raise ValueError(f"expected {len(inner) + 2} scales of {expression}, got {len(numbers)}")
     return Scaled(
         expression,
         {X: numbers[0], **dict(zip(inner, numbers[1:-1], strict=True))},

@@ -13,6 +13,7 @@ import optuna
 
 from bo_act.activations.costs import cost
 from bo_act.activations.formulas import mathml
+from bo_act.activations.learnt import LEARNT, Learnt, read_learnt
 from bo_act.activations.plots import graph, sample, windows
 from bo_act.html import Markup, escape
 from bo_act.io import expanded
@@ -68,6 +69,7 @@ def study_report(subject: LoadedStudy) -> str:
         hero=_hero(found),
         confirmed=_confirmed(found),
         top=_top(found),
+        learnt=_learnt(found),
         counts={state: count for state, count in counts.items() if count},
         wanted=spec.trials if spec else None,
         lacking=subject.lacking,
@@ -224,6 +226,27 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
             }
         )
     return {"baselines": baselines, "lines": lines, "seeds": found.confirmed[0].seeds}
+
+
+def _learnt(found: ReportData) -> dict[str, Any] | None:
+    """Return the functions of the best trial that learnt scales, before and after training."""
+    trials = {trial.number: trial for trial in found.subject.trials}
+    for row in found.ranked:
+        places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
+        if places:
+            return {"trial": row.number, "places": [_drawn(one) for one in places]}
+    return None
+
+
+def _drawn(one: Learnt) -> dict[str, Any]:
+    first, *others = one.after
+    some = f"{len(one.after)} of {one.channels} channels" if one.channels else ""
+    return {
+        "place": one.place,
+        "graph": graph(first, others=others, beside=one.before, width=150, height=100),
+        "formula": mathml(first) if not others else "",
+        "note": some,
+    }
 
 
 def _top(found: ReportData) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def features(example: Example) -> Figure:
     left.set(xlim=(-3, 3), ylim=(-1.5, 3))
     left.set_title("output")
     left.set_xlabel("pre-activation x")
-    left.legend()
+    left.legend(loc="lower right")
     rest[0].set_ylabel("share of eigenvalues below")
     return figure
 
@@ -105,16 +105,16 @@ def embedding_map(example: Example, axes: Axes, figure: Figure, *, path: bool) -
     points = example.embedding.points[:, columns]
     known = np.flatnonzero(example.known)
     known = known[np.argsort(example.values[known], kind="stable")]  # the best on top
-    drawn = axes.scatter(*points[known].T, c=100 * example.values[known], s=5, rasterized=True)
+    drawn = axes.scatter(*points[known].T, c=100 * example.values[known], s=2, rasterized=True)
     bar = figure.colorbar(drawn, ax=axes)
     bar.set_label("validation accuracy, %")
     axes.set_xlabel("outputs, first coordinate")
     axes.set_ylabel("Fisher spectra, first coordinate")
     if path:
         tried = points[example.order]
-        axes.scatter(*tried.T, s=22, facecolors="none", edgecolors=ORANGE, lw=0.9)
+        axes.scatter(*tried.T, s=12, facecolors="none", edgecolors=ORANGE, lw=0.9)
         best = points[max(example.order, key=lambda index: np.nan_to_num(example.values[index]))]
-        axes.scatter(*best, marker="*", s=110, color=ORANGE, edgecolors="white", lw=0.6, zorder=3)
+        axes.scatter(*best, marker="*", s=60, color=ORANGE, edgecolors="white", lw=0.6, zorder=3)
 
 
 def embedding(example: Example) -> Figure:
@@ -140,7 +140,7 @@ def surrogate(example: Example) -> Figure:
     figure, (axes,) = panels()
     values = example.values[others]
     bars = [middle - low, high - middle]
-    axes.errorbar(values, middle, yerr=bars, fmt="o", ms=3, color=BLUE, ecolor="#9ecae1", lw=0.8)
+    axes.errorbar(values, middle, yerr=bars, fmt="o", ms=2, color=BLUE, ecolor="#9ecae1", lw=0.8)
     ends = [values.min(), values.max()]
     axes.plot(ends, ends, color=GREY, lw=0.8)
     axes.set_xlabel("measured validation accuracy")
@@ -162,12 +162,12 @@ def acquisition(example: Example) -> Figure:
     score = score_pool(AcquisitionSpec(), model, points, float(y.max()), seed=0).numpy()
     figure, (axes,) = panels()
     rank = np.argsort(np.argsort(score)) / len(score)
-    drawn = axes.scatter(mean, variance.sqrt(), c=rank, s=7, rasterized=True)
+    drawn = axes.scatter(mean, variance.sqrt(), c=rank, s=3, rasterized=True)
     figure.colorbar(drawn, ax=axes).set_label("rank of the score (1: tried next)")
     chosen = int(score.argmax())
-    axes.scatter(mean[chosen], variance.sqrt()[chosen], marker="*", s=120, color=ORANGE)
+    axes.scatter(mean[chosen], variance.sqrt()[chosen], marker="*", s=60, color=ORANGE)
     axes.axvline(float(y.max()), color=GREY, lw=0.8, linestyle=DASHED)
-    axes.set_xlabel("predicted mean (dashed: the best observed), standardized")
+    axes.set_xlabel("predicted mean (dashed: best observed)")
     axes.set_ylabel("deviation of the prediction")
     return figure
 

@@ -15,6 +15,7 @@ import torch
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from bo_act.activations.learnt import LEARNT, learnt_scales
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import Failure
 from bo_act.study.running.signals import Signals, finishing_steps, noting
@@ -212,7 +213,7 @@ def _trained(
             checkpoint.delete()
             raise optuna.TrialPruned
 
-    _, result = task.train(
+    network, result = task.train(
         asked.trained,
         seed=task.spec.seed,
         settings=asked.settings,
@@ -220,6 +221,9 @@ def _trained(
         checkpoint=checkpoint,
         stop=signals.came,
     )
+    if task.spec.activation.is_learnable and result.status == "completed":
+        with keeping(study, trial):
+            trial.set_user_attr(LEARNT, learnt_scales(network))
     return result
 
 
