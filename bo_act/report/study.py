@@ -31,6 +31,7 @@ from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import REFERENCE, functions_of, shown
 
 _CURVE = 41  # points of a graph on the map
+_LEARNT = 12  # places of a network whose functions are drawn
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")
 
 
@@ -154,11 +155,19 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
     return {
         "text": text,
         "functions": functions_of(text),
+        "options": _options(found),
         "formula": _formula(text),
         "graph": _picture(text, width=300, height=200),
         "settings": shown(row.settings) if row else "",
         "numbers": numbers_,
     }
+
+
+def _options(found: ReportData) -> str:
+    """Return what ``Activation`` was given besides the function."""
+    spec = found.subject.spec
+    options = spec.activation.options if spec else {}
+    return "".join(f", {name}={value!r}" for name, value in options.items() if value)
 
 
 def _runs(found: ReportData) -> dict[str, list[dict[str, Any]]]:
@@ -234,13 +243,18 @@ def _learnt(found: ReportData) -> dict[str, Any] | None:
     for row in found.ranked:
         places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
         if places:
-            return {"trial": row.number, "places": [_drawn(one) for one in places]}
+            some = np.unique(np.linspace(0, len(places) - 1, min(len(places), _LEARNT)).round())
+            return {
+                "trial": row.number,
+                "total": len(places),
+                "places": [_drawn(places[int(place)]) for place in some],
+            }
     return None
 
 
 def _drawn(one: Learnt) -> dict[str, Any]:
     first, *others = one.after
-    some = f"{len(one.after)} of {one.channels} channels" if one.channels else ""
+    some = f"{len(one.after)} of {one.channels} channels" if one.channels else "the layer"
     return {
         "place": one.place,
         "graph": graph(first, others=others, beside=one.before, width=150, height=100),
