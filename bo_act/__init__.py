@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bo_act.features.compute import compute_features
     from bo_act.features.table import Block, FeatureTable
     from bo_act.fisher.spectra import FimSpectra, fim_spectra
+    from bo_act.metrics import Metric
     from bo_act.networks.replacement import Replaced, replace_activations
     from bo_act.report.study import write_report
     from bo_act.search.acquisition.own import OwnAcquisition
@@ -83,6 +84,7 @@ _HOME = {
     "FimSpectra": "fisher.spectra",
     "METHODS": "search.method",
     "MethodSpec": "search.method",
+    "Metric": "metrics",
     "Observations": "search.observations",
     "PcaEmbedder": "search.embedding.embedding",
     "OwnAcquisition": "search.acquisition.own",

@@ -110,6 +110,92 @@ def paired(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> Paired:
     return Paired(middle, interval, p)
 
 
+@dataclass(frozen=True)
+class Crossed:
+    """What a table of S trainings and N examples says of its mean.
+
+    Attributes:
+        seeds: over further seeds, for these very examples.
+        examples: over further examples, for these very trainings.
+        both: over further seeds and further examples.
+    """
+
+    seeds: Paired
+    examples: Paired
+    both: Paired
+
+    @property
+    def wider(self) -> Literal["seeds", "both"]:
+        """Which of the two intervals over seeds is the wider one; ``seeds`` where none is."""
+        if self.seeds.interval is None or self.both.interval is None:
+            return "seeds"
+        seeds, both = (high - low for low, high in (self.seeds.interval, self.both.interval))
+        return "seeds" if seeds > both else "both"
+
+
+def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
+    """Return 95% intervals of the mean of a table whose rows and columns are both samples.
+
+    An entry is mean + seed + example + rest, all but the mean random and independent (crossed
+    random effects), so the mean's variance is σ²(seed)/S + σ²(example)/N + σ²(rest)/SN. Row means
+    alone estimate the first and the third, column means the second and the third, and the mean
+    square of what rows and columns leave the third (Cornfield and Tukey 1956); so the first plus
+    the second minus the third has no bias. Student's t with the degrees of freedom of that sum
+    (Satterthwaite 1946), no fewer than those of the smaller sample. The pigeonhole bootstrap
+    (Owen 2007) counts the third three times, and is too narrow for few seeds; coverage of both in
+    ``tests/benchmarks/intervals.py``.
+
+    Args:
+        table: (S, N), of each training and each example.
+        minus: (S, N), what is taken off; differences that are rounding are none.
+
+    Examples:
+        >>> right = np.array([[1.0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 1]])
+        >>> found = crossed(right)
+        >>> round(found.both.mean, 3), found.wider
+        (0.667, 'both')
+    """
+    values = np.asarray(table, dtype=np.float64)
+    if minus is not None:
+        compared = values, np.asarray(minus, dtype=np.float64)
+        values = compared[0] - compared[1]
+        values[negligible(values, *compared)] = 0.0
+    values, exponent = rescaled(values)
+    trainings, examples = values.shape
+    mean = float(values.mean())
+    by_seed, by_example = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    rest = values - mean - by_seed[:, None] - by_example
+    variances, freedom = np.zeros(3), np.array([trainings - 1, examples - 1, 0])
+    freedom[2] = freedom[0] * freedom[1]
+    for place, (deviations, count) in enumerate(
+        ((by_seed, trainings), (by_example, examples), (rest, trainings * examples))
+    ):
+        if freedom[place] and not negligible(np.abs(deviations).max(), values):
+            variances[place] = float(np.square(deviations).sum()) / freedom[place] / count
+
+    def said(variance: float, degrees: float) -> Paired:
+        if not degrees:
+            return Paired(float(np.ldexp(mean, exponent)), None, None)
+        half = float(stats.t.ppf(0.975, degrees)) * math.sqrt(variance)
+        middle, low, high = np.ldexp([mean, mean - half, mean + half], exponent).tolist()
+        p = None
+        if variance:
+            p = float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), degrees))
+        return Paired(middle, (low, high), p)
+
+    of_seeds, of_examples, of_rest = variances.tolist()
+    total = of_seeds + max(of_examples - of_rest, 0.0)
+    least = float(freedom[:2].min())
+    degrees = least
+    if least and total:
+        degrees = max(least, 1 / float((np.square(variances / total) / freedom).sum()))
+    return Crossed(
+        said(of_seeds, float(freedom[0])),
+        said(of_examples, float(freedom[1])),
+        said(total, degrees),
+    )
+
+
 def rank_correlation(
     one: Floats, other: Floats, *, kind: Literal["spearman", "kendall"] = "spearman"
 ) -> float:
@@ -178,10 +264,34 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
         middle = (estimate + z * z / (2 * n)) / (1 + z * z / n)
         half = z * math.sqrt(estimate * (1 - estimate) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
         return max(0.0, middle - half), min(1.0, middle + half)
-    angles = np.arcsin(np.sqrt((wins + 0.5) / (trials + 1)))
-    within = float((1 / (4 * trials)).mean())
-    spread = math.sqrt(max(float(angles.var(ddof=1)), within) / len(angles))
-    half = float(stats.t.ppf(0.975, len(angles) - 1)) * spread
-    ends = np.clip([angles.mean() - half, angles.mean() + half], 0.0, np.pi / 2)
+    angle, error = _angle(wins, trials)
+    half = float(stats.t.ppf(0.975, len(wins) - 1)) * error
+    ends = np.clip([angle - half, angle + half], 0.0, np.pi / 2)
     low, high = (np.sin(ends) ** 2).tolist()
     return min(low, estimate), max(high, estimate)
+
+
+def share_p(counts: Sequence[tuple[float, int]]) -> float:
+    """Return the two-sided p of a mean share of one half, by the test that ``share_interval`` is.
+
+    Args:
+        counts: (successes, trials) of each group; ties count half.
+
+    Examples:
+        >>> share_p([(15, 30)]), share_p([(30, 30), (30, 30), (29, 30)]) < 0.05
+        (1.0, True)
+    """
+    wins, trials = np.array(counts, dtype=np.float64).T
+    if len(wins) == 1:
+        z = abs(float(wins[0] / trials[0]) - 0.5) * 2 * math.sqrt(float(trials[0]))
+        return float(2 * stats.norm.sf(z))
+    angle, error = _angle(wins, trials)
+    return float(2 * stats.t.sf(abs(angle - np.pi / 4) / error, len(wins) - 1))
+
+
+def _angle(wins: Floats, trials: Floats) -> tuple[float, float]:
+    """Return the mean arcsine square root of shares, and its standard error."""
+    angles = np.arcsin(np.sqrt((wins + 0.5) / (trials + 1)))
+    within = float((1 / (4 * trials)).mean())
+    spread = max(float(angles.var(ddof=1)), within) / len(angles)
+    return float(angles.mean()), math.sqrt(spread)

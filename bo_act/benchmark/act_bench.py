@@ -21,20 +21,21 @@ from numpy.typing import NDArray
 
 from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.cdf import cdf_vector, layer_ends, layer_quantiles
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
 from bo_act.io import reason, replacing
+from bo_act.metrics import ACCURACY
 from bo_act.specs.base import shown
 
 READER = 1
 """Raised whenever the same file is read to another benchmark."""
 
 KEYS = {
-    "train_accuracy": "Train Accuracy",
-    "validation_accuracy": "Validation Accuracy",
-    "test_accuracy": "Test Accuracy",
+    "train_value": "Train Accuracy",
+    "validation_value": "Validation Accuracy",
+    "test_value": "Test Accuracy",
     "train_loss": "Train Loss",
     "validation_loss": "Validation Loss",
     "test_loss": "Test Loss",
@@ -99,7 +100,7 @@ def read_act_bench(
     count = kept = 0
     for key, record in _records(path):
         where = f"{path}: record {key!r}"
-        numbers = [_number(record, metric, where) for metric in METRICS]
+        numbers = [_number(record, metric, where) for metric in MEASURED]
         vector, spellings = _vector(record, where), _spellings(record, where)
         index = _index(space, [key, *spellings])
         if index is None:
@@ -122,12 +123,12 @@ def read_act_bench(
         raise BenchmarkError(
             f"{path}: none of its {count} records is a function of the space {space.name!r}"
         )
-    runs = {metric: np.full((len(catalogue), 1), np.nan) for metric in METRICS}
+    runs = {metric: np.full((len(catalogue), 1), np.nan) for metric in MEASURED}
     for index, found in values.items():
-        for metric, column in zip(METRICS, zip(*found, strict=True), strict=True):
+        for metric, column in zip(MEASURED, zip(*found, strict=True), strict=True):
             known = [number for number in column if np.isfinite(number)]
             runs[metric][index] = np.median(known) if known else np.nan
-    accuracy = runs["validation_accuracy"][:, 0]
+    accuracy = runs["validation_value"][:, 0]
     if not np.isfinite(accuracy).any():
         raise BenchmarkError(f"{path}: none of its {count} records has a validation accuracy")
     if chance is None:
@@ -143,7 +144,7 @@ def read_act_bench(
         name,
         space,
         runs,
-        (runs["validation_accuracy"] <= _AT_CHANCE * chance),
+        (runs["validation_value"] <= _AT_CHANCE * chance),
         chance,
         FeatureTable(catalogue.hash, blocks | spectra, {"source": path.name, "bins": layers}),
         None,
@@ -170,8 +171,13 @@ def write_act_bench(benchmark: Benchmark, path: Path, *, vectors: Vectors | None
             benchmark keeps, in 100 bins a layer.
 
     Raises:
-        BenchmarkError: the file cannot be written.
+        BenchmarkError: the file cannot be written, or the benchmark is not of accuracies.
     """
+    if benchmark.metric != ACCURACY:
+        raise BenchmarkError(
+            f"the form of Act-Bench holds accuracies, and the benchmark {benchmark.name!r} "
+            f"measures {benchmark.metric}; keep its .parquet file"
+        )
     try:
         with replacing(path) as temporary:
             _write(benchmark, temporary, vectors, packed=path.suffix == ".gz")
@@ -275,10 +281,10 @@ def _index(space: Space, spellings: list[str]) -> int | None:
 
 def _number(record: dict[str, Any], metric: str, where: str) -> float:
     key = KEYS[metric]
-    if key not in record and metric != "validation_accuracy":
+    if key not in record and metric != "validation_value":
         return float("nan")
     value = record.get(key)
-    if value is None and metric != "validation_accuracy":
+    if value is None and metric != "validation_value":
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BenchmarkError(f"{where}: expected a number for {key!r}, got {_shown(value)}")
@@ -288,7 +294,7 @@ def _number(record: dict[str, Any], metric: str, where: str) -> float:
         raise BenchmarkError(
             f"{where}: expected a number that fits for {key!r}, got {_shown(value)}"
         ) from error
-    if metric.endswith("accuracy") and not (np.isnan(number) or 0 <= number <= 1):
+    if metric.endswith("value") and not (np.isnan(number) or 0 <= number <= 1):
         raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {_shown(value)}")
     return number
 

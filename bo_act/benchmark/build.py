@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import torch
 
 from bo_act.activations.expressions import parse
 from bo_act.benchmark.journal import RunJournal
-from bo_act.benchmark.table import METRICS, Benchmark
-from bo_act.errors import BenchmarkError
+from bo_act.benchmark.table import MEASURED, PART, Benchmark
+from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.events import Events
 from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
+from bo_act.metrics import ACCURACY
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import AugmentationSpec, StudySpec
 from bo_act.specs.base import MOST_SEEDS, MOST_WORKERS, derived_seed, whole
@@ -29,7 +31,7 @@ from bo_act.tasks.checks import check_trains
 from bo_act.tasks.failures import failure_of, failures_of_runs
 from bo_act.tasks.task import Task
 from bo_act.training.outcomes import DIVERGED
-from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, measure, pick_device
+from bo_act.training.trainer import cpu_threads, pick_device
 
 _FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
@@ -89,22 +91,20 @@ class _Trainer:
                 "seed": run.seed,
                 "status": result.status,
                 "seconds": round(result.seconds, 4),
-                "curve": [round(accuracy, 6) for accuracy in result.curve],
+                "curve": [_short(value) for value in result.curve],
             }
-            for name, images in self.sets.items():
-                accuracy, loss = 1 / self.task.data.num_classes, math.nan
+            for name, samples in self.sets.items():
+                value, loss = result.value, math.nan
                 if result.status != DIVERGED:
-                    accuracy, loss = measure(
-                        network,
-                        images,
-                        batch_size=max(spec.training.batch_size, EVALUATION_BATCH),
-                        device=pick_device(spec.training.device),
-                        precision=spec.training.precision,
-                    )
-                record[f"{name}_accuracy"] = round(accuracy, 6)
+                    value, loss = self.task.measure(network, samples)
+                record[f"{name}_value"] = _short(value)
                 # JSON knows no infinity, and a network may answer with one.
-                record[f"{name}_loss"] = float(f"{loss:.6g}") if math.isfinite(loss) else None
+                record[f"{name}_loss"] = _short(loss) if math.isfinite(loss) else None
         return record
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _failed(run: Run, failure: Failure) -> dict[str, Any]:
@@ -115,6 +115,7 @@ def build_benchmark(
     spec: StudySpec,
     *,
     seeds: int = 3,
+    functions: int | None = None,
     workers: int = 1,
     folder: Path | None = None,
     name: str | None = None,
@@ -122,10 +123,15 @@ def build_benchmark(
 ) -> Benchmark:
     r"""Train every function of a study's space, or resume.
 
+    Functions are taken in an order that ``build_order`` shuffles, the same for every seed, so that
+    a build that was stopped has some of every kind.
+
     Args:
         spec: whose space, model, data, training and features are used; run r of a function has
             the seed ``spec.seed + r``.
         seeds: runs of each function.
+        functions: how many functions of the order to train; default: all. Fewer make a benchmark of
+            a part of the space, of these and of what else the folder has.
         workers: parallel processes. They share one GPU, since small networks do not fill it, and
             are distributed over several.
         folder: where ``runs.jsonl`` is; default: ``runs/<study>/benchmark``.
@@ -149,21 +155,23 @@ def build_benchmark(
     """
     whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
     whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)
+    if functions is not None:
+        whole(functions, "functions", low=1, error=BenchmarkError)
     events = events or Events()
     task = Task.load(spec)
     task.check()
     folder = folder or Path("runs") / spec.name / "benchmark"
     catalogue = task.space.catalogue
-    texts = [catalogue.text(index) for index in range(len(catalogue))]
+    wanted = build_order(task)[:functions]
     with RunJournal(folder / "runs.jsonl", made_from(task), key=("index", "seed")) as journal:
         # A seed after the other: a build that is stopped early has each function once.
         todo = [
-            Run(index, text, seed)
+            Run(index, catalogue.text(index), seed)
             for seed in range(seeds)
-            for index, text in enumerate(texts)
+            for index in wanted
             if (index, seed) not in journal
         ]
-        total = seeds * len(texts)
+        total = seeds * len(wanted)
         done = total - len(todo)
         if todo:
             check_trains(task)
@@ -192,9 +200,29 @@ def build_benchmark(
             events.runs(done, total, "runs")
         if failed:
             raise _incomplete(failed, total, done)
-        records = [journal[index, seed] for index in range(len(catalogue)) for seed in range(seeds)]
+        records = [
+            journal[index, seed]
+            for index in range(len(catalogue))
+            for seed in range(seeds)
+            if (index, seed) in journal
+        ]
     features = task.features(events.features, workers=workers)
     return assemble(task, records, features, seeds=seeds, name=name or spec.name)
+
+
+def build_order(task: Task) -> list[int]:
+    """Return the indices of a space's functions in the order in which they are trained.
+
+    The baselines, with which every search begins, and then the others at random, by the study's
+    seed: those of a catalogue lie by their operators, all sums before the first quotient.
+    """
+    catalogue = task.space.catalogue
+    first = []
+    for baseline in task.space.baselines:
+        with suppress(ExpressionError):  # a baseline need not be a function of the space
+            first.append(catalogue.index(baseline))
+    shuffled = np.random.default_rng(task.spec.seed).permutation(len(catalogue)).tolist()
+    return list(dict.fromkeys([*first, *shuffled]))
 
 
 def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> BenchmarkError:
@@ -216,6 +244,8 @@ def made_from(task: Task) -> dict[str, Any]:
         del spec["data"][key]
     for key in ("device", "threads"):
         del spec["training"][key]
+    if task.spec.measured != ACCURACY:
+        spec["metric"] = task.spec.metric.model_dump(mode="json")
     if task.spec.augmentation != AugmentationSpec():
         spec["augmentation"] = task.spec.augmentation.model_dump(mode="json")
     return {"content": task.content, "study": spec}
@@ -233,28 +263,38 @@ def assemble(
 
     Args:
         task: that they are runs of.
-        records: one for each (function, seed), in any order.
+        records: of runs (function, seed), in any order; those that lack are missing in the result.
         features: of the task.
         seeds: S.
         name: of the benchmark.
     """
     shape = (len(task.space.catalogue), seeds)
-    runs = {metric: np.full(shape, np.nan) for metric in METRICS}
+    runs = {name: np.full(shape, np.nan) for name in MEASURED}
     diverged = np.zeros(shape, dtype=bool)
     curves = np.full((*shape, task.spec.training.epochs), np.nan, dtype=np.float32)
     for record in records:
         place = record["index"], record["seed"]
-        for metric in METRICS:
-            runs[metric][place] = np.nan if record[metric] is None else record[metric]
+        for one in MEASURED:
+            # Runs of a version that knew accuracies alone call them so.
+            value = record[one if one in record else one.replace("value", "accuracy")]
+            runs[one][place] = np.nan if value is None else value
         diverged[place] = record["status"] == DIVERGED
         curves[place][: len(record["curve"])] = record["curve"]
+    guessing = task.data.worst(task.metric)
     return Benchmark(
         name,
         task.space,
         runs,
         diverged,
-        1 / task.data.num_classes,
+        math.nan if guessing is None else guessing,
         features,
         curves,
-        {"source": "built", "torch": torch.__version__.split("+")[0], **made_from(task)},
+        {
+            "source": "built",
+            "torch": torch.__version__.split("+")[0],
+            "order": {"first": "baselines", "shuffled_by": task.spec.seed},
+            **({PART: True} if len(records) < diverged.size else {}),
+            **made_from(task),
+        },
+        metric=task.spec.measured,
     )

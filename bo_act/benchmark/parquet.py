@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from bo_act import content
 from bo_act.activations.space import Space
 from bo_act.benchmark.act_bench import READER, read_act_bench
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
 from bo_act.io import atomic_write, expanded, one_line, read_checked, reason, write_checked
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.specs import SpaceSpec
 from bo_act.specs.space import LISTED
 
@@ -60,7 +61,7 @@ def _packed(benchmark: Benchmark) -> memoryview:
     columns: dict[str, pa.Array] = {
         "activation": pa.array([catalogue.text(index) for index in range(len(catalogue))])
     }
-    columns |= {metric: _lists(benchmark.runs[metric].astype(np.float32)) for metric in METRICS}
+    columns |= {name: _lists(benchmark.runs[name].astype(np.float32)) for name in MEASURED}
     columns["diverged"] = _lists(benchmark.diverged)
     if benchmark.curves is not None:
         columns["curve"] = _lists(benchmark.curves.reshape(len(benchmark), -1))
@@ -74,6 +75,7 @@ def _packed(benchmark: Benchmark) -> memoryview:
         "form": FORM,
         "name": benchmark.name,
         "chance": benchmark.chance,
+        "metric": benchmark.metric.as_json(),
         "space": benchmark.space.spec.model_dump(mode="json"),
         "catalogue": catalogue.hash,
         "provenance": benchmark.provenance,
@@ -203,7 +205,14 @@ def open_benchmark(name: str) -> Benchmark:
 
 def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:
     count = len(space.catalogue)
-    runs = {metric: _array(table, metric).astype(np.float64) for metric in METRICS}
+    metric = Metric.read(about["metric"]) if "metric" in about else ACCURACY
+    if metric is None:
+        raise ValueError(f"it has the metric {about['metric']!r}")
+    # Files that name no metric are of accuracies, and call them so.
+    column = "value" if "metric" in about else "accuracy"
+    runs = {
+        name: _array(table, name.replace("value", column)).astype(np.float64) for name in MEASURED
+    }
     diverged = _array(table, "diverged").astype(bool)
     curves = None
     if "curve" in table.column_names:
@@ -223,6 +232,7 @@ def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:
         curves,
         about["provenance"],
         tuple(about["unmatched"]),
+        metric,
     )
 
 

@@ -22,20 +22,21 @@ def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
         top: how many of the best.
 
     Returns:
-        All in validation accuracy, averaged over the held-out runs: ``correlation`` (Spearman)
+        All as the values are stored, averaged over the held-out runs: ``correlation`` (Spearman)
         of a run with the mean of the others over all functions, and ``correlation_top`` within
         the fifth that is best by the others; ``deviation``, the median over that fifth of
         the standard deviation between runs; ``chosen``, the value by which the best function was
-        chosen; ``held_out``, its value in the held-out run; ``shrinkage``, the difference;
-        ``regret``, how far ``held_out`` is below the largest value of the held-out run, itself a
-        lucky one; ``regret_of_mean``, how far the chosen one is below the best by the mean of all
-        runs, in that mean; and ``kept``, the share of the ``top`` that is the top of the held-out
-        run as well.
+        chosen; ``held_out``, its value in the held-out run; ``shrinkage``, by how much
+        it is worse; ``regret``, how much worse ``held_out`` is than the best value of the held-out
+        run, itself a lucky one; ``regret_of_mean``, how much worse the chosen one is than the best
+        by the mean of all runs, in that mean; and ``kept``, the share of the ``top`` that is the
+        top of the held-out run as well.
 
     Raises:
         BenchmarkError: there is only one run of each function.
     """
-    runs = benchmark.runs["validation_accuracy"]
+    sign = benchmark.metric.sign
+    runs = sign * benchmark.runs["validation_value"]
     runs = runs[np.isfinite(runs).all(axis=1)]
     count = runs.shape[1]
     if count < 2 or len(runs) < 5:
@@ -56,8 +57,8 @@ def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
             "correlation": rank_correlation(others, fresh),
             "correlation_top": rank_correlation(others[fifth], fresh[fifth]),
             "deviation": np.median(runs[fifth].std(axis=1, ddof=1)),
-            "chosen": others[best],
-            "held_out": fresh[best],
+            "chosen": sign * others[best],
+            "held_out": sign * fresh[best],
             "shrinkage": others[best] - fresh[best],
             "regret": fresh.max() - fresh[best],
             "regret_of_mean": mean.max() - mean[best],

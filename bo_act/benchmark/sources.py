@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_act.activations.space import Space
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import ExpressionError
 from bo_act.search.warm_start import Source
 
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 _SHARE = 0.5  # of the functions that both know, above which two benchmarks have the same runs
 _ROUNDING = 1e-5  # relative; files in the form of Act-Bench keep six digits of medians
-_COMPARED = tuple(metric for metric in METRICS if metric != "seconds")
+_COMPARED = tuple(name for name in MEASURED if name != "seconds")
 
 
 def as_source(benchmark: Benchmark, space: Space) -> Source:
@@ -30,8 +30,8 @@ def as_source(benchmark: Benchmark, space: Space) -> Source:
     """
     values = np.full(len(space.catalogue), np.nan)
     theirs, ours = _matched(benchmark, space)
-    values[ours] = benchmark.values[theirs]
-    return Source(benchmark.name, values)
+    values[ours] = benchmark.metric.sign * benchmark.values[theirs]
+    return Source(benchmark.name, values, benchmark.metric)
 
 
 def same_task(one: Benchmark, other: Benchmark) -> bool:
@@ -48,9 +48,9 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
     """Tell whether most functions that two benchmarks know have a run in common.
 
     One may know more functions or more seeds, or only the median or the mean over the runs. All
-    accuracies and losses that both know have to agree, as an accuracy alone may by chance.
+    values and losses that both know have to agree, as an accuracy alone may by chance.
     Functions without a loss tell nothing: most of those diverged, and are at chance in any task.
-    Where no function has a loss, those tell nothing that have the most frequent accuracy.
+    Where no function has a loss, those tell nothing that have the most frequent value.
     """
     theirs, ours = _matched(other, one.space)
     there = one.measured[ours]
@@ -63,7 +63,7 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
         pairs = pairs & (_equal_pairs(mine, others) | ~known[:, None, None])
         if metric.endswith("loss"):
             telling |= known
-    ran = np.asarray(np.isfinite(_with_middles(one.runs["validation_accuracy"][ours])))
+    ran = np.asarray(np.isfinite(_with_middles(one.runs["validation_value"][ours])))
     same = (pairs & ran[:, :, None]).any(axis=(1, 2))
     if not telling.any():
         telling = _unusual(one.values[ours]) & _unusual(other.values[theirs])

@@ -7,8 +7,8 @@ E  epochs of a run
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,18 +18,23 @@ from numpy.typing import NDArray
 from bo_act.activations.space import Space
 from bo_act.errors import BenchmarkError
 from bo_act.features.table import FeatureTable
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.statistics import tied
 
-METRICS = (
-    "train_accuracy",
-    "validation_accuracy",
-    "test_accuracy",
+MEASURED = (
+    "train_value",
+    "validation_value",
+    "test_value",
     "train_loss",
     "validation_loss",
     "test_loss",
     "seconds",
 )
-"""What is measured in a run: accuracies (fractions), losses (nats), wall time in seconds."""
+"""What is known of a run: values of the metric, losses (nats), wall time in seconds."""
+
+
+PART = "part"
+"""Set in the provenance of a benchmark that was built of a part of its space, or of its runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +44,17 @@ class Benchmark:
     Attributes:
         name: of the benchmark.
         space: whose catalogue's indices the rows are.
-        runs: metric → (N, S) float64; NaN for missing runs, and for the losses of diverged
-            runs.
-        diverged: (N, S) bool: runs whose loss became NaN or infinite; their accuracies are at
+        runs: each of ``MEASURED`` → (N, S) float64; NaN for missing runs, and for the losses of
+            diverged runs.
+        diverged: (N, S) bool: runs whose loss became NaN or infinite; their values are those of
             chance.
-        chance: accuracy of guessing.
+        chance: value of a network that learns nothing; NaN where nobody knows.
         features: of each function.
-        curves: (N, S, E) float32 validation accuracy after each epoch, NaN where a run did not
-            get that far; None where curves were not kept.
+        curves: (N, S, E) float32 value on validation data after each epoch, NaN where a run did
+            not get that far; None where curves were not kept.
         provenance: how it was made or read; what JSON can hold.
         unmatched: expressions of the file without a function in the space.
+        metric: what the values are.
 
     Examples:
         >>> import bo_act
@@ -66,14 +72,15 @@ class Benchmark:
     curves: NDArray[np.float32] | None = field(default=None, repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
     unmatched: tuple[str, ...] = field(default=(), repr=False)
+    metric: Metric = ACCURACY
 
     def __post_init__(self) -> None:
         shape = self.diverged.shape
         expected = (len(self.space.catalogue), shape[-1])
         shapes = {name: values.shape for name, values in self.runs.items()}
-        if set(shapes) != set(METRICS) or shape != expected or set(shapes.values()) != {shape}:
+        if set(shapes) != set(MEASURED) or shape != expected or set(shapes.values()) != {shape}:
             raise BenchmarkError(
-                f"expected the metrics {', '.join(METRICS)} as arrays (N, S) of "
+                f"expected {', '.join(MEASURED)} as arrays (N, S) of "
                 f"N = {expected[0]} functions, got {shapes} and diverged {shape}"
             )
         if self.curves is not None and self.curves.shape[:2] != shape:
@@ -96,36 +103,61 @@ class Benchmark:
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
         """(N,) bool: functions with at least one run."""
-        return np.asarray(np.isfinite(self.runs["validation_accuracy"]).any(axis=1))
+        return np.asarray(np.isfinite(self.runs["validation_value"]).any(axis=1))
+
+    @property
+    def is_part(self) -> bool:
+        """Whether functions without a run are such as were not built yet."""
+        return bool(self.provenance.get(PART)) and not bool(self.measured.all())
+
+    def of_runs(self, some: Sequence[int]) -> Benchmark:
+        """Return the benchmark with some of its S runs alone.
+
+        Raises:
+            BenchmarkError: no function has one of them.
+        """
+        columns = list(some)
+        return replace(
+            self,
+            runs={metric: values[:, columns] for metric, values in self.runs.items()},
+            diverged=self.diverged[:, columns],
+            curves=None if self.curves is None else self.curves[:, columns],
+        )
 
     @cached_property
     def hash(self) -> str:
         """Identify the benchmark by its functions, their runs, curves and features."""
         digest = hashlib.sha256(self.features.hash.encode())
-        for metric in METRICS:
-            digest.update(np.ascontiguousarray(self.runs[metric]).data)
+        for name in MEASURED:
+            digest.update(np.ascontiguousarray(self.runs[name]).data)
+        if self.metric != ACCURACY:
+            digest.update(str(self.metric).encode())
         if self.curves is not None:
             digest.update(np.ascontiguousarray(self.curves).data)
         return digest.hexdigest()
 
-    def mean(self, metric: str) -> NDArray[np.float64]:
-        """Return the mean of a metric over the runs of each function, (N,); NaN without any."""
-        return _mean(self.runs[metric])
+    def mean(self, name: str) -> NDArray[np.float64]:
+        """Return the mean over the runs of each function, (N,); NaN without any.
+
+        Args:
+            name: one of ``MEASURED``.
+        """
+        return _mean(self.runs[name])
 
     @cached_property
     def values(self) -> NDArray[np.float64]:
-        """(N,) mean validation accuracy: what a search on the benchmark is told."""
-        return self.mean("validation_accuracy")
+        """(N,) mean value on validation data: what a search on the benchmark is told."""
+        return self.mean("validation_value")
 
     @cached_property
     def test(self) -> NDArray[np.float64]:
-        """(N,) mean test accuracy, which no search is told."""
-        return self.mean("test_accuracy")
+        """(N,) mean value on test data, which no search is told."""
+        return self.mean("test_value")
 
     @cached_property
     def deviations(self) -> NDArray[np.float64]:
-        """(N,) standard deviation of the validation accuracy between runs; NaN for one run."""
-        runs = self.runs["validation_accuracy"]
+        """(N,) standard deviation of the validation values between runs; NaN for one run."""
+        runs = self.runs["validation_value"]
         there = np.isfinite(runs)
         count = there.sum(axis=1)
         squares = np.where(there, (runs - self.values[:, None]) ** 2, 0.0).sum(axis=1)
@@ -137,15 +169,23 @@ class Benchmark:
 
         Means that differ by rounding are ties.
         """
-        values = tied(self.values[self.measured])
+        values = tied(self.metric.sign * self.values[self.measured])
         ranks = np.zeros(len(self), dtype=np.int64)
         ranks[self.measured] = 1 + np.searchsorted(np.sort(-values), -values)
         return ranks
 
     @cached_property
     def best(self) -> int:
-        """Index of the function with the largest value."""
-        return int(np.nanargmax(self.values))
+        """Index of the function with the best value."""
+        return int(np.nanargmax(self.metric.sign * self.values))
+
+    @property
+    def least(self) -> float:
+        """What a function without a value counts as: chance level, else the worst value."""
+        if np.isfinite(self.chance):
+            return self.chance
+        sign = self.metric.sign
+        return float(sign * np.nanmin(sign * self.values))
 
     @cached_property
     def expectation(self) -> float:

@@ -27,6 +27,10 @@ def build(
     study: StudyName,
     *,
     seeds: Seeds = 3,
+    functions: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Train a part: the first N in shuffled order."),
+    ] = None,
     workers: Workers = 1,
     folder: Annotated[
         Path | None,
@@ -46,18 +50,24 @@ def build(
     from bo_act.benchmark.act_bench import write_act_bench
     from bo_act.benchmark.build import build_benchmark
     from bo_act.benchmark.parquet import save
+    from bo_act.metrics import ACCURACY
     from bo_act.tasks.task import Task
     from bo_act.terminal import benchmarks
 
     folder = folder or Path("runs") / spec.name / "benchmark"
     out = out or folder / f"{spec.name}.parquet"
     with terminal.live(quiet=quiet) as events:
-        built = build_benchmark(spec, seeds=seeds, workers=workers, folder=folder, events=events)
+        built = build_benchmark(
+            spec, seeds=seeds, functions=functions, workers=workers, folder=folder, events=events
+        )
         save(built, out)
-        vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
-        released = out.with_suffix(".json.gz")
-        write_act_bench(built, released, vectors=vectors)
-    benchmarks.say(f"wrote {out} and, in the form of Act-Bench, {released}")
+        said = f"wrote {out}"
+        if built.metric == ACCURACY:  # what the form of Act-Bench holds
+            vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
+            released = out.with_suffix(".json.gz")
+            write_act_bench(built, released, vectors=vectors)
+            said += f" and, in the form of Act-Bench, {released}"
+    benchmarks.say(said)
     benchmarks.show(built, as_json=print_json if as_json else None)
 
 
@@ -133,6 +143,22 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Searches per method (default 30).")
     ] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="First seed (default 0).")
+    ] = None,
+    told: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mean|run",
+            help="Tell searches the mean of all runs, or one run, judged by the others.",
+        ),
+    ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Evaluations after which methods are compared (default: all)."
+        ),
+    ] = None,
     warm_start: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,15 +193,21 @@ def compare(
         "methods": method,
         "evaluations": evaluations,
         "seeds": seeds,
+        "first_seed": first_seed,
+        "at": at,
+        "told": told,
         "warm_start": warm_start,
     }
-    plan = read_plan(file, {key: value for key, value in given.items() if value})
+    plan = read_plan(file, {key: one for key, one in given.items() if one not in (None, [])})
     with terminal.live(quiet=quiet) as events:
         found = run_comparison(
             plan.benchmarks,
             plan.chosen(),
             evaluations=plan.evaluations,
             seeds=plan.seeds,
+            first_seed=plan.first_seed,
+            at=plan.at,
+            told=plan.told,
             initial=plan.initial,
             warm_start=plan.warm_start,
             workers=workers,

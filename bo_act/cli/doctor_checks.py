@@ -19,8 +19,8 @@ from bo_act.extras import EXTRAS, has_extra
 from bo_act.io import one_line, reason
 
 if TYPE_CHECKING:
-    from bo_act.data.images import Images
     from bo_act.data.loading import Data
+    from bo_act.data.samples import Samples
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -227,7 +227,7 @@ def _images(data: Data) -> Iterator[Finding]:
     """Read the images in folders, up to a time limit; those in memory are read already."""
     from bo_act.data.folders import FolderImages, damaged
 
-    sets: list[Images] = [data.train, data.validation]
+    sets: list[Samples] = [data.train, data.validation]
     try:
         sets.append(data.load_test())
     except BoActError as error:

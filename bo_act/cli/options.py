@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,8 @@ from bo_act import content
 from bo_act.errors import SpecError
 
 if TYPE_CHECKING:
+    import optuna
+
     from bo_act.specs import StudySpec
 
 
@@ -56,6 +59,23 @@ StudyName = Annotated[
         metavar="STUDY",
         help="Name of a study, or path of its .toml file.",
         autocompletion=completing("studies"),
+    ),
+]
+OneOrNamed = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY",
+        show_default=False,
+        help="Name of a study, or path of its .toml file; or give --storage and --study.",
+        autocompletion=completing("studies"),
+    ),
+]
+Named = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="Name of a study in --storage, made by any program, instead of STUDY.",
     ),
 ]
 SpaceName = Annotated[
@@ -100,6 +120,63 @@ def read(study: str, changes: list[str] | None, storage: str | None = None) -> S
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return spec
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study that a command reads.
+
+    Attributes:
+        study: opened.
+        spec: of its file; None where a program made it.
+        storage: as it is shown.
+    """
+
+    study: optuna.Study
+    spec: StudySpec | None
+    storage: str
+
+
+def open_to_read(
+    study: str | None, changes: list[str] | None, storage: str | None, named: str | None
+) -> Opened:
+    """Open the study of a file, or one by its storage and name.
+
+    Args:
+        study: name or path of a study file.
+        changes: values of ``--set``.
+        storage: of ``--storage``.
+        named: of ``--study``.
+    """
+    if (study is None) == (named is None):
+        raise SpecError(
+            "expected the study as STUDY, or as --storage URL --study NAME, got "
+            f"{'neither' if study is None else 'both'}"
+        )
+    from bo_act.study.storage.opening import load_named, load_study, location
+    from bo_act.urls import shown_url
+
+    if study is not None:
+        spec = read(study, changes, storage)
+        return Opened(load_study(spec), spec, location(spec))
+    if storage is None or named is None:
+        raise SpecError("--study names a study in a storage: give --storage URL, too")
+    if changes:
+        raise SpecError("--set changes a study file, and --study reads a study without one")
+    import optuna
+
+    from bo_act.study.results.tried import text_of
+    from bo_act.study.storage.trials import own_trials
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found, known = load_named(storage, named)
+    trials = own_trials(found)
+    if trials and not any(map(text_of, trials)):
+        raise SpecError(
+            f"the study {named!r} in {shown_url(storage)} has no trial with a function of bo-act; "
+            "they come from space.suggest(trial)"
+        )
+    return Opened(found, known, shown_url(storage))
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bo_act.cli.options import Panel, Quiet, Set, Storage, completing, read
+from bo_act.cli.options import Named, Opened, Panel, Quiet, Set, Storage, completing, open_to_read
+
+if TYPE_CHECKING:
+    from bo_act.events import Events
+    from bo_act.report.loaded_study import LoadedStudy
 
 commands = typer.Typer()
 
-LoadedStudy = Annotated[
-    str,
+Subject = Annotated[
+    str | None,
     typer.Argument(
         metavar="STUDY",
-        help="Name of a study, path of its .toml file, or folder of a comparison.",
+        show_default=False,
+        help="Name of a study, path of its .toml file, or folder of a comparison; or give "
+        "--storage and --study.",
         autocompletion=completing("studies"),
     ),
 ]
@@ -26,7 +33,7 @@ LoadedStudy = Annotated[
     epilog="Example: bo-act report quickstart -o quickstart.html", rich_help_panel=Panel.RESULTS
 )
 def report(
-    study: LoadedStudy,
+    study: Subject = None,
     *,
     out: Annotated[
         Path | None,
@@ -39,27 +46,34 @@ def report(
     ] = None,
     changes: Set = None,
     storage: Storage = None,
+    named: Named = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a report of a study or a comparison: one HTML file that works offline."""
     from bo_act.report.page import write
 
-    folder = Path(study)
-    if folder.is_dir():
+    if study is not None and (folder := Path(study)).is_dir():
         from bo_act.comparison.compare import load_comparison
         from bo_act.report.comparison import comparison_report
 
         page = comparison_report(load_comparison(folder), title=folder.resolve().name)
     else:
-        spec = read(study, changes, storage)
-        folder = Path("runs") / spec.name
+        opened = open_to_read(study, changes, storage, named)
+        folder = Path("runs") / re.sub(r"[^\w.-]+", "_", opened.study.study_name)
         from bo_act import terminal
-        from bo_act.report.loaded_study import load_for_report
         from bo_act.report.study import study_report
 
         with terminal.live(quiet=quiet) as events:
-            page = study_report(load_for_report(spec, events))
+            page = study_report(_loaded(opened, events))
     print(write(page, out or folder / "report.html"))
+
+
+def _loaded(opened: Opened, events: Events) -> LoadedStudy:
+    from bo_act.report.loaded_study import load_for_report, named_for_report
+
+    if opened.spec is None:
+        return named_for_report(opened.study)
+    return load_for_report(opened.spec, events)
 
 
 class Kind(StrEnum):
@@ -85,7 +99,7 @@ def plot(
     kind: Annotated[
         Kind, typer.Argument(help="What to draw; the last three need a comparison's folder.")
     ],
-    study: LoadedStudy,
+    study: Subject = None,
     *,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Output file: .pdf, .png or .svg.")
@@ -93,6 +107,7 @@ def plot(
     top: Annotated[int, typer.Option(min=1, metavar="N", help="Functions in a gallery.")] = 9,
     changes: Set = None,
     storage: Storage = None,
+    named: Named = None,
     quiet: Quiet = False,
 ) -> None:
     """Draw a figure for a paper, one column wide."""
@@ -100,21 +115,20 @@ def plot(
     from bo_act.plot_style import COLUMN, save
     from bo_act.report import figures
 
-    if (kind in _OF_COMPARISONS) != Path(study).is_dir():
+    if (kind in _OF_COMPARISONS) != (study is not None and Path(study).is_dir()):
         wanted = "a comparison's folder" if kind in _OF_COMPARISONS else "a study"
-        raise BoActError(f"{kind.value} is drawn of {wanted}, got {study!r}")
-    if kind in _OF_COMPARISONS:
+        raise BoActError(f"{kind.value} is drawn of {wanted}, got {study or named!r}")
+    if kind in _OF_COMPARISONS and study is not None:
         from bo_act.comparison.compare import load_comparison
 
         drawn = load_comparison(Path(study)).figures(width=COLUMN)[kind.value]
     else:
-        spec = read(study, changes, storage)
+        opened = open_to_read(study, changes, storage, named)
         from bo_act import terminal
         from bo_act.report.data import ReportData
-        from bo_act.report.loaded_study import load_for_report
 
         with terminal.live(quiet=quiet) as events:
-            found = ReportData(load_for_report(spec, events))
+            found = ReportData(_loaded(opened, events))
         if kind == Kind.gallery:
             drawn = figures.gallery_of(found, top)
         else:

@@ -12,15 +12,19 @@ import typer
 
 from bo_act.cli.options import (
     Json,
+    Named,
+    OneOrNamed,
     Panel,
     Quiet,
     Set,
     SpaceName,
     Storage,
     StudyName,
+    open_to_read,
     print_json,
     read,
 )
+from bo_act.errors import SpecError
 
 commands = typer.Typer()
 
@@ -176,21 +180,22 @@ def run(
 
 
 @commands.command(
-    epilog="Example: bo-act best quickstart",
+    epilog="Example: bo-act best --storage sqlite:///mine.db --study mine",
     rich_help_panel=Panel.RESULTS,
 )
 def best(
-    study: StudyName,
+    study: OneOrNamed = None,
     changes: Set = None,
     storage: Storage = None,
+    named: Named = None,
     as_json: Json = False,
 ) -> None:
     """Show the results of a study so far."""
-    spec = read(study, changes, storage)
+    opened = open_to_read(study, changes, storage, named)
     from bo_act import terminal
-    from bo_act.study.results.summary import read_result
+    from bo_act.study.results.summary import result_of
 
-    result = read_result(spec)
+    result = result_of(opened.study, opened.spec, storage=opened.storage)
     if as_json:
         print_json(result.as_json())
     else:
@@ -202,30 +207,47 @@ def best(
     rich_help_panel=Panel.RESULTS,
 )
 def why(
-    study: StudyName,
-    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
+    study: OneOrNamed = None,
+    trial: Annotated[
+        str | None,
+        typer.Argument(metavar="TRIAL", show_default=False, help="Number of the trial."),
+    ] = None,
     *,
     changes: Set = None,
     storage: Storage = None,
+    named: Named = None,
     as_json: Json = False,
 ) -> None:
     """Explain why a trial was proposed: its expected value and the evidence for it."""
-    spec = read(study, changes, storage)
+    if named is not None and trial is None:  # the only argument, then
+        study, trial = None, study
+    number = _number(trial)
+    opened = open_to_read(study, changes, storage, named)
     from bo_act import terminal
     from bo_act.study.results.explanation import why as explained
     from bo_act.study.running.worker import look_at_functions, make_sampler
-    from bo_act.study.storage.opening import load_study
+    from bo_act.study.sampling.recorded import sampler_of
     from bo_act.tasks.task import Task
 
-    opened = load_study(spec)
-    task = Task.load(spec)
+    lacking = ""
     with terminal.live(quiet=as_json) as events:
-        sampler = make_sampler(task, look_at_functions(task, events), opened)
-    found = explained(opened, sampler, trial)
+        if opened.spec is None:
+            sampler, lacking = sampler_of(opened.study)
+        else:
+            task = Task.load(opened.spec)
+            sampler = make_sampler(task, look_at_functions(task, events), opened.study)
+    found = explained(opened.study, sampler, number, lacking=lacking)
     if as_json:
         print_json(found.as_json())
     else:
         terminal.explanation(found)
+
+
+def _number(trial: str | None) -> int:
+    if trial is None or not (trial.isascii() and trial.isdigit()):
+        came = "nothing" if trial is None else repr(trial)
+        raise SpecError(f"expected the number of a trial, from 0, as TRIAL, got {came}")
+    return int(trial)
 
 
 @commands.command(

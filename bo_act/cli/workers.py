@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bo_act.cli.options import Json, Panel, Quiet, Set, Storage, StudyName, print_json, read
+from bo_act.cli.options import (
+    Json,
+    Named,
+    OneOrNamed,
+    Panel,
+    Quiet,
+    Set,
+    Storage,
+    StudyName,
+    open_to_read,
+    print_json,
+    read,
+)
 from bo_act.errors import WorkerError
 from bo_act.extras import require_extra
 
@@ -44,10 +56,11 @@ def worker(
     epilog="Example: bo-act status quickstart --watch", rich_help_panel=Panel.ENVIRONMENT
 )
 def status(
-    study: StudyName,
+    study: OneOrNamed = None,
     *,
     changes: Set = None,
     storage: Storage = None,
+    named: Named = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Refresh until the study is done.")
     ] = False,
@@ -57,23 +70,24 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show a study's workers, throughput and remaining time."""
-    spec = read(study, changes, storage)
+    opened = open_to_read(study, changes, storage, named)
     from bo_act import terminal
-    from bo_act.study.results.status import read_status
-    from bo_act.study.storage.opening import load_study
+    from bo_act.study.results.status import StudyStatus, read_status
 
-    opened = load_study(spec)
+    def now() -> StudyStatus:
+        return read_status(opened.spec, opened.study, storage=opened.storage)
+
     if as_json:
-        print_json(read_status(spec, opened).as_json())
+        print_json(now().as_json())
         return
     if not watch:
-        terminal.show_status(read_status(spec, opened))
+        terminal.show_status(now())
         return
     from rich.live import Live
 
     with Live(console=terminal.out, auto_refresh=False) as screen:
         while True:
-            found = read_status(spec, opened)
+            found = now()
             screen.update(terminal.status_table(found), refresh=True)
             if found.done:
                 return

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -26,7 +26,7 @@ from bo_act.comparison.job import CompareJob, ReplayRun
 from bo_act.comparison.methods import Method, read_methods
 from bo_act.comparison.metrics import summary, table
 from bo_act.comparison.own_sampler import OwnSampler
-from bo_act.comparison.replay import Step
+from bo_act.comparison.replay import TOLD_RUN, Step, Told
 from bo_act.errors import BenchmarkError
 from bo_act.events import Events
 from bo_act.html import box
@@ -35,7 +35,7 @@ from bo_act.io import atomic_write, digest, one_line, reason, replacing
 from bo_act.plot_style import save
 from bo_act.process_pool import compute_in_processes
 from bo_act.search.method import MethodSpec
-from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, whole
+from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, SEEDS, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,8 @@ class Comparison:
 
     Attributes:
         steps: one row for each evaluation: benchmark, method, seed, evaluation, index,
-            activation, value, test, suggest_seconds, pruned.
+            activation, value, test, suggest_seconds, pruned; and told_run, which run of each
+            function the search was told, where it was one.
         benchmarks: name → benchmark.
         summary: as ``bo-act compare --json`` prints it.
 
@@ -62,6 +63,14 @@ class Comparison:
     steps: DataFrame = field(repr=False)
     benchmarks: Mapping[str, Benchmark] = field(repr=False)
     summary: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def unit(self) -> str:
+        """What regrets are in, as people read them."""
+        of = {name: one.metric.differences for name, one in self.benchmarks.items()}
+        if len(set(of.values())) == 1:
+            return next(iter(of.values()))
+        return "; ".join(f"{what} on {name}" for name, what in of.items())
 
     @cached_property
     def table(self) -> DataFrame:
@@ -77,13 +86,14 @@ class Comparison:
         ]
         numbers = frozenset(range(2, len(frame.columns)))
         said = [
-            f"P({one['a']} beats {one['b']}) = {one['probability']:.2f}"
+            f"P({one['a']} beats {one['b']}) = {one['probability']:.2f}, p = {one['p_holm']:.3f}"
             for one in self.summary["comparisons"]
             if one["probability"] is not None
         ]
         return box(
             "Comparison",
-            "Regret after so many evaluations, in percentage points of accuracy.",
+            f"Regret after so many evaluations, in {self.unit}; compared at "
+            f"{self.summary['compared_at']}, p adjusted by Holm.",
             html_table(list(frame.columns), rows, numbers=numbers),
             *said,
         )
@@ -131,6 +141,9 @@ def compare(
     *,
     evaluations: int = 100,
     seeds: int = 30,
+    first_seed: int = 0,
+    at: int | None = None,
+    told: Told = "mean",
     initial: int = 2,
     warm_start: Sequence[str] = (),
     workers: int = 1,
@@ -150,7 +163,13 @@ def compare(
             for; or ``"FILE.py:FUNCTION"``. A sequence holds (name, method), or names and files
             alone.
         evaluations: of each search, the initial design included.
-        seeds: searches of each method on each benchmark, with seeds from 0.
+        seeds: searches of each method on each benchmark.
+        first_seed: of the searches' seeds, which follow one another.
+        at: after how many evaluations methods are compared; default: in the end.
+        told: ``mean``: searches are told the mean of a function's runs, and judged by it.
+            ``run``: as in a real study, a search is told one run of each function (its seed modulo
+            the number of runs), and what it found best is judged by the mean of the other runs, in
+            which it has not been lucky.
         initial: random functions after the baselines of the space.
         warm_start: benchmarks to learn from, except those of the searched task, whatever their
             names (see ``same_task``): the five functions that are good in all of them are
@@ -182,23 +201,30 @@ def compare(
         raise BenchmarkError("expected at least one benchmark, got none")
     whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
     whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
+    whole(first_seed, "first_seed", high=SEEDS - seeds, error=BenchmarkError)
+    if at is not None:
+        whole(at, "at", low=1, high=evaluations, error=BenchmarkError)
     whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)
     whole(initial, "initial", error=BenchmarkError)
+    if told not in get_args(Told):
+        raise BenchmarkError(f"told: expected 'mean' or 'run', got {told!r}")
     opened = {name: open_benchmark(name) for name in dict.fromkeys(benchmarks)}
     events = events or Events()
     runs = [
         ReplayRun(benchmark, method, seed)
-        for seed in range(seeds)
+        for seed in range(first_seed, first_seed + seeds)
         for method in named
         for benchmark in opened
     ]
     _check_once(opened)
+    for name, benchmark in opened.items():
+        _check_runs(name, benchmark, evaluations=evaluations, told=told)
     sources = _distinct({n: opened.get(n) or open_benchmark(n) for n in dict.fromkeys(warm_start)})
-    told = {name: _others(name, benchmark, sources) for name, benchmark in opened.items()}
+    by = {name: _others(name, benchmark, sources) for name, benchmark in opened.items()}
     specs = [method for method in named.values() if isinstance(method, MethodSpec)]
     priced = any(spec.acquisition.needs_costs for spec in specs)
     times = operator_times() if priced else None
-    job = CompareJob(named, evaluations, initial, told, times)
+    job = CompareJob(named, evaluations, initial, by, times, told)
     codes = {name: _code_of(method) for name, method in named.items()}
     if out is not None:
         _warn_of_lost(codes)
@@ -213,6 +239,7 @@ def compare(
                     "initial": initial,
                     "warm_start": [source.hash[:16] for source in sources.values()],
                     "code": code_digest(),
+                    **({} if told == "mean" else {"told": told}),
                 },
                 key=("benchmark", "benchmark_hash", "method_spec", "seed"),
             )
@@ -233,11 +260,11 @@ def compare(
             events.runs(len(kept), len(runs), "searches")
         records = [kept[run] | {"method": run.method} for run in runs]
     steps = _frame(records)
-    summed = summary(steps, opened)
+    summed = summary(steps, opened, compared_at=at)
     if warm_start:
         summed["told"] = {
             name: {"by": list(some), "not_by": [one for one in warm_start if one not in some]}
-            for name, some in told.items()
+            for name, some in by.items()
         }
     return Comparison(steps, opened, summed)
 
@@ -265,13 +292,15 @@ def load_comparison(folder: Path) -> Comparison:
     opened = {name: open_benchmark(name) for name in dict.fromkeys(names)}
     kept = folder / "summary.json"
     try:
-        summed = summary(steps, opened)
+        noted = json.loads(kept.read_bytes()) if kept.is_file() else {"methods": None}
+        before, at = noted["methods"], noted.get("compared_at")
+        at = at if at is None else whole(at, "compared_at", low=1, error=BenchmarkError)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(kept, error) from error
+    try:
+        summed = summary(steps, opened, compared_at=at)
     except Exception as error:  # it holds other columns, or numbers that cannot be
         raise _unreadable(file, error) from error
-    try:
-        before = json.loads(kept.read_bytes())["methods"] if kept.is_file() else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise _unreadable(kept, error) from error
     if before is not None and before != _plain(summed)["methods"]:
         raise BenchmarkError(
             f"the benchmarks changed since the comparison in {folder} was made, or it was made by "
@@ -345,6 +374,21 @@ def _check_once(opened: Mapping[str, Benchmark]) -> None:
             )
 
 
+def _check_runs(name: str, benchmark: Benchmark, *, evaluations: int, told: Told) -> None:
+    if told == "run" and benchmark.seeds < 2:
+        raise BenchmarkError(
+            f"expected benchmarks of several runs, of which one is told and the others judge, got "
+            f"one run a function in {name!r}; leave it out, or told = 'mean'"
+        )
+    measured = int((benchmark.measured & benchmark.features.blocks["outputs"].present).sum())
+    if benchmark.is_part and evaluations > measured:
+        raise BenchmarkError(
+            f"{name!r} is a part of its space, with {measured:,} functions measured that have "
+            f"features, and searches of {evaluations:,} evaluations need more; build more of it, "
+            "or evaluate fewer"
+        )
+
+
 def _distinct(sources: Mapping[str, Benchmark]) -> dict[str, Benchmark]:
     """Leave out sources that have the runs of one before them."""
     kept: dict[str, Benchmark] = {}
@@ -372,8 +416,9 @@ def _frame(records: Sequence[Mapping[str, Any]]) -> DataFrame:
     parts = [
         pd.DataFrame(
             {"benchmark": r["benchmark"], "method": r["method"], "seed": r["seed"]}
+            | ({TOLD_RUN: r[TOLD_RUN]} if TOLD_RUN in r else {})
             | {name: r[name] for name in names},
-            columns=["benchmark", "method", "seed", *names],
+            columns=["benchmark", "method", "seed", *([TOLD_RUN] if TOLD_RUN in r else []), *names],
         )
         for r in records
     ]

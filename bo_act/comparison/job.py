@@ -15,7 +15,7 @@ from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.own_sampler import OwnSampler
-from bo_act.comparison.replay import initial_design, replay
+from bo_act.comparison.replay import TOLD_RUN, Told, initial_design, replay
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.method import MethodSpec
@@ -45,6 +45,7 @@ class CompareJob:
         initial: random functions after the baselines.
         sources: benchmark → those to learn from when it is searched.
         times: of operators, where a method asks what functions cost.
+        told: with ``run``, a search with seed s is told run s modulo the number of runs.
     """
 
     methods: Mapping[str, MethodSpec | OwnSampler]
@@ -52,6 +53,7 @@ class CompareJob:
     initial: int
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     times: Mapping[str, float] | None = None
+    told: Told = "mean"
 
     def __call__(self, _: torch.device) -> Callable[[ReplayRun], dict[str, Any]]:
         """Return what replays a run; searches run on the CPU, whatever the device."""
@@ -70,6 +72,10 @@ class _Replayer:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         benchmark = self._benchmark(run.benchmark)
+        told = {}
+        if self.job.told == "run":
+            told = {TOLD_RUN: run.seed % benchmark.seeds}
+            benchmark = benchmark.of_runs([told[TOLD_RUN]])
         method = self.job.methods[run.method]
         own = method if isinstance(method, OwnSampler) else None
         spec = MethodSpec() if isinstance(method, OwnSampler) else method
@@ -87,7 +93,8 @@ class _Replayer:
             steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
         columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
         columns["suggest_seconds"] = [float(f"{s:.4g}") for s in columns["suggest_seconds"]]
-        return {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **columns}
+        said = {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **told}
+        return {**said, **columns}
 
     def _sampler(self, run: ReplayRun, method: MethodSpec, warm: WarmStart | None) -> BaseSampler:
         benchmark = self._benchmark(run.benchmark)

@@ -2,16 +2,20 @@
 
 S  seeds (runs) of a method on a benchmark      T  evaluations of a run
 
-The incumbent is the function with the best value so far. Its regret is what the best function of
-the benchmark is better by, in validation accuracy; normalized, 1 is the regret of a function drawn
-at random, on average. The search never sees test accuracies; test regret is that of the same
-incumbent.
+The incumbent is the function with the best value so far, which the search would recommend. Its
+regret is what the best function of the benchmark is better by, in the unit of its metric;
+normalized, 1 is the regret of a function drawn at random, on average. The search never sees test
+values; test regret is that of the same incumbent.
+
+A search that was told one run of each function is judged by the mean of the others: what was luck
+of the run that it saw is none there. The best function of these others is itself lucky, by the same
+for all methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_act.benchmark.table import Benchmark
+from bo_act.comparison.replay import TOLD_RUN
 from bo_act.errors import BenchmarkError
-from bo_act.statistics import mean_interval, negligible, share_interval, tied
+from bo_act.metrics import ACCURACY, Metric
+from bo_act.statistics import holm, mean_interval, negligible, share_interval, share_p, tied
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +42,7 @@ class Progress:
 
     Attributes:
         seeds: (S,) ascending.
-        regret, test_regret: (S, T) in accuracy, of the incumbent.
+        regret, test_regret: (S, T) as values are stored, of the incumbent.
         normalized: (S, T) regret over that of a random function.
         rank: (S, T) of the incumbent among the measured functions, 1 is the best.
         seconds: (S, T) that each suggestion took.
@@ -63,6 +69,8 @@ def progress(
         BenchmarkError: the runs of a method differ in length.
     """
     found = {}
+    signs = steps["benchmark"].map({n: one.metric.sign for n, one in benchmarks.items()})
+    steps = steps.assign(value=signs.astype(float) * steps["value"])  # larger is better
     ordered = steps.sort_values(["seed", "evaluation"], kind="stable")
     for (name, method), rows in ordered.groupby(["benchmark", "method"], sort=False):
         seeds, counts = np.unique(rows["seed"], return_counts=True)
@@ -71,15 +79,36 @@ def progress(
                 f"expected runs of one length of {method!r} on {name!r}, got {sorted(set(counts))}"
             )
         shape = (len(seeds), int(counts[0]))
-        found[str(name), str(method)] = _progress(
-            benchmarks[str(name)],
-            seeds,
-            rows["index"].to_numpy().reshape(shape),
-            # A pruned function's last value is not its value.
-            np.where(rows["pruned"], -np.inf, rows["value"]).reshape(shape),
-            rows["suggest_seconds"].to_numpy(dtype=np.float64).reshape(shape),
+        index = rows["index"].to_numpy().reshape(shape)
+        # A pruned function's last value is not its value.
+        value = np.where(rows["pruned"], -np.inf, rows["value"]).reshape(shape)
+        seconds = rows["suggest_seconds"].to_numpy(dtype=np.float64).reshape(shape)
+        benchmark = benchmarks[str(name)]
+        if TOLD_RUN not in rows:
+            found[str(name), str(method)] = _progress(benchmark, seeds, index, value, seconds)
+            continue
+        told = rows[TOLD_RUN].to_numpy(dtype=np.int64).reshape(shape)[:, 0]
+        parts = [
+            (told == run, benchmark.of_runs(np.delete(np.arange(benchmark.seeds), run).tolist()))
+            for run in np.unique(told)
+        ]
+        found[str(name), str(method)] = _joined(
+            [
+                _progress(judge, seeds[those], index[those], value[those], seconds[those])
+                for those, judge in parts
+            ]
         )
     return found
+
+
+def _joined(parts: Sequence[Progress]) -> Progress:
+    """Put the runs of a method together, ascending by seed."""
+    order = np.argsort(np.concatenate([part.seeds for part in parts]))
+    columns = {
+        one.name: np.concatenate([getattr(part, one.name) for part in parts])[order]
+        for one in fields(Progress)
+    }
+    return Progress(**columns)
 
 
 def _progress(
@@ -98,8 +127,10 @@ def _progress(
     # What was not measured counts as a network that learns nothing, behind all that was.
     measured = benchmark.measured
     # Means that differ by rounding are no better or worse than each other.
-    truth = tied(np.where(measured, benchmark.values, benchmark.chance))
-    test = tied(np.where(measured & np.isfinite(benchmark.test), benchmark.test, benchmark.chance))
+    sign = benchmark.metric.sign
+    truth = tied(sign * np.where(measured, benchmark.values, benchmark.least))
+    tested = measured & np.isfinite(benchmark.test)
+    test = tied(sign * np.where(tested, benchmark.test, benchmark.least))
     ranks = np.where(measured, benchmark.ranks, measured.sum() + 1)
     regret = truth.max() - truth[incumbent]
     return Progress(
@@ -115,13 +146,13 @@ def _progress(
 def spread(benchmark: Benchmark) -> float:
     """Return by how much the best function is better than a random one is on average."""
     best = benchmark.values[benchmark.best]
-    found = float(best - benchmark.expectation)
+    found = benchmark.metric.sign * float(best - benchmark.expectation)
     return 1.0 if negligible(found, best) else found
 
 
 def floor(benchmark: Benchmark) -> float:
     """Return half the smallest normalized regret above zero: where logarithms end."""
-    values = np.unique(tied(benchmark.values[benchmark.measured]))
+    values = np.unique(tied(benchmark.metric.sign * benchmark.values[benchmark.measured]))
     gap = float(values[-1] - values[-2]) if len(values) > 1 else 1.0
     return gap / 2 / spread(benchmark)
 
@@ -150,9 +181,9 @@ def evaluations_to_top(rank: NDArray[np.int64], count: int) -> dict[str, Any]:
 
 
 def probability_of_beating(
-    one: Mapping[str, Progress], other: Mapping[str, Progress]
+    one: Mapping[str, Progress], other: Mapping[str, Progress], *, at: int | None = None
 ) -> dict[str, Any]:
-    """Estimate the probability that one method ends with less regret than another.
+    """Estimate the probability that one method has less regret than another.
 
     A run of each with the same seed on the same benchmark, hence the same start, is a pair; equal
     regret counts half. The interval is that of ``share_interval``, over benchmarks like these: few
@@ -161,24 +192,30 @@ def probability_of_beating(
     Args:
         one: benchmark → progress of the method in question.
         other: the same of the other.
+        at: after how many evaluations; None: in the end.
 
     Returns:
-        ``probability``, ``ci95`` (None without any pair), ``pairs``, by benchmark ``benchmarks``,
-        and on how many of them it wins more than half of the pairs, ``ahead``.
+        ``probability``, ``ci95`` and ``p`` of one half (None without any pair), ``pairs``, by
+        benchmark ``benchmarks``, and on how many of them it wins more than half of the pairs,
+        ``ahead``.
     """
+    place = -1 if at is None else at - 1
     wins = {}
     for name in one.keys() & other.keys():
         _, mine, theirs = np.intersect1d(one[name].seeds, other[name].seeds, return_indices=True)
         if len(mine):
-            difference = other[name].regret[theirs, -1] - one[name].regret[mine, -1]
+            difference = other[name].regret[theirs, place] - one[name].regret[mine, place]
             wins[name] = (np.sign(difference) + 1) / 2
     wins = dict(sorted(wins.items()))
     if not wins:
-        return {"probability": None, "ci95": None, "pairs": 0, "benchmarks": {}, "ahead": 0}
+        nothing = {"probability": None, "ci95": None, "p": None}
+        return nothing | {"pairs": 0, "benchmarks": {}, "ahead": 0}
     shares = {name: float(some.mean()) for name, some in wins.items()}
+    counts = [(some.sum(), len(some)) for some in wins.values()]
     return {
         "probability": float(np.mean(list(shares.values()))),
-        "ci95": list(share_interval([(some.sum(), len(some)) for some in wins.values()])),
+        "ci95": list(share_interval(counts)),
+        "p": share_p(counts),
         "pairs": sum(map(len, wins.values())),
         "benchmarks": shares,
         "ahead": sum(share > 0.5 for share in shares.values()),
@@ -189,6 +226,8 @@ def summary(
     steps: DataFrame,
     benchmarks: Mapping[str, Benchmark],
     at: Sequence[int] = (10, 20, 30, 50, 75, 100),
+    *,
+    compared_at: int | None = None,
 ) -> dict[str, Any]:
     """Sum up a comparison, in what JSON can hold.
 
@@ -196,12 +235,17 @@ def summary(
         steps: one row for each evaluation.
         benchmarks: name → benchmark.
         at: evaluations to report, besides the last one; those beyond it are left out.
+        compared_at: after how many evaluations methods are compared; None: in the end.
 
     Returns:
-        ``methods`` → name → ``benchmarks`` → name → figures, and ``comparisons``, one for each two
-        methods. Regrets are in accuracy (0.01 is one percentage point).
+        ``methods`` → name → ``benchmarks`` → name → figures; ``comparisons``, one for each two
+        methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; what was
+        ``told`` (``mean`` or ``run``); and of each benchmark its ``metric`` and how many of its
+        ``functions`` are ``measured``.
+        Regrets are in the unit of the metric (0.01 of accuracy is one percentage point).
     """
     runs = progress(steps, benchmarks)
+    asked = () if compared_at is None else (compared_at,)
     methods: dict[str, dict[str, Progress]] = {}
     for (benchmark, method), found in runs.items():
         methods.setdefault(method, {})[benchmark] = found
@@ -209,16 +253,52 @@ def summary(
         "methods": {
             method: {
                 "benchmarks": {
-                    name: _figures(found, benchmarks[name], at) for name, found in on.items()
+                    name: _figures(found, benchmarks[name], (*at, *asked))
+                    for name, found in on.items()
                 }
             }
             for method, on in methods.items()
         },
-        "comparisons": [
-            {"a": a, "b": b} | probability_of_beating(methods[a], methods[b])
-            for a, b in combinations(methods, 2)
-        ],
+        "comparisons": adjusted(
+            [
+                {"a": a, "b": b} | probability_of_beating(methods[a], methods[b], at=compared_at)
+                for a, b in combinations(methods, 2)
+            ]
+        ),
+        "compared_at": compared_at or int(steps["evaluation"].max()),
+        "searches_were_told": "run" if TOLD_RUN in steps else "mean",
+        "benchmarks": {
+            name: {
+                "metric": one.metric.as_json(),
+                "functions": len(one),
+                "measured": int(one.measured.sum()),
+            }
+            for name, one in benchmarks.items()
+        },
     }
+
+
+def remarks(summed: Mapping[str, Any]) -> list[str]:
+    """Say what has to be known beside a summary: of parts, and of what searches were told."""
+    said = [
+        f"{name}: {one['measured']:,} of {one['functions']:,} functions "
+        f"({one['measured'] / one['functions']:.0%}) are measured, and regret is to their best"
+        for name, one in summed["benchmarks"].items()
+        if one["measured"] < one["functions"]
+    ]
+    if summed["searches_were_told"] == "run":
+        said.append(
+            "Searches were told one run of each function; what they found best is judged by the "
+            "mean of its other runs, and so is the best that regret is to, which is lucky itself"
+        )
+    return said
+
+
+def adjusted(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return comparisons with p adjusted for how many of them are shown, as ``p_holm``."""
+    known = [number for number, one in enumerate(comparisons) if one["p"] is not None]
+    p = dict(zip(known, holm([comparisons[number]["p"] for number in known]), strict=True))
+    return [{**one, "p_holm": p.get(number)} for number, one in enumerate(comparisons)]
 
 
 def _figures(found: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[str, Any]:
@@ -249,23 +329,28 @@ def _means(values: Floats, places: Sequence[int]) -> dict[str, float]:
 def table(summed: Mapping[str, Any]) -> DataFrame:
     """Return a summary as people read it: a row for each benchmark and method, the best first.
 
-    Regrets are in percentage points of accuracy.
+    Regrets are as ``Metric.difference`` writes them, in points of a metric that is in percent;
+    interval, rank and test regret are those after as many evaluations as methods are compared at.
     """
     import pandas as pd
 
     rows = []
+    place = str(summed["compared_at"])
     for method, on in summed["methods"].items():
         for name, found in on["benchmarks"].items():
-            last = list(found["regret"])[-1]
+            last = place if place in found["regret"] else list(found["regret"])[-1]
             interval = found["ci95"][last]
             top = found["evaluations_to_top_1pct"]
+            metric = Metric.read(summed["benchmarks"][name]["metric"]) or ACCURACY
             rows.append(
                 {"benchmark": name, "method": method}
-                | {f"regret {place}": 100 * mean for place, mean in found["regret"].items()}
+                | {f"regret {one}": metric.scale * mean for one, mean in found["regret"].items()}
                 | {
-                    "± 95%": None if interval is None else 50 * (interval[1] - interval[0]),
+                    "± 95%": None
+                    if interval is None
+                    else metric.scale * (interval[1] - interval[0]) / 2,
                     "median rank": found["median_rank"][last],
-                    "test regret": 100 * found["test_regret"][last],
+                    "test regret": metric.scale * found["test_regret"][last],
                     "area": found["area_log_regret"],
                     "to top 1%": None if top["median"] is None else top["median"],
                     "seconds": found["suggest_seconds"]["median"],

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
+from bo_act.comparison.replay import Told
 from bo_act.errors import SpecError
 from bo_act.search.method import METHODS, MethodSpec
-from bo_act.specs.base import Count, PositiveInt, Spec
+from bo_act.specs.base import Count, PositiveInt, Seed, Spec
 from bo_act.specs.files import read_spec
 
 
@@ -23,6 +24,9 @@ class ComparisonPlan(Spec):
         method: methods of one's own, by name.
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark.
+        first_seed: of the searches' seeds, which follow one another.
+        at: after how many evaluations methods are compared; none: in the end.
+        told: whether searches are told the mean of a function's runs, or one run (``run``).
         initial: random functions after the baselines.
         warm_start: benchmarks to learn from, names or paths.
     """
@@ -32,6 +36,9 @@ class ComparisonPlan(Spec):
     method: dict[str, MethodSpec] = Field(default_factory=dict)
     evaluations: PositiveInt = 100
     seeds: PositiveInt = 30
+    first_seed: Seed = 0
+    at: PositiveInt | None = None
+    told: Told = "mean"
     initial: Count = 2
     warm_start: tuple[str, ...] = ()
 

@@ -13,8 +13,7 @@ from scipy import stats
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.observations import warp_targets
-from bo_act.search.searcher import fit_surrogate
+from bo_act.search.surrogate.factory import fit_points
 from bo_act.specs import SurrogateSpec
 from bo_act.statistics import mean_interval, rank_correlation
 from bo_act.torch_state import plain_torch
@@ -73,20 +72,14 @@ def surrogate_quality(
         raise BenchmarkError(
             f"expected searches of at least {observations} evaluations, got one of {shortest[0]}"
         )
+    good = benchmark.metric.sign * benchmark.values  # larger is better
     found: dict[str, list[float]] = {}
     for seed, one in enumerate(searched):
         seen = np.array([i for i in one[:observations] if i in placed], dtype=np.int64)
         unseen = np.setdiff1d(usable, seen)
-        known, truth = benchmark.values[seen], benchmark.values[unseen]
-        model, _ = fit_surrogate(
-            surrogate,
-            torch.from_numpy(embedding.points[seen]),
-            torch.from_numpy(warp_targets(known, surrogate.targets)),
-            embedding.blocks,
-            believed=torch.empty(0, embedding.points.shape[1], device="cpu", dtype=torch.float64),
-            ceiling=torch.empty(0, device="cpu", dtype=torch.float64),
-            seed=seed,
-        )
+        known, truth = good[seen], good[unseen]
+        points = torch.from_numpy(embedding.points[seen])
+        model, y, _ = fit_points(surrogate, points, known, embedding.blocks, seed=seed)
         mean, variance = (
             part.numpy()
             for part in model.mean_and_variance(torch.from_numpy(embedding.points[unseen]))
@@ -97,7 +90,7 @@ def surrogate_quality(
         top_tau = rank_correlation(mean[best], truth[best], kind="kendall")
         found.setdefault("tau_top", []).append(top_tau)
         inside = (truth >= known.min()) & (truth <= known.max())
-        target = _warped(known, truth[inside], warp_targets(known, surrogate.targets))
+        target = _warped(known, truth[inside], y.numpy())
         distance = np.abs(target - mean[inside])
         deviation = np.sqrt(variance[inside] + noise)
         top = np.isin(np.flatnonzero(inside), best)

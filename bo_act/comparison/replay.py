@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import optuna
@@ -19,10 +20,15 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from bo_act.activations.space import Space
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.specs.base import MOST_EVALUATIONS, checked_seed, whole
+
+Told = Literal["mean", "run"]
+"""What searches are told of a function: the mean of its runs, or one of them."""
+
+TOLD_RUN = "told_run"
+"""The column of steps with the run that a search was told, where it was one."""
 
 MOST_REFUSED = 10_000
 """Proposals in a row that do not satisfy what the space requires, before a sampler is given up."""
@@ -37,7 +43,7 @@ class Step:
         index: of the function in the catalogue.
         activation: its text.
         value: what the search was told; for a pruned one the last value of its curve.
-        test: mean test accuracy, which the search is not told.
+        test: mean value on test data, which the search is not told.
         suggest_seconds: how long the search took to propose it.
         pruned: whether it was stopped before its last epoch.
         train_seconds: how long its training took when the benchmark was made, None where that is
@@ -98,7 +104,8 @@ def replay(
     """Let a sampler search a benchmark.
 
     A function without a value in the benchmark counts as an evaluation at chance level, like a
-    network that does not learn. A pruner sees the mean curve of a function's runs, epoch by epoch.
+    network that does not learn; in a part of a benchmark it is refused, as if it was not in the
+    space, and counts as none. A pruner sees the mean curve of a function's runs, epoch by epoch.
 
     Args:
         benchmark: source of the values.
@@ -125,25 +132,27 @@ def replay(
         )
     whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
     catalogue = benchmark.space.catalogue
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or NopPruner())
+    study = optuna.create_study(
+        direction=benchmark.metric.direction, sampler=sampler, pruner=pruner or NopPruner()
+    )
     for index in design:
         study.enqueue_trial(catalogue.params(index))
     steps = []
     for evaluation in range(1, evaluations + 1):
         started = time.perf_counter()
-        trial = _ask(study, benchmark.space)
+        trial = _ask(study, benchmark)
         seconds = time.perf_counter() - started
         index = catalogue.index(trial.params)
         taken = _note_times(benchmark, trial, index)
         value, pruned = _answer(benchmark, study, trial, index)
-        test = float(benchmark.test[index]) if benchmark.measured[index] else benchmark.chance
+        test = float(benchmark.test[index]) if benchmark.measured[index] else benchmark.least
         text = catalogue.text(index)
         steps.append(Step(evaluation, index, text, value, test, seconds, pruned, taken))
     return steps
 
 
-def _ask(study: Study, space: Space) -> Trial:
-    """Return a trial with a function of the space.
+def _ask(study: Study, benchmark: Benchmark) -> Trial:
+    """Return a trial with a function of the space, in a part of a benchmark a measured one.
 
     Samplers that know no catalogue also propose what does not satisfy the space's requirements;
     they are told so, and it counts as no evaluation.
@@ -151,14 +160,17 @@ def _ask(study: Study, space: Space) -> Trial:
     Raises:
         BenchmarkError: it proposes nothing else.
     """
+    space = benchmark.space
     for _ in range(MOST_REFUSED):
         trial = study.ask()
         try:
             space.suggest_expression(trial)
         except TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
-        else:
+            continue
+        if not benchmark.is_part or benchmark.measured[space.catalogue.index(trial.params)]:
             return trial
+        study.tell(trial, state=TrialState.PRUNED)
     raise BenchmarkError(
         f"{MOST_REFUSED} proposals in a row do not satisfy what the space {space.name!r} requires; "
         "a sampler has to propose something else after trials that were pruned"
@@ -166,7 +178,7 @@ def _ask(study: Study, space: Space) -> Trial:
 
 
 def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:
-    """Return the mean validation accuracy after each epoch that any run reached, (E',)."""
+    """Return the mean value on validation data after each epoch that any run reached, (E',)."""
     if benchmark.curves is None:
         return np.empty(0)
     curves = benchmark.curves[index].astype(np.float64)
@@ -193,12 +205,12 @@ def _answer(
     benchmark: Benchmark, study: optuna.Study, trial: Trial, index: int
 ) -> tuple[float, bool]:
     if not isinstance(study.pruner, NopPruner):
-        for epoch, accuracy in enumerate(mean_curve(benchmark, index)):
-            trial.report(float(accuracy), epoch)
+        for epoch, value in enumerate(mean_curve(benchmark, index)):
+            trial.report(float(value), epoch)
             if trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
-                return float(accuracy), True
+                return float(value), True
     measured = benchmark.measured[index]
-    value = float(benchmark.values[index]) if measured else benchmark.chance
+    value = float(benchmark.values[index]) if measured else benchmark.least
     study.tell(trial, value)
     return value, False

@@ -1,4 +1,4 @@
-"""Small data sets, as they are read from their files: digits, the MNISTs, the CIFARs, one's own."""
+"""Data sets as they are read from their files: the MNISTs, the CIFARs, one's own."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from bo_act import content
-from bo_act.data.split import others, stratified_sample
+from bo_act.data.reading import as_inputs, as_tensor, without_bytes
+from bo_act.data.samples import Inputs, mapped, shown_shape, tensors
+from bo_act.data.small_sets import open_small
+from bo_act.data.source import Part, Source
 from bo_act.errors import DataError
 from bo_act.failures import USERS, one_line
 from bo_act.io import expanded
 from bo_act.specs import DataSpec
+from bo_act.specs.task import SMALL_SETS
 from bo_act.user_files import load_function
 
-DIGITS_TEST_SHARE = 0.2
-DIGITS_TEST_SEED = 1797  # fixed, so that every study keeps the same test images apart
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
-
-Part = tuple[Tensor, Tensor]  # images (n, c, h, w) uint8 or float32, labels (n,) int64
 
 IDX = (
     "train-images-idx3-ubyte",
@@ -50,53 +50,24 @@ FILES = {  # in which folder torchvision looks for which files
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set in memory, before it is split.
-
-    Attributes:
-        train, test: read the images of a part.
-        white: value of the brightest pixel.
-        classes: their number; None counts them.
-        validation: default number of validation images; None is a tenth.
-    """
-
-    train: Callable[[], Part]
-    test: Callable[[], Part]
-    white: int
-    classes: int | None = None
-    validation: int | None = None
-
-
 def open_source(spec: DataSpec) -> Source:
     """Find the files of a data set and say how they are read.
 
     Raises:
         DataError: files are missing.
     """
-    if spec.name == "digits":
-        return Source(partial(_digits, False), partial(_digits, True), 16, 10, 300)
+    if spec.name in SMALL_SETS:
+        return open_small(spec)
     if spec.own:
         read = partial(_own, spec)
-        return Source(partial(read, train=True), partial(read, train=False), white=255)
+        return Source(partial(read, train=True), partial(read, train=False))
     folder = _find(spec)
-    read = partial(_official, spec.name, folder)
+    official = partial(_official, spec.name, folder)
     classes = 100 if spec.name == "cifar100" else 10
     held_out = 5_000 if spec.name.startswith("cifar") else 10_000
-    return Source(partial(read, train=True), partial(read, train=False), 255, classes, held_out)
-
-
-def _digits(test: bool) -> Part:
-    from sklearn.datasets import load_digits
-
-    content = load_digits()
-    images = torch.from_numpy(content.images).to(torch.uint8).unsqueeze(1)
-    labels = torch.from_numpy(content.target).long()
-    generator = torch.Generator().manual_seed(DIGITS_TEST_SEED)
-    chosen = stratified_sample(labels, round(DIGITS_TEST_SHARE * len(labels)), generator)
-    if not test:
-        chosen = others(len(labels), chosen)
-    return images[chosen], labels[chosen]
+    return Source(
+        partial(official, train=True), partial(official, train=False), 255, classes, held_out
+    )
 
 
 # --- torchvision's -----------------------------------------------------------------------------
@@ -197,7 +168,10 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
             ) from error
     images = torch.as_tensor(content.data, device="cpu")
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return checked(images, torch.as_tensor(content.targets, device="cpu").long(), str(folder))
+    labels = torch.as_tensor(content.targets, device="cpu").long()
+    if len(labels) != len(images):
+        raise DataError(f"{folder}: expected {len(images)} labels, got {len(labels)}")
+    return as_images(images, str(folder)), labels
 
 
 def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
@@ -215,60 +189,63 @@ def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
 # --- one's own -----------------------------------------------------------------------------------
 
 
-def _own(spec: DataSpec, *, train: bool) -> Part:
+def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
+    function = spec.name.rpartition(":")[2]
     expected = (
-        f"{spec.name.rpartition(':')[2]}(*, train) that returns images (n, c, h, w) and labels "
-        "(n,) of the training set or, with train = False, of the test set"
+        f"{function}(*, train) that returns inputs (n, ...) and targets (n, ...) of the training "
+        "set or, with train = False, of the test set, or a torch Dataset of such pairs"
     )
-    _, function = load_function(spec.name, key="data.name", expected=expected, error=DataError)
-    try:
-        images, labels = function(train=train)
-        part = _as_tensor(images), _as_tensor(labels)
-    except USERS as error:
-        raise DataError(f"{spec.name}: {one_line(error)}; expected {expected}") from error
+    _, load = load_function(spec.name, key="data.name", expected=expected, error=DataError)
     which = spec.name if train else f"{spec.name}, with train = False"
-    return checked(*part, which)
+    try:
+        found = load(train=train)
+        if isinstance(found, TensorDataset):
+            *several, targets = found.tensors
+            found = several[0] if len(several) == 1 else tuple(several), targets
+        if isinstance(found, Dataset):
+            if isinstance(found, IterableDataset) or not found:
+                raise TypeError("a Dataset without a length, or empty")
+            return found
+        inputs, targets = found
+        part = as_inputs(inputs), as_tensor(targets)
+    except USERS as error:
+        raise DataError(f"{which}: {one_line(error)}; expected {expected}") from error
+    counts = {len(one) if one.ndim and one.numel() else 0 for one in tensors(part[0])}
+    if len(counts) > 1 or counts == {0}:
+        raise DataError(
+            f"{which}: expected inputs of as many samples each, at least one, got the shapes "
+            f"{shown_shape(part[0])}"
+        )
+    if looks_like_images(part[0]):
+        return part
+    return mapped(part[0], without_bytes), part[1]
 
 
-def _as_tensor(content: Any) -> Tensor:
-    """Return what may be an array, a tensor on any device, or a list, as a tensor."""
-    found = (
-        torch.as_tensor(content, device=None if isinstance(content, Tensor) else "cpu")
-        .detach()
-        .cpu()
+def looks_like_images(inputs: Inputs) -> bool:
+    """Tell whether inputs are square images (n, c, h, w)."""
+    return (
+        isinstance(inputs, Tensor)
+        and inputs.ndim == 4
+        and inputs.shape[2] == inputs.shape[3]
+        and not inputs.is_complex()
     )
-    return found if found.layout == torch.strided else found.to_dense()
 
 
-def checked(images: Tensor, labels: Tensor, where: str) -> Part:
-    """Return images and labels if they are such.
+def as_images(images: Tensor, where: str) -> Tensor:
+    """Return images, bytes or numbers from 0 to 1, if they are such.
 
     Raises:
         DataError: they are not, and the message begins with ``where``.
     """
-    if images.ndim != 4 or images.shape[2] != images.shape[3] or not images.numel():
-        raise DataError(
-            f"{where}: expected square images of the shape (n, c, h, w), got {tuple(images.shape)}"
+    if images.dtype != torch.uint8 and not bool(((images >= 0) & (images <= 1)).all()):
+        unknown = int((~images.isfinite()).sum())
+        came = (
+            f"{unknown} that are not finite"
+            if unknown
+            else f"{images.min():.4g} to {images.max():.4g}"
         )
-    if images.is_complex():
-        raise DataError(f"{where}: expected images of real numbers, got {images.dtype}")
-    if images.dtype != torch.uint8:
-        images = images.float()
-        if not bool(((images >= 0) & (images <= 1)).all()):
-            unknown = int((~images.isfinite()).sum())
-            came = (
-                f"{unknown} that are not finite"
-                if unknown
-                else f"{images.min():.4g} to {images.max():.4g}"
-            )
-            raise DataError(
-                f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}"
-            )
-    whole = not labels.is_floating_point() and not labels.is_complex()
-    if labels.shape != images.shape[:1] or not whole or int(labels.min()) < 0:
         raise DataError(
-            f"{where}: expected {len(images)} labels, whole numbers from 0, got "
-            f"{labels.dtype} of the shape {tuple(labels.shape)}"
-            + (f", from {int(labels.min())}" if whole and labels.numel() else "")
+            f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}; to take "
+            'any numbers as they are, set data.standardize = "none"'
         )
-    return images.contiguous(), labels.long()
+    return images.contiguous()

@@ -11,14 +11,13 @@ others are scaled and cropped in the middle, as is usual for ImageNet.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from bo_act.data.augmentation import mix, seed_of
 from bo_act.data.datasets import data_folder, fetch
+from bo_act.data.reading import batches
 from bo_act.data.split import split
 from bo_act.errors import DataError
 from bo_act.specs import AugmentationSpec, DataSpec
@@ -45,11 +45,11 @@ _LONGEST = 64  # sides to one another: what is longer would be scaled to a huge 
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """Images in files; see ``bo_act.data.images.Images``.
+    """Images in files; see ``bo_act.data.samples.Samples``.
 
     Attributes:
         paths: of n files.
-        labels: (n,) int64, on the device of the batches.
+        targets: classes, (n,) int64, on the device of the batches.
         num_classes: of the labels.
         side: height and width in pixels to which images are brought.
         augmentation: of batches that are drawn for training.
@@ -57,7 +57,7 @@ class FolderImages:
     """
 
     paths: Sequence[str] = field(repr=False)
-    labels: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
     num_classes: int
     side: int
     augmentation: AugmentationSpec
@@ -68,13 +68,13 @@ class FolderImages:
 
     def to(self, device: torch.device | str) -> FolderImages:
         """Return the same images, with batches on a device."""
-        return replace(self, labels=self.labels.to(device))
+        return replace(self, targets=self.targets.to(device))
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return some images without augmentation, and their labels."""
         plain = _Files(self, None)
         images = torch.stack([plain.read(index) for index in indices.tolist()])
-        return images.to(self.labels.device), self.labels[indices.to(self.labels.device)]
+        return images.to(self.targets.device), self.targets[indices.to(self.targets.device)]
 
     def batches(
         self,
@@ -84,39 +84,22 @@ class FolderImages:
         draw: tuple[int, int] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Give out images in batches, read ahead by the workers."""
-        from torch.utils.data import DataLoader
-
-        device = self.labels.device
+        device = self.targets.device
         order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
-        # A daemon, such as a worker of `bench build`, may not have processes of its own.
-        workers = 0 if multiprocessing.current_process().daemon else self.workers
-        loader: DataLoader[Tensor | str] = DataLoader(
+        found = batches(
             _Files(self, draw),
+            order,
             batch_size=batch_size,
-            sampler=order.tolist(),
-            num_workers=workers,
-            collate_fn=_together,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator().manual_seed(0),  # else torch's global one is advanced
+            workers=self.workers,
+            device=device,
         )
-        for images, chosen in zip(loader, order.split(batch_size), strict=True):
-            if isinstance(images, str):
-                raise DataError(images)
-            batch = images.to(device, non_blocking=True)
-            labels = self.labels[chosen.to(device)]
+        for batch, chosen in found:
+            labels = self.targets[chosen.to(device)]
             if draw is None:
-                yield batch, labels
+                yield cast(Tensor, batch), labels
             else:
                 key = (*draw, int(chosen[0]))
-                yield mix(batch, labels, self.augmentation, self.num_classes, key)
-
-
-def _together(images: list[Tensor | str]) -> Tensor | str:
-    """Return a batch, or what is wrong with the first image that cannot be read."""
-    good = [image for image in images if not isinstance(image, str)]
-    if len(good) == len(images):
-        return torch.stack(good)
-    return next(image for image in images if isinstance(image, str))
+                yield mix(cast(Tensor, batch), labels, self.augmentation, self.num_classes, key)
 
 
 class _Files(torch.utils.data.Dataset["Tensor | str"]):
@@ -264,7 +247,7 @@ def load_folders(spec: DataSpec, augmentation: AugmentationSpec) -> Folders:
     def part(chosen: Tensor) -> FolderImages:
         return FolderImages(
             paths=[paths[index] for index in chosen.tolist()],
-            labels=labels[chosen],
+            targets=labels[chosen],
             num_classes=len(classes),
             side=side,
             augmentation=augmentation,
@@ -274,7 +257,7 @@ def load_folders(spec: DataSpec, augmentation: AugmentationSpec) -> Folders:
     def load_test() -> FolderImages:
         test_paths, test_labels, test_classes = _listed(folder / "val")
         _same_classes(folder, classes, test_classes)
-        return replace(part(rest), paths=test_paths, labels=test_labels)
+        return replace(part(rest), paths=test_paths, targets=test_labels)
 
     if (folder / "val").is_dir():  # known now, not when the search is over
         _same_classes(folder, classes, _class_names(folder / "val"))

@@ -1,188 +1,288 @@
-"""Data sets, split into training, validation and test images.
+"""Data sets, split into training, validation and test samples.
 
-Whatever is chosen, tuned or compared is so by validation images. Test images are loaded by
+Whatever is chosen, tuned or compared is so by validation samples. Test samples are loaded by
 ``Data.load_test()`` alone, once, at the very end.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.utils.data import Dataset
 
 from bo_act.data.augmentation import Augmentation
-from bo_act.data.datasets import open_source
-from bo_act.data.images import Images, ImageSet
+from bo_act.data.data import Data, facts_of
+from bo_act.data.datasets import looks_like_images, open_source
+from bo_act.data.in_memory import fitted, side_of
+from bo_act.data.reading import DatasetSamples, targets_of
+from bo_act.data.samples import Inputs, Samples, SampleSet, mapped, rows, shown_shape, tensors
+from bo_act.data.source import Part, Source
 from bo_act.data.split import split
+from bo_act.data.targets import LOSSES, Kind, LossName, as_targets, is_tokens
 from bo_act.errors import DataError
 from bo_act.specs import AugmentationSpec, DataSpec
 
-SIDES = range(2, 257)  # one pixel is no image; beyond 256, padded images fill the memory
+__all__ = ["Data", "load_data"]
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """A data set, ready for training.
-
-    Attributes:
-        name: of the data set.
-        train: training images. Those in memory are standardized by their own mean and standard
-            deviation in each channel.
-        validation: validation images, under the same transform.
-        num_classes: number of classes.
-        in_channels: channels of each image.
-        image_size: height and width of each image in pixels.
-        digest: sha256 (hexadecimal) of the training and validation images and labels; of images in
-            folders, their names and sizes.
-        test_loader: loads the test images, under the same transform.
-    """
-
-    name: str
-    train: Images = field(repr=False)
-    validation: Images = field(repr=False)
-    num_classes: int
-    in_channels: int
-    image_size: int
-    digest: str
-    test_loader: Callable[[], Images] | None = field(default=None, repr=False)
-
-    def load_test(self) -> Images:
-        """Load the test images; call it once, at the very end.
-
-        Raises:
-            DataError: there are none, or their files are gone.
-        """
-        if self.test_loader is None:
-            raise DataError(f"data set {self.name!r} has no test images")
-        return self.test_loader()
-
-
-def load_data(spec: DataSpec, augmentation: AugmentationSpec | None = None) -> Data:
+def load_data(
+    spec: DataSpec,
+    augmentation: AugmentationSpec | None = None,
+    *,
+    loss: LossName = "auto",
+) -> Data:
     """Load a data set and split it; the same spec always gives the same split.
 
-    The official test or validation images of a data set are the test images. Validation images are
+    The official test or validation images of a data set are the test images. Validation samples are
     held out of the others, by default 300 of ``digits``, 10,000 of the MNISTs, 5,000 of the CIFARs,
-    and else a tenth. All choices are stratified by class.
+    and else a tenth. All choices are stratified by class, where there are classes.
 
     Args:
-        spec: which images.
+        spec: which samples.
         augmentation: of training images; None leaves them as they are.
+        loss: of the training, which says what the targets are; ``auto`` goes by their dtype.
 
     Raises:
         DataError: files are missing or damaged, or the split or the image size is impossible.
     """
     augmentation = augmentation or AugmentationSpec()
+    if spec.context is not None and spec.name != "python_topics":
+        raise DataError(f"data.context is for text, and {spec.name!r} is none; leave it out")
     if spec.in_folders:
-        from bo_act.data.folders import load_folders
-
-        found = load_folders(spec, augmentation)
-        return Data(
-            name=spec.name,
-            train=found.train,
-            validation=found.validation,
-            num_classes=found.num_classes,
-            in_channels=3,
-            image_size=found.train.side,
-            digest=found.digest,
-            test_loader=found.load_test,
-        )
+        return _of_folders(spec, augmentation, loss)
     source = open_source(spec)
-    images, labels = source.train()
-    classes = source.classes or int(labels.max()) + 1
-    if classes > len(labels):
-        raise DataError(
-            f"{spec.name}: expected labels from 0 to the number of classes, got one of "
-            f"{classes - 1} among {len(labels)} images"
-        )
-    rest, validation = split(labels, spec, source.validation or len(labels) // 10)
-    side = images.shape[-1] if spec.image_size is None else spec.image_size
-    if side not in SIDES:
-        raise DataError(
-            f"data.image_size: expected {SIDES[0]} to {SIDES[-1]} pixels, got {side}; "
-            f"leave it out to keep the {images.shape[-1]} pixels of {spec.name!r}"
-        )
-
-    shape = tuple(images.shape[1:])
-    scaled = partial(_scaled, white=source.white, side=side)
-    train = scaled(images[rest])
-    standardized = _standardization(train)
-    changes = None
-    if augmentation != AugmentationSpec():
-        if augmentation.shift >= side:
+    found = source.train()
+    if isinstance(found, Dataset):
+        if augmentation != AugmentationSpec():
             raise DataError(
-                f"augmentation.shift: expected less than the {side} pixels of the images, "
-                f"got {augmentation.shift}"
+                f"augmentation: {spec.name!r} gives a Dataset, which does that itself; leave it out"
             )
-        changes = Augmentation(augmentation, classes)
-    sets = (
-        ImageSet(standardized(train), labels[rest], changes),
-        ImageSet(standardized(scaled(images[validation])), labels[validation]),
+        return _of_dataset(spec, source, found, loss)
+    return _in_memory(spec, augmentation, source, found, loss)
+
+
+# --- in folders, and in a Dataset ---------------------------------------------------------------
+
+
+def _of_folders(spec: DataSpec, augmentation: AugmentationSpec, loss: LossName) -> Data:
+    from bo_act.data.folders import load_folders
+
+    if loss not in ("auto", "cross_entropy"):
+        raise DataError(f"training.loss = {loss!r} does not fit the classes of {spec.name!r}")
+    if spec.standardize != "auto":
+        raise DataError("data.standardize: images in folders are normalized always; leave it out")
+    found = load_folders(spec, augmentation)
+    side = found.train.side
+    inputs = torch.zeros(1, 3, side, side, device="cpu", dtype=torch.float32)
+    return Data(
+        name=spec.name,
+        train=found.train,
+        validation=found.validation,
+        facts=facts_of(
+            inputs,
+            found.train.targets,
+            "classes",
+            classes=found.num_classes,
+            side=side,
+        ),
+        digest=found.digest,
+        test_loader=found.load_test,
     )
 
-    def load_test() -> ImageSet:
-        test_images, test_labels = source.test()
-        if tuple(test_images.shape[1:]) != shape:
-            raise DataError(
-                f"{spec.name}: expected test images of the shape {shape} of the training images, "
-                f"got {tuple(test_images.shape[1:])}"
-            )
-        if len(test_labels) and int(test_labels.max()) >= classes:
-            raise DataError(
-                f"{spec.name}: expected test labels among the {classes} classes of the training "
-                f"images, from 0, got {int(test_labels.max())}"
-            )
-        return ImageSet(standardized(scaled(test_images)), test_labels)
+
+def _of_dataset(spec: DataSpec, source: Source, dataset: Dataset[Any], loss: LossName) -> Data:
+    if spec.image_size is not None or spec.standardize not in ("auto", "none"):
+        key = "image_size" if spec.image_size is not None else "standardize"
+        raise DataError(
+            f"data.{key}: {spec.name!r} gives a Dataset, which does that itself; leave it out"
+        )
+    samples, kind = _whole(dataset, spec, loss, spec.name)
+    inputs, _ = samples.take(torch.arange(min(2, len(samples)), device="cpu"))
+    side = cast(Tensor, inputs).shape[-1] if looks_like_images(inputs) else None
+    facts = facts_of(inputs, samples.targets, kind, classes=None, side=side)
+    rest, validation = _split(spec, source, samples.targets, kind, facts)
+
+    form = _form(inputs, samples.targets)
+
+    def part(chosen: Tensor) -> DatasetSamples:
+        return replace(samples, indices=chosen, targets=samples.targets[chosen])
+
+    def load_test() -> Samples:
+        found, where = source.test(), _of_test(spec)
+        if not isinstance(found, Dataset):
+            raise DataError(f"{where}: expected a Dataset, as with train = True")
+        test, _ = _whole(found, spec, LOSSES[kind][0], where)
+        first, _ = test.take(torch.zeros(1, device="cpu", dtype=torch.int64))
+        _check_test(where, facts, form, first, test.targets)
+        return test
+
+    train, held_out = part(rest), part(validation)
+    digest = hashlib.sha256((train.digest() + held_out.digest()).encode()).hexdigest()
+    return Data(spec.name, train, held_out, facts, digest, kind, load_test)
+
+
+def _whole(
+    dataset: Dataset[Any], spec: DataSpec, loss: LossName, where: str
+) -> tuple[DatasetSamples, Kind]:
+    """Return all samples of a Dataset, and what their targets are."""
+    raw = targets_of(dataset, where)
+    every = torch.arange(len(raw), device="cpu")
+    samples = DatasetSamples(dataset, every, raw, spec.workers, where)
+    first, _ = samples.take(every[:1])
+    shape = (len(raw), *tensors(first)[0].shape[1:]) if is_tokens(first) else None
+    targets, kind = as_targets(raw, loss, tokens=shape, count=len(raw), where=where)
+    return replace(samples, targets=targets), kind
+
+
+# --- in memory --------------------------------------------------------------------------------
+
+
+def _in_memory(
+    spec: DataSpec,
+    augmentation: AugmentationSpec,
+    source: Source,
+    part: Part,
+    loss: LossName,
+) -> Data:
+    inputs, targets, kind = _with_targets(part, loss, spec.name)
+    side = side_of(spec, inputs)
+    facts = facts_of(inputs, targets, kind, classes=source.classes, side=side)
+    rest, validation = _split(spec, source, targets, kind, facts)
+    changes = _augmentation(spec, augmentation, side, kind, facts)
+    train = rows(inputs, rest), targets[rest]
+    transform = fitted(spec, source, *train, side=side, kind=kind)
+    sets = (
+        transform(*train, spec.name),
+        transform(rows(inputs, validation), targets[validation], spec.name),
+    )
+    form = _form(inputs, targets)  # not the set itself, which would stay in memory
+
+    def load_test() -> SampleSet:
+        found, where = source.test(), _of_test(spec)
+        if isinstance(found, Dataset):
+            raise DataError(f"{where}: expected tensors, as with train = True, got a Dataset")
+        test_inputs, test_targets, _ = _with_targets(found, LOSSES[kind][0], where)
+        _check_test(where, facts, form, test_inputs, test_targets)
+        return transform(test_inputs, test_targets, where)
 
     return Data(
         name=spec.name,
-        train=sets[0],
+        train=replace(sets[0], augmentation=changes),
         validation=sets[1],
-        num_classes=classes,
-        in_channels=images.shape[1],
-        image_size=side,
+        facts=facts,
         digest=_digest(*sets),
+        kind=kind,
         test_loader=load_test,
     )
 
 
-# --- the transforms --------------------------------------------------------------------------
+def _with_targets(part: Part, loss: LossName, where: str) -> tuple[Inputs, Tensor, Kind]:
+    inputs, targets = part
+    first = tensors(inputs)[0]
+    shape = tuple(first.shape) if is_tokens(inputs) else None
+    targets, kind = as_targets(targets, loss, tokens=shape, count=len(first), where=where)
+    return inputs, targets, kind
 
 
-def _scaled(images: Tensor, *, white: int, side: int) -> Tensor:
-    """Return images in [0, 1], average-pooled or padded with black to ``side`` pixels."""
-    images = images.float() / white if images.dtype == torch.uint8 else images
-    missing = side - images.shape[-1]
-    if missing < 0:
-        return functional.adaptive_avg_pool2d(images, side)
-    before, after = missing // 2, missing - missing // 2
-    return functional.pad(images, (before, after, before, after))
+def _augmentation(
+    spec: DataSpec,
+    augmentation: AugmentationSpec,
+    side: int | None,
+    kind: Kind,
+    facts: Mapping[str, Any],
+) -> Augmentation | None:
+    if augmentation == AugmentationSpec():
+        return None
+    if side is None or kind != "classes":
+        what = "square images (n, c, h, w)" if side is None else "images with classes"
+        raise DataError(
+            f"augmentation is for {what}, which {spec.name!r} has none of; leave it out"
+        )
+    if augmentation.shift >= side:
+        raise DataError(
+            f"augmentation.shift: expected less than the {side} pixels of the images, "
+            f"got {augmentation.shift}"
+        )
+    return Augmentation(augmentation, facts["num_classes"])
 
 
-def _standardization(images: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the map that gives each channel of these images the mean 0 and the deviation 1."""
-    channels = images.double().transpose(0, 1).flatten(1)
-    deviation, mean = torch.std_mean(channels, dim=1, correction=0)
-    if not deviation.all():
-        raise DataError("the training images are all of one gray; nothing can be learned of them")
-    # Rounded, so that the order of summation on another machine does not change the digest.
-    scale, shift = (
-        torch.tensor(
-            [round(float(value), 6) for value in values], device="cpu", dtype=torch.float32
-        ).view(-1, 1, 1)
-        for values in (deviation, mean)
+# --- of all --------------------------------------------------------------------------------
+
+
+def _split(
+    spec: DataSpec, source: Source, targets: Tensor, kind: Kind, facts: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    what = "images" if "in_channels" in facts else "samples"
+    count = len(targets)
+    if kind == "classes" and facts["num_classes"] > count:
+        raise DataError(
+            f"{spec.name}: expected labels from 0 to the number of classes, got one of "
+            f"{facts['num_classes'] - 1} among {count} {what}"
+        )
+    return split(
+        targets,
+        spec,
+        source.validation or count // 10,
+        what=what,
+        stratified=kind == "classes",
+        in_order=source.in_order,
     )
-    return lambda some: (some - shift) / scale
 
 
-def _digest(*sets: ImageSet) -> str:
-    digest = hashlib.sha256()
-    for images in sets:
-        digest.update(repr(tuple(images.images.shape)).encode())
-        digest.update(images.images.contiguous().numpy().data)
-        digest.update(images.labels.contiguous().numpy().data)
-    return digest.hexdigest()
+def _of_test(spec: DataSpec) -> str:
+    return f"{spec.name}, with train = False"
+
+
+def _check_test(
+    where: str, facts: Mapping[str, Any], form: Form, inputs: Inputs, targets: Tensor
+) -> None:
+    """Refuse test samples of another form than the training samples, or of other classes."""
+    what = "images" if "in_channels" in facts else "samples"
+    found = _form(inputs, targets)
+    for expected, came in zip(form, found, strict=True):
+        if expected != came:
+            raise DataError(
+                f"{where}: expected test {what} of the shape {expected} of the training {what}, "
+                f"got {came}"
+            )
+    looked_at = [("labels", "classes", facts.get("num_classes"), targets)]
+    if "vocabulary" in facts:
+        looked_at = [
+            ("tokens", "tokens", facts["vocabulary"], one)
+            for one in (*tensors(inputs), targets)
+            if is_tokens(one)
+        ]
+    for name, kinds, most, one in looked_at:
+        if most is not None and one.numel() and int(one.max()) >= most:
+            raise DataError(
+                f"{where}: expected test {name} among the {most} {kinds} of the training {what}, "
+                f"from 0, got {int(one.max())}"
+            )
+
+
+Form = tuple[str, str]
+"""Shapes of inputs and targets of one sample, as people read them."""
+
+
+def _form(inputs: Inputs, targets: Tensor) -> Form:
+    def one(tensor: Tensor) -> Tensor:
+        return tensor.new_empty(()).expand(tensor.shape[1:])
+
+    return shown_shape(mapped(inputs, one)), shown_shape(one(targets))
+
+
+def _digest(*sets: SampleSet) -> str:
+    found = hashlib.sha256()
+    for samples in sets:
+        if isinstance(samples.inputs, Mapping):
+            found.update(repr([*samples.inputs]).encode())
+        for one in (*tensors(samples.inputs), samples.targets):
+            if one is not samples.targets or one.ndim > 1:
+                found.update(repr(tuple(one.shape)).encode())
+            found.update(one.contiguous().numpy().data)
+    return found.hexdigest()

@@ -1,4 +1,4 @@
-"""Which images are held out."""
+"""Which samples are held out."""
 
 from __future__ import annotations
 
@@ -9,53 +9,69 @@ from bo_act.errors import DataError
 from bo_act.specs import DataSpec
 
 
-def split(labels: Tensor, spec: DataSpec, default: int) -> tuple[Tensor, Tensor]:
-    """Split the images that are not test images; the same spec always gives the same split.
+def split(
+    targets: Tensor,
+    spec: DataSpec,
+    default: int,
+    *,
+    what: str = "images",
+    stratified: bool = True,
+    in_order: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Split the samples that are not test samples; the same spec always gives the same split.
 
     Args:
-        labels: (n,) int64.
+        targets: (n, ...); classes (n,) int64 where it is stratified.
         spec: how many, and the seed.
-        default: validation images where the spec gives no number.
+        default: validation samples where the spec gives no number.
+        what: the samples are, for errors.
+        stratified: whether each class keeps its share.
+        in_order: whether the last samples are held out, instead of any.
 
     Returns:
-        indices of training and of validation images, ascending.
+        indices of training and of validation samples, ascending.
 
     Raises:
-        DataError: no training image would be left, or those of one class alone, or no validation
-            image.
+        DataError: no training sample would be left, or those of one class alone, or no validation
+            sample.
     """
+    count = len(targets)
     held_out = default if spec.validation is None else spec.validation
-    if held_out >= len(labels):
+    if held_out >= count:
         raise DataError(
-            f"data.validation: expected fewer than the {len(labels)} images of {spec.name!r} "
-            f"that are not test images, got {held_out}; choose a smaller number"
+            f"data.validation: expected fewer than the {count} {what} of {spec.name!r} "
+            f"that are not test {what}, got {held_out}; choose a smaller number"
         )
     if not held_out:
         raise DataError(
-            f"data.validation: {spec.name!r} has {len(labels)} images that are not test images, "
+            f"data.validation: {spec.name!r} has {count} {what} that are not test {what}, "
             "too few to hold a tenth of them out; choose how many"
         )
-    found = labels.unique().tolist()
-    if len(found) < 2:
+    strata = targets if stratified else torch.zeros(count, device="cpu", dtype=torch.int64)
+    found = strata.unique().tolist()
+    if stratified and len(found) < 2:
         raise DataError(
-            f"{spec.name!r}: expected images of at least two classes, got "
+            f"{spec.name!r}: expected {what} of at least two classes, got "
             f"{f'class {found[0]} alone' if found else 'no image'}"
         )
     generator = torch.Generator().manual_seed(spec.seed)
-    validation = stratified_sample(labels, held_out, generator)
-    rest = others(len(labels), validation)
+    if in_order:
+        validation = torch.arange(count - held_out, count, device="cpu")
+    else:
+        validation = stratified_sample(strata, held_out, generator)
+    rest = others(count, validation)
     if spec.train is not None and spec.train < len(rest):
-        rest = rest[stratified_sample(labels[rest], spec.train, generator)]
-    if len(rest) > 1 and len(labels[rest].unique()) < 2:
+        rest = rest[stratified_sample(strata[rest], spec.train, generator)]
+    if stratified and len(rest) > 1 and len(strata[rest].unique()) < 2:
         raise DataError(
-            f"data.train: the training images ({len(rest)}) that are left of {spec.name!r} are all "
+            f"data.train: the training {what} ({len(rest)}) that are left of {spec.name!r} are all "
             "of one class; choose more"
         )
     return rest, validation
 
 
 def stratified_sample(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Choose images at random so that each class keeps its share.
+    """Choose samples at random so that each class keeps its share.
 
     Args:
         labels: (n,) int64.

@@ -2,8 +2,11 @@
 
 The contract of a model file::
 
-    def build(activation, *, in_channels, image_size, num_classes, <options>) -> nn.Module
+    def build(activation, *, <facts>, <options>) -> nn.Module
 
+Facts are those of the data that its signature asks for by name: ``in_channels``, ``image_size`` and
+``num_classes`` of images, ``in_features`` and ``out_features`` of tables, ``vocabulary`` and
+``context`` of tokens (all: ``bo_act.data.data.Data``).
 ``activation()`` returns a fresh module; ``build`` calls it once for each place where the searched
 function stands. ``activation`` is a module as well: where it stands itself, its place is given a
 fresh one. A network may name its places, ``activation("early")``: a study whose file names the same
@@ -25,6 +28,7 @@ import torch
 from torch import nn
 
 from bo_act import content
+from bo_act.data.data import FACTS
 from bo_act.errors import BoActError, NetworkError, nearest
 from bo_act.failures import USERS, is_machines, one_line
 from bo_act.io import digest
@@ -35,7 +39,7 @@ from bo_act.torch_state import plain_torch
 from bo_act.user_files import UserFile, load_file, read_file
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
-EXPECTED = "build(activation, *, in_channels, image_size, num_classes, <options>)"
+EXPECTED = "build(activation, *, <facts of the data>, <options>)"
 
 
 Activations = Callable[[], nn.Module] | Mapping[str, Callable[[], nn.Module]]
@@ -109,7 +113,7 @@ class NetworkBuilder:
         name: the name or path that the study gives.
         source_hash: sha256 (hexadecimal) of the file's content, or a library's name and version,
             and the options.
-        options: keyword arguments for ``build`` besides those of the contract.
+        options: keyword arguments for ``build`` besides facts of the data.
         build: the file's function.
         file: the model file with its content, which travels with a pickled builder: another
             process builds from exactly what was hashed, whatever has become of the file. For a
@@ -134,10 +138,8 @@ class NetworkBuilder:
         self,
         activation: Activations,
         *,
-        in_channels: int,
-        image_size: int,
-        num_classes: int,
         seed: int,
+        **facts: Any,
     ) -> nn.Module:
         """Build the network; its initial weights follow from ``seed`` alone.
 
@@ -146,40 +148,32 @@ class NetworkBuilder:
         Args:
             activation: returns a fresh module of the activation function; several by name for a
                 network that names its places.
-            in_channels: channels of the images.
-            image_size: height and width of the images in pixels.
-            num_classes: number of values that the network returns for each image.
             seed: of the initial weights.
+            facts: of the data, by name (``in_channels=1, image_size=8, num_classes=10``), see
+                ``Data``; ``build`` gets those that its signature asks for.
 
         Returns:
-            The network, from images (b, in_channels, image_size, image_size) to logits
-            (b, num_classes).
+            The network, from inputs (b, ...) to logits or numbers.
 
         Raises:
-            NetworkError: ``build`` failed, returned something else, never used ``activation``, or
-                does not use the names of several.
+            NetworkError: ``build`` asks for a fact that there is not, failed, returned something
+                else, never used ``activation``, or does not use the names of several.
         """
         seed = checked_seed(seed, error=NetworkError)
+        asked = self.asked(facts)
         places = _Places(self.path, activation)
         devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         with plain_torch(), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             try:
-                network = self.build(
-                    places,
-                    in_channels=in_channels,
-                    image_size=image_size,
-                    num_classes=num_classes,
-                    **self.options,
-                )
+                network = self.build(places, **asked, **self.options)
             except BoActError:
                 raise
             except USERS as error:
                 if is_machines(error):  # out of memory is no fault of the file
                     raise
                 raise NetworkError(
-                    f"{self.path}: build failed for {in_channels} channels, images of "
-                    f"{image_size} x {image_size} and {num_classes} classes: {one_line(error)}"
+                    f"{self.path}: build failed for {_in_words(asked)}: {one_line(error)}"
                 ) from error
         if not isinstance(network, nn.Module):
             raise NetworkError(
@@ -189,6 +183,37 @@ class NetworkBuilder:
         places.fill(network)
         places.check()
         return network
+
+    def asked(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those facts of the data that ``build`` asks for.
+
+        Raises:
+            NetworkError: it asks for others, or one of these is no fact.
+        """
+        for name in facts:
+            if name not in FACTS:
+                raise NetworkError(
+                    f"expected facts {', '.join(FACTS)}, got {name!r}{nearest(name, FACTS)}"
+                )
+        of_images = "in_channels" in facts
+        asked = {}
+        parameters = list(inspect.signature(self.build).parameters.values())[1:]
+        for one in parameters:
+            if one.name in self.options or one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL):
+                continue
+            needed = one.default is one.empty
+            # Of images, options may have the names of other facts.
+            if one.name in facts and (needed or not of_images or one.name in CONTRACT):
+                asked[one.name] = facts[one.name]
+            elif needed:
+                there = ", ".join(f"{name} = {value}" for name, value in facts.items())
+                raise NetworkError(
+                    f"{self.path}: build asks for {one.name!r}, which there is not of this data "
+                    f"set; its facts are {there}{_of_images(one.name)}"
+                )
+        if not asked and any(one.kind is one.VAR_KEYWORD for one in parameters):
+            asked = {k: v for k, v in facts.items() if not of_images or k in CONTRACT}
+        return {name: value for name, value in asked.items() if name not in self.options}
 
     def with_options(self, options: Mapping[str, Any]) -> NetworkBuilder:
         """Return the builder with other options, from the same source.
@@ -250,7 +275,10 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         raise NetworkError(
             f"{path}: expected {EXPECTED}, got a build whose arguments cannot be read"
         ) from error
-    contract = dict.fromkeys(CONTRACT)
+    parameters = list(signature.parameters.values())
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    facts = [one.name for one in parameters[1:] if one.name in FACTS and one.kind in by_name]
+    contract = dict.fromkeys(facts)
     try:
         signature.bind_partial(None, **contract)
     except TypeError as error:
@@ -259,26 +287,50 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
             f"change its arguments"
         ) from error
 
-    parameters = list(signature.parameters.values())
-    known = [
-        parameter.name
-        for parameter in parameters[1:]
-        if parameter.name not in CONTRACT
-        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    known = [one.name for one in parameters[1:] if one.kind in by_name and one.name not in CONTRACT]
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
     fixed = {parameters[0].name, *CONTRACT}
     for option in options:
         if option in fixed or (option not in known and not takes_any):
-            hint = nearest(option, known) or f"; known options: {', '.join(known) or 'none'}"
+            own = [name for name in known if name not in FACTS]
+            hint = nearest(option, known) or f"; known options: {', '.join(own) or 'none'}"
             raise NetworkError(f"{path}: unknown option {option!r}{hint}")
     try:
-        signature.bind(None, **contract, **options)
+        signature.bind(None, **contract | dict(options))
     except TypeError as error:
+        needed = [
+            one.name
+            for one in parameters[1:]
+            if one.default is one.empty
+            and one.kind in by_name
+            and one.name not in {*facts, *options}
+        ]
+        hint = "".join(nearest(name, FACTS) for name in needed[:1])
         raise NetworkError(
-            f"{path}: build{_shown(signature)} cannot be called: {error}; give it a default "
-            f"value in the file or set it among the model's options"
+            f"{path}: build{_shown(signature)} cannot be called: {error}{hint}; facts of data are "
+            f"{', '.join(FACTS)}; give anything else a default value in the file or set it among "
+            "the model's options"
         ) from error
+
+
+def _of_images(name: str) -> str:
+    """Say when there would be what is asked for."""
+    if name in ("in_channels", "image_size"):
+        return "; images are square, of the shape (n, channels, height, width)"
+    if name == "num_classes":
+        return "; classes are whole numbers of the shape (n,)"
+    return ""
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    """Return facts as people read them."""
+    if facts.keys() == set(CONTRACT):
+        side = facts["image_size"]
+        return (
+            f"{facts['in_channels']} channels, images of {side} x {side} and "
+            f"{facts['num_classes']} classes"
+        )
+    return ", ".join(f"{name} = {value}" for name, value in facts.items()) or "no facts of the data"
 
 
 def _shown(signature: inspect.Signature) -> str:

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
+from bo_act.data.samples import Inputs, call, mapped
 from bo_act.errors import NetworkError
 from bo_act.failures import is_of_in_place
+from bo_act.fisher.calls import logits_of
 from bo_act.torch_state import plain_torch
 
 KEEP = ("swish(x)", "tanh(x)")
@@ -95,7 +97,7 @@ class Storing(nn.Module):
 
 @plain_torch()
 def check_gradients(
-    build: Callable[[Callable[[], nn.Module]], nn.Module], images: Tensor, *, name: str
+    build: Callable[[Callable[[], nn.Module]], nn.Module], inputs: Inputs, *, name: str
 ) -> None:
     """Refuse a network that changes in place what the gradient of a function needs.
 
@@ -104,7 +106,7 @@ def check_gradients(
 
     Args:
         build: called with ``activation``, returns a network that nobody else uses.
-        images: (b, c, h, w), some training images.
+        inputs: some training samples.
         name: of the network, for messages.
 
     Raises:
@@ -117,7 +119,8 @@ def check_gradients(
             with torch.random.fork_rng(devices):
                 network = build(partial(Activation, text)).train()
                 _watch(network, read)
-                network(images.clone()).sum().backward()
+                found = call(network, mapped(inputs, lambda one: one.clone()))
+                logits_of(found).sum().backward()
         except Exception as error:
             if not is_of_in_place(error):
                 return

@@ -1,4 +1,4 @@
-"""Lazy layers, whose weights have no shape before the first images have come by."""
+"""Lazy layers, whose weights have no shape before the first samples have come by."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from bo_act.data.samples import Inputs, call, mapped, shown_shape
 from bo_act.errors import NetworkError
 from bo_act.failures import USERS, is_machines, one_line
 
 
-def materialize(network: nn.Module, path: Path, *, shape: tuple[int, int, int], seed: int) -> None:
+def materialize(network: nn.Module, path: Path, *, inputs: Inputs, seed: int) -> None:
     """Give lazy layers their weights in place; torch's global random state is left as it was.
 
     Args:
         network: on the CPU; one without lazy layers is left as it is.
         path: of its file, for messages.
-        shape: of an image, (channels, height, width).
+        inputs: some samples, on the CPU, of which shapes and dtypes count.
         seed: of these weights.
 
     Raises:
-        NetworkError: the network fails on images of this shape, or does not use such a layer.
+        NetworkError: the network fails on them, or does not use such a layer.
     """
     if not any(map(is_lazy, (*network.parameters(), *network.buffers()))):
         return
@@ -31,13 +32,13 @@ def materialize(network: nn.Module, path: Path, *, shape: tuple[int, int, int], 
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         try:
-            network.eval()(torch.zeros(2, *shape, device="cpu", dtype=torch.float32))
+            call(network.eval(), mapped(inputs, lambda one: one.clone()))
         except USERS as error:
             if is_machines(error):
                 raise
             raise NetworkError(
-                f"{path}: the network fails on images of shape {(2, *shape)}, which its lazy "
-                f"layers need to see: {one_line(error)}"
+                f"{path}: the network fails on inputs of shape {shown_shape(inputs)}, which its "
+                f"lazy layers need to see: {one_line(error)}"
             ) from error
     for module, training in modes.items():
         module.training = training

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_act.comparison.compare import Comparison
-from bo_act.comparison.metrics import floor, progress
+from bo_act.comparison.metrics import floor, progress, remarks
 from bo_act.report.page import render
 from bo_act.statistics import bootstrap
 from bo_act.study.storage.provenance import environment
+
+_LEVEL = 0.05  # of p, adjusted
 
 
 def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
@@ -26,10 +28,11 @@ def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
     methods = list(found.summary["methods"])
     return render(
         "comparison.html",
-        {"panels": _panels(found), "percent": False, "maximize": True},
+        {"panels": _panels(found), "metric": {"unit": "", "direction": "maximize"}},
         title=title,
         panels=list(found.benchmarks),
         methods=methods,
+        unit=found.unit,
         verdict=_words(found.summary),
         columns=[(name, place >= 2) for place, name in enumerate(frame.columns)],
         lines=[
@@ -39,6 +42,8 @@ def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
         beaten=_beaten(found.summary, methods),
         runs=int(found.steps.groupby(["benchmark", "method"])["seed"].nunique().min()),
         evaluations=int(found.steps["evaluation"].max()),
+        remarks=remarks(found.summary),
+        compared_at=found.summary["compared_at"],
         here=environment(),
     )
 
@@ -68,26 +73,28 @@ def _short(values: NDArray[np.float64]) -> list[float]:
 
 
 def _words(summed: Mapping[str, Any]) -> str:
-    """Say which method beats the others, where the intervals leave no doubt."""
+    """Say which method beats the others, where p adjusted for all pairs leaves little doubt."""
     sure: dict[str, list[str]] = {}
     for one in summed["comparisons"]:
-        if one["ci95"] is None:
+        if one["p_holm"] is None or one["p_holm"] >= _LEVEL:
             continue
-        low, high = one["ci95"]
-        if low > 0.5:
+        if one["probability"] > 0.5:
             sure.setdefault(one["a"], []).append(one["b"])
-        elif high < 0.5:
+        else:
             sure.setdefault(one["b"], []).append(one["a"])
     others = len(summed["methods"]) - 1
     if not others:
         return "There is one method, and so nothing to compare."
     winner = max(sure, key=lambda name: len(sure[name]), default="")
     if not winner:
-        return "No method beats another beyond the 95% interval."
+        return f"No method beats another (p < {_LEVEL}, adjusted by Holm for all pairs)."
     if len(sure[winner]) == others:
-        return f"{winner} beats all others beyond the 95% interval."
+        return f"{winner} beats all others (p < {_LEVEL}, adjusted by Holm for all pairs)."
     beaten = ", ".join(sure[winner])
-    return f"{winner} beats {beaten} beyond the 95% interval, and is not told from the others."
+    return (
+        f"{winner} beats {beaten} (p < {_LEVEL}, adjusted by Holm for all pairs), and is not told "
+        "from the others."
+    )
 
 
 def _beaten(summed: Mapping[str, Any], methods: list[str]) -> list[list[tuple[str, str]]]:
@@ -97,7 +104,8 @@ def _beaten(summed: Mapping[str, Any], methods: list[str]) -> list[list[tuple[st
         if one["probability"] is None:
             continue
         p, (low, high) = one["probability"], one["ci95"]
-        sure = "better" if low > 0.5 else "worse" if high < 0.5 else ""
+        clear = one["p_holm"] < _LEVEL
+        sure = "" if not clear else "better" if p > 0.5 else "worse"
         found[one["a"], one["b"]] = (f"{p:.2f} [{low:.2f}, {high:.2f}]", sure)
         other = {"better": "worse", "worse": "better", "": ""}[sure]
         found[one["b"], one["a"]] = (f"{1 - p:.2f} [{1 - high:.2f}, {1 - low:.2f}]", other)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from optuna.study import StudyDirection
-
 from bo_act.activations.costs import operator_times, operators_of
 from bo_act.activations.expressions import Expression
+from bo_act.metrics import Metric
 from bo_act.report.embedding_map import EmbeddingMap, LayerSpectra, embedding_map, spectra
 from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
@@ -32,9 +31,9 @@ class ReportData:
     subject: LoadedStudy
 
     @property
-    def maximize(self) -> bool:
-        """Whether larger values are better."""
-        return self.subject.study.direction == StudyDirection.MAXIMIZE
+    def metric(self) -> Metric:
+        """What is measured."""
+        return self.subject.metric
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -44,7 +43,7 @@ class ReportData:
     @cached_property
     def ranked(self) -> list[Row]:
         """The complete trials, the best first."""
-        return ranked(self.rows, maximize=self.maximize)
+        return ranked(self.rows, self.metric)
 
     @cached_property
     def result(self) -> StudyResult | None:
@@ -59,7 +58,7 @@ class ReportData:
     @cached_property
     def verdict(self) -> Verdict | None:
         """To believe or not; None before the confirmation."""
-        return verdict(self.confirmed)
+        return verdict(self.confirmed, self.metric)
 
     @cached_property
     def failures(self) -> Sequence[FailureGroup]:

@@ -13,7 +13,7 @@ from bo_act.errors import SearchError
 from bo_act.plot_style import COLOURS, DASHED, FAINT, GREY, SCALE, colour_and_stroke, panels, styled
 from bo_act.report.data import ReportData
 from bo_act.report.predictions import LEVEL
-from bo_act.report.trials import Row, best_so_far, lowest_of_interest
+from bo_act.report.trials import Row, best_so_far, end_of_interest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,8 @@ _MARKS = {
 def progress(found: ReportData) -> Figure:
     """Draw the value of every trial, the best so far, and ReLU's level.
 
-    What lies below the axis stands at its lower edge: functions that diverged, as crosses, and
-    pruned ones, as open triangles at their last value.
+    What lies beyond the axis stands at its edge: functions that diverged, as crosses, and pruned
+    ones, as open triangles at their last value.
 
     Raises:
         SearchError: no trial is complete.
@@ -41,10 +41,9 @@ def progress(found: ReportData) -> Figure:
     values = [row.value for row in found.ranked if row.value is not None]
     if not values:
         raise SearchError("expected at least one complete trial, got none; run the study first")
-    sign, scale = (1 if found.maximize else -1), (100 if found.subject.in_percent else 1)
+    sign, scale = found.metric.sign, found.metric.scale
     relu = [row.value for row in found.ranked if set(row.functions) == {"relu(x)"}]
-    seen = [sign * v for v in values]
-    edge = sign * min([lowest_of_interest(seen), *(sign * v for v in relu[:1] if v is not None)])
+    edge = end_of_interest(values, found.metric, [v for v in relu[:1] if v is not None])
 
     def height(value: float | None) -> float:
         inside = edge if value is None else sign * max(sign * value, sign * edge)
@@ -62,15 +61,20 @@ def progress(found: ReportData) -> Figure:
         axes.scatter([r.number for r in pruned], last, marker="v", facecolors="none",
                      edgecolors=GREY, s=12, label="pruned")  # fmt: skip
     course = [np.nan if v is None else height(v) for v in
-              best_so_far(found.rows, maximize=found.maximize)]  # fmt: skip
+              best_so_far(found.rows, found.metric)]  # fmt: skip
     numbers = [row.number for row in found.rows]
     axes.step(numbers, course, where="post", color="black", label="best so far", linewidth=1)
     if relu and relu[0] is not None:
         axes.axhline(height(relu[0]), color=GREY, linestyle=DASHED, linewidth=0.9, label="ReLU")
     axes.set_xlabel("trial")
-    axes.set_ylabel("validation accuracy (%)" if found.subject.in_percent else "value")
+    axes.set_ylabel(_label(found))
     figure.legend(loc="outside upper center", ncols=4)
     return figure
+
+
+def _label(found: ReportData, what: str = "") -> str:
+    """Return the label of an axis, in which no sign begins a formula."""
+    return f"{what} {found.metric.axis}".strip().replace("$", r"\$")
 
 
 def _points(axes: Axes, some: Sequence[Row], height: Any, **style: Any) -> None:
@@ -94,20 +98,20 @@ def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
     land = found.embedding_map
     if land is None:
         raise SearchError(f"there is no embedding to draw: {found.subject.lacking or 'no sampler'}")
-    scale = 100 if found.subject.in_percent else 1
-    sign = 1 if found.maximize else -1
+    scale, sign = found.metric.scale, found.metric.sign
+    colours_of = SCALE if sign > 0 else f"{SCALE}_r"  # what is good is bright
     figure, (axes,) = panels(height=2.7)
     x, y = land.points.T
     of_trial = {row.number: row.value for row in found.rows if row.state == "complete"}
     spots = [(i, of_trial[n]) for n, i in land.trials[place] if of_trial.get(n) is not None]
     values = [v for _, v in spots if v is not None]
-    edge = sign * lowest_of_interest([sign * v for v in values]) if values else 0.0
+    edge = end_of_interest([v for v in values if v is not None], found.metric) if values else 0.0
     drawn = None
     if found.predictions:
         colours = (
             scale * sign * np.maximum(found.predictions[place].median[land.shown], sign * edge)
         )
-        drawn = axes.scatter(x, y, c=colours, s=3, cmap=SCALE, linewidths=0, rasterized=True)
+        drawn = axes.scatter(x, y, c=colours, s=3, cmap=colours_of, linewidths=0, rasterized=True)
     else:
         axes.scatter(x, y, c="0.75", s=3, linewidths=0, rasterized=True)
     if spots:
@@ -115,14 +119,13 @@ def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
         limits = drawn.get_clim() if drawn is not None else (min(measured), max(measured))
         drawn_spots = axes.scatter(
             x[[i for i, _ in spots]], y[[i for i, _ in spots]], c=measured, s=15, marker="s",
-            cmap=SCALE, edgecolors="black", linewidths=0.6, vmin=limits[0], vmax=limits[1],
+            cmap=colours_of, edgecolors="black", linewidths=0.6, vmin=limits[0], vmax=limits[1],
         )  # fmt: skip
         drawn = drawn or drawn_spots
     if drawn is not None:
         bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.02)
         bar.outline.set_visible(False)
-        word = "predicted accuracy (%)" if found.subject.in_percent else "predicted value"
-        bar.set_label(word if found.predictions else word.replace("predicted", "measured"))
+        bar.set_label(_label(found, "predicted" if found.predictions else "measured"))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel("component 1 of the embedding")
@@ -188,8 +191,7 @@ def gallery_of(found: ReportData, top: int = 9) -> Figure:
     some = list(best.items())[:top]
     if not some:
         raise SearchError("expected at least one complete trial, got none; run the study first")
-    percent = found.subject.in_percent
-    values = [f"{100 * (v or 0):.2f}%" if percent else f"{v:.4g}" for _, v in some]
+    values = [text.replace("$", r"\$") for text in found.metric.texts([v for _, v in some])]
     titles = [f"{_wrapped(text)}\n{value}" for (text, _), value in zip(some, values, strict=True)]
     figure: Figure = gallery([text for text, _ in some], titles=titles)
     return figure
@@ -250,9 +252,8 @@ def calibration(found: ReportData) -> Figure:
     fitted, note = found.calibration
     if fitted is None:
         raise SearchError(f"there is nothing to draw: {note}")
-    scale = 100 if found.subject.in_percent else 1
-    sign = 1 if found.maximize else -1
-    edge = lowest_of_interest(fitted.measured.tolist())
+    scale, sign = found.metric.scale, found.metric.sign
+    edge = sign * end_of_interest((sign * fitted.measured).tolist(), found.metric)
     x, y, low, high = (
         np.maximum(column, edge)
         for column in (fitted.measured, fitted.predicted, fitted.low, fitted.high)
@@ -266,9 +267,8 @@ def calibration(found: ReportData) -> Figure:
         scale * sign * x, scale * sign * y, yerr=scale * np.stack([down, up]), fmt="o",
         color=COLOURS[0], elinewidth=0.6,
     )  # fmt: skip
-    unit = " accuracy (%)" if found.subject.in_percent else " value"
-    axes.set_xlabel(f"measured{unit}")
-    axes.set_ylabel(f"predicted{unit}")
+    axes.set_xlabel(_label(found, "measured"))
+    axes.set_ylabel(_label(found, "predicted"))
     tau = "" if fitted.tau is None else rf", Kendall's $\tau$ = {fitted.tau:.2f}"
     axes.set_title(f"{100 * fitted.inside:.0f}% in their {100 * LEVEL:.0f}% interval{tau}")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -11,9 +12,12 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import BoActError, ExpressionError
 from bo_act.events import Events
 from bo_act.features.table import FeatureTable
+from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
 from bo_act.study.running.worker import look_at_functions, make_sampler
+from bo_act.study.sampling.recorded import sampler_of
 from bo_act.study.sampling.sampler import ActivationSampler
+from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.trials import own_trials
 from bo_act.tasks.task import Task
@@ -55,10 +59,11 @@ class LoadedStudy:
         """The study's own trials, without those of its sources."""
         return own_trials(self.study)
 
-    @property
-    def in_percent(self) -> bool:
-        """Whether values are accuracies, as those of study files are."""
-        return self.spec is not None
+    @cached_property
+    def metric(self) -> Metric:
+        """What is measured."""
+        given = self.sampler.metric if self.sampler else None
+        return given or metric_of(self.study)
 
     def functions(self, trial: FrozenTrial) -> tuple[str, ...]:
         """Return the texts of a trial's functions, one for each place; empty where it has none."""
@@ -86,6 +91,12 @@ def load_for_report(spec: StudySpec, events: Events | None = None) -> LoadedStud
         return LoadedStudy(study, spec, make_sampler(task, features, study), features)
     except BoActError as error:
         return LoadedStudy(study, spec, lacking=str(error))
+
+
+def named_for_report(study: optuna.Study) -> LoadedStudy:
+    """Return the study of a program, with its sampler where the study notes enough of it."""
+    sampler, lacking = sampler_of(study)
+    return LoadedStudy(study, sampler=sampler, lacking=lacking)
 
 
 def readable(text: str) -> Expression | None:

@@ -99,11 +99,15 @@ def packed(values: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[
 def whisker(
     mean: float, low: float | None, high: float | None, ends: tuple[float, float]
 ) -> Markup:
-    """Draw a mean and its interval on an axis from one end to the other, as a small SVG."""
+    """Draw a mean and its interval on an axis from one end to the other, as a small SVG.
+
+    What lies beyond the ends stands there.
+    """
     width, height = 104, 18
 
     def at(value: float) -> float:
         span = ends[1] - ends[0] or 1.0
+        value = min(max(value, ends[0]), ends[1])
         return 6 + (width - 12) * (value - ends[0]) / span
 
     bar = ""

@@ -5,21 +5,17 @@ N  functions      n  usable observations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
 from bo_act.report.loaded_study import LoadedStudy
-from bo_act.search.configurations import Configurations, ConfigurationSpace
-from bo_act.search.observations import count_different, inverse_warp, unit, warp_targets
-from bo_act.search.searcher import fit_points
-from bo_act.search.surrogate.own import AnySurrogate
-from bo_act.search.surrogate.surrogate import Surrogate
-from bo_act.study.storage.trials import StudyView
+from bo_act.search.embedding.embedding import Embedding
+from bo_act.search.observations import Observations, count_different, inverse_warp, unit
+from bo_act.search.searcher import Fit, Searcher
 
 LEVEL = 0.9
 """Of the central intervals."""
@@ -35,29 +31,23 @@ class Seen:
     """What the surrogate of a study is fitted to.
 
     Attributes:
-        points: (n, d).
-        values: (n,) larger is better.
-        blocks: columns of each block.
-        pruned: (r, d).
-        surrogate: which.
-        seed: of the study.
-        best: the best observed configuration, None where functions alone are searched.
-        space: places configurations, None likewise.
+        searcher: of the study.
+        embedding: of its functions.
+        observations: n values of configurations that have a place.
     """
 
-    points: torch.Tensor
-    values: Floats
-    blocks: Mapping[str, slice]
-    pruned: torch.Tensor
-    surrogate: AnySurrogate
-    seed: int
-    best: Configurations | None = None
-    space: ConfigurationSpace | None = None
+    searcher: Searcher
+    embedding: Embedding
+    observations: Observations
 
     @property
     def enough(self) -> bool:
         """Whether there is something to fit."""
-        return count_different(self.values) >= 2
+        return count_different(self.observations.values) >= 2
+
+    def fit(self, among: NDArray[Any]) -> Fit:
+        """Fit the surrogate to some of the observations."""
+        return self.searcher.fit(self.embedding, self.observations.among(among))
 
 
 def seen(subject: LoadedStudy) -> Seen | None:
@@ -65,36 +55,10 @@ def seen(subject: LoadedStudy) -> Seen | None:
     sampler = subject.sampler
     if sampler is None:
         return None
-    searcher = sampler.searcher
-    side = sampler.configurations(subject.study)
-    if side is None:
-        told = sampler.view(subject.study).observations
-        embedding = sampler.embedding  # after the view: functions are met in reading it
-        usable = embedding.valid[told.indices]
-        pruned = [index for index in sorted(told.pruned) if embedding.valid[index]]
-        return Seen(
-            torch.from_numpy(embedding.points[told.indices[usable]]),
-            told.values[usable],
-            embedding.blocks,
-            torch.from_numpy(embedding.points[pruned]),
-            searcher.surrogate,
-            searcher.seed,
-        )
-    joint = side.view(StudyView.of(subject.study)).observations
-    space = ConfigurationSpace(sampler.embedding, sampler.activations, side.searcher.parameters)
-    usable = sampler.embedding.valid[joint.measured.functions].all(axis=1)
-    measured, values = joint.measured[usable], joint.values[usable]
-    best = measured[[int(values.argmax())]] if len(values) else None
-    return Seen(
-        space.points(measured),
-        values,
-        space.blocks,
-        space.points(space.placed(joint.pruned)),
-        side.searcher.surrogate,
-        searcher.seed,
-        best,
-        space,
-    )
+    view = sampler.view(subject.study)
+    embedding = sampler.embedding  # after the view: functions are met in reading it
+    placed = view.observations.measured.placed(embedding)
+    return Seen(view.searcher, embedding, view.observations.among(placed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,52 +88,31 @@ def predictions(subject: LoadedStudy, told: Seen | None) -> list[Predictions]:
     sampler = subject.sampler
     if sampler is None or told is None or not told.enough:
         return []
-    model, y = _fit(told, np.arange(len(told.values)))
-    targets = told.surrogate.targets
-    scale = 1.0 if targets == "rank_normal" else unit(told.values, targets)
+    fit = told.fit(np.arange(len(told.observations)))
+    targets = told.searcher.surrogate.targets
+    scale = 1.0 if targets == "rank_normal" else unit(fit.values, targets)
     kind = "target" if targets == "rank_normal" else "objective"
-    embedding = sampler.embedding
-    valid = np.flatnonzero(embedding.valid)
+    valid = np.flatnonzero(told.embedding.valid)
     found = []
     for place in range(len(sampler.activations)):
-        mean, variance = _predict(model, embedding.points, valid, told, place)
-        median = np.full(len(embedding), np.nan)
+        mean, variance = _predict(fit, valid, place)
+        median = np.full(len(told.embedding), np.nan)
         deviation = median.copy()
-        median[valid] = inverse_warp(mean, y, told.values)
+        median[valid] = inverse_warp(mean, fit.y.numpy(), fit.values)
         deviation[valid] = scale * np.sqrt(variance)
         found.append(Predictions(median, deviation, kind))
     return found
 
 
-def _predict(
-    model: Surrogate, embedded: Floats, valid: NDArray[np.int64], told: Seen, place: int
-) -> tuple[Floats, Floats]:
+def _predict(fit: Fit, valid: NDArray[np.int64], place: int) -> tuple[Floats, Floats]:
+    best = fit.measured[[int(fit.values.argmax())]]
     means, variances = [], []
     for some in np.array_split(valid, 1 + len(valid) // _CHUNK):
-        points = torch.from_numpy(embedded[some])
-        if told.space is not None and told.best is not None:
-            many = told.best[np.zeros(len(some), dtype=np.int64)]
-            many.functions[:, place] = some
-            points = told.space.points(many)
-        mean, variance = model.mean_and_variance(points)
+        points = fit.space.points(best.with_functions(place, some))
+        mean, variance = fit.model.mean_and_variance(points)
         means.append(mean.numpy())
         variances.append(variance.numpy())
     return np.concatenate(means), np.concatenate(variances)
-
-
-def _fit(told: Seen, among: NDArray[np.int64]) -> tuple[Surrogate, Floats]:
-    nothing = told.points[:0]
-    with torch.no_grad():
-        model, y, _ = fit_points(
-            told.surrogate,
-            told.points[among],
-            told.values[among],
-            told.blocks,
-            pending=nothing,
-            pruned=told.pruned if len(told.pruned) else nothing,
-            seed=told.seed,
-        )
-    return model, y.numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +147,8 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
     """
     if told is None:
         return None, "There is no surrogate to ask."
-    count = len(told.values)
+    measured = told.observations.values
+    count = len(measured)
     if count < _LEAST:
         return None, f"It takes {_LEAST} evaluated functions; there are {count}."
     folds = min(_FOLDS, count)
@@ -213,23 +157,23 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
     predicted, low, high = np.zeros((3, count))
     for number in range(folds):
         others, own = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        values = told.values[others]
-        if count_different(values) < 2:
+        if count_different(measured[others]) < 2:
             return None, "The evaluated functions do not differ enough."
-        model, y = _fit(told, others)
-        m, v = (part.numpy() for part in model.mean_and_variance(told.points[own]))
-        noise = float(getattr(model, "noise", 0.0))
+        fit = told.fit(others)
+        values, y = fit.values, fit.y.numpy()
+        points = fit.space.points(told.observations.measured[own])
+        m, v = (part.numpy() for part in fit.model.mean_and_variance(points))
+        noise = float(getattr(fit.model, "noise", 0.0))
         mean[own] = m
         away[own] = stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(v + noise)
-        points, first = np.unique(values, return_index=True)
-        warped = warp_targets(values, told.surrogate.targets)
-        target[own] = np.interp(told.values[own], points, warped[first])
+        known, first = np.unique(values, return_index=True)
+        target[own] = np.interp(measured[own], known, y[first])
         predicted[own] = inverse_warp(mean[own], y, values)
         low[own] = inverse_warp(mean[own] - away[own], y, values)
         high[own] = inverse_warp(mean[own] + away[own], y, values)
     inside = float((np.abs(target - mean) <= away + 1e-9).mean())
-    tau = float(stats.kendalltau(mean, told.values).statistic)
+    tau = float(stats.kendalltau(mean, measured).statistic)
     found = Calibration(
-        told.values, predicted, low, high, inside, tau if np.isfinite(tau) else None, folds
+        measured, predicted, low, high, inside, tau if np.isfinite(tau) else None, folds
     )
     return found, ""

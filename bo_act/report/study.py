@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from bo_act.report.embedding_map import LayerSpectra
 from bo_act.report.loaded_study import LoadedStudy, readable
 from bo_act.report.page import line, numbers, packed, render, whisker, write
 from bo_act.report.predictions import LEVEL, Calibration
-from bo_act.report.trials import Row, best_so_far, lowest_of_interest
+from bo_act.report.trials import Row, best_so_far, end_of_interest
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
-from bo_act.study.results.verdict import caveats, with_interval
+from bo_act.study.results.verdict import caveats, judged, sampled, with_interval
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import REFERENCE, functions_of, shown
@@ -49,9 +49,9 @@ def study_report(subject: LoadedStudy) -> str:
     }
     layers, spectra_note = found.spectra
     fitted, calibration_note = found.calibration
+    values = found.metric.texts([row.value for row in found.rows])
     data = {
-        "percent": subject.in_percent,
-        "maximize": found.maximize,
+        "metric": {**subject.metric.as_json(), "axis": subject.metric.axis},
         "progress": _progress(found),
         "map": _map(found),
         "spectra": _spectra(layers),
@@ -63,8 +63,12 @@ def study_report(subject: LoadedStudy) -> str:
         data,
         title=subject.study.study_name,
         description=spec.description if spec else "",
+        metric=subject.metric,
         verdict=found.verdict,
-        caveats=[*(found.result.notes if found.result else ()), *caveats(found.confirmed)],
+        caveats=[
+            *(found.result.notes if found.result else ()),
+            *caveats(found.confirmed, found.metric),
+        ],
         failures=found.failures,
         nothing=found.lacking,
         hero=_hero(found),
@@ -83,7 +87,7 @@ def study_report(subject: LoadedStudy) -> str:
         level=round(100 * LEVEL),
         calibration_note=calibration_note,
         importances_note=found.importances[1],
-        rows=[_cells(row, found) for row in found.rows],
+        rows=[_cells(*pair) for pair in zip(found.rows, values, strict=True)],
         has_settings=any(row.settings for row in found.rows),
         resolved=json.dumps(json.loads(spec.model_dump_json()), indent=2) if spec else "",
         storage=found.result.storage if found.result else "",
@@ -95,9 +99,7 @@ def study_report(subject: LoadedStudy) -> str:
 
 
 def _value(value: float | None, found: ReportData) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.2f}%" if found.subject.in_percent else f"{value:.5g}"
+    return "" if value is None else found.metric.text(value)
 
 
 def _picture(text: str, *, width: int = 84, height: int = 56) -> Markup:
@@ -138,14 +140,21 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
     numbers_ = []
     if row is not None:
         numbers_.append(
-            ("test accuracy", with_interval(row.test, "{:.2f}%"), f"{row.seeds} fresh seeds")
+            (
+                f"test {found.metric.name}",
+                with_interval(row.test, found.metric),
+                f"{row.seeds} fresh seeds",
+            )
         )
         if row.minus_relu is not None:
-            shown_ = with_interval(row.minus_relu, "{:+.2f}")
-            numbers_.append(("points against ReLU", shown_, "paired by seed, 95% interval"))
+            shown_ = with_interval(row.minus_relu, found.metric, signed=True)
+            what = "points" if found.metric.in_percent else "difference"
+            over = f"paired, 95% {sampled([row.minus_relu])}"
+            numbers_.append((f"{what} against ReLU", shown_, over))
     elif found.ranked:
         best = found.ranked[0]
-        numbers_.append(("best value", _value(best.value, found), f"trial {best.number}, one run"))
+        value, what = _value(best.value, found), f"best {found.metric.name}"
+        numbers_.append((what, value, f"trial {best.number}, one run"))
     if price := _cost(text, found):
         numbers_.append(("cost of the function", f"{price} ReLU", "operator by operator"))
     seconds = _seconds(found)
@@ -207,12 +216,8 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 differences.append(("", ""))
                 continue
             one = row.minus[other]
-            sure = (
-                ""
-                if one.low is None or one.high is None
-                else ("better" if one.low > 0 else "worse" if one.high < 0 else "")
-            )
-            differences.append((with_interval(one, "{:+.2f}"), sure))
+            sure = {"better": "better", "worse": "worse"}.get(judged(one, found.metric), "")
+            differences.append((with_interval(one, found.metric, signed=True), sure))
         lines.append(
             {
                 "role": row.role,
@@ -221,15 +226,10 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 "graph": _picture(row.activation),
                 "settings": shown(row.settings),
                 "diverged": f"{row.diverged} of {row.seeds} diverged" if row.diverged else "",
-                "test": with_interval(row.test, "{:.2f}%"),
-                "whisker": whisker(
-                    max(row.test.mean, ends[0]),
-                    None if row.test.low is None else max(row.test.low, ends[0]),
-                    row.test.high if row.test.high is None else max(row.test.high, ends[0]),
-                    ends,
-                ),
+                "test": with_interval(row.test, found.metric),
+                "whisker": whisker(row.test.mean, row.test.low, row.test.high, ends),
                 "differences": differences,
-                "validation": f"{100 * row.validation.mean:.2f}%",
+                "validation": _value(row.validation.mean, found),
                 "cost": _cost(row.activation, found),
                 "seconds": f"{seconds[row.activation]:.3g} s" if row.activation in seconds else "",
             }
@@ -264,22 +264,24 @@ def _drawn(one: Learnt) -> dict[str, Any]:
 
 
 def _top(found: ReportData) -> list[dict[str, Any]]:
+    best = found.ranked[:10]
+    values = found.metric.texts([row.value for row in best])
     return [
         {
             "parts": [(text, _formula(text), _picture(text)) for text in row.functions],
             "settings": row.settings,
-            "value": _value(row.value, found),
+            "value": value,
             "trial": row.number,
         }
-        for row in found.ranked[:10]
+        for row, value in zip(best, values, strict=True)
     ]
 
 
-def _cells(row: Row, found: ReportData) -> dict[str, Any]:
+def _cells(row: Row, value: str) -> dict[str, Any]:
     return {
         "row": row,
         "functions": ", ".join(row.functions),
-        "value": _value(row.value, found),
+        "value": "" if row.value is None else value,
         "sort": "" if row.value is None else f"{row.value:.8g}",
         "curve": line(row.curve),
         "seconds": "" if row.seconds is None else f"{row.seconds:.3g}",
@@ -309,17 +311,10 @@ def _progress(found: ReportData) -> dict[str, Any] | None:
             ", ".join(row.functions) + (f" ({row.settings})" if row.settings else "")
             for row in found.rows
         ],
-        "best": best_so_far(found.rows, maximize=found.maximize),
+        "best": best_so_far(found.rows, found.metric),
         "lines": lines,
-        "from": _from(values, found, lines.values()) if values else None,
+        "from": end_of_interest(values, found.metric, lines.values()) if values else None,
     }
-
-
-def _from(values: Sequence[float], found: ReportData, lines: Iterable[float] = ()) -> float:
-    """Return the end of the axis that lies on the side of the bad values, lines above it."""
-    sign = 1.0 if found.maximize else -1.0
-    lowest = lowest_of_interest([sign * value for value in values])
-    return sign * min([lowest, *(sign * level for level in lines)])
 
 
 def _map(found: ReportData) -> dict[str, Any] | None:
@@ -329,7 +324,7 @@ def _map(found: ReportData) -> dict[str, Any] | None:
     expressions = [readable(text) for text in land.texts]
     values = sample([e for e in expressions if e is not None], _CURVE)
     low, high = windows(values)
-    sign = 1.0 if found.maximize else -1.0
+    sign = found.metric.sign
     of_trial = {row.number: row for row in found.rows}
     good = [row.value for row in found.ranked if row.value is not None]
     return {
@@ -344,7 +339,7 @@ def _map(found: ReportData) -> dict[str, Any] | None:
         "median": [numbers(sign * p.median[land.shown], 5) for p in found.predictions],
         "deviation": [numbers(p.deviation[land.shown], 3) for p in found.predictions],
         "unit": found.predictions[0].unit if found.predictions else "",
-        "from": _from(good, found) if good else None,
+        "from": end_of_interest(good, found.metric) if good else None,
         "trials": [
             [
                 [number, position, of_trial[number].value, of_trial[number].state]
@@ -371,7 +366,7 @@ def _spectra(layers: Sequence[LayerSpectra]) -> list[dict[str, Any]]:
 def _calibration(fitted: Calibration | None, found: ReportData) -> dict[str, Any] | None:
     if fitted is None:
         return None
-    sign = 1.0 if found.maximize else -1.0
+    sign = found.metric.sign
     columns = (fitted.measured, fitted.predicted, fitted.low, fitted.high)
     measured, predicted, low, high = (numbers(sign * column, 5) for column in columns)
     if sign < 0:
@@ -381,7 +376,7 @@ def _calibration(fitted: Calibration | None, found: ReportData) -> dict[str, Any
         "predicted": predicted,
         "low": low,
         "high": high,
-        "from": _from([v for v in measured if v is not None], found),
+        "from": end_of_interest([v for v in measured if v is not None], found.metric),
     }
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.metrics import Metric
 from bo_act.report.loaded_study import LoadedStudy
 from bo_act.search.observations import fences, warp_targets
 from bo_act.study.results.failures import failure_of_trial
@@ -91,31 +91,36 @@ def _others(trial: FrozenTrial, subject: LoadedStudy) -> dict[str, Any]:
     return {name: value for name, value in trial.params.items() if name not in slots}
 
 
-def best_so_far(found: Sequence[Row], *, maximize: bool = True) -> list[float | None]:
+def best_so_far(found: Sequence[Row], metric: Metric) -> list[float | None]:
     """Return the best value after each trial; None before any."""
-    pick, best = (max if maximize else min), None
+    best: float | None = None
     course = []
     for row in found:
-        if row.state == "complete" and row.value is not None:
-            best = row.value if best is None else pick(best, row.value)
+        if row.state == "complete" and row.value is not None and metric.better(row.value, best):
+            best = row.value
         course.append(best)
     return course
 
 
-def ranked(found: Sequence[Row], *, maximize: bool = True) -> list[Row]:
+def ranked(found: Sequence[Row], metric: Metric) -> list[Row]:
     """Return the complete trials, the best first; of equal ones the earlier."""
-    sign = -1.0 if maximize else 1.0
     complete = [row for row in found if row.state == "complete" and row.value is not None]
-    return sorted(complete, key=lambda row: (sign * (row.value or 0.0), row.number))
+    return sorted(complete, key=lambda row: (-metric.sign * (row.value or 0.0), row.number))
 
 
-def lowest_of_interest(values: Sequence[float]) -> float:
-    """Return where an axis of values may begin: what lies below is far from all that matters.
+def end_of_interest(values: Sequence[float], metric: Metric, within: Iterable[float] = ()) -> float:
+    """Return where an axis of values may end on the side of the bad ones.
 
-    The lower fence of the winsorized targets.
+    What lies beyond is far from all that matters: the lower fence of the winsorized targets.
+
+    Args:
+        values: at least one.
+        metric: of the values.
+        within: values that are to be on the axis in any case.
     """
-    array = np.asarray(values, dtype=np.float64)
-    return float(max(array.min(), fences(array)[0]))
+    array = metric.sign * np.asarray(values, dtype=np.float64)
+    lowest = float(max(array.min(), fences(array)[0]))
+    return metric.sign * min([lowest, *(metric.sign * level for level in within)])
 
 
 def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
@@ -135,7 +140,7 @@ def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
     ]
     if len(complete) < _FEWEST:
         return {}, f"It takes {_FEWEST} complete trials; there are {len(complete)}."
-    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    sign = subject.metric.sign
     warped = warp_targets(np.array([sign * (t.value or 0) for t in complete]), "winsorized")
     of_trial = {t.number: float(y) for t, y in zip(complete, warped, strict=True)}
     if len(set(of_trial.values())) < 2:

@@ -2,21 +2,43 @@
 
 K  activations of a configuration            p  coordinates of the other parameters
 n  configurations                            N  functions of the catalogue
+
+A configuration is a point: the embedded points of its functions beside the coordinates of its
+parameters, each of them a block of the kernel. Mostly K is 1 and p is 0: it is a function, then.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from scipy.stats import qmc
 from torch import Tensor
 
 from bo_act.errors import SearchError
+from bo_act.optuna_internals import SearchSpaceTransform
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.parameters import Parameters, Settings
+
+ONE = ("",)
+"""The single activation of a study has no name."""
+
+# Two choices of a category are as far apart as the ends of a range.
+_ONE_HOT = 1 / math.sqrt(2)
+_NEAR = (0.2, 0.05)  # standard deviations of steps from a point: to look around, and to refine
+_OTHER_CHOICE = 0.2  # share of such steps that change a category
+
+Settings = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +67,23 @@ class Configurations:
         return Configurations(self.functions[chosen], self.settings[chosen])
 
     @classmethod
+    def of(
+        cls, given: Configurations | Iterable[int], like: Configurations | None = None
+    ) -> Configurations:
+        """Return configurations, of functions alone where indices are given.
+
+        Args:
+            given: configurations, or (n,) indices.
+            like: says what nothing at all is nothing of.
+        """
+        if isinstance(given, Configurations):
+            return given
+        indices = np.array(list(given), dtype=np.int64)
+        if like is not None and not len(indices):
+            return like[:0]
+        return cls(indices[:, None], np.empty((len(indices), 0)))
+
+    @classmethod
     def join(cls, *parts: Configurations) -> Configurations:
         """Return all configurations of the parts, in their order."""
         return cls(
@@ -52,26 +91,146 @@ class Configurations:
             np.concatenate([part.settings for part in parts]),
         )
 
+    def distinct(self) -> Configurations:
+        """Return each configuration once, functions ascending, others in the order they came in."""
+        rows = np.concatenate([self.functions, self.settings], axis=1)
+        first = np.unique(rows, axis=0, return_index=True)[1]
+        return self[first if rows.shape[1] == 1 else np.sort(first)]
 
-@dataclass(frozen=True, eq=False)
-class JointProposal:
-    """One configuration and how it came about; see ``Proposal``.
+    def placed(self, embedding: Embedding) -> NDArray[np.bool_]:
+        """Tell whose functions all have a place in an embedding, (n,)."""
+        return np.asarray(embedding.valid[self.functions].all(axis=1))
+
+    def with_functions(self, place: int, functions: NDArray[np.int64]) -> Configurations:
+        """Return the first configuration with other functions in one of its places, (m,)."""
+        many = self[np.zeros(len(functions), dtype=np.int64)]
+        many.functions[:, place] = functions
+        return many
+
+
+class Taken:
+    """Configurations that are not to be proposed.
+
+    Args:
+        known: tried or under evaluation.
+        closed: functions of configurations that are given up, whatever their settings.
 
     Attributes:
-        functions: K indices.
-        settings: (p,).
-        by, mean, deviation, expected, note: as there.
-        score: of the acquisition function, where it chose.
+        functions: those of all of them.
     """
 
-    functions: tuple[int, ...]
-    settings: Settings
-    by: str
-    mean: float | None = None
-    deviation: float | None = None
-    expected: float | None = None
-    note: str = ""
-    score: float | None = None
+    def __init__(self, known: Configurations, closed: Iterable[tuple[int, ...]]) -> None:
+        self.closed = frozenset(closed)
+        self.tried = frozenset(_keys(known))
+        self.functions = self.closed | {functions for functions, _ in self.tried}
+        self._indices = np.array([*{i for functions in self.functions for i in functions}])
+
+    def count(self, besides: Collection[tuple[int, ...]]) -> int:
+        """Count them, but for those of some functions; of those given up, only the functions."""
+        tried = [functions for functions, _ in self.tried]
+        every = [*tried, *(self.closed - set(tried))]
+        return sum(functions not in besides for functions in every)
+
+    def among(self, some: Configurations) -> NDArray[np.bool_]:
+        """Tell which of n configurations are taken, (n,)."""
+        taken = np.zeros(len(some), dtype=bool)
+        rows = np.flatnonzero(np.isin(some.functions, self._indices).all(axis=1))
+        taken[rows] = [key in self.tried or key[0] in self.closed for key in _keys(some[rows])]
+        return taken
+
+
+def _keys(some: Configurations) -> list[tuple[tuple[int, ...], bytes]]:
+    functions = map(tuple, some.functions.tolist())
+    return [
+        (function, row.tobytes())
+        for function, row in zip(functions, np.round(some.settings, 9), strict=True)
+    ]
+
+
+class Parameters:
+    """The p coordinates of the parameters of a study.
+
+    A number is one coordinate in [0, 1], logarithmic where its distribution is; a category is one
+    coordinate a choice, all 0 but one. Every point that is returned is one that the distributions
+    allow: integers and steps are rounded.
+
+    Args:
+        distributions: of Optuna, by name; of one value each is left out.
+
+    Attributes:
+        width: p.
+        blocks: columns of each.
+    """
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution] | None = None) -> None:
+        self.distributions = {
+            name: distribution
+            for name, distribution in sorted((distributions or {}).items())
+            if not distribution.single()
+        }
+        self.blocks: dict[str, slice] = {}
+        self.width = 0
+        if not self.distributions:
+            return
+        self._transform = SearchSpaceTransform(self.distributions, transform_0_1=True)
+        self.width = len(self._transform.bounds)
+        self._scale = np.ones(self.width)
+        columns = self._transform.column_to_encoded_columns
+        for (name, distribution), own in zip(self.distributions.items(), columns, strict=True):
+            self.blocks[name] = slice(int(own[0]), int(own[-1]) + 1)
+            if isinstance(distribution, CategoricalDistribution):
+                self._scale[own] = _ONE_HOT
+
+    @property
+    def count(self) -> float:
+        """How many points there are; infinity where a parameter is continuous."""
+        return math.prod(_choices(distribution) for distribution in self.distributions.values())
+
+    def encode(self, values: Mapping[str, Any]) -> Settings:
+        """Return where values lie, (p,).
+
+        Args:
+            values: one of each parameter, and others; numbers beyond their range lie at its end.
+
+        Raises:
+            ValueError: a category has no such choice.
+        """
+        if not self.width:
+            return np.empty(0)
+        place = self._transform.transform({name: values[name] for name in self.distributions})
+        return np.asarray(np.clip(place, 0, 1) * self._scale)
+
+    def decode(self, point: Settings) -> dict[str, Any]:
+        """Return the values at a point (p,)."""
+        return self._transform.untransform(point / self._scale) if self.width else {}
+
+    def draw(self, count: int, generator: np.random.Generator) -> Settings:
+        """Return points spread evenly over the cube, (count, p)."""
+        if not self.width:
+            return np.empty((count, 0))
+        sobol = qmc.Sobol(self.width, rng=generator)
+        return self._allowed(sobol.random(2 ** math.ceil(math.log2(max(count, 1))))[:count])
+
+    def near(self, point: Settings, count: int, generator: np.random.Generator) -> Settings:
+        """Return points around one, (count, p), half of them very near."""
+        if not self.width:
+            return np.empty((count, 0))
+        wide, narrow = _NEAR
+        steps = np.where(np.arange(count) % 2, wide, narrow)[:, None]
+        points = np.clip(point + steps * generator.standard_normal((count, self.width)), 0, 1)
+        for name, columns in self.blocks.items():
+            if isinstance(self.distributions[name], CategoricalDistribution):
+                points[:, columns] = point[columns]
+                other = generator.random(count) < _OTHER_CHOICE
+                points[other, columns] = generator.random((int(other.sum()), self._wide(columns)))
+        return self._allowed(points)
+
+    @staticmethod
+    def _wide(columns: slice) -> int:
+        return int(columns.stop - columns.start)
+
+    def _allowed(self, points: Settings) -> Settings:
+        return np.stack([self.encode(self._transform.untransform(point)) for point in points])
 
 
 class ConfigurationSpace:
@@ -104,13 +263,21 @@ class ConfigurationSpace:
             for name, columns in parameters.blocks.items()
         }
 
-    def placed(self, some: Configurations) -> Configurations:
-        """Return those whose functions all have a place in the embedding."""
-        return some[self.embedding.valid[some.functions].all(axis=1)]
-
     def points(self, some: Configurations) -> Tensor:
         """Return the points of n configurations, (n, K d + p)."""
-        embedded = np.concatenate(
-            [self.embedding.points[column] for column in some.functions.T], axis=1
-        )
-        return torch.from_numpy(np.concatenate([embedded, some.settings], axis=1))
+        parts = [self.embedding.points[column] for column in some.functions.T]
+        if self.parameters.width:
+            parts.append(some.settings)
+        return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
+
+    def placed(self, some: Configurations) -> Tensor:
+        """Return the points of those that have a place."""
+        return self.points(some[some.placed(self.embedding)])
+
+
+def _choices(distribution: BaseDistribution) -> float:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if not isinstance(distribution, IntDistribution | FloatDistribution) or not distribution.step:
+        return math.inf
+    return 1 + round((distribution.high - distribution.low) / distribution.step)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.stats import norm
 
 from bo_act.errors import SearchError
+from bo_act.search.configurations import Configurations, Taken
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, inverse_warp
-from bo_act.search.searcher import fit_observed
+from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
 from bo_act.search.surrogate.own import AnySurrogate
-from bo_act.search.surrogate.surrogate import Surrogate
-from bo_act.specs import SurrogateSpec
 from bo_act.torch_state import plain_torch
 
 LEVEL = 0.9
@@ -28,12 +26,12 @@ class Neighbour:
     """An evaluated function that is like another one.
 
     Attributes:
-        index: in the catalogue.
+        place: among the observations.
         value: as observed.
         similarity: the prior correlation of the two values, in [0, 1].
     """
 
-    index: int
+    place: int
     value: float
     similarity: float
 
@@ -67,82 +65,61 @@ def can_explain(surrogate: AnySurrogate) -> bool:
 
 @plain_torch()
 def explain(
+    searcher: Searcher,
     embedding: Embedding,
     observations: Observations,
-    index: int,
+    one: Configurations | int,
     *,
-    surrogate: AnySurrogate | None = None,
-    seed: int = 0,
     neighbours: int = 5,
 ) -> Explanation:
-    """Explain what is expected of a function by others that were evaluated.
+    """Explain what is expected of a configuration by others that were evaluated.
+
+    Contributions and neighbours are those of the kernel of 'gp'; of other models there are none.
 
     Args:
+        searcher: of the study.
         embedding: of the space.
-        observations: of other functions; what it holds of this one is left out.
-        index: of the function.
-        surrogate: as in the study.
-        seed: of the study.
+        observations: of others; a value of this one is left out.
+        one: the configuration, or the function where functions alone are searched.
         neighbours: how many are named.
 
     Raises:
         SearchError: the surrogate is neither the Gaussian process nor your own, the function has
             no place, or too little was observed.
     """
-    surrogate = surrogate or SurrogateSpec()
-    if not can_explain(surrogate):
+    if not can_explain(searcher.surrogate):
         raise SearchError(
             "only the surrogate 'gp', or one of your own, can be asked why, and this one is "
-            f"{surrogate.name!r}"
+            f"{searcher.surrogate.name!r}"
         )
-    if not embedding.valid[index]:
+    one = Configurations.of([one] if isinstance(one, int) else one)
+    if not one.placed(embedding)[0]:
         raise SearchError("the function has no place in the embedding: a feature of it is missing")
-    others = (observations.indices != index) & embedding.valid[observations.indices]
-    seen = Observations(observations.indices[others], observations.values[others])
-    if count_different(seen.values) < 2:
+    others = ~Taken(one, ()).among(observations.measured)
+    seen = observations.among(others)
+    placed = seen.measured.placed(embedding)
+    if count_different(seen.values[placed]) < 2:
         raise SearchError(
             f"expected at least two evaluated functions with different values, got "
-            f"{len(seen)}; nothing was predicted then"
+            f"{int(placed.sum())}; nothing was predicted then"
         )
-    model, y, _ = fit_observed(surrogate, embedding, seen, seed=seed)
-    point = torch.from_numpy(embedding.points[[index]])
-    said = explain_point(model, y, seen.values, point, neighbours=neighbours)
-    functions = tuple(replace(n, index=int(seen.indices[n.index])) for n in said.neighbours)
-    return replace(said, neighbours=functions)
-
-
-@plain_torch()
-def explain_point(
-    model: Surrogate,
-    y: torch.Tensor,
-    values: np.ndarray,
-    point: torch.Tensor,
-    *,
-    neighbours: int = 5,
-) -> Explanation:
-    """Explain what a surrogate expects at one point.
-
-    Contributions and neighbours are those of the kernel of 'gp'; of other models there are none.
-
-    Args:
-        model: fitted to n points.
-        y: (n,) the warped targets that it was fitted to.
-        values: (n,) as observed.
-        point: (1, d).
-        neighbours: how many are named, by their places among the n.
-    """
+    fit = searcher.fit(embedding, seen)
+    model, point = fit.model, fit.space.points(one)
     mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
     away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(getattr(model, "noise", 0.0)))
-    low, predicted, high = inverse_warp([mean - away, mean, mean + away], y.numpy(), values)
+    low, predicted, high = inverse_warp(
+        [mean - away, mean, mean + away], fit.y.numpy(), fit.values
+    ).tolist()
     if not isinstance(model, GaussianProcess):
-        return Explanation(float(predicted), float(low), float(high), {}, (), len(values))
-    similar = model.covariance(point, model.x)[0] / model.prior_variance
+        return Explanation(predicted, low, high, {}, (), len(fit.values))
+    similar = model.covariance(point, model.observed)[0] / model.prior_variance
     nearest = similar.argsort(descending=True, stable=True)[:neighbours].tolist()
+    places = np.flatnonzero(others)[fit.places]
     return Explanation(
-        float(predicted),
-        float(low),
-        float(high),
+        predicted,
+        low,
+        high,
         {name: float(part[0]) for name, part in model.contributions(point).items()},
-        tuple(Neighbour(i, float(values[i]), float(similar[i])) for i in nearest),
-        len(values),
+        tuple(Neighbour(int(places[i]), float(fit.values[i]), float(similar[i])) for i in nearest),
+        len(fit.values),
     )

@@ -6,17 +6,15 @@ settings of the parameters, from several starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bo_act.errors import ExhaustedError
 from bo_act.search.acquisition.own import AnyAcquisition
 from bo_act.search.acquisition.pool import make_scorer, promising
-from bo_act.search.configurations import Configurations, ConfigurationSpace, JointProposal
-from bo_act.search.parameters import Settings
+from bo_act.search.configurations import Configurations, ConfigurationSpace, Taken
 from bo_act.search.surrogate.surrogate import Surrogate
 
 _REPRESENTATIVES = 512  # configurations that stand for all
@@ -35,8 +33,8 @@ class Climb:
         acquisition: what is maximized.
         space: what places configurations.
         model: the surrogate.
-        places: K.
         candidates: indices of functions that may be proposed.
+        taken: what is not to be proposed.
         generator: of what is drawn.
     """
 
@@ -46,63 +44,62 @@ class Climb:
         space: ConfigurationSpace,
         model: Surrogate,
         *,
-        places: int,
         candidates: NDArray[np.int64],
+        taken: Taken,
         generator: np.random.Generator,
     ) -> None:
         self.acquisition, self.space, self.model = acquisition, space, model
-        self.places, self.candidates, self.generator = places, candidates, generator
+        self.candidates, self.taken, self.generator = candidates, taken, generator
 
-    def best(
-        self,
-        measured: Configurations,
-        y: Tensor,
-        known: Configurations,
-        closed: frozenset[tuple[int, ...]],
-    ) -> JointProposal:
-        """Return the best configuration that was not tried.
+    def best(self, measured: Configurations, y: Tensor) -> tuple[Configurations, float]:
+        """Return the best configuration that is not taken, and its score.
 
         Args:
             measured: n configurations that the surrogate was fitted to.
             y: (n,) their warped values.
-            known: tried or under evaluation.
-            closed: functions of configurations that are not to be tried again.
+
+        Raises:
+            ExhaustedError: all are taken, as far as it looks.
         """
-        with torch.no_grad():
-            incumbents = measured[np.argsort(-y.numpy(), kind="stable")[:_STARTS]]
-            self.pool = self._pool(incumbents)
-            raw = make_scorer(
-                self.acquisition,
-                self.model,
-                float(y.max()),
-                pool=self.space.points(Configurations.join(incumbents, self._random())),
-                seed=int(self.generator.integers(2**31)),
-            )
-            self.score = _without(raw, self.space, known, closed)
-            found = self._coarse(incumbents)
-            for _ in range(_SWEEPS):
-                before = found.functions.copy(), found.settings.copy()
-                found = self._sweep(found)
-                if all(np.array_equal(a, b) for a, b in zip(before, vars(found).values())):  # noqa: B905
-                    break
-            chosen = found[[int(self.score(found).argmax())]]
-            mean, variance = self.model.mean_and_variance(self.space.points(chosen))
-        return JointProposal(
-            tuple(chosen.functions[0].tolist()),
-            chosen.settings[0],
-            "acquisition",
-            float(mean[0]),
-            float(variance.sqrt()[0]),
-            score=float(self.score(chosen)[0]),
+        incumbents = measured[np.argsort(-y.numpy(), kind="stable")[:_STARTS]]
+        self.places = incumbents.functions.shape[1]
+        self.pool = self._pool(incumbents)
+        drawn = self._random()
+        self.raw = make_scorer(
+            self.acquisition,
+            self.model,
+            float(y.max()),
+            pool=self.space.points(Configurations.join(incumbents, drawn)),
+            seed=int(self.generator.integers(2**31)),
         )
+        found = self._coarse(incumbents)
+        for _ in range(_SWEEPS):
+            before, found = found, self._sweep(found)
+            if np.array_equal(before.functions, found.functions) and np.array_equal(
+                before.settings, found.settings
+            ):
+                break
+        chosen = self._best_of(found)
+        if self.taken.among(chosen)[0]:
+            chosen = self._best_of(drawn)
+        if self.taken.among(chosen)[0]:
+            raise ExhaustedError("nothing is left to propose: all configurations were tried")
+        return chosen, float(self._score(chosen)[0])
+
+    def _score(self, some: Configurations) -> NDArray[np.float64]:
+        """Return scores, (n,), minus infinity of what is taken, and of nothing else."""
+        with torch.no_grad():
+            scores = self.raw(self.space.points(some)).numpy()
+        least = np.finfo(scores.dtype).min
+        return np.where(self.taken.among(some), -np.inf, np.maximum(scores, least))
 
     def _pool(self, incumbents: Configurations) -> NDArray[np.int64]:
         """Return the functions to look at: all, or those that may be good where the best are."""
         if len(self.candidates) <= _POOL:
             return self.candidates
-        others = incumbents[np.zeros(len(self.candidates), dtype=np.int64)]
-        others.functions[:, 0] = self.candidates
-        chosen = promising(self.model, self.space.points(others), _POOL)
+        points = self.space.points(incumbents.with_functions(0, self.candidates))
+        with torch.no_grad():
+            chosen = promising(self.model, points, _POOL)
         return np.asarray(self.candidates[chosen.numpy()])
 
     def _random(self) -> Configurations:
@@ -121,41 +118,27 @@ class Climb:
             drawn = self.space.parameters.draw(_COARSE, self.generator)
             settings = np.unique(np.concatenate([settings, drawn]), axis=0)
         starts = [incumbents]
-        short = []
+        self.short = []
         for place in range(self.places):
             scores = np.full(len(self.pool), -np.inf)
             for row in settings:
                 base = Configurations(incumbents.functions[:1], row[None])
-                many = self._with_functions(base, place, self.pool)
-                here = self.score(many)
+                many = base.with_functions(place, self.pool)
+                here = self._score(many)
                 starts.append(many[[int(here.argmax())]])
                 scores = np.maximum(scores, here)
-            short.append(self.pool[np.argsort(-scores, kind="stable")[:_SHORT]])
-        self.short = short
+            self.short.append(self.pool[np.argsort(-scores, kind="stable")[:_SHORT]])
         found = Configurations.join(*starts)
-        order = np.argsort(-self.score(found), kind="stable")[:_STARTS]
-        return found[order]
-
-    @staticmethod
-    def _with_functions(
-        one: Configurations, place: int, functions: NDArray[np.int64]
-    ) -> Configurations:
-        many = one[np.zeros(len(functions), dtype=np.int64)]
-        many.functions[:, place] = functions
-        return many
+        return found[np.argsort(-self._score(found), kind="stable")[:_STARTS]]
 
     def _sweep(self, found: Configurations) -> Configurations:
         improved = []
         for row in range(len(found)):
             one = found[[row]]
-            for place in range(self.places):
-                one = self._with_best_function(one, place)
+            for place, short in enumerate(self.short):
+                one = self._best_of(Configurations.join(one, one.with_functions(place, short)))
             improved.append(self._with_best_settings(one))
         return Configurations.join(*improved)
-
-    def _with_best_function(self, one: Configurations, place: int) -> Configurations:
-        others = self._with_functions(one, place, self.short[place])
-        return self._best_of(Configurations.join(one, others))
 
     def _with_best_settings(self, one: Configurations) -> Configurations:
         parameters = self.space.parameters
@@ -171,29 +154,4 @@ class Climb:
         return self._best_of(Configurations(np.repeat(one.functions, len(settings), 0), settings))
 
     def _best_of(self, many: Configurations) -> Configurations:
-        return many[[int(self.score(many).argmax())]]
-
-
-def _without(
-    raw: Callable[[Tensor], Tensor],
-    space: ConfigurationSpace,
-    known: Configurations,
-    closed: frozenset[tuple[int, ...]],
-) -> Callable[[Configurations], NDArray[np.float64]]:
-    """Return scores of configurations, minus infinity of those that were tried or given up."""
-    taken = {_key(*row) for row in zip(known.functions, known.settings, strict=True)}
-
-    def score(some: Configurations) -> NDArray[np.float64]:
-        scores = raw(space.points(some)).numpy().copy()
-        for row in np.flatnonzero(np.isin(some.functions, known.functions).all(axis=1)):
-            if _key(some.functions[row], some.settings[row]) in taken:
-                scores[row] = -np.inf
-        for functions in closed:
-            scores[(some.functions == functions).all(axis=1)] = -np.inf
-        return np.asarray(scores)
-
-    return score
-
-
-def _key(functions: NDArray[np.int64], settings: Settings) -> tuple[bytes, bytes]:
-    return functions.tobytes(), np.round(settings, 9).tobytes()
+        return many[[int(self._score(many).argmax())]]

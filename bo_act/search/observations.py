@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from bo_act.errors import SearchError
+from bo_act.errors import SearchError, shortened
+from bo_act.search.configurations import Configurations
 from bo_act.statistics import FLOAT64_ROUNDING, deviation, rescaled, tied
 
 Targets = Literal["rank_normal", "winsorized", "standardized"]
@@ -19,51 +20,85 @@ _FEW = 5  # values of which fewer have a quartile that one of them decides
 _FEWEST = 3  # different values that quartiles tell something of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Observations:
-    """Values of n evaluated functions, larger is better.
+    """Values of n evaluated configurations, larger is better.
 
-    Attributes:
-        indices: (n,) index in the catalogue.
+    Args:
+        measured: the configurations; where functions alone are searched, (n,) their indices in the
+            catalogue.
         values: (n,) float64; a diverged function has its chance-level value.
-        pruned: indices whose evaluation was stopped early: the value is unknown, but not good.
-        closed: indices given up: unknown, but not to be proposed.
+        pruned: those whose evaluation was stopped early: the value is unknown, but not good.
+        closed: functions given up, an index or K of them each: not to be proposed again.
         seconds: (n,) duration of each evaluation, NaN if unknown or diverged; None if not needed.
+        variances: (n,) of the values, as of means over several seeds; None where nobody knows them.
 
     Examples:
         >>> import numpy as np
         >>> values = np.array([0.91, 0.95])
-        >>> observations = Observations(np.array([3, 7]), values, pruned=frozenset({5}))
-        >>> sorted(observations.taken)
-        [3, 5, 7]
+        >>> observations = Observations(np.array([3, 7]), values, pruned={5})
+        >>> len(observations), observations.indices.tolist()
+        (2, [3, 7])
     """
 
-    indices: np.ndarray
+    measured: Configurations
     values: np.ndarray
-    pruned: frozenset[int] = field(default=frozenset())
-    closed: frozenset[int] = field(default=frozenset())
-    seconds: np.ndarray | None = None
+    pruned: Configurations
+    closed: frozenset[tuple[int, ...]]
+    seconds: np.ndarray | None
+    variances: np.ndarray | None
 
-    def __post_init__(self) -> None:
-        if self.indices.shape != self.values.shape or self.indices.ndim != 1:
+    def __init__(
+        self,
+        measured: Configurations | np.ndarray,
+        values: np.ndarray,
+        pruned: Configurations | Collection[int] = (),
+        closed: Collection[int | tuple[int, ...]] = (),
+        seconds: np.ndarray | None = None,
+        *,
+        variances: np.ndarray | None = None,
+    ) -> None:
+        if np.ndim(values) != 1 or len(measured) != len(values):
             raise SearchError(
-                f"expected as many indices as values, got {self.indices.shape} and "
-                f"{self.values.shape}"
+                f"expected as many indices as values, got {len(measured)} and values of shape "
+                f"{np.shape(values)}"
             )
-        if not np.isfinite(self.values).all():
-            bad = int(np.flatnonzero(~np.isfinite(self.values))[0])
+        if not np.isfinite(values).all():
+            bad = int(np.flatnonzero(~np.isfinite(values))[0])
             raise SearchError(
-                f"observation {bad} has the value {self.values[bad]}; expected a finite number "
+                f"observation {bad} has the value {values[bad]}; expected a finite number "
                 "(a diverged function is given its chance-level value)"
             )
+        if variances is not None:
+            given = np.asarray(variances, dtype=np.float64)
+            if given.shape != np.shape(values) or not (np.isfinite(given) & (given >= 0)).all():
+                raise SearchError(
+                    f"expected {len(values)} finite variances of at least 0, one for each value, "
+                    f"got {shortened(repr(variances))}"
+                )
+        measured = Configurations.of(measured)
+        given_up = (one if isinstance(one, tuple) else (int(one),) for one in closed)
+        object.__setattr__(self, "measured", measured)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "pruned", Configurations.of(pruned, like=measured))
+        object.__setattr__(self, "closed", frozenset(given_up))
+        object.__setattr__(self, "seconds", seconds)
+        object.__setattr__(self, "variances", variances)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.values)
 
     @property
-    def taken(self) -> frozenset[int]:
-        """Indices that are not to be proposed."""
-        return frozenset(self.indices.tolist()) | self.pruned | self.closed
+    def indices(self) -> np.ndarray:
+        """Indices of the evaluated functions in the catalogue, (n,); the first of several."""
+        return self.measured.functions[:, 0]
+
+    def among(self, rows: np.ndarray) -> Observations:
+        """Return the observations with those values alone that ``rows`` chooses."""
+        seconds = None if self.seconds is None else self.seconds[rows]
+        variances = None if self.variances is None else self.variances[rows]
+        some, values = self.measured[rows], self.values[rows]
+        return Observations(some, values, self.pruned, self.closed, seconds, variances=variances)
 
 
 def count_different(values: np.ndarray) -> int:
@@ -97,6 +132,32 @@ def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
         values = _winsorized(values)
     centred, _ = rescaled(values - values.mean())
     return np.asarray(centred / deviation(centred))
+
+
+def warp_variances(
+    variances: np.ndarray, values: np.ndarray, targets: np.ndarray, how: Targets
+) -> np.ndarray:
+    """Return what variances of values are in units of the warped targets.
+
+    Args:
+        variances: (n,) of the values.
+        values: (n,) as observed.
+        targets: (n,) warped.
+        how: as in ``warp_targets``. Ranks have no unit: there it is how far the target moves
+            within a standard deviation of the value.
+
+    Returns:
+        (n,) finite; 0 where all targets are equal.
+    """
+    deviations = np.sqrt(variances)
+    if how != "rank_normal":
+        with np.errstate(over="ignore"):
+            return np.asarray(np.nan_to_num(np.square(deviations / unit(values, how))))
+    order = np.lexsort((targets, values))
+    ends = [
+        np.interp(values + sign * deviations, values[order], targets[order]) for sign in (-1, 1)
+    ]
+    return np.asarray(np.square((ends[1] - ends[0]) / 2))
 
 
 def unit(values: np.ndarray, how: Targets) -> float:

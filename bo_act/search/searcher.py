@@ -2,32 +2,48 @@
 
 The same arguments give the same proposal, in any process: that makes resuming a study, replaying
 a benchmark and parallel workers the same code.
+
+K  activations of a configuration            p  coordinates of the other parameters
+N  functions of the catalogue                n  observed configurations
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
 from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import score_pool
+from bo_act.search.configurations import (
+    ONE,
+    Configurations,
+    ConfigurationSpace,
+    Parameters,
+    Settings,
+    Taken,
+)
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.observations import Observations, count_different, unit, warp_targets
+from bo_act.search.local_search import Climb
+from bo_act.search.observations import Observations, count_different, inverse_warp, unit
 from bo_act.search.strategies import Strategy, chosen_by
-from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
-from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate, fit_own
-from bo_act.search.surrogate.surrogate import Surrogate, observed_units
+from bo_act.search.surrogate.factory import fit_points
+from bo_act.search.surrogate.own import AnySurrogate
+from bo_act.search.surrogate.surrogate import Surrogate
+from bo_act.search.unenumerated import ExpressionPool, TreeClimb
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
 from bo_act.torch_state import plain_torch
 
-_MOST_NOISE = 1e6  # in units of the warped target, far above what is fitted
+_DRAWS = 1_000  # random configurations, until one is new
 
 
 @dataclass(frozen=True)
@@ -35,24 +51,61 @@ class Proposal:
     """One candidate and its origin.
 
     Attributes:
-        index: in the catalogue.
+        functions: K indices in the catalogue.
         by: a baseline, a random choice of the start, the acquisition function, or a strategy
             that needs no surrogate.
+        settings: p coordinates of the other parameters.
         mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
         expected: the mean in units of the value, larger is better.
+        score: of the acquisition function, if it chose.
         note: anything unexpected, for people.
 
     Examples:
-        >>> Proposal(index=3, by="random").by
-        'random'
+        >>> Proposal((3,), by="random").index
+        3
     """
 
-    index: int
+    functions: tuple[int, ...]
     by: Literal["baseline", "random", "acquisition", "strategy"]
+    settings: tuple[float, ...] = ()
     mean: float | None = None
     deviation: float | None = None
     expected: float | None = None
+    score: float | None = None
     note: str = ""
+
+    @property
+    def index(self) -> int:
+        """The function; the first of several."""
+        return self.functions[0]
+
+    @property
+    def configuration(self) -> Configurations:
+        """What is proposed, as one configuration."""
+        return Configurations(np.array([self.functions]), np.array([self.settings]))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A surrogate fitted to observations.
+
+    Attributes:
+        space: what places configurations.
+        model: the surrogate.
+        measured: the n configurations that it was fitted to.
+        values: (n,) as observed.
+        y: (n,) warped.
+        places: (n,) among the observations; those without a place in the embedding were left out.
+        note: what went other than planned.
+    """
+
+    space: ConfigurationSpace
+    model: Surrogate
+    measured: Configurations
+    values: NDArray[np.float64]
+    y: Tensor
+    places: NDArray[np.int64]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -60,12 +113,17 @@ class Searcher:
     """Settings of a search.
 
     Attributes:
-        baselines: indices to evaluate first, in order.
+        baselines: indices to evaluate first, in order, each in all K places.
         initial: random candidates after the baselines.
         surrogate, acquisition: as in a study file.
-        strategy: replaces surrogate and acquisition after the start.
+        strategy: replaces surrogate and acquisition after the start, where functions alone are
+            searched.
         seed: of every random choice, together with the trial's number.
         costs: (N,) inference cost of each function, for acquisition functions that need it.
+        activations: K names; ``("",)`` for one.
+        parameters: what else is searched.
+        defaults: (p,) settings that all baselines are evaluated with; None draws them by the seed.
+        pool: functions met, where the space is searched from tree to tree; a proposal may add one.
 
     Raises:
         SearchError: costs are needed and there are none, or a number is invalid.
@@ -86,7 +144,11 @@ class Searcher:
     acquisition: AnyAcquisition = field(default_factory=AcquisitionSpec)
     strategy: Strategy | None = None
     seed: int = 0
-    costs: np.ndarray | None = field(default=None, compare=False)
+    costs: NDArray[np.float64] | None = field(default=None, compare=False)
+    activations: tuple[str, ...] = ONE
+    parameters: Parameters = field(default_factory=Parameters, compare=False)
+    defaults: Settings | None = field(default=None, compare=False)
+    pool: ExpressionPool | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
@@ -97,32 +159,44 @@ class Searcher:
                 "cost; give their costs (costs=), or choose another"
             )
 
+    @property
+    def of_functions(self) -> bool:
+        """Whether one function is all that a configuration is, so that each is tried once."""
+        return len(self.activations) == 1 and not self.parameters.width
+
     @plain_torch()
     def propose(
         self,
         embedding: Embedding,
         observations: Observations,
         *,
-        pending: Collection[int] = (),
+        pending: Configurations | Collection[int] = (),
         number: int,
     ) -> Proposal:
         """Choose the next candidate.
 
         Args:
-            embedding: N candidates; those that are not valid are not proposed.
+            embedding: N functions; those that are not valid are not proposed.
             observations: n values so far.
-            pending: indices under evaluation.
+            pending: under evaluation; indices where functions alone are searched.
             number: the trial's place in the study, from 0.
 
         Raises:
-            SearchError: every candidate was evaluated, is pending or has no coordinates.
+            ExhaustedError: everything was evaluated, is pending or has no coordinates.
         """
-        taken = observations.taken | set(pending)
-        for index in self.baselines:
-            if index not in taken:
-                return Proposal(index, "baseline")
+        pending = Configurations.of(pending, like=observations.measured)
+        known = Configurations.join(observations.measured, observations.pruned, pending)
+        taken = Taken(known, observations.closed)
+        starts = [(index,) * len(self.activations) for index in self.baselines]
+        for functions in starts:
+            if functions not in taken.functions:
+                settings = self.defaults
+                if settings is None:
+                    settings = self.parameters.draw(1, np.random.default_rng(self.seed))[0]
+                return Proposal(functions, "baseline", tuple(settings.tolist()))
         free = embedding.valid.copy()
-        free[list(taken)] = False
+        if self.of_functions:
+            free[[index for (index,) in taken.functions]] = False
         candidates = np.flatnonzero(free)
         if not len(candidates):
             raise ExhaustedError(
@@ -131,23 +205,37 @@ class Searcher:
                 "were evaluated or are being evaluated"
             )
         generator = np.random.default_rng([self.seed, number])
-        extra = len(taken - set(self.baselines))
-        usable = embedding.valid[observations.indices]
-        if extra < self.initial or count_different(observations.values[usable]) < 2:
-            return Proposal(int(generator.choice(candidates)), "random")
+        usable = observations.measured.placed(embedding)
+        if taken.count(starts) < self.initial or count_different(observations.values[usable]) < 2:
+            return self._random(candidates, taken, generator)
         if self.strategy is not None:
-            return Proposal(
-                chosen_by(
-                    self.strategy,
-                    candidates,
-                    embedding=embedding,
-                    observations=observations,
-                    pending=frozenset(pending),
-                    generator=generator,
-                ),
-                "strategy",
+            chosen = chosen_by(
+                self.strategy,
+                candidates,
+                embedding=embedding,
+                observations=observations,
+                pending=frozenset(pending.functions[:, 0].tolist()),
+                generator=generator,
             )
-        return self._by_acquisition(embedding, observations, pending, candidates, number)
+            return Proposal((chosen,), "strategy")
+        fit = self.fit(embedding, observations, pending=pending, number=number)
+        one, score = self._best(
+            fit, observations, pending, candidates, taken=taken, number=number, generator=generator
+        )
+        if self.pool is not None:  # which has met it now
+            fit = replace(fit, space=self._space(self.pool.embedding))
+        mean, variance = fit.model.mean_and_variance(fit.space.points(one))
+        (expected,) = inverse_warp(mean.tolist(), fit.y.numpy(), fit.values)
+        return Proposal(
+            tuple(one.functions[0].tolist()),
+            "acquisition",
+            tuple(one.settings[0].tolist()),
+            float(mean),
+            math.sqrt(float(variance)),
+            float(expected),
+            score,
+            fit.note,
+        )
 
     def propose_batch(
         self,
@@ -155,7 +243,7 @@ class Searcher:
         observations: Observations,
         q: int,
         *,
-        pending: Collection[int] = (),
+        pending: Configurations | Collection[int] = (),
         number: int,
     ) -> list[Proposal]:
         """Choose the next q candidates, to be evaluated at once.
@@ -176,8 +264,8 @@ class Searcher:
         if q < 1:
             raise SearchError(f"expected a batch of at least one, got {q}")
         batch: list[Proposal] = []
+        waiting = Configurations.of(pending, like=observations.measured)
         for place in range(q):
-            waiting = set(pending) | {proposal.index for proposal in batch}
             try:
                 proposal = self.propose(
                     embedding, observations, pending=waiting, number=number + place
@@ -187,203 +275,141 @@ class Searcher:
                     raise
                 break
             batch.append(proposal)
+            waiting = Configurations.join(waiting, proposal.configuration)
         return batch
 
-    def _by_acquisition(
+    @plain_torch()
+    def expected_improvement(
         self,
-        embedding: Embedding,
-        observations: Observations,
-        pending: Collection[int],
-        candidates: np.ndarray,
-        number: int,
-    ) -> Proposal:
-        model, y, note = fit_observed(
-            self.surrogate,
-            embedding,
-            observations,
-            pending=pending,
-            believe=not isinstance(self.acquisition, OwnAcquisition),
-            seed=derived_seed(self.seed, number),
-        )
-        scores = self._scores(
-            model, y, embedding, observations, pending=pending, candidates=candidates, number=number
-        )
-        # Models of few neighbours give many the same score: the first is no better than another.
-        best = candidates[(scores == scores.max()).numpy()]
-        chosen = int(np.random.default_rng([self.seed, number]).choice(best))
-        prediction = model.mean_and_variance(torch.from_numpy(embedding.points[[chosen]]))
-        told = observations.values[embedding.valid[observations.indices]]
-        return Proposal(chosen, "acquisition", *observed_units(prediction, y, told), note=note)
-
-    def _scores(
-        self,
-        model: Surrogate,
-        y: torch.Tensor,
         embedding: Embedding,
         observations: Observations,
         *,
-        pending: Collection[int],
-        candidates: np.ndarray,
+        pending: Configurations | Collection[int] = (),
+        number: int = 0,
+    ) -> float:
+        """Return the largest expected improvement of any candidate over the best observed value.
+
+        The surrogate sees winsorized values, which unlike ranks keep their unit. Arguments as for
+        ``propose``; infinity while fewer than three different values are known.
+        """
+        usable = observations.measured.placed(embedding)
+        values = observations.values[usable]
+        if count_different(values) < 3:
+            return math.inf
+        searcher = replace(
+            self,
+            baselines=(),
+            initial=0,
+            surrogate=SurrogateSpec(targets="winsorized"),
+            acquisition=AcquisitionSpec(name="log_ei"),
+            strategy=None,
+            pool=None,  # of functions that were met: looking on would meet others
+        )
+        try:
+            proposal = searcher.propose(embedding, observations, pending=pending, number=number)
+        except ExhaustedError:
+            return 0.0
+        return math.exp(proposal.score or 0.0) * unit(values, "winsorized")
+
+    @plain_torch()
+    def fit(
+        self,
+        embedding: Embedding,
+        observations: Observations,
+        *,
+        pending: Configurations | Collection[int] = (),
+        number: int = 0,
+    ) -> Fit:
+        """Fit the surrogate to what was observed; arguments as in ``propose``.
+
+        Args:
+            embedding: as in ``propose``; observations without a place in it are left out.
+            observations: at least two different values.
+            pending: as in ``propose``.
+            number: as in ``propose``.
+        """
+        space = self._space(embedding)
+        usable = observations.measured.placed(embedding)
+        measured, values = observations.measured[usable], observations.values[usable]
+        pending = Configurations.of(pending, like=observations.measured)
+        pending = pending[~Taken(observations.pruned, ()).among(pending)]
+        model, y, note = fit_points(
+            self.surrogate,
+            space.points(measured),
+            values,
+            space.blocks,
+            variances=None if observations.variances is None else observations.variances[usable],
+            pending=space.placed(pending.distinct()),
+            pruned=space.placed(observations.pruned.distinct()),
+            believe=not isinstance(self.acquisition, OwnAcquisition),
+            seed=derived_seed(self.seed, number),
+        )
+        return Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+
+    def _space(self, embedding: Embedding) -> ConfigurationSpace:
+        return ConfigurationSpace(embedding, self.activations, self.parameters)
+
+    def _random(
+        self, candidates: NDArray[np.int64], taken: Taken, generator: np.random.Generator
+    ) -> Proposal:
+        for _ in range(_DRAWS):
+            functions = generator.choice(candidates, size=(1, len(self.activations)))
+            drawn = Configurations(functions, self.parameters.draw(1, generator))
+            if not taken.among(drawn)[0]:
+                (chosen,), (settings,) = drawn.functions.tolist(), drawn.settings.tolist()
+                return Proposal(tuple(chosen), "random", tuple(settings))
+        raise ExhaustedError("nothing is left to propose: all configurations were tried")
+
+    def _best(
+        self,
+        fit: Fit,
+        observations: Observations,
+        pending: Configurations,
+        candidates: NDArray[np.int64],
+        *,
+        taken: Taken,
         number: int,
-    ) -> torch.Tensor:
-        spec, costs = self.acquisition, self.costs
-        points = torch.from_numpy(embedding.points)
+        generator: np.random.Generator,
+    ) -> tuple[Configurations, float]:
+        """Return the best configuration by the acquisition function, and its score."""
+        spec, model = self.acquisition, fit.model
+        if not self.of_functions:
+            climb = Climb(
+                spec, fit.space, model, candidates=candidates, taken=taken, generator=generator
+            )
+            return climb.best(fit.measured, fit.y)
+        if self.pool is not None:
+            seen = [index for (index,) in taken.functions]
+            trees = TreeClimb(spec, self.pool, model, taken=seen, generator=generator)
+            chosen, score = trees.best(fit.space.embedding, observations, candidates, fit.y)
+            return Configurations.of([chosen]), score
+        scores = self._scores(fit, observations, pending, candidates, number)
+        # Models of few neighbours give many the same score: the first is no better than another.
+        best = candidates[(scores == scores.max()).numpy()]
+        return Configurations.of([generator.choice(best)]), float(scores.max())
+
+    def _scores(
+        self,
+        fit: Fit,
+        observations: Observations,
+        pending: Configurations,
+        candidates: NDArray[np.int64],
+        number: int,
+    ) -> Tensor:
+        """Score functions, each of them, (m,)."""
+        spec, costs, model, y = self.acquisition, self.costs, fit.model, fit.y
+        points = fit.space.points(Configurations.of(candidates))
         if costs is not None and spec.name == "hypervolume":
-            had = np.array([*observations.indices, *sorted(pending)], dtype=np.int64)
-            had = had[embedding.valid[had]]
-            new, old = ((points[some], torch.from_numpy(costs[some])) for some in (candidates, had))
-            scores = score_hypervolume(model, new, old, least=float(y.median()))
-        else:
-            seed = _draw_seed(self.seed, number)
-            scores = score_pool(spec, model, points[candidates], float(y.max()), seed=seed)
+            had = Configurations.join(observations.measured, pending.distinct())
+            had = had[had.placed(fit.space.embedding)]
+            old = fit.space.points(had), torch.from_numpy(costs[had.functions[:, 0]])
+            new = points, torch.from_numpy(costs[candidates])
+            return score_hypervolume(model, new, old, least=float(y.median()))
+        # No two pairs of seed and number draw the same.
+        seed = int(np.random.SeedSequence([self.seed, number, 1]).generate_state(1)[0])
+        scores = score_pool(spec, model, points, float(y.max()), seed=seed)
         if costs is not None and isinstance(spec, AcquisitionSpec) and spec.per_second:
             seconds = predicted_seconds(costs, observations.indices, observations.seconds)
             if seconds is not None:
                 return per_second_of(spec, scores, torch.from_numpy(seconds[candidates]))
         return scores
-
-
-def fit_observed(
-    spec: AnySurrogate,
-    embedding: Embedding,
-    observations: Observations,
-    *,
-    pending: Collection[int] = (),
-    believe: bool = True,
-    seed: int,
-) -> tuple[Surrogate, torch.Tensor, str]:
-    """Fit the surrogate that a spec names to what was observed.
-
-    Args:
-        spec: which one.
-        embedding: of N functions; observations without a place in it are left out.
-        observations: at least two different values.
-        pending: indices under evaluation.
-        believe: take pending ones as if observed; else they are the model's ``pending``.
-        seed: of what is random in fitting.
-
-    Returns:
-        The model, the warped targets of the observations in it, and what went other than planned.
-    """
-    usable = embedding.valid[observations.indices]
-
-    def points(indices: Collection[int]) -> torch.Tensor:
-        placed = [index for index in sorted(indices) if embedding.valid[index]]
-        return torch.from_numpy(embedding.points[placed])
-
-    return fit_points(
-        spec,
-        torch.from_numpy(embedding.points[observations.indices[usable]]),
-        observations.values[usable],
-        embedding.blocks,
-        pending=points(set(pending) - observations.pruned),
-        pruned=points(observations.pruned),
-        believe=believe,
-        seed=seed,
-    )
-
-
-def fit_points(
-    spec: AnySurrogate,
-    x: torch.Tensor,
-    values: np.ndarray,
-    blocks: Mapping[str, slice],
-    *,
-    pending: torch.Tensor,
-    pruned: torch.Tensor,
-    believe: bool = True,
-    seed: int,
-) -> tuple[Surrogate, torch.Tensor, str]:
-    """Fit the surrogate that a spec names to points.
-
-    Args:
-        spec: which one.
-        x: (n, d) float64 points in [0, 1].
-        values: (n,) float64, larger is better.
-        blocks: columns of each feature block.
-        pending: (p, d) points under evaluation.
-        pruned: (r, d) points whose evaluation was stopped early.
-        believe: take pending ones as if observed; else they are the model's ``pending``.
-        seed: of what is random in fitting.
-
-    Returns:
-        The model, the warped targets, and what went other than planned.
-    """
-    y = torch.from_numpy(warp_targets(values, spec.targets))
-    waiting = pending if not believe else pending[:0]
-    pending = pending if believe else pending[:0]
-    # Pruned functions did worse than most: believed to be no better than the median.
-    ceiling = torch.full(
-        (len(pending) + len(pruned),), torch.inf, device="cpu", dtype=torch.float64
-    )
-    ceiling[len(pending) :] = float(y.median())
-    believed = torch.cat([pending, pruned])
-    least_noise = 0.0
-    if spec.noise is not None:
-        least_noise = min(spec.noise / unit(values, spec.targets), _MOST_NOISE) ** 2
-    model, note = fit_surrogate(
-        spec,
-        x,
-        y,
-        blocks,
-        believed=believed,
-        ceiling=ceiling,
-        least_noise=least_noise,
-        seed=seed,
-    )
-    model.observed, model.pending = x, waiting
-    return model, y, note
-
-
-def _draw_seed(seed: int, number: int) -> int:
-    """Mix a seed and a trial's number, so that no two (seed, number) draw the same."""
-    return int(np.random.SeedSequence([seed, number, 1]).generate_state(1)[0])
-
-
-def fit_surrogate(
-    spec: AnySurrogate,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    blocks: Mapping[str, slice],
-    *,
-    believed: torch.Tensor,
-    ceiling: torch.Tensor,
-    least_noise: float = 0.0,
-    seed: int,
-) -> tuple[Surrogate, str]:
-    """Fit the surrogate that a spec names.
-
-    Args:
-        spec: which one.
-        x: (n, d) float64 points in [0, 1].
-        y: (n,) float64 warped targets.
-        blocks: columns of each feature block.
-        believed: (p, d) points without a value, taken as if observed at their predicted mean.
-        ceiling: (p,) what their values are known not to exceed.
-        least_noise: known variance of a measurement, in units of the warped target; of a Gaussian
-            process.
-        seed: of what is random in fitting.
-
-    Returns:
-        The model, and what went other than planned.
-    """
-    if isinstance(spec, OwnSurrogate):
-        return fit_own(
-            spec,
-            x,
-            y,
-            blocks,
-            believed=believed,
-            ceiling=ceiling,
-            variance=least_noise or None,
-            seed=seed,
-        ), ""
-    if spec.name != "gp":
-        # scikit-learn takes a while to import.
-        from bo_act.search.surrogate.sklearn_models import RegressorModel
-
-        return RegressorModel(spec, x, y, believed=believed, ceiling=ceiling, seed=seed), ""
-    model, failure = fit_gaussian_process(
-        x, y, blocks, least_noise=least_noise, believed=believed, ceiling=ceiling
-    )
-    return model, f"the surrogate kept its priors: {failure}" if failure else ""

@@ -9,8 +9,7 @@ and scored, and the best of all go on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -25,12 +24,11 @@ from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.rank_pca import RankPca, output_frame, place_outputs
+from bo_act.search.acquisition.own import AnyAcquisition
 from bo_act.search.acquisition.pool import make_scorer
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Proposal, Searcher, fit_observed
-from bo_act.search.surrogate.surrogate import observed_units
-from bo_act.specs.base import derived_seed
+from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
@@ -222,79 +220,72 @@ class ExpressionPool:
         return self._frame
 
 
-@dataclass(frozen=True)
-class TreeSearcher(Searcher):
-    """A searcher whose candidates are all trees of a space, met or not.
+class TreeClimb:
+    """Maximizing the acquisition function over all trees of a space, met or not.
 
-    Attributes:
-        frontier: the functions met; a proposal may add one.
+    Args:
+        acquisition: what is maximized.
+        pool: the functions met.
+        model: the surrogate.
+        taken: indices of functions that are not to be proposed.
+        generator: of what is drawn.
     """
-
-    frontier: ExpressionPool | None = None
-
-    def _by_acquisition(
-        self,
-        embedding: Embedding,
-        observations: Observations,
-        pending: Collection[int],
-        candidates: np.ndarray,
-        number: int,
-    ) -> Proposal:
-        frontier = self.frontier
-        if frontier is None:
-            raise SearchError("a search from tree to tree needs a frontier")
-        generator = np.random.default_rng([self.seed, number])
-        model, y, note = fit_observed(
-            self.surrogate,
-            embedding,
-            observations,
-            pending=pending,
-            seed=derived_seed(self.seed, number),
-        )
-        with torch.no_grad(), single_threaded():
-            score = make_scorer(
-                self.acquisition,
-                model,
-                float(y.max()),
-                pool=torch.from_numpy(embedding.points[candidates[:_REPRESENTATIVES]]),
-                seed=int(generator.integers(2**31)),
-            )
-            climb = _Climb(frontier, score, observations.taken | set(pending), generator)
-            chosen = climb.best(embedding, observations, candidates)
-            point = torch.from_numpy(frontier.embedding.points[[chosen]])
-            prediction = model.mean_and_variance(point)
-        told = observations.values[embedding.valid[observations.indices]]
-        return Proposal(chosen, "acquisition", *observed_units(prediction, y, told), note=note)
-
-
-class _Climb:
-    """Maximizing an acquisition function over trees."""
 
     def __init__(
         self,
-        frontier: ExpressionPool,
-        score: Callable[[torch.Tensor], torch.Tensor],
+        acquisition: AnyAcquisition,
+        pool: ExpressionPool,
+        model: Surrogate,
+        *,
         taken: Collection[int],
         generator: np.random.Generator,
     ) -> None:
-        self.frontier, self.score, self.generator = frontier, score, generator
-        self.taken = {frontier.key(index) for index in taken}
+        self.acquisition, self.pool, self.model = acquisition, pool, model
+        self.taken = {pool.key(index) for index in taken}
+        self.generator = generator
 
-    def best(self, embedding: Embedding, observations: Observations, candidates: np.ndarray) -> int:
-        """Return the index of the best tree found, met from now on."""
-        frontier = self.frontier
+    def best(
+        self,
+        embedding: Embedding,
+        observations: Observations,
+        candidates: NDArray[np.int64],
+        y: torch.Tensor,
+    ) -> tuple[int, float]:
+        """Return the best tree found, met from now on, and its score.
+
+        Args:
+            embedding: of the functions met before.
+            observations: n values.
+            candidates: indices of functions met that may be proposed.
+            y: warped values that the surrogate was fitted to.
+        """
+        with single_threaded():
+            self.score = make_scorer(
+                self.acquisition,
+                self.model,
+                float(y.max()),
+                pool=torch.from_numpy(embedding.points[candidates[:_REPRESENTATIVES]]),
+                seed=int(self.generator.integers(2**31)),
+            )
+            with torch.no_grad():
+                return self._climbed(embedding, observations, candidates)
+
+    def _climbed(
+        self, embedding: Embedding, observations: Observations, candidates: NDArray[np.int64]
+    ) -> tuple[int, float]:
+        pool = self.pool
         scores = self.score(torch.from_numpy(embedding.points[candidates])).numpy()
         order = np.argsort(-scores, kind="stable")[:_BEAM]
-        # number → (score, key); observed trees have children, but are none to propose.
+        # number → score; observed trees have children, but are none to propose.
         beam: dict[int, float] = {}
         for place in order:
-            if (number := frontier.number(int(candidates[place]))) is not None:
+            if (number := pool.number(int(candidates[place]))) is not None:
                 beam[number] = float(scores[place])
         observed = np.argsort(-observations.values, kind="stable")[: _BEAM // 2]
         parents = [
             number
             for index in observations.indices[observed]
-            if (number := frontier.number(int(index))) is not None
+            if (number := pool.number(int(index))) is not None
         ]
         best, best_score = int(candidates[order[0]]), float(scores[order[0]])
         best_number: int | None = None
@@ -314,14 +305,14 @@ class _Climb:
                 break
             ranked = sorted((beam | found).items(), key=lambda item: (-item[1], item[0]))
             beam = dict(ranked[:_BEAM])
-        if best_number is None:
-            return best
-        return frontier.add([frontier.space.expression(best_number)], [best_number])[0]
+        if best_number is not None:
+            best = pool.add([pool.space.expression(best_number)], [best_number])[0]
+        return best, best_score
 
     def _children(self, parents: Sequence[int], seen: set[int]) -> list[int]:
         children: list[int] = []
         for parent in parents:
-            around = [n for n in neighbours(self.frontier.space, parent, self.generator)
+            around = [n for n in neighbours(self.pool.space, parent, self.generator)
                       if n not in seen]  # fmt: skip
             if len(around) > _CHILDREN:
                 chosen = self.generator.choice(len(around), size=_CHILDREN, replace=False)
@@ -332,19 +323,19 @@ class _Climb:
 
     def _scored(self, numbers: Sequence[int], keys: set[int]) -> dict[int, float]:
         """Score trees that are neither taken nor another spelling of one scored before."""
-        frontier = self.frontier
-        expressions = [frontier.space.expression(number) for number in numbers]
+        pool = self.pool
+        expressions = [pool.space.expression(number) for number in numbers]
         placed = [
             (number, expression, point)
             for number, expression, point in zip(
-                numbers, expressions, frontier.place(expressions), strict=True
+                numbers, expressions, pool.place(expressions), strict=True
             )
             if point is not None
         ]
         if not placed:
             return {}
         fresh = []
-        for one, key in zip(placed, frontier.keys(e for _, e, _ in placed), strict=True):
+        for one, key in zip(placed, pool.keys(e for _, e, _ in placed), strict=True):
             if key not in keys:
                 keys.add(key)
                 fresh.append(one)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from bo_act.errors import SearchError
+from bo_act.metrics import Metric
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import warp_targets
 from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
@@ -30,6 +31,8 @@ class Source:
     Attributes:
         name: of the benchmark or study.
         values: (N,) larger is better; not finite if unknown.
+        metric: what was measured, where that is known; of one that is minimized, ``values`` are
+            what was measured with the other sign.
 
     Raises:
         SearchError: no value is known.
@@ -43,6 +46,7 @@ class Source:
 
     name: str
     values: NDArray[np.float64]
+    metric: Metric | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.values).any():

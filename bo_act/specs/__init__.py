@@ -1,6 +1,7 @@
 """The forms of all files that users write: spaces and studies."""
 
 from bo_act.specs.base import Spec
+from bo_act.specs.metric import MetricSpec
 from bo_act.specs.pruner import PrunerSpec
 from bo_act.specs.search import (
     GAINS,
@@ -25,6 +26,7 @@ __all__ = [
     "DomainSpec",
     "EmbeddingSpec",
     "FeaturesSpec",
+    "MetricSpec",
     "ModelSpec",
     "ParameterSpec",
     "PrunerSpec",

@@ -43,9 +43,9 @@ class PrunerSpec(Spec):
         bootstrap_trials: trials that must have reached a halving before any goes on.
         p_threshold: of Wilcoxon's signed-rank test against the best trial, epoch by epoch.
         patience: epochs without improvement before the wrapped pruner is asked.
-        least_gain: what counts as an improvement (a fraction of accuracy).
+        least_gain: what counts as an improvement, as values are stored (accuracy as a fraction).
         wraps: the pruner that is asked then; None prunes at once.
-        lower, upper: accuracies, fractions, outside of which a trial is stopped.
+        lower, upper: values outside of which a trial is stopped (accuracies as fractions).
     """
 
     name: Literal[
@@ -69,10 +69,10 @@ class PrunerSpec(Spec):
     bootstrap_trials: Count = 0
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: PositiveInt = 5
-    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    least_gain: Annotated[float, Field(ge=0)] = 0.0
     wraps: PrunerSpec | None = None
-    lower: Annotated[float, Field(ge=0, le=1)] | None = None
-    upper: Annotated[float, Field(ge=0, le=1)] | None = None
+    lower: float | None = None
+    upper: float | None = None
 
     @field_validator("name", mode="before")
     @classmethod

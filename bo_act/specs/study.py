@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_serializer, model_validator
 
+from bo_act.errors import SpecError
+from bo_act.metrics import Metric
 from bo_act.specs.base import Count, PositiveFloat, PositiveInt, Seed, Spec
+from bo_act.specs.metric import MetricSpec
 from bo_act.specs.pruner import PrunerSpec
 from bo_act.specs.search import (
     AcquisitionSpec,
@@ -73,7 +76,8 @@ class StopSpec(Spec):
 
     Attributes:
         improvement: end when no function that is left is expected to improve on the best value by
-            as much (a fraction: 0.001 is a tenth of a point of accuracy); None never does.
+            as much, as values are stored (of accuracy, 0.001 is a tenth of a point); None never
+            does.
         least: finished trials before that.
     """
 
@@ -126,6 +130,7 @@ class StudySpec(Spec):
             function in a file, ``"my_callback.py:log"``.
         objective: your own training function, ``"my_train.py:objective"``, instead of the built-in
             one; network and data are then optional.
+        metric: what is measured; default: accuracy, or the objective's value, which is maximized.
         grace: seconds without a heartbeat after which a worker on another machine or in another
             container counts as dead.
         parameters: values of this file to search jointly with the function, by dotted key
@@ -154,6 +159,7 @@ class StudySpec(Spec):
     max_retries: Count = 2
     grace: PositiveFloat = 120.0
     objective: Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")] | None = None
+    metric: MetricSpec = MetricSpec()
     model: ModelSpec | None
     data: DataSpec | None
     activation: ActivationSpec = ActivationSpec()
@@ -175,6 +181,19 @@ class StudySpec(Spec):
     @field_serializer("storage")
     def _without_password(self, storage: str | None) -> str | None:
         return None if storage is None else shown_url(storage)
+
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> StudySpec:
+        try:
+            metric = self.measured
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+        ends = (self.pruner.lower, self.pruner.upper)
+        if metric.in_percent and any(end is not None and not 0 <= end <= 1 for end in ends):
+            raise ValueError(
+                f"pruner: expected lower and upper from 0 to 1, as {metric.name} is a fraction"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pruners_see_own_trials(self) -> StudySpec:
@@ -269,6 +288,11 @@ class StudySpec(Spec):
                 f"parameters: only the strategy 'model' searches them, not {self.strategy.name!r}"
             )
         return self
+
+    @property
+    def measured(self) -> Metric:
+        """What a training of this study ends with."""
+        return self.metric.measured(own=self.objective is not None)
 
     @property
     def _options(self) -> dict[str, Any]:

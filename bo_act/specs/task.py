@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from bo_act.errors import nearest
 from bo_act.specs.base import Count, Fraction, PositiveFloat, PositiveInt, Seed, Spec
 
-SMALL_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+SMALL_SETS = ("digits", "diabetes", "breast_cancer", "python_topics")
+FILE_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 FOLDER_SETS = ("imagenette", "imagenet", "folder")
 OWN_SET = re.compile(r".+\.py:[A-Za-z_]\w*")
 
@@ -65,18 +66,26 @@ class ActivationSpec(Spec):
 
 
 class DataSpec(Spec):
-    """A data set and how it is split. Test images are apart from all of this.
+    """A data set and how it is split. Test samples are apart from all of this.
 
     Attributes:
-        name: one of ``SMALL_SETS`` or ``FOLDER_SETS``, or ``FILE.py:FUNCTION`` of one's own.
+        name: one of ``SMALL_SETS``, ``FILE_SETS`` or ``FOLDER_SETS``, or ``FILE.py:FUNCTION`` of
+            one's own.
         root: folder of the files; default: ``data`` in the cache folder.
         download: fetch the files when they are missing.
-        train: at most that many training images (default: all that validation leaves).
-        validation: number of images held out of the training set for validation.
+        train: at most that many training samples (default: all that validation leaves).
+        validation: number of samples held out of the training set for validation.
         image_size: side in pixels to which images are average-pooled or padded (default: as is);
             images in folders are cropped to it.
-        seed: decides which images are held out.
-        workers: processes that read images in folders; images in memory need none.
+        context: characters of a sample of text (default: 64).
+        standardize: what is brought to mean 0 and deviation 1, by the training samples: each
+            channel or column of the inputs (``inputs``), each number of the targets of a regression
+            (``targets``; its errors are in these units, then), ``both``, or ``none``. ``auto``:
+            images in memory, the inputs of ``diabetes`` and ``breast_cancer``, the targets of
+            ``diabetes``, and nothing else.
+        seed: decides which samples are held out.
+        workers: processes that read images in folders, or a ``Dataset`` of one's own; samples in
+            memory need none.
     """
 
     name: str
@@ -85,15 +94,17 @@ class DataSpec(Spec):
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
     image_size: PositiveInt | None = None
+    context: PositiveInt | None = None
+    standardize: Literal["auto", "none", "inputs", "targets", "both"] = "auto"
     seed: Seed = 0
     workers: Count = 4
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name in (*SMALL_SETS, *FOLDER_SETS) or OWN_SET.fullmatch(name):
+        if name in (*SMALL_SETS, *FILE_SETS, *FOLDER_SETS) or OWN_SET.fullmatch(name):
             return name
-        known = (*SMALL_SETS, *FOLDER_SETS)
+        known = (*SMALL_SETS, *FILE_SETS, *FOLDER_SETS)
         shown = name if len(name) <= 60 else name[:57] + "..."
         raise ValueError(
             f"expected {', '.join(known)}, or FILE.py:FUNCTION of your own, "
@@ -102,7 +113,7 @@ class DataSpec(Spec):
 
     @property
     def own(self) -> bool:
-        """Whether a function of the user's loads the images."""
+        """Whether a function of the user's loads the samples."""
         return OWN_SET.fullmatch(self.name) is not None
 
     @property
@@ -156,14 +167,19 @@ class TrainingSpec(Spec):
         cooldown: share of all steps, at the end, with the final learning rate.
         final_learning_rate: where the schedule ends; default: 0 (``cosine``), or the peak divided
             by 250,000 (``one_cycle``).
+        loss: what is minimized. ``auto`` goes by the targets: cross-entropy for whole numbers,
+            which are classes (n,) or tokens (n, T), and mean squared error (``mse``) for
+            floating-point ones. ``binary_cross_entropy`` takes logits of labels that are 0 or 1
+            each, (n,) or (n, k); ``mae`` is the mean absolute error.
+        label_smoothing: of cross-entropy.
         decay: weights that ``weight_decay`` shrinks: ``all``, or ``matrices``, which leaves out
             norms and biases.
         gradient_clip: largest norm of all gradients together.
         ema: decay a step of the moving average of the weights, which is validated and returned
             in their place; 0 has none.
-        collapse_epochs: epochs with the accuracy and the loss of guessing after which training
-            ends as diverged; 0 never does.
-        micro_batch: images that are passed through at a time, gradients being summed up to
+        collapse_epochs: epochs with the accuracy and the loss of guessing a class after which
+            training ends as diverged; 0 never does.
+        micro_batch: samples that are passed through at a time, gradients being summed up to
             ``batch_size``; default: all. Batch statistics are of the smaller batches, then.
         device: ``auto`` takes the GPU where there is one.
         precision: ``auto`` is bfloat16 autocast on a GPU and float32 on a CPU.
@@ -186,6 +202,7 @@ class TrainingSpec(Spec):
     warmup: Fraction = 0.3
     cooldown: Fraction = 0.0
     final_learning_rate: Annotated[float, Field(ge=0)] | None = None
+    loss: Literal["auto", "cross_entropy", "binary_cross_entropy", "mse", "mae"] = "auto"
     label_smoothing: Fraction = 0.0
     gradient_clip: PositiveFloat | None = None
     ema: Fraction = 0.0

@@ -1,6 +1,6 @@
 """What is looked at before the first trial, and not found out after the last.
 
-It costs two training steps of the untrained network and reads the labels of the test images; what
+It costs two training steps of the untrained network and reads the targets of the test samples; what
 is learnt of those is whether they fit.
 """
 
@@ -11,10 +11,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bo_act.activations.expressions import parse
 from bo_act.activations.module import Activation
+from bo_act.data.samples import Inputs, call, mapped, rows, shown_shape
 from bo_act.errors import BoActError, ExpressionError, NetworkError, SpecError
 from bo_act.failures import USERS, is_machines, one_line
 from bo_act.networks import Activations
@@ -22,12 +22,13 @@ from bo_act.specs import StudySpec
 from bo_act.tasks.configuration import places
 from bo_act.tasks.task import Task
 from bo_act.training.devices import rng_devices
-from bo_act.training.evaluation import check_logits, check_network
+from bo_act.training.evaluation import check_network, metric_name
+from bo_act.training.losses import check_outputs, loss_name, mean_loss, outputs_of
 from bo_act.training.optimization import autocast, make_optimizer
 from bo_act.training.trainer import cpu_threads, pick_device
 
 _USUAL, _OTHER = "relu(x)", "sigmoid(x)"  # they differ wherever pre-activations are
-_FEW = 4  # images that show whether a function matters
+_FEW = 4  # samples that show whether a function matters
 
 
 def check_before_search(task: Task) -> None:
@@ -35,7 +36,7 @@ def check_before_search(task: Task) -> None:
 
     Raises:
         SpecError: a baseline is no function; the training function cannot be called.
-        DataError: the test images do not fit the training images.
+        DataError: the test samples do not fit the training samples.
         NetworkError: the network cannot be trained, or does not depend on its activation function.
     """
     spec = task.spec
@@ -61,23 +62,24 @@ def check_trains(task: Task) -> None:
     """Make a step of training with the untrained network, as a trial would.
 
     Raises:
+        SpecError: the loss, the metric or the recipe does not fit the data.
         NetworkError: it fails, or nothing changes when the activation function does.
     """
     spec = task.spec.training
+    loss_name(task.data, spec)
+    metric_name(task.data, task.metric)
     device = pick_device(spec.device)
     with cpu_threads(spec.threads), torch.random.fork_rng(rng_devices(device)):
         torch.manual_seed(task.spec.seed)
         train = task.data.train.to(device)
-        images, labels = train.take(torch.arange(min(spec.batch_size, len(train)), device="cpu"))
+        inputs, targets = train.take(torch.arange(min(spec.batch_size, len(train)), device="cpu"))
         try:
             network = _network(task, _USUAL)
-            check_network(
-                network, train, num_classes=task.data.num_classes, precision=spec.precision
-            )
+            check_network(network, task.data, train, spec.precision)
             make_optimizer(network, spec)
             # ReLU keeps its output for the backward pass: what changes that in place fails here.
-            _step(task, network, images, labels, at_a_time=spec.micro_batch)
-            _check_function_matters(task, images[:_FEW], labels[:_FEW])
+            _step(task, network, inputs, targets, at_a_time=spec.micro_batch)
+            _check_function_matters(task, rows(inputs, slice(_FEW)), targets[:_FEW])
         except Exception as error:
             # Whether it is better by then a trial will tell, which is tried again, and which passes
             # fewer images through at a time where there is too little memory.
@@ -94,60 +96,70 @@ def _network(task: Task, usual: str, **others: str) -> nn.Module:
 
 
 def _step(
-    task: Task, network: nn.Module, images: Tensor, labels: Tensor, *, at_a_time: int | None = None
+    task: Task,
+    network: nn.Module,
+    inputs: Inputs,
+    targets: Tensor,
+    *,
+    at_a_time: int | None = None,
 ) -> list[Tensor]:
-    """Pass images forward and back, as a step of training does.
+    """Pass samples forward and back, as a step of training does.
 
     Returns:
-        The logits and the gradients of all weights.
+        The outputs and the gradients of all weights.
     """
     network.train()
-    size = min(at_a_time or len(images), len(images))
+    data, spec = task.data, task.spec.training
+    loss, count = loss_name(data, spec), len(targets)
+    size = min(at_a_time or count, count)
     outcome = []
     try:
-        for some, its in zip(images.split(size), labels.split(size), strict=True):
-            with autocast(some.device, task.spec.training.precision):
-                logits = network(some)
-            check_logits(logits, some, num_classes=task.data.num_classes)
-            functional.cross_entropy(logits.float(), its).backward()
-            outcome.append(logits.detach())
+        for start in range(0, count, size):
+            piece = slice(start, start + size)
+            some, its = rows(inputs, piece), targets[piece]
+            with autocast(its.device, spec.precision):
+                found = call(network, some)
+            outputs = check_outputs(found, some, its, data)
+            mean_loss(outputs, its, loss).backward()
+            outcome.append(outputs.detach())
     except USERS as error:
         if isinstance(error, BoActError) or is_machines(error):
             raise
-        many = "1 image" if len(images) == 1 else f"{len(images)} images"
-        pieces = f", {size} at a time," if size < len(images) else ""
+        many = f"{count} {data.what}" if count > 1 else f"1 {data.what.removesuffix('s')}"
+        pieces = f", {size} at a time," if size < count else ""
+        shape = shown_shape(mapped(inputs, lambda one: one[0]))
         raise NetworkError(
             f"{task.builder.path}: the network cannot be trained on batches of {many} of shape "
-            f"{tuple(images.shape[1:])}{pieces}: {one_line(error)}{_advice(error)}"
+            f"{shape}{pieces}: {one_line(error)}{_advice(error, data.what)}"
         ) from error
     return [*outcome, *(weight.grad for weight in network.parameters() if weight.grad is not None)]
 
 
-def _advice(error: BaseException) -> str:
+def _advice(error: BaseException, what: str) -> str:
     if "more than 1 value per channel" not in str(error):
         return ""
     return (
-        "; a norm over the batch needs two images at a time: see training.batch_size, "
+        f"; a norm over the batch needs two {what} at a time: see training.batch_size, "
         "training.micro_batch and data.train"
     )
 
 
-def _check_function_matters(task: Task, images: Tensor, labels: Tensor) -> None:
+def _check_function_matters(task: Task, inputs: Inputs, targets: Tensor) -> None:
     """Refuse a network that does the same whatever the function in one of its places is.
 
-    Logits alone do not tell: many networks begin with a last layer of zeros.
+    Outputs alone do not tell: many networks begin with a last layer of zeros.
     """
     for name in places(task.spec):
         networks = [_network(task, _USUAL), _network(task, _USUAL, **{name: _OTHER})]
         outcomes = []
         for network in networks:
             torch.manual_seed(task.spec.seed)  # the same dropout
-            outcomes.append(_step(task, network, images, labels))
+            outcomes.append(_step(task, network, inputs, targets))
         if _differ(*outcomes):
             continue
         with torch.no_grad():  # where training drops whole layers at random
-            logits = [network.eval()(images) for network in networks]
-        if not _differ(logits[:1], logits[1:]):
+            outputs = [outputs_of(call(network.eval(), inputs)) for network in networks]
+        if not _differ(outputs[:1], outputs[1:]):
             which = f"activation({name!r})" if name else "activation()"
             raise NetworkError(
                 f"{task.builder.path}: the network does the very same with {_USUAL} and with "

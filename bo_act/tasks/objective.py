@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import statistics
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,11 +23,39 @@ from bo_act.training.outcomes import Diverged
 from bo_act.user_files import load_function
 
 EXPECTED = "def objective(trial, activation, *, seed, device, ...) -> float"
+_RETURNED = (
+    "a number, a list of one for each seed or data set, or a dict of such with 'validation' and "
+    "perhaps 'test'"
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an objective returned.
+
+    Attributes:
+        value: what the search is told, the mean where there are several; NaN where the training
+            diverged.
+        values: each of several runs; empty of a single one.
+        test: on data that no search is told of; None where there are none.
+    """
+
+    value: float
+    values: tuple[float, ...] = ()
+    test: float | None = None
+
+    @property
+    def variance(self) -> float | None:
+        """Of the mean of several runs; None of a single one."""
+        count = len(self.values)
+        if count < 2 or not all(map(math.isfinite, self.values)):
+            return None
+        return statistics.variance(self.values) / count
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A function of a user's file, which trains a network and returns what is maximized.
+    """A function of a user's file, which trains a network and returns what came of it.
 
     Attributes:
         path: the file.
@@ -56,7 +85,7 @@ class Objective:
         function: Expression | Mapping[str, Expression],
         context: Mapping[str, Any],
         options: Mapping[str, Any] | None = None,
-    ) -> float:
+    ) -> Measured:
         """Call the function; NaN where it says that the training diverged.
 
         Args:
@@ -66,7 +95,7 @@ class Objective:
             options: of the modules that it gets.
 
         Raises:
-            SpecError: it asks for what is not there, or returns no number.
+            SpecError: it asks for what is not there, or returns something else than expected.
             BaseException: whatever else it raised.
         """
         activation: Any = activations_of(function, options or {})
@@ -77,13 +106,13 @@ class Objective:
                 warnings.filterwarnings("ignore", message="The reported value is ignored")
                 value = self.function(trial, activation, **asked)
         except Diverged:
-            return math.nan
+            return Measured(math.nan)
         try:
-            return _as_number(value)
+            return _as_measured(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):
             raise SpecError(
-                f"{self.path}: expected the objective{self._line} to return a number to be "
-                f"maximized, got {_shown(value)}"
+                f"{self.path}: expected the objective{self._line} to return {_RETURNED}, got "
+                f"{_shown(value)}"
             ) from None
 
     def check(self, context: Mapping[str, Any]) -> None:
@@ -135,6 +164,42 @@ class Objective:
         return {one.name: context[one.name] for one in parameters if one.name in context}
 
 
+def _as_measured(value: Any) -> Measured:
+    """Read what an objective returned.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RuntimeError: it is something else.
+    """
+    if not isinstance(value, Mapping):
+        values = _as_numbers(value)
+        return Measured(_mean(values), values if len(values) > 1 else ())
+    if "validation" not in value or value.keys() - {"validation", "test"}:
+        raise ValueError("other keys")
+    values, test = _as_numbers(value["validation"]), value.get("test")
+    return Measured(
+        _mean(values),
+        values if len(values) > 1 else (),
+        None if test is None else _mean(_as_numbers(test)),
+    )
+
+
+def _as_numbers(value: Any) -> tuple[float, ...]:
+    """Return a number, or each of a list, tuple, or array of one dimension."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("nothing")
+        return tuple(map(_as_number, value))
+    return (_as_number(value),)
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+
+
 def _as_number(value: Any) -> float:
     """Return a number as a float; of tensors and arrays, those of one element.
 
@@ -155,6 +220,11 @@ def _shown(value: Any) -> str:
     shape = getattr(value, "shape", None)
     if shape is not None:
         return f"a {kind} of {value.dtype} and the shape {tuple(shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(repr, value)) or 'nothing'}"[:100]
+    if isinstance(value, list | tuple):
+        inside = ", ".join(map(_shown, value[:3])) or "nothing"
+        return f"a {kind} of {inside}{', ...' if len(value) > 3 else ''}"
     if isinstance(value, str | bool | complex):
         return f"{kind} {clean(repr(value))[:60]}"
     return f"{kind} (beyond all floats)" if isinstance(value, numbers.Real) else kind

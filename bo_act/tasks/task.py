@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from bo_act.activations.expressions import Expression
 from bo_act.activations.module import activations_of
 from bo_act.activations.space import Space, load_space
 from bo_act.data.loading import Data, load_data
+from bo_act.data.samples import Inputs, Samples, mapped
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import USERS, Failure, is_machines, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
@@ -32,12 +34,21 @@ from bo_act.networks import (
     materialize,
 )
 from bo_act.networks.initialization import Initialization
-from bo_act.specs import StudySpec
+from bo_act.specs import FeaturesSpec, StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.tasks.methods import METHOD_PARTS, OwnMethod
 from bo_act.tasks.objective import Objective
 from bo_act.training.checkpoint import Checkpoint
-from bo_act.training.trainer import TrainingResult, cpu_threads, pick_device, train
+from bo_act.training.evaluation import metric_name, per_example
+from bo_act.training.losses import loss_name
+from bo_act.training.trainer import (
+    EVALUATION_BATCH,
+    TrainingResult,
+    cpu_threads,
+    measure,
+    pick_device,
+    train,
+)
 
 SPACE = "the space's functions"
 """What the space is called among the hashes of what a study file names."""
@@ -49,31 +60,24 @@ class StudyNetwork:
 
     Attributes:
         builder: the model file.
-        in_channels, image_size, num_classes: of the data.
+        facts: of the data, see ``Data``.
+        example: some inputs, of which shapes and dtypes count.
         seed: of the initial weights.
         init: how they are set.
     """
 
     builder: NetworkBuilder
-    in_channels: int
-    image_size: int
-    num_classes: int
+    facts: Mapping[str, Any]
+    example: Inputs
     seed: int
     init: Initialization = "default"
 
     def __call__(self, activation: Activations) -> nn.Module:
         """Build the untrained network with fresh activation modules."""
-        network = self.builder(
-            activation,
-            in_channels=self.in_channels,
-            image_size=self.image_size,
-            num_classes=self.num_classes,
-            seed=self.seed,
-        )
-        shape = (self.in_channels, self.image_size, self.image_size)
-        materialize(network, self.builder.path, shape=shape, seed=self.seed)
+        network = self.builder(activation, seed=self.seed, **self.facts)
+        materialize(network, self.builder.path, inputs=self.example, seed=self.seed)
         try:
-            initialize(network, self.init, shape=shape, seed=self.seed)
+            initialize(network, self.init, inputs=self.example, seed=self.seed)
         except USERS as error:
             if is_machines(error):
                 raise
@@ -84,14 +88,12 @@ class StudyNetwork:
         return network
 
     @property
-    def key(self) -> dict[str, str | int]:
+    def key(self) -> dict[str, Any]:
         """What the network follows from, besides its activation function and the seed."""
         init = {} if self.init == "default" else {"init": self.init}
         return {
             "source": self.builder.source_hash,
-            "in_channels": self.in_channels,
-            "image_size": self.image_size,
-            "num_classes": self.num_classes,
+            **self.builder.asked(self.facts),
             **init,
         }
 
@@ -123,12 +125,14 @@ class Task:
         objective = None if spec.objective is None else Objective.load(spec.objective)
         methods = {key: own for key in METHOD_PARTS if (own := OwnMethod.load(spec, key))}
         pick_device(spec.training.device)
-        data = None if spec.data is None else load_data(spec.data, spec.augmentation)
+        data = None
+        if spec.data is not None:
+            data = load_data(spec.data, spec.augmentation, loss=spec.training.loss)
         return cls(spec, space, data, builder, objective, methods)
 
     @property
     def data(self) -> Data:
-        """The images.
+        """The data set.
 
         Raises:
             SpecError: the study has none.
@@ -183,9 +187,7 @@ class Task:
         """Return the untrained network with the seed's weights, but for its activation function."""
         data = self.data
         init: Initialization = self.spec.model.init if self.spec.model else "default"
-        return StudyNetwork(
-            self.builder, data.in_channels, data.image_size, data.num_classes, seed, init
-        )
+        return StudyNetwork(self.builder, data.facts, data.example, seed, init)
 
     def check(self) -> None:
         """Refuse, before the first trial, a network that does not train with every function.
@@ -194,11 +196,12 @@ class Task:
             NetworkError: it changes in place what the gradient of a function needs.
         """
         if self.given_data is not None and self.given_builder is not None:
-            images, _ = self.data.train.take(
+            inputs, _ = self.data.train.take(
                 torch.arange(min(2, len(self.data.train)), device="cpu")
             )
             network = self.network(seed=self.spec.seed)
-            check_gradients(network, images.cpu(), name=str(self.builder.path))
+            on_cpu = mapped(inputs, lambda one: one.cpu())
+            check_gradients(network, on_cpu, name=str(self.builder.path))
 
     def features(
         self,
@@ -214,10 +217,10 @@ class Task:
             workers: how many compute spectra at a time, see ``compute_features``.
             executor: where they are, see ``compute_features``.
         """
-        spec = self.spec.features
+        spec = self._features_spec
         if not spec.fim or self.given_builder is None:
             return compute_features(self.space, spec=spec)
-        images, labels = self._features_batch()
+        inputs, targets = self._features_batch()
         network = self.network(seed=spec.seed)
         threads = self.spec.training.threads
         try:
@@ -225,8 +228,8 @@ class Task:
                 return compute_features(
                     self.space,
                     network=network,
-                    inputs=images,
-                    targets=labels,
+                    inputs=inputs,
+                    targets=targets,
                     spec=spec,
                     device=pick_device(self.spec.training.device),
                     key=network.key,
@@ -257,9 +260,9 @@ class Task:
         Returns:
             From an index of the catalogue to ``act_bench_vector``, or to None.
         """
-        if "fim" not in features.blocks:
+        if "fim" not in features.blocks or self.data.kind != "classes":
             return None
-        spec = self.spec.features.model_copy(update={"precision": "float32"})
+        spec = self._features_spec.model_copy(update={"precision": "float32"})
         job = FisherJob(self.network(seed=spec.seed), *self._features_batch(), spec)
         spectra = Spectra(job, pick_device(self.spec.training.device))
         present = features.blocks["fim"].present
@@ -280,8 +283,20 @@ class Task:
 
         return vector
 
-    def _features_batch(self) -> tuple[Tensor, Tensor]:
-        """Return the images and labels that spectra are computed on."""
+    @property
+    def _features_spec(self) -> FeaturesSpec:
+        """The options of the features, with the loss of the training where they name none.
+
+        A mean absolute error has the matrix of a squared one: that of any distribution about a mean
+        is the same for each output, but for a factor.
+        """
+        spec = self.spec.features
+        if self.given_data is None or spec.loss is not None or self.data.kind != "labels":
+            return spec  # what the targets' dtype tells
+        return spec.model_copy(update={"loss": "binary_cross_entropy"})
+
+    def _features_batch(self) -> tuple[Inputs, Tensor]:
+        """Return the inputs and targets that spectra are computed on."""
         spec, train_set = self.spec.features, self.data.train
         order = torch.randperm(
             len(train_set), device="cpu", generator=torch.Generator().manual_seed(spec.seed)
@@ -304,7 +319,7 @@ class Task:
             function: the activation function, or one for each activation that the network names.
             settings: values that replace those of the study file, by dotted key.
             seed: of the initial weights and, separately drawn from it, the order of the data.
-            report: called after each epoch with its number and the validation accuracy.
+            report: called after each epoch with its number and the metric's value.
             checkpoint: where the state is kept, and gone on from; see ``checkpoint``.
             stop: asked after each step whether to save the state and stop.
         """
@@ -318,12 +333,50 @@ class Task:
             network,
             self.data,
             task.spec.training,
+            metric=self.metric,
             seed=derived_seed(seed, 1_000_003),
             report=report,
             checkpoint=checkpoint,
             stop=stop,
         )
         return network, result
+
+    def measure(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
+        """Return the study's metric and the mean loss of a trained network, see ``measure``.
+
+        A value that is not finite is that of a diverged training.
+        """
+        spec = self.spec.training
+        metric = metric_name(self.data, self.metric)
+        value, loss = measure(
+            network,
+            samples,
+            batch_size=max(spec.batch_size, EVALUATION_BATCH),
+            device=pick_device(spec.device),
+            precision=spec.precision,
+            metric=metric,
+            loss=loss_name(self.data, spec),
+        )
+        worst = self.data.worst(metric)
+        return value if math.isfinite(value) or worst is None else worst, loss
+
+    def per_example(self, network: nn.Module, samples: Samples) -> NDArray[Any] | None:
+        """Return what each sample adds to the study's metric, (n,); None where it is no mean."""
+        spec = self.spec.training
+        return per_example(
+            network,
+            samples,
+            batch_size=max(spec.batch_size, EVALUATION_BATCH),
+            device=pick_device(spec.device),
+            precision=spec.precision,
+            metric=metric_name(self.data, self.metric),
+            loss=loss_name(self.data, spec),
+        )
+
+    @property
+    def metric(self) -> str:
+        """What the built-in training measures, a key of ``METRICS``."""
+        return self.spec.metric.key
 
     def checkpoint(
         self,

@@ -12,10 +12,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from bo_act import terminal
+from bo_act.comparison.metrics import adjusted, remarks
 
 if TYPE_CHECKING:
     from bo_act.benchmark.table import Benchmark
     from bo_act.comparison.compare import Comparison
+    from bo_act.metrics import Metric
 
 _BINS = 20
 _BAR = 40  # characters
@@ -60,6 +62,7 @@ def show(
     diverged = content["diverged"]
     rows = {
         "space": f"{benchmark.space.name} ({len(benchmark):,} functions)",
+        "metric": escape(str(benchmark.metric)),
         "measured": f"{content['measured']:,}, {_runs(benchmark)} each",
         "diverged": f"{diverged['runs']:,} of {content['runs']:,} runs ({diverged['share']:.1%}), "
         f"{diverged['functions']:,} of the functions in every run"
@@ -79,16 +82,18 @@ def show(
     _histogram(benchmark)
     _best(benchmark, content)
     if content["luck"] is not None:
-        _luck(content["luck"])
+        _luck(content["luck"], benchmark.metric)
 
 
 def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
     """Return what ``bo-act bench show --json`` prints."""
     from bo_act.benchmark.selection_bias import luck
 
-    there = np.isfinite(benchmark.runs["validation_accuracy"])
+    there = np.isfinite(benchmark.runs["validation_value"])
+    complete = int(there.all(axis=1).sum())
     seconds = benchmark.runs["seconds"][there]
-    order = np.argsort(-np.where(benchmark.measured, benchmark.values, -np.inf), kind="stable")
+    good = benchmark.metric.sign * benchmark.values
+    order = np.argsort(-np.where(benchmark.measured, good, -np.inf), kind="stable")
     fim = benchmark.features.blocks.get("fim")
     deviation = benchmark.deviations
     best = [
@@ -103,6 +108,7 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
     return {
         "name": benchmark.name,
         "space": benchmark.space.name,
+        "metric": benchmark.metric.as_json(),
         "functions": len(benchmark),
         "measured": int(benchmark.measured.sum()),
         "runs": int(there.sum()),
@@ -117,7 +123,7 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
         "seconds": _number(seconds.sum()) if np.isfinite(seconds).all() else None,
         "chance": benchmark.chance,
         "best": best,
-        "luck": luck(benchmark, top=top) if benchmark.seeds > 1 else None,
+        "luck": luck(benchmark, top=top) if benchmark.seeds > 1 and complete >= 5 else None,
         "hash": benchmark.hash,
     }
 
@@ -127,26 +133,31 @@ def _number(value: float) -> float | None:
 
 
 def _histogram(benchmark: Benchmark) -> None:
-    values = benchmark.values[benchmark.measured]
-    counts, edges = np.histogram(values, bins=_BINS, range=(0.0, max(1e-9, float(values.max()))))
-    table = Table(title="Functions by mean validation accuracy", title_justify="left")
-    table.add_column("accuracy", justify="right")
+    metric, values = benchmark.metric, benchmark.values[benchmark.measured]
+    ends = 0.0, max(1e-9, float(values.max()))
+    if not metric.in_percent:
+        # What is far worse than all that matters would leave no room for the rest.
+        far = np.quantile(metric.sign * values, 0.05)
+        ends = float(values.min()), float(values.max())
+        ends = (far, ends[1]) if metric.sign > 0 else (ends[0], -far)
+    counts, edges = np.histogram(np.clip(values, *ends), bins=_BINS, range=ends)
+    title = f"Functions by mean {metric.name} on validation data"
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column(escape(metric.name), justify="right")
     table.add_column("functions", justify="right")
     table.add_column("")
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         bar = "█" * round(_BAR * count / counts.max())
-        table.add_row(f"{low:.1%} to {high:.1%}", str(count), bar or ("▏" if count else ""))
+        span = f"{low:.1%} to {high:.1%}" if metric.in_percent else f"{low:.4g} to {high:.4g}"
+        table.add_row(span, str(count), bar or ("▏" if count else ""))
     terminal.out.print(table)
 
 
 def _best(benchmark: Benchmark, content: dict[str, Any]) -> None:
-    several = benchmark.seeds > 1
-    table = Table(
-        title=f"Best by validation accuracy (mean of {benchmark.seeds} runs)"
-        if several
-        else "Best by validation accuracy",
-        title_justify="left",
-    )
+    several, metric = benchmark.seeds > 1, benchmark.metric
+    title = f"Best by {metric.name} on validation data"
+    title += f" (mean of {benchmark.seeds} runs)" if several else ""
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("activation", overflow="fold")
     table.add_column("validation", justify="right")
@@ -154,9 +165,10 @@ def _best(benchmark: Benchmark, content: dict[str, Any]) -> None:
         table.add_column("s.d. of runs", justify="right")
     table.add_column("test", justify="right")
     for rank, row in enumerate(content["best"], start=1):
-        spread = [f"{100 * row['deviation']:.2f}"] if several else []
-        test = "" if row["test"] is None else f"{row['test']:.2%}"
-        table.add_row(str(rank), row["activation"], f"{row['validation']:.2%}", *spread, test)
+        spread = [_amount(row["deviation"], metric)] if several else []
+        test = "" if row["test"] is None else metric.text(row["test"])
+        value = metric.text(row["validation"])
+        table.add_row(str(rank), row["activation"], *map(escape, (value, *spread, test)))
     terminal.out.print(table)
 
 
@@ -164,15 +176,25 @@ def _runs(benchmark: Benchmark) -> str:
     return "1 run" if benchmark.seeds == 1 else f"{benchmark.seeds} runs"
 
 
-def _luck(found: dict[str, float]) -> None:
+def _amount(value: float, metric: Metric) -> str:
+    """Return a difference without its sign."""
+    return metric.difference(value).lstrip("+-")
+
+
+def _luck(found: dict[str, float], metric: Metric) -> None:
+    unit = " points" if metric.in_percent else f" {metric.unit}".rstrip()
+    lucky = f"{_amount(found['shrinkage'], metric)}{unit}"
     rows = {
         "a run with the mean of the others": f"Spearman {found['correlation']:.2f} over all, "
         f"{found['correlation_top']:.2f} within their best fifth",
-        "s.d. of runs in that fifth": f"{100 * found['deviation']:.2f} points (median)",
-        "best by the others": f"{found['chosen']:.2%} there, {found['held_out']:.2%} in the run "
-        f"held out: {100 * found['shrinkage']:.2f} points were luck",
-        "regret": f"{100 * found['regret_of_mean']:.2f} points below the best by all runs",
+        "s.d. of runs in that fifth": f"{_amount(found['deviation'], metric)}{unit} (median)",
+        "best by the others": f"{metric.text(found['chosen'])} there, "
+        f"{metric.text(found['held_out'])} in the run held out: {lucky} "
+        + ("were luck" if found["shrinkage"] >= 0 else "better there"),
+        "regret": f"{_amount(found['regret_of_mean'], metric)}{unit} worse than the best by all "
+        "runs",
     }
+    rows = {name: escape(text) for name, text in rows.items()}
     terminal.key_values("How much of the top is luck", rows)
 
 
@@ -180,10 +202,14 @@ def comparison(found: Comparison) -> None:
     """Print the table of a comparison, and who beats whom."""
     frame = found.table
     regrets = [column for column in frame.columns if column.startswith("regret ")]
-    shown = list(dict.fromkeys([*_nearest(regrets, (20, 50)), regrets[-1]]))
+    compared_at = found.summary["compared_at"]
+    wanted = _nearest(regrets, tuple(sorted({20, 50, compared_at})))
+    shown = list(dict.fromkeys([*wanted, regrets[-1]]))
     columns = [*shown, "± 95%", "median rank", "test regret", "to top 1%", "seconds"]
     for name, rows in frame.groupby("benchmark", sort=False):
-        table = Table(title=f"Regret on {name}, in points", title_justify="left")
+        metric = found.benchmarks[str(name)].metric
+        title = f"Regret on {name}, in {metric.differences}"
+        table = Table(title=escape(title), title_justify="left")
         table.add_column("method", no_wrap=True)
         for column in columns:
             table.add_column(_HEADS.get(column, column.removeprefix("regret ")), justify="right")
@@ -193,6 +219,8 @@ def comparison(found: Comparison) -> None:
             table.add_row(escape(row["method"]), *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")
+    for remark in remarks(found.summary):
+        terminal.out.print(remark, style="dim")
     for name, told in found.summary.get("told", {}).items():
         said = f"{name} was told by {', '.join(told['by'])}"
         if told["not_by"]:
@@ -201,13 +229,16 @@ def comparison(found: Comparison) -> None:
     first = next(iter(found.summary["methods"]))
     rows = {
         escape(pair["b"]): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, "
-        f"{pair['ci95'][1]:.2f}], ahead on {pair['ahead']} of {len(pair['benchmarks'])}"
-        for pair in found.summary["comparisons"]
-        if pair["a"] == first and pair["probability"] is not None
+        f"{pair['ci95'][1]:.2f}], p = {pair['p_holm']:.3f}, ahead on {pair['ahead']} of "
+        f"{len(pair['benchmarks'])}"
+        for pair in adjusted([one for one in found.summary["comparisons"] if one["a"] == first])
+        if pair["probability"] is not None
     }
     if rows:
+        when = f"after {compared_at} evaluations"
         terminal.key_values(
-            f"Probability that {escape(first)} beats, in the end (95% over such benchmarks)",
+            f"Probability that {escape(first)} beats, {when} (95% over such benchmarks; p of one "
+            f"half, adjusted by Holm for {len(rows)})",
             rows,
         )
 
@@ -222,8 +253,8 @@ _HEADS = {
 
 _CAPTION = (
     "The best first, by regret over the whole search. By columns: mean regret after that many "
-    "evaluations, in points of validation accuracy; ± for the last one, 95%; median rank of what "
-    "was found; its regret in test accuracy; median evaluations until the best found is in the top "
+    "evaluations, on validation data; ± where methods are compared, 95%; median rank of what was "
+    "found; its regret on test data; median evaluations until the best found is in the top "
     "hundredth; median time of a suggestion."
 )
 
@@ -237,5 +268,5 @@ def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "-"
     if isinstance(value, float):
-        return f"{value:.2f}" if value < 10 else f"{value:.3g}"
+        return f"{value:.2f}" if value == 0 or 0.1 <= value < 10 else f"{value:.3g}"
     return str(value)

@@ -17,8 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from bo_act.errors import StorageError
+from bo_act.metrics import Metric
 from bo_act.specs import SEARCHED
-from bo_act.study.storage.trials import count, is_diverged, own_trials
+from bo_act.study.results.summary import rank
+from bo_act.study.storage.metric import metric_of
+from bo_act.study.storage.trials import count, own_trials
 from bo_act.tasks.configuration import shown
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ class Now:
     def __init__(self, study: optuna.Study) -> None:
         self.awaited: list[str] = []
         self._study = study
+        self._metric = metric_of(study)
         self._trials: list[FrozenTrial] = []
         self._looked = -_LOOK
         # Rich draws from a thread of its own, and from ours where a line is printed.
@@ -63,17 +67,15 @@ class Now:
         """Return what is shown now, as names and lines."""
         trials = self._read()
         rows = []
-        finished = [
-            t for t in trials if t.state == TrialState.COMPLETE and t.values and not is_diverged(t)
-        ]
-        best = max(finished, key=lambda trial: float(trial.values[0]), default=None)
+        best = next(iter(rank(trials, self._metric)), None)
         if best is not None:
-            line = Text().append(f"{best.values[0]:.4f}", "bold green").append(f"  {_what(best)}")
+            line = Text().append(self._metric.text(best.value), "bold green")
+            line.append(f"  {_what(best)}")
             rows.append(("best", line.append(f"  trial {best.number}", "dim")))
         running = [
             t for t in trials if t.state == TrialState.RUNNING and "proposal" in t.user_attrs
         ]
-        rows += [(f"#{trial.number}", _running(trial)) for trial in running[:_ROWS]]
+        rows += [(f"#{trial.number}", _running(trial, self._metric)) for trial in running[:_ROWS]]
         if len(running) > _ROWS:
             rows.append(("", Text(f"and {len(running) - _ROWS} more", style="dim")))
         rows += [("", Text(line, style="yellow")) for line in self.awaited[:_ROWS]]
@@ -106,13 +108,13 @@ def sparkline(values: list[float]) -> str:
     return "".join(_BLOCKS[round((value - low) / step) if step > 0 else 0] for value in values)
 
 
-def _running(trial: FrozenTrial) -> Text:
+def _running(trial: FrozenTrial, metric: Metric) -> Text:
     curve = [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)]
     line = Text(_what(trial))
     if curve:
         line.append(f"  {sparkline(curve[-_EPOCHS:])} ", "cyan")
-        line.append(f"{curve[-1]:.4f} epoch {max(trial.intermediate_values) + 1}")
-    return line.append(f"  {_how(trial)}", "dim")
+        line.append(f"{metric.text(curve[-1])} epoch {max(trial.intermediate_values) + 1}")
+    return line.append(f"  {_how(trial, metric)}", "dim")
 
 
 def _what(trial: FrozenTrial) -> str:
@@ -122,8 +124,8 @@ def _what(trial: FrozenTrial) -> str:
     return " ".join([" and ".join(texts) or "?", *([shown(settings)] if settings else [])])
 
 
-def _how(trial: FrozenTrial) -> str:
+def _how(trial: FrozenTrial, metric: Metric) -> str:
     proposal = trial.user_attrs.get("proposal", {})
     expected = proposal.get("expected")
     by = str(proposal.get("by", ""))
-    return by + ("" if expected is None else f", expected {expected:.4f}")
+    return by + ("" if expected is None else f", expected {metric.text(expected)}")

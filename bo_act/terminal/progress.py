@@ -25,8 +25,10 @@ from rich.progress import (
 from rich.table import Column
 
 from bo_act.events import Events
+from bo_act.metrics import Metric
 from bo_act.specs import SEARCHED
 from bo_act.study.results.failures import failure_of_trial
+from bo_act.study.storage.metric import metric_of
 from bo_act.terminal.console import duration, err, with_settings
 from bo_act.terminal.now import Now
 
@@ -56,6 +58,7 @@ class Live(Events):
         self.screen: _Screen | None = None
         self.tasks: dict[str, TaskID] = {}
         self.best: float | None = None
+        self.metric = Metric("value")
         self.paces: dict[str, _Pace] = {}
         self.awaited: set[tuple[int, str]] = set()
 
@@ -74,12 +77,13 @@ class Live(Events):
     def opened(self, study: Study) -> None:
         """Follow the trials of a study from now on."""
         self.now = Now(study)
+        self.metric = metric_of(study)
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """Show a finished trial, how fast trials end, and the best value so far."""
         pace = self.paces.setdefault("search", _Pace(done))
         if trial is not None and not self.quiet:
-            better = best is not None and (self.best is None or best > self.best)
+            better = best is not None and self.metric.better(best, self.best)
             failed = trial.state == TrialState.FAIL
             if self.screen is not None:
                 self.screen.print(self._line(trial), whole=failed)
@@ -136,8 +140,10 @@ class Live(Events):
         elif trial.value is None or state != "complete":
             shown = f"[yellow]{state}[/]"
         else:
-            better = self.best is None or trial.value > self.best
-            shown = f"[bold green]{trial.value:.4f}[/]  " if better else f"{trial.value:.4f}  "
+            shown = escape(self.metric.text(trial.value))
+            if self.metric.better(trial.value, self.best):
+                shown = f"[bold green]{shown}[/]"
+            shown += "  "
         searched = {k: v for k, v in trial.params.items() if k.startswith(SEARCHED)}
         what = with_settings(text, searched)
         if (failure := failure_of_trial(trial)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from bo_act.terminal.console import duration, out
@@ -21,8 +22,9 @@ def status_table(status: StudyStatus) -> RenderableType:
 
 def _parts(status: StudyStatus) -> list[Table | str]:
     counts = status.trials
+    planned = "" if status.total is None else f" of {status.total}"
     rows = {
-        "finished": f"{counts.finished} of {status.total}",
+        "finished": f"{counts.finished}{planned}",
         "by state": (
             f"{counts.complete} complete ({counts.diverged} diverged), {counts.pruned} pruned, "
             f"{counts.failed} failed, {counts.running} running"
@@ -30,7 +32,10 @@ def _parts(status: StudyStatus) -> list[Table | str]:
         "rate": "" if status.per_hour is None else f"{status.per_hour:,.3g} trials an hour",
         "time left": "none" if status.done else _left(status),
         "best so far": _best(status),
+        "measured": escape(str(status.metric)),
     }
+    if status.total is None:
+        del rows["time left"]
     facts = Table(title=f"Study {status.study}", title_justify="left", show_header=False)
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
@@ -81,4 +86,4 @@ def _best(status: StudyStatus) -> str:
     best = status.best
     if best is None or best.value is None:
         return status.lacking or "none"
-    return f"{best.activation}  {100 * best.value:.2f}% (trial {best.trial})"
+    return f"{escape(f'{best.activation}  {status.metric.text(best.value)}')} (trial {best.trial})"

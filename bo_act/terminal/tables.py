@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from bo_act.study.results.verdict import caveats, verdict, with_interval
+from bo_act.study.results.verdict import caveats, sampled, verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
 if TYPE_CHECKING:
     from bo_act.features.table import FeatureTable
+    from bo_act.metrics import Metric
     from bo_act.study.results.confirmation import Confirmed
     from bo_act.study.results.explanation import TrialExplanation
     from bo_act.study.results.summary import Found, StudyResult
@@ -30,21 +31,27 @@ def study_tables(result: StudyResult) -> None:
     if result.best is None:
         out.print(escape(result.lacking or "No function has been evaluated yet."))
     else:
-        out.print(_found_table("Best of the search (validation accuracy, one seed)", result.top))
+        title = f"Best of the search ({result.metric.name}, one seed)"
+        out.print(_found_table(title, result.top, result.metric))
     if result.front:
         title = "Better than all that cost less (cost at inference in units of ReLU's)"
-        out.print(_found_table(title, result.front))
+        out.print(_found_table(title, result.front, result.metric))
     baseline = result.baseline
     if result.best is not None and (baseline.value is not None or baseline.state):
         what = with_settings("relu(x)", baseline.settings)
-        out.print(f"{what} in the same search: {_percent(baseline.value) or baseline.state}")
+        value = _text(baseline.value, result.metric) or baseline.state
+        out.print(f"{what} in the same search: {value}")
     if result.confirmed:
-        out.print(_confirmed_table(result.confirmed))
-    judged = verdict(result.confirmed)
+        out.print(_confirmed_table(result.confirmed, result.metric))
+    judged = verdict(result.confirmed, result.metric)
     if judged is not None:
         name = judged.winner.activation
-        out.print(judged.text.replace(f"{name},", f"[bold]{name}[/],", 1))
-    for note in (judged.note if judged else "", *result.notes, *caveats(result.confirmed)):
+        out.print(escape(judged.text).replace(f"{name},", f"[bold]{name}[/],", 1))
+    for note in (
+        judged.note if judged else "",
+        *result.notes,
+        *caveats(result.confirmed, result.metric),
+    ):
         if note:
             out.print(f"[dim]{escape(note)}[/]")
     for line in failure_lines(result.failures):
@@ -64,31 +71,33 @@ def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _found_table(title: str, functions: Sequence[Found]) -> Table:
+def _found_table(title: str, functions: Sequence[Found], metric: Metric) -> Table:
     priced = any(found.cost is not None for found in functions)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("activation", overflow="fold")
-    table.add_column("validation", justify="right")
+    table.add_column(escape(metric.name), justify="right")
     if priced:
         table.add_column("cost", justify="right")
     table.add_column("trial", justify="right")
-    for rank, found in enumerate(functions, start=1):
+    values = metric.texts([found.value for found in functions])
+    for rank, (found, value) in enumerate(zip(functions, values, strict=True), start=1):
         what = with_settings(found.activation, found.settings)
         cost = [] if not priced else ["" if found.cost is None else f"{found.cost:.3g}"]
-        table.add_row(str(rank), what, _percent(found.value), *cost, str(found.trial))
+        table.add_row(str(rank), what, escape(value), *cost, str(found.trial))
     return table
 
 
-def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
+def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     seeds = confirmed[0].seeds
-    fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval"
+    over = sampled([row.test for row in confirmed])
+    fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval {over}"
     table = Table(
         title=f"Confirmed on the test set ({fresh})",
         title_justify="left",
     )
     table.add_column("activation", overflow="fold")
-    table.add_column("test accuracy", justify="right")
+    table.add_column(escape(f"test {metric.name}"), justify="right")
     table.add_column("minus ReLU", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("in the search", justify="right")
@@ -98,10 +107,10 @@ def _confirmed_table(confirmed: Sequence[Confirmed]) -> Table:
         last_found = row.role == "found" and any(one.role == "baseline" for one in after)
         table.add_row(
             with_settings(row.activation, row.settings) + note,
-            with_interval(row.test, "{:.2f}%"),
-            "" if row.minus_relu is None else with_interval(row.minus_relu, "{:+.2f}"),
-            _percent(row.validation.mean),
-            _percent(row.searched) or row.state,
+            escape(with_interval(row.test, metric)),
+            "" if row.minus_relu is None else with_interval(row.minus_relu, metric, signed=True),
+            _text(row.validation.mean, metric),
+            _text(row.searched, metric) or row.state,
             end_section=last_found,
         )
     return table
@@ -118,31 +127,41 @@ _HOW = {
 
 def explanation(found: TrialExplanation) -> None:
     """Print what was expected of a trial, and by which evidence."""
-    measured = {"complete": _percent(found.value), "running": "not yet"}.get(found.state)
-    rows = {"chosen": _HOW[found.by], "measured": measured or found.state}
+    metric = found.metric
+    measured = {"complete": f"{metric.text(found.value)} ({metric.name})", "running": "not yet"}
+    rows = {
+        "chosen": _HOW.get(found.by, found.by),
+        "measured": escape(measured.get(found.state, found.state)),
+    }
     if found.failure:
         rows["why it failed"] = escape(found.failure)
     said = found.explanation
     if said is None:
+        if found.expected is not None:
+            rows["expected"] = escape(f"{metric.text(found.expected)}, as the trial noted")
         key_values(f"Trial {found.trial}: {found.activation}", rows)
-        out.print("Nothing was predicted: too little had been evaluated.")
+        what = "Nothing was predicted" if found.expected is None else "No more can be said"
+        out.print(escape(f"{what}: {found.lacking}."), soft_wrap=True)
         return
-    rows["expected"] = (
-        f"{_percent(said.predicted)}, with 90% between {_percent(said.low)} and "
-        f"{_percent(said.high)}, after {said.observed} functions"
+    predicted, low, high = metric.texts([said.predicted, said.low, said.high])
+    rows["expected"] = escape(
+        f"{predicted}, with 90% between {low} and {high}, after {said.observed} functions"
     )
     rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
     key_values(f"Trial {found.trial}: {found.activation}", rows)
     table = Table(title="Most similar before it", title_justify="left")
     table.add_column("activation", overflow="fold")
-    table.add_column("value", justify="right")
+    table.add_column(escape(metric.name), justify="right")
     table.add_column("similarity", justify="right")
-    for text, neighbour in zip(found.neighbours, said.neighbours, strict=True):
-        table.add_row(text, _percent(neighbour.value), f"{neighbour.similarity:.2f}")
+    values = metric.texts([neighbour.value for neighbour in said.neighbours])
+    for text, neighbour, value in zip(found.neighbours, said.neighbours, values, strict=True):
+        table.add_row(text, escape(value), f"{neighbour.similarity:.2f}")
     out.print(table)
+    better = "" if metric.sign > 0 else ", above 0 where they make it smaller"
     out.print(
         "Expected values are among those observed. Parts of the prediction are in units of the "
-        "warped target, whose deviation is 1: the prior, each block, and all blocks together."
+        f"warped target, whose deviation is 1{better}: the prior, each block, and all blocks "
+        "together."
     )
 
 
@@ -186,5 +205,5 @@ def feature_store(table: FeatureTable) -> None:
     key_values("Fisher spectra", rows)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}%"
+def _text(value: float | None, metric: Metric) -> str:
+    return "" if value is None else escape(metric.text(value))

@@ -7,7 +7,9 @@ theirs. A kill leaves the one before, and a damaged one is not used.
 from __future__ import annotations
 
 import io
+import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 
 import torch
 
-from bo_act.io import one_line, read_checked, remove_abandoned, write_checked
+from bo_act.io import one_line, read_checked, reason, remove_abandoned, write_checked
 
 _FORMAT = 1
+WORTH_SAVING = 1.0  # seconds of training that are rather repeated than saved
+SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,67 @@ class Checkpoint:
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
         remove_abandoned(self.path.parent)
+
+
+class SafeState:
+    """The state that a training can go back to: in memory and, with a checkpoint, on disk.
+
+    Attributes:
+        state: the last one that was kept.
+        seconds: that keeping took.
+        notes: why no checkpoint can be written, where that is so.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, state: dict[str, Any]) -> None:
+        self.checkpoint, self.state = checkpoint, state
+        self.notes: list[str] = []
+        self.seconds = self.last = 0.0
+        self.kept_at = time.perf_counter()
+
+    def resume(self, restore: Callable[[dict[str, Any]], None]) -> None:
+        """Go back to the checkpoint, where there is one that fits."""
+        state = None if self.checkpoint is None else self.checkpoint.load()
+        if self.checkpoint is None or state is None:
+            return
+        try:
+            restore(state)
+            self.state = state
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warn_of(self.checkpoint.path, " ".join(str(error).split())[:200])
+            restore(self.state)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether more was trained than one would repeat."""
+        since = time.perf_counter() - self.kept_at
+        return since >= max(WORTH_SAVING, self.last / SAVING_SHARE)
+
+    def keep(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep a state in place of the one before.
+
+        The first checkpoint that cannot be written is warned of; the next ones are tried as well.
+        """
+        began = time.perf_counter()
+        self.state = state()
+        if self.checkpoint is not None:
+            try:
+                self.checkpoint.save(self.state)
+            except OSError as error:
+                if not self.notes:
+                    why, folder = reason(error, "do without"), self.checkpoint.path.parent
+                    self.notes.append(f"no checkpoint can be written to {folder}: {why}")
+                    warnings.warn(
+                        f"{self.notes[0]}; training goes on, and one that is killed starts over",
+                        stacklevel=2,
+                    )
+        self.kept_at = time.perf_counter()
+        self.last = self.kept_at - began
+        self.seconds += self.last
+
+    def delete(self) -> None:
+        """Remove the checkpoint; the training is over."""
+        if self.checkpoint is not None:
+            self.checkpoint.delete()
 
 
 def warn_of(path: Path, why: str) -> None:

@@ -7,23 +7,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bo_act.activations.module import Activation
-from bo_act.data.images import Images
+from bo_act.data.samples import Samples, call, mapped
 from bo_act.specs import TrainingSpec
 from bo_act.training.checkpoint import on_cpu
+from bo_act.training.devices import channels_last, rng_devices
+from bo_act.training.losses import outputs_of
 from bo_act.training.optimization import autocast
 
 
 def compiled(
-    network: nn.Module, images: Images, spec: TrainingSpec
-) -> tuple[Callable[[Tensor], Tensor], str | None]:
+    network: nn.Module, samples: Samples, spec: TrainingSpec
+) -> tuple[Callable[..., Any], str | None]:
     """Compile what a recipe says, and try it; the network is left as it was.
 
     Args:
         network: on the device.
-        images: training images, on the device.
+        samples: of the training, on the device.
         spec: the recipe.
 
     Returns:
@@ -36,13 +38,13 @@ def compiled(
     if spec.compile == "activation" and not functions:
         return network, _told("the network has no activation module of ours to compile")
     torch.compiler.reset()  # what was compiled for the function before is of no use any more
-    forward: Callable[[Tensor], Tensor] = network
+    forward: Callable[..., Any] = network
     for function in functions:
         function.fused = spec.compile == "activation"
     try:
         if spec.compile == "network":
             forward = torch.compile(network)
-        _try(forward, network, images, spec)
+        _try(forward, network, samples, spec)
     except torch.OutOfMemoryError:
         pass  # the compiler was not to blame; training halves the batch
     except Exception as error:  # a compiler fails in as many ways as it has parts
@@ -60,19 +62,19 @@ def _told(why: str) -> str:
 
 
 def _try(
-    forward: Callable[[Tensor], Tensor], network: nn.Module, images: Images, spec: TrainingSpec
+    forward: Callable[..., Any], network: nn.Module, samples: Samples, spec: TrainingSpec
 ) -> None:
     """Make a step's forward and backward pass, and forget what they did to the network."""
-    count = min(spec.micro_batch or spec.batch_size, spec.batch_size, len(images))
-    batch, _ = images.take(torch.arange(count, device="cpu"))
+    count = min(spec.micro_batch or spec.batch_size, spec.batch_size, len(samples))
+    batch, targets = samples.take(torch.arange(count, device="cpu"))
+    device = targets.device
     if spec.channels_last:
-        batch = batch.contiguous(memory_format=torch.channels_last)
+        batch = mapped(batch, channels_last)
     before: dict[str, Any] = on_cpu(dict(network.state_dict()))
-    devices = [batch.device] if batch.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(rng_devices(device)):
         network.train()
-        with autocast(batch.device, spec.precision):
-            logits = forward(batch)
-        logits.float().logsumexp(1).mean().backward()
+        with autocast(device, spec.precision):
+            outputs = outputs_of(call(forward, batch))
+        outputs.float().logsumexp(-1).mean().backward()
     network.load_state_dict(before)
     network.zero_grad(set_to_none=True)

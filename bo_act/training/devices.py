@@ -35,6 +35,11 @@ def rng_devices(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
 
 
+def channels_last(images: torch.Tensor) -> torch.Tensor:
+    """Return images with the channels innermost in memory."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 @contextlib.contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
     """Let torch compute with so many CPU threads inside; None leaves them as they are."""

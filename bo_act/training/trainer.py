@@ -9,32 +9,44 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bo_act.data.loading import Data
+from bo_act.data.data import Data
+from bo_act.data.samples import Inputs, call, mapped, rows
 from bo_act.errors import NetworkError
-from bo_act.io import reason
 from bo_act.specs import TrainingSpec
 from bo_act.specs.base import checked_seed
 from bo_act.torch_state import plain_torch
-from bo_act.training.checkpoint import Checkpoint, warn_of
+from bo_act.training.checkpoint import Checkpoint, SafeState, on_cpu
 from bo_act.training.compiled import compiled
 from bo_act.training.devices import (
+    channels_last,
     cpu_threads,
     deterministic_kernels,
     pick_device,
     rng_devices,
 )
-from bo_act.training.evaluation import EVALUATION_BATCH, check_network, evaluate, measure
-from bo_act.training.optimization import Precision
-from bo_act.training.outcomes import TrainingStopped
-from bo_act.training.run import Run
+from bo_act.training.evaluation import (
+    EVALUATION_BATCH,
+    check_network,
+    evaluate,
+    measure,
+    metric_name,
+)
+from bo_act.training.losses import loss_name, mean_loss, outputs_of, share
+from bo_act.training.optimization import (
+    Precision,
+    autocast,
+    learning_rate,
+    loss_scaler,
+    make_optimizer,
+    moving_average,
+)
+from bo_act.training.outcomes import TrainingResult, TrainingStopped
 
 __all__ = [
     "EVALUATION_BATCH",
@@ -47,37 +59,7 @@ __all__ = [
     "train",
 ]
 
-WORTH_SAVING = 1.0  # seconds of training that are rather repeated than saved
-SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What came of one training run.
-
-    Attributes:
-        status: ``diverged`` where a training loss was infinite or NaN, or where accuracy and
-            loss stayed at chance for ``collapse_epochs``; else ``completed``, at whatever accuracy.
-        curve: validation accuracy after each finished epoch, a fraction.
-        train_loss: mean training loss of each finished epoch.
-        validation_accuracy: the last epoch's, or the chance level of a diverged run.
-        seconds: wall time of training and validation; of a run that was gone on with, from there.
-        epoch_of_divergence: the epoch, from 0, in which the loss ceased to be finite, or in which
-            accuracy was taken to stay at chance.
-        collapsed: it was the accuracy.
-        notes: what was not done as the recipe says.
-        saving: seconds of ``seconds`` that went into checkpoints.
-    """
-
-    status: Literal["completed", "diverged"]
-    curve: tuple[float, ...]
-    train_loss: tuple[float, ...]
-    validation_accuracy: float
-    seconds: float
-    epoch_of_divergence: int | None = None
-    collapsed: bool = False
-    notes: tuple[str, ...] = ()
-    saving: float = 0.0
+STEPS_BETWEEN_LOOKS = 50  # reading a loss waits for the GPU; a diverged run wastes at most these
 
 
 def train(
@@ -85,34 +67,38 @@ def train(
     data: Data,
     spec: TrainingSpec,
     *,
+    metric: str | None = None,
     seed: int,
     report: Callable[[int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
-    """Train a network in place and measure its validation accuracy after each epoch.
+    """Train a network in place and measure it on the validation samples after each epoch.
 
     The last, partial batch of each epoch is left out, unless it is the only one. torch's global
     random state, thread count and flags are left as they were.
 
     Args:
-        network: from images (b, c, h, w) to logits (b, num_classes); it ends on the device.
-        data: training and validation images.
+        network: from inputs (b, ...) to logits (b, num_classes), or whatever the targets need (see
+            ``bo_act.training.losses``); it ends on the device.
+        data: training and validation samples.
         spec: how to train.
-        seed: of the order of the images and of dropout. On a CPU, the same network, data, spec
+        metric: a key of ``METRICS`` that fits the targets; default: accuracy of classes and labels,
+            bits per token, or the mean squared error.
+        seed: of the order of the samples and of dropout. On a CPU, the same network, data, spec
             and seed give the same numbers bit for bit.
-        report: called after each epoch with the epoch, from 0, and the validation accuracy; of a
+        report: called after each epoch with the epoch, from 0, and the metric's value; of a
             training that is gone on with, for the epochs before as well. What it raises ends the
             training and passes through.
         checkpoint: where the state is kept; gone on from where there is one, deleted at the end.
         stop: asked after each step; where it says so, the state is saved and the training ends.
 
     Raises:
-        SpecError: the device is not there.
+        SpecError: the device is not there; loss, metric or recipe do not fit the data.
         NetworkError: the network does not fit the data, has nothing to train, or has no
             deterministic kernels where those were asked for.
         TrainingStopped: ``stop`` said so.
-        torch.OutOfMemoryError: not even a single image at a time fits.
+        torch.OutOfMemoryError: not even a single sample at a time fits.
     """
     seed = checked_seed(seed)
     device = pick_device(spec.device)
@@ -123,10 +109,9 @@ def train(
         deterministic_kernels(spec.deterministic),
     ):
         torch.manual_seed(seed)
-        training = _Training(network, data, spec, seed=seed, device=device)
-        training.report, training.stop, training.checkpoint = report, stop, checkpoint
+        training = _Training(network, data, spec, metric=metric, seed=seed, device=device)
         try:
-            return training.to_the_end()
+            return training.run(report, checkpoint, stop or _never)
         except RuntimeError as error:
             if spec.deterministic and "deterministic" in str(error):
                 cause = " ".join(str(error).split())[:300]
@@ -137,165 +122,265 @@ def train(
 
 
 class _Training:
-    """One call of ``train``."""
+    """One call of ``train``.
+
+    ``state`` and ``restore`` hold all that one more step depends on: what follows from a state is
+    bit for bit what would have followed without the interruption, on the same device with
+    deterministic kernels. What a network keeps outside of its parameters and persistent buffers is
+    not held.
+
+    Attributes:
+        curve, losses: the metric on the validation samples, and the mean training loss, of each
+            finished epoch.
+        step, total: steps done in the epoch that is under way, and the sum of their losses.
+        order: draws the permutations; ``order_before`` is its state before the epoch's.
+        micro_batch: samples that are passed through at a time.
+        reported: epochs that were reported; some may be trained again after too little memory.
+    """
 
     def __init__(
-        self, network: nn.Module, data: Data, spec: TrainingSpec, *, seed: int, device: torch.device
+        self,
+        network: nn.Module,
+        data: Data,
+        spec: TrainingSpec,
+        *,
+        metric: str | None,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.started = time.perf_counter()
-        self.data, self.spec = data, spec
-        network.to(device)
+        self.data, self.spec, self.seed, self.device = data, spec, seed, device
+        self.loss, self.metric = loss_name(data, spec), metric_name(data, metric)
+        self.network = network.to(device)
         if spec.channels_last:
             network.to(memory_format=torch.channels_last)
-        images = data.train.to(device)
-        self.validation = data.validation.to(device)
-        check_network(network, images, num_classes=data.num_classes, precision=spec.precision)
-        forward, note = compiled(network, images, spec)
+        self.samples, self.validation = data.train.to(device), data.validation.to(device)
+        check_network(network, data, self.samples, spec.precision)
+        self.forward, note = compiled(network, self.samples, spec)
         self.notes = [] if note is None else [note]
-        self.run = Run(
-            network,
-            images,
-            spec,
-            seed=seed,
-            forward=forward,
-            evaluation_batch=max(spec.batch_size, EVALUATION_BATCH),
-        )
-        self.report: Callable[[int, float], None] | None = None
-        self.stop: Callable[[], bool] | None = None
-        self.checkpoint: Checkpoint | None = None
-        self.reported = 0
-        self.saving = self.last_saving = 0.0
-        self.saved_at = self.started
-        self.unsaved = False
-        self.safe: dict[str, Any] = self.run.state()  # to go back to
 
-    def to_the_end(self) -> TrainingResult:
-        run = self.run
-        self._go_on()
-        self._report()
-        while len(run.curve) < self.spec.epochs:
+        self.batch_size = min(spec.batch_size, len(self.samples))
+        self.batches = len(self.samples) // self.batch_size
+        self.micro_batch = min(spec.micro_batch or self.batch_size, self.batch_size)
+        self.evaluation_batch = max(spec.batch_size, EVALUATION_BATCH)
+        self.optimizer = make_optimizer(network, spec)
+        self.weights = [weight for weight in network.parameters() if weight.requires_grad]
+        self.scaler = loss_scaler(device, spec.precision)
+        self.average = moving_average(network, spec.ema)
+        self.order = torch.Generator().manual_seed(seed)
+        self.order_before = self.order.get_state()
+        self.curve: list[float] = []
+        self.losses: list[float] = []
+        self.step = 0
+        # Losses are not negative: one that is not finite stays visible in the sum.
+        self.total = torch.zeros((), device=device, dtype=torch.float32)
+        self.reported = 0
+
+    def run(
+        self,
+        report: Callable[[int, float], None] | None,
+        checkpoint: Checkpoint | None,
+        stop: Callable[[], bool],
+    ) -> TrainingResult:
+        """Train to the end; see ``train``."""
+        safe = SafeState(checkpoint, self.state())
+        safe.resume(self.restore)
+        self._tell(report)
+        while len(self.curve) < self.spec.epochs:
             try:
-                ended = self._epoch()
+                loss = self._train_epoch(stop)
+                if not math.isfinite(loss):
+                    return self._result("diverged", safe)
+                value = self._validate()
+                if not math.isfinite(value):
+                    return self._result("diverged", safe)
             except torch.OutOfMemoryError:
-                if not run.halve():
+                if self.micro_batch == 1:
                     raise
-                self._after_too_little_memory()
+                self._halve()
+                self.restore(safe.state)
                 continue
             except TrainingStopped:
-                self._save()
+                safe.keep(self.state)
                 raise
-            if ended is not None:
-                return ended
-            self._save_if_due()
-            self._report()
-            if self.stop is not None and self.stop() and len(run.curve) < self.spec.epochs:
-                self._save()
+            self.losses.append(loss)
+            self.curve.append(value)
+            collapsed = self._has_collapsed()
+            if safe.is_due and not collapsed:
+                safe.keep(self.state)
+            self._tell(report)
+            if collapsed:
+                return self._result("diverged", safe, collapsed=True)
+            if stop() and len(self.curve) < self.spec.epochs:
+                safe.keep(self.state)
                 raise TrainingStopped("the training was asked to stop")
-        run.finish()
-        return self._result("completed", run.curve[-1])
+        if self.average is not None:
+            self.network.load_state_dict(self.average.module.state_dict())
+        return self._result("completed", safe)
 
-    def _epoch(self) -> TrainingResult | None:
-        """Train an epoch and validate; a result where that was the end of it."""
-        run = self.run
-        loss = run.train_epoch(self.stop)
-        if not math.isfinite(loss):
-            return self._result("diverged", 1 / self.data.num_classes)
-        accuracy = run.validate(self.validation)
-        run.losses.append(loss)
-        run.curve.append(accuracy)
-        if self._has_collapsed():
-            self._report()
-            return self._result("diverged", 1 / self.data.num_classes, collapsed=True)
-        return None
+    def _tell(self, report: Callable[[int, float], None] | None) -> None:
+        """Report the epochs that were not reported yet."""
+        while self.reported < len(self.curve):
+            self.reported += 1
+            if report is not None:
+                report(self.reported - 1, self.curve[self.reported - 1])
+
+    def _train_epoch(self, stop: Callable[[], bool]) -> float:
+        """Train to the end of the epoch; return its mean loss, early where that is not finite."""
+        epoch = len(self.curve)
+        order = torch.randperm(len(self.samples), device="cpu", generator=self.order)
+        order = order[self.step * self.batch_size : self.batches * self.batch_size]
+        self.network.train()
+        draw = (self.seed, epoch)
+        for inputs, targets in self.samples.batches(self.batch_size, order=order, draw=draw):
+            if not self._train_step(inputs, targets, epoch):
+                return math.nan
+            if stop() and self.step < self.batches:
+                raise TrainingStopped("the training was asked to stop")
+        loss = float(self.total) / self.batches
+        if math.isfinite(loss):
+            self.step = 0
+            self.total = torch.zeros_like(self.total)
+            self.order_before = self.order.get_state()
+        return loss
+
+    def _train_step(self, inputs: Inputs, targets: Tensor, epoch: int) -> bool:
+        """Make a step; False, without changing the weights, where the loss is seen not finite."""
+        spec, done = self.spec, self.step + 1
+        rate = learning_rate(
+            spec, step=epoch * self.batches + self.step, steps=spec.epochs * self.batches
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        look = is_cheap_to_read(self.device) or done % STEPS_BETWEEN_LOOKS == 0
+        if spec.channels_last:
+            inputs = mapped(inputs, channels_last)
+        self.optimizer.zero_grad(set_to_none=True)
+        for start in range(0, len(targets), self.micro_batch):
+            piece = slice(start, start + self.micro_batch)
+            its = targets[piece]
+            with autocast(self.device, spec.precision):
+                found = call(self.forward, rows(inputs, piece))
+            outputs = outputs_of(found)
+            loss = mean_loss(outputs, its, self.loss, label_smoothing=spec.label_smoothing)
+            if len(its) < len(targets):
+                loss = loss * share(its, targets, self.loss)
+            self.total += loss.detach()
+            if look and not math.isfinite(float(self.total)):
+                return False
+            self.scaler.scale(loss).backward()
+        if spec.gradient_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.weights, spec.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.step = done
+        return True
+
+    def _validate(self) -> float:
+        """Return the metric on validation samples, of the averaged weights where there are."""
+        return evaluate(
+            self.network if self.average is None else self.average,
+            self.validation,
+            batch_size=self.evaluation_batch,
+            device=self.device,
+            precision=self.spec.precision,
+            metric=self.metric,
+            loss=self.loss,
+        )
 
     def _has_collapsed(self) -> bool:
         """Tell whether accuracy and loss have stayed where guessing has them."""
         epochs = self.spec.collapse_epochs
-        curve, losses = self.run.curve, self.run.losses
-        if not epochs or len(curve) < epochs:
+        if not epochs or len(self.curve) < epochs:
             return False
         chance = 1 / self.data.num_classes
         # Three standard deviations of guessing.
         bound = chance + 3 * math.sqrt(chance * (1 - chance) / len(self.validation))
         guessing = 0.99 * math.log(self.data.num_classes)
-        return max(curve[-epochs:]) <= bound and min(losses[-epochs:]) > guessing
+        return max(self.curve[-epochs:]) <= bound and min(self.losses[-epochs:]) > guessing
 
     def _result(
         self,
         status: Literal["completed", "diverged"],
-        accuracy: float,
+        safe: SafeState,
         *,
         collapsed: bool = False,
     ) -> TrainingResult:
-        run = self.run
-        if self.checkpoint is not None:
-            self.checkpoint.delete()
-        if run.micro_batch < min(self.spec.micro_batch or run.batch_size, run.batch_size):
+        safe.delete()
+        if self.micro_batch < min(self.spec.micro_batch or self.batch_size, self.batch_size):
             self.notes.append(
-                f"too little memory for {run.batch_size} images at a time: {run.micro_batch}"
+                f"too little memory for {self.batch_size} {self.data.what} at a time: "
+                f"{self.micro_batch}"
             )
-        diverged = len(run.curve) - collapsed if status == "diverged" else None
+        diverged, worst = status == "diverged", self.data.worst(self.metric)
         return TrainingResult(
             status=status,
-            curve=tuple(run.curve),
-            train_loss=tuple(run.losses),
-            validation_accuracy=accuracy,
+            curve=tuple(self.curve),
+            train_loss=tuple(self.losses),
+            value=worst if diverged and worst is not None else self.curve[-1],
             seconds=time.perf_counter() - self.started,
-            epoch_of_divergence=diverged,
+            epoch_of_divergence=len(self.curve) - collapsed if diverged else None,
             collapsed=collapsed,
-            notes=tuple(self.notes),
-            saving=self.saving,
+            notes=(*self.notes, *safe.notes),
+            saving=safe.seconds,
         )
-
-    def _report(self) -> None:
-        """Report the epochs that were not reported yet."""
-        while self.reported < len(self.run.curve):
-            epoch = self.reported
-            self.reported += 1
-            if self.report is not None:
-                self.report(epoch, self.run.curve[epoch])
 
     # --- going back and going on --------------------------------------------------------------
 
-    def _after_too_little_memory(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """Return a copy of everything that the rest of the training follows from."""
+        cuda = self.device.type == "cuda"
+        copied: dict[str, Any] = on_cpu(
+            {
+                "network": dict(self.network.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "order": self.order_before,
+                "random": torch.get_rng_state(),
+                "device_random": torch.cuda.get_rng_state(self.device) if cuda else None,
+                "total": self.total,
+                "step": self.step,
+                "curve": self.curve,
+                "losses": self.losses,
+                "micro_batch": self.micro_batch,
+            }
+        )
+        return copied
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state, which is left as it is."""
+        held = on_cpu(state)
+        self.network.load_state_dict(held["network"])
+        self.optimizer.load_state_dict(held["optimizer"])
+        self.scaler.load_state_dict(held["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(held["average"])
+        self.order_before = held["order"]
+        self.order.set_state(self.order_before)
+        torch.set_rng_state(held["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(held["device_random"], self.device)
+        self.total = held["total"].to(self.device)
+        self.step, self.curve, self.losses = held["step"], held["curve"], held["losses"]
+        self.micro_batch = min(self.micro_batch, held["micro_batch"])
+
+    def _halve(self) -> None:
+        """Pass half as many images through at a time."""
+        self.micro_batch = math.ceil(self.micro_batch / 2)
+        self.evaluation_batch = math.ceil(self.evaluation_batch / 2)
+        self.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.run.restore(self.safe)
 
-    def _go_on(self) -> None:
-        state = self.checkpoint.load() if self.checkpoint is not None else None
-        if self.checkpoint is None or state is None:
-            return
-        try:
-            self.run.restore(state)
-            self.safe = state
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            warn_of(self.checkpoint.path, " ".join(str(error).split())[:200])
-            self.run.restore(self.safe)
 
-    def _save_if_due(self) -> None:
-        since = time.perf_counter() - self.saved_at
-        if since >= max(WORTH_SAVING, self.last_saving / SAVING_SHARE):
-            self._save()
+def is_cheap_to_read(device: torch.device) -> bool:
+    """Tell whether reading a value from a device waits for nothing."""
+    return device.type == "cpu"
 
-    def _save(self) -> None:
-        began = time.perf_counter()
-        self.safe = self.run.state()
-        if self.checkpoint is not None:
-            try:
-                self.checkpoint.save(self.safe)
-            except OSError as error:
-                self._tell_unsaved(self.checkpoint, error)
-        self.saved_at = time.perf_counter()
-        self.last_saving = self.saved_at - began
-        self.saving += self.last_saving
 
-    def _tell_unsaved(self, checkpoint: Checkpoint, error: OSError) -> None:
-        """Warn of the first checkpoint that cannot be written; the next ones are tried as well."""
-        if self.unsaved:
-            return
-        self.unsaved = True
-        why = reason(error, "do without")
-        note = f"no checkpoint can be written to {checkpoint.path.parent}: {why}"
-        self.notes.append(note)
-        warnings.warn(f"{note}; training goes on, and one that is killed starts over", stacklevel=2)
+def _never() -> bool:
+    return False

@@ -30,8 +30,8 @@ from bo_act.search.acquisition.cost import (
 from bo_act.search.acquisition.pool import PoolMarginals, score_pool
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Searcher, fit_observed
-from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.search.searcher import Searcher
+from bo_act.specs import AcquisitionSpec
 from bo_act.specs.files import read_study
 from bo_act.statistics import pareto_front
 from bo_act.study.results.summary import read_result
@@ -228,7 +228,8 @@ def test_hypervolume_finds_the_front(twins):
 def test_knowledge_gradient_is_its_definition():
     embedding = Embedding(CLOUD.copy(), BLOCKS, np.ones(120, dtype=bool))
     observations = Observations(np.arange(25), smooth(CLOUD)[:25])
-    model, y, _ = fit_observed(SurrogateSpec(), embedding, observations, seed=0)
+    fit = Searcher().fit(embedding, observations)
+    model, y = fit.model, fit.y
     points = torch.from_numpy(CLOUD[25:].copy())
     scores = score_pool(
         AcquisitionSpec(name="knowledge_gradient"), model, points, float(y.max())

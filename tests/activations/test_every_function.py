@@ -32,8 +32,8 @@ def table(act_bench, data, tmp_path_factory) -> FeatureTable:
     return compute_features(
         act_bench,
         network=network,
-        inputs=data.train.images,
-        targets=data.train.labels,
+        inputs=data.train.inputs,
+        targets=data.train.targets,
         spec=FeaturesSpec(quantiles=16),
     )
 
@@ -64,7 +64,7 @@ def test_one_training_step_ends_with_a_result(act_bench_catalogue, data):
             activation = act_bench_catalogue.activation(index)
             result = train(network(lambda a=activation: a), data, spec, seed=0)
             states[result.status] += 1
-            assert 0 <= result.validation_accuracy <= 1
+            assert 0 <= result.value <= 1
     assert sum(states.values()) == 2826
     assert states["diverged"] > 100
     assert states["completed"] > 2000

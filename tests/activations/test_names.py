@@ -213,7 +213,7 @@ def test_keys_of_act_bench_files(tmp_path):
     file = tmp_path / "b.json"
     file.write_text(json.dumps({k: {"Validation Accuracy": v} for k, v in accuracies.items()}))
     benchmark = read_act_bench(file, space=space)
-    values = benchmark.runs["validation_accuracy"][:, 0]
+    values = benchmark.runs["validation_value"][:, 0]
     for text, value in (("swish(x)", 0.9), ("relu(x)", 0.8), ("tanh(x)", 0.7)):
         assert values[space.catalogue.index(text)] == pytest.approx(value)
     assert benchmark.unmatched == ("hardsigmoid(x)",)

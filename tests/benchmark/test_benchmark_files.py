@@ -16,7 +16,7 @@ from bo_act.activations.space import Space, load_space
 from bo_act.benchmark import parquet
 from bo_act.benchmark.act_bench import write_act_bench
 from bo_act.benchmark.parquet import SPECTRUM_ERROR, load, open_benchmark, save
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError, BoActError
 from bo_act.features.table import Block, FeatureTable
 
@@ -54,7 +54,7 @@ def test_what_is_saved_is_loaded_again(tmp_path, benchmark, curves, spectra):
     again = load(path)
     for name in ("name", "chance", "provenance", "unmatched"):
         assert getattr(again, name) == getattr(benchmark, name)
-    for metric in METRICS:
+    for metric in MEASURED:
         np.testing.assert_array_equal(
             again.runs[metric], benchmark.runs[metric].astype(np.float32).astype(np.float64)
         )
@@ -177,7 +177,7 @@ def test_what_is_shipped(tmp_path, name, seeds, act_bench):
             assert spec[part][key] == value
     last = benchmark.curves[..., -1]
     there = np.isfinite(last)
-    np.testing.assert_allclose(last[there], benchmark.runs["validation_accuracy"][there], atol=1e-5)
-    assert (benchmark.runs["validation_accuracy"][benchmark.diverged] == np.float32(0.1)).all()
+    np.testing.assert_allclose(last[there], benchmark.runs["validation_value"][there], atol=1e-5)
+    assert (benchmark.runs["validation_value"][benchmark.diverged] == np.float32(0.1)).all()
     write_act_bench(benchmark, tmp_path / "b.json.gz")
     assert (tmp_path / "b.json.gz").stat().st_size > 1e5

@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from bo_act.benchmark.act_bench import read_act_bench
-from bo_act.benchmark.build import build_benchmark
+from bo_act.benchmark.build import build_benchmark, build_order
 from bo_act.benchmark.journal import RunJournal
-from bo_act.benchmark.parquet import open_benchmark
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.parquet import open_benchmark, save
+from bo_act.benchmark.table import MEASURED, Benchmark
+from bo_act.comparison.compare import compare
+from bo_act.comparison.metrics import remarks
 from bo_act.errors import BenchmarkError, FeatureError
 from bo_act.events import Events
 from bo_act.features import fisher_worker
@@ -54,7 +56,7 @@ def study(folder: Path, **changes) -> StudySpec:
 
 
 def assert_same(one: Benchmark, other: Benchmark) -> None:
-    for metric in METRICS[:-1]:  # but for the time
+    for metric in MEASURED[:-1]:  # but for the time
         np.testing.assert_array_equal(one.runs[metric], other.runs[metric])
     np.testing.assert_array_equal(one.curves, other.curves)
     np.testing.assert_array_equal(one.diverged, other.diverged)
@@ -82,12 +84,10 @@ def test_runs_are_those_of_a_study(built, tmp_path):
         }
         for name, images in sets.items():
             with torch.no_grad():
-                logits = network.eval()(images.images).double()
-            right = (logits.argmax(1) == images.labels).double().mean()
-            loss = -logits.log_softmax(1)[range(len(images)), images.labels].mean()
-            assert built.runs[f"{name}_accuracy"][index, run] == pytest.approx(
-                float(right), abs=1e-6
-            )
+                logits = network.eval()(images.inputs).double()
+            right = (logits.argmax(1) == images.targets).double().mean()
+            loss = -logits.log_softmax(1)[range(len(images)), images.targets].mean()
+            assert built.runs[f"{name}_value"][index, run] == pytest.approx(float(right), abs=1e-6)
             assert built.runs[f"{name}_loss"][index, run] == pytest.approx(float(loss), rel=1e-4)
     assert built.seeds == 2
     assert (built.runs["seconds"] > 0).all()
@@ -98,8 +98,8 @@ def test_a_diverged_run_is_at_chance(built):
     runs = built.diverged.any(axis=1)
     assert runs.any()
     assert not runs.all()
-    assert (built.runs["test_accuracy"][built.diverged] == 0.1).all()
-    assert (built.runs["validation_accuracy"][built.diverged] == 0.1).all()
+    assert (built.runs["test_value"][built.diverged] == 0.1).all()
+    assert (built.runs["validation_value"][built.diverged] == 0.1).all()
     assert np.isnan(built.runs["train_loss"][built.diverged]).all()
     unfinished = np.isnan(built.curves).any(axis=2)
     np.testing.assert_array_equal(unfinished, built.diverged)
@@ -195,6 +195,58 @@ def test_a_build_goes_on_where_it_was(built, tmp_path):
     assert_same(again, built)
     # Fewer seeds later: what is there and is not asked for stays out.
     assert build_benchmark(study(tmp_path), seeds=1, folder=tmp_path / "r").seeds == 1
+
+
+def test_functions_are_taken_in_a_shuffled_order_the_baselines_first(tmp_path):
+    """In the catalogue's order a build that is stopped has all sums and no quotient."""
+    spec = study(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        build_benchmark(spec, seeds=2, folder=tmp_path / "r", events=Interrupt(6))
+    lines = (tmp_path / "r" / "runs.jsonl").read_text().splitlines()[1:]
+    taken = [json.loads(line)["index"] for line in lines]
+    task = Task.load(spec)
+    catalogue = task.space.catalogue
+    assert taken == build_order(task)[:6] != sorted(taken)
+    assert sorted(build_order(task)) == list(range(len(catalogue)))
+    operators = {catalogue.params(index).get("binary") for index in taken}
+    assert operators == {"add", "div"}
+    other = Task.load(study(tmp_path, seed=6))
+    assert build_order(other) != build_order(task)
+    classic = Task.load(study(tmp_path, space="classic"))
+    baselines = [classic.space.catalogue.index(one) for one in classic.space.baselines]
+    assert build_order(classic)[: len(baselines)] == baselines
+
+
+def test_a_part_of_a_space_is_a_benchmark(built, tmp_path, bo_act, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = study(tmp_path)
+    part = build_benchmark(spec, seeds=2, functions=5, folder=tmp_path / "r")
+    order = build_order(Task.load(spec))
+    assert part.is_part
+    assert part.provenance["order"] == {"first": "baselines", "shuffled_by": 5}
+    assert sorted(np.flatnonzero(part.measured)) == sorted(order[:5])
+    for metric in MEASURED[:-1]:
+        np.testing.assert_array_equal(part.runs[metric][order[:5]], built.runs[metric][order[:5]])
+    # What is there already is in it, too; with all of them it is the whole.
+    assert build_benchmark(spec, seeds=2, functions=1, folder=tmp_path / "r").measured.sum() == 5
+    save(part, tmp_path / "part.parquet")
+    assert open_benchmark("part.parquet").is_part
+    code, _, err = bo_act("bench", "show", "part.parquet")
+    assert code == 0, err
+    found = compare(
+        ["part.parquet"], ["random", "optuna_random", "default"], evaluations=4, seeds=3
+    )
+    assert set(found.steps["index"]) <= set(order[:5])
+    told = found.summary["benchmarks"]["part.parquet"]
+    assert (told["functions"], told["measured"]) == (len(part), 5)
+    assert f"5 of {len(part)} functions" in " ".join(remarks(found.summary))
+    with pytest.raises(BenchmarkError, match="with 4 functions measured that have features"):
+        compare(["part.parquet"], ["random"], evaluations=5, seeds=1)
+    whole = build_benchmark(spec, seeds=2, folder=tmp_path / "r")
+    assert not whole.is_part
+    assert_same(whole, built)
+    with pytest.raises(BenchmarkError, match="functions: expected a whole number from 1"):
+        build_benchmark(spec, functions=0, folder=tmp_path / "r")
 
 
 def test_runs_of_something_else_are_refused(built, tmp_path):

@@ -150,7 +150,7 @@ def test_tasks_that_are_alike_are_not_the_same(one, losses):
         runs = {}
         for metric in one.runs:
             values = generator.uniform(size=one.diverged.shape)
-            if metric.endswith("accuracy"):
+            if metric.endswith("value"):
                 values = np.round(0.9 + 0.03 * values, 2)
                 values[: len(one) * 3 // 5] = 0.1
             elif not losses:

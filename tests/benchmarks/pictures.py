@@ -20,8 +20,8 @@ from bo_act.features.function_summary import function_summary
 from bo_act.plot_style import COLOURS, COLUMN, DASHED, GREY, PANEL, panels, save, styled
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.observations import inverse_warp
-from bo_act.search.searcher import fit_observed
-from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.search.searcher import Searcher
+from bo_act.specs import AcquisitionSpec
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "figures"
@@ -129,7 +129,8 @@ def surrogate(example: Example) -> Figure:
     generator = np.random.default_rng(0)
     seen = generator.choice(np.flatnonzero(example.known), 50, replace=False)
     told = example.observed(seen.tolist())
-    model, y, _ = fit_observed(SurrogateSpec(), example.embedding, told, seed=0)
+    fit = Searcher().fit(example.embedding, told)
+    model, y = fit.model, fit.y
     others = np.setdiff1d(np.flatnonzero(example.known), seen)
     others = generator.choice(others, 150, replace=False)
     mean, variance = model.mean_and_variance(torch.from_numpy(example.embedding.points[others]))
@@ -155,7 +156,8 @@ def surrogate(example: Example) -> Figure:
 def acquisition(example: Example) -> Figure:
     """Draw mean and deviation of all candidates after 20 evaluations, by their score."""
     told = example.observed(example.order[:20])
-    model, y, _ = fit_observed(SurrogateSpec(), example.embedding, told, seed=0)
+    fit = Searcher().fit(example.embedding, told)
+    model, y = fit.model, fit.y
     free = np.setdiff1d(np.flatnonzero(example.embedding.valid), example.order[:20])
     points = torch.from_numpy(example.embedding.points[free])
     mean, variance = model.mean_and_variance(points)

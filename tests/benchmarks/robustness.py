@@ -62,10 +62,10 @@ def search(
 ) -> list[float]:
     """Return the regret after each evaluation, in points."""
     design = initial_design(benchmark, seed=seed)
-    there = np.isfinite(benchmark.runs["validation_accuracy"])
+    there = np.isfinite(benchmark.runs["validation_value"])
     learnt = [index for index in design if not benchmark.diverged[index].any()]
     values = told(benchmark.values, learnt[-1])
-    runs = {"validation_accuracy": np.where(there, values[:, None], np.nan)}
+    runs = {"validation_value": np.where(there, values[:, None], np.nan)}
     sampler = ActivationSampler(
         benchmark.space,
         embedding=embedding,

@@ -12,6 +12,7 @@ from pathlib import Path
 from pandas import DataFrame
 
 from bo_act.comparison.compare import compare
+from bo_act.comparison.metrics import adjusted
 from bo_act.comparison.plan import read_plan
 from bo_act.terminal import benchmarks, live
 
@@ -22,7 +23,7 @@ BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 def markdown(frame: DataFrame, comparisons: list[dict]) -> str:
     """Return a comparison as Markdown: a short table, and behind a click one of every figure."""
     first = comparisons[0]["a"] if comparisons else ""
-    beats = {pair["b"]: pair for pair in comparisons if pair["a"] == first}
+    beats = {one["b"]: one for one in adjusted([p for p in comparisons if p["a"] == first])}
     every = f"<details markdown>\n<summary>Every figure</summary>\n\n{full(frame, first, beats)}"
     return f"{brief(frame, first, beats)}\n\n{every}\n\n</details>"
 
@@ -45,7 +46,7 @@ def brief(frame: DataFrame, first: str, beats: dict[str, dict]) -> str:
             low, high = beats[method]["ci95"]
             pair = beats[method]
             on = f"{pair['ahead']}/{len(pair['benchmarks'])}"
-            won = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}], {on}"
+            won = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}], {on}, {pair['p_holm']:.2f}"
         lines.append(f"| `{method}` | {' | '.join(cells)} | {won} |")
     return "\n".join(lines)
 
@@ -100,6 +101,9 @@ def main() -> None:
             plan.chosen(),
             evaluations=plan.evaluations,
             seeds=plan.seeds,
+            first_seed=plan.first_seed,
+            at=plan.at,
+            told=plan.told,
             initial=plan.initial,
             warm_start=plan.warm_start,
             workers=options.workers,

@@ -70,8 +70,8 @@ def build(model: ModelSpec, data: Data, seed: int) -> nn.Module:
     """Return the untrained network with GELU."""
     return load_network(model)(
         nn.GELU,
-        in_channels=data.in_channels,
-        image_size=data.image_size,
+        in_channels=data.facts["in_channels"],
+        image_size=data.facts["image_size"],
         num_classes=data.num_classes,
         seed=seed,
     )

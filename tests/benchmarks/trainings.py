@@ -82,7 +82,7 @@ def search(sampler: BaseSampler, space: Space, rate: Callable, seed: int, first:
     def objective(trial: optuna.Trial) -> float:
         expression = space.suggest_expression(trial)
         settings = {RATE: rate(trial)}
-        return task().train(expression, seed=seed, settings=settings)[1].validation_accuracy
+        return task().train(expression, seed=seed, settings=settings)[1].value
 
     study.optimize(objective, n_trials=TRIALS)
     return [trial.value for trial in study.trials]
@@ -157,7 +157,7 @@ def with_stages(_: str, how: str, seed: int) -> list[float]:
     def objective(trial: optuna.Trial) -> float:
         found = {name: space.suggest_expression(trial, name) for name in names}
         _, result = stages().train(found.get("", found), seed=seed)
-        return result.validation_accuracy
+        return result.value
 
     study.optimize(objective, n_trials=TRIALS)
     return [trial.value for trial in study.trials]

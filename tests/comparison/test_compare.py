@@ -19,11 +19,11 @@ import torch
 from benchmarks_of_tests import random_benchmark
 from scipy import stats
 
-from bo_act.benchmark.parquet import open_benchmark
+from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
 from bo_act.comparison import figures, quality
-from bo_act.comparison.compare import compare
+from bo_act.comparison.compare import compare, load_comparison
 from bo_act.comparison.job import embed
 from bo_act.comparison.metrics import progress, summary, table
 from bo_act.comparison.plan import read_plan
@@ -139,6 +139,10 @@ def test_a_killed_comparison_goes_on(files):
         ({"methods": []}, "at least one method of: default"),
         ({"methods": ["defualt"]}, r"no method named 'defualt'.*default"),
         ({"seeds": 0}, "seeds: expected a whole number from 1"),
+        ({"at": 13, "evaluations": 12}, "at: expected a whole number from 1 to 12"),
+        ({"at": 0}, "at: expected a whole number from 1"),
+        ({"first_seed": -1}, "first_seed: expected a whole number from 0"),
+        ({"first_seed": 2**32, "seeds": 1}, "first_seed: expected"),
         ({"warm_start": ["one.parquet"]}, "other benchmarks to learn from"),
     ],
 )
@@ -147,6 +151,69 @@ def test_bad_arguments(files, options, message):
     benchmarks, methods = arguments.pop("benchmarks"), arguments.pop("methods")
     with pytest.raises(BenchmarkError, match=message):
         compare(benchmarks, methods, **arguments)
+
+
+def test_methods_are_compared_where_it_is_asked(files):
+    found = compare(NAMES, FAST, evaluations=14, seeds=3, at=5, out=files / "out")
+    assert found.summary["compared_at"] == 5
+    runs = progress(found.steps, found.benchmarks)
+    one, other = (
+        np.concatenate([runs[name, method].regret[:, 4] for name in NAMES]) for method in FAST[:2]
+    )
+    wins = (one < other).mean() + (one == other).mean() / 2
+    pair = found.summary["comparisons"][0]
+    assert pair["probability"] == pytest.approx(wins)
+    row = found.table.iloc[0]
+    figures_of = found.summary["methods"][row["method"]]["benchmarks"][row["benchmark"]]
+    assert row["median rank"] == figures_of["median_rank"]["5"]
+    assert {"regret 5", "regret 10", "regret 14"} <= set(found.table.columns)
+    # The searches are those of a comparison in the end, and the folder says where it was.
+    found.save(files / "out")
+    assert load_comparison(files / "out").summary == found.summary
+    last = compare(NAMES, FAST, evaluations=14, seeds=3, out=files / "out")
+    pd.testing.assert_frame_equal(last.steps, found.steps)
+    assert last.summary["compared_at"] == 14
+
+
+def test_what_was_luck_of_one_run_is_judged_by_the_others(files, one):
+    """A search is told one run of each function; what it recommends is judged by the rest."""
+    found = compare(NAMES[:1], FAST[:2], evaluations=12, seeds=3, told="run", out=files / "out")
+    steps = found.steps
+    runs = progress(steps, found.benchmarks)
+    for (method, seed), rows in steps.groupby(["method", "seed"]):
+        told, (judging,) = seed % one.seeds, {0, 1} - {seed % one.seeds}
+        assert set(rows["told_run"]) == {told}
+        seen = [one.runs["validation_value"][i, told] for i in rows["index"]]
+        known = np.isfinite(seen)
+        np.testing.assert_allclose(rows["value"].to_numpy()[known], np.array(seen)[known], 1e-6)
+        best = rows["index"].to_numpy()[rows["value"].to_numpy().argmax()]
+        for metric, regret in (("validation", "regret"), ("test", "test_regret")):
+            others = one.runs[f"{metric}_value"][:, judging]
+            expected = np.nanmax(others) - others[best]
+            place = runs[NAMES[0], method].seeds.tolist().index(seed)
+            got = getattr(runs[NAMES[0], method], regret)[place, -1]
+            assert got == pytest.approx(expected)
+    assert found.summary["searches_were_told"] == "run"
+    found.save(files / "out")
+    assert load_comparison(files / "out").summary == found.summary
+    assert set(found.figures()) == {"regret", "ranks", "suggestion_times"}
+    with pytest.raises(BenchmarkError, match="told"):
+        compare(NAMES[:1], FAST[:2], evaluations=12, seeds=3, out=files / "out")
+    with pytest.raises(BenchmarkError, match="told: expected 'mean' or 'run', got 'luck'"):
+        compare(NAMES[:1], FAST[:2], told="luck")
+
+
+def test_one_run_cannot_be_judged_by_others(files, one):
+    save(one.of_runs([0]), files / "single.parquet")
+    with pytest.raises(BenchmarkError, match=r"one run a function in 'single\.parquet'"):
+        compare(["single.parquet"], FAST[:1], evaluations=12, seeds=1, told="run")
+
+
+def test_seeds_from_another_start_are_those_of_longer_comparisons(files):
+    found = compare(NAMES[:1], FAST[:2], evaluations=12, seeds=2, first_seed=3)
+    longer = compare(NAMES[:1], FAST[:2], evaluations=12, seeds=5)
+    later = longer.steps[longer.steps["seed"] >= 3].reset_index(drop=True)
+    pd.testing.assert_frame_equal(without_times(found.steps), without_times(later))
 
 
 # --- plans ----------------------------------------------------------------------------------
@@ -160,6 +227,7 @@ def test_a_plan_from_a_file_and_from_options(tmp_path):
         "[method.other]\noptuna = 'tpe'\n"
     )
     plan = read_plan(path, {"seeds": 7, "benchmarks": ["c", "d"]})
+    assert (plan.first_seed, plan.at) == (0, None)
     assert (plan.seeds, plan.benchmarks, plan.warm_start) == (7, ("c", "d"), ("b",))
     names = [m if isinstance(m, str) else m[0] for m in plan.chosen()]
     assert names == ["random", "mine", "other"]
@@ -247,7 +315,15 @@ def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
             return torch.full((len(points),), top), torch.zeros(len(points))
 
     top = warp_targets(known.values[seen], "standardized").max()
-    monkeypatch.setattr(quality, "fit_surrogate", lambda *_, **__: (Flat(), ""))
+    monkeypatch.setattr(
+        quality,
+        "fit_points",
+        lambda _, x, values, *__, **___: (
+            Flat(),
+            torch.from_numpy(warp_targets(values, "standardized")),
+            "",
+        ),
+    )
     found = surrogate_quality(
         known,
         embedding,
@@ -309,7 +385,8 @@ def test_methods_beyond_the_colours_have_other_strokes():
 def test_compare_as_a_command(bo_act, files):
     options = [o for name in NAMES for o in ("--benchmark", name)]
     options += [o for name in FAST for o in ("--method", name)]
-    options += ["--evaluations", "12", "--seeds", "2", "--out", "out"]
+    options += ["--evaluations", "12", "--seeds", "2", "--first-seed", "4", "--at", "11"]
+    options += ["--out", "out"]
     code, out, err = bo_act("compare", *options, "--json")
     assert code == 0, err
     summary = json.loads(out)
@@ -319,11 +396,17 @@ def test_compare_as_a_command(bo_act, files):
         "suggest_seconds",
     }
     assert "out/regret.svg" in err
+    assert set(pd.read_parquet("out/steps.parquet")["seed"]) == {4, 5}
     code, out, err = bo_act("compare", *options)
     assert code == 0
     for name in (*FAST, *NAMES):
         assert name in out
-    assert "beats" in out
+    assert "beats, after 11 evaluations" in out
+    code, out, err = bo_act("compare", *options[:-2], "--told", "run")
+    assert code == 0, err
+    assert "judged by the mean of its other runs" in " ".join(out.split())
+    code, out, err = bo_act("compare", *options)
+    assert "adjusted by Holm for 2" in " ".join(out.split())
     code, _, err = bo_act("compare", "--benchmark", "none")
     assert code != 0
     assert "no benchmark named 'none'" in err
@@ -374,7 +457,7 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     assert short[0] == ["method", "one", "P(`a` beats it)"]
     shown = [f"{frame[f'regret {n}'][0]:.2g}" for n in wanted if n in (evaluations, 50)]
     assert short[2][:2] == ["`a`", ", ".join(shown)]
-    assert short[3][2] == "0.50 [0.05, 0.95], 0/1"
+    assert short[3][2] == "0.50 [0.05, 0.95], 0/1, 1.00"
 
 
 def test_build_as_a_command(bo_act, files):

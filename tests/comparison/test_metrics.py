@@ -19,6 +19,7 @@ from bo_act.benchmark.selection_bias import luck
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import (
     Progress,
+    adjusted,
     evaluations_to_top,
     floor,
     probability_of_beating,
@@ -27,7 +28,7 @@ from bo_act.comparison.metrics import (
     table,
 )
 from bo_act.errors import BenchmarkError
-from bo_act.statistics import mean_interval, share_interval
+from bo_act.statistics import holm, mean_interval, share_interval, share_p
 
 ONE = random_benchmark(load_space("classic"), runs=2, seed=1)
 TWO = random_benchmark(load_space("classic"), runs=2, seed=2)
@@ -95,7 +96,7 @@ def test_progress_is_a_plain_loop(indices, pruned):
 
 def test_of_equal_functions_the_first_stays():
     runs = {metric: values.copy() for metric, values in ONE.runs.items()}
-    runs["validation_accuracy"][[3, 4]] = 0.99
+    runs["validation_value"][[3, 4]] = 0.99
     tied = dataclasses.replace(ONE, runs=runs)
     steps = steps_of("one", "a", 0, [4, 3]).assign(value=0.99)
     found = progress(steps, {"one": tied})["one", "a"]
@@ -201,6 +202,39 @@ def test_all_won_is_not_sure():
     assert share_interval([(2, 2)] * 2)[0] < 0.5
 
 
+@given(
+    st.lists(
+        st.integers(1, 30).flatmap(lambda n: st.tuples(st.integers(0, 2 * n), st.just(n))),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_p_of_a_share_is_below_a_twentieth_where_the_interval_leaves_out_one_half(halves):
+    counts = [(wins / 2, trials) for wins, trials in halves]
+    (low, high), p = share_interval(counts), share_p(counts)
+    assert 0 <= p <= 1
+    if p > 0.050001:
+        assert low <= 0.5 <= high
+    estimate = np.mean([wins / trials for wins, trials in counts])
+    if p < 0.049999:
+        assert not low < 0.5 < high or np.sign(estimate - 0.5) != np.sign((low + high) / 2 - 0.5)
+    back = share_p([(trials - wins, trials) for wins, trials in counts])
+    assert back == pytest.approx(p, rel=1e-9)
+
+
+def test_p_is_adjusted_for_all_that_is_shown():
+    steps = walks(3, methods=("a", "b", "c", "d"), seeds=range(8))
+    pairs = summary(steps, BENCHMARKS)["comparisons"]
+    assert [one["p_holm"] for one in pairs] == holm([one["p"] for one in pairs])
+    few = adjusted(pairs[:3])
+    assert [one["p_holm"] for one in few] == holm([one["p"] for one in pairs[:3]])
+    unknown = {"p": None}
+    assert adjusted([unknown, {"p": 0.01}]) == [
+        {"p": None, "p_holm": None},
+        {"p": 0.01, "p_holm": 0.01},
+    ]
+
+
 def test_a_summary_is_json_with_all_figures():
     steps = walks(0)
     found = summary(steps, BENCHMARKS, at=(2, 5, 100))
@@ -248,7 +282,7 @@ def test_one_run_of_one_method():
 def measured(values: np.ndarray) -> Benchmark:
     count = len(ONE)
     runs = {metric: np.full((count, values.shape[1]), 0.5) for metric in ONE.runs}
-    runs["validation_accuracy"] = values
+    runs["validation_value"] = values
     return dataclasses.replace(
         ONE, runs=runs, diverged=np.zeros(values.shape, dtype=bool), curves=None
     )
@@ -299,7 +333,7 @@ def test_means_that_differ_by_rounding_are_no_better_or_worse():
     accuracy = np.linspace(0.1, 0.8, len(ONE))[:, None] * np.ones(2)
     accuracy[:3] = [[0.9, 0.92], [0.91, 0.91], [0.92, 0.9]]
     accuracy[-1] = np.nan
-    runs["validation_accuracy"] = np.float64(np.float32(accuracy))
+    runs["validation_value"] = np.float64(np.float32(accuracy))
     near = dataclasses.replace(ONE, runs=runs, curves=None)
     assert len(set(near.values[:3].tolist())) > 1
     assert near.ranks[:3].tolist() == [1, 1, 1]
@@ -325,7 +359,7 @@ def test_means_that_differ_by_rounding_are_no_better_or_worse():
 
 def test_all_functions_alike():
     runs = {m: np.where(np.isfinite(v), 0.3, np.nan) for m, v in ONE.runs.items()}
-    runs["validation_accuracy"][::2] += 1e-16
+    runs["validation_value"][::2] += 1e-16
     flat = dataclasses.replace(ONE, runs=runs, curves=None)
     steps = pd.concat([steps_of("one", "a", seed, [3, 4]) for seed in range(3)])
     found = summary(steps, {"one": flat})["methods"]["a"]["benchmarks"]["one"]

@@ -10,7 +10,7 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 
 from bo_act.activations.space import load_space
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.comparison.replay import initial_design, mean_curve, replay
 from bo_act.errors import BenchmarkError
 from bo_act.study.sampling.sampler import ActivationSampler
@@ -26,8 +26,8 @@ def benchmark() -> Benchmark:
 
 def test_means_and_deviations_leave_missing_runs_out(benchmark):
     runs = {metric: values.copy() for metric, values in benchmark.runs.items()}
-    runs["validation_accuracy"][0] = [0.5, np.nan]
-    runs["validation_accuracy"][1] = [0.5, 0.7]
+    runs["validation_value"][0] = [0.5, np.nan]
+    runs["validation_value"][1] = [0.5, 0.7]
     other = dataclasses.replace(benchmark, runs=runs)
     assert other.values[0] == 0.5
     assert other.values[1] == pytest.approx(0.6)
@@ -41,7 +41,7 @@ def test_means_and_deviations_leave_missing_runs_out(benchmark):
 
 def test_ranks_share_ties(benchmark):
     runs = {metric: values.copy() for metric, values in benchmark.runs.items()}
-    values = runs["validation_accuracy"]
+    values = runs["validation_value"]
     values[:-1] = 0.3
     values[[2, 5]] = 0.9
     values[7] = 0.8
@@ -57,11 +57,11 @@ def test_a_benchmark_that_is_none(benchmark):
     with pytest.raises(BenchmarkError, match="not one measured function"):
         dataclasses.replace(benchmark, runs=empty)
     few = {metric: values[:3] for metric, values in benchmark.runs.items()}
-    with pytest.raises(BenchmarkError, match=r"expected the metrics"):
+    with pytest.raises(BenchmarkError, match="expected train_value, validation_value"):
         dataclasses.replace(benchmark, runs=few)
     with pytest.raises(BenchmarkError, match="expected curves"):
         dataclasses.replace(benchmark, curves=benchmark.curves[:2])
-    assert set(benchmark.runs) == set(METRICS)
+    assert set(benchmark.runs) == set(MEASURED)
 
 
 # --- replays ------------------------------------------------------------------------------------

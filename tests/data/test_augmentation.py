@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_act.data.augmentation import Augmentation, mix
-from bo_act.data.images import ImageSet
+from bo_act.data.samples import SampleSet
 from bo_act.specs import AugmentationSpec
 
 
@@ -19,7 +19,7 @@ def drawn(draw: tuple[int, int] = (0, 0), *, batch: int = 7, order=None, **value
     """Return what becomes of each image, by its index."""
     images = noise()
     labels = torch.arange(len(images)) % 5
-    some = ImageSet(images, labels, Augmentation(AugmentationSpec(**values), 5))
+    some = SampleSet(images, labels, Augmentation(AugmentationSpec(**values), 5))
     order = torch.arange(len(images)) if order is None else order
     parts = [part for part, _ in some.batches(batch, order=order, draw=draw)]
     return dict(zip(order.tolist(), torch.cat(parts), strict=True))
@@ -91,7 +91,7 @@ def test_labels_are_mixed_as_the_images_are(mixup, cutmix):
 
 
 def test_images_stay_as_they_are_without_a_draw():
-    images = ImageSet(noise(), torch.zeros(40).long(), Augmentation(AugmentationSpec(**EACH), 5))
+    images = SampleSet(noise(), torch.zeros(40).long(), Augmentation(AugmentationSpec(**EACH), 5))
     for order in (None, torch.arange(40)):
         batches = list(images.batches(16, order=order))
         assert torch.equal(torch.cat([part for part, _ in batches]), noise())

@@ -93,6 +93,8 @@ NOT_RUN = {
     "docs/results/studies.md": {
         "make quickstart": "installs packages from the network",
         "make benchmark-learnable": "takes minutes",
+        "python tests/benchmarks/intervals.py --confirmations": "takes a minute; "
+        "test_statistics.py has a part",
     },
 }
 """Page → command → why it is not run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy import stats
 from bo_act.statistics import (
     FLOAT64_ROUNDING,
     ROUNDING,
+    crossed,
     deviation,
     mean_interval,
     paired,
@@ -120,6 +122,96 @@ def test_a_constant_correlates_with_nothing(kind):
         assert rank_correlation(some, constant, kind=kind) == 0.0
         assert rank_correlation(constant, some, kind=kind) == 0.0
     assert rank_correlation(some[:2], some[:2], kind=kind) == 0.0
+
+
+# --- seeds and examples ---------------------------------------------------------------------
+
+
+def components(table: np.ndarray) -> tuple[float, float, float]:
+    """Return the variance components of seeds, examples and the rest, by plain loops."""
+    rows, columns = table.shape
+    mean = sum(map(sum, table)) / (rows * columns)
+    by_row = [sum(row) / columns for row in table]
+    by_column = [sum(table[:, j]) / rows for j in range(columns)]
+    of_rows = columns * sum((one - mean) ** 2 for one in by_row) / (rows - 1)
+    of_columns = rows * sum((one - mean) ** 2 for one in by_column) / (columns - 1)
+    rest = sum(
+        (table[i, j] - by_row[i] - by_column[j] + mean) ** 2
+        for i in range(rows)
+        for j in range(columns)
+    ) / ((rows - 1) * (columns - 1))
+    return (of_rows - rest) / columns, (of_columns - rest) / rows, rest
+
+
+def test_the_variance_over_seeds_and_examples_is_that_of_its_components():
+    generator = np.random.default_rng(0)
+    rows, columns = 4, 30
+    table = generator.normal(size=(rows, 1)) + generator.normal(size=columns)
+    table = table + generator.normal(size=(rows, columns))
+    seed, example, rest = components(table)
+    assert min(seed, example) > 0
+    low, high = crossed(table).both.interval
+    of_rest = rest / (rows * columns)
+    of_seeds, of_examples = seed / rows + of_rest, example / columns + of_rest
+    variance = of_seeds + of_examples - of_rest
+    satterthwaite = variance**2 / (of_seeds**2 / 3 + of_examples**2 / 29 + of_rest**2 / 87)
+    half = stats.t.ppf(0.975, satterthwaite) * np.sqrt(variance)
+    assert (low, high) == pytest.approx((table.mean() - half, table.mean() + half))
+    assert crossed(table, 2 * table).both.interval == pytest.approx((-high, -low))
+    assert crossed(table.T).both.interval == pytest.approx((low, high))
+    large = crossed(1e200 * table).both.interval
+    assert large == pytest.approx((1e200 * low, 1e200 * high))
+
+
+def test_of_seeds_alone_and_examples_alone_it_is_students():
+    generator = np.random.default_rng(1)
+    one, other = generator.random((2, 5, 40)) < 0.8
+    found = crossed(one.astype(float), other.astype(float))
+    seeds = paired(one.mean(axis=1), other.mean(axis=1))
+    assert found.seeds.interval == pytest.approx(seeds.interval)
+    assert found.seeds.p == pytest.approx(seeds.p)
+    expected = stats.ttest_rel(one.mean(axis=0), other.mean(axis=0))
+    assert found.examples.p == pytest.approx(expected.pvalue)
+    assert found.examples.interval == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_an_interval_over_both_has_no_less_than_the_least_degrees_of_freedom():
+    """What examples and the rest have in common can outweigh seeds that hardly differ."""
+    generator = np.random.default_rng(3)
+    for _ in range(200):
+        table = (generator.random((2, 12)) < 0.5).astype(float)
+        found = crossed(table)
+        low, high = found.both.interval
+        assert high - low <= 2 * stats.t.ppf(0.975, 1)
+        assert found.wider in ("seeds", "both")
+
+
+def test_without_spread_there_is_no_p_and_with_one_seed_no_interval():
+    same = crossed(np.full((3, 4), 0.1) + np.array([0, 1e-17, 0, 0]))
+    assert same.both.interval == (same.both.mean,) * 2
+    assert same.both.p is same.seeds.p is same.examples.p is None
+    single = crossed(np.array([[1.0, 0, 1]]))
+    assert single.both.interval is single.seeds.interval is None
+    assert single.examples.interval is not None
+    assert single.wider == "seeds"
+    relu = np.array([[0.1 + 0.2], [0.3]]) * np.ones(5)
+    assert crossed(relu, np.full((2, 5), 0.3)).both.p is None
+
+
+def test_an_interval_over_seeds_and_examples_holds_where_that_over_seeds_does_not(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from intervals import CAUSES, confirmed
+
+    generator = np.random.default_rng(0)
+    held = np.zeros(2)
+    for _ in range(400):
+        one, other, truth = confirmed(CAUSES["examples"], 5, 200, generator)
+        found = crossed(one, other)
+        wider = found.both if found.wider == "both" else found.seeds
+        held += [low <= truth <= high for low, high in (found.seeds.interval, wider.interval)]
+    seeds, wider = held / 400
+    assert seeds < 0.6
+    assert 0.92 < wider < 0.98
 
 
 # --- what a confirmation makes of it --------------------------------------------------------

@@ -18,8 +18,8 @@ from torch import nn
 import bo_act
 from bo_act import ActivationSampler, Space, compute_features, fim_spectra, improvement_left, why
 from bo_act.activations.module import Activation
-from bo_act.data.images import ImageSet
 from bo_act.data.loading import Data
+from bo_act.data.samples import SampleSet
 from bo_act.networks import initialize, load_network
 from bo_act.specs import AcquisitionSpec, FeaturesSpec, ModelSpec, SpaceSpec, TrainingSpec
 from bo_act.torch_state import plain_torch
@@ -145,9 +145,9 @@ def trained() -> list[Any]:
         lambda: Activation("tanh(x)", normalize=True),
         in_channels=1, image_size=8, num_classes=4, seed=0,
     )  # fmt: skip
-    initialize(net, "unit_variance", shape=(1, 8, 8), seed=0)
-    images = ImageSet(IMAGES, LABELS)
-    data = Data("made up", images, images, num_classes=4, in_channels=1, image_size=8, digest="")
+    initialize(net, "unit_variance", inputs=IMAGES, seed=0)
+    images = SampleSet(IMAGES, LABELS)
+    data = Data("made up", images, images, facts={"num_classes": 4, "out_features": 4}, digest="")
     spec = TrainingSpec(epochs=2, batch_size=4, device="cpu", optimizer="adamw")
     result = train(net, data, spec, seed=0)
     return [result.train_loss, result.curve, [w.detach().clone() for w in net.parameters()]]

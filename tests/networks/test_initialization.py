@@ -46,7 +46,7 @@ def mean_squares(network: nn.Module) -> list[float]:
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_outputs_have_unit_mean_square_at_any_depth(network, function):
     made = network(function)
-    initialize(made, "unit_variance", shape=SHAPE, seed=3)
+    initialize(made, "unit_variance", inputs=torch.zeros(2, *SHAPE), seed=3)
     assert all(0.5 < square < 2 for square in mean_squares(made))
 
 
@@ -61,7 +61,7 @@ def test_nothing_but_weights_changes():
     network[0].eval()
     before = copy.deepcopy(network)
     state = torch.get_rng_state()
-    initialize(network, "unit_variance", shape=SHAPE, seed=0)
+    initialize(network, "unit_variance", inputs=torch.zeros(2, *SHAPE), seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert [m.training for m in network.modules()] == [m.training for m in before.modules()]
     for (name, buffer), (_, old) in zip(
@@ -73,16 +73,16 @@ def test_nothing_but_weights_changes():
     assert not network[1].bias.any()
     assert not any(module._forward_hooks for module in network.modules())
     again = copy.deepcopy(before)
-    initialize(again, "unit_variance", shape=SHAPE, seed=0)
+    initialize(again, "unit_variance", inputs=torch.zeros(2, *SHAPE), seed=0)
     assert torch.equal(again[4].weight, network[4].weight)
 
 
 def test_kaiming_and_default():
     network = deep("relu(x)")
     before = copy.deepcopy(network.state_dict())
-    initialize(network, "default", shape=SHAPE, seed=0)
+    initialize(network, "default", inputs=torch.zeros(2, *SHAPE), seed=0)
     assert all(torch.equal(a, before[name]) for name, a in network.state_dict().items())
-    initialize(network, "kaiming", shape=SHAPE, seed=0)
+    initialize(network, "kaiming", inputs=torch.zeros(2, *SHAPE), seed=0)
     weights = torch.stack([m.weight for m in network if isinstance(m, nn.Linear)][:-1])
     assert float(weights.detach().std()) == pytest.approx((2 / 64) ** 0.5, rel=0.02)
 
@@ -101,7 +101,7 @@ def test_a_layer_without_output_and_one_called_twice():
 
     network = Odd()
     old = network.twice.weight.clone()
-    initialize(network, "unit_variance", shape=SHAPE, seed=0)
+    initialize(network, "unit_variance", inputs=torch.zeros(2, *SHAPE), seed=0)
     assert not network.none.weight.any()
     first = torch.randn(256, *SHAPE, generator=torch.Generator().manual_seed(0)).flatten(1)
     ratio = float((network.twice.weight / old).detach().mean())

@@ -104,7 +104,7 @@ def test_a_study_of_two_activations(study_file, bo_act):
     network, again = task.train(functions, seed=FRESH)
     standing = [one.expression for one in network.modules() if isinstance(one, Activation)]
     assert standing == [functions["early"], functions["late"]]
-    assert one.validation.mean == again.validation_accuracy
+    assert one.validation.mean == again.value
     assert read_result(spec) == result
     code, out, _ = bo_act("best", study_file)
     assert code == 0

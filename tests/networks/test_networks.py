@@ -316,18 +316,17 @@ def test_unknown_names_are_the_librarys_errors():
         ("def build(:", "SyntaxError: "),
         ("import sys\nsys.exit(1)", "SystemExit: 1"),
         ("raise RuntimeError('one\\n two')", "RuntimeError: one two"),
-        ("x = 1", "expected a function build(activation, *, in_channels,"),
+        ("x = 1", "expected a function build(activation, *, <facts of the data>,"),
         ("build = 3", "got int 3; define it in this file"),
-        ("def build(activation): ...", "got build(activation): "),
+        ("def build(activation, one): ...", "missing a required argument: 'one'"),
+        (
+            "def build(activation, *, in_chanels): ...",
+            "'in_chanels' (did you mean 'in_channels'?); facts of data are in_channels, image_size",
+        ),
         ("def build(*, in_channels, image_size, num_classes): ...", "too many positional"),
         (
-            "def build(activation, *, in_channels, image_size): ...",
-            "got build(activation, *, in_channels, image_size): got an unexpected keyword "
-            "argument 'num_classes'",
-        ),
-        (
             "def build(activation, *, in_channels, image_size, num_classes, depth): ...",
-            "argument: 'depth'; give it a default value",
+            "argument: 'depth'; facts of data are",
         ),
     ],
 )

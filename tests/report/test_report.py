@@ -21,6 +21,7 @@ from studies_of_tests import STUDY, only, searched
 from bo_act import load_space
 from bo_act.activations.operators import OPERATORS
 from bo_act.errors import BoActError, SearchError
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.plot_style import COLUMN, save
 from bo_act.report import figures
 from bo_act.report.data import ReportData
@@ -29,9 +30,10 @@ from bo_act.report.loaded_study import LoadedStudy, load_for_report
 from bo_act.report.page import as_script, packed, write
 from bo_act.report.predictions import Seen, calibration, predictions, seen
 from bo_act.report.study import study_report
-from bo_act.report.trials import best_so_far, importances, lowest_of_interest, rows
-from bo_act.search.observations import inverse_warp, warp_targets
-from bo_act.specs import SurrogateSpec
+from bo_act.report.trials import best_so_far, end_of_interest, importances, rows
+from bo_act.search.embedding.embedding import Embedding
+from bo_act.search.observations import Observations, inverse_warp, warp_targets
+from bo_act.search.searcher import Searcher
 from bo_act.specs.files import read_study
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.provenance import environments, keep_environment
@@ -167,7 +169,7 @@ def test_what_cannot_be_loaded_is_left_out_and_named(small, monkeypatch):
 def test_a_study_of_ones_own(own):
     page = study_report(own)
     shown = data_of(page)
-    assert not shown["percent"]
+    assert shown["metric"] == Metric("value").as_json() | {"axis": "value"}
     assert "The search went by output features alone" in page
     assert "Not confirmed yet." in page
     assert shown["progress"]["state"][11] == "pruned"
@@ -179,7 +181,7 @@ def test_a_study_that_minimizes():
     found = ReportData(subject)
     values = [t.value for t in subject.study.trials if t.value is not None]
     assert found.ranked[0].value == min(values)
-    assert best_so_far(found.rows, maximize=False)[-1] == min(values)
+    assert best_so_far(found.rows, found.metric)[-1] == min(values)
     shown = data_of(study_report(subject))
     median = [v for v in shown["map"]["median"][0] if v is not None]
     assert min(values) - 1e-4 <= min(median) <= max(median) <= max(values) + 1e-4
@@ -257,9 +259,11 @@ def test_a_prediction_does_not_know_its_own_value(own):
     told = seen(own)
     found, note = calibration(told)
     assert (note, len(found.measured)) == ("", 15)
-    changed = told.values.copy()
+    changed = told.observations.values.copy()
     changed[4] = changed.min() + 0.001
-    other, _ = calibration(replace(told, values=changed))
+    was = told.observations
+    now = Observations(was.measured, changed, was.pruned)
+    other, _ = calibration(replace(told, observations=now))
     assert other.predicted[4] == found.predicted[4]
     assert other.low[4] == found.low[4]
     assert (other.predicted != found.predicted).any()
@@ -269,14 +273,17 @@ def test_calibration_counts_what_lies_inside():
     generator = np.random.default_rng(1)
     points = torch.from_numpy(generator.uniform(size=(60, 2)))
     smooth = np.sin(3 * points[:, 0].numpy()) + points[:, 1].numpy()
-    told = Seen(points, smooth, {"a": slice(0, 2)}, points[:0], SurrogateSpec(), 0)
-    found, _ = calibration(told)
+    embedding = Embedding.of(points)
+
+    def told(values: np.ndarray) -> Seen:
+        return Seen(Searcher(), embedding, Observations(np.arange(len(values)), values))
+
+    found, _ = calibration(told(smooth))
     assert found.tau > 0.9
     assert found.inside > 0.8
-    noise = replace(told, values=generator.normal(size=60))
-    assert abs(calibration(noise)[0].tau) < 0.35
-    assert calibration(replace(told, points=points[:3], values=smooth[:3]))[0] is None
-    assert calibration(replace(told, values=np.ones(60)))[0] is None
+    assert abs(calibration(told(generator.normal(size=60)))[0].tau) < 0.35
+    assert calibration(told(smooth[:3]))[0] is None
+    assert calibration(told(np.ones(60)))[0] is None
     assert calibration(None) == (None, "There is no surrogate to ask.")
 
 
@@ -364,8 +371,14 @@ def test_curves_are_packed_a_byte_a_point():
 
 
 def test_an_axis_begins_where_values_matter():
-    assert lowest_of_interest([0.1] * 5 + [0.90, 0.91, 0.92, 0.93, 0.94]) > 0.8
-    assert lowest_of_interest([0.5]) == 0.5
+    values = [0.1] * 5 + [0.90, 0.91, 0.92, 0.93, 0.94]
+    assert end_of_interest(values, ACCURACY) > 0.8
+    assert end_of_interest(values, ACCURACY, [0.2]) == 0.2
+    assert end_of_interest([0.5], ACCURACY) == 0.5
+    loss = Metric("loss", "minimize")
+    losses = [1 - value for value in values]
+    assert end_of_interest(losses, loss) < 0.2
+    assert end_of_interest(losses, loss, [0.7]) == 0.7
 
 
 def test_importances_find_what_matters_and_say_what_they_cannot():

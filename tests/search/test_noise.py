@@ -9,7 +9,7 @@ from made_up import BLOCKS, CLOUD, smooth
 from pydantic import ValidationError
 
 from bo_act.search.observations import fences, unit, warp_targets
-from bo_act.search.searcher import fit_points
+from bo_act.search.surrogate.factory import fit_points
 from bo_act.search.surrogate.fitting import fit, loss_closure
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
 from bo_act.specs import SurrogateSpec

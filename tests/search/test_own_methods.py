@@ -29,8 +29,9 @@ from bo_act.errors import SearchError
 from bo_act.search.acquisition.own import OwnAcquisition
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Searcher, fit_points
+from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.exact import is_exact
+from bo_act.search.surrogate.factory import fit_points
 from bo_act.search.surrogate.own import BoTorchSurrogate, OwnSurrogate
 from bo_act.specs import AcquisitionSpec
 

@@ -21,9 +21,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from bo_act.errors import MissingExtraError, SpecError
+from bo_act.metrics import ACCURACY
 from bo_act.specs import StudySpec
 from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.runner import run_study
+from bo_act.study.storage.metric import note_metric
 
 SPEC = {
     "name": "told",
@@ -56,6 +58,7 @@ def needs(package: str) -> None:
 def study_of(*values: float, storage=None) -> optuna.Study:
     """A study with trials that have curves, as a runner leaves them."""
     study = optuna.create_study(study_name="told", storage=storage, direction="maximize")
+    note_metric(study, ACCURACY)
     texts = ("tanh(x)", "relu(x)", "mul(erf(x),sigmoid(x))")
     for number, value in enumerate(values):
         study.add_trial(
@@ -221,7 +224,7 @@ def test_the_note_is_of_the_best_and_changes_with_it():
     study.add_trial(study_of(0.5, 0.3, 0.9).trials[2])
     told(study, study.trials[2])
     note = get_note(study)
-    assert "**0.9000**" in note
+    assert "**90.00%** (accuracy)" in note
     assert "f(x) = erf(x) * sigmoid(x)" in note
     assert "`training.learning_rate` = 0.1" in note
     assert note.count("*") > 50  # a graph
@@ -268,7 +271,7 @@ def test_a_browser_shows_the_note_the_slots_and_the_attributes():
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda r: outside.append(r.url) if address not in r.url else None)
         page.goto(f"{address}/dashboard/studies/1/note")
-        page.get_by_text(f"validation accuracy), trial {best.number}").wait_for(timeout=60_000)
+        page.get_by_text(f"(accuracy), trial {best.number}").wait_for(timeout=60_000)
         if pictures := os.environ.get("BO_ACT_PICTURES"):
             page.screenshot(path=f"{pictures}/dashboard_note.png")
         note = page.inner_text("body")

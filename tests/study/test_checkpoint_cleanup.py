@@ -26,8 +26,8 @@ def _folder(tmp_path, monkeypatch):
 
 
 def test_no_checkpoint_stays_when_a_function_is_given_up(monkeypatch):
-    monkeypatch.setattr("bo_act.training.trainer.WORTH_SAVING", 0.0)
-    monkeypatch.setattr("bo_act.training.trainer.SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     train, kept, later = Task.train, [], []
     folder = Path("runs/given_up/checkpoints")
 

@@ -16,6 +16,7 @@ from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.explain import explain
 from bo_act.search.observations import Observations, warp_targets
+from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 from bo_act.specs import SurrogateSpec
 from bo_act.study.results.explanation import why
@@ -36,7 +37,7 @@ def seen(count: int = 30) -> Observations:
 
 
 def test_an_explanation_is_the_models(cloud):
-    found = explain(cloud, seen(), 50)
+    found = explain(Searcher(), cloud, seen(), 50)
     x, y = CLOUD[:30], warp_targets(smooth(CLOUD[:30]), SurrogateSpec().targets)
     oracle, _ = fit_gaussian_process(torch.from_numpy(x.copy()), torch.from_numpy(y), BLOCKS)
     posterior = oracle.posterior(torch.from_numpy(CLOUD[[50]]))
@@ -44,10 +45,10 @@ def test_an_explanation_is_the_models(cloud):
     kernel = oracle.covar_module
     prior = kernel(torch.from_numpy(CLOUD[[50]]), torch.from_numpy(x.copy())).to_dense()[0].detach()
     similar = (prior / kernel(torch.from_numpy(CLOUD[[50]])).to_dense().item()).numpy()
-    assert [n.index for n in found.neighbours] == np.argsort(-similar)[:5].tolist()
+    assert [n.place for n in found.neighbours] == np.argsort(-similar)[:5].tolist()
     for neighbour in found.neighbours:
-        assert neighbour.similarity == pytest.approx(similar[neighbour.index], abs=1e-6)
-        assert neighbour.value == smooth(CLOUD)[neighbour.index]
+        assert neighbour.similarity == pytest.approx(similar[neighbour.place], abs=1e-6)
+        assert neighbour.value == smooth(CLOUD)[neighbour.place]
     assert found.low <= found.predicted <= found.high
     assert found.observed == 30
 
@@ -55,7 +56,7 @@ def test_an_explanation_is_the_models(cloud):
 def test_intervals_hold_what_is_measured(cloud):
     inside = []
     for index in range(40, 119):
-        found = explain(cloud, seen(40), index)
+        found = explain(Searcher(), cloud, seen(40), index)
         value = smooth(CLOUD[[index]])[0]
         if smooth(CLOUD[:40]).min() <= value <= smooth(CLOUD[:40]).max():
             inside.append(found.low <= value <= found.high)
@@ -64,9 +65,9 @@ def test_intervals_hold_what_is_measured(cloud):
 
 
 def test_a_functions_own_value_is_not_evidence(cloud):
-    found = explain(cloud, seen(31), 30)
-    assert found == explain(cloud, seen(30), 30)
-    assert 30 not in [neighbour.index for neighbour in found.neighbours]
+    found = explain(Searcher(), cloud, seen(31), 30)
+    assert found == explain(Searcher(), cloud, seen(30), 30)
+    assert 30 not in [neighbour.place for neighbour in found.neighbours]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_functions_own_value_is_not_evidence(cloud):
 )
 def test_what_cannot_be_explained(cloud, observations, index, surrogate, message):
     with pytest.raises(SearchError, match=message):
-        explain(cloud, observations, index, surrogate=SurrogateSpec(name=surrogate))
+        explain(Searcher(surrogate=SurrogateSpec(name=surrogate)), cloud, observations, index)
 
 
 # --- trials ---------------------------------------------------------------------------------

@@ -164,9 +164,7 @@ def test_parameters_are_learnt_from_what_diverged(space, delegate):
     assert [trial.user_attrs.get("status") for trial in study.trials[:4]] == ["diverged"] * 4
     assert not count(study.trials).failed
     if delegate is None:
-        assert list(study.sampler.configurations(study).searcher.parameters.distributions) == [
-            "rate"
-        ]
+        assert list(study.sampler.view(study).searcher.parameters.distributions) == ["rate"]
 
 
 # --- every function was tried ---------------------------------------------------------------

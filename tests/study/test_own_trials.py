@@ -35,6 +35,7 @@ from bo_act.study.running.runner import run_study
 from bo_act.study.running.supervisor import TrialWatcher
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import add_source_trials
+from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.trials import StudyView, count, own_only, own_trials
 from bo_act.terminal.now import Now
@@ -153,7 +154,7 @@ def test_the_live_view_and_the_rate(both):
     study = load_study(marked)
     text = shown(study)
     assert "trials 8 complete \n" in re.sub(" +", " ", text)
-    assert f"best   {best_value(study):.4f}" in text
+    assert f"best   {metric_of(study).text(best_value(study))}  " in text
     ends = sorted(trial.datetime_complete for trial in own_trials(study))
     found = read_status(marked)
     assert found.per_hour == pytest.approx(7 * 3600 / (ends[-1] - ends[0]).total_seconds())

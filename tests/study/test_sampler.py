@@ -220,16 +220,16 @@ def study(space, features):
 def test_pruned_functions_have_no_value_and_do_not_come_back(space, study):
     study.add_trial(trial_of(space, 5, TrialState.PRUNED, intermediate_values={0: 0.9}))
     view = study.sampler.view(study)
-    assert view.observations.pruned == {5}
-    assert 5 in view.taken
+    assert view.observations.pruned.functions.tolist() == [[5]]
+    assert (5,) in view.taken.functions
     assert len(view.observations) == 0
 
 
 def test_failed_functions_come_back_a_bounded_number_of_times(space, study):
     study.add_trial(trial_of(space, 5, TrialState.FAIL))
-    assert 5 not in study.sampler.view(study).observations.closed
+    assert (5,) not in study.sampler.view(study).observations.closed
     study.add_trial(trial_of(space, 5, TrialState.FAIL))
-    assert 5 in study.sampler.view(study).observations.closed
+    assert (5,) in study.sampler.view(study).observations.closed
 
 
 def test_a_failure_repeats_the_random_proposal_it_interrupted(space, features):
@@ -260,7 +260,7 @@ def test_running_trials_are_pending_and_abandoned_ones_are_not(space, study):
     for trial in (alive, claimed, dead):
         study.add_trial(trial)
     view = study.sampler.view(study)
-    assert view.pending == {5, 6}
+    assert view.pending.functions.tolist() == [[5], [6]]
     assert view.number == 2
 
 
@@ -268,7 +268,7 @@ def test_abandoned_trials_that_a_runner_takes_over_are_pending(space, study):
     inherited = dead_owner() | {"grace": 60.0}
     study.add_trial(trial_of(space, 7, TrialState.RUNNING, system_attrs={OWNER: inherited}))
     study.add_trial(trial_of(space, 8, TrialState.RUNNING, system_attrs={OWNER: None}))
-    assert study.sampler.view(study).pending == {7, 8}
+    assert study.sampler.view(study).pending.functions.tolist() == [[7], [8]]
 
 
 def test_half_written_parameters_are_completed_from_the_claim(space, study):
@@ -297,7 +297,7 @@ def test_what_a_process_finished_before_it_ended_is_not_abandoned(space, study, 
 
     monkeypatch.setattr(Owner, "is_gone", finishes_and_ends)
     view = study.sampler.view(study)
-    assert view.observations.taken == {5}
+    assert view.taken.functions == {(5,)}
     assert view.number == 1
 
 

@@ -12,7 +12,8 @@ from made_up import BLOCKS, CLOUD, smooth
 from bo_act.activations.space import load_space
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.study.results.stopping import expected_improvement, improvement_left
+from bo_act.search.searcher import Searcher
+from bo_act.study.results.stopping import improvement_left
 from bo_act.study.sampling.sampler import ActivationSampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -27,6 +28,7 @@ def seen(indices: np.ndarray, scale: float = 1.0, shift: float = 0.0) -> Observa
     return Observations(indices, shift + scale * smooth(CLOUD[indices]))
 
 
+expected_improvement = Searcher().expected_improvement
 WORST_FIRST = np.argsort(smooth(CLOUD))
 
 

@@ -377,8 +377,8 @@ def test_a_signal_in_the_last_step_keeps_the_result_and_stops():
 
 
 def test_a_trial_that_is_taken_over_goes_on_from_its_checkpoint(monkeypatch):
-    monkeypatch.setattr("bo_act.training.trainer.WORTH_SAVING", 0.0)
-    monkeypatch.setattr("bo_act.training.trainer.SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     settings = {"trials": 2, "confirm": {"seeds": 0}, "training": {"epochs": 5}}
     undisturbed = make(name="undisturbed", **settings)
     run_study(undisturbed)
@@ -396,7 +396,7 @@ def test_a_trial_that_is_taken_over_goes_on_from_its_checkpoint(monkeypatch):
         run_study(spec)
     steps: list[int] = []
     monkeypatch.setattr(
-        "bo_act.training.run.learning_rate",
+        "bo_act.training.trainer.learning_rate",
         lambda spec, *, step, steps: steps_of(step, learning_rate(spec, step=step, steps=steps)),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bo_act.activations.space import Space
-from bo_act.benchmark.table import METRICS, Benchmark
+from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.features.compute import compute_features
 
 
@@ -13,11 +13,11 @@ def random_benchmark(space: Space, *, runs: int = 2, epochs: int = 4, seed: int 
     """Every function but the last one measured, with values in no relation to its features."""
     count = len(space.catalogue)
     generator = np.random.default_rng(seed)
-    values = {metric: generator.uniform(0.1, 1.0, (count, runs)) for metric in METRICS}
-    for metric in METRICS:
+    values = {metric: generator.uniform(0.1, 1.0, (count, runs)) for metric in MEASURED}
+    for metric in MEASURED:
         values[metric][-1] = np.nan
     curves = generator.uniform(0.1, 1.0, (count, runs, epochs)).astype(np.float32)
-    curves[:, :, -1] = values["validation_accuracy"]
+    curves[:, :, -1] = values["validation_value"]
     diverged = generator.random((count, runs)) < 0.2
     curves[diverged, 2:] = np.nan
     return Benchmark(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import optuna
@@ -14,11 +15,11 @@ from bo_act.benchmark.build import build_benchmark
 from bo_act.data.loading import load_data
 from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
-from bo_act.specs import DataSpec, ModelSpec, StudySpec
+from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.opening import load_study
 from bo_act.tasks.checks import check_before_search, check_trains
-from bo_act.tasks.objective import Objective
+from bo_act.tasks.objective import Measured, Objective
 from bo_act.tasks.task import StudyNetwork, Task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,8 +56,8 @@ def returned(text: str) -> float:
 @pytest.mark.parametrize(
     "text",
     [
-        "None", "'good'", "'0.5'", "b'1'", "True", "np.True_", "torch.tensor(True)", "[1]", "{}",
-        "torch.ones(2)", "np.ones((2, 2))", "torch.ones(1, device='meta')", "1j",
+        "None", "'good'", "'0.5'", "b'1'", "True", "np.True_", "torch.tensor(True)", "[[1]]", "{}",
+        "[]", "[True]", "np.ones((2, 2))", "torch.ones(1, device='meta')", "1j",
         "np.complex128(1j)", "torch.tensor(1j)", "10**400", "10**5000",
         "fractions.Fraction(10**400)", "object()",
         "np.datetime64('2020-01-01')", "print", "np.array(['0.5'])",
@@ -78,13 +79,14 @@ def test_what_is_no_number_is_told(text):
     ],
 )  # fmt: skip
 def test_what_is_a_number_is_taken(text):
-    assert returned(text) == 0.5
+    assert returned(text) == Measured(0.5)
 
 
 def test_whole_numbers_and_none_that_are_finite():
-    assert returned("3") == returned("np.int64(3)") == 3.0
-    assert returned("float('nan')") != 0
-    assert returned("torch.tensor(float('inf'))") == float("inf")
+    assert returned("3") == returned("np.int64(3)") == returned("[3]") == Measured(3.0)
+    assert math.isnan(returned("float('nan')").value)
+    assert not math.isfinite(returned("torch.tensor(float('inf'))").value)
+    assert returned("torch.ones(2)") == Measured(1.0, (1.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -368,19 +370,21 @@ def data(body: str, **changes) -> StudySpec:
         (f"{GOOD}\nreturn images, None", "RuntimeError|TypeError"),
         (f"{GOOD}\nreturn 'images', labels", "expected load"),
         (f"{GOOD}\nreturn images, [['a']] * 40", "expected load"),
-        (f"{GOOD}\nreturn images, labels.float()", "whole numbers from 0, got torch.float32"),
         (f"{GOOD}\nreturn images, labels - 1", "whole numbers from 0, .*from -1"),
         (f"{GOOD}\nreturn images, labels[:-1]", "expected 40 labels"),
-        (f"{GOOD}\nreturn images, labels[:, None]", "expected 40 labels"),
-        (f"{GOOD}\nreturn images, torch.eye(40)", "expected 40 labels"),
-        (f"{GOOD}\nreturn images[:0], labels[:0]", "square images"),
-        (f"{GOOD}\nreturn images[:, :0], labels", "square images"),
-        (f"{GOOD}\nreturn images[..., :5], labels", "square images"),
-        (f"{GOOD}\nreturn images.flatten(1), labels", "square images"),
-        (f"{GOOD}\nreturn images[0], labels", "square images"),
+        (f"{GOOD}\nreturn images, labels[:, None]", r"labels in one column need the shape \(40,\)"),
+        (f"{GOOD}\nreturn images, labels[:, None, None]", r"shape \(40,\), or tokens"),
+        (f"{GOOD}\nreturn images[:0], labels[:0]", "at least one"),
+        (f"{GOOD}\nreturn images[:, :0], labels", "at least one"),
+        (f"{GOOD}\nreturn {{}}, labels", "an empty dict"),
+        (f"{GOOD}\nreturn (), labels", "an empty tuple"),
+        (f"{GOOD}\nreturn (images, images[1:]), labels", "as many samples each"),
+        (f"{GOOD}\nreturn images[0], labels", "expected 1 labels"),
+        (f"{GOOD}\nreturn images, labels / 0", "finite numbers, .* 40 of them not"),
+        (f"{GOOD}\nreturn images[:, 0] / 0, labels", "inputs that are finite numbers"),
+        (f"{GOOD}\nreturn images, labels * 1j", "real numbers"),
         (f"{GOOD}\nimages[3] = float('nan')\nreturn images, labels", "64 that are not finite"),
         (f"{GOOD}\nreturn images * 255, labels", "numbers from 0 to 1, got"),
-        (f"{GOOD}\nreturn images.to(torch.complex64), labels", "real numbers"),
         (f"{GOOD}\nreturn images, labels * 10**9", "one of 3000000000 among 40 images"),
         (f"{GOOD}\nreturn images * 0, labels", "all of one gray"),
         (f"{GOOD}\nreturn images[:5], labels[:5] * 0", "too few to hold a tenth of them out"),
@@ -397,6 +401,24 @@ def test_nonsense_for_data_is_told(body, says):
     with pytest.raises(DataError, match=says) as caught:
         run_study(data(body))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ("images, labels.float()", "'num_classes', .* image_size = 8, out_features = 1.*classes"),
+        ("images, torch.eye(40)", "'num_classes', .* out_features = 40"),
+        ("images[..., :5], labels", "'in_channels', .* num_classes = 4, .*images are square"),
+        ("images.flatten(1), labels", "'in_channels', .* in_features = 64"),
+        ("images.to(torch.complex64), labels", "'in_channels'"),
+        ("{'x': images}, labels", r"'in_channels', .* input_shape = \{'x': \(1, 8, 8\)\}"),
+    ],
+)
+def test_data_of_another_kind_than_the_network_is_for_are_told_with_their_facts(returned, says):
+    spec = data(f"{GOOD}\nreturn {returned}")
+    if "out_features" in says:
+        spec = spec.model_copy(update={"metric": MetricSpec(name="mse")})
+    refused(spec, NetworkError, f"build asks for {says}")
 
 
 @pytest.mark.parametrize(
@@ -418,8 +440,11 @@ def test_data_in_any_form_is_taken(change):
         ("labels = labels + 3", "among the 4 classes .* got 6"),
         ("images = torch.rand(40, 1, 9, 9)", r"shape \(1, 8, 8\) .* got \(1, 9, 9\)"),
         ("images = torch.rand(40, 3, 8, 8)", r"shape \(1, 8, 8\) .* got \(3, 8, 8\)"),
-        ("labels = labels.float()", "mine.py:load, with train = False: expected 40 labels"),
-        ("images = images[:0]", "square images"),
+        (
+            "labels = labels.float()",
+            "mine.py:load, with train = False: expected labels that are whole",
+        ),
+        ("images = images[:0]", "at least one"),
         ("return None", "cannot unpack"),
         ("raise SystemExit", r"SystemExit \(mine\.py, line 5\)"),
         ("1 / 0", r"ZeroDivisionError.*\(mine\.py, line 5\)"),
@@ -458,7 +483,8 @@ def test_checks_leave_the_random_state_and_build_anew():
     check_before_search(task)
     assert torch.equal(before, torch.get_rng_state())
     builder = load_network(ModelSpec(name="net.py"))
-    assert isinstance(StudyNetwork(builder, 1, 8, 10, 0)(torch.nn.ReLU), torch.nn.Module)
+    network = StudyNetwork(builder, task.data.facts, task.data.example, 0)
+    assert isinstance(network(torch.nn.ReLU), torch.nn.Module)
 
 
 def test_what_fails_when_weights_are_set_is_told_with_its_line():

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
+from bo_act.metrics import Metric
 from bo_act.study.results.confirmation import Confirmed, Difference, Interval
 from bo_act.study.results.failures import nothing_found
 from bo_act.study.results.summary import Found, StudyResult
@@ -81,11 +82,29 @@ def test_what_is_not_confirmed_is_not_claimed(screen, gain, says):
 
 @pytest.mark.parametrize(
     ("seeds", "says"),
-    [(1, "test set (1 fresh seed)"), (5, "test set (5 fresh seeds, mean and 95% interval)")],
+    [
+        (1, "test set (1 fresh seed)"),
+        (5, "test set (5 fresh seeds, mean and 95% interval over seeds alone)"),
+    ],
 )
 def test_one_seed_has_no_interval(screen, seeds, says):
     rows = [replace(one, seeds=seeds) for one in (row("tanh(x)", 0.9, 0.94, None), RELU)]
-    assert says in screen(result(*rows))
+    assert says in " ".join(screen(result(*rows)).split())
+
+
+def test_a_loss_below_that_of_relu_is_better(screen):
+    loss = Metric("loss", "minimize", "nats")
+    worse = row("erf(x)", test=2.2, validation=2.3, gain=(0.1, 0.05, 0.15))
+    chosen = row("tanh(x)", test=2.1033, validation=2.0, gain=(-0.03, -0.04, -0.02))
+    some = [replace(one, searched=1.9) for one in (worse, chosen)]
+    shown = replace(result(*some, row("relu(x)", 2.13, 2.2, None, role="baseline")), metric=loss)
+    text = " ".join(screen(shown).split())
+    assert "tanh(x), the best of them by validation, is better than ReLU: -0.030 ±0.010" in text
+    assert "in test loss against ReLU" in text
+    assert "tanh(x) had 1.9 nats validation loss in the search and has 2 nats with fresh" in text
+    assert "0.1 was luck" in text
+    assert "accuracy" not in text
+    assert "%" not in text.replace("95%", "")
 
 
 def test_divergence_is_shown_and_tables_fit_a_narrow_terminal(screen):
@@ -118,7 +137,7 @@ def test_the_live_view_names_every_kind_of_trial(monkeypatch):
         events.search(4, 4, trial(TrialState.FAIL, None), 0.9)
         events.confirmation(0, 3, "tanh(x)")
     text = page.getvalue()
-    for word in ("0.9000", "diverged", "pruned", "fail", "trials/min", "tanh(x)"):
+    for word in ("  0.9 ", "diverged", "pruned", "fail", "trials/min", "tanh(x)"):
         assert word in text
 
 
@@ -230,15 +249,15 @@ def test_the_live_view_follows_a_study(searched, width, monkeypatch):
     console.print(view)
     lines = page.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    assert lines[0].startswith("best   0.9100  elu(x)  trial 0")
+    assert lines[0].startswith("best   0.91  elu(x)  trial 0")
     if width == 100:
-        shown = "#3     mul(erf(x),sigmoid(x))  ▁▅█ 0.9000 epoch 3  acquisition, expected 0.9312"
+        shown = "#3     mul(erf(x),sigmoid(x))  ▁▅█ 0.9 epoch 3  acquisition, expected 0.9312"
         assert lines[1].rstrip() == shown
     assert lines[2].startswith("trials 2 complete (1 diverged), 1")
     searched.tell(3, 0.95)
     page.truncate(0)
     console.print(view)
-    assert "best   0.9500  mul(erf(x),sigmoid(x))" in page.getvalue()
+    assert "best   0.95  mul(erf(x),sigmoid(x))" in page.getvalue()
 
 
 def test_a_line_a_trial_stays_and_the_cursor_comes_back(searched, monkeypatch):

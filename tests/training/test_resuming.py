@@ -16,8 +16,8 @@ import torch
 from kills import killed_ten_times
 from torch import nn
 
-from bo_act.data.images import ImageSet
 from bo_act.data.loading import Data, load_data
+from bo_act.data.samples import SampleSet
 from bo_act.errors import NetworkError
 from bo_act.io import write_checked
 from bo_act.specs import DataSpec, TrainingSpec
@@ -30,7 +30,7 @@ from bo_act.training.trainer import TrainingResult, train
 @pytest.fixture(scope="module")
 def data() -> Data:
     digits = load_data(DataSpec(name="digits"))
-    few = ImageSet(digits.train.images[:320], digits.train.labels[:320])
+    few = SampleSet(digits.train.inputs[:320], digits.train.targets[:320])
     return replace(digits, train=few)
 
 
@@ -52,7 +52,7 @@ def network(*, extra: Callable[[], nn.Module] = nn.Identity, norm: bool = True) 
 
 
 def numbers(result: TrainingResult) -> tuple:
-    return result.status, result.curve, result.train_loss, result.validation_accuracy
+    return result.status, result.curve, result.train_loss, result.value
 
 
 def weights(net: nn.Module) -> bytes:
@@ -110,8 +110,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(data, tmp_path, name):
 
 
 def test_only_what_is_left_is_trained(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 0.0)
-    monkeypatch.setattr(trainer, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     steps: list[int] = []
 
     class Counted(nn.Module):
@@ -143,8 +143,8 @@ def test_only_what_is_left_is_trained(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("why", ["a file in the folder's place", "the disk is full"])
 def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkeypatch, why):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 0.0)
-    monkeypatch.setattr(trainer, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     folder = tmp_path / "kept"
     if why == "the disk is full":
         if not Path("/dev/full").exists():
@@ -169,8 +169,8 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkey
 
 
 def test_kill_9_at_random_moments(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 0.0)
-    monkeypatch.setattr(trainer, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 0.0)
+    monkeypatch.setattr("bo_act.training.checkpoint.SAVING_SHARE", float("inf"))
     spec = recipe(epochs=60, optimizer="adamw", learning_rate=0.01)
     started = time.perf_counter()
     undisturbed = train(network(), data, spec, seed=1)
@@ -189,7 +189,7 @@ def test_kill_9_at_random_moments(data, tmp_path, monkeypatch):
 
 
 def test_short_trainings_are_not_saved(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WORTH_SAVING", 1e6)
+    monkeypatch.setattr("bo_act.training.checkpoint.WORTH_SAVING", 1e6)
     saved: list[int] = []
     monkeypatch.setattr(Checkpoint, "save", lambda self, state: saved.append(1))
     result = train(network(), data, recipe(), seed=0, checkpoint=Checkpoint(tmp_path / "a", "k"))
@@ -244,11 +244,11 @@ class Memory(nn.Module):
 
     def __init__(self, images: int, after: int = 0) -> None:
         super().__init__()
-        self.images, self.after = images, after
+        self.inputs, self.after = images, after
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.after -= self.training
-        if self.training and self.after < 0 and len(x) > self.images:
+        if self.training and self.after < 0 and len(x) > self.inputs:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
         return x
 
@@ -291,7 +291,7 @@ def test_a_collapse_to_chance_ends_a_training(data):
     result = train(
         network(extra=Constant), data, spec, seed=0, report=lambda at, _: reports.append(at)
     )
-    assert (result.status, result.collapsed, result.validation_accuracy) == ("diverged", True, 0.1)
+    assert (result.status, result.collapsed, result.value) == ("diverged", True, 0.1)
     assert 3 <= len(result.curve) < 12
     assert result.epoch_of_divergence == len(result.curve) - 1 == reports[-1]
     learns = train(network(), data, recipe(epochs=6, collapse_epochs=3), seed=0)
@@ -319,7 +319,7 @@ def test_the_average_is_what_is_validated_and_kept(data):
         torch.testing.assert_close(mean, (one + other) / 2)
     assert not torch.equal(before[0], next(averaged.parameters()))
     accuracy = trainer.evaluate(averaged, data.validation, batch_size=512, device="cpu")
-    assert result.validation_accuracy == accuracy
+    assert result.value == accuracy
 
 
 def test_decay_of_matrices_leaves_norms_and_biases(data):

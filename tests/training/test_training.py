@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from bo_act.data.images import ImageSet
 from bo_act.data.loading import Data, load_data
+from bo_act.data.samples import SampleSet
 from bo_act.data.split import stratified_sample
 from bo_act.errors import BoActError, DataError, NetworkError, SpecError
 from bo_act.networks import load_network
 from bo_act.specs import DataSpec, ModelSpec, TrainingSpec
-from bo_act.training import run
+from bo_act.training import trainer
 from bo_act.training.optimization import learning_rate
 from bo_act.training.trainer import TrainingResult, evaluate, pick_device, train
 
@@ -27,8 +27,8 @@ def digits() -> Data:
     return load_data(DIGITS)
 
 
-def rows(images: ImageSet) -> set[bytes]:
-    return {image.numpy().tobytes() for image in images.images}
+def rows(images: SampleSet) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images.inputs}
 
 
 # --- digits ----------------------------------------------------------------------------------
@@ -37,10 +37,14 @@ def rows(images: ImageSet) -> set[bytes]:
 def test_digits_are_split_into_three(digits):
     test = digits.load_test()
     assert (len(digits.train), len(digits.validation), len(test)) == (1138, 300, 359)
-    assert (digits.num_classes, digits.in_channels, digits.image_size) == (10, 1, 8)
-    assert digits.train.images.shape == (1138, 1, 8, 8)
-    assert digits.train.images.dtype == torch.float32
-    assert digits.train.labels.dtype == torch.int64
+    assert (digits.num_classes, digits.facts["in_channels"], digits.facts["image_size"]) == (
+        10,
+        1,
+        8,
+    )
+    assert digits.train.inputs.shape == (1138, 1, 8, 8)
+    assert digits.train.inputs.dtype == torch.float32
+    assert digits.train.targets.dtype == torch.int64
     # No digit is in scikit-learn's set twice, so equal images would be the same image.
     sets = [rows(digits.train), rows(digits.validation), rows(test)]
     assert len(set.union(*sets)) == sum(len(part) for part in sets) == 1797
@@ -48,7 +52,7 @@ def test_digits_are_split_into_three(digits):
 
 def test_all_three_parts_are_stratified(digits):
     for part in (digits.train, digits.validation, digits.load_test()):
-        shares = part.labels.bincount(minlength=10) / len(part)
+        shares = part.targets.bincount(minlength=10) / len(part)
         whole = torch.tensor([178, 182, 177, 183, 181, 182, 181, 179, 174, 180]) / 1797
         assert (shares - whole).abs().max() < 1 / len(part)
 
@@ -57,15 +61,15 @@ def test_the_seed_moves_validation_and_never_the_test_images(digits):
     other = load_data(replace_spec(DIGITS, seed=1))
     again = load_data(DIGITS)
     assert other.digest != digits.digest == again.digest
-    assert not torch.equal(other.validation.labels, digits.validation.labels)
+    assert not torch.equal(other.validation.targets, digits.validation.targets)
     # Standardization follows the training images; undone, the test images are the same.
-    assert torch.equal(other.load_test().labels, digits.load_test().labels)
+    assert torch.equal(other.load_test().targets, digits.load_test().targets)
     assert len(rows(unscaled(other.load_test())) & rows(unscaled(digits.load_test()))) == 359
 
 
-def unscaled(images: ImageSet) -> ImageSet:
-    low, high = images.images.min(), images.images.max()
-    return ImageSet(((images.images - low) / (high - low) * 16).round(), images.labels)
+def unscaled(images: SampleSet) -> SampleSet:
+    low, high = images.inputs.min(), images.inputs.max()
+    return SampleSet(((images.inputs - low) / (high - low) * 16).round(), images.targets)
 
 
 def replace_spec(spec: DataSpec, **values: object) -> DataSpec:
@@ -73,19 +77,19 @@ def replace_spec(spec: DataSpec, **values: object) -> DataSpec:
 
 
 def test_images_are_standardized_by_the_training_images(digits):
-    deviation, mean = torch.std_mean(digits.train.images.double(), correction=0)
+    deviation, mean = torch.std_mean(digits.train.inputs.double(), correction=0)
     assert abs(float(mean)) < 1e-5
     assert abs(float(deviation) - 1) < 1e-5
     # Black is one value everywhere: the same transform for all three parts.
-    lowest = {float(part.images.min()) for part in (digits.train, digits.validation)}
-    assert lowest == {float(digits.load_test().images.min())}
+    lowest = {float(part.inputs.min()) for part in (digits.train, digits.validation)}
+    assert lowest == {float(digits.load_test().inputs.min())}
 
 
 def test_training_images_can_be_fewer(digits):
     few = load_data(replace_spec(DIGITS, train=95))
     assert len(few.train) == 95
-    assert set(few.train.labels.bincount().tolist()) <= {9, 10}
-    assert torch.equal(few.validation.labels, digits.validation.labels)
+    assert set(few.train.targets.bincount().tolist()) <= {9, 10}
+    assert torch.equal(few.validation.targets, digits.validation.targets)
     assert len(load_data(replace_spec(DIGITS, train=10**6)).train) == len(digits.train)
 
 
@@ -93,11 +97,11 @@ def test_images_are_pooled_or_padded():
     plain, small, large = (
         load_data(replace_spec(DIGITS, image_size=side)) for side in (None, 4, 11)
     )
-    assert small.image_size == small.validation.images.shape[-1] == 4
-    assert large.image_size == large.load_test().images.shape[-1] == 11
+    assert small.facts["image_size"] == small.validation.inputs.shape[-1] == 4
+    assert large.facts["image_size"] == large.load_test().inputs.shape[-1] == 11
 
     def grays(data: Data) -> torch.Tensor:
-        return data.train.images[:50]
+        return data.train.inputs[:50]
 
     def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
         return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
@@ -159,8 +163,8 @@ class Breaks(nn.Module):
 
 
 def small(data: Data, count: int = 256) -> Data:
-    def head(images: ImageSet, n: int) -> ImageSet:
-        return ImageSet(images.images[:n], images.labels[:n])
+    def head(images: SampleSet, n: int) -> SampleSet:
+        return SampleSet(images.inputs[:n], images.targets[:n])
 
     return replace(data, train=head(data.train, count), validation=head(data.validation, 64))
 
@@ -170,7 +174,7 @@ def test_small_networks_learn(digits, name, epochs):
     result = train(network(name), digits, replace_training(epochs=epochs), seed=0)
     assert result.status == "completed"
     assert len(result.curve) == len(result.train_loss) == epochs
-    assert result.validation_accuracy == result.curve[-1] > 0.85
+    assert result.value == result.curve[-1] > 0.85
     assert result.train_loss[-1] < result.train_loss[0]
     assert result.seconds > 0
 
@@ -178,7 +182,7 @@ def test_small_networks_learn(digits, name, epochs):
 def test_all_cnn_c_learns(digits):
     # Nine layers without normalization: plain SGD needs more epochs than a test has.
     spec = replace_training(epochs=4, batch_size=16, optimizer="adamw", learning_rate=0.001)
-    assert train(network("all_cnn_c"), small(digits), spec, seed=0).validation_accuracy > 0.3
+    assert train(network("all_cnn_c"), small(digits), spec, seed=0).value > 0.3
 
 
 def replace_training(**values: object) -> TrainingSpec:
@@ -233,14 +237,14 @@ def test_divergence_is_a_result(digits, bad, good, epoch):
     )
     assert result.status == "diverged"
     assert result.epoch_of_divergence == epoch
-    assert result.validation_accuracy == 0.1
+    assert result.value == 0.1
     assert len(result.curve) == len(result.train_loss) == epoch
     assert reported == list(range(epoch))
 
 
 def test_divergence_between_two_looks_is_seen(digits, monkeypatch):
     breaks = Breaks(1, float("nan"))
-    monkeypatch.setattr(run, "is_cheap_to_read", lambda device: False)
+    monkeypatch.setattr(trainer, "is_cheap_to_read", lambda device: False)
     result = train(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 10), breaks),
         small(digits),
@@ -258,7 +262,7 @@ def test_a_run_at_chance_is_not_diverged(digits):
 
     result = train(network(activation=Constant), small(digits), CPU, seed=0)
     assert result.status == "completed"
-    assert result.validation_accuracy < 0.3
+    assert result.value < 0.3
 
 
 def test_every_epoch_is_reported_and_its_exceptions_pass(digits):
@@ -318,7 +322,7 @@ def test_batches_cover_the_data_without_the_partial_one(digits, batch_size, size
 )
 def test_every_setting_trains(digits, values):
     result = train(network(), digits, replace_training(epochs=5, **values), seed=0)
-    assert result.validation_accuracy > 0.6
+    assert result.value > 0.6
 
 
 @pytest.mark.parametrize(
@@ -383,7 +387,7 @@ def test_accuracy_is_counted_in_evaluation_mode(digits):
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             assert not self.training
-            right = nn.functional.one_hot(digits.validation.labels, 10)[self.at : self.at + len(x)]
+            right = nn.functional.one_hot(digits.validation.targets, 10)[self.at : self.at + len(x)]
             wrong = right.roll(1, dims=1)
             early = torch.arange(self.at, self.at + len(x)).unsqueeze(1) < 30
             self.at += len(x)
@@ -464,6 +468,6 @@ def test_devices_are_picked(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_training_on_a_gpu(digits):
     result = train(network("small_cnn"), digits, replace_training(epochs=4, device="cuda"), seed=0)
-    assert result.validation_accuracy > 0.9
+    assert result.value > 0.9
     broken = network(activation=lambda: Breaks(3, float("nan")))
     assert train(broken, digits, replace_training(device="cuda"), seed=0).status == "diverged"

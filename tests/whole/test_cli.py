@@ -334,7 +334,7 @@ def test_the_shell_completes_commands_and_names_of_content():
     Path("studies/quick_and_mine.toml").touch()
     assert completions("bo-act wh") == ["why"]
     assert completions("bo-act run qui") == ["quick_and_mine", "quickstart"]
-    assert completions("bo-act run ti") == ["tiny.toml"]
+    assert completions("bo-act run ti") == ["tiny_gpt", "tiny.toml"]
     assert completions("bo-act run studies/") == ["studies/quick_and_mine.toml"]
     assert completions("bo-act space act") == ["act_bench"]
     assert completions("bo-act bench show digits_m") == ["digits_mlp"]

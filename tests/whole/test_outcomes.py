@@ -335,7 +335,7 @@ def test_a_benchmark_in_which_everything_diverged_can_be_compared_on(bo_act):
     runs = [
         {
             "index": index, "seed": seed, "status": "diverged", "seconds": 1.0, "curve": [],
-            "train_accuracy": 0.1, "validation_accuracy": 0.1, "test_accuracy": 0.1,
+            "train_value": 0.1, "validation_value": 0.1, "test_value": 0.1,
             "train_loss": None, "validation_loss": None, "test_loss": None,
         }
         for index in range(len(task.space.catalogue))

@@ -116,7 +116,11 @@ def test_type_checkers_see_the_names_that_are_there():
 
 
 INNER = {
+    "Configurations",
+    "Difference",
+    "ExpressionPool",
     "Paired",
+    "Parameters",
     "Place",
     "Counts",
     "Confirmed",

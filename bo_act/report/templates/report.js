@@ -15,10 +15,15 @@
   const webgl = (() => {
     try { return !!document.createElement("canvas").getContext("webgl"); } catch { return false; }
   })();
+  const metric = data.metric, percent = metric.unit === "percent", maximize = metric.direction === "maximize";
+  const unit = percent || !metric.unit ? "" : ` ${metric.unit}`;
   const shown = (value) => value === null || value === undefined ? "" :
-    data.percent ? `${(100 * value).toFixed(2)}%` : String(+value.toPrecision(5));
+    percent ? `${(100 * value).toFixed(2)}%` : `${+value.toPrecision(5)}${unit}`;
+  // Plotly takes signs of markup in labels for markup.
+  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  const label = (what = "") => plain(`${what} ${percent ? metric.name : metric.axis}`.trim());
   // Of a narrow range whole tenths would be said twice.
-  const ticks = (range = 1) => data.percent ? { tickformat: range < 0.01 ? ".2%" : ".1%" } : {};
+  const ticks = (range = 1) => percent ? { tickformat: range < 0.01 ? ".2%" : ".1%" } : { exponentformat: "power" };
 
   function layout(more) {
     const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), ticks: "", automargin: true };
@@ -47,14 +52,14 @@
     drawn.push(draw);
     return draw();
   }
-  // Values below an axis stand at its edge.
+  // Values beyond an axis stand at its edge.
   const clamp = (value, from) => value === null || from === null ? value :
-    data.maximize ? Math.max(value, from) : Math.min(value, from);
+    maximize ? Math.max(value, from) : Math.min(value, from);
   function span(values, from) {
     const all = values.filter((v) => v !== null && v !== undefined);
     if (!all.length) return undefined;
     const ends = [Math.min(...all, from ?? Infinity), Math.max(...all, from ?? -Infinity)];
-    const room = 0.06 * (ends[1] - ends[0] || 0.01);
+    const room = 0.06 * (ends[1] - ends[0] || 0.01 * Math.abs(ends[0]) || 0.01);
     return [ends[0] - room, ends[1] + room];
   }
 
@@ -86,7 +91,7 @@
       line: { color: colour("soft"), width: 1.2, dash: DASHES[k + 1] } }));
     const values = P.value.map((v, i) => P.state[i] === "complete" ? clamp(v, P.from) : null);
     return [traces, { xaxis: { title: { text: "trial" }, showgrid: false },
-      yaxis: { title: { text: data.percent ? "validation accuracy" : "value" }, range: span(values, P.from), ...ticks() } }];
+      yaxis: { title: { text: label() }, range: span(values, P.from), ...ticks() } }];
   });
 
   // --- map
@@ -118,8 +123,8 @@
       for (const [number, , value, how] of tried) rows.push([`trial ${number}`, how === "complete" ? shown(value) : how]);
       const row = (list) => list[state.place] ?? null;
       if (row(M.median)) rows.push(["predicted", shown(M.median[state.place][i])]);
-      if (row(M.deviation)) rows.push(["uncertainty", "±" + (M.unit === "objective" && data.percent ?
-        `${(100 * M.deviation[state.place][i]).toFixed(2)} points` : M.deviation[state.place][i])]);
+      if (row(M.deviation)) rows.push(["uncertainty", "±" + (M.unit !== "objective" ? M.deviation[state.place][i] :
+        percent ? `${(100 * M.deviation[state.place][i]).toFixed(2)} points` : shown(M.deviation[state.place][i]))]);
       rows.push(["from, to", `${M.low[i]}, ${M.high[i]}`]);
       const side = document.createElement("div");
       const text = document.createElement("code");
@@ -148,9 +153,9 @@
       const sure = state.colour === "deviation";
       const [cmin, cmax] = bounds(values ? (sure ? values : values.map((v) => clamp(v, M.from))) : measured);
       const bar = { thickness: 10, outlinewidth: 0, len: 0.9, tickfont: { color: colour("soft") },
-        title: { text: { median: "predicted", deviation: "uncertainty", measured: "measured" }[state.colour], side: "right" },
-        ...(sure && !(data.percent && M.unit === "objective") ? {} : ticks(cmax - cmin)) };
-      const tone = sure || data.maximize ? scale() : scale().map(([v], i, all) => [v, all[all.length - 1 - i][1]]);
+        title: { text: sure ? "uncertainty" : label(state.colour === "median" ? "predicted" : "measured"), side: "right" },
+        ...(sure && M.unit !== "objective" ? {} : ticks(cmax - cmin)) };
+      const tone = sure || maximize ? scale() : scale().map(([v], i, all) => [v, all[all.length - 1 - i][1]]);
       const traces = [{ type: plain, mode: "markers", x: M.x, y: M.y, customdata: M.x.map((_, i) => i), text: M.text, hoverinfo: "text",
         showlegend: false, marker: values ? { size: narrow() ? 4 : 5.5, opacity: 0.85, color: sure ? values : values.map((v) => clamp(v, M.from)), cmin, cmax,
           colorscale: tone, showscale: true, colorbar: bar } : { size: narrow() ? 3.5 : 4.5, opacity: 0.55, color: colour("rest") } }];
@@ -208,7 +213,7 @@
         error_y: { type: "data", symmetric: false, array: high.map((v, i) => v - y[i]), arrayminus: low.map((v, i) => y[i] - v),
           color: colour("accent"), thickness: 1, width: 0 },
         hovertext: x.map((_, i) => `measured ${shown(C.measured[i])}, predicted ${shown(C.predicted[i])}`), hoverinfo: "text" }],
-      { xaxis: { title: { text: "measured" }, range, ...ticks() }, yaxis: { title: { text: "predicted without it" }, range, ...ticks() } }];
+      { xaxis: { title: { text: label("measured") }, range, ...ticks() }, yaxis: { title: { text: "predicted without it" }, range, ...ticks() } }];
   });
 
   // --- spectra

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bo_act.errors import SearchError
 from bo_act.failures import USERS, is_machines, one_line
+from bo_act.search.surrogate.own import given_spec
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 from bo_act.user_files import call_with
@@ -64,18 +65,11 @@ class OwnAcquisition:
         Raises:
             SearchError: it is neither.
         """
-        if isinstance(given, AcquisitionSpec | OwnAcquisition):
-            if isinstance(given, AcquisitionSpec) and given.is_own:
-                raise SearchError(
-                    f"the acquisition {given.name!r} is a file's; from Python, give the function"
-                )
+        makes = "make_acquisition(model, best_f) that returns a BoTorch acquisition function"
+        if isinstance(given, OwnAcquisition):
             return given
-        if not callable(given):
-            raise SearchError(
-                "acquisition: expected an AcquisitionSpec, or a function make_acquisition(model, "
-                f"best_f) that returns a BoTorch acquisition function, got {type(given).__name__}"
-            )
-        return cls(given)
+        spec = given_spec(given, AcquisitionSpec, part="acquisition", makes=makes)
+        return cls(cast(MakeAcquisition, given)) if spec is None else spec
 
 
 AnyAcquisition = AcquisitionSpec | OwnAcquisition

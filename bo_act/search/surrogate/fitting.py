@@ -20,7 +20,7 @@ import torch
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.utils.constraints import LogTransformedInterval
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ConstantMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
@@ -91,11 +91,9 @@ def fit(model: SingleTaskGP) -> str:
 def is_written_out(model: SingleTaskGP) -> bool:
     """Say whether ``Loss`` knows a model's likelihood and priors."""
     kernel, likelihood, mean = model.covar_module, model.likelihood, model.mean_module
-    if (type(kernel), type(likelihood), type(mean)) != (
-        BlockKernel,
-        GaussianLikelihood,
-        ConstantMean,
-    ):
+    if (type(kernel), type(mean)) != (BlockKernel, ConstantMean):
+        return False
+    if type(likelihood) is not GaussianLikelihood and not _has_known_noise(likelihood):
         return False
     scales, terms, noise = _parts(model)
     positive = [(part, "lengthscale", LogNormalPrior) for part in scales]
@@ -115,11 +113,20 @@ def is_written_out(model: SingleTaskGP) -> bool:
     )
 
 
+def _has_known_noise(likelihood: Any) -> bool:
+    """Tell whether noise is known of each observation, and more of it is fitted."""
+    fixed = type(likelihood) is FixedNoiseGaussianLikelihood
+    return fixed and likelihood.second_noise_covar is not None
+
+
 def _parts(model: SingleTaskGP) -> tuple[list[Any], list[Any], Any]:
     """Return what has the length scales, the variances and the noise."""
     kernel: BlockKernel = model.covar_module
     scales = [factor for factors in kernel.factors for factor in factors]
-    return scales, list(kernel.kernels), model.likelihood.noise_covar
+    likelihood: Any = model.likelihood
+    known = _has_known_noise(likelihood)
+    noise = likelihood.second_noise_covar if known else likelihood.noise_covar
+    return scales, list(kernel.kernels), noise
 
 
 def _raw(model: SingleTaskGP) -> list[Parameter]:
@@ -166,6 +173,10 @@ class Loss:
         x = model.train_inputs[0].numpy()[::every]
         self.y: Array = model.train_targets.numpy()[::every]
         self.distances = [pdist(x[:, columns]) for columns in kernel.pieces]
+        known = _has_known_noise(model.likelihood)
+        self.known: Array | float = (
+            model.likelihood.noise_covar.noise.numpy()[::every] if known else 0.0
+        )
         scales, terms, noise = _parts(model)
         normal = [part.lengthscale_prior for part in scales] + [noise.noise_prior]
         gamma = [part.outputscale_prior for part in terms]
@@ -209,7 +220,7 @@ class Loss:
             terms.append(_product([matern for matern, _ in joint]))
         pairs = sum(a * term for a, term in zip(variances, terms, strict=True))
         covariance = squareform(pairs, checks=False)
-        np.fill_diagonal(covariance, variances.sum() + noise)
+        np.fill_diagonal(covariance, variances.sum() + noise + self.known)
         try:
             factor = torch.linalg.cholesky(torch.from_numpy(covariance))
         except RuntimeError as error:  # torch's LinAlgError, which its type stubs do not export

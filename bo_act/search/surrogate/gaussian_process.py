@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import torch
 from botorch.models import SingleTaskGP
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
+from gpytorch.likelihoods.noise_models import FixedGaussianNoise
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
@@ -28,6 +29,7 @@ _FEW = 64  # observations that bound the variance
 _UNITS = 8  # of rounding, by which a mean in float32 may be off
 _FEATURES = 1_024  # random Fourier features of each term of the kernel
 _LEAST_NOISE = 1e-4
+_LEAST_KNOWN = 1e-6  # GPyTorch warns of less
 _NOISE_PLACE, _NOISE_SPREAD = -4.0, 1.0  # log-normal prior of the noise variance, BoTorch's
 
 
@@ -43,6 +45,8 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         blocks: columns of each feature block.
         least_noise: variance of a measurement that is known to be there; more is fitted where the
             model misses more.
+        train_Yvar: (n, 1) known variance of each measurement, where it is known; more, the same for
+            all, is fitted.
     """
 
     def __init__(
@@ -52,11 +56,12 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         blocks: Mapping[str, slice],
         *,
         least_noise: float = 0.0,
+        train_Yvar: Tensor | None = None,
     ) -> None:
         super().__init__(
             train_X,
             train_Y,
-            likelihood=_likelihood(least_noise),
+            likelihood=_likelihood(least_noise, train_Yvar),
             covar_module=BlockKernel(blocks),
             outcome_transform=None,
         )
@@ -75,8 +80,8 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 
     @property
     def noise(self) -> Tensor:
-        """The variance of a measurement, (1,)."""
-        noise: Tensor = self.likelihood.noise.detach()
+        """The variance of a measurement, (1,); of those with known ones, their mean."""
+        noise: Tensor = self.likelihood.noise.detach().mean(dim=-1, keepdim=True)
         return noise
 
     @property
@@ -106,6 +111,10 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         if ceiling is not None:
             value = torch.minimum(value, ceiling)
         x, y = torch.cat([self.x, points]), torch.cat([self.y, value])
+        if isinstance(self.likelihood, FixedNoiseGaussianLikelihood):
+            known = self.likelihood.noise_covar.noise
+            more = known.mean().expand(len(points))  # as if they had been measured as the others
+            self.likelihood.noise_covar = FixedGaussianNoise(torch.cat([known, more]))
         cast(Any, self).set_train_data(x, y, strict=False)  # of GPyTorch, which has no types
 
     def _clear_cache(self) -> None:
@@ -186,7 +195,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         some = self.covariance(self.x[few], self.x[few])
         # More noise than there is bounds the variance from above, too, and steadies float32.
         most = self.prior_variance
-        some.diagonal().add_(max(float(self.noise), 1e-3 * most))
+        some.diagonal().add_(max(float(self.likelihood.noise.max()), 1e-3 * most))
         factor = torch.linalg.cholesky(some)
         return self.x.float(), self.exact.weights.float(), factor.float(), few, most
 
@@ -234,7 +243,8 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         def prior(points: Tensor) -> Tensor:
             return constant + (points @ frequency + phase).cos_() @ weights
 
-        error = self.noise.sqrt() * torch.randn(len(x), **options)
+        noise: Tensor = self.likelihood.noise.detach()
+        error = noise.sqrt() * torch.randn(len(x), **options)
         missed = (self.y - prior(x) - error).unsqueeze(-1)
         correction = torch.cholesky_solve(missed, self.exact.factor)
 
@@ -282,13 +292,25 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         return torch.diag(least)
 
 
-def _likelihood(least_noise: float) -> GaussianLikelihood:
+def _likelihood(
+    least_noise: float, known: Tensor | None
+) -> GaussianLikelihood | FixedNoiseGaussianLikelihood:
     least = min(max(least_noise, _LEAST_NOISE), MOST)
-    likelihood = GaussianLikelihood(
-        noise_prior=LogNormalPrior(exact(_NOISE_PLACE), exact(_NOISE_SPREAD), validate_args=False),
-        noise_constraint=between(least, 2 * MOST),
-    ).double()
-    put(likelihood.raw_noise, max(math.exp(_NOISE_PLACE - _NOISE_SPREAD**2), least))
+    fitted = {
+        "noise_prior": LogNormalPrior(
+            exact(_NOISE_PLACE), exact(_NOISE_SPREAD), validate_args=False
+        ),
+        "noise_constraint": between(least, 2 * MOST),
+    }
+    if known is None:
+        likelihood = GaussianLikelihood(**fitted).double()
+        raw = likelihood.raw_noise
+    else:
+        likelihood = FixedNoiseGaussianLikelihood(
+            known.squeeze(-1).clamp(_LEAST_KNOWN, MOST), learn_additional_noise=True, **fitted
+        ).double()
+        raw = likelihood.second_noise_covar.raw_noise
+    put(raw, max(math.exp(_NOISE_PLACE - _NOISE_SPREAD**2), least))
     return likelihood
 
 
@@ -299,6 +321,7 @@ def fit_gaussian_process(
     blocks: Mapping[str, slice],
     *,
     least_noise: float = 0.0,
+    known_noise: Tensor | None = None,
     believed: Tensor | None = None,
     ceiling: Tensor | None = None,
 ) -> tuple[GaussianProcess, str]:
@@ -309,13 +332,15 @@ def fit_gaussian_process(
         y: (n,) float64 warped targets.
         blocks: columns of each feature block.
         least_noise: known variance of a measurement.
+        known_noise: (n,) the same of each measurement.
         believed: (p, d) points without a value, see ``GaussianProcess.believe``.
         ceiling: (p,) what their values are known not to exceed.
 
     Returns:
         The model, and ``""`` or the reason for which it kept its priors.
     """
-    model = GaussianProcess(x, y.unsqueeze(-1), blocks, least_noise=least_noise)
+    known = None if known_noise is None else known_noise.unsqueeze(-1)
+    model = GaussianProcess(x, y.unsqueeze(-1), blocks, least_noise=least_noise, train_Yvar=known)
     failure = fit(model)
     if believed is not None:
         model.believe(believed, ceiling)

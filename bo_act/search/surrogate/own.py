@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from botorch.models.model import Model
@@ -15,10 +15,13 @@ from bo_act.failures import USERS, is_machines, one_line
 from bo_act.search.surrogate.exact import ExactPosterior, is_exact
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
+from bo_act.specs.search import MethodPart
 from bo_act.user_files import call_with
 
 MakeModel = Callable[..., Model]
 """``make_model(train_X, train_Y, train_Yvar, blocks, seed) -> Model``, see ``OwnSurrogate``."""
+
+Part = TypeVar("Part", bound=MethodPart)
 
 _SAMPLES = 256  # by which a posterior without moments is described
 _LEAST = 1e-10  # variance; acquisition functions divide by its root
@@ -66,21 +69,41 @@ class OwnSurrogate:
         Raises:
             SearchError: it is neither.
         """
-        if isinstance(given, SurrogateSpec | OwnSurrogate):
-            if isinstance(given, SurrogateSpec) and given.is_own:
-                raise SearchError(
-                    f"the surrogate {given.name!r} is a file's; from Python, give the function"
-                )
+        makes = "make_model(train_X, train_Y) that returns a BoTorch model"
+        if isinstance(given, OwnSurrogate):
             return given
-        if not callable(given):
-            raise SearchError(
-                "surrogate: expected a SurrogateSpec, or a function make_model(train_X, train_Y) "
-                f"that returns a BoTorch model, got {type(given).__name__}"
-            )
-        return cls(given)
+        spec = given_spec(given, SurrogateSpec, part="surrogate", makes=makes)
+        return cls(cast(MakeModel, given)) if spec is None else spec
 
 
 AnySurrogate = SurrogateSpec | OwnSurrogate
+
+
+def given_spec(given: object, spec: type[Part], *, part: str, makes: str) -> Part | None:
+    """Return the spec of a part of a method; None where a person gave a function of theirs.
+
+    Args:
+        given: one of these.
+        spec: type of the spec.
+        part: name of the argument.
+        makes: what the function is called, and returns.
+
+    Raises:
+        SearchError: it is neither.
+    """
+    if isinstance(given, spec):
+        if given.is_own:
+            raise SearchError(
+                f"the {part} {given.name!r} is a file's; from Python, give the function"
+            )
+        return given
+    if not callable(given):
+        article = "an" if part.startswith("a") else "a"
+        raise SearchError(
+            f"{part}: expected {article} {spec.__name__}, or a function {makes}, got "
+            f"{type(given).__name__}"
+        )
+    return None
 
 
 class BoTorchSurrogate(Surrogate):
@@ -157,7 +180,7 @@ def fit_own(
     *,
     believed: Tensor,
     ceiling: Tensor,
-    variance: float | None,
+    variances: Tensor | None,
     seed: int,
 ) -> BoTorchSurrogate:
     """Make a model of observations; points without a value are taken at its own predictions.
@@ -170,7 +193,7 @@ def fit_own(
         believed: (p, d) points without a value. The model is made twice where there are some: the
             second time as if they had been observed at what the first one predicts.
         ceiling: (p,) what their values are known not to exceed.
-        variance: of a measurement, in units of the warped target, where it is known.
+        variances: (n,) of each measurement, in units of the warped target, where they are known.
         seed: of what is random in making it.
 
     Raises:
@@ -179,7 +202,7 @@ def fit_own(
     offered = {
         "train_X": x,
         "train_Y": y.unsqueeze(-1),
-        "train_Yvar": None if variance is None else torch.full_like(y.unsqueeze(-1), variance),
+        "train_Yvar": None if variances is None else variances.unsqueeze(-1),
         "blocks": dict(blocks),
         "seed": seed,
     }
@@ -188,8 +211,9 @@ def fit_own(
         value = torch.minimum(model.mean_and_variance(believed)[0], ceiling)
         y = torch.cat([y, value]).unsqueeze(-1)
         offered |= {"train_X": torch.cat([x, believed]), "train_Y": y}
-        if variance is not None:
-            offered["train_Yvar"] = torch.full_like(y, variance)
+        if variances is not None:
+            more = variances.mean().expand(len(believed))
+            offered["train_Yvar"] = torch.cat([variances, more]).unsqueeze(-1)
         model = _made(own, offered, seed)
     return model
 

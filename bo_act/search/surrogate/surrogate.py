@@ -1,19 +1,15 @@
-"""PointwiseModel: a surrogate that answers for single points, as BoTorch's acquisitions ask."""
+"""Surrogate: a model that answers for single points, as BoTorch's acquisitions ask."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 from botorch.models.model import Model
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from gpytorch.distributions import MultivariateNormal
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
-
-from bo_act.search.observations import inverse_warp
 
 
 class Surrogate(Model, ABC):
@@ -49,17 +45,3 @@ class Surrogate(Model, ABC):
         mean, variance = self.mean_and_variance(X.squeeze(-2))
         normal = MultivariateNormal(mean.unsqueeze(-1), DiagLinearOperator(variance.unsqueeze(-1)))
         return GPyTorchPosterior(normal)
-
-
-def observed_units(
-    prediction: tuple[Tensor, Tensor], y: Tensor, values: np.ndarray
-) -> tuple[float, float, float]:
-    """Return mean and deviation of one candidate, and its mean in units of the value.
-
-    Args:
-        prediction: mean and variance, (1,) each.
-        y: (n,) warped targets of what the surrogate was fitted to.
-        values: (n,) the same, as observed.
-    """
-    mean, variance = (float(part[0]) for part in prediction)
-    return mean, math.sqrt(variance), float(inverse_warp([mean], y.numpy(), values)[0])

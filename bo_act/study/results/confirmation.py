@@ -1,10 +1,11 @@
 """Confirmation: the best functions trained anew with fresh seeds, and the test set read.
 
-The search selects on validation accuracy, of one seed a function, so its best value is partly
-luck. What is claimed is therefore measured again: each of the best functions and each baseline
-with the same fresh seeds, on the test set, with intervals. Where other parameters are searched as
-well, each is trained with the best settings that the search saw for it. Results are kept in the
-study, seed by seed, so that an interrupted confirmation goes on.
+The search selects on validation data, of one seed a function, so its best value is partly luck.
+What is claimed is therefore measured again: each of the best functions and each baseline with the
+same fresh seeds, on the test set, with intervals over further seeds and further test examples.
+Where other parameters are searched as well, each is trained with the best settings that the search
+saw for it. Results are kept in the study, seed by seed, with what each test example had, so that an
+interrupted confirmation goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -22,10 +23,12 @@ from bo_act import statistics
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
+from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.study.results.confirmation_runs import Run, measured
 from bo_act.study.results.failures import state_of
+from bo_act.study.results.per_example import KEY, Floats, table
 from bo_act.study.storage.trials import is_diverged, own_trials
 from bo_act.tasks.configuration import REFERENCE, Configuration
 from bo_act.tasks.task import Task
@@ -38,23 +41,42 @@ _FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95% interval (Student's t over the seeds)."""
+    """A mean with its 95% interval by Student's t.
+
+    Attributes:
+        mean: over the seeds, and the test examples.
+        low, high: ends of the interval; None for one seed.
+        over: what is taken for a sample: ``seeds`` alone, or ``both`` seeds and test examples,
+            whichever of the two is the wider.
+        intervals: ends by what is a sample: ``seeds``, ``examples``, ``both``; empty where single
+            examples are not known.
+    """
 
     mean: float
     low: float | None
     high: float | None
+    over: Literal["seeds", "both"] = "seeds"
+    intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """The mean of differences paired by seed.
+    """The mean of differences paired by seed, and by test example.
 
     Attributes:
-        p: of the paired t-test, two-sided, not adjusted; None where the differences are equal, be
-            it up to rounding.
+        p: of the t-test that the interval is of, two-sided, not adjusted: how often as large a
+            difference would be seen over other seeds (and other test examples, see ``over``) if
+            there was none. None where the differences are equal, be it up to rounding.
+        p_values: the same by what is a sample, as ``intervals``.
     """
 
     p: float | None = None
+    p_values: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,12 +89,12 @@ class Confirmed:
         tried: settings that the search tried it with.
         role: ``found`` by the search or a ``baseline``.
         seeds: how many were trained.
-        diverged: how many of them diverged; they count with chance-level accuracy.
-        test, validation: accuracy, a fraction.
-        searched: validation accuracy in the search, of one seed; None where it has none.
+        diverged: how many of them diverged; they count as networks that learn nothing.
+        test, validation: of the metric, as values are stored: an accuracy is a fraction.
+        searched: its best value in the search, of one seed; None where it has none.
         state: what came of it in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
             ``running``; empty where it was not tried.
-        minus: test accuracy minus that of each baseline, by its text, paired by seed.
+        minus: its test value minus that of each baseline, by its text, paired by seed and example.
     """
 
     activation: str
@@ -89,12 +111,12 @@ class Confirmed:
 
     @property
     def minus_relu(self) -> Difference | None:
-        """Test accuracy minus that of ReLU, paired by seed; None of ReLU itself."""
+        """Its test value minus that of ReLU, paired; None of ReLU itself."""
         return self.minus.get(REFERENCE)
 
     @property
     def shrinkage(self) -> float | None:
-        """How much of the search's value fresh seeds did not bear out."""
+        """The search's value minus that of fresh seeds."""
         return None if self.searched is None else self.searched - self.validation.mean
 
     def as_json(self) -> dict[str, Any]:
@@ -103,18 +125,50 @@ class Confirmed:
         return row | {"minus_relu": row["minus"].get(REFERENCE), "shrinkage": self.shrinkage}
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Return the mean of a - b over n seeds, its 95% interval and the p of the paired t-test."""
+def paired(
+    a: Sequence[float], b: Sequence[float], examples: tuple[Floats, Floats] | None = None
+) -> Difference:
+    """Return the mean of a - b over n seeds, its 95% interval and the p of the t-test.
+
+    Args:
+        a: means of each seed.
+        b: those of the other.
+        examples: (n, N) of each seed and test example, of which those are the means.
+    """
     found = statistics.paired(a, b)
-    low, high = found.interval or (None, None)
-    return Difference(found.mean, low, high, found.p)
+    if examples is None:
+        low, high = found.interval or (None, None)
+        return Difference(found.mean, low, high, p=found.p)
+    crossed = statistics.crossed(*examples)
+    said = crossed.both if crossed.wider == "both" else found
+    low, high = said.interval or (None, None)
+    parts = {"seeds": found, "examples": crossed.examples, "both": crossed.both}
+    return Difference(
+        found.mean,
+        low,
+        high,
+        crossed.wider,
+        {name: one.interval for name, one in parts.items()},
+        said.p,
+        {name: one.p for name, one in parts.items()},
+    )
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Return the mean of n values and the 95% interval of the mean; none for n = 1."""
+def interval(values: Sequence[float], examples: Floats | None = None) -> Interval:
+    """Return the mean of n values and the 95% interval of the mean; none for n = 1.
+
+    Args:
+        values: means of each seed.
+        examples: (n, N) of each seed and test example, of which those are the means.
+    """
     mean, ends = statistics.mean_interval(values)
-    low, high = ends or (None, None)
-    return Interval(mean, low, high)
+    if examples is None:
+        low, high = ends or (None, None)
+        return Interval(mean, low, high)
+    found = statistics.crossed(examples)
+    intervals = {"seeds": ends, "examples": found.examples.interval, "both": found.both.interval}
+    low, high = intervals[found.wider] or (None, None)
+    return Interval(mean, low, high, found.wider, intervals)
 
 
 def confirm(
@@ -186,15 +240,18 @@ def read_confirmed(
     if not any(rows.values()):
         return []
     baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
-    against = {text: [r["test"] for r in rows[text]] for text in rows if text in baselines}
+    tested = tested_runs(rows, value="test")
+    against = {text: tested[text] for text in rows if text in baselines}
     searched = {one.text for one in found}
     return [
         _summarize(
             wanted[text],
             some,
-            against,
-            "found" if text in searched else "baseline",
-            _trials_of(text, study),
+            tested=tested[text],
+            against=against,
+            metric=spec.measured,
+            role="found" if text in searched else "baseline",
+            trials=_trials_of(text, study),
         )
         for text, some in rows.items()
     ]
@@ -206,7 +263,7 @@ def confirmed_runs(
     """Return the single runs of a confirmation, seed by seed.
 
     Returns:
-        Text of each function → its runs, as many of each: ``test`` and ``validation`` accuracy,
+        Text of each function → its runs, as many of each: ``test`` and ``validation`` values,
         ``status`` and ``seconds`` of training. The same place in two lists is the same seed.
     """
     return _rows(spec, study, _wanted(spec, study, found))
@@ -264,7 +321,9 @@ def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Co
     tried = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not tried:
         return Configuration.everywhere(expression, spec, spec.defaults)
-    return Configuration.of_trial(min(tried, key=lambda t: (-(t.value or 0.0), t.number)), spec)
+    sign = spec.measured.sign
+    best = min(tried, key=lambda t: (-sign * (t.value or 0.0), t.number))
+    return Configuration.of_trial(best, spec)
 
 
 def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
@@ -283,18 +342,52 @@ def _failed(key: str) -> str:
     return f"{key}:failed"
 
 
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """The test results of a function's n runs, and, where known, of each example (n, N)."""
+
+    values: list[float]
+    examples: Floats | None
+
+    def minus(self, other: Tested) -> Difference:
+        """Return the differences, paired by seed, and by example where those are known."""
+        if self.examples is None or other.examples is None:
+            return paired(self.values, other.values)
+        return paired(self.values, other.values, (self.examples, other.examples))
+
+
+def tested_runs(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], *, value: str
+) -> dict[str, Tested]:
+    """Return the test results of each function, with those of each example if all runs have them.
+
+    Args:
+        rows: records of the runs of each function.
+        value: the key of a run's result.
+    """
+    kept = (run[KEY]["count"] for runs in rows.values() for run in runs if run.get(KEY))
+    count = next(kept, 0)
+    tested = {}
+    for text, runs in rows.items():
+        values = [run[value] for run in runs]
+        tested[text] = Tested(values, table(runs, values, count))
+    return tested
+
+
 def _summarize(
     one: Configuration,
     rows: list[dict[str, Any]],
-    against: Mapping[str, list[float]],
+    *,
+    tested: Tested,
+    against: Mapping[str, Tested],
+    metric: Metric,
     role: str,
     trials: Sequence[FrozenTrial],
 ) -> Confirmed:
     text = one.text
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     searched = [t.value for t in complete if t.value is not None and not is_diverged(t)]
-    test = [row["test"] for row in rows]
-    minus = {name: paired(test, theirs) for name, theirs in against.items() if name != text}
+    minus = {name: tested.minus(theirs) for name, theirs in against.items() if name != text}
     return Confirmed(
         activation=text,
         settings=one.settings,
@@ -302,9 +395,9 @@ def _summarize(
         role=role,
         seeds=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),
-        test=interval(test),
+        test=interval(tested.values, tested.examples),
         validation=interval([row["validation"] for row in rows]),
-        searched=max(searched, default=None),
+        searched=max(searched, key=lambda value: metric.sign * value, default=None),
         state=state_of(trials),
         minus=minus,
     )

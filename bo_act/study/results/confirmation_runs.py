@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from bo_act.activations.expressions import canonical, parse
-from bo_act.data.images import Images
+from bo_act.data.samples import Samples
 from bo_act.failures import USERS, Failure
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
+from bo_act.study.results.per_example import KEY, packed
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.failures import failure_of
 from bo_act.tasks.task import Task
-from bo_act.training.trainer import EVALUATION_BATCH, cpu_threads, evaluate, pick_device
+from bo_act.training.trainer import cpu_threads, pick_device
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,7 @@ def measured(task: Task, runs: Sequence[Run], workers: int) -> Iterator[tuple[Ru
             yield run, _measure_or_fail(task, run, test)
 
 
-def _lost(run: Run, error: Exception) -> tuple[Run, dict[str, Any]]:
-    return run, {"failure": Failure.of(error, blame="machine").as_attribute()}
-
-
-def _measure_or_fail(task: Task, run: Run, test: Images) -> dict[str, Any]:
+def _measure_or_fail(task: Task, run: Run, test: Samples) -> dict[str, Any]:
     """Measure a run, or return why it failed."""
     try:
         return _measure(task, run, test)
@@ -109,21 +106,18 @@ def _measure_or_fail(task: Task, run: Run, test: Images) -> dict[str, Any]:
         return {"failure": failure.as_attribute()}
 
 
-def _measure(task: Task, run: Run, test: Images) -> dict[str, Any]:
-    one, spec = run.configuration, task.spec.training
+def _measure(task: Task, run: Run, test: Samples) -> dict[str, Any]:
+    one = run.configuration
     network, result = task.train(one.trained, seed=run.trained_with, settings=one.settings)
-    accuracy = 1 / task.data.num_classes
+    value, examples = result.value, None  # of guessing, where it diverged
     if result.status == "completed":
-        accuracy = evaluate(
-            network,
-            test,
-            batch_size=EVALUATION_BATCH,
-            device=pick_device(spec.device),
-            precision=spec.precision,
-        )
+        value, _ = task.measure(network, test)
+        right = task.per_example(network, test)
+        examples = None if right is None else packed(right)
     return {
-        "test": accuracy,
-        "validation": result.validation_accuracy,
+        "test": value,
+        "validation": result.value,
         "status": result.status,
         "seconds": round(result.seconds, 3),
+        KEY: examples,
     }

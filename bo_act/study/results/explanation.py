@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import ExpressionError, SearchError
+from bo_act.metrics import Metric
 from bo_act.search.explain import Explanation, can_explain, explain
 from bo_act.study.results.failures import failure_of_trial, state_of
+from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.sampling.configurations import params_of
 from bo_act.study.sampling.sampler import ActivationSampler
+from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.trials import StudyView, own_trial, own_trials
 from bo_act.tasks.configuration import shown
 
@@ -31,18 +33,25 @@ class TrialExplanation:
         failure: why it failed; None where it did not.
         by: how it was chosen: a baseline, at random, by the acquisition function, by a strategy,
             or by a person (``enqueued``).
-        explanation: by what had been evaluated then; None where that was too little.
+        metric: what was measured.
+        explanation: by what had been evaluated then; None where there is none. Its values are as
+            the study stores them, and what its contributions add is good.
         neighbours: texts of the similar functions.
+        expected: the value that was expected when it was proposed, as the trial noted it.
+        lacking: why there is no explanation; empty where there is one.
     """
 
     trial: int
     activation: str
     value: float | None
     by: str
+    metric: Metric
     explanation: Explanation | None
     neighbours: tuple[str, ...] = ()
     state: str = "complete"
     failure: str | None = None
+    expected: float | None = None
+    lacking: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -56,13 +65,16 @@ class TrialExplanation:
         return found
 
 
-def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialExplanation:
+def why(
+    study: optuna.Study, sampler: ActivationSampler | None, number: int, *, lacking: str = ""
+) -> TrialExplanation:
     """Explain a trial by the observations available when it began.
 
     Args:
         study: of the sampler's space.
-        sampler: with the embedding that the study uses.
+        sampler: with the embedding that the study uses; None tells what the trial noted alone.
         number: of the trial.
+        lacking: why there is no sampler.
 
     Raises:
         SearchError: there is no such trial, or it has no function.
@@ -77,56 +89,69 @@ def why(study: optuna.Study, sampler: ActivationSampler, number: int) -> TrialEx
         'acquisition'
     """
     trial = own_trial(study, number)
-    trials = own_trials(study)
-    text = _activation(trial, sampler)
-    if text is None:
+    text = _noted(trial) if sampler is None else _activation(trial, sampler)
+    if not text:
         raise SearchError(f"trial {number} has not been given a function yet")
-    known = [t for t in trials if t.number != number and _finished_before(t, trial)]
-    side = sampler.configurations(study)
+    metric = metric_of(study)
     explanation: Explanation | None = None
     similar: tuple[str, ...] = ()
-    try:
-        if side:
-            before = StudyView.of_some(known, study.direction)
-            explanation, numbers = side.explain(trial, before)
-            by_number = {t.number: t for t in trials}
-            similar = tuple(_activation(by_number[n], sampler) or "" for n in numbers)
-        else:
-            explanation, similar = _explain_function(study, sampler, trial, known)
-    except SearchError:
-        if not can_explain(sampler.searcher.surrogate):
-            raise
+    if sampler is not None:
+        try:
+            explanation, similar = _explained(study, sampler, trial, metric)
+        except SearchError:
+            if not can_explain(sampler.searcher.surrogate):
+                raise
+            lacking = "too little had been evaluated"
     value = trial.value if trial.state == TrialState.COMPLETE else None
     if value is not None and not math.isfinite(value):  # of an objective that diverged
         value = None
+    proposal = trial.user_attrs.get("proposal", {})
     return TrialExplanation(
         number,
         text,
         value,
-        trial.user_attrs.get("proposal", {}).get("by", "enqueued"),
+        proposal.get("by", "enqueued"),
+        metric,
         explanation,
         similar,
         state_of([trial]),
         None if (failure := failure_of_trial(trial)) is None else str(failure),
+        proposal.get("expected"),
+        "" if explanation else lacking or "there is no sampler to ask",
     )
 
 
-def _explain_function(
-    study: optuna.Study,
-    sampler: ActivationSampler,
-    trial: FrozenTrial,
-    known: Sequence[FrozenTrial],
+def _explained(
+    study: optuna.Study, sampler: ActivationSampler, trial: FrozenTrial, metric: Metric
 ) -> tuple[Explanation, tuple[str, ...]]:
-    catalogue = sampler.catalogue
-    observations = sampler.observations(known, study.direction)
-    found = explain(
-        sampler.embedding,
-        observations,
-        catalogue.index(sampler.space.activation_of(trial)),
-        surrogate=sampler.searcher.surrogate,
-        seed=sampler.searcher.seed,
+    """Return what the surrogate said of a trial, and the similar functions."""
+    trials = own_trials(study)
+    known = [t for t in trials if t.number != trial.number and _finished_before(t, trial)]
+    before = StudyView.of_some(known, study.direction, worst=metric.worst)
+    view = sampler.view(study, before)
+    one = sampler.configuration(trial, view)
+    found = explain(view.searcher, sampler.embedding, view.observations, one)
+    alike = [view.trials[neighbour.place] for neighbour in found.neighbours]
+    similar = tuple(_activation(other, sampler) or "" for other in alike)
+    return _as_stored(found, metric), similar
+
+
+def _as_stored(found: Explanation, metric: Metric) -> Explanation:
+    """Return an explanation whose values are as the study stores them."""
+    ends = sorted((metric.sign * found.low, metric.sign * found.high))
+    return replace(
+        found,
+        predicted=metric.sign * found.predicted,
+        low=ends[0],
+        high=ends[1],
+        neighbours=tuple(replace(n, value=metric.sign * n.value) for n in found.neighbours),
     )
-    return found, tuple(catalogue.text(neighbour.index) for neighbour in found.neighbours)
+
+
+def _noted(trial: FrozenTrial) -> str:
+    """Return what a trial itself says that it tried."""
+    others = settings_of(trial, None)
+    return text_of(trial) + (f" with {shown(others)}" if others else "")
 
 
 def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:

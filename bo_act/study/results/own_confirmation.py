@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import numpy as np
 import optuna
+from numpy.typing import ArrayLike
 from optuna.trial import FrozenTrial
 
-from bo_act import statistics
 from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.module import Activation
 from bo_act.activations.space import Space
 from bo_act.errors import SearchError
 from bo_act.specs.base import MOST_SEEDS, whole
-from bo_act.study.results.confirmation import FRESH
-from bo_act.study.storage.trials import StudyView, measured, own_trials
+from bo_act.study.results.confirmation import FRESH, Difference, interval, tested_runs
+from bo_act.study.results.per_example import KEY, packed
+from bo_act.study.results.verdict import sampled
+from bo_act.study.storage.metric import metric_of
+from bo_act.study.storage.trials import measured, own_trials
 from bo_act.training.outcomes import Diverged
 
-Train = Callable[[Activation, int], float]
+Train = Callable[[Activation, int], float | ArrayLike]
 
 _KEY = "bo_act:confirm"
 
@@ -36,12 +40,14 @@ class ConfirmedFunction:
         searched: its value in the search; None where it was not tried.
         values: by seed, in the order of the seeds; NaN where a training diverged.
         mean: of the values; NaN if one diverged.
-        interval: 95% interval of the mean by Student's t over the seeds; None for one seed.
-        minus: by baseline, what the differences paired by seed say.
+        interval: 95% interval of the mean by Student's t; None for one seed.
+        minus: by baseline, what the differences say, paired by seed, and by example if known.
+        over: what the interval takes for a sample: ``seeds``, or ``both`` seeds and examples.
+        intervals: each alone, where examples are known: over ``seeds``, ``examples`` and ``both``.
 
     Examples:
         >>> print(ConfirmedFunction("relu(x)", "baseline", 0.9, (0.9, 0.92), 0.91, (0.78, 1.0), {}))
-        relu(x) (baseline): 0.91 [0.78, 1]
+        relu(x) (baseline): 0.91 [0.78, 1]; 95% over seeds alone
     """
 
     activation: str
@@ -50,13 +56,17 @@ class ConfirmedFunction:
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
-    minus: Mapping[str, statistics.Paired]
+    minus: Mapping[str, Difference]
+    over: Literal["seeds", "both"] = "seeds"
+    intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
         said = [f"{self.activation} ({self.role}): {_with_interval(self.mean, self.interval)}"]
         for name, one in self.minus.items():
             shown = _with_interval(one.mean, one.interval, "+")
             said.append(f"minus {name} {shown}" + ("" if one.p is None else f", p = {one.p:.3f}"))
+        if self.interval is not None:
+            said.append(f"95% {sampled([self, *self.minus.values()])}")
         return "; ".join(said)
 
 
@@ -79,7 +89,9 @@ def confirm(
     Args:
         study: with trials of ``ActivationSampler`` or another sampler, in any storage.
         train: called with a fresh ``Activation`` and a seed from 10,000; returns a value like the
-            study's, best of a test set that the search has not seen. ``bo_act.Diverged``, NaN and
+            study's, best of a test set that the search has not seen; or (N,) values, one for each
+            of its examples in the same order (right or wrong, squared errors), whose mean is that
+            value: then the intervals are over seeds and examples. ``bo_act.Diverged``, NaN and
             infinity mean that the training diverged.
         space: of the study.
         top: how many of the best functions.
@@ -111,19 +123,19 @@ def confirm(
         raise SearchError(f"the study {study.study_name!r} has no function with a value to confirm")
     compared = [str(canonical(parse(text))) for text in baselines]
     texts = list(dict.fromkeys([*best, *compared]))
-    values: dict[str, tuple[float, ...]] = dict.fromkeys(texts, ())
+    runs: dict[str, list[dict[str, Any]]] = {text: [] for text in texts}
     for seed in range(FRESH, FRESH + seeds):
         for text in texts:
-            values[text] += (_trained(study, train, text, seed),)
+            runs[text].append(_trained(study, train, text, seed))
     return [
-        _confirmed(text, best.get(text), values, [one for one in compared if one != text])
+        _confirmed(text, best.get(text), runs, [one for one in compared if one != text])
         for text in texts
     ]
 
 
 def _best(study: optuna.Study, space: Space, top: int) -> dict[str, float]:
     """Return the best functions of a search and their values, each once."""
-    sign = StudyView.of_some([], study.direction).sign
+    sign = metric_of(study).sign
     found: dict[str, float] = {}
     for trial in sorted(measured(own_trials(study)), key=lambda t: -sign * (t.value or 0.0)):
         if len(found) < top and (text := _text(trial, space)):
@@ -136,45 +148,71 @@ def _text(trial: FrozenTrial, space: Space) -> str:
     return str(canonical(parse(text))) if text else space.activation_of(trial)
 
 
-def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> float:
+def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> dict[str, Any]:
+    """Return the record of a run, with ``value``, None where it diverged."""
     key = f"{_KEY}:{hashlib.sha256(text.encode()).hexdigest()[:12]}:{seed}"
-    kept: Any = study.user_attrs.get(key)
+    kept: dict[str, Any] | None = study.user_attrs.get(key)
     if kept is None:
         try:
-            value = float(train(Activation(text), seed))
+            value, examples = _result(train(Activation(text), seed))
         except Diverged:
-            value = math.nan
+            value, examples = math.nan, None
         except TypeError as error:
             raise SearchError(
-                f"expected train(activation, seed) to return a number for {text} with seed {seed}: "
-                f"{error}"
+                f"expected train(activation, seed) to return a number, or one for each test "
+                f"example, for {text} with seed {seed}: {error}"
             ) from error
         kept = {"activation": text, "seed": seed, "value": value if math.isfinite(value) else None}
+        kept |= {} if examples is None else {KEY: examples}
         study.set_user_attr(key, kept)
-    return math.nan if kept["value"] is None else float(kept["value"])
+    return kept
+
+
+def _result(given: Any) -> tuple[float, dict[str, Any] | None]:
+    """Return the value of a run, and its examples where there are some.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if hasattr(given, "detach"):  # a tensor, perhaps on another device and of a type of its own
+        given = given.detach().cpu()
+        given = (given.double() if given.is_floating_point() else given).numpy()
+    values = np.asarray(given)
+    if values.dtype.kind not in "bif" or values.ndim > 1 or not values.size:
+        raise TypeError(f"got {given!r:.60}")
+    if not values.ndim:
+        return float(values), None
+    return float(values.mean(dtype=np.float64)), packed(values)
 
 
 def _confirmed(
     text: str,
     searched: float | None,
-    values: Mapping[str, tuple[float, ...]],
+    runs: Mapping[str, list[dict[str, Any]]],
     baselines: Sequence[str],
 ) -> ConfirmedFunction:
-    mine = values[text]
-    mean, interval = _mean(mine)
-    minus = {
-        other: statistics.paired(mine, values[other])
-        for other in baselines
-        if all(map(math.isfinite, (*mine, *values[other])))
-    }
     role = "baseline" if searched is None else "found"
-    return ConfirmedFunction(text, role, searched, mine, mean, interval, minus)
-
-
-def _mean(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    if not all(map(math.isfinite, values)):
-        return math.nan, None
-    return statistics.mean_interval(values)
+    steady = {
+        name: some for name, some in runs.items() if all(run["value"] is not None for run in some)
+    }
+    values = tuple(math.nan if run["value"] is None else float(run["value"]) for run in runs[text])
+    if text not in steady:
+        return ConfirmedFunction(text, role, searched, values, math.nan, None, {})
+    tested = tested_runs(steady, value="value")
+    mine = tested[text]
+    mean = interval(mine.values, mine.examples)
+    minus = {name: mine.minus(tested[name]) for name in baselines if name in tested}
+    return ConfirmedFunction(
+        text,
+        role,
+        searched,
+        values,
+        mean.mean,
+        mean.interval,
+        minus,
+        mean.over,
+        mean.intervals,
+    )
 
 
 def _with_interval(mean: float, interval: tuple[float, float] | None, sign: str = "") -> str:

@@ -10,10 +10,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.errors import SearchError
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.specs import StudySpec
 from bo_act.study.results.summary import Found, summarize
+from bo_act.study.results.tried import text_of
 from bo_act.study.storage.heartbeat import Silence, silences
-from bo_act.study.storage.opening import load_study, location
+from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.study.storage.trials import Counts, StudyView, count
 from bo_act.tasks.failures import FailureGroup
@@ -52,21 +55,22 @@ class StudyStatus:
 
     Attributes:
         study, storage: where its trials are.
-        total: trials that it is to have.
+        total: trials that it is to have; None where no file says so.
         trials: by state.
         workers: running trials, and who runs them.
         per_hour: finished trials an hour, of late; None before two have finished, or while all
             have at one instant.
         seconds_left: at that rate; None where there is none.
-        best: the best function by validation accuracy; None before any.
+        best: the best function by what the search was told; None before any.
         done: whether all trials have finished.
         failures: what failed, and why, grouped by reason.
         lacking: why there is no best function; empty where there is one.
+        metric: what is measured.
     """
 
     study: str
     storage: str
-    total: int
+    total: int | None
     trials: Counts
     workers: tuple[AtWork, ...]
     per_hour: float | None
@@ -75,42 +79,53 @@ class StudyStatus:
     done: bool
     failures: tuple[FailureGroup, ...] = ()
     lacking: str = ""
+    metric: Metric = ACCURACY
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         return asdict(self)
 
 
-def read_status(spec: StudySpec, study: optuna.Study | None = None) -> StudyStatus:
+def read_status(
+    spec: StudySpec | None, study: optuna.Study | None = None, *, storage: str = ""
+) -> StudyStatus:
     """Read how a study is doing.
 
     Args:
-        spec: the study.
+        spec: of the study's file; None of a study without.
         study: opened before; default: opened here.
+        storage: where its trials are; default: as the file says.
 
     Raises:
         StorageError: there is no such study.
+        SearchError: there is neither a study nor a file.
     """
-    study = study or load_study(spec)
+    if study is None:
+        if spec is None:
+            raise SearchError("expected a study, or the file of one, got neither")
+        study = load_study(spec)
     view = StudyView.of(study)
     silent = silences(study, view.running)
     counts = count(view.trials)
     rate = _per_second(view.trials)
-    left = max(0, spec.trials - counts.finished)
+    left = max(0, spec.trials - counts.finished) if spec else None
     workers = tuple(
         _at_work(one, one.number in view.abandoned, silent.get(one.number)) for one in view.running
     )
-    found = summarize(study, spec)
+    found = summarize(study, spec, storage=storage)
     return StudyStatus(
         study=study.study_name,
-        storage=location(spec),
-        total=spec.trials,
+        storage=found.storage,
+        total=spec.trials if spec else None,
         trials=counts,
+        metric=found.metric,
         workers=workers,
         per_hour=None if rate is None else 3600 * rate,
-        seconds_left=left / rate if rate and any(one.alive for one in workers) else None,
+        seconds_left=(
+            left / rate if left is not None and rate and any(one.alive for one in workers) else None
+        ),
         best=found.best,
-        done=not left,
+        done=left == 0,
         failures=found.failures,
         lacking=found.lacking,
     )
@@ -128,7 +143,7 @@ def _at_work(trial: FrozenTrial, abandoned: bool, silence: Silence | None) -> At
         host=owner.host if owner else "",
         pid=owner.pid if owner else None,
         trial=trial.number,
-        activation=str(trial.user_attrs.get("activation", "")),
+        activation=text_of(trial),
         epochs=len(trial.intermediate_values),
         seconds=round(max(0.0, time.time() - begun.timestamp()), 1) if begun else 0.0,
         silent=None if silent is None else round(silent, 1),

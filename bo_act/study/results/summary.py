@@ -11,11 +11,14 @@ from optuna.trial import FrozenTrial
 
 from bo_act.errors import StorageError
 from bo_act.html import Markup, box, table
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.specs import StudySpec
 from bo_act.statistics import pareto_front
 from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confirmed
 from bo_act.study.results.failures import baseline_notes, failures, nothing_found, state_of
+from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.results.verdict import notes_on_failures, verdict, with_interval
+from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study, location
 from bo_act.study.storage.trials import Counts, count, measured, own_trials
 from bo_act.tasks.configuration import REFERENCE, Configuration, functions_of, shown
@@ -28,7 +31,7 @@ class Found:
 
     Attributes:
         activation: its text.
-        value: validation accuracy, a fraction.
+        value: what the search was told, as it is stored: an accuracy is a fraction.
         trial: the trial's number; None where the study has not evaluated it.
         settings: values of the study's other parameters.
         cost: what it costs at inference, in units of ReLU's; None where the search did not ask.
@@ -51,7 +54,7 @@ class StudyResult:
     Attributes:
         study, storage: location of its trials.
         trials: by state.
-        best: the best function by validation accuracy; None before any has completed.
+        best: the best function by what the search was told; None before any has completed.
         baseline: ReLU in the same study.
         top: the best functions, best first.
         confirmed: fresh-seed results on the test set; empty before the confirmation.
@@ -59,6 +62,7 @@ class StudyResult:
         failures: failed trials, grouped by reason.
         lacking: why there is no best function; empty if there is one.
         notes: caveats of the verdict.
+        metric: what was measured.
 
     Examples:
         >>> import bo_act
@@ -77,6 +81,7 @@ class StudyResult:
     failures: tuple[FailureGroup, ...] = ()
     lacking: str = ""
     notes: tuple[str, ...] = ()
+    metric: Metric = ACCURACY
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -93,14 +98,21 @@ class StudyResult:
         more: list[Markup | str] = [*self.notes]
         if self.failures:
             more.append(_html_failures(self.failures))
-        judged = verdict(self.confirmed)
+        judged = verdict(self.confirmed, self.metric)
         if judged is not None:
             notes = [judged.note] if judged.note else []
-            return box(title, said, judged.text, _html_confirmed(self.confirmed), *notes, *more)
+            return box(
+                title,
+                said,
+                judged.text,
+                _html_confirmed(self.confirmed, self.metric),
+                *notes,
+                *more,
+            )
         if self.best is None:
             return box(title, said, self.lacking, *more)
-        what = "Best of the search, by validation accuracy with one seed; not confirmed:"
-        return box(title, said, what, _html_table(self.top), *more)
+        what = f"Best of the search, by {self.metric.name} with one seed; not confirmed:"
+        return box(title, said, what, _html_table(self.top, self.metric), *more)
 
 
 def _drawn(activation: str) -> Markup:
@@ -110,33 +122,28 @@ def _drawn(activation: str) -> Markup:
     return Markup("".join(graph(text, width=72, height=48) for text in functions))
 
 
-def _html_table(functions: Sequence[Found]) -> Markup:
+def _html_table(functions: Sequence[Found], metric: Metric) -> Markup:
+    values = metric.texts([f.value for f in functions])
     rows = [
-        (
-            _drawn(f.activation),
-            f.activation,
-            shown(f.settings),
-            "" if f.value is None else f"{100 * f.value:.2f}%",
-            f.trial,
-        )
-        for f in functions
+        (_drawn(f.activation), f.activation, shown(f.settings), value, f.trial)
+        for f, value in zip(functions, values, strict=True)
     ]
-    headers = ("", "activation", "settings", "validation", "trial")
+    headers = ("", "activation", "settings", metric.name, "trial")
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 
-def _html_confirmed(confirmed: Sequence[Confirmed]) -> Markup:
+def _html_confirmed(confirmed: Sequence[Confirmed], metric: Metric) -> Markup:
     rows = [
         (
             _drawn(row.activation),
             row.activation,
             shown(row.settings),
-            with_interval(row.test, "{:.2f}%"),
-            "" if row.minus_relu is None else with_interval(row.minus_relu, "{:+.2f}"),
+            with_interval(row.test, metric),
+            "" if row.minus_relu is None else with_interval(row.minus_relu, metric, signed=True),
         )
         for row in confirmed
     ]
-    headers = ("", "activation", "settings", "test accuracy", "minus ReLU")
+    headers = ("", "activation", "settings", f"test {metric.name}", "minus ReLU")
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 
@@ -146,39 +153,57 @@ def _html_failures(groups: Sequence[FailureGroup]) -> Markup:
 
 
 def summarize(
-    study: optuna.Study, spec: StudySpec, confirmed: Sequence[Confirmed] = (), *, top: int = 10
+    study: optuna.Study,
+    spec: StudySpec | None,
+    confirmed: Sequence[Confirmed] = (),
+    *,
+    storage: str = "",
+    top: int = 10,
 ) -> StudyResult:
-    """Read a study's outcome from its trials."""
-    own = own_trials(study)
-    ranked = _ranked(own)
+    """Read a study's outcome from its trials.
+
+    Args:
+        study: any.
+        spec: of its file; None of a study without.
+        confirmed: what was confirmed.
+        storage: where the trials are; default: as the file says.
+        top: how many of the best.
+    """
+    own, metric = own_trials(study), metric_of(study)
+    ranked = rank(own, metric)
     baselines = [REFERENCE, *(row.activation for row in confirmed if row.role == "baseline")]
-    confirming = failures_of_runs(
-        "confirmation", failed_runs(spec, study, best_configurations(study, spec))
+    confirming = (
+        failures_of_runs("confirmation", failed_runs(spec, study, best_configurations(study, spec)))
+        if spec
+        else []
     )
     return StudyResult(
         study=study.study_name,
-        storage=location(spec),
+        storage=storage or (location(spec) if spec else ""),
         trials=count(own),
+        metric=metric,
         best=_found(ranked[0], spec) if ranked else None,
         baseline=_baseline(own, ranked, spec),
         top=tuple(_found(trial, spec) for trial in ranked[:top]),
-        front=tuple(_found(trial, spec) for trial in _front(ranked, spec)),
+        front=tuple(_found(trial, spec) for trial in _front(ranked, spec, metric)),
         confirmed=tuple(confirmed),
         failures=(*failures(own), *confirming),
-        lacking=nothing_found(own, objective=spec.objective is not None),
+        lacking=nothing_found(own, objective=spec is None or spec.objective is not None),
         notes=(
             *baseline_notes(own, baselines),
-            *notes_on_failures(confirming, confirmed, seeds=spec.confirm.seeds),
+            *notes_on_failures(confirming, confirmed, seeds=spec.confirm.seeds if spec else 0),
         ),
     )
 
 
-def _baseline(own: Sequence[FrozenTrial], ranked: Sequence[FrozenTrial], spec: StudySpec) -> Found:
+def _baseline(
+    own: Sequence[FrozenTrial], ranked: Sequence[FrozenTrial], spec: StudySpec | None
+) -> Found:
     """Return what came of ReLU."""
-    best = next((trial for trial in ranked if _text(trial) == REFERENCE), None)
+    best = next((trial for trial in ranked if text_of(trial) == REFERENCE), None)
     if best is not None:
         return _found(best, spec)
-    tried = [trial for trial in own if _text(trial) == REFERENCE]
+    tried = [trial for trial in own if text_of(trial) == REFERENCE]
     return Found(REFERENCE, None, tried[-1].number if tried else None, state=state_of(tried))
 
 
@@ -188,9 +213,13 @@ def read_result(spec: StudySpec) -> StudyResult:
     Raises:
         StorageError: there is no such study.
     """
-    study = load_study(spec)
-    confirmed = read_confirmed(spec, study, best_configurations(study, spec))
-    return summarize(study, spec, confirmed)
+    return result_of(load_study(spec), spec)
+
+
+def result_of(study: optuna.Study, spec: StudySpec | None, *, storage: str = "") -> StudyResult:
+    """Read the outcome of a study that was opened; arguments as for ``summarize``."""
+    confirmed = read_confirmed(spec, study, best_configurations(study, spec)) if spec else []
+    return summarize(study, spec, confirmed, storage=storage)
 
 
 def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configuration]:
@@ -200,29 +229,37 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
     objective, those that none beats in both come first.
     """
     best: dict[str, FrozenTrial] = {}
-    ranked = _ranked(own_trials(study))
-    for trial in [*_front(ranked, spec), *ranked]:
-        best.setdefault(_text(trial), trial)
+    metric = metric_of(study)
+    ranked = rank(own_trials(study), metric)
+    for trial in [*_front(ranked, spec, metric), *ranked]:
+        best.setdefault(text_of(trial), trial)
     return [Configuration.of_trial(t, spec) for t in list(best.values())[: spec.confirm.top]]
 
 
 def best_value(study: optuna.Study) -> float | None:
-    """Return the best validation accuracy so far, None before any."""
-    ranked = _ranked(own_trials(study))
-    return _value(ranked[0]) if ranked else None
+    """Return the best value so far as it is stored, None before any."""
+    sign = metric_of(study).sign
+    values = [sign * _value(trial) for trial in measured(own_trials(study))]
+    return sign * max(values) if values else None
 
 
-def _ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    # Of equal values the earlier trial is the better one: it does not depend on the storage.
-    return sorted(measured(trials), key=lambda trial: (-_value(trial), trial.number))
+def rank(trials: Sequence[FrozenTrial], metric: Metric) -> list[FrozenTrial]:
+    """Return the trials that came to a value, the best first.
+
+    Of equal values the earlier trial is the better one: it does not depend on the storage.
+    """
+    return sorted(measured(trials), key=lambda t: (-metric.sign * _value(t), t.number))
 
 
-def _front(ranked: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
-    if spec.acquisition.name != "hypervolume":
+def _front(
+    ranked: Sequence[FrozenTrial], spec: StudySpec | None, metric: Metric
+) -> list[FrozenTrial]:
+    if spec is None or spec.acquisition.name != "hypervolume":
         return []
     priced = [trial for trial in ranked if "cost" in trial.user_attrs]
     costs = [trial.user_attrs["cost"] for trial in priced]
-    return [priced[number] for number in pareto_front([_value(trial) for trial in priced], costs)]
+    values = [metric.sign * _value(trial) for trial in priced]
+    return [priced[number] for number in pareto_front(values, costs)]
 
 
 def _value(trial: FrozenTrial) -> float:
@@ -231,11 +268,6 @@ def _value(trial: FrozenTrial) -> float:
     return trial.value
 
 
-def _text(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get("activation", ""))
-
-
-def _found(trial: FrozenTrial, spec: StudySpec) -> Found:
-    settings = Configuration.of_trial(trial, spec).settings
-    cost = trial.user_attrs.get("cost")
-    return Found(_text(trial), _value(trial), trial.number, settings, cost, "complete")
+def _found(trial: FrozenTrial, spec: StudySpec | None) -> Found:
+    settings, cost = settings_of(trial, spec), trial.user_attrs.get("cost")
+    return Found(text_of(trial), _value(trial), trial.number, settings, cost, "complete")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.statistics import holm
 from bo_act.tasks.configuration import REFERENCE
 
@@ -32,18 +33,25 @@ class Verdict:
     note: str = ""
 
 
-def winner(confirmed: Sequence[Confirmed]) -> Confirmed | None:
-    """Return the found function with the best fresh validation accuracy, None where none was found.
+def winner(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Confirmed | None:
+    """Return the found function that is best on validation data, None where none was found.
 
-    To choose by test accuracy would flatter it.
+    To choose by the test set would flatter it.
     """
     found = [row for row in confirmed if row.role == "found"]
-    return max(found, key=lambda row: row.validation.mean, default=None)
+    return max(found, key=lambda row: metric.sign * row.validation.mean, default=None)
 
 
-def verdict(confirmed: Sequence[Confirmed]) -> Verdict | None:
+def judged(gain: Interval, metric: Metric = ACCURACY) -> Literal["better", "worse", "open"]:
+    """Tell whether a difference leaves out zero, and on which side."""
+    if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
+        return "open"
+    return "better" if metric.sign * gain.low > 0 else "worse"
+
+
+def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdict | None:
     """Judge a confirmation; None where no function that was found has been confirmed."""
-    best = winner(confirmed)
+    best = winner(confirmed, metric)
     if best is None:
         return None
     note = _unequal(confirmed)
@@ -55,7 +63,7 @@ def verdict(confirmed: Sequence[Confirmed]) -> Verdict | None:
         )
         return Verdict("open", best, text, note)
     if gain is None and any(row.activation == REFERENCE for row in confirmed):
-        text = "Of the functions found, ReLU itself has the best fresh validation accuracy."
+        text = f"Of the functions found, ReLU itself has the best fresh validation {metric.name}."
         return Verdict("reference", best, text, note)
     if gain is None:
         text = (
@@ -63,25 +71,48 @@ def verdict(confirmed: Sequence[Confirmed]) -> Verdict | None:
             "there is nothing to compare with."
         )
         return Verdict("open", best, text, note)
-    shown = f"{with_interval(gain, '{:+.2f}')} points of test accuracy against ReLU"
+    unit = f"points of test {metric.name}" if metric.in_percent else f"in test {metric.name}"
+    what = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
+    shown = f"{what} (95%, {sampled([gain])})"
     name = f"{best.activation}, the best of them by validation,"
     if gain.low is None or gain.high is None:
-        text = f"{name} has {shown}; one seed gives no interval (confirm.seeds)."
+        text = f"{name} has {what}; one seed gives no interval (confirm.seeds)."
         return Verdict("open", best, text, note)
-    if gain.low > 0:
-        return Verdict("better", best, f"{name} is better than ReLU: {shown}.", note)
-    if gain.high < 0:
-        return Verdict("worse", best, f"{name} is worse than ReLU: {shown}.", note)
+    kind = judged(gain, metric)
+    if kind != "open":
+        return Verdict(kind, best, f"{name} is {kind} than ReLU: {shown}.", note)
     text = f"{name} has {shown}: the interval includes zero, so nothing is confirmed."
     return Verdict("open", best, text, note)
 
 
-def with_interval(value: Interval, form: str) -> str:
-    """Return a fraction in per cent with half its interval, as people read it."""
-    shown = form.format(100 * value.mean)
-    if value.low is None or value.high is None:
-        return shown
-    return f"{shown} ±{50 * (value.high - value.low):.2f}"
+def with_interval(value: Interval, metric: Metric = ACCURACY, *, signed: bool = False) -> str:
+    """Return a value, or a difference (``signed``), with half its interval, as people read it."""
+    return metric.interval(value.mean, value.low, value.high, signed=signed)
+
+
+class Sampled(Protocol):
+    """What says of its interval what it takes for a sample; see ``Interval``."""
+
+    @property
+    def over(self) -> str:
+        """``seeds`` or ``both``."""
+        ...
+
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float] | None]:
+        """Each alone."""
+        ...
+
+
+def sampled(of: Sequence[Sampled]) -> str:
+    """Say what intervals are over: of what other samples the mean would be in them."""
+    if all(one.over == "both" for one in of):
+        return "over seeds and test examples"
+    if not any(one.intervals for one in of):
+        return "over seeds alone"
+    if any(one.over == "both" for one in of):
+        return "over seeds, and test examples where that is wider"
+    return "over seeds, which is wider than with test examples"
 
 
 def _unequal(confirmed: Sequence[Confirmed]) -> str:
@@ -96,33 +127,48 @@ def _unequal(confirmed: Sequence[Confirmed]) -> str:
     )
 
 
-def caveats(confirmed: Sequence[Confirmed]) -> list[str]:
+def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[str]:
     """Return what is to be said beside the verdict, a sentence or two each."""
-    best = winner(confirmed)
+    best = winner(confirmed, metric)
     if best is None:
         return []
     said = []
     if best.searched is not None:
-        shrunk = best.searched - best.validation.mean
-        what = "were luck of the seed it was chosen by" if shrunk > 0 else "less than it deserved"
+        shrunk = metric.sign * (best.searched - best.validation.mean)
+        amount = metric.difference(abs(shrunk)).lstrip("+")
+        if metric.in_percent:
+            lucky = "were luck of the seed it was chosen by"
+            amount = f"{amount} points"
+        else:
+            lucky = "was luck of the seed it was chosen by"
         said.append(
-            f"Shrinkage: {best.activation} had {100 * best.searched:.2f}% validation accuracy in "
-            f"the search and has {100 * best.validation.mean:.2f}% with fresh seeds: "
-            f"{100 * abs(shrunk):.2f} points {what}."
+            f"Shrinkage: {best.activation} had {metric.text(best.searched)} validation "
+            f"{metric.name} in the search and has {metric.text(best.validation.mean)} with fresh "
+            f"seeds: {amount} {lucky if shrunk > 0 else 'less than it deserved'}."
         )
     tested = {name: one for name, one in best.minus.items() if one.p is not None}
     if tested:
         adjusted = dict(zip(tested, holm([one.p or 0.0 for one in tested.values()]), strict=True))
         pairs = "; ".join(
-            f"{name} {with_interval(one, '{:+.2f}')}, p = {one.p:.3f}, "
+            f"{name} {with_interval(one, metric, signed=True)}, p = {one.p:.3f}, "
             f"adjusted {adjusted[name]:.3f}"
             for name, one in tested.items()
         )
-        said.append(f"{best.activation} against (paired by seed, p adjusted by Holm): {pairs}.")
+        over = sampled(list(tested.values()))
+        said.append(
+            f"{best.activation} against (paired; p: how often as large a difference would be seen "
+            f"by chance {over}, on these training data; adjusted by Holm): {pairs}."
+        )
         many = sum(len(row.minus) for row in confirmed if row.role == "found")
         said.append(
             f"The table makes {many} comparisons: of so many, {0.05 * many:.1f} would leave out "
             "zero by chance alone."
+        )
+    trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
+    if any(not row.test.intervals for row in trained):
+        said.append(
+            "The intervals are over seeds alone, for these very test examples, since what each of "
+            "them had was not kept with the runs: over other examples too they would be wider."
         )
     return said
 

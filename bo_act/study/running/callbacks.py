@@ -8,6 +8,7 @@ deprecated, and log one number a trial, where these log the curves of its traini
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from bo_act.extras import has_extra, require_extra
 from bo_act.failures import USERS, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.running.dashboard_notes import DashboardNote
+from bo_act.study.storage.metric import metric_of
 from bo_act.user_files import load_function
 
 Callback = Callable[[optuna.Study, FrozenTrial], Any]
@@ -82,10 +84,11 @@ def _named(name: str, spec: StudySpec) -> Callback:
     )
 
 
-def _curves(trial: FrozenTrial) -> Iterator[tuple[str, int, float]]:
-    """Yield (name, epoch, number) of a trial's training."""
-    for epoch, accuracy in sorted(trial.intermediate_values.items()):
-        yield "validation accuracy", epoch, accuracy
+def _curves(study: optuna.Study, trial: FrozenTrial) -> Iterator[tuple[str, int, float]]:
+    """Yield (name, epoch, number) of a trial's training; what the search is told first."""
+    measured = f"validation {metric_of(study).name}"
+    for epoch, value in sorted(trial.intermediate_values.items()):
+        yield measured, epoch, value
     for epoch, loss in enumerate(trial.user_attrs.get("train_loss", ())):
         yield "train loss", epoch, loss
 
@@ -104,13 +107,13 @@ def _results(trial: FrozenTrial) -> dict[str, float]:
 def tensorboard(folder: Path) -> Callback:
     """Write each trial as a run ``<folder>/tensorboard/trial-0007`` with curves and settings."""
 
-    def write(_: optuna.Study, trial: FrozenTrial) -> None:
+    def write(study: optuna.Study, trial: FrozenTrial) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
         run = folder / "tensorboard" / f"trial-{trial.number:04}"
         with SummaryWriter(str(run)) as writer:
-            for name, epoch, number in _curves(trial):
+            for name, epoch, number in _curves(study, trial):
                 writer.add_scalar(name, number, epoch)
             for name, number in _results(trial).items():
                 writer.add_scalar(name, number, trial.number)
@@ -139,7 +142,7 @@ def wandb(folder: Path) -> Callback:
         )
         try:
             epochs: dict[int, dict[str, float]] = {}
-            for name, epoch, number in _curves(trial):
+            for name, epoch, number in _curves(study, trial):
                 epochs.setdefault(epoch, {})[name] = number
             for epoch, numbers in sorted(epochs.items()):
                 run.log(numbers, step=epoch)
@@ -168,16 +171,24 @@ def mlflow(folder: Path) -> Callback:
         begun = trial.datetime_start
         at = int(begun.timestamp() * 1000) if begun else 0
         run = client.create_run(experiment, at, run_name=f"trial-{trial.number:04}").info.run_id
-        numbers = [*_curves(trial), *((k, trial.number, v) for k, v in _results(trial).items())]
+        numbers = [
+            *_curves(study, trial),
+            *((k, trial.number, v) for k, v in _results(trial).items()),
+        ]
         client.log_batch(
             run,
-            metrics=[Metric(name, number, at, step) for name, step, number in numbers],
+            metrics=[Metric(_plain(name), number, at, step) for name, step, number in numbers],
             params=[Param(key, str(value)[:6000]) for key, value in _settings(trial).items()],
         )
         failed = trial.state == TrialState.FAIL
         client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
     return log
+
+
+def _plain(name: str) -> str:
+    """Return a name as MLflow takes it: other signs than these are an error there."""
+    return re.sub(r"[^\w.\-: /]", "_", name)
 
 
 _MAKERS: dict[str, Callable[[Path], Callback]] = {

@@ -13,6 +13,7 @@ from bo_act.activations.expressions import parse
 from bo_act.activations.formulas import plain
 from bo_act.features.function_summary import function_summary
 from bo_act.study.results.summary import best_value
+from bo_act.study.storage.metric import metric_of
 
 _WIDTH, _HEIGHT = 64, 16  # characters
 
@@ -33,7 +34,8 @@ class DashboardNote:
 def note(study: optuna.Study, trial: FrozenTrial) -> str:
     """Return the note, in Markdown, of a study whose best trial this is."""
     lines = [f"# {study.study_name}", ""]
-    best = f"Best so far: **{trial.value:.4f}** (validation accuracy), trial {trial.number}."
+    metric = metric_of(study)
+    best = f"Best so far: **{metric.text(trial.value)}** ({metric.name}), trial {trial.number}."
     lines += [best, ""]
     for place, text in _functions(trial).items():
         lines += [f"{place}`{text}`", "", "```", f"f(x) = {plain(parse(text))}", ""]

@@ -18,10 +18,11 @@ from optuna.trial import Trial, TrialState
 from bo_act.activations.learnt import LEARNT, learnt_scales
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import Failure
+from bo_act.metrics import Metric
 from bo_act.study.running.signals import Signals, finishing_steps, noting
 from bo_act.study.storage.owner import TrialTaken
 from bo_act.study.storage.ownership import check_mine, give_back, keeping
-from bo_act.study.storage.trials import has_values, read_again
+from bo_act.study.storage.trials import VALUES, VARIANCE, has_values, read_again
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.failures import failure_of
 from bo_act.tasks.objective import Objective
@@ -98,7 +99,7 @@ def _evaluated(
         return _failed(task, study, trial, error, users=users)
     with keeping(study, trial):
         _note_result(trial, result)
-        study.tell(trial, result.validation_accuracy)
+        study.tell(trial, result.value)
     return TrialState.COMPLETE
 
 
@@ -204,11 +205,11 @@ def _trained(
     reported = read_again(study, trial).intermediate_values
     checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
 
-    def report(epoch: int, accuracy: float) -> None:
+    def report(epoch: int, value: float) -> None:
         check_mine(study, trial)
         # A trial that was taken over has reported some epochs before.
         if epoch not in reported:
-            trial.report(accuracy, epoch)
+            trial.report(value, epoch)
         if trial.should_prune():
             checkpoint.delete()
             raise optuna.TrialPruned
@@ -233,14 +234,23 @@ def _own_objective(
     """Evaluate by the training function of a user's file."""
     context = task.context(seed=task.spec.seed, settings=asked.settings)
     started = time.perf_counter()
-    value = objective(trial, asked.trained, context, task.spec.activation.options)
-    finite = math.isfinite(value)
+    found = objective(trial, asked.trained, context, task.spec.activation.options)
+    value, finite = found.value, math.isfinite(found.value)
+    if found.variance is not None:
+        trial.set_user_attr(VALUES, list(found.values))
+        trial.set_user_attr(VARIANCE, found.variance)
+    if found.test is not None and math.isfinite(found.test):
+        trial.set_user_attr("test", found.test)
     curve = read_again(study, trial).intermediate_values
     return TrainingResult(
         status="completed" if finite else "diverged",
         curve=tuple(curve[step] for step in sorted(curve)),
         train_loss=(),
-        # What the worst value of an objective is, nobody knows beforehand.
-        validation_accuracy=value if finite else -math.inf,
+        value=value if finite else _worst(task.spec.measured),
         seconds=time.perf_counter() - started,
     )
+
+
+def _worst(metric: Metric) -> float:
+    """Return what is noted of a training that diverged; infinity where the worst is not known."""
+    return -metric.sign * math.inf if metric.worst is None else metric.worst

@@ -23,7 +23,7 @@ from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.checkpoint_cleanup import clean_up_checkpoints
 from bo_act.study.running.evaluate import run_trial
 from bo_act.study.running.waiting import awaited
-from bo_act.study.sampling.methods import own_parts
+from bo_act.study.sampling.methods import Method
 from bo_act.study.sampling.operator_costs import study_costs
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import refuse_itself
@@ -72,6 +72,7 @@ def make_sampler(
     costs = None
     if spec.acquisition.needs_costs and not task.from_tree_to_tree:
         costs = study_costs(study, task.space, pick_device(spec.training.device))
+    method = Method.of(task)
     cold = spec.warm_start.baselines or not spec.warm_start.sources
     return ActivationSampler(
         task.space,
@@ -79,7 +80,10 @@ def make_sampler(
         baselines=tuple(map(str, task.space.baselines)) if cold else (),
         initial=spec.initial if cold else 0,
         candidates=spec.candidates,
-        **own_parts(task),
+        embedding=method.embedding,
+        surrogate=method.surrogate,
+        acquisition=method.acquisition,
+        strategy=method.strategy,
         costs=costs,
         warm_start=spec.warm_start.sources,
         first=spec.warm_start.first,
@@ -194,7 +198,8 @@ def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
     enough = min(_SAME_VALUES, task.spec.trials)
     if len(values) == enough > 1 and len(set(values.values())) == 1:
         warnings.warn(
-            f"the first {enough} functions all have the value {next(iter(values.values()))}: "
+            f"the first {enough} functions all have the value "
+            f"{task.spec.measured.text(next(iter(values.values())))}: "
             f"does {task.objective.path.name} use the activation that it is given?",
             stacklevel=3,
         )
@@ -229,7 +234,7 @@ def _next_trial(
         live = len(view.running) - len(view.abandoned)
         if count(view.trials).finished + live >= spec.trials:
             return _No.YET if live else _No.MORE
-        if not sampler.remaining(study, view):
+        if sampler.is_exhausted(study, len(view.trials)):
             # The whole space was evaluated, unless one of those that still run fails.
             return _No.YET if live else _No.MORE
         # Born with its owner in one transaction: there is no moment in which it is nobody's.

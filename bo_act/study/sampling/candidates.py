@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from optuna.study import StudyDirection
 from torch import Tensor, nn
 
@@ -18,17 +18,18 @@ from bo_act.activations.space import Space, slot_of
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
+from bo_act.search.acquisition.own import AnyAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
-from bo_act.search.configurations import JointProposal
 from bo_act.search.embedding.embedding import Embedder, Embedding
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.embedding.own import OwnEmbedder, is_own
-from bo_act.search.searcher import Proposal, Searcher
+from bo_act.search.searcher import Proposal
 from bo_act.search.strategies import Strategy
-from bo_act.search.unenumerated import ExpressionPool, TreeSearcher
+from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
+from bo_act.study.storage.trials import StudyView
 
 Embeddable = (
     EmbeddingSpec
@@ -45,17 +46,19 @@ Embeddable = (
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Functions, where they lie, and what chooses among them.
+    """Functions, and where they lie.
 
     Attributes:
         catalogue: functions by index; a ``ExpressionPool`` grows.
-        searcher: of these functions.
+        baselines: indices of those to evaluate first.
         fixed: their embedding, None of one that grows.
+        costs: (N,) what they cost, where the acquisition function asks.
     """
 
     catalogue: Catalogue | ExpressionPool
-    searcher: Searcher
+    baselines: tuple[int, ...]
     fixed: Embedding | None = None
+    costs: NDArray[np.float64] | None = None
 
     @property
     def embedding(self) -> Embedding:
@@ -81,14 +84,14 @@ class Candidates:
             found[slot_of(name, space.kind)] = space.text_of(slots_of(params, name))
             if not grows:  # another process meets functions in another order
                 found[slot_of(name, "index")] = index
-        if self.searcher.costs is not None:
+        if self.costs is not None:
             (index,) = functions
-            found["cost"] = round(float(self.searcher.costs[index]), 3)
+            found["cost"] = round(float(self.costs[index]), 3)
         embedded = catalogue if isinstance(catalogue, ExpressionPool) else self.embedding
         return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
 
 
-def how_chosen(proposal: Proposal | JointProposal, direction: StudyDirection) -> dict[str, Any]:
+def how_chosen(proposal: Proposal, direction: StudyDirection) -> dict[str, Any]:
     """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
 
     Args:
@@ -99,7 +102,7 @@ def how_chosen(proposal: Proposal | JointProposal, direction: StudyDirection) ->
     if proposal.mean is not None and proposal.deviation is not None:
         how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
     if proposal.expected is not None:
-        sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+        sign = StudyView.of_some([], direction).sign
         how["expected"] = float(f"{sign * proposal.expected:.7g}")
     if proposal.note:
         how["note"] = proposal.note
@@ -111,8 +114,9 @@ def listed_candidates(
     features: FeatureTable | None,
     embedding: Embeddable,
     baselines: Sequence[str | Expression],
-    options: Mapping[str, Any],
     *,
+    costs: NDArray[np.float64] | None,
+    needs_costs: bool,
     sources: Sequence[Source],
     first: int,
 ) -> Candidates:
@@ -129,11 +133,10 @@ def listed_candidates(
             f"expected an embedding of the {len(catalogue)} functions of the space "
             f"{space.name!r}, got one of {len(embedding)}"
         )
-    if options["acquisition"].needs_costs and options["costs"] is None:
-        options = {**options, "costs": costs_of(catalogue, operator_times())}
-    given = options["costs"]
-    if given is not None:
-        costs = np.asarray(given)
+    if needs_costs and costs is None:
+        costs = costs_of(catalogue, operator_times())
+    if costs is not None:
+        costs = np.asarray(costs)
         fits = costs.shape == (len(catalogue),)
         if not fits or not (np.isfinite(costs) & (costs > 0)).all():
             raise SearchError(
@@ -146,15 +149,14 @@ def listed_candidates(
         warm = make_warm_start(sources, embedding, first=first)
         start = [*warm.best, *start]
         embedding = warm.enrich(embedding)
-    searcher = Searcher(baselines=tuple(dict.fromkeys(start)), **options)
-    return Candidates(catalogue, searcher, embedding)
+    return Candidates(catalogue, tuple(dict.fromkeys(start)), embedding, costs)
 
 
 def met_candidates(
     space: Space,
     embedding: object,
     baselines: Sequence[str | Expression],
-    options: Mapping[str, Any],
+    acquisition: AnyAcquisition,
 ) -> Candidates:
     """Return the functions of a space as they are met; arguments as for the sampler.
 
@@ -162,16 +164,13 @@ def met_candidates(
         ExpressionError: a baseline is not in the space.
         SearchError: the acquisition function needs a list of all functions.
     """
-    check_unlisted(options["acquisition"])
+    check_unlisted(acquisition)
     spec = embedding if isinstance(embedding, EmbeddingSpec) else EmbeddingSpec()
-    frontier = ExpressionPool(space, components=spec.outputs)
-    start = [frontier.index(function) for function in baselines]
+    pool = ExpressionPool(space, components=spec.outputs)
+    start = [pool.index(function) for function in baselines]
     for index in start:
-        frontier.params(index)  # one that no schema has a place for cannot be tried
-    baselines_once = tuple(dict.fromkeys(start))
-    return Candidates(
-        frontier, TreeSearcher(frontier=frontier, baselines=baselines_once, **options)
-    )
+        pool.params(index)  # one that no schema has a place for cannot be tried
+    return Candidates(pool, tuple(dict.fromkeys(start)))
 
 
 def _embedded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,52 +12,62 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from bo_act.activations.space import Space
 from bo_act.errors import SearchError
-from bo_act.search.acquisition.own import OwnAcquisition
+from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.embedding.own import OwnEmbedder
 from bo_act.search.method import MethodSpec
 from bo_act.search.strategies import Evolution, RandomSearch, Strategy
-from bo_act.search.surrogate.own import OwnSurrogate
-from bo_act.specs import StrategySpec
+from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate
+from bo_act.specs import EmbeddingSpec, StrategySpec
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.tasks.methods import METHOD_PARTS
 from bo_act.tasks.task import Task
 from bo_act.user_files import call_with
 
 
-def own_parts(task: Task) -> dict[str, Any]:
-    """Return the parts of a study's method, those of the user's own made ready.
+@dataclass(frozen=True)
+class Method:
+    """How a study searches, made ready.
 
-    Returns:
-        ``embedding``, ``surrogate``, ``acquisition`` and ``strategy``, as ``ActivationSampler``
-        takes them.
-
-    Raises:
-        SearchError: the class of a strategy asks for what is not there, or makes none.
+    Attributes:
+        embedding, surrogate, acquisition, strategy: as ``ActivationSampler`` takes them.
     """
-    spec = task.spec
-    parts: dict[str, Any] = {
-        "embedding": spec.embedding,
-        "surrogate": spec.surrogate,
-        "acquisition": spec.acquisition,
-        "strategy": make_strategy(spec.strategy, task.space),
-    }
-    own = {key: one.function for key, one in task.methods.items()}
-    if "embedding" in own:
-        parts["embedding"] = OwnEmbedder(own["embedding"])
-    if "surrogate" in own:
-        noted = spec.surrogate
-        parts["surrogate"] = OwnSurrogate(own["surrogate"], noted.targets, noted.noise, noted.name)
-    if "acquisition" in own:
-        parts["acquisition"] = OwnAcquisition(own["acquisition"], spec.acquisition.name)
-    if "strategy" in own:
-        what = f"the strategy {spec.strategy.name!r}"
-        offered = {"space": task.space, "seed": spec.seed}
-        made = call_with(own["strategy"], offered, what=what, error=SearchError)
-        if not callable(getattr(made, "choose", None)):
-            raise SearchError(f"{what}: expected {METHOD_PARTS['strategy']}, got {made!r:.60}")
-        parts["strategy"] = made
-    return parts
+
+    embedding: EmbeddingSpec | OwnEmbedder
+    surrogate: AnySurrogate
+    acquisition: AnyAcquisition
+    strategy: Strategy | None
+
+    @classmethod
+    def of(cls, task: Task) -> Method:
+        """Return that of a study file, with the functions of the user's own that it names.
+
+        Raises:
+            SearchError: the class of a strategy asks for what is not there, or makes none.
+        """
+        spec = task.spec
+        embedding: EmbeddingSpec | OwnEmbedder = spec.embedding
+        surrogate: AnySurrogate = spec.surrogate
+        acquisition: AnyAcquisition = spec.acquisition
+        own = {key: one.function for key, one in task.methods.items()}
+        if "embedding" in own:
+            embedding = OwnEmbedder(own["embedding"])
+        if "surrogate" in own:
+            noted = spec.surrogate
+            surrogate = OwnSurrogate(own["surrogate"], noted.targets, noted.noise, noted.name)
+        if "acquisition" in own:
+            acquisition = OwnAcquisition(own["acquisition"], acquisition.name)
+        if "strategy" not in own:
+            strategy = make_strategy(spec.strategy, task.space)
+        else:
+            what = f"the strategy {spec.strategy.name!r}"
+            offered = {"space": task.space, "seed": spec.seed}
+            strategy = call_with(own["strategy"], offered, what=what, error=SearchError)
+            if not callable(getattr(strategy, "choose", None)):
+                raise SearchError(
+                    f"{what}: expected {METHOD_PARTS['strategy']}, got {strategy!r:.60}"
+                )
+        return cls(embedding, surrogate, acquisition, strategy)
 
 
 def make_strategy(spec: StrategySpec, space: Space) -> Strategy | None:

@@ -20,7 +20,7 @@ from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError, nearest
 from bo_act.optuna_internals import contains
-from bo_act.search.parameters import Parameters
+from bo_act.search.configurations import Parameters
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.study.sampling.configurations import functions_of, params_of
 from bo_act.study.sampling.enqueued import check_keys, completed

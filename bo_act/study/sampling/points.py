@@ -15,11 +15,12 @@ from torch import Tensor
 
 from bo_act.activations.space import Space, slot_of
 from bo_act.errors import ExpressionError, SearchError, shortened
+from bo_act.metrics import Metric
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition
+from bo_act.search.configurations import ONE
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel
-from bo_act.study.sampling.configurations import ONE
 from bo_act.study.sampling.sampler import ActivationSampler
 
 
@@ -45,6 +46,7 @@ class EmbeddingSampler(ActivationSampler):
         delegate: as in ``ActivationSampler``.
         seed: as in ``ActivationSampler``.
         max_retries: as in ``ActivationSampler``.
+        metric: as in ``ActivationSampler``.
 
     Raises:
         SearchError: points, labels or baselines do not fit together.
@@ -77,6 +79,7 @@ class EmbeddingSampler(ActivationSampler):
         delegate: BaseSampler | None = None,
         seed: int = 0,
         max_retries: int = 2,
+        metric: Metric | None = None,
     ) -> None:
         embedding = points if isinstance(points, Embedding) else Embedding.of(points)
         items = _Items(len(embedding), labels, embedding.hash)
@@ -93,6 +96,7 @@ class EmbeddingSampler(ActivationSampler):
             delegate=delegate,
             seed=seed,
             max_retries=max_retries,
+            metric=metric,
         )
 
     def suggest(self, trial: BaseTrial, name: str = "") -> int:
@@ -113,12 +117,12 @@ class EmbeddingSampler(ActivationSampler):
                 f"expected one of the names that the sampler was given, {self.activations!r}, got "
                 f"{name!r}; give it names=(..., {name!r})"
             )
-        number = trial.suggest_int(slot_of(name, _ITEM), 0, len(self.catalogue) - 1)
-        trial.set_user_attr(slot_of(name, _ITEM), self.catalogue.text(number))
+        number = trial.suggest_int(slot_of(name, ITEM), 0, len(self.catalogue) - 1)
+        trial.set_user_attr(slot_of(name, ITEM), self.catalogue.text(number))
         return number
 
 
-_ITEM = "item"
+ITEM = "item"
 
 
 class _Items:
@@ -130,7 +134,7 @@ class _Items:
         points: hash of their points.
     """
 
-    kind = _ITEM
+    kind = ITEM
     name = "items"
     baselines = ()
     can_be_listed = True
@@ -141,7 +145,7 @@ class _Items:
         self._count = count
         self._labels = None if labels is None else list(map(str, labels))
         self.hash = hashlib.sha256(f"{count} {points} {self._labels}".encode()).hexdigest()
-        self.distributions = {_ITEM: IntDistribution(0, count - 1)}
+        self.distributions = {ITEM: IntDistribution(0, count - 1)}
 
     def __len__(self) -> int:
         return self._count
@@ -169,13 +173,13 @@ class _Items:
         return int(cast(int, number))
 
     def slots(self, name: str = "") -> dict[str, IntDistribution]:
-        return {slot_of(name, _ITEM): self.distributions[_ITEM]}
+        return {slot_of(name, ITEM): self.distributions[ITEM]}
 
     def params(self, index: int) -> dict[str, int]:
-        return {_ITEM: int(index)}
+        return {ITEM: int(index)}
 
     def index(self, item: object) -> int:
-        number = item.get(_ITEM) if isinstance(item, Mapping) else item
+        number = item.get(ITEM) if isinstance(item, Mapping) else item
         try:
             return self.checked(number)
         except SearchError as error:
@@ -188,7 +192,8 @@ class _Items:
         return self.text(self.index(params))
 
     def activation_of(self, trial: BaseTrial, name: str = "") -> int:
-        return self.index({_ITEM: trial.params.get(slot_of(name, _ITEM))})
+        return self.index({ITEM: trial.params.get(slot_of(name, ITEM))})
 
-    def completed(self, given: Mapping[str, Any], _: np.random.Generator) -> dict[str, int]:
-        return {_ITEM: self.checked(given[_ITEM])}
+    def completed(self, given: Mapping[str, Any], generator: np.random.Generator) -> dict[str, int]:
+        drawn = int(generator.integers(self._count))
+        return {ITEM: self.checked(given.get(ITEM, drawn))}

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.activations.space import Space
-from bo_act.errors import ExhaustedError, ExpressionError, SearchError
+from bo_act.activations.space import Space, slot_of
+from bo_act.errors import ExhaustedError, SearchError
 from bo_act.features.table import FeatureTable
-from bo_act.optuna_internals import id_of, is_optimizing, storage_of
+from bo_act.metrics import Metric
+from bo_act.optuna_internals import id_of, is_optimizing, storage_of, whole_study
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
+from bo_act.search.configurations import ONE, Configurations
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.observations import Observations
+from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel, OwnSurrogate
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source
-from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, SurrogateSpec
 from bo_act.specs.base import whole
 from bo_act.study.sampling.candidates import (
     Embeddable,
@@ -37,18 +38,21 @@ from bo_act.study.sampling.candidates import (
 )
 from bo_act.study.sampling.configurations import (
     CONFIGURATION,
-    ONE,
-    JointSide,
+    TrialReader,
+    View,
     checked_names,
-    params_of,
 )
 from bo_act.study.sampling.endings import mark_diverged, stop
 from bo_act.study.sampling.enqueued import warn_of_unasked
 from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
+from bo_act.study.storage.metric import SPEC, note_metric
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner
-from bo_act.study.storage.trials import StudyView, View, own_only
+from bo_act.study.storage.trials import StudyView, own_only
+
+SEARCH = "bo_act:search"
+"""User attribute of a study that a program runs: what its sampler was made with."""
 
 
 class ActivationSampler(BaseSampler):
@@ -98,12 +102,16 @@ class ActivationSampler(BaseSampler):
         delegate: samples all other parameters instead of the surrogate; default with a
             ``strategy``, which has no surrogate: Optuna's TPE.
         max_retries: how often a function is proposed again after its trial failed.
+        metric: what the study measures, noted in it at the first trial, so that tables, reports and
+            commands show values as they are; default: what the study has noted, else a value
+            without a unit in the study's direction.
 
     Raises:
         ExpressionError: a baseline is not in the space.
         SearchError: the features belong to another space, the acquisition function does not
             support this search, or ``defaults`` names an unknown parameter. The first proposal
-            raises it, too, if the study is its own source.
+            raises it, too, if the study is its own source, or the
+            metric is not the study's.
 
     Examples:
         >>> import optuna, bo_act
@@ -139,19 +147,28 @@ class ActivationSampler(BaseSampler):
         seed: int = 0,
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
+        metric: Metric | None = None,
     ) -> None:
         if initial is None:
             initial = 0 if warm_start else 2
         whole(first, "first", error=SearchError)
         whole(max_retries, "max_retries", error=SearchError)
-        options: dict[str, Any] = {
-            "initial": initial,
-            "surrogate": OwnSurrogate.of(surrogate or SurrogateSpec()),
-            "acquisition": OwnAcquisition.of(acquisition or AcquisitionSpec()),
-            "strategy": strategy,
-            "seed": seed,
-            "costs": costs,
-        }
+        surrogate = OwnSurrogate.of(surrogate or SurrogateSpec())
+        acquisition = OwnAcquisition.of(acquisition or AcquisitionSpec())
+        needs_costs = acquisition.needs_costs
+        self._search = _noted(
+            space,
+            {
+                "embedding": EmbeddingSpec() if embedding is None else embedding,
+                "surrogate": surrogate,
+                "acquisition": acquisition,
+            },
+            strategy,
+            initial=initial,
+            candidates=candidates,
+            activations=list(activations),
+            seed=seed,
+        )
         self._told_by = [one for one in warm_start if isinstance(one, str)]
         usual = () if warm_start else space.baselines
         given = usual if baselines is None else baselines
@@ -162,19 +179,36 @@ class ActivationSampler(BaseSampler):
                 embedding,
                 strategy,
                 warm_start=warm_start,
-                costs=costs is not None or options["acquisition"].needs_costs,
+                costs=costs is not None or needs_costs,
             )
-            self.candidates = met_candidates(space, embedding, given, options)
+            self.candidates = met_candidates(space, embedding, given, acquisition)
         else:
             sources = [one for one in warm_start if isinstance(one, Source)]
             sources += read_sources(space, self._told_by)
             self.candidates = listed_candidates(
-                space, features, embedding, given, options, sources=sources, first=first
+                space,
+                features,
+                embedding,
+                given,
+                costs=costs,
+                needs_costs=needs_costs,
+                sources=sources,
+                first=first,
             )
         self.space = space
         self.catalogue = self.candidates.catalogue
-        self.searcher = self.candidates.searcher
         self.activations = checked_names(activations, strategy)
+        self.searcher = Searcher(
+            baselines=self.candidates.baselines,
+            initial=initial,
+            surrogate=surrogate,
+            acquisition=acquisition,
+            strategy=strategy,
+            seed=seed,
+            costs=self.candidates.costs,
+            activations=self.activations,
+            pool=self.catalogue if isinstance(self.catalogue, ExpressionPool) else None,
+        )
         self.parameters = StudyParameters(
             space,
             self.catalogue,
@@ -186,10 +220,10 @@ class ActivationSampler(BaseSampler):
         self.delegate = delegate or TPESampler(seed=seed)
         self._delegates = delegate is not None or strategy is not None
         if not self._delegates and (parameters or self.activations != ONE):
-            check_unlisted(options["acquisition"])
-        self.max_retries = max_retries
+            check_unlisted(acquisition)
+        self._reader = TrialReader(self.catalogue, self.activations, max_retries)
+        self.metric, self._is_noted = metric, False
         self._slot_sampler = RandomSampler(seed=seed)
-        self._indices_of: dict[int, tuple[FrozenTrial, int | None]] = {}
 
     @property
     def embedding(self) -> Embedding:
@@ -267,8 +301,10 @@ class ActivationSampler(BaseSampler):
         Until the trial ends, the process sends heartbeats.
 
         Raises:
-            SearchError: the enqueued values are invalid; the trial has failed.
+            SearchError: the enqueued values are invalid, or the study measures something else than
+                the sampler was told; the trial has failed.
         """
+        self._note_search(study, trial)
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
             storage_of(study).set_trial_system_attr(id_of(trial), OWNER, me.as_attribute())
         if fixed := trial.system_attrs.get("fixed_params"):
@@ -303,97 +339,78 @@ class ActivationSampler(BaseSampler):
 
     # --- proposing --------------------------------------------------------------------------
 
-    def view(self, study: Study, trial: FrozenTrial | None = None) -> View:
+    def view(self, study: Study, trials: StudyView | None = None) -> View:
         """Read the study as the searcher sees it.
 
         Args:
             study: a study of this space.
-            trial: the trial to propose for; excluded from the view.
+            trials: of it that are seen; default: all, as they are now.
         """
-        return self._view(StudyView.of(study, trial))
+        others = self._searched(study)
+        shared = self.parameters.shared(study, others)
+        return self._reader.view(trials or StudyView.of(study), self.searcher, others, shared)
 
-    def observations(
-        self, trials: Sequence[FrozenTrial], direction: StudyDirection
-    ) -> Observations:
-        """Return the observations of some trials of a study, larger is better."""
-        return self._view(StudyView.of_some(trials, direction)).observations
+    def configuration(self, trial: FrozenTrial, view: View) -> Configurations:
+        """Return what a trial of a study evaluates.
 
-    def configurations(self, study: Study) -> JointSide | None:
-        """Return how configurations are searched; None if only functions are."""
-        return None if self._delegates else self._side(study, self.parameters.common(study))
+        Raises:
+            SearchError: it lacks a parameter, or is of another space.
+        """
+        one, _ = self._reader.read([trial], view.searcher.parameters)
+        if not len(one):
+            raise SearchError(f"trial {trial.number} lacks a parameter that the study searches")
+        return one
 
-    def remaining(self, study: Study, trials: StudyView | None = None) -> int:
-        """Count the functions that can still be proposed.
-
-        With other parameters or several activations, all functions count: each can be proposed
-        again in another configuration.
+    def remaining(self, study: Study) -> float:
+        """Count the functions, or configurations, that can still be proposed.
 
         Args:
             study: a study of this space.
-            trials: read before; default: read here.
+
+        Returns:
+            Their number; infinity where another parameter is continuous.
         """
-        if self.configurations(study):
-            return int(self.embedding.valid.sum())
         if isinstance(self.catalogue, ExpressionPool) and not self.catalogue.is_complete:
             return len(self.space)
-        candidates = set(np.flatnonzero(self.embedding.valid).tolist())
-        taken = self._view(trials or StudyView.of(study)).taken
-        return len((candidates | set(self.searcher.baselines)) - taken)
+        if math.isinf(self._reader.coordinates(self._searched(study)).count):
+            return math.inf
+        return self.view(study).remaining(self.embedding)
+
+    def is_exhausted(self, study: Study, trials: int) -> bool:
+        """Tell whether nothing is left to propose.
+
+        Args:
+            study: a study of this space.
+            trials: how many it has; with fewer than functions there is no need to look.
+        """
+        return trials >= int(self.embedding.valid.sum()) and not self.remaining(study)
 
     def _stop_if_exhausted(self, study: Study, trial: FrozenTrial) -> None:
-        if trial.distributions.keys() - self.parameters.slots.keys() and not self._delegates:
+        more = trial.distributions.keys() - self.parameters.slots.keys()
+        if more and not self._delegates and not self._searched(study):
             return  # its function can be tried again with other values
-        # With fewer trials than functions some function is left: there is no need to look.
-        if trial.number + 1 >= int(self.embedding.valid.sum()) and not self.remaining(study):
+        if self.is_exhausted(study, trial.number + 1):
             stop(study, self.space.name)
 
-    def _view(self, trials: StudyView) -> View:
-        if isinstance(self.catalogue, ExpressionPool):
-            # Functions are met in the order of the trials, whichever process reads them.
-            for trial in trials.in_order:
-                self._index(trial)
-        complete = [(t, index) for t in trials.complete if (index := self._index(t)) is not None]
-        failures = Counter(self._index(trial) for trial in trials.failed)
-        observations = Observations(
-            np.array([index for _, index in complete], dtype=np.int64),
-            trials.values([trial for trial, _ in complete]),
-            frozenset(self._indices(trials.pruned)),
-            frozenset(
-                index
-                for index, count in failures.items()
-                if index is not None and count > self.max_retries
-            ),
-            trials.seconds([trial for trial, _ in complete]),
-        )
-        return View(observations, frozenset(self._indices(trials.waiting)), trials.number)
+    def _searched(self, study: Study) -> Mapping[str, BaseDistribution]:
+        """Return the parameters that are searched together with the functions."""
+        return {} if self._delegates else self.parameters.common(study)
 
-    def _indices(self, trials: Sequence[FrozenTrial]) -> Iterator[int]:
-        return (index for trial in trials if (index := self._index(trial)) is not None)
-
-    def _side(self, study: Study, others: Mapping[str, BaseDistribution]) -> JointSide | None:
-        if not others and self.activations == ONE:
-            return None
-        return JointSide.of(
-            self.catalogue,
-            self.embedding,
-            self.searcher,
-            activations=self.activations,
-            distributions=others,
-            shared=self.parameters.shared(study, others),
-            max_retries=self.max_retries,
-        )
-
-    def _index(self, trial: FrozenTrial) -> int | None:
-        """Return the function of a trial, None of one that is of another space."""
-        known = self._indices_of.get(id_of(trial))
-        if known is not None and known[0] is trial:
-            return known[1]
-        index = None
-        with suppress(ExpressionError):
-            index = self.catalogue.index(params_of(trial))
-        if trial.state.is_finished():  # storages return the same object from now on
-            self._indices_of[id_of(trial)] = trial, index
-        return index
+    def _note_search(self, study: Study, trial: FrozenTrial) -> None:
+        if self._is_noted:
+            return
+        study = whole_study(study)
+        try:
+            if self.metric is not None:
+                note_metric(study, self.metric)
+        except SearchError as error:
+            _fail(study, trial, error)
+            raise
+        # What a study file makes is noted as a whole.
+        if not study.user_attrs.keys() & {SPEC, SEARCH}:
+            baselines = [self.catalogue.text(index) for index in self.searcher.baselines]
+            study.set_user_attr(SEARCH, {**self._search, "baselines": baselines})
+        self._is_noted = True
 
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
         """Note the function that a person chose, and what it is to be evaluated with."""
@@ -401,49 +418,85 @@ class ActivationSampler(BaseSampler):
             self.check_enqueued(study, fixed)
             if not (slots := self.parameters.completed(fixed, trial.number)):
                 return
-            others = {} if self._delegates else self.parameters.common(study)
+            others = self._searched(study)
             free = {name: d for name, d in others.items() if name not in fixed}
-            params = {**self.parameters.shared(study, free), **fixed, **slots}
-            key, claim = (CONFIGURATION, params) if self._side(study, others) else (CLAIM, slots)
+            shared = self.parameters.shared(study, free)
         except SearchError as error:
-            # Nobody has this trial in hand yet, so that nobody else could end it.
-            storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
-            storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
+            _fail(study, trial, error)
             raise
-        storage_of(study).set_trial_system_attr(id_of(trial), key, claim)
-        trial.system_attrs[key] = claim
+        self._claim(study, trial, slots, {**shared, **fixed} if others else {})
         self._note(study, trial, slots, {"by": "enqueued"})
 
-    def _claimed(self, study: Study, trial: FrozenTrial, others: Mapping[str, Any]) -> Any:
+    def _claim(
+        self, study: Study, trial: FrozenTrial, slots: dict[str, Any], others: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write what a trial is given; return all of it."""
+        joint = bool(others) or self.activations != ONE
+        key, params = (CONFIGURATION, {**others, **slots}) if joint else (CLAIM, slots)
+        storage_of(study).set_trial_system_attr(id_of(trial), key, params)
+        trial.system_attrs[key] = params
+        return params
+
+    def _claimed(
+        self, study: Study, trial: FrozenTrial, others: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
         """Return the parameters of what is proposed to a trial, which has claimed it."""
-        if side := self._side(study, others):
-            proposal, params = side.claim(study, trial)
-            self._note(study, trial, params, how_chosen(proposal, study.direction))
-            return params
-        contested: set[int] = set()
+        shared = self.parameters.shared(study, others)
+        read = self._reader.view
+        contested: list[Configurations] = []
         while True:  # ends: each round leaves one more candidate out
-            view = self.view(study, trial)
-            chosen = self.searcher.propose(
+            view = read(StudyView.of(study, trial), self.searcher, others, shared)
+            proposal = view.searcher.propose(
                 self.embedding,
                 view.observations,
-                pending=view.pending | contested,
+                pending=Configurations.join(view.pending, *contested),
                 number=view.number,
             )
-            slots = self.catalogue.params(chosen.index)
-            storage_of(study).set_trial_system_attr(id_of(trial), CLAIM, slots)
+            one = proposal.configuration
+            values = view.searcher.parameters.decode(one.settings[0])
+            if proposal.by == "baseline":  # to the last digit, which a place on a scale is not
+                values = shared
+            slots = {
+                slot_of(name, slot): value
+                for name, index in zip(self.activations, proposal.functions, strict=True)
+                for slot, value in self.catalogue.params(index).items()
+            }
+            params = self._claim(study, trial, slots, values)
             # Another may have claimed it meanwhile, or have finished it.
-            if chosen.index not in self.view(study, trial).taken:
+            now = read(StudyView.of(study, trial), self.searcher, others, shared)
+            if not now.taken.among(one)[0]:
                 break
-            contested.add(chosen.index)
-        self._note(study, trial, slots, how_chosen(chosen, study.direction))
-        return slots
+            contested.append(one)
+        self._note(study, trial, params, how_chosen(proposal, study.direction))
+        return params
 
     def _note(
         self, study: Study, trial: FrozenTrial, params: Mapping[str, Any], how: Mapping[str, Any]
     ) -> None:
         """Write into a trial what it evaluates and how that was chosen."""
         attributes = self.candidates.attributes(params, self.activations) | {"proposal": how}
+        storage, number = storage_of(study), id_of(trial)
         for name, value in attributes.items():
-            storage_of(study).set_trial_user_attr(id_of(trial), name, value)
+            storage.set_trial_user_attr(number, name, value)
         # Optuna's trial reads the storage once, at its beginning, and looks into this object.
         trial.user_attrs.update(attributes)
+
+
+def _fail(study: Study, trial: FrozenTrial, error: SearchError) -> None:
+    """End a trial that nobody has in hand yet, so that nobody else could end it."""
+    storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
+    storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
+
+
+def _noted(
+    space: Any, parts: Mapping[str, Any], strategy: Strategy | None, **options: Any
+) -> dict[str, Any]:
+    """Return what is noted of a sampler, or what it has that cannot be."""
+    if not isinstance(space, Space):
+        return {"lacking": "the points of its items are not kept in the study"}
+    own = [name for name, one in parts.items() if not isinstance(one, Spec)]
+    own += ["strategy"] * (strategy is not None)
+    if own:
+        return {"lacking": f"the program's own {' and '.join(own)} cannot be kept in the study"}
+    specs = {name: one.model_dump(mode="json") for name, one in parts.items()}
+    return {"space": space.spec.model_dump(mode="json"), **specs, **options}

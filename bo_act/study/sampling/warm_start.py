@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bo_act import content
@@ -15,8 +15,10 @@ from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import as_source, same_runs
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import ContentNotFoundError, ExpressionError, SearchError
+from bo_act.metrics import Metric
 from bo_act.search.warm_start import Source, distinct
 from bo_act.specs.files import read_study
+from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.trials import SOURCE, own, own_trials, source_trials
 
@@ -49,7 +51,8 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
         if not _is_benchmark(name):
             found = _load(name)
             trials = own_trials(found, TrialState.COMPLETE)
-            sources.append(trials_as_source(found.study_name, space, trials))
+            metric = metric_of(found)
+            sources.append(trials_as_source(found.study_name, space, trials, metric))
             continue
         benchmark = open_benchmark(name)
         if not any(same_runs(benchmark, other) for other in benchmarks):
@@ -95,18 +98,28 @@ def _is_benchmark(name: str) -> bool:
     return True
 
 
-def trials_as_source(name: str, space: Space, trials: Sequence[FrozenTrial]) -> Source:
-    """Return what the complete trials of a study say of the functions of a space."""
+def trials_as_source(
+    name: str, space: Space, trials: Sequence[FrozenTrial], metric: Metric | None = None
+) -> Source:
+    """Return what the complete trials of a study say of the functions of a space.
+
+    Args:
+        name: of the study.
+        space: whose functions they tell of.
+        trials: of the study.
+        metric: that it measures; default: some value, larger is better.
+    """
+    sign = 1.0 if metric is None else metric.sign
     values = np.full(len(space.catalogue), np.nan)
     for trial in own(trials):
         text = trial.user_attrs.get("activation")
         if text is None or trial.value is None or not np.isfinite(trial.value):
             continue
         try:
-            values[space.catalogue.index(text)] = trial.value
+            values[space.catalogue.index(text)] = sign * trial.value
         except ExpressionError:
             continue
-    return Source(name, values)
+    return Source(name, values, metric)
 
 
 def add_source_trials(
@@ -134,6 +147,10 @@ def add_source_trials(
     Returns:
         How many were added.
 
+    Raises:
+        SearchError: a source measures something of another direction, whose values are none of
+            this study's.
+
     Examples:
         >>> import optuna, bo_act
         >>> space = bo_act.load_space("act_bench")
@@ -143,7 +160,14 @@ def add_source_trials(
         >>> study.trials[0].user_attrs["source"]
         'digits_mlp'
     """
-    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    metric = metric_of(study)
+    for source in sources:
+        if source.metric is not None and source.metric.direction != metric.direction:
+            raise SearchError(
+                f"the source {source.name!r} measures {source.metric}, and the study {metric}: a "
+                "search learns from its ranks, but its values cannot be trials of the study; leave "
+                "warm_start.as_trials out"
+            )
     there = {
         (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
         for trial in source_trials(study)
@@ -162,7 +186,7 @@ def add_source_trials(
             choices = {slot: one for name in activations for slot, one in space.slots(name).items()}
             added.append(
                 create_trial(
-                    value=sign * float(source.values[index]),
+                    value=metric.sign * float(source.values[index]),
                     params=params,
                     distributions={slot: choices[slot] for slot in params},
                     user_attrs={SOURCE: source.name, "activation": text, "index": index},

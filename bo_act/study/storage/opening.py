@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
+from pydantic import ValidationError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,6 +20,7 @@ from bo_act.specs import StudySpec
 from bo_act.study.storage.database import PatientDatabase, first_line
 from bo_act.study.storage.errors import one_line, unusable
 from bo_act.study.storage.journal_file import open_journal
+from bo_act.study.storage.metric import SPEC
 from bo_act.study.storage.pruners import make_pruner
 from bo_act.study.storage.recorded_settings import hide_old_secrets, note_settings
 from bo_act.urls import shown_url, without_secrets_of
@@ -173,12 +175,48 @@ def open_study(
         storage=open_storage(where_of(spec), patience=patience),
         sampler=sampler,
         pruner=make_pruner(spec.pruner, epochs=spec.training.epochs),
-        direction="maximize",
+        direction=spec.measured.direction,
         load_if_exists=True,
     )
     hide_old_secrets(study)
     note_settings(study, spec, content or {}, where=location(spec))
     return study
+
+
+def load_named(where: str, name: str) -> tuple[optuna.Study, StudySpec | None]:
+    """Open a study of any program, to read it.
+
+    Args:
+        where: its storage, as for ``open_storage``.
+        name: of the study there.
+
+    Returns:
+        The study, and the file that made it; None where a program did.
+
+    Raises:
+        StorageError: the storage cannot be reached, has no such study, or one of several
+            objectives.
+    """
+    storage = open_storage(where, create=False)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        names = sorted(optuna.get_all_study_names(storage))
+        held = f"it has {', '.join(map(repr, names[:5]))}" if names else "it has none"
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise StorageError(
+            f"the storage {shown_url(where)} has no study {name!r}; {held}{more}"
+        ) from error
+    if len(study.directions) > 1:
+        raise StorageError(
+            f"the study {name!r} in {shown_url(where)} has {len(study.directions)} objectives; "
+            "bo-act knows those of one"
+        )
+    try:
+        spec = StudySpec.model_validate(study.user_attrs.get(SPEC))
+    except ValidationError:  # of a program, or of another version
+        return study, None
+    return study, spec.model_copy(update={"storage": where})
 
 
 def load_study(spec: StudySpec) -> optuna.Study:

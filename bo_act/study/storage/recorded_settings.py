@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.errors import StorageError
+from bo_act.errors import SpecError, StorageError
+from bo_act.metrics import Metric
 from bo_act.optuna_internals import id_of, storage_of
-from bo_act.specs import DataSpec, ModelSpec, StudySpec
+from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
 from bo_act.study.storage.locks import study_lock
+from bo_act.study.storage.metric import METRIC, SPEC, direction_of
 from bo_act.study.storage.owner import OWNER
 from bo_act.study.storage.trials import StudyView
 from bo_act.tasks.task import SPACE
 from bo_act.urls import shown_url
-
-SPEC = "bo_act:spec"
-"""User attribute of a study: the resolved study file."""
 
 CONTENT = "bo_act:content"
 """User attribute of a study: hashes of what the study file names."""
@@ -44,6 +42,7 @@ _FREE: dict[str, Any] = {
     "data": {"root", "download", "workers"},
     "callbacks": True,
     "warm_start": {"as_trials"},
+    "metric": True,  # compared as a whole
     "training": {"device", "threads"},
 }
 
@@ -65,8 +64,13 @@ def note_settings(
     Raises:
         StorageError: it was made with something else, or not by a study file.
     """
-    if study.directions != [StudyDirection.MAXIMIZE]:
+    if len(study.directions) > 1:
         raise _foreign(spec, where)
+    if direction_of(study) != spec.measured.direction:  # which Optuna cannot change any more
+        noted = study.user_attrs.get(SPEC)
+        if noted is None:
+            raise _foreign(spec, where)
+        raise _other_settings(spec, _changed_settings(spec, noted), where)
     with study_lock(study):
         before = _Before.read(study, spec)
         if before.spec is None and (before.binds_settings or before.chosen):
@@ -83,6 +87,8 @@ def note_settings(
                 _give_up(study, trial)
         if settings or before.spec is None:
             study.set_user_attr(SPEC, json.loads(spec.model_dump_json()))
+        if study.user_attrs.get(METRIC) != (metric := spec.measured.as_json()):
+            study.set_user_attr(METRIC, metric)
         if names or before.content.keys() != content.keys():
             study.set_user_attr(CONTENT, {**before.content, **content})
 
@@ -175,7 +181,10 @@ def _changed_settings(spec: StudySpec, before: Mapping[str, Any]) -> dict[str, t
     asked = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
     known, defaults = _flat(before), _defaults()
     tables = {key[:end] for key in known for end, mark in enumerate(key) if mark == "."}
-    changed = {}
+    changed: dict[str, tuple[Any, Any]] = {}
+    measured = _measured(before)
+    if measured != spec.measured:
+        changed["metric"] = (str(measured), str(spec.measured))
     for key, value in asked.items():
         # A key that is missing was added by a later version, and its default changes nothing.
         old = known.get(key, defaults.get(key))
@@ -184,6 +193,15 @@ def _changed_settings(spec: StudySpec, before: Mapping[str, Any]) -> dict[str, t
         if old != value or (value is None and key in tables):
             changed[key] = (old, value)
     return changed
+
+
+def _measured(before: Mapping[str, Any]) -> Metric | None:
+    """Return what a study file from before measured; None where it says nothing that is known."""
+    try:
+        noted = MetricSpec.model_validate(before.get("metric", {}))
+        return noted.measured(own=before.get("objective") is not None)
+    except (ValueError, SpecError):
+        return None
 
 
 def _changed_content(content: Mapping[str, str], before: Mapping[str, str]) -> list[str]:

@@ -17,14 +17,20 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from scipy.stats import chi2
 
 from bo_act.errors import SearchError
 from bo_act.failures import Failure
 from bo_act.optuna_internals import filter_study, id_of, storage_of, study_id
-from bo_act.search.observations import Observations
 from bo_act.study.storage.heartbeat import silences
+from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.training.outcomes import DIVERGED
+
+VALUES, VARIANCE = "values", "variance"
+"""User attributes of a trial: of several runs each value, and the variance of their mean."""
+
+_PRIOR = 4  # degrees of freedom of what is known of a variance by others'
 
 SOURCE = "source"
 """User attribute of a trial that tells of another task: what it was measured on."""
@@ -189,12 +195,14 @@ class StudyView:
         abandoned: numbers of those that still run although they were given back, or their process
             has ended or been silent for too long.
         before: number of the trial that is to be begun, which is left out.
+        worst: what a value that is not finite counts as; None: as the worst of the others.
     """
 
     trials: tuple[FrozenTrial, ...]
     direction: StudyDirection
     abandoned: frozenset[int] = frozenset()
     before: int | None = None
+    worst: float | None = None
 
     @classmethod
     def of(cls, study: Study, trial: FrozenTrial | None = None) -> StudyView:
@@ -207,12 +215,19 @@ class StudyView:
         trials, abandoned = _read(study)
         before = None if trial is None else trial.number
         others = tuple(other for other in trials if other.number != before)
-        return cls(others, study.direction, abandoned, before)
+        worst = metric_of(study).worst if any(map(is_diverged, others)) else None
+        return cls(others, study.direction, abandoned, before, worst)
 
     @classmethod
-    def of_some(cls, trials: Iterable[FrozenTrial], direction: StudyDirection) -> StudyView:
+    def of_some(
+        cls,
+        trials: Iterable[FrozenTrial],
+        direction: StudyDirection,
+        *,
+        worst: float | None = None,
+    ) -> StudyView:
         """Return a view of some trials of a study, none of which was abandoned."""
-        return cls(tuple(own(trials)), direction)
+        return cls(tuple(own(trials)), direction, worst=worst)
 
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
@@ -278,8 +293,37 @@ class StudyView:
         told = [math.nan if trial.value is None else trial.value for trial in some]
         measured = self.sign * np.array(told, dtype=np.float64)
         finite = np.isfinite(measured)
-        measured[~finite] = measured[finite].min() if finite.any() else 0.0
+        if self.worst is not None:
+            measured[~finite] = self.sign * self.worst
+        else:
+            measured[~finite] = measured[finite].min() if finite.any() else 0.0
         return measured
+
+    @staticmethod
+    def variances(some: Sequence[FrozenTrial]) -> np.ndarray | None:
+        """Return the variances of the values of complete trials, (n,); None where none notes any.
+
+        Of few runs each a variance is little known itself, so it is drawn towards that of the
+        others, as one of four more runs (Smyth 2004, "Linear models and empirical Bayes methods
+        for assessing differential expression in microarray experiments", eq. 6). A trial of one
+        run, and one that diverged, has that of one run.
+        """
+        noted = np.array([_variance(trial) for trial in some], dtype=np.float64)
+        known = np.isfinite(noted)
+        if not known.any():
+            return None
+        runs = np.array([len(trial.user_attrs.get(VALUES, ())) for trial in some])
+        several = known & (runs > 1)
+        if not several.any():  # noted by a program: as it says
+            return np.where(known, noted, noted[known].mean())
+        single, freedom = noted * runs, np.maximum(runs - 1, 0)
+        # The median is not moved by those few that nearly diverged; of a chi-squared variable it
+        # is below the mean.
+        usual = float(
+            np.median(single[several] / (chi2.median(freedom[several]) / freedom[several]))
+        )
+        drawn = (freedom * single + _PRIOR * usual) / (freedom + _PRIOR) / np.maximum(runs, 1)
+        return np.where(several, drawn, np.where(known, noted, usual))
 
     @staticmethod
     def seconds(some: Sequence[FrozenTrial]) -> np.ndarray:
@@ -297,27 +341,6 @@ class StudyView:
 
     def _of(self, *states: TrialState) -> tuple[FrozenTrial, ...]:
         return tuple(trial for trial in self.trials if trial.state in states)
-
-
-@dataclass(frozen=True)
-class View:
-    """A study as the searcher sees it.
-
-    Attributes:
-        observations: measured values, larger is better, and what is not to be proposed.
-        pending: indices that other live trials are evaluating.
-        number: the place of the next trial, lost trials not counted, so that a repetition of a
-            lost trial has the same random state.
-    """
-
-    observations: Observations
-    pending: frozenset[int]
-    number: int
-
-    @property
-    def taken(self) -> frozenset[int]:
-        """Indices that are not to be proposed."""
-        return self.pending | self.observations.taken
 
 
 def common_parameters(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
@@ -382,6 +405,14 @@ def _is_inherited(trial: FrozenTrial) -> bool:
         return False
     owner = Owner.read(trial.system_attrs[OWNER])
     return owner is None or owner.grace is not None  # of a study's runner, which takes over
+
+
+def _variance(trial: FrozenTrial) -> float:
+    """Return the variance that a trial notes of its value, NaN without one."""
+    noted = trial.user_attrs.get(VARIANCE)
+    if not isinstance(noted, int | float) or is_diverged(trial):
+        return math.nan
+    return float(noted) if math.isfinite(noted) and noted >= 0 else math.nan
 
 
 def _seconds(trial: FrozenTrial) -> float:

@@ -1,252 +1,34 @@
-"""Functions searched together with other parameters, and several functions at once."""
+"""Studies whose trials ask for several activations, or for other parameters beside them."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import warnings
 
 import numpy as np
 import optuna
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from made_up import BLOCKS, CLOUD, TASK, smooth
+from made_up import TASK
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
 
-from bo_act import ActivationSampler, improvement_left, load_space, why
+from bo_act import ActivationSampler, EmbeddingSampler, improvement_left, load_space, why
 from bo_act.activations.expressions import parse
 from bo_act.activations.space import Space
 from bo_act.errors import SearchError, SpecError
 from bo_act.features.compute import compute_features
-from bo_act.search.acquisition.pool import make_scorer, score_pool
-from bo_act.search.configurations import Configurations
-from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.joint import JointObservations, JointSearcher
-from bo_act.search.parameters import Parameters
-from bo_act.search.searcher import fit_points
-from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.files import read_study
 from bo_act.study.results.confirmation import FRESH
 from bo_act.study.results.summary import read_result
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.opening import load_study
-from bo_act.study.storage.trials import StudyView
 from bo_act.tasks.task import Task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-MIXED = {
-    "rate": FloatDistribution(1e-4, 1.0, log=True),
-    "depth": IntDistribution(2, 8, step=3),
-    "kind": CategoricalDistribution(("a", "b", "c")),
-    "dropout": FloatDistribution(0.0, 0.5, step=0.1),
-    "fixed": IntDistribution(3, 3),
-}
 RATE = {"rate": FloatDistribution(0.0, 1.0)}
-
-
-# --- parameters -----------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_every_drawn_point_is_one_that_is_allowed(seed):
-    parameters = Parameters(MIXED)
-    generator = np.random.default_rng(seed)
-    points = parameters.draw(16, generator)
-    near = parameters.near(points[3], 16, generator)
-    for point in [*points, *near]:
-        values = parameters.decode(point)
-        assert set(values) == {"rate", "depth", "kind", "dropout"}
-        for name, value in values.items():
-            assert MIXED[name]._contains(MIXED[name].to_internal_repr(value)), (name, value)
-        np.testing.assert_allclose(parameters.encode(values), point, atol=1e-9)
-        assert (point >= 0).all()
-        assert (point <= 1).all()
-
-
-def test_coordinates_of_parameters():
-    parameters = Parameters(MIXED)
-    assert parameters.width == 1 + 1 + 3 + 1
-    values = {"rate": 0.01, "depth": 5, "kind": "b", "dropout": 0.0}
-    place = parameters.encode(values)
-    assert place[parameters.blocks["rate"]] == pytest.approx([0.5])
-    assert place[parameters.blocks["kind"]] == pytest.approx([0, 1 / np.sqrt(2), 0])
-    other = parameters.encode(values | {"kind": "c"})
-    assert np.linalg.norm(place - other) == pytest.approx(1)  # as far as the ends of a range
-    beyond = parameters.encode(values | {"rate": 10.0})
-    assert beyond[parameters.blocks["rate"]] == [1.0]
-    with pytest.raises(ValueError, match="z"):
-        parameters.encode(values | {"kind": "z"})
-
-
-def test_draws_are_spread_and_steps_are_near():
-    parameters = Parameters(RATE)
-    drawn = parameters.draw(64, np.random.default_rng(0))[:, 0]
-    assert np.diff(np.sort(np.append(drawn, [0, 1]))).max() < 3 / 64
-    near = parameters.near(np.array([0.5]), 64, np.random.default_rng(0))[:, 0]
-    assert np.median(abs(near - 0.5)) < 0.15
-    assert (abs(near - 0.5) > 0.15).any()
-
-
-def test_no_parameters_are_no_coordinates():
-    none = Parameters({"fixed": MIXED["fixed"]})
-    assert none.width == 0
-    assert none.draw(3, np.random.default_rng(0)).shape == (3, 0)
-    assert none.decode(none.encode({})) == {}
-
-
-# --- the searcher ---------------------------------------------------------------------------
-
-
-def cloud(count: int = 120) -> Embedding:
-    valid = np.ones(count, dtype=bool)
-    valid[7] = False
-    return Embedding(np.where(valid[:, None], CLOUD[:count], np.nan), BLOCKS, valid)
-
-
-def value(functions: np.ndarray, settings: np.ndarray) -> np.ndarray:
-    """Depends on both, and the best rate on the function."""
-    quality = smooth(CLOUD[functions[:, 0]])
-    wanted = 0.2 + 0.6 * CLOUD[functions[:, 0], 0]
-    return quality - 6 * (settings[:, 0] - wanted) ** 2
-
-
-def none_yet(places: int, width: int) -> Configurations:
-    return Configurations(np.empty((0, places), dtype=np.int64), np.empty((0, width)))
-
-
-def search(searcher: JointSearcher, trials: int, objective=value, embedding=None):
-    embedding = embedding or cloud()
-    places, width = len(searcher.activations), searcher.parameters.width
-    done, ways = none_yet(places, width), []
-    for number in range(trials):
-        observations = JointObservations(
-            done, objective(done.functions, done.settings), none_yet(places, width)
-        )
-        proposal = searcher.propose(
-            embedding, observations, pending=none_yet(places, width), number=number
-        )
-        one = Configurations(np.array([proposal.functions]), proposal.settings[None])
-        done = Configurations.join(done, one)
-        ways.append(proposal.by)
-    return done, ways
-
-
-def test_function_and_rate_are_found_together():
-    everything = max(
-        value(np.array([[i]]), np.array([[0.2 + 0.6 * CLOUD[i, 0]]]))[0]
-        for i in range(120)
-        if i != 7
-    )
-    gaps = []
-    for baselines in [(3, 4), (5, 6), (10, 11)]:
-        searcher = JointSearcher(("",), Parameters(RATE), baselines=baselines)
-        done, ways = search(searcher, 25)
-        assert ways == ["baseline"] * 2 + ["random"] * 2 + ["acquisition"] * 21
-        assert 7 not in done.functions  # it has no place
-        gaps.append(everything - value(done.functions, done.settings).max())
-    assert np.median(gaps) < 0.02  # one search can stay at the second best function
-    again, _ = search(searcher, 10)
-    np.testing.assert_array_equal(done.settings[:10], again.settings)
-    np.testing.assert_array_equal(done.functions[:10], again.functions)
-
-
-def test_baselines_have_the_same_settings():
-    parameters = Parameters(RATE)
-    given_values = JointSearcher(("",), parameters, np.array([0.25]), baselines=(3, 4))
-    assert search(given_values, 2)[0].settings.tolist() == [[0.25], [0.25]]
-    drawn = search(JointSearcher(("",), parameters, baselines=(3, 4)), 2)[0].settings
-    assert drawn[0, 0] == drawn[1, 0]
-
-
-def test_two_activations_are_chosen_together():
-    def both(functions: np.ndarray, settings: np.ndarray) -> np.ndarray:
-        del settings
-        first, second = smooth(CLOUD[functions[:, 0]]), smooth(CLOUD[functions[:, 1]])
-        # The second is wanted small where the first is large: no place is best on its own.
-        return first - second
-
-    searcher = JointSearcher(("stage1", "stage2"), Parameters({}), baselines=(3,))
-    done, _ = search(searcher, 35, both)
-    assert done.functions[0].tolist() == [3, 3]
-    quality = np.delete(smooth(CLOUD), 7)
-    reached = both(done.functions, done.settings).max()
-    assert reached > 0.9 * np.ptp(quality)
-    assert len({tuple(row) for row in done.functions.tolist()}) == 35
-
-
-def test_the_climb_finds_what_an_exhaustive_search_finds():
-    parameters = Parameters({"kind": CategoricalDistribution(("a", "b", "c"))})
-    places = np.array([parameters.encode({"kind": kind}) for kind in "abc"])
-    generator = np.random.default_rng(1)
-    functions = generator.choice(np.delete(np.arange(120), 7), size=(20, 1))
-    settings = places[generator.integers(3, size=20)]
-    values = smooth(CLOUD[functions[:, 0]]) + settings[:, 1]
-    spec = AcquisitionSpec(name="ucb", beta=2.0)
-    searcher = JointSearcher(("",), parameters, initial=0, acquisition=spec)
-    observations = JointObservations(Configurations(functions, settings), values, none_yet(1, 3))
-    proposal = searcher.propose(cloud(), observations, pending=none_yet(1, 3), number=0)
-    # All configurations, one by one.
-    tried = {(int(f), tuple(s)) for (f,), s in zip(functions, settings, strict=True)}
-    every = [
-        (i, kind)
-        for i in range(120)
-        for kind in range(3)
-        if i != 7 and (i, tuple(places[kind])) not in tried
-    ]
-    points = torch.tensor(np.array([[*CLOUD[i], *places[kind]] for i, kind in every]))
-    x = torch.tensor(np.column_stack([CLOUD[functions[:, 0]], settings]))
-    nothing = torch.empty(0, 7, dtype=torch.float64)
-    model, y, _ = fit_points(
-        SurrogateSpec(), x, values, {**BLOCKS, "kind": slice(4, 7)},
-        pending=nothing, pruned=nothing, seed=0,
-    )  # fmt: skip
-    scores = score_pool(spec, model, points, float(y.max()))
-    index, kind = every[int(scores.argmax())]
-    assert proposal.functions == (index,)
-    assert proposal.settings.tolist() == places[kind].tolist()
-    assert proposal.score == pytest.approx(float(scores.max()), abs=1e-9)
-
-
-@pytest.mark.parametrize("name", ["max_value_entropy", "ucb", "log_ei", "log_nei", "thompson"])
-def test_scores_of_different_calls_compare(name):
-    x = torch.from_numpy(CLOUD[:25].copy())
-    nothing = torch.empty(0, 4, dtype=torch.float64)
-    model, y, _ = fit_points(
-        SurrogateSpec(), x, smooth(CLOUD[:25]), BLOCKS, pending=nothing, pruned=nothing, seed=0
-    )
-    points = torch.from_numpy(CLOUD[25:].copy())
-    spec = AcquisitionSpec(name=name)
-    with torch.no_grad():
-        score = make_scorer(spec, model, float(y.max()), pool=points, seed=5)
-        whole = score(points)
-        parts = torch.cat([score(points[:1]), score(points[1:40]), score(points[40:])])
-        listed = score_pool(spec, model, points, float(y.max()), seed=5)
-    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(listed, whole, rtol=1e-9, atol=1e-9)
-
-
-def test_what_was_given_up_or_is_pending_is_not_proposed():
-    parameters = Parameters({"kind": CategoricalDistribution(("a", "b"))})
-    embedding = cloud(9)
-    seen = Configurations(np.array([[0], [1]]), parameters.draw(2, np.random.default_rng(0)))
-    observations = JointObservations(
-        seen, np.array([0.0, 1.0]), none_yet(1, 2), frozenset({(2,), (3,)})
-    )
-    searcher = JointSearcher(("",), parameters, initial=0)
-    pending = none_yet(1, 2)
-    for number in range(10):  # 8 functions of 2 kinds each, 2 given up, 2 seen
-        proposal = searcher.propose(embedding, observations, pending=pending, number=number)
-        one = Configurations(np.array([proposal.functions]), proposal.settings[None])
-        pending = Configurations.join(pending, one)
-    rows = [(f[0], *s) for f, s in zip(pending.functions, pending.settings, strict=True)]
-    assert len(set(rows)) == 10
-    assert not {2, 3, 7} & {row[0] for row in rows}
-
-
-# --- inside Optuna --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -424,6 +206,51 @@ def test_it_beats_sampling_apart(act_bench):
     assert np.mean(together) > np.mean(apart)
 
 
+@pytest.mark.parametrize("names", [("",), ("stage1", "stage2")])
+def test_why_knows_the_pruned_ones(space, features, names):
+    """They are no neighbours, as they have no value, however near they are."""
+    sampler = ActivationSampler(space, features=features, activations=names, parameters=RATE)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+
+    def objective(trial: optuna.Trial) -> float:
+        indices = [space.catalogue.index(space.suggest(trial, name).expression) for name in names]
+        found = float(np.sin(indices).sum() - trial.suggest_float("rate", 0, 1))
+        if trial.number % 3 == 2:
+            raise optuna.TrialPruned
+        return found
+
+    study.optimize(objective, n_trials=18)
+    values = {trial.value for trial in study.trials} - {None}
+    for number in (12, 13, 14, 15, 16, 17):
+        said = why(study, sampler, number).as_json()
+        assert len(said["neighbours"]) == 5
+        assert {one["value"] for one in said["neighbours"]} <= values
+
+
+@pytest.mark.parametrize(("trials", "done"), [(60, 36), (20, 20)])
+def test_a_study_ends_when_no_configuration_is_left(trials, done):
+    """Of parameters with few values there are few configurations."""
+    sampler = EmbeddingSampler(
+        np.random.default_rng(0).uniform(size=(6, 2)),
+        parameters={"kind": CategoricalDistribution(("a", "b")), "depth": IntDistribution(1, 3)},
+    )
+    study = optuna.create_study(sampler=sampler)
+
+    def objective(trial: optuna.Trial) -> float:
+        item = sampler.suggest(trial)
+        return item * trial.suggest_int("depth", 1, 3) + len(
+            trial.suggest_categorical("kind", ["a", "b"])
+        )
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        study.optimize(objective, n_trials=trials)
+    assert len({json.dumps(trial.params) for trial in study.trials}) == done
+    assert len(study.trials) == done
+    assert any("every" in str(one.message) for one in said) == (trials > done)
+    assert sampler.remaining(study) == 36 - done
+
+
 # --- study files ----------------------------------------------------------------------------
 
 STUDY = (
@@ -479,7 +306,7 @@ def test_a_study_file_with_parameters(study_file, bo_act):
     again = [
         task.train(task.space.suggest_expression(best), seed=FRESH + seed, settings=first.settings)[
             1
-        ].validation_accuracy
+        ].value
         for seed in range(2)
     ]
     assert first.validation.mean == pytest.approx(np.mean(again), abs=1e-12)
@@ -511,7 +338,7 @@ def test_settings_are_trained_with(study_file):
     assert not alone.parameters
     task = Task.load(alone)
     _, measured = task.train(task.space.suggest_expression(trial), seed=alone.seed)
-    assert measured.validation_accuracy == trial.value
+    assert measured.value == trial.value
 
 
 @pytest.mark.parametrize(
@@ -558,7 +385,6 @@ def test_parameters_cannot_be_listed(study_file, key, value):
 def test_a_function_is_given_up_after_its_retries(space, features):
     sampler = ActivationSampler(space, features=features, parameters=RATE, max_retries=1)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    side = sampler.configurations(study)
     for number, failures in enumerate([1, 2]):
         params = space.catalogue.params(number)
         for rate in np.linspace(0.1, 0.9, failures):
@@ -569,8 +395,9 @@ def test_a_function_is_given_up_after_its_retries(space, features):
                     distributions={**space.slots(), **RATE},
                 )
             )
-    assert side.view(StudyView.of(study)).observations.closed == {(1,)}
-    assert side.view(StudyView.of(study)).number == 0  # lost trials are none
+    view = sampler.view(study)
+    assert view.observations.closed == {(1,)}
+    assert view.number == 0  # lost trials are none
 
 
 def test_a_baseline_is_confirmed_with_the_best_settings_it_was_tried_with(study_file):

@@ -1,0 +1,178 @@
+"""From samples as they are read to samples as networks take them: scaled and standardized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bo_act.data.datasets import as_images, looks_like_images
+from bo_act.data.samples import Inputs, SampleSet, mapped, tensors
+from bo_act.data.source import Source
+from bo_act.data.targets import Kind
+from bo_act.errors import DataError
+from bo_act.specs import DataSpec
+
+SIDES = range(2, 257)  # one pixel is no image; beyond 256, padded images fill the memory
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What is done to each part of a data set in memory, standardized by the training part.
+
+    Attributes:
+        scaled: inputs, and what errors begin with, to inputs as networks take them.
+        inputs: standardize each of these.
+        targets: standardizes them.
+    """
+
+    scaled: Callable[[Inputs, str], Inputs]
+    inputs: tuple[Change, ...]
+    targets: Change
+
+    def __call__(self, inputs: Inputs, targets: Tensor, where: str) -> SampleSet:
+        """Return a part of the data set, ready for training."""
+        changes = iter(self.inputs)
+
+        def standardized(one: Tensor) -> Tensor:
+            return next(changes)(one)
+
+        found = mapped(self.scaled(inputs, where), standardized)
+        return SampleSet(found, self.targets(targets))
+
+
+def side_of(spec: DataSpec, inputs: Inputs) -> int | None:
+    """Return the height and width that images shall have, None for what are no images.
+
+    Raises:
+        DataError: there are no images of that size.
+    """
+    if not looks_like_images(inputs):
+        if spec.image_size is not None:
+            raise DataError(
+                f"data.image_size is for square images (n, c, h, w), and {spec.name!r} has none; "
+                "leave it out"
+            )
+        return None
+    pixels = cast(Tensor, inputs).shape[-1]
+    side = pixels if spec.image_size is None else spec.image_size
+    if side not in SIDES:
+        raise DataError(
+            f"data.image_size: expected {SIDES[0]} to {SIDES[-1]} pixels, got {side}; "
+            f"leave it out to keep the {pixels} pixels of {spec.name!r}"
+        )
+    return side
+
+
+def fitted(
+    spec: DataSpec,
+    source: Source,
+    inputs: Inputs,
+    targets: Tensor,
+    *,
+    side: int | None,
+    kind: Kind,
+) -> Transform:
+    """Return what is done to all parts, as it follows from the training samples.
+
+    Args:
+        spec: of the data set.
+        source: where it is from.
+        inputs: of the training samples, as they were read.
+        targets: of the training samples.
+        side: of images; None for what are none.
+        kind: what the targets are.
+
+    Raises:
+        DataError: there is nothing to standardize.
+    """
+    wanted = source.standardized if spec.standardize == "auto" else spec.standardize
+    if side is not None and spec.standardize == "auto":
+        wanted = "inputs"
+    if wanted in ("targets", "both") and kind != "numbers":
+        raise DataError(
+            f"data.standardize = {wanted!r}: the targets of {spec.name!r} are {kind}, not numbers; "
+            "choose 'inputs' or 'none'"
+        )
+    any_numbers = spec.standardize != "auto"
+    scaled = partial(_scaled, side=side, white=source.white, any_numbers=any_numbers)
+    found = scaled(inputs, spec.name)
+    changes: list[Change] = [_unchanged for _ in tensors(found)]
+    if wanted in ("inputs", "both"):
+        if not any(one.is_floating_point() for one in tensors(found)):
+            raise DataError(
+                f"data.standardize = {wanted!r}: the inputs of {spec.name!r} are no floating-point "
+                "numbers; leave it out"
+            )
+        changes = [
+            _standardization(one, images=side is not None)
+            if one.is_floating_point()
+            else _unchanged
+            for one in tensors(found)
+        ]
+    of_targets = _standardization(targets) if wanted in ("targets", "both") else _unchanged
+    return Transform(scaled, tuple(changes), of_targets)
+
+
+def _unchanged(some: Tensor) -> Tensor:
+    return some
+
+
+def _scaled(
+    inputs: Inputs, where: str, *, side: int | None, white: int, any_numbers: bool
+) -> Inputs:
+    """Return images in [0, 1], average-pooled or padded with black; other inputs as they are."""
+    if side is None:
+        for one in tensors(inputs):
+            unknown = int((~one.isfinite()).sum()) if one.is_floating_point() else 0
+            if unknown:
+                raise DataError(
+                    f"{where}: expected inputs that are finite numbers, got {unknown} that are not"
+                )
+        return inputs
+    images = cast(Tensor, inputs)
+    if images.dtype != torch.uint8:
+        images = images.float()
+    images = images.contiguous() if any_numbers else as_images(images, where)
+    images = images.float() / white if images.dtype == torch.uint8 else images
+    missing = side - images.shape[-1]
+    if missing < 0:
+        return functional.adaptive_avg_pool2d(images, side)
+    before, after = missing // 2, missing - missing // 2
+    return functional.pad(images, (before, after, before, after))
+
+
+def _standardization(some: Tensor, *, images: bool = False) -> Change:
+    """Return the map that gives each channel or column the mean 0 and the deviation 1 on these.
+
+    Args:
+        some: (n, c, h, w) images, or (n, ...) numbers, whose last axis has the columns.
+        images: whether they are images, of which those of one gray are an error; a column whose
+            numbers are all alike becomes 0.
+    """
+    if some.ndim == 1:
+        some = some[:, None]
+    columns = some.double().transpose(0, 1 if images else -1).flatten(1)
+    deviation, mean = torch.std_mean(columns, dim=1, correction=0)
+    if images and not deviation.all():
+        raise DataError("the training images are all of one gray; nothing can be learned of them")
+    deviation = torch.where(deviation > 0, deviation, 1.0)
+    # Rounded, so that the order of summation on another machine does not change the digest.
+    scale, shift = (
+        torch.tensor(
+            [round(x, 6) if images else float(f"{x:.6g}") for x in values.tolist()],
+            device="cpu",
+            dtype=torch.float32,
+        )
+        for values in (deviation, mean)
+    )
+    if images:
+        scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+    return lambda some: (some - shift) / scale

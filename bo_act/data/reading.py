@@ -1,0 +1,274 @@
+"""Samples that are read when they are needed, by worker processes: a ``Dataset`` of one's own.
+
+What a data set draws at random for a sample follows from (seed, epoch, index), so that it is the
+same with any number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bo_act.data.augmentation import seed_of
+from bo_act.data.samples import Inputs, mapped, tensors
+from bo_act.errors import DataError
+from bo_act.failures import USERS, is_machines, one_line
+
+_LOOKED_AT = 32  # samples of which the digest is made, besides all targets
+
+
+def batches(
+    reader: Dataset[Any],
+    order: Tensor,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+) -> Iterator[tuple[Inputs, Tensor]]:
+    """Give out batches of what a reader reads, ahead of time where there are workers.
+
+    Args:
+        reader: returns the inputs of one sample by index, or a text: why there are none.
+        order: (m,) int64 indices, on the CPU.
+        batch_size: samples at a time.
+        workers: processes that read.
+        device: where the inputs end.
+
+    Returns:
+        inputs, and the (b,) indices on the CPU.
+
+    Raises:
+        DataError: a sample cannot be read.
+    """
+    # A daemon, such as a worker of `bench build`, may not have processes of its own.
+    workers = 0 if multiprocessing.current_process().daemon else workers
+    loader: DataLoader[Any] = DataLoader(
+        reader,
+        batch_size=batch_size,
+        sampler=order.tolist(),
+        num_workers=workers,
+        collate_fn=together,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),  # else torch's global one is advanced
+    )
+    for inputs, chosen in zip(loader, order.split(batch_size), strict=True):
+        if isinstance(inputs, str):
+            raise DataError(inputs)
+        yield mapped(inputs, lambda one: one.to(device, non_blocking=True)), chosen
+
+
+def together(samples: Sequence[Any]) -> Inputs | str:
+    """Return a batch, or what is wrong with the first sample that cannot be read."""
+    wrong = next((one for one in samples if isinstance(one, str)), None)
+    if wrong is not None:
+        return wrong
+    first = samples[0]
+    try:
+        if isinstance(first, Mapping):
+            return {name: torch.stack([one[name] for one in samples]) for name in first}
+        if isinstance(first, tuple):
+            return tuple(map(torch.stack, zip(*samples, strict=True)))
+        return torch.stack(list(samples))
+    except (RuntimeError, KeyError, ValueError) as error:
+        return (
+            "expected samples of one shape, so that they make a batch; pad or cut them in the data "
+            f"set: {one_line(error)}"
+        )
+
+
+def as_tensor(content: Any) -> Tensor:
+    """Return what may be an array, a tensor on any device, or a list, as a tensor on the CPU."""
+    found = (
+        torch.as_tensor(content, device=None if isinstance(content, Tensor) else "cpu")
+        .detach()
+        .cpu()
+    )
+    return found if found.layout == torch.strided else found.to_dense()
+
+
+def as_input(content: Any) -> Tensor:
+    """Return numbers as networks take them: float32 or int64; truth values and bytes stay."""
+    found = as_tensor(content)
+    if found.is_floating_point():
+        return found.float()
+    return found if found.is_complex() or found.dtype in (torch.bool, torch.uint8) else found.long()
+
+
+def without_bytes(values: Tensor) -> Tensor:
+    """Return bytes that are no image as other whole numbers."""
+    return values.long() if values.dtype == torch.uint8 else values
+
+
+def as_inputs(content: Any) -> Inputs:
+    """Return inputs of any form as tensors: one, several by name, or several in order.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: they are nothing of the kind.
+    """
+    if isinstance(content, Mapping) or hasattr(content, "keys"):
+        found = {str(name): as_input(content[name]) for name in content.keys()}  # noqa: SIM118
+        if not found:
+            raise ValueError("the inputs are an empty dict")
+        return found
+    if isinstance(content, tuple):
+        if not content:
+            raise ValueError("the inputs are an empty tuple")
+        return tuple(map(as_input, content))
+    return as_input(content)
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSamples:
+    """Samples of a ``torch.utils.data.Dataset``; see ``Samples``.
+
+    Attributes:
+        dataset: whose items are pairs (inputs, target).
+        indices: (n,) int64: which of its items these are, on the CPU.
+        targets: (n, ...), on the device of the batches.
+        workers: processes that read.
+        where: the data set's name, for errors.
+    """
+
+    dataset: Dataset[Any] = field(repr=False)
+    indices: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
+    workers: int
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device | str) -> DatasetSamples:
+        """Return the same samples, with batches on a device."""
+        return replace(self, targets=self.targets.to(device))
+
+    def take(self, indices: Tensor) -> tuple[Inputs, Tensor]:
+        """Return some samples as they are read in validation."""
+        reader = _Reader(self.dataset, self.where, None)
+        inputs = together([reader[index] for index in self.indices[indices.cpu()].tolist()])
+        if isinstance(inputs, str):
+            raise DataError(inputs)
+        device = self.targets.device
+        return mapped(inputs, lambda one: one.to(device)), self.targets[indices.to(device)]
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        order: Tensor | None = None,
+        draw: tuple[int, int] | None = None,
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Give out samples in batches, read ahead by the workers."""
+        device = self.targets.device
+        order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
+        found = batches(
+            _Reader(self.dataset, self.where, draw),
+            self.indices[order],
+            batch_size=batch_size,
+            workers=self.workers,
+            device=device,
+        )
+        for (inputs, _), chosen in zip(found, order.split(batch_size), strict=True):
+            yield inputs, self.targets[chosen.to(device)]
+
+    def digest(self) -> str:
+        """Return the sha256 of the targets and of some samples, spread over the set."""
+        places = torch.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self)), device="cpu",
+                                dtype=torch.float64).long()  # fmt: skip
+        inputs, _ = self.take(places)
+        found = hashlib.sha256(repr((len(self), tuple(self.targets.shape))).encode())
+        for one in (*tensors(inputs), self.targets.cpu()):
+            found.update(one.contiguous().numpy().data)
+        return found.hexdigest()
+
+
+class _Reader(Dataset[Any]):
+    """Reads the inputs of one item at a time, in whatever process."""
+
+    def __init__(self, dataset: Dataset[Any], where: str, draw: tuple[int, int] | None) -> None:
+        self.dataset, self.where = dataset, where
+        self.draw = (0, 0) if draw is None else draw
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Inputs | str:
+        # Told, not raised: a loader puts its own traceback into what its workers raise.
+        try:
+            with _seeded(seed_of(*self.draw, index)):
+                return item(self.dataset, index, self.where)[0]
+        except DataError as error:
+            return str(error)
+
+
+def item(dataset: Dataset[Any], index: int, where: str) -> tuple[Inputs, Tensor]:
+    """Return the inputs and the target of an item.
+
+    Raises:
+        DataError: there is no such pair.
+    """
+    try:
+        found = dataset[index]
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            came = f"{len(found)} of them" if isinstance(found, tuple | list) else type(found)
+            raise TypeError(f"expected a pair of inputs and target, got {came}")
+        inputs = mapped(
+            as_inputs(found[0]), lambda one: one.long() if one.dtype == torch.uint8 else one
+        )
+        return inputs, as_tensor(found[1])
+    except USERS as error:
+        if is_machines(error):
+            raise
+        raise DataError(
+            f"{where}: item {index} of its Dataset cannot be read: {one_line(error)}"
+        ) from error
+
+
+def targets_of(dataset: Dataset[Any], where: str) -> Tensor:
+    """Return the targets of all items; they are read once, unless the set knows them.
+
+    Raises:
+        DataError: an item cannot be read, or they do not fit together.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    known = getattr(dataset, "targets", None)
+    if known is not None and getattr(dataset, "target_transform", None) is None:
+        try:
+            found = as_tensor(known)
+            if found.ndim and len(found) == count:
+                return found
+        except (TypeError, ValueError, RuntimeError):
+            pass  # something else of that name
+    read = []
+    for index in range(count):
+        with _seeded(seed_of(0, 0, index)):
+            read.append(item(dataset, index, where)[1])
+    try:
+        return torch.stack(read)
+    except RuntimeError as error:
+        raise DataError(f"{where}: expected targets of one shape, {one_line(error)}") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Let whatever draws at random inside draw from a seed; it is as before afterwards."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])

@@ -1,0 +1,100 @@
+"""Data sets that come with scikit-learn and with Python itself: nothing to download.
+
+Their test parts are the same in every study; only what is left is split by the study's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bo_act.data.source import Part, Source
+from bo_act.data.split import others, stratified_sample
+from bo_act.specs import DataSpec
+
+TEST_SHARE = 0.2
+TEST_SEED = 1797  # fixed, so that every study keeps the same test samples apart
+TEXT_SHARE = 0.1
+"""Of a text, for the test and again for the validation: its last part, and the one before."""
+CONTEXT = 64
+
+
+def open_small(spec: DataSpec) -> Source:
+    """Return one of these data sets."""
+    if spec.name == "digits":
+        return Source(partial(_digits, False), partial(_digits, True), 16, 10, 300)
+    if spec.name == "python_topics":
+        return _topics(spec.context or CONTEXT)
+    read = partial(_table, spec.name)
+    standardized = "both" if spec.name == "diabetes" else "inputs"
+    return Source(
+        partial(read, False), partial(read, True), validation=100, standardized=standardized
+    )
+
+
+def _digits(test: bool) -> Part:
+    from sklearn.datasets import load_digits
+
+    content = load_digits()
+    images = torch.from_numpy(content.images).to(torch.uint8).unsqueeze(1)
+    return _part(images, torch.from_numpy(content.target).long(), test, stratified=True)
+
+
+def _table(name: str, test: bool) -> Part:
+    """Return a part of a table.
+
+    Diabetes: 442 patients, 10 numbers each, and how far the disease went in a year (Efron et al.
+    2004). Breast cancer (Wisconsin): 569 samples, 30 numbers each, malignant or benign.
+    """
+    from sklearn import datasets
+
+    load: Callable[[], Any] = getattr(datasets, f"load_{name}")
+    content = load()
+    rows = torch.from_numpy(content.data).float()
+    if name == "diabetes":
+        return _part(rows, torch.from_numpy(content.target).float(), test, stratified=False)
+    return _part(rows, torch.from_numpy(content.target).long(), test, stratified=True)
+
+
+def _part(inputs: Tensor, targets: Tensor, test: bool, *, stratified: bool) -> Part:
+    generator = torch.Generator().manual_seed(TEST_SEED)
+    strata = targets if stratified else torch.zeros_like(targets)
+    chosen = stratified_sample(strata, round(TEST_SHARE * len(targets)), generator)
+    if not test:
+        chosen = others(len(targets), chosen)
+    return inputs[chosen], targets[chosen]
+
+
+def _topics(context: int) -> Source:
+    """Return Python's language reference, as ``help`` has it, character by character.
+
+    The text is that of this Python version, so that values of different versions do not compare:
+    their data have different digests. A sample is ``context`` characters, with the characters
+    that follow each of them as targets.
+    """
+    from pydoc_data.topics import topics
+
+    text = "\n".join(topics[name] for name in sorted(topics))
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    known, places = np.unique(points, return_inverse=True)
+    tokens = torch.from_numpy(places.astype(np.int64))
+    end = len(tokens) - round(TEXT_SHARE * len(tokens))
+
+    def part(tokens: Tensor) -> Part:
+        count = (len(tokens) - 1) // context
+        kept = tokens[: count * context + 1]
+        return kept[:-1].reshape(count, context), kept[1:].reshape(count, context)
+
+    held_out = round(TEXT_SHARE * len(tokens)) // context
+    return Source(
+        lambda: part(tokens[:end]),
+        lambda: part(tokens[end:]),
+        classes=len(known),
+        validation=held_out,
+        in_order=True,
+    )

@@ -1,0 +1,69 @@
+"""What a study measures, as its file says it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bo_act.errors import nearest
+from bo_act.metrics import ACCURACY, METRICS, Metric
+from bo_act.specs.base import Spec
+
+
+class MetricSpec(Spec):
+    """What a training ends with, and which values of it are better.
+
+    The built-in training is told the name alone, one of ``METRICS``. Your own objective may have
+    any; where its name is one of those, what is left out here follows from it.
+
+    Attributes:
+        name: default: ``accuracy`` of the built-in training, ``value`` of your own objective.
+        direction: whether larger values are better, or smaller ones.
+        unit: ``percent`` for fractions that are shown in percent, ``plain``, or a text that stands
+            behind the number, as ``nats`` or ``per token``.
+        worst: what your own objective's diverged trainings count as, where that is known.
+
+    Examples:
+        >>> MetricSpec(name="validation loss", direction="minimize").measured(own=True).sign
+        -1.0
+    """
+
+    name: str | None = None
+    direction: Literal["maximize", "minimize"] | None = None
+    unit: str | None = None
+    worst: float | None = None
+
+    def measured(self, *, own: bool) -> Metric:
+        """Return what is measured.
+
+        Args:
+            own: whether an objective of the user's measures it.
+
+        Raises:
+            ValueError: the built-in training does not measure it, or not so.
+            SpecError: a value is invalid, see ``Metric``.
+        """
+        usual = ACCURACY if self.name is None and not own else METRICS.get(self.name or "")
+        if usual is None and not own:
+            raise ValueError(
+                f"metric.name: the built-in training measures {', '.join(METRICS)}, got "
+                f"{self.name!r}{nearest(self.name or '', METRICS)}; another one needs an objective "
+                "of your own"
+            )
+        base = usual or Metric("value" if self.name is None else self.name)
+        found = Metric(
+            base.name,
+            self.direction or base.direction,
+            base.unit if self.unit is None else self.unit,
+            base.worst if self.worst is None else self.worst,
+        )
+        if not own and found != base:
+            raise ValueError(
+                f"metric: expected the name alone with the built-in training, whose "
+                f"{self.name or 'accuracy'} is {base}; leave direction, unit and worst out"
+            )
+        return found
+
+    @property
+    def key(self) -> str:
+        """The key in ``METRICS`` of what the built-in training measures."""
+        return self.name or "accuracy"

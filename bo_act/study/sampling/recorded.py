@@ -1,0 +1,54 @@
+"""What a sampler searches with, noted in its study, so that it can be made again from there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.study import Study
+from pydantic import ValidationError
+
+from bo_act.activations.space import Space
+from bo_act.errors import BoActError
+from bo_act.search.unenumerated import ExpressionPool
+from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SpaceSpec, SurrogateSpec
+from bo_act.study.sampling.sampler import SEARCH, ActivationSampler
+from bo_act.study.storage.trials import own_trials
+
+
+def sampler_of(study: Study) -> tuple[ActivationSampler | None, str]:
+    """Make the sampler of a study again, for what it has to say; not to go on with.
+
+    Returns:
+        The sampler and ``""``; or None, and why it cannot be made.
+    """
+    noted = study.user_attrs.get(SEARCH)
+    if not isinstance(noted, dict):
+        return None, "the study does not say which sampler chose its functions"
+    if noted.get("lacking"):
+        return None, f"{noted['lacking']}: from Python, give it the sampler"
+    try:
+        sampler = ActivationSampler(Space(SpaceSpec.model_validate(noted["space"])), **_read(noted))
+    except (BoActError, ValidationError, KeyError, TypeError) as error:
+        return None, f"the sampler cannot be made from what the study notes of it: {error}"
+    pool = sampler.catalogue if isinstance(sampler.catalogue, ExpressionPool) else None
+    here = (pool or sampler.embedding).hash[:16]
+    there = {t.user_attrs["embedding"] for t in own_trials(study) if "embedding" in t.user_attrs}
+    if there and here not in there:
+        return None, (
+            "the sampler had other features than those of the functions' outputs, which the study "
+            "does not keep: from Python, give it the sampler"
+        )
+    return sampler, ""
+
+
+def _read(noted: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "embedding": EmbeddingSpec.model_validate(noted["embedding"]),
+        "surrogate": SurrogateSpec.model_validate(noted["surrogate"]),
+        "acquisition": AcquisitionSpec.model_validate(noted["acquisition"]),
+        "baselines": noted["baselines"],
+        "initial": noted["initial"],
+        "candidates": noted["candidates"],
+        "activations": tuple(noted["activations"]),
+        "seed": noted["seed"],
+    }
