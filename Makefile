@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-activations benchmark-throughput benchmark-costs benchmark-pruning benchmark-robustness benchmark-spectra docs pictures wheel clean
+.PHONY: help quickstart install test test-all check format compare compare-all benchmark-fim benchmark-surrogates benchmark-suggestions benchmark-trainings benchmark-activations benchmark-learnable benchmark-throughput benchmark-costs benchmark-pruning benchmark-robustness benchmark-spectra docs pictures wheel clean
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
@@ -23,6 +23,7 @@ help:
 	@echo "make benchmark-surrogates  order and honesty of the surrogates' predictions (a minute)"
 	@echo "make benchmark-suggestions  time and memory of one suggestion beside its peers (ten minutes)"
 	@echo "make benchmark-activations  composed functions, fused and not, beside torch.nn.GELU (minutes)"
+	@echo "make benchmark-learnable    functions with learnt scales beside plain ones and PReLU (ten minutes)"
 	@echo "make benchmark-throughput   the trainer beside a bare loop; several candidates at once (minutes)"
 	@echo "make benchmark-costs    regret by seconds of training, and the front of value and cost (half an hour)"
 	@echo "make benchmark-pruning  regret by epochs of training, with pruners and without (half an hour)"
@@ -93,6 +94,9 @@ benchmark-spectra: $(VENV)/.installed
 
 benchmark-activations: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/activations.py $(ARGS)
+
+benchmark-learnable: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/learnable.py $(ARGS)
 
 benchmark-throughput: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/throughput.py $(ARGS)

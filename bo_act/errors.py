@@ -1,6 +1,7 @@
 """Every error that bo-act raises on purpose.
 
     BoActError
+    ├── MissingExtraError      an optional package that is not installed
     ├── ContentNotFoundError   a space, model or study that is nowhere to be found
     ├── SpecError              a file whose content is not what its form asks for
     ├── ExpressionError        a text that is not an activation function
@@ -27,6 +28,7 @@ __all__ = [
     "ExportError",
     "ExpressionError",
     "FeatureError",
+    "MissingExtraError",
     "NetworkError",
     "SearchError",
     "SpecError",
@@ -57,6 +59,10 @@ class BoActError(Exception):
         super().__init__(
             *(without_secrets(one) if isinstance(one, str) else one for one in arguments)
         )
+
+
+class MissingExtraError(BoActError):
+    """An optional package is needed that is not installed, or cannot be imported."""
 
 
 class ContentNotFoundError(BoActError):

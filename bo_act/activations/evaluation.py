@@ -7,8 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bo_act.activations.expressions import Expression
+from bo_act.activations.expressions import Expression, X
 from bo_act.activations.operators import OPERATORS
+from bo_act.activations.scales import Scaled, distinct_nodes
 
 Step = tuple[str, tuple[int, ...]]
 """An operator, and the places of its operands among the values before."""
@@ -32,12 +33,22 @@ def plan(expression: Expression) -> list[Step]:
     return steps
 
 
-def evaluate(expression: Expression, x: Tensor) -> Tensor:
-    """Evaluate an expression elementwise, in the dtype of ``x``."""
+def evaluate(function: Expression | Scaled, x: Tensor) -> Tensor:
+    """Evaluate a function elementwise, in the dtype of ``x``."""
+    if isinstance(function, Scaled):
+        return _evaluate_scaled(function, x)
     values = [x]
-    for name, operands in plan(expression):
+    for name, operands in plan(function):
         values.append(OPERATORS[name].function(*[values[i] for i in operands]))
     return values[-1]
+
+
+def _evaluate_scaled(function: Scaled, x: Tensor) -> Tensor:
+    factors = [function.factors.get(node, 1.0) for node in distinct_nodes(function.expression)]
+    values = [x * function.factors.get(X, 1.0)]
+    for (name, operands), factor in zip(plan(function.expression), factors, strict=True):
+        values.append(OPERATORS[name].function(*[values[i] for i in operands]) * factor)
+    return (values[-1] - function.shift) * function.output
 
 
 @cache

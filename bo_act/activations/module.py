@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.nn.parameter import is_lazy
 
 from bo_act.activations.evaluation import moments, plan
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
+from bo_act.activations.scales import Learnable, Scaled, Scales, make_scales, scaled
 from bo_act.errors import ExpressionError
 from bo_act.html import Markup, escape
 
 
 class Activation(nn.Module):
-    """An activation function, elementwise, without parameters.
+    """An activation function, elementwise, without parameters unless ``learnable``.
 
     Both a module and a factory: called without an argument (or with the name of a place), it
     returns a fresh module of the same function. So it can replace ``nn.SiLU()`` as well as
@@ -40,10 +43,20 @@ class Activation(nn.Module):
         fused: compile the function to one kernel per pass. A single operator already is one and is
             not compiled. If compilation fails, the function runs operator by operator, and
             ``why_not_fused`` has the reason.
+        learnable: train scales with the network, of input and output, from 1: one of each for the
+            ``"layer"``, or one a ``"channel"``. These are as many as the first input has: like
+            torch's lazy layers, such a network needs one forward pass before its parameters are
+            given to an optimizer. Such functions are not fused. Keep scales out of weight decay.
+        scale_operators: with ``learnable``, a scale at each inner operator as well.
+        channel_dim: where channels are; default: dimension 1 of inputs with four axes and more,
+            such as images (b, c, h, w), else the last one.
+
+    Attributes:
+        scales: the learnt scales, None without.
 
     Raises:
-        ExpressionError: the text is no expression, or ``normalize`` was asked of a function that
-            is constant or has no finite mean and variance.
+        ExpressionError: the text is no expression, ``normalize`` was asked of a function that is
+            constant or has no finite mean and variance, or ``learnable`` is neither.
 
     Examples:
         >>> import torch, bo_act
@@ -53,6 +66,8 @@ class Activation(nn.Module):
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), activation())
     """
 
+    scales: Scales | None
+
     __jit_unused_properties__ = ("why_not_fused",)
 
     _FROM_EXPRESSION = (
@@ -61,7 +76,14 @@ class Activation(nn.Module):
     )  # fmt: skip
 
     def __init__(
-        self, expression: str | Expression, *, normalize: bool = False, fused: bool = False
+        self,
+        expression: str | Expression,
+        *,
+        normalize: bool = False,
+        fused: bool = False,
+        learnable: Learnable | None = None,
+        scale_operators: bool = False,
+        channel_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.expression = parse(expression) if isinstance(expression, str) else expression
@@ -71,6 +93,12 @@ class Activation(nn.Module):
         self._functions = [OPERATORS[name].function for name, _ in self._plan]
         self._result = _last_operator(self.expression)
         self._is_composed = normalize or (len(self._plan) > 1 and self._result is not None)
+        self.learnable = learnable
+        self.scale_operators = scale_operators
+        self.channel_dim = channel_dim
+        inner = max(len(self._plan) - 1, 0) if scale_operators else 0
+        # As a module in any case: a plain None would hide the one of a pickle's state.
+        self.register_module("scales", make_scales(learnable, inner, channel_dim=channel_dim))
         self._shift, self._scale = 0.0, 1.0
         if normalize:
             mean, variance = moments(self.expression)
@@ -97,7 +125,14 @@ class Activation(nn.Module):
         """
         del inplace
         if isinstance(x, str):
-            fresh = Activation(self.expression, normalize=self.normalize, fused=self.fused)
+            fresh = Activation(
+                self.expression,
+                normalize=self.normalize,
+                fused=self.fused,
+                learnable=self.learnable,
+                scale_operators=self.scale_operators,
+                channel_dim=self.channel_dim,
+            )
             return fresh.train(self.training)
         value: Tensor = super().__call__(x)
         return value
@@ -122,52 +157,93 @@ class Activation(nn.Module):
         traced: Any = x
         if isinstance(traced, Proxy):
             text = str(self.expression)
+            tracer: Any = traced.tracer
+            if self.scales is not None and not tracer.path_of_module(self):
+                raise ExpressionError(
+                    "a function with learnt scales cannot be traced by itself; trace a network "
+                    "that it is in, such as nn.Sequential(activation)"
+                )
             node: Tensor = _as_node(self, traced, call, text, self.normalize, self.fused)
             return node
         # Inside of a compiled network the outer compiler sees the operators themselves.
-        if self.fused and self._is_composed and not torch.compiler.is_compiling():
+        if self._can_be_fused and not torch.compiler.is_compiling():
             return _fused(str(self.expression), self.normalize)(x)
         narrow = x.dtype in (torch.float16, torch.bfloat16)
-        values = [x.float() if narrow else x]
-        for function, (_, operands) in zip(self._functions, self._plan, strict=True):
-            values.append(function(*[values[i] for i in operands]))
-        value = values[-1]
-        if self.normalize:
-            value = (value - self._shift) * self._scale
+        wide = x.float() if narrow else x
+        if self.scales is None:
+            value = self._value(wide)
+        else:
+            first, *inner, last = self.scales(wide)
+            value = self._value(wide * first, inner) * last
         if narrow:
             return value.to(x.dtype)
         return value.clone() if self._is_needed_as_it_is() else value
+
+    def _value(self, x: Tensor, scales: Sequence[Tensor] = ()) -> Tensor:
+        """Evaluate the operators, in the dtype of x; inner ones times their scales."""
+        values = [x]
+        for place, (function, (_, operands)) in enumerate(
+            zip(self._functions, self._plan, strict=True)
+        ):
+            value = function(*[values[i] for i in operands])
+            values.append(value * scales[place] if place < len(scales) else value)
+        value = values[-1]
+        return (value - self._shift) * self._scale if self.normalize else value
+
+    @property
+    def _can_be_fused(self) -> bool:
+        return self.fused and self._is_composed and self.scales is None
 
     def _is_needed_as_it_is(self) -> bool:
         """Tell whether the value is x itself, or kept by torch for the backward pass.
 
         What follows may change the output in place, so that neither leaves the module.
         """
-        if self.normalize:
+        if self.normalize or self.scales is not None:
             return False
         return self._result is None or (
             OPERATORS[self._result].keeps_output
             and (torch.is_grad_enabled() or torch.jit.is_tracing())  # type: ignore[attr-defined]
         )
 
+    def with_numbers(self) -> list[Scaled]:
+        """Return the function with its numbers: what it has learnt, and what normalizes it.
+
+        Returns:
+            One function; with scales for each channel, one a channel.
+
+        Raises:
+            ExpressionError: the first input has not come by, so that there are no channels.
+        """
+        if self.scales is None:
+            return [Scaled(self.expression, shift=self._shift, output=self._scale)]
+        if any(map(is_lazy, self.scales.parameters())):
+            raise ExpressionError(f"{self} has no channels before its first input")
+        rows = self.scales.values()
+        found = [scaled(self.expression, row, operators=self.scale_operators) for row in rows]
+        return [replace(one, shift=self._shift, output=one.output * self._scale) for one in found]
+
     @property
     def why_not_fused(self) -> str | None:
-        """Why compilation failed; None if it did not."""
-        if not (self.fused and self._is_composed):
+        """Why the function is not compiled; None if it is, or need not be."""
+        if self.fused and self.scales is not None:
+            return "its scales are learnt"
+        if not self._can_be_fused:
             return None
         return _fused(str(self.expression), self.normalize).why_not
 
     def extra_repr(self) -> str:
         """Show the expression inside ``Activation(...)``."""
-        options = {"normalize": self.normalize, "fused": self.fused}
-        return str(self.expression) + "".join(f", {name}=True" for name in options if options[name])
+        names = ("normalize", "fused", "learnable", "scale_operators")
+        given = {name: value for name in names if (value := getattr(self, name))}
+        return str(self.expression) + "".join(f", {name}={v!r}" for name, v in given.items())
 
     def __repr__(self) -> str:
         return f"Activation({self.extra_repr()})"
 
     def _repr_html_(self) -> str:
         """Show the graph and the formula in a notebook."""
-        from bo_act.activations.mathml import mathml
+        from bo_act.activations.formulas import mathml
         from bo_act.activations.plots import graph
 
         mean, variance = moments(self.expression)
@@ -192,11 +268,28 @@ class Activation(nn.Module):
         options: tuple[Any, ...] = (str(self.expression), self.normalize, self.fused)
         return _rebuild, options if type(self) is Activation else (*options, type(self)), state
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._modules.setdefault("scales", None)  # of an earlier version
+
     def __prepare_scriptable__(self) -> Activation:
         """Get ready for ``torch.jit.script``, which calls this."""
+        if self.scales is not None:
+            raise ExpressionError(
+                "a function with learnt scales is not scripted; use torch.compile or torch.export"
+            )
         if "_script" not in vars(self):
             self._script = _scripted(self._evaluate)
         return self
+
+
+def activations_of(
+    function: Expression | Mapping[str, Expression], options: Mapping[str, Any]
+) -> Activation | dict[str, Activation]:
+    """Return a module of a function, or of several by name, made with options."""
+    if isinstance(function, Expression):
+        return Activation(function, **options)
+    return {name: Activation(one, **options) for name, one in function.items()}
 
 
 def _rebuild(

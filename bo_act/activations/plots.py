@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, parse
+from bo_act.activations.scales import Scaled
 from bo_act.html import Markup, escape
+from bo_act.plot_style import COLOURS
 
 REACH = 5.0
 """Graphs are drawn on [-5, 5]."""
@@ -21,7 +23,7 @@ _POINTS = 121
 Floats = NDArray[np.float64]
 
 
-def sample(expressions: Sequence[Expression], points: int = _POINTS) -> Floats:
+def sample(expressions: Sequence[Expression | Scaled], points: int = _POINTS) -> Floats:
     """Evaluate n expressions on [-5, 5]: (n, points) float64, not finite where they are not."""
     x = torch.linspace(-REACH, REACH, points, device="cpu", dtype=torch.float64)
     values = [evaluate(expression, x).expand_as(x).numpy() for expression in expressions]
@@ -39,9 +41,10 @@ def windows(values: Floats) -> tuple[Floats, Floats]:
 
 
 def graph(
-    expression: Expression | str,
+    expression: Expression | Scaled | str,
     *,
-    beside: Expression | str | None = None,
+    beside: Expression | Scaled | str | None = None,
+    others: Sequence[Scaled] = (),
     width: int = 180,
     height: int = 120,
     label: str = "",
@@ -54,11 +57,13 @@ def graph(
     Args:
         expression: to draw.
         beside: another one, drawn thin and dashed.
+        others: further ones, drawn thin, such as those of other channels.
         width: in pixels.
         height: in pixels.
         label: what it says to those who cannot see it; default: the expression.
     """
-    shown = [parse(e) if isinstance(e, str) else e for e in (expression, beside) if e is not None]
+    given = [expression, *others, *([] if beside is None else [beside])]
+    shown = [parse(e) if isinstance(e, str) else e for e in given]
     values = sample(shown)
     low, high = windows(values)
     lowest, highest = float(low.min()), float(high.max())
@@ -74,17 +79,26 @@ def graph(
     curves = [
         f'<path class="beside" d="{path(row, lowest, highest, width, height)}" fill="none" '
         'stroke="currentColor" stroke-opacity="0.55" stroke-width="1.2" stroke-dasharray="3 3"/>'
-        for row in values[1:]
+        for row in values[1 + len(others) :]
     ]
-    text = escape(label or str(shown[0]), quote=True)
+    curves += [
+        f'<path class="curve" d="{path(row, lowest, highest, width, height)}" fill="none" '
+        f'stroke="{COLOURS[0]}" stroke-opacity="0.5" stroke-width="1"/>'
+        for row in values[1 : 1 + len(others)]
+    ]
+    text = escape(label or _text(shown[0]), quote=True)
     return Markup(
         f'<svg class="graph" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{text}"><title>{text}</title>'
         f'<path d="{axes}" fill="none" stroke="currentColor" stroke-opacity="0.22"/>'
         f"{''.join(curves)}"
         f'<path class="curve" d="{path(values[0], lowest, highest, width, height)}" fill="none" '
-        'stroke="#2b83c6" stroke-width="2" stroke-linejoin="round"/></svg>'
+        f'stroke="{COLOURS[0]}" stroke-width="2" stroke-linejoin="round"/></svg>'
     )
+
+
+def _text(function: Expression | Scaled) -> str:
+    return str(function.expression if isinstance(function, Scaled) else function)
 
 
 def path(row: Floats, low: float, high: float, width: float, height: float) -> str:

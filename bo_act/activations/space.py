@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.names import hint, own_names
@@ -362,7 +362,14 @@ class Space:
             )
         return str(canonical(parse(text)))
 
-    def suggest(self, trial: BaseTrial, name: str = "", *, normalize: bool = False) -> Activation:
+    def suggest(
+        self,
+        trial: BaseTrial,
+        name: str = "",
+        *,
+        normalize: bool = False,
+        learnable: Literal["layer", "channel"] | None = None,
+    ) -> Activation:
         """Ask an Optuna trial for one function of the space.
 
         With ``ActivationSampler`` the slots are filled with the proposed function; any other
@@ -372,13 +379,15 @@ class Space:
             trial: running or frozen trial.
             name: tells apart several activations of one study, as given to the sampler.
             normalize: as in ``Activation``.
+            learnable: as in ``Activation``.
 
         Returns:
             An ``Activation``: a module, and ``activation()`` is a fresh one of the same function.
         """
         from bo_act.activations.module import Activation
 
-        return Activation(self.suggest_expression(trial, name), normalize=normalize)
+        function = self.suggest_expression(trial, name)
+        return Activation(function, normalize=normalize, learnable=learnable)
 
     def suggest_expression(self, trial: BaseTrial, name: str = "") -> Expression:
         """Ask an Optuna trial for one function of the space, as a canonical expression.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bo_act import content
 from bo_act.errors import BoActError, DataError
+from bo_act.extras import EXTRAS, has_extra
 from bo_act.io import one_line, reason
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "warning", "problem"]
 
-_EXTRAS = {
-    "umap": "umap", "postgres": "psycopg", "ray": "ray", "dashboard": "optuna_dashboard",
-    "report": "plotly", "timm": "timm", "onnx": "onnx", "tensorboard": "tensorboard",
-    "transformers": "transformers", "wandb": "wandb", "mlflow": "mlflow",
-}  # fmt: skip
 _LEAST_FREE = 2e9  # bytes; features and trials of a large study
 _READING = 60.0  # seconds that images in folders are read for: some 10,000 of ImageNet's
 _SHOWN = 5  # damaged images that are named
@@ -167,8 +162,8 @@ def _folder(what: str, path: Path, advice: str) -> Finding:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, module in _EXTRAS.items():
-        if importlib.util.find_spec(module) is not None:
+    for extra in EXTRAS:
+        if has_extra(extra):
             yield Finding("ok", f"extra {extra}", "installed")
         else:
             how = f"pip install 'bo-act[{extra}]' if you need it"

@@ -112,6 +112,7 @@ def plot(
 ) -> None:
     """Draw a figure for a paper, one column wide."""
     from bo_act.errors import BoActError
+    from bo_act.plot_style import COLUMN, save
     from bo_act.report import figures
 
     if (kind in _OF_COMPARISONS) != (study is not None and Path(study).is_dir()):
@@ -120,7 +121,7 @@ def plot(
     if kind in _OF_COMPARISONS and study is not None:
         from bo_act.comparison.compare import load_comparison
 
-        drawn = load_comparison(Path(study)).figures(width=figures.COLUMN)[kind.value]
+        drawn = load_comparison(Path(study)).figures(width=COLUMN)[kind.value]
     else:
         opened = open_to_read(study, changes, storage, named)
         from bo_act import terminal
@@ -138,4 +139,4 @@ def plot(
                 Kind.calibration: figures.calibration,
             }[kind]
             drawn = draw(found)
-    print(figures.save(drawn, out))
+    print(save(drawn, out))

@@ -263,11 +263,12 @@ def show(
 ) -> None:
     """Plot a function and its derivative; print its mean, variance and output features."""
     from bo_act.activations.expressions import parse
-    from bo_act.features.function_summary import draw_png, function_summary
+    from bo_act.features.function_summary import draw, function_summary
+    from bo_act.plot_style import save
 
     found = function_summary(parse(expression))
     if png is not None:
-        draw_png(found, png)
+        save(draw(found), png, parents=False)
     if as_json:
         print_json(found.as_json())
         return

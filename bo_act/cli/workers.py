@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from bo_act.cli.options import (
     read,
 )
 from bo_act.errors import WorkerError
+from bo_act.extras import require_extra
 
 commands = typer.Typer()
 
@@ -139,11 +139,7 @@ def dashboard(
 ) -> None:
     """Open a study in optuna-dashboard, in the browser."""
     spec = read(study, changes, storage)
-    if importlib.util.find_spec("optuna_dashboard") is None:
-        raise WorkerError(
-            "bo-act dashboard needs optuna-dashboard: pip install 'bo-act[dashboard]'"
-        )
-    from optuna_dashboard import run_server
+    run_server = require_extra("dashboard", "bo-act dashboard").run_server
 
     from bo_act.optuna_internals import storage_of, study_id
     from bo_act.study.storage.opening import load_study

@@ -15,7 +15,7 @@ _FIRST = "bo_act.comparison.job"
 # features and sources, which here come with the benchmarks, and what loads files of users.
 _BESIDE = frozenset(
     {
-        "bo_act.activations.mathml",
+        "bo_act.activations.formulas",
         "bo_act.activations.plots",
         "bo_act.features.compute",
         "bo_act.html",

@@ -32,6 +32,7 @@ from bo_act.events import Events
 from bo_act.html import box
 from bo_act.html import table as html_table
 from bo_act.io import atomic_write, digest, one_line, reason, replacing
+from bo_act.plot_style import save
 from bo_act.process_pool import compute_in_processes
 from bo_act.search.method import MethodSpec
 from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, SEEDS, whole
@@ -116,17 +117,15 @@ class Comparison:
         """Write ``steps.parquet``, ``summary.json`` and the figures; return the files.
 
         Raises:
-            BenchmarkError: they cannot be written.
+            BoActError: they cannot be written.
         """
-        from bo_act.comparison import figures
-
         files = [folder / "steps.parquet", folder / "summary.json"]
         try:
             with replacing(files[0]) as temporary:
                 self.steps.to_parquet(temporary, index=False, compression="zstd")
             atomic_write(files[1], json.dumps(self.summary, indent=2, allow_nan=False) + "\n")
             for name, figure in self.figures().items():
-                files += figures.save(figure, folder, name)
+                files += [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
         except OSError as error:
             raise BenchmarkError(f"cannot write to {folder}: {reason(error)}") from error
         return files

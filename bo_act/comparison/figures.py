@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from scipy.stats import rankdata
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import Progress, floor, progress
 from bo_act.errors import BenchmarkError
-from bo_act.io import replacing
+from bo_act.plot_style import COLUMN, colour_and_stroke, panels, styled
 from bo_act.statistics import bootstrap
 
 if TYPE_CHECKING:
@@ -21,12 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-# Okabe and Ito's colours, which people who see few colours can tell apart; then other strokes.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STROKES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-_PANEL = (5.2, 3.8)  # inches
+_LEGEND = 1.2  # inches beside the panels
 
 
+@styled
 def regret_curves(
     steps: DataFrame, benchmarks: Mapping[str, Benchmark], *, width: float | None = None
 ) -> Figure:
@@ -50,9 +47,10 @@ def regret_curves(
         axes.set_xlabel("evaluations")
     for axes in panels if width else panels[:1]:
         axes.set_ylabel("regret (1 = a random function)")
-    return _with_legend(figure, _names(runs, 1))
+    return _with_legend(figure, _names(runs, 1), beside=width is None)
 
 
+@styled
 def rank_curves(
     steps: DataFrame, benchmarks: Mapping[str, Benchmark], *, width: float | None = None
 ) -> Figure:
@@ -79,9 +77,10 @@ def rank_curves(
     axes.invert_yaxis()
     axes.set_xlabel("evaluations")
     axes.set_ylabel(f"mean rank among {len(methods)} methods")
-    return _with_legend(figure, methods)
+    return _with_legend(figure, methods, beside=width is None)
 
 
+@styled
 def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
     """Draw the median seconds of a suggestion, with a band from the 10th to the 90th percentile.
 
@@ -96,20 +95,7 @@ def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("evaluations")
     axes.set_ylabel("time of a suggestion (s)")
-    return _with_legend(figure, methods)
-
-
-def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """Write a figure as PNG and SVG; the same figure gives the same files."""
-    import matplotlib as mpl
-
-    files = []
-    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-    for kind, without in metadata.items():
-        files.append(folder / f"{stem}.{kind}")
-        with mpl.rc_context({"svg.hashsalt": stem}), replacing(files[-1]) as temporary:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=without)
-    return files
+    return _with_legend(figure, methods, beside=width is None)
 
 
 def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:
@@ -126,13 +112,8 @@ def _names(runs: Mapping[tuple[str, str], Any], place: int) -> list[str]:
 
 
 def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    count = len(COLOURS)
     return {
-        method: {
-            "color": COLOURS[place % count],
-            "linestyle": STROKES[place // count % len(STROKES)],
-            "label": method,
-        }
+        method: {**colour_and_stroke(place), "label": method}
         for place, method in enumerate(methods)
     }
 
@@ -145,39 +126,22 @@ def _line(
     style: Mapping[str, Any],
 ) -> None:
     x = np.arange(1, len(mid) + 1)
-    axes.plot(x, mid, linewidth=1.6, **style)
+    axes.plot(x, mid, **style)
     axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
 
 
 def _panels(count: int, width: float | None) -> tuple[Figure, list[Axes]]:
-    try:
-        from matplotlib.figure import Figure as Drawing
-    except ImportError as error:
-        raise BenchmarkError(
-            'figures need matplotlib; install it with: pip install "bo-act[report]"'
-        ) from error
     if width is None:
-        figure = Drawing(figsize=(_PANEL[0] * count + 1.4, _PANEL[1]), layout="constrained")
-        panels = list(figure.subplots(1, count, squeeze=False)[0])
-    else:
-        figure = Drawing(figsize=(width, 0.66 * width * count + 0.4), layout="constrained")
-        panels = list(figure.subplots(count, 1, squeeze=False)[:, 0])
-    for axes in panels:
-        axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+        return panels(1, count, width=COLUMN * count + _LEGEND)
+    return panels(count, 1, width=width, height=0.66 * width * count + 0.4)
 
 
-def _with_legend(figure: Figure, methods: Sequence[str]) -> Figure:
+def _with_legend(figure: Figure, methods: Sequence[str], *, beside: bool) -> Figure:
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], linewidth=1.6, **style) for style in _styles(methods).values()]
-    if figure.get_figwidth() > _PANEL[0]:
-        figure.legend(handles=lines, loc="outside right center", frameon=False)
-        return figure
-    figure.legend(handles=lines, loc="outside upper center", frameon=False, ncols=3, fontsize=7)
-    for axes in figure.axes:
-        axes.tick_params(which="both", labelsize=7)
-        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
-            text.set_fontsize(7.5)
+    lines = [Line2D([], [], **style) for style in _styles(methods).values()]
+    if beside:
+        figure.legend(handles=lines, loc="outside right center")
+    else:
+        figure.legend(handles=lines, loc="outside upper center", ncols=3)
     return figure

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.activations.formulas import latex
+from bo_act.activations.module import Activation
+from bo_act.activations.scales import Scaled
 from bo_act.errors import ExportError, nearest
-from bo_act.exports import formulas, native
+from bo_act.exports import native
 from bo_act.exports.onnx_model import onnx_model
 from bo_act.exports.source import Source
 
@@ -20,18 +23,19 @@ _WRITE: dict[str, Callable[[Source], str | bytes]] = {
     "jax": native.jax_code,
     "keras": native.keras_code,
     "onnx": onnx_model,
-    "latex": lambda source: formulas.latex(source.expression) + "\n",
+    "latex": lambda source: latex(source.scaled) + "\n",
 }
 
 
 def export(
-    expression: str | Expression, *, to: Target = "torch", name: str = "activation"
+    expression: str | Expression | Activation, *, to: Target = "torch", name: str = "activation"
 ) -> str | bytes:
     """Export an activation function as standalone code, independent of bo-act.
 
     Args:
-        expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree; its canonical
-            form is exported.
+        expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree: its canonical
+            form is exported; or an ``Activation``, with the scales of a layer that it has learnt
+            and the numbers that normalize it.
         to: ``torch`` (a function and an ``nn.Module``), ``jax``, ``keras`` (Keras 3), ``latex``
             (a formula), or ``onnx`` (a model).
         name: of the function; the module has the same one in CapWords.
@@ -40,7 +44,8 @@ def export(
         Python code or a formula; for ``onnx`` the bytes of a model file.
 
     Raises:
-        ExportError: the target or the name cannot be used, or onnx is missing.
+        ExportError: the target or the name cannot be used, or there are scales for each channel.
+        MissingExtraError: onnx is not installed.
         ExpressionError: the text is no expression.
 
     Examples:
@@ -52,5 +57,16 @@ def export(
         raise ExportError(
             f"cannot export to {to!r}{nearest(to, TARGETS)}; expected one of: {', '.join(TARGETS)}"
         )
-    tree = parse(expression) if isinstance(expression, str) else expression
-    return _WRITE[to](Source(canonical(tree), name))
+    return _WRITE[to](Source(_with_numbers(expression), name))
+
+
+def _with_numbers(given: str | Expression | Activation) -> Scaled:
+    if not isinstance(given, Activation):
+        return Scaled(canonical(parse(given) if isinstance(given, str) else given))
+    found = given.with_numbers()
+    if len(found) > 1:
+        raise ExportError(
+            f"expected a function of one number for the layer, got {given} with {len(found)} "
+            "channels; export the network that it is in, as by torch.export or torch.onnx"
+        )
+    return found[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bo_act.activations.expressions import Expression
 from bo_act.activations.properties.derivatives import value_and_slope
+from bo_act.activations.scales import Scaled
 
 REACH = 1e4
 """How far from zero is looked."""
@@ -43,7 +44,7 @@ def _grid() -> Tensor:
     return points
 
 
-def notes(expression: Expression) -> list[str]:
+def notes(expression: Expression | Scaled) -> list[str]:
     """Say where a function is not finite in float32, and where only its slope is not."""
     found = []
     value, slope = intervals(expression)
@@ -56,7 +57,7 @@ def notes(expression: Expression) -> list[str]:
     return found
 
 
-def intervals(expression: Expression) -> tuple[list[Interval], list[Interval]]:
+def intervals(expression: Expression | Scaled) -> tuple[list[Interval], list[Interval]]:
     """Return where the value is not finite in float32, and where the slope alone is not."""
     x = _grid()
 

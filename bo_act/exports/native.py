@@ -177,11 +177,20 @@ def _bracketed(text: str) -> str:
 def body(source: Source, dialect: Dialect, x: str) -> tuple[list[str], str]:
     """Return lines that compute an expression from a variable, and what they call the result."""
     lines = Lines(dialect.primitives)
-    values = [x]
-    for name, operands in plan(source.expression):
+
+    def affine(value: str, factor: float, shift: float = 0.0) -> str:
+        if shift:
+            value = lines.line(dialect.operators["sub"].format(value, _bracketed(repr(shift))))
+        if factor == 1.0:
+            return value
+        return lines.line(dialect.operators["mul"].format(_bracketed(repr(factor)), value))
+
+    first, *factors = source.factors
+    values = [affine(x, first)]
+    for (name, operands), factor in zip(plan(source.expression), factors, strict=True):
         arguments = [values[i] for i in operands]
-        values.append(_step(lines, dialect, name, arguments))
-    return lines.lines, values[-1]
+        values.append(affine(_step(lines, dialect, name, arguments), factor))
+    return lines.lines, affine(values[-1], source.scaled.output, source.scaled.shift)
 
 
 def _step(lines: Lines, dialect: Dialect, name: str, arguments: list[str]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from bo_act.activations.evaluation import plan
-from bo_act.errors import ExportError
 from bo_act.exports.primitives import VALUES
 from bo_act.exports.source import Source
 from bo_act.exports.terms import Term, Writer
+from bo_act.extras import require_extra
 
 OPSET = 18
 """Of the models; read by onnxruntime 1.14 and newer."""
@@ -95,17 +95,19 @@ def onnx_model(source: Source) -> bytes:
     """Return a serialized model.
 
     Raises:
-        ExportError: onnx is missing.
+        MissingExtraError: onnx is not installed.
     """
-    try:
-        from onnx import TensorProto, checker, helper
-    except ImportError as error:
-        raise ExportError("an ONNX model needs onnx: pip install 'bo-act[onnx]'") from error
+    require_extra("onnx", "an ONNX model")
+    from onnx import TensorProto, checker, helper
+
     nodes = _Nodes(helper)
-    values = ["x"]
-    for name, operands in plan(source.expression):
-        values.append(_step(nodes, name, [values[i] for i in operands]))
-    nodes.nodes.append(helper.make_node("Identity", [values[-1]], ["y"]))
+    first, *factors = source.factors
+    values = [_affine(nodes, "x", first)]
+    for (name, operands), factor in zip(plan(source.expression), factors, strict=True):
+        step = _step(nodes, name, [values[i] for i in operands])
+        values.append(_affine(nodes, step, factor))
+    result = _affine(nodes, values[-1], source.scaled.output, source.scaled.shift)
+    nodes.nodes.append(helper.make_node("Identity", [result], ["y"]))
     graph = helper.make_graph(
         nodes.nodes,
         source.name,
@@ -125,6 +127,12 @@ def onnx_model(source: Source) -> bytes:
     )
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def _affine(nodes: _Nodes, value: str, factor: float, shift: float = 0.0) -> str:
+    if shift:
+        value = nodes.call("sub", value, nodes.constant(shift))
+    return value if factor == 1.0 else nodes.call("mul", nodes.constant(factor), value)
 
 
 def _step(nodes: _Nodes, name: str, arguments: list[str]) -> str:

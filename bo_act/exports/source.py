@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 
-from bo_act.activations.expressions import Expression
+from bo_act.activations.expressions import Expression, X
+from bo_act.activations.formulas import plain
+from bo_act.activations.scales import Scaled, distinct_nodes
 from bo_act.errors import ExportError
-from bo_act.exports.formulas import plain
 from bo_act.exports.limits import notes
 
 
 @dataclass(frozen=True)
 class Source:
-    """An expression that is exported under a name.
+    """A function that is exported under a name.
 
     Attributes:
-        expression: the function.
+        scaled: the function, with its numbers where it has some.
         name: of the Python function, or of the model; an identifier.
     """
 
-    expression: Expression
+    scaled: Scaled
     name: str
 
     def __post_init__(self) -> None:
@@ -32,6 +33,17 @@ class Source:
             raise ExportError(
                 f"expected a name that Python allows for a function, e.g. 'gate', got {self.name!r}"
             )
+
+    @property
+    def expression(self) -> Expression:
+        """The function without its numbers."""
+        return self.scaled.expression
+
+    @property
+    def factors(self) -> list[float]:
+        """What the input and the value of each operator are multiplied with, in their order."""
+        nodes = [X, *distinct_nodes(self.expression)]
+        return [self.scaled.factors.get(node, 1.0) for node in nodes]
 
     @property
     def class_name(self) -> str:
@@ -46,15 +58,20 @@ class Source:
         shown = text if len(text) <= 48 else text[:45] + "..."
         return f"Activation function {shown}, from bo-act {version('bo-act')}."
 
+    @property
+    def _numbers(self) -> str:
+        is_plain = self.scaled == Scaled(self.expression)
+        return "" if is_plain else ", here with numbers that were learnt or that normalize it"
+
     @cached_property
     def limits(self) -> list[str]:
         """Where it is not finite."""
-        return notes(self.expression)
+        return notes(self.scaled)
 
     def description(self, dtypes: str) -> str:
         """Return a docstring's content for a function, indented by four."""
         formula = textwrap.fill(
-            f"f(x) = {plain(self.expression)}",
+            f"f(x) = {plain(self.scaled)}",
             92,
             subsequent_indent="        ",
             initial_indent="        ",
@@ -67,7 +84,7 @@ class Source:
             for one in self.limits
         )
         written = textwrap.fill(
-            f"Elementwise; bo-act writes it {self.expression}.",
+            f"Elementwise; bo-act writes it {self.expression}{self._numbers}.",
             92,
             subsequent_indent="    ",
             break_long_words=False,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bo_act.activations.evaluation import moments
 from bo_act.activations.expressions import Expression, canonical
 from bo_act.activations.properties.derivatives import value_and_slope
-from bo_act.errors import FeatureError
 from bo_act.features.outputs import normal_quantiles
-from bo_act.io import one_line, reason, replacing
+from bo_act.plot_style import COLOURS, DASHED, FAINT, colour_and_stroke, panels, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -91,31 +92,16 @@ def function_summary(expression: Expression) -> FunctionSummary:
     )
 
 
-def draw_png(found: FunctionSummary, path: Path) -> None:
-    """Draw value and slope to a picture.
-
-    Raises:
-        FeatureError: matplotlib is missing, or the file cannot be written.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FeatureError(
-            "drawing a picture needs matplotlib: pip install 'bo-act[report]'"
-        ) from error
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.axhline(0, color="0.8", linewidth=0.8)
-    axes.axvline(0, color="0.8", linewidth=0.8)
-    axes.plot(found.x, found.value, color="#0072B2", label="value")
-    axes.plot(found.x, found.slope, color="#D55E00", label="slope", linestyle="--")
+@styled
+def draw(found: FunctionSummary) -> Figure:
+    """Draw value and slope."""
+    figure, (axes,) = panels()
+    axes.axhline(0, color=FAINT, linewidth=0.5)
+    axes.axvline(0, color=FAINT, linewidth=0.5)
+    axes.plot(found.x, found.value, label="value", **colour_and_stroke(0))
+    axes.plot(found.x, found.slope, label="slope", color=COLOURS[1], linestyle=DASHED)
     axes.set_xlabel("pre-activation x")
-    axes.set_title(found.activation, fontsize=10)
-    axes.legend(frameon=False)
-    try:
-        with replacing(path, parents=False) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:].lower() or "png", dpi=200)
-    except OSError as error:
-        raise FeatureError(f"cannot write {path}: {reason(error)}") from error
-    except ValueError as error:
-        raise FeatureError(f"cannot write {path}: {one_line(error)}") from error
+    axes.set_title(found.activation)
+    axes.grid(visible=False)
+    axes.legend()
+    return figure

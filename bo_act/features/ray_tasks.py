@@ -19,6 +19,7 @@ from typing import Any, TextIO, cast
 import torch
 
 from bo_act.errors import BoActError, FeatureError
+from bo_act.extras import require_extra
 from bo_act.features.fisher_worker import FisherJob, FunctionBatch, Spectra
 from bo_act.features.store import Shard
 from bo_act.process_pool import ATTEMPTS, cores_each, deadly, portable
@@ -116,20 +117,16 @@ def import_ray() -> ModuleType:
     """Return Ray, quiet.
 
     Raises:
-        FeatureError: it is not installed.
+        MissingExtraError: it is not installed.
     """
     # Read by Ray when it is imported or starts; what a user has set himself stays.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise FeatureError(
-            'the executor "ray" needs Ray: pip install "bo-act[ray]"; without it, '
-            'executor="process" uses this machine\'s cores and GPUs'
-        ) from error
-    module: ModuleType = ray
-    return module
+    return require_extra(
+        "ray",
+        'the executor "ray"',
+        otherwise='without it, executor="process" uses this machine\'s cores and GPUs',
+    )
 
 
 def start_ray(ray: ModuleType, *, cpus: int) -> None:

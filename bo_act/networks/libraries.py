@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.errors import NetworkError, nearest
+from bo_act.extras import require_extra
 from bo_act.networks.replacement import check_logits, replace
 
 LIBRARIES = ("torchvision", "timm", "transformers")
@@ -136,10 +137,10 @@ def _known(library: str) -> tuple[str, frozenset[str]]:
         version = torchvision.__version__
         known = models.list_models(module=models)
     elif library == "timm":
-        timm = _import_timm()
+        timm = _imported("timm")
         version, known = timm.__version__, timm.list_models()
     else:
-        transformers = _import_transformers()
+        transformers = _imported("transformers")
         from transformers.models.auto import modeling_auto
 
         version = transformers.__version__
@@ -147,25 +148,8 @@ def _known(library: str) -> tuple[str, frozenset[str]]:
     return version.split("+")[0], frozenset(known)  # "+cu130" is not another network
 
 
-def _import_timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise NetworkError(
-            "networks timm:NAME need timm, which is not installed; pip install 'bo-act[timm]'"
-        ) from error
-    return timm
-
-
-def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise NetworkError(
-            "networks transformers:NAME need transformers, which is not installed; "
-            "pip install 'bo-act[transformers]'"
-        ) from error
-    return transformers
+def _imported(library: str) -> Any:
+    return require_extra(library, f"a network {library}:NAME")
 
 
 def _all_of_transformers() -> Any:
@@ -213,7 +197,7 @@ def _other_channels(network: nn.Module, name: str, in_channels: int) -> None:
 def _timm(
     name: str, in_channels: int, image_size: int, num_classes: int, options: Mapping[str, Any]
 ) -> nn.Module:
-    timm = _import_timm()
+    timm = _imported("timm")
     shape = {"in_chans": in_channels, "num_classes": num_classes}
     try:
         network: nn.Module = timm.create_model(
@@ -242,7 +226,7 @@ class Classifier(nn.Module):
 def _transformers(
     name: str, in_channels: int, image_size: int, num_classes: int, options: Mapping[str, Any]
 ) -> nn.Module:
-    transformers = _import_transformers()
+    transformers = _imported("transformers")
     known = vars(transformers.AutoConfig.for_model(name))
     for option in options:  # of an unknown one a configuration would make an attribute
         if option not in known:

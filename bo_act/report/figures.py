@@ -1,22 +1,16 @@
-"""Figures of studies, for papers: matplotlib figures as wide as a column, never shown.
-
-Colours and strokes are those of the figures of comparisons. Sizes are in inches.
-"""
+"""Figures of studies, for papers: as wide as a column."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.plots import REACH, sample, windows
-from bo_act.comparison.figures import COLOURS, STROKES
-from bo_act.errors import BoActError, SearchError
-from bo_act.io import reason, replacing
+from bo_act.errors import SearchError
+from bo_act.plot_style import COLOURS, DASHED, FAINT, GREY, SCALE, colour_and_stroke, panels, styled
 from bo_act.report.data import ReportData
 from bo_act.report.predictions import LEVEL
 from bo_act.report.trials import Row, best_so_far, end_of_interest
@@ -25,19 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMN = 3.3
-"""Width of a column in most proceedings."""
-_STYLE: Any = {
-    "font.size": 7.5,
-    "axes.titlesize": 7.5,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "mathtext.default": "regular",
-}
 _MARKS = {
     "baseline": ("D", COLOURS[4], "baseline"),
     "random": ("s", COLOURS[3], "random"),
@@ -47,27 +28,7 @@ _MARKS = {
 }
 
 
-Draw = Callable[..., "Figure"]
-
-
-def _styled(draw: Draw) -> Draw:
-    """Draw with the style of this module, and leave matplotlib's own as it is."""
-
-    @functools.wraps(draw)
-    def styled(*arguments: Any, **options: Any) -> Figure:
-        try:
-            import matplotlib as mpl
-        except ImportError as error:
-            raise BoActError(
-                "figures need matplotlib; install it with: pip install 'bo-act[report]'"
-            ) from error
-        with mpl.rc_context(_STYLE):
-            return draw(*arguments, **options)
-
-    return styled
-
-
-@_styled
+@styled
 def progress(found: ReportData) -> Figure:
     """Draw the value of every trial, the best so far, and ReLU's level.
 
@@ -88,7 +49,7 @@ def progress(found: ReportData) -> Figure:
         inside = edge if value is None else sign * max(sign * value, sign * edge)
         return scale * inside
 
-    figure, axes = _one(2.2)
+    figure, (axes,) = panels(height=2.2)
     for by, (marker, colour, label) in _MARKS.items():
         _points(axes, [r for r in found.rows if r.state == "complete" and r.by == by], height,
                 marker=marker, c=colour, label=label, s=12, linewidths=0)  # fmt: skip
@@ -98,18 +59,16 @@ def progress(found: ReportData) -> Figure:
     if pruned:
         last = [height(r.curve[-1] if r.curve else None) for r in pruned]
         axes.scatter([r.number for r in pruned], last, marker="v", facecolors="none",
-                     edgecolors="0.4", s=12, label="pruned")  # fmt: skip
+                     edgecolors=GREY, s=12, label="pruned")  # fmt: skip
     course = [np.nan if v is None else height(v) for v in
               best_so_far(found.rows, found.metric)]  # fmt: skip
     numbers = [row.number for row in found.rows]
     axes.step(numbers, course, where="post", color="black", label="best so far", linewidth=1)
     if relu and relu[0] is not None:
-        axes.axhline(
-            height(relu[0]), color="0.45", linestyle=(0, (4, 2)), linewidth=0.9, label="ReLU"
-        )
+        axes.axhline(height(relu[0]), color=GREY, linestyle=DASHED, linewidth=0.9, label="ReLU")
     axes.set_xlabel("trial")
     axes.set_ylabel(_label(found))
-    figure.legend(loc="outside upper center", ncols=4, handletextpad=0.3, columnspacing=1)
+    figure.legend(loc="outside upper center", ncols=4)
     return figure
 
 
@@ -123,7 +82,7 @@ def _points(axes: Axes, some: Sequence[Row], height: Any, **style: Any) -> None:
         axes.scatter([r.number for r in some], [height(r.value) for r in some], **style)
 
 
-@_styled
+@styled
 def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
     """Draw the first two principal components of the embedding, coloured by the predicted value.
 
@@ -140,8 +99,8 @@ def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
     if land is None:
         raise SearchError(f"there is no embedding to draw: {found.subject.lacking or 'no sampler'}")
     scale, sign = found.metric.scale, found.metric.sign
-    colours_of = "viridis" if sign > 0 else "viridis_r"  # what is good is bright
-    figure, axes = _one(2.7)
+    colours_of = SCALE if sign > 0 else f"{SCALE}_r"  # what is good is bright
+    figure, (axes,) = panels(height=2.7)
     x, y = land.points.T
     of_trial = {row.number: row.value for row in found.rows if row.state == "complete"}
     spots = [(i, of_trial[n]) for n, i in land.trials[place] if of_trial.get(n) is not None]
@@ -176,7 +135,7 @@ def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def gallery(expressions: Sequence[str | Expression], *, titles: Sequence[str] = ()) -> Figure:
     """Draw functions on [-5, 5] as a grid of small graphs, ReLU dashed in each.
 
@@ -192,7 +151,7 @@ def gallery(expressions: Sequence[str | Expression], *, titles: Sequence[str] = 
     shown = [parse(e) if isinstance(e, str) else e for e in expressions]
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
-    figure, grid = _figure(rows, columns, 1.25 * rows + 0.1)
+    figure, grid = panels(rows, columns, height=1.25 * rows + 0.1)
     values = sample([*shown, parse("relu(x)")])
     low, high = windows(values)
     x = np.linspace(-REACH, REACH, values.shape[1])
@@ -200,9 +159,9 @@ def gallery(expressions: Sequence[str | Expression], *, titles: Sequence[str] = 
         if place >= len(shown):
             axes.set_visible(False)
             continue
-        axes.axhline(0, color="0.8", linewidth=0.5)
-        axes.axvline(0, color="0.8", linewidth=0.5)
-        axes.plot(x, values[-1], color="0.55", linestyle=(0, (3, 2)), linewidth=0.8)
+        axes.axhline(0, color=FAINT, linewidth=0.5)
+        axes.axvline(0, color=FAINT, linewidth=0.5)
+        axes.plot(x, values[-1], color=GREY, linestyle=DASHED, linewidth=0.8)
         # A pole is a gap, not a line from one end to the other.
         row = np.where(
             (values[place] < low[place]) | (values[place] > high[place]), np.nan, values[place]
@@ -247,7 +206,7 @@ def _wrapped(text: str) -> str:
     return f"{text[: middle + 1]}\n{text[middle + 1 :]}"
 
 
-@_styled
+@styled
 def spectra(found: ReportData) -> Figure:
     """Draw the Fisher spectra of the best functions and of ReLU, one panel a layer.
 
@@ -259,7 +218,7 @@ def spectra(found: ReportData) -> Figure:
         raise SearchError(f"there are no Fisher spectra to draw: {note}")
     columns = min(len(layers), 2)
     rows = -(-len(layers) // columns)
-    figure, grid = _figure(rows, columns, 1.25 * rows + 0.45)
+    figure, grid = panels(rows, columns, height=1.25 * rows + 0.45)
     names = list(dict.fromkeys(text for layer in layers for text in layer.curves))
     for place, axes in enumerate(grid):
         if place >= len(layers):
@@ -269,12 +228,9 @@ def spectra(found: ReportData) -> Figure:
             if text not in layers[place].curves:
                 continue
             x, null = layers[place].curves[text]
-            relu = text == "relu(x)"
-            axes.plot(
-                x, 100 * np.linspace(null, 1, len(x)), label=text,
-                color="0.45" if relu else COLOURS[k % len(COLOURS)],
-                linestyle=(0, (4, 2)) if relu else STROKES[0],
-            )  # fmt: skip
+            relu = {"color": GREY, "linestyle": DASHED}
+            style = relu if text == "relu(x)" else colour_and_stroke(k)
+            axes.plot(x, 100 * np.linspace(null, 1, len(x)), label=text, **style)
         axes.set_title(f"layer {layers[place].layer}")
         axes.set_ylim(0, 102)
         if place % columns == 0:
@@ -282,11 +238,11 @@ def spectra(found: ReportData) -> Figure:
         if place + columns >= len(layers):
             axes.set_xlabel(r"$\log_{10}$ eigenvalue")
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, columnspacing=1)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
 
-@_styled
+@styled
 def calibration(found: ReportData) -> Figure:
     """Draw cross-validated predictions of the surrogate against what was measured.
 
@@ -302,62 +258,17 @@ def calibration(found: ReportData) -> Figure:
         np.maximum(column, edge)
         for column in (fitted.measured, fitted.predicted, fitted.low, fitted.high)
     )
-    figure, axes = _one(2.6)
+    figure, (axes,) = panels(height=2.6)
     ends = scale * sign * np.array([min(x.min(), low.min()), max(x.max(), high.max())])
-    axes.plot(ends, ends, color="0.5", linestyle=(0, (1, 1.5)), linewidth=0.9)
+    axes.plot(ends, ends, color=GREY, linestyle=DASHED, linewidth=0.9)
     # The lower end of a bar is the lower one on the page.
     down, up = (y - low, high - y) if sign > 0 else (high - y, y - low)
     axes.errorbar(
         scale * sign * x, scale * sign * y, yerr=scale * np.stack([down, up]), fmt="o",
-        markersize=3, color=COLOURS[0], elinewidth=0.6,
+        color=COLOURS[0], elinewidth=0.6,
     )  # fmt: skip
     axes.set_xlabel(_label(found, "measured"))
     axes.set_ylabel(_label(found, "predicted"))
     tau = "" if fitted.tau is None else rf", Kendall's $\tau$ = {fitted.tau:.2f}"
     axes.set_title(f"{100 * fitted.inside:.0f}% in their {100 * LEVEL:.0f}% interval{tau}")
     return figure
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as its ending says: .pdf, .png or .svg; the same figure, the same file.
-
-    Raises:
-        BoActError: another ending, or it cannot be written.
-    """
-    import matplotlib as mpl
-
-    kind = path.suffix.lower()
-    # So that no file depends on when it was made.
-    metadata = {
-        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-        ".png": {"Software": None},
-        ".svg": {"Date": None, "Creator": None},
-    }
-    if kind not in metadata:
-        raise BoActError(f"expected a file that ends in .pdf, .png or .svg, got {str(path)!r}")
-    try:
-        with (
-            mpl.rc_context({"svg.hashsalt": path.stem, "pdf.fonttype": 42}),
-            replacing(path) as temporary,
-        ):
-            figure.savefig(temporary, format=kind[1:], dpi=300, metadata=metadata[kind])
-    except OSError as error:
-        raise BoActError(f"cannot write {path}: {reason(error)}") from error
-    return path
-
-
-def _one(height: float) -> tuple[Figure, Axes]:
-    figure, (axes,) = _figure(1, 1, height)
-    return figure, axes
-
-
-def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure as Drawing
-
-    figure = Drawing(figsize=(COLUMN, height), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels:
-        axes.grid(visible=True, linewidth=0.3, alpha=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels

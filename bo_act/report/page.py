@@ -6,7 +6,6 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from bo_act import __version__
 from bo_act.errors import BoActError
+from bo_act.extras import require_extra
 from bo_act.html import Markup, escape
 from bo_act.io import atomic_write, reason
 
@@ -25,12 +25,9 @@ def check_installed() -> None:
     """Make sure that a report can be written, before the work that it is to tell of.
 
     Raises:
-        BoActError: what a report needs is not installed.
+        MissingExtraError: what a report needs is not installed.
     """
-    if not all(find_spec(name) for name in ("jinja2", "plotly")):
-        raise BoActError(
-            "a report needs plotly and jinja2; install them with: pip install 'bo-act[report]'"
-        )
+    require_extra("report", "a report", modules=("jinja2", "plotly"))
 
 
 def render(template: str, data: Mapping[str, Any], **content: Any) -> str:
@@ -42,7 +39,7 @@ def render(template: str, data: Mapping[str, Any], **content: Any) -> str:
         content: what the template names.
 
     Raises:
-        BoActError: what a report needs is not installed.
+        MissingExtraError: what a report needs is not installed.
     """
     check_installed()
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

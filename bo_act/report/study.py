@@ -12,7 +12,8 @@ import numpy as np
 import optuna
 
 from bo_act.activations.costs import cost
-from bo_act.activations.mathml import mathml
+from bo_act.activations.formulas import mathml
+from bo_act.activations.learnt import LEARNT, Learnt, read_learnt
 from bo_act.activations.plots import graph, sample, windows
 from bo_act.html import Markup, escape
 from bo_act.io import expanded
@@ -30,6 +31,7 @@ from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import REFERENCE, functions_of, shown
 
 _CURVE = 41  # points of a graph on the map
+_LEARNT = 12  # places of a network whose functions are drawn
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")
 
 
@@ -72,6 +74,7 @@ def study_report(subject: LoadedStudy) -> str:
         hero=_hero(found),
         confirmed=_confirmed(found),
         top=_top(found),
+        learnt=_learnt(found),
         counts={state: count for state, count in counts.items() if count},
         wanted=spec.trials if spec else None,
         lacking=subject.lacking,
@@ -161,11 +164,19 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
     return {
         "text": text,
         "functions": functions_of(text),
+        "options": _options(found),
         "formula": _formula(text),
         "graph": _picture(text, width=300, height=200),
         "settings": shown(row.settings) if row else "",
         "numbers": numbers_,
     }
+
+
+def _options(found: ReportData) -> str:
+    """Return what ``Activation`` was given besides the function."""
+    spec = found.subject.spec
+    options = spec.activation.options if spec else {}
+    return "".join(f", {name}={value!r}" for name, value in options.items() if value)
 
 
 def _runs(found: ReportData) -> dict[str, list[dict[str, Any]]]:
@@ -224,6 +235,32 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
             }
         )
     return {"baselines": baselines, "lines": lines, "seeds": found.confirmed[0].seeds}
+
+
+def _learnt(found: ReportData) -> dict[str, Any] | None:
+    """Return the functions of the best trial that learnt scales, before and after training."""
+    trials = {trial.number: trial for trial in found.subject.trials}
+    for row in found.ranked:
+        places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
+        if places:
+            some = np.unique(np.linspace(0, len(places) - 1, min(len(places), _LEARNT)).round())
+            return {
+                "trial": row.number,
+                "total": len(places),
+                "places": [_drawn(places[int(place)]) for place in some],
+            }
+    return None
+
+
+def _drawn(one: Learnt) -> dict[str, Any]:
+    first, *others = one.after
+    some = f"{len(one.after)} of {one.channels} channels" if one.channels else "the layer"
+    return {
+        "place": one.place,
+        "graph": graph(first, others=others, beside=one.before, width=150, height=100),
+        "formula": mathml(first) if not others else "",
+        "note": some,
+    }
 
 
 def _top(found: ReportData) -> list[dict[str, Any]]:

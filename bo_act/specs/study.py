@@ -20,7 +20,7 @@ from bo_act.specs.search import (
     SurrogateSpec,
     WarmStartSpec,
 )
-from bo_act.specs.task import AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
+from bo_act.specs.task import ActivationSpec, AugmentationSpec, DataSpec, ModelSpec, TrainingSpec
 from bo_act.urls import shown_url
 
 
@@ -162,6 +162,7 @@ class StudySpec(Spec):
     metric: MetricSpec = MetricSpec()
     model: ModelSpec | None
     data: DataSpec | None
+    activation: ActivationSpec = ActivationSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
     training: TrainingSpec = TrainingSpec()
     features: FeaturesSpec = FeaturesSpec()

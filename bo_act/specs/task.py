@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bo_act.errors import nearest
 from bo_act.specs.base import Count, Fraction, PositiveFloat, PositiveInt, Seed, Spec
@@ -29,6 +29,40 @@ class ModelSpec(Spec):
     name: Annotated[str, Field(min_length=1)]
     options: dict[str, Any] = Field(default_factory=dict)
     init: Literal["default", "kaiming", "unit_variance"] = "default"
+
+
+class ActivationSpec(Spec):
+    """What the searched function has besides its formula.
+
+    Attributes:
+        learnable: train scales of input and output with the network, from 1: one for each
+            ``layer`` or ``channel``; ``none`` has no scales. They are outside of weight decay.
+        scale_operators: a scale at each inner operator as well.
+        channel_dim: where channels are; default: dimension 1 of inputs with four axes and more,
+            else the last one.
+    """
+
+    learnable: Literal["none", "layer", "channel"] = "none"
+    scale_operators: bool = False
+    channel_dim: int | None = None
+
+    @model_validator(mode="after")
+    def _of_scales(self) -> ActivationSpec:
+        if self.learnable == "none" and (self.scale_operators or self.channel_dim is not None):
+            raise ValueError(
+                "scale_operators and channel_dim are of learnable = 'layer' or 'channel'"
+            )
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of ``Activation``."""
+        return self.model_dump() if self.is_learnable else {}
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether there are scales."""
+        return self.learnable != "none"
 
 
 class DataSpec(Spec):

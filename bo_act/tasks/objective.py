@@ -15,7 +15,7 @@ from typing import Any
 from optuna.trial import Trial
 
 from bo_act.activations.expressions import Expression
-from bo_act.activations.module import Activation
+from bo_act.activations.module import activations_of
 from bo_act.errors import SpecError
 from bo_act.failures import clean
 from bo_act.io import digest
@@ -84,18 +84,21 @@ class Objective:
         trial: Trial,
         function: Expression | Mapping[str, Expression],
         context: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
     ) -> Measured:
         """Call the function; NaN where it says that the training diverged.
+
+        Args:
+            trial: that asks for a value.
+            function: the activation function, or several by name.
+            context: what there is by name.
+            options: of the modules that it gets.
 
         Raises:
             SpecError: it asks for what is not there, or returns something else than expected.
             BaseException: whatever else it raised.
         """
-        activation: Any = (
-            Activation(function)
-            if isinstance(function, Expression)
-            else {name: Activation(one) for name, one in function.items()}
-        )
+        activation: Any = activations_of(function, options or {})
         asked = self._asked(context)
         try:
             with warnings.catch_warnings():

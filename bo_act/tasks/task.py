@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bo_act.activations.expressions import Expression
-from bo_act.activations.module import Activation
+from bo_act.activations.module import activations_of
 from bo_act.activations.space import Space, load_space
 from bo_act.data.loading import Data, load_data
 from bo_act.data.samples import Inputs, Samples, mapped
@@ -327,11 +327,7 @@ class Task:
         if self.objective is not None:
             raise SpecError("the study has an objective of its own, which trains no other network")
         task = self.with_settings(settings or {})
-        fresh: Activations = (
-            Activation(function)
-            if isinstance(function, Expression)
-            else {name: Activation(one) for name, one in function.items()}
-        )
+        fresh: Activations = activations_of(function, task.spec.activation.options)
         network = task.network(seed=seed)(fresh)
         # Apart, so that the order of the data does not repeat the weights' random numbers.
         result = train(
@@ -403,6 +399,7 @@ class Task:
             "model": spec.model and spec.model.model_dump(mode="json"),
             "augmentation": spec.augmentation.model_dump(mode="json"),
             "training": spec.training.model_dump(mode="json", exclude={"device", "threads"}),
+            **({"activation": options} if (options := spec.activation.options) else {}),
             "data": task.data.digest,
             "network": task.builder.source_hash,
         }

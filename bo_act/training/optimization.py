@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from bo_act.activations.scales import scale_parameters
 from bo_act.errors import NetworkError
 from bo_act.specs import TrainingSpec
 
@@ -23,11 +24,20 @@ def make_optimizer(network: nn.Module, spec: TrainingSpec) -> torch.optim.Optimi
     if not weights:
         raise NetworkError("expected a network with weights to train, got one without any")
     groups: Any = weights
-    if spec.decay == "matrices":
-        # Scales, shifts and biases have one axis; to shrink them regularizes nothing.
+    # Scales, shifts and biases have one axis; to shrink them regularizes nothing. Scales of an
+    # activation function would take the function with them.
+    scales = {id(scale) for scale in scale_parameters(network)}
+    if spec.decay == "matrices" or scales:
+        spared = [
+            id(weight) in scales or (spec.decay == "matrices" and weight.ndim <= 1)
+            for weight in weights
+        ]
         groups = [
-            {"params": [weight for weight in weights if weight.ndim > 1]},
-            {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+            {"params": [w for w, is_spared in zip(weights, spared, strict=True) if not is_spared]},
+            {
+                "params": [w for w, is_spared in zip(weights, spared, strict=True) if is_spared],
+                "weight_decay": 0.0,
+            },
         ]
         groups = [group for group in groups if group["params"]]
     if spec.optimizer == "adamw":

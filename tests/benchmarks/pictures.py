@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -18,6 +17,7 @@ from matplotlib.offsetbox import AnchoredText
 import bo_act
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.features.function_summary import function_summary
+from bo_act.plot_style import COLOURS, COLUMN, DASHED, GREY, PANEL, panels, save, styled
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.observations import inverse_warp
 from bo_act.search.searcher import Searcher
@@ -26,7 +26,8 @@ from bo_act.specs import AcquisitionSpec
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "figures"
 TASK = "fashion_mnist_small_cnn"
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+BLUE, ORANGE, GREEN, PURPLE = COLOURS[:4]
+WIDE = 2 * COLUMN
 METHODS = {"default": (BLUE, "bo-act"), "published": (GREEN, "published"), "tpe": (ORANGE, "TPE")}
 EVALUATIONS, SEEDS = 50, 10
 
@@ -61,16 +62,16 @@ class Example:
 
 def space(example: Example) -> Figure:
     """Draw twelve functions, from the best to the worst that trains."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure, grid = panels(2, 6, width=WIDE, height=PANEL)
     alive = np.flatnonzero(example.known & (example.values > 0.3))
     ranked = alive[np.argsort(-example.values[alive], kind="stable")]
     chosen = ranked[np.linspace(0, len(ranked) - 1, 12).astype(int)]
-    for axes, index in zip(figure.subplots(2, 6).flat, chosen, strict=True):
+    for axes, index in zip(grid, chosen, strict=True):
         text = example.space.catalogue.text(int(index))
         drawn = function_summary(bo_act.parse(text))
         axes.plot(drawn.x, drawn.value, color=BLUE, lw=1.5)
         axes.axhline(0, color=GREY, lw=0.4)
-        axes.set_title(f"{text}\n{example.values[index]:.1%}", fontsize=5.6)
+        axes.set_title(f"{text}\n{example.values[index]:.1%}", fontsize=5)
         axes.tick_params(labelsize=5)
         axes.set_xlim(-4, 4)
     return figure
@@ -78,24 +79,23 @@ def space(example: Example) -> Figure:
 
 def features(example: Example) -> Figure:
     """Draw what is known of four functions before training: outputs, and spectra of two layers."""
-    figure = Figure(figsize=(8, 2.7), layout="constrained")
-    left, *rest = figure.subplots(1, 3)
+    figure, (left, *rest) = panels(1, 3, width=WIDE)
     catalogue, table = example.space.catalogue, example.benchmark.features
     layers = len(table.blocks["fim_null"].values[0])
     names = ("relu(x)", "tanh(x)", "sigmoid(x)", "square(x)")
-    for name, colour in zip(names, (BLUE, ORANGE, GREEN, "#CC79A7"), strict=True):
+    for name, colour in zip(names, (BLUE, ORANGE, GREEN, PURPLE), strict=True):
         drawn = function_summary(bo_act.parse(name))
         left.plot(drawn.x, drawn.value, color=colour, label=name)
         row = table.blocks["fim"].values[catalogue.index(name)].reshape(layers, -1)
         for axes, layer in zip(rest, (1, layers - 1), strict=True):
             axes.plot(row[layer], (np.arange(row.shape[1]) + 0.5) / row.shape[1], color=colour)
-            axes.set_title(f"Fisher spectrum, layer {layer + 1} of {layers}", fontsize=8)
-            axes.set_xlabel("log eigenvalue", fontsize=7)
+            axes.set_title(f"Fisher spectrum, layer {layer + 1} of {layers}")
+            axes.set_xlabel("log eigenvalue")
     left.set(xlim=(-3, 3), ylim=(-1.5, 3))
-    left.set_title("output", fontsize=8)
-    left.set_xlabel("pre-activation x", fontsize=7)
-    left.legend(fontsize=6)
-    rest[0].set_ylabel("share of eigenvalues below", fontsize=7)
+    left.set_title("output")
+    left.set_xlabel("pre-activation x")
+    left.legend(loc="lower right")
+    rest[0].set_ylabel("share of eigenvalues below")
     return figure
 
 
@@ -105,25 +105,22 @@ def embedding_map(example: Example, axes: Axes, figure: Figure, *, path: bool) -
     points = example.embedding.points[:, columns]
     known = np.flatnonzero(example.known)
     known = known[np.argsort(example.values[known], kind="stable")]  # the best on top
-    drawn = axes.scatter(
-        *points[known].T, c=100 * example.values[known], s=5, cmap="cividis", rasterized=True
-    )
+    drawn = axes.scatter(*points[known].T, c=100 * example.values[known], s=2, rasterized=True)
     bar = figure.colorbar(drawn, ax=axes)
-    bar.set_label("validation accuracy, %", fontsize=7)
-    bar.ax.tick_params(labelsize=6)
-    axes.set_xlabel("outputs, first coordinate", fontsize=7)
-    axes.set_ylabel("Fisher spectra, first coordinate", fontsize=7)
+    bar.set_label("validation accuracy, %")
+    axes.set_xlabel("outputs, first coordinate")
+    axes.set_ylabel("Fisher spectra, first coordinate")
     if path:
         tried = points[example.order]
-        axes.scatter(*tried.T, s=22, facecolors="none", edgecolors=ORANGE, lw=0.9)
+        axes.scatter(*tried.T, s=12, facecolors="none", edgecolors=ORANGE, lw=0.9)
         best = points[max(example.order, key=lambda index: np.nan_to_num(example.values[index]))]
-        axes.scatter(*best, marker="*", s=110, color=ORANGE, edgecolors="white", lw=0.6, zorder=3)
+        axes.scatter(*best, marker="*", s=60, color=ORANGE, edgecolors="white", lw=0.6, zorder=3)
 
 
 def embedding(example: Example) -> Figure:
     """Draw the map alone."""
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    embedding_map(example, figure.subplots(), figure, path=False)
+    figure, (axes,) = panels()
+    embedding_map(example, axes, figure, path=False)
     return figure
 
 
@@ -141,15 +138,14 @@ def surrogate(example: Example) -> Figure:
     low, middle, high = (
         inverse_warp(at.numpy(), y.numpy(), told.values) for at in (mean - away, mean, mean + away)
     )
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels()
     values = example.values[others]
     bars = [middle - low, high - middle]
-    axes.errorbar(values, middle, yerr=bars, fmt="o", ms=3, color=BLUE, ecolor="#9ecae1", lw=0.8)
+    axes.errorbar(values, middle, yerr=bars, fmt="o", ms=2, color=BLUE, ecolor="#9ecae1", lw=0.8)
     ends = [values.min(), values.max()]
     axes.plot(ends, ends, color=GREY, lw=0.8)
-    axes.set_xlabel("measured validation accuracy", fontsize=8)
-    axes.set_ylabel("predicted: median and central 90%", fontsize=8)
+    axes.set_xlabel("measured validation accuracy")
+    axes.set_ylabel("predicted: median and central 90%")
     inside = float(np.mean((values >= low) & (values <= high)))
     axes.add_artist(
         AnchoredText(f"{inside:.0%} inside their interval", "lower right", frameon=False)
@@ -166,24 +162,22 @@ def acquisition(example: Example) -> Figure:
     points = torch.from_numpy(example.embedding.points[free])
     mean, variance = model.mean_and_variance(points)
     score = score_pool(AcquisitionSpec(), model, points, float(y.max()), seed=0).numpy()
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels()
     rank = np.argsort(np.argsort(score)) / len(score)
-    drawn = axes.scatter(mean, variance.sqrt(), c=rank, s=7, cmap="cividis", rasterized=True)
-    figure.colorbar(drawn, ax=axes).set_label("rank of the score (1: tried next)", fontsize=7)
+    drawn = axes.scatter(mean, variance.sqrt(), c=rank, s=3, rasterized=True)
+    figure.colorbar(drawn, ax=axes).set_label("rank of the score (1: tried next)")
     chosen = int(score.argmax())
-    axes.scatter(mean[chosen], variance.sqrt()[chosen], marker="*", s=120, color=ORANGE)
-    axes.axvline(float(y.max()), color=GREY, lw=0.8, ls="--")
-    axes.set_xlabel("predicted mean (dashed: the best observed), standardized", fontsize=7)
-    axes.set_ylabel("deviation of the prediction", fontsize=7)
+    axes.scatter(mean[chosen], variance.sqrt()[chosen], marker="*", s=60, color=ORANGE)
+    axes.axvline(float(y.max()), color=GREY, lw=0.8, linestyle=DASHED)
+    axes.set_xlabel("predicted mean (dashed: best observed)")
+    axes.set_ylabel("deviation of the prediction")
     return figure
 
 
 def readme(example: Example) -> Figure:
     """Draw regret over evaluations beside the map with one search on it."""
     found = bo_act.compare([TASK], [*METHODS, "random"], seeds=SEEDS, evaluations=EVALUATIONS)
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    figure, (left, right) = panels(1, 2, width=WIDE)
     for method, (colour, label) in (METHODS | {"random": (GREY, "random")}).items():
         steps = found.steps[found.steps["method"] == method]
         runs = np.stack([run["index"].to_numpy() for _, run in steps.groupby("seed")])
@@ -191,22 +185,21 @@ def readme(example: Example) -> Figure:
         regret = 100 * (np.nanmax(example.values) - np.maximum.accumulate(values, axis=1))
         left.plot(np.arange(1, EVALUATIONS + 1), regret.mean(axis=0), color=colour, label=label)
     left.set(xlim=(8, EVALUATIONS), ylim=(0, 0.32))
-    left.set_xlabel("functions trained", fontsize=8)
-    left.set_ylabel("points below the best function", fontsize=8)
-    left.legend(fontsize=7)
-    left.set_title(f"mean of {SEEDS} searches, {TASK}", fontsize=8)
+    left.set_xlabel("functions trained")
+    left.set_ylabel("points below the best function")
+    left.legend()
+    left.set_title(f"mean of {SEEDS} searches, {TASK}")
     embedding_map(example, right, figure, path=True)
     return figure
 
 
 def main() -> None:
     """Draw and write them all."""
-    mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 8})
     example = Example()
     FOLDER.mkdir(parents=True, exist_ok=True)
     for draw in (space, features, embedding, surrogate, acquisition, readme):
         file = FOLDER / f"{draw.__name__}.png"
-        draw(example).savefig(file, dpi=110, metadata={"Software": None})
+        save(styled(draw)(example), file, dpi=150)
         print(f"wrote {file.relative_to(ROOT)} ({file.stat().st_size:,} bytes)", flush=True)
 
 

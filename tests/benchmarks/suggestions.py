@@ -18,6 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+
+from bo_act.plot_style import COLUMN, colour_and_stroke, panels, save, styled
 
 ROOT = Path(__file__).parents[2]
 POOLS = (2_827, 50_000, 425_896)
@@ -132,26 +135,26 @@ def in_own_process(method: str, candidates: int, observations: int) -> dict[str,
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def draw(found: dict[tuple[str, int, int], dict[str, float]], path: Path) -> None:
+@styled
+def draw(found: dict[tuple[str, int, int], dict[str, float]]) -> Figure:
     """Draw seconds over observations, a panel for each pool."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(POOLS), figsize=(10, 3.4), sharey=True)
+    figure, axes = panels(1, len(POOLS), width=2 * COLUMN)
     for axis, candidates in zip(axes, POOLS, strict=True):
         for place, method in enumerate(METHODS):
             line = [(n, found.get((method, candidates, n))) for n in OBSERVATIONS]
             line = [(n, cell["seconds"]) for n, cell in line if cell is not None]
             if line:
-                axis.plot(*zip(*line, strict=True), "o-", color=f"C{place}", label=method)
+                axis.plot(
+                    *zip(*line, strict=True), marker="o", label=method, **colour_and_stroke(place)
+                )
         axis.set(xscale="log", yscale="log", xlabel="observations")
-        axis.set_title(f"{candidates:,} candidates", fontsize=10)
+        axis.set_title(f"{candidates:,} candidates")
         axis.set_xticks(OBSERVATIONS, [str(n) for n in OBSERVATIONS])
         axis.minorticks_off()
-        axis.grid(alpha=0.3)
+        axis.sharey(axes[0])
     axes[0].set_ylabel("seconds a suggestion")
-    axes[-1].legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path)
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="lower right")
+    return figure
 
 
 def main() -> None:
@@ -188,7 +191,7 @@ def main() -> None:
             lines.append(f"| {candidates:,} | {observations} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     put(ROOT / "docs" / "results" / "speed.md", "suggestions", "\n".join(lines))
-    draw(found, options.figure)
+    save(draw(found), options.figure)
 
 
 if __name__ == "__main__":

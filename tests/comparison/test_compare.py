@@ -428,7 +428,7 @@ def test_compare_writes_a_report_of_what_it_found(bo_act, files):
 
 
 def test_a_report_that_cannot_be_made_is_noticed_before_the_comparison(bo_act, files, monkeypatch):
-    monkeypatch.setattr("bo_act.report.page.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     code, _, err = bo_act("compare", "--benchmark", "one.parquet", "--out", "o", "--report", "r")
     assert code == 2
     assert "pip install 'bo-act[report]'" in err

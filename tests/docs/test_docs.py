@@ -37,6 +37,7 @@ SHELL_WORDS = {
     "ray",
     "srun",
     "optuna-dashboard",
+    "torchrun",
 }
 """What a block of shell may hold beside bo-act and make; nothing here can run or check these."""
 
@@ -82,6 +83,9 @@ TOGETHER = [
     ROOT / "docs/how_to/own_training_loop.md",
     ROOT / "docs/how_to/other_parameters.md",
 ]
+
+
+FRAMEWORKS = ROOT / "docs/how_to/recipes.md"  # test_framework_recipes.py runs it
 
 
 @pytest.mark.parametrize("network", [WithFresh, WithModule])
@@ -132,7 +136,9 @@ def output_features(act_bench):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in with_blocks("python") if page not in TOGETHER], ids=name
+    "page",
+    [page for page in with_blocks("python") if page not in (*TOGETHER, FRAMEWORKS)],
+    ids=name,
 )
 def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, with few trials."""

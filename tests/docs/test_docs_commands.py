@@ -53,6 +53,9 @@ NOT_RUN = {
         "bo-act features my_study --workers 16 --executor ray": "needs several machines",
         "ray stop": "needs several machines",
     },
+    "docs/how_to/recipes.md": {
+        "torchrun --standalone --nproc-per-node 2 ddp.py": "test_framework_recipes.py runs it",
+    },
     "docs/how_to/compare_methods.md": {
         "bo-act bench fetch https://example.org/act_bench_cnn.json.gz --to data": "needs the "
         "network; test_fetch.py has a server",
@@ -89,6 +92,7 @@ NOT_RUN = {
     },
     "docs/results/studies.md": {
         "make quickstart": "installs packages from the network",
+        "make benchmark-learnable": "takes minutes",
         "python tests/benchmarks/intervals.py --confirmations": "takes a minute; "
         "test_statistics.py has a part",
     },

@@ -16,7 +16,7 @@ from bo_act.activations.expressions import parse
 from bo_act.activations.operators import OPERATORS, of_kind
 from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.errors import ExportError
-from bo_act.exports import coefficients, formulas
+from bo_act.exports import coefficients
 from bo_act.exports.exporter import TARGETS
 from bo_act.exports.limits import intervals, notes
 from bo_act.exports.native import JAX, KERAS, TORCH
@@ -202,26 +202,6 @@ def test_limits_hold():
     assert notes(parse("tanh(x)")) == [
         "finite, with a finite slope, in float32 for all |x| <= 10000"
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "plain", "latex"),
-    [
-        ("sub(x,sub(x,tanh(x)))", "x - (x - tanh(x))", r"x - \left(x - \tanh\left(x\right)\right)"),
-        ("mul(x,add(x,erf(x)))", "x * (x + erf(x))", None),
-        ("div(x,mul(x,exp(x)))", "x / (x * exp(x))", r"\frac{x}{x \, e^{x}}"),
-        ("pow(negative(x),square(x))", "(-x)^(x^2)", r"\left(-x\right)^{x^{2}}"),
-        ("square(pow(x,abs(x)))", "(x^|x|)^2", r"\left(x^{\left|x\right|}\right)^{2}"),
-        ("add(x,negative(x))", "x + (-x)", r"x + \left(-x\right)"),
-        ("negative(add(x,exp(x)))", "-(x + exp(x))", r"-\left(x + e^{x}\right)"),
-        ("reciprocal(expm1(x))", "1 / expm1(x)", r"\frac{1}{e^{x} - 1}"),
-        ("max_n(x,zero(x),bessel_i0e(x))", "max(x, 0, bessel_i0e(x))", None),
-    ],
-)
-def test_formulas_for_people(text, plain, latex):
-    assert formulas.plain(parse(text)) == plain
-    if latex is not None:
-        assert formulas.latex(parse(text)) == latex
 
 
 def test_every_formula_is_read_by_a_renderer(act_bench_catalogue):

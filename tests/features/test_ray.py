@@ -9,7 +9,7 @@ from processes import environment
 from small_features import Net, a_few, assert_same_table, features, kept
 
 from bo_act.activations.space import Space
-from bo_act.errors import FeatureError, WorkerError
+from bo_act.errors import FeatureError, MissingExtraError, WorkerError
 from bo_act.features import compute as computing
 from bo_act.features import ray_tasks
 
@@ -26,7 +26,7 @@ def few() -> Space:
 
 def test_without_ray(few, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(FeatureError, match=r'pip install "bo-act\[ray\]"'):
+    with pytest.raises(MissingExtraError, match=r"pip install 'bo-act\[ray\]'; without it"):
         features(few, workers=2, executor="ray")
 
 

@@ -22,6 +22,7 @@ from bo_act import load_space
 from bo_act.activations.operators import OPERATORS
 from bo_act.errors import BoActError, SearchError
 from bo_act.metrics import ACCURACY, Metric
+from bo_act.plot_style import COLUMN, save
 from bo_act.report import figures
 from bo_act.report.data import ReportData
 from bo_act.report.embedding_map import embedding_map, project, spread
@@ -444,7 +445,7 @@ def test_figures_are_a_column_wide_and_labelled(small, monkeypatch):
     found = ReportData(small[1])
     for draw in (figures.progress, figures.embedding_map, figures.spectra, figures.calibration):
         drawn = draw(found)
-        assert drawn.get_figwidth() == figures.COLUMN
+        assert drawn.get_figwidth() == COLUMN
         labels = [axes.get_xlabel() + axes.get_ylabel() for axes in drawn.axes]
         assert any(labels)
     assert "%" in figures.progress(found).axes[0].get_ylabel()
@@ -463,7 +464,7 @@ def test_a_gallery_has_a_graph_for_each_function():
 @pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
 def test_the_same_figure_gives_the_same_file(tmp_path, kind):
     files = [
-        figures.save(figures.gallery(["tanh(x)"]), tmp_path / str(n) / f"a.{kind}").read_bytes()
+        save(figures.gallery(["tanh(x)"]), tmp_path / str(n) / f"a.{kind}").read_bytes()
         for n in range(2)
     ]
     assert files[0] == files[1]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 import warnings
@@ -19,7 +20,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from bo_act.errors import SpecError
+from bo_act.errors import MissingExtraError, SpecError
 from bo_act.metrics import ACCURACY
 from bo_act.specs import StudySpec
 from bo_act.study.running.callbacks import Callbacks
@@ -131,8 +132,8 @@ def test_a_callback_that_is_none_is_said_before_anything_is_trained(name, says):
 
 
 def test_a_missing_package_is_said(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(SpecError, match=r"pip install 'bo-act\[wandb\]'"):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'bo-act\[wandb\]'"):
         Callbacks.of(spec("wandb"))
 
 

@@ -96,10 +96,7 @@ def test_a_study_that_nobody_has_begun(bo_act):
 
 def test_a_dashboard_that_is_not_installed(bo_act, monkeypatch):
     run_study(make(trials=1, confirm={"seeds": 0}, features={"fim": False}))
-    find = __import__("importlib.util").util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "optuna_dashboard" else find(name)
-    )
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     code, _, err = bo_act("dashboard", "tiny.toml")
     assert code == 2
     assert "pip install 'bo-act[dashboard]'" in err

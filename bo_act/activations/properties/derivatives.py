@@ -18,6 +18,7 @@ from torch import Tensor
 from bo_act.activations.evaluation import evaluate, plan
 from bo_act.activations.expressions import Expression
 from bo_act.activations.operators import OPERATORS
+from bo_act.activations.scales import Scaled
 from bo_act.torch_state import plain_torch
 
 # Functions evaluated at once: a tensor of 512 rows is 1 MB.
@@ -37,7 +38,7 @@ class Functions(Protocol):
 
 
 @plain_torch()
-def value_and_slope(expression: Expression, x: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_slope(expression: Expression | Scaled, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return f(x) and f'(x) elementwise, the slope as autograd gives it.
 
     Args:

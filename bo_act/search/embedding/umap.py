@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from bo_act.activations.derivatives import Functions, values_and_slopes
+from bo_act.activations.properties.derivatives import Functions, values_and_slopes
 from bo_act.errors import SearchError
+from bo_act.extras import require_extra
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.specs.base import checked_seed
@@ -56,7 +57,8 @@ class UmapEmbedder:
         """Embed a table with the block ``outputs``, and ``fim`` if it has it.
 
         Raises:
-            SearchError: umap-learn is not installed, or fewer than four functions have features.
+            MissingExtraError: umap-learn is not installed.
+            SearchError: too few functions have features.
         """
         valid = table.blocks["outputs"].present.copy()
         if "fim" in table.blocks:
@@ -80,34 +82,27 @@ class UmapEmbedder:
         return Embedding(points, {"umap": slice(0, 2)}, valid, made_from)
 
     def _layout(self, table: FeatureTable, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                from umap import UMAP, umap_
-        except ImportError as error:
-            raise SearchError(
-                'the embedding "umap" needs umap-learn; install it with: pip install "bo-act[umap]"'
-            ) from error
+        umap = require_extra("umap", 'the embedding "umap"')
         given: dict[str, Any] = {"random_state": self.seed, "n_jobs": 1}
         outputs = np.clip(self._outputs(table)[rows], -_LARGE, _LARGE)
         few = min(_OUTPUT_NEIGHBOURS, len(rows) - 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a seed costs parallelism, and of tiny tables
             if "fim" not in table.blocks:
-                alone = UMAP(n_neighbors=few, **given).fit(outputs)
+                alone = umap.UMAP(n_neighbors=few, **given).fit(outputs)
                 return np.asarray(alone.embedding_, dtype=np.float64)
             given["transform_mode"] = "graph"  # no layout of one alone
-            of_outputs = UMAP(n_neighbors=few, **given).fit(outputs)
-            of_spectra = UMAP(metric="manhattan", n_neighbors=_SPECTRUM_NEIGHBOURS, **given).fit(
-                weighted_spectra(table)[rows]
-            )
-            union = umap_.general_simplicial_set_union(
+            of_outputs = umap.UMAP(n_neighbors=few, **given).fit(outputs)
+            of_spectra = umap.UMAP(
+                metric="manhattan", n_neighbors=_SPECTRUM_NEIGHBOURS, **given
+            ).fit(weighted_spectra(table)[rows])
+            union = umap.umap_.general_simplicial_set_union(
                 *(_without_weakest(one.graph_) for one in (of_outputs, of_spectra))
             )
-            union = umap_.reset_local_connectivity(union, True)
+            union = umap.umap_.reset_local_connectivity(union, True)
             # As the sum of two models is laid out, but for its random state, which is 42 there.
-            a, b = umap_.find_ab_params(1.0, 0.1)
-            layout, _ = umap_.simplicial_set_embedding(
+            a, b = umap.umap_.find_ab_params(1.0, 0.1)
+            layout, _ = umap.umap_.simplicial_set_embedding(
                 None,
                 union,
                 n_components=2,

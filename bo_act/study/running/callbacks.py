@@ -7,7 +7,6 @@ deprecated, and log one number a trial, where these log the curves of its traini
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import warnings
@@ -19,6 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.errors import SpecError, nearest
+from bo_act.extras import has_extra, require_extra
 from bo_act.failures import USERS, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.running.dashboard_notes import DashboardNote
@@ -46,11 +46,12 @@ class Callbacks:
         """Make those that a study file names, with others of the caller's.
 
         Raises:
-            SpecError: a name or a file is none, or a package is missing.
+            SpecError: a name or a file is none.
+            MissingExtraError: a package is missing.
         """
         named = [(name, _named(name, spec)) for name in spec.callbacks]
         named += [(getattr(one, "__name__", type(one).__name__), one) for one in own]
-        if importlib.util.find_spec("optuna_dashboard") is not None:
+        if has_extra("dashboard"):
             named.append(("the dashboard's note", DashboardNote()))
         return cls(named)
 
@@ -71,10 +72,8 @@ class Callbacks:
 
 def _named(name: str, spec: StudySpec) -> Callback:
     if name in _MAKERS:
-        package, extra, maker = _MAKERS[name]
-        if importlib.util.find_spec(package) is None:
-            raise SpecError(f"the callback {name!r} needs {package}: pip install 'bo-act[{extra}]'")
-        return maker(Path("runs") / spec.name)
+        require_extra(name, f"the callback {name!r}")
+        return _MAKERS[name](Path("runs") / spec.name)
     if ".py:" in name:
         return load_function(
             name, key="callbacks", expected="def log(study, trial)", error=SpecError
@@ -192,8 +191,9 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.\-: /]", "_", name)
 
 
-_MAKERS: dict[str, tuple[str, str, Callable[[Path], Callback]]] = {
-    "tensorboard": ("tensorboard", "tensorboard", tensorboard),
-    "wandb": ("wandb", "wandb", wandb),
-    "mlflow": ("mlflow", "mlflow", mlflow),
+_MAKERS: dict[str, Callable[[Path], Callback]] = {
+    "tensorboard": tensorboard,
+    "wandb": wandb,
+    "mlflow": mlflow,
 }
+"""Name of a callback, and of the extra that it needs → what makes it for a folder."""

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.activations.expressions import parse
-from bo_act.exports.formulas import plain
+from bo_act.activations.formulas import plain
 from bo_act.features.function_summary import function_summary
 from bo_act.study.results.summary import best_value
 from bo_act.study.storage.metric import metric_of

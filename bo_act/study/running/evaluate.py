@@ -15,6 +15,7 @@ import torch
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from bo_act.activations.learnt import LEARNT, learnt_scales
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import Failure
 from bo_act.metrics import Metric
@@ -213,7 +214,7 @@ def _trained(
             checkpoint.delete()
             raise optuna.TrialPruned
 
-    _, result = task.train(
+    network, result = task.train(
         asked.trained,
         seed=task.spec.seed,
         settings=asked.settings,
@@ -221,6 +222,9 @@ def _trained(
         checkpoint=checkpoint,
         stop=signals.came,
     )
+    if task.spec.activation.is_learnable and result.status == "completed":
+        with keeping(study, trial):
+            trial.set_user_attr(LEARNT, learnt_scales(network))
     return result
 
 
@@ -230,7 +234,7 @@ def _own_objective(
     """Evaluate by the training function of a user's file."""
     context = task.context(seed=task.spec.seed, settings=asked.settings)
     started = time.perf_counter()
-    found = objective(trial, asked.trained, context)
+    found = objective(trial, asked.trained, context, task.spec.activation.options)
     value, finite = found.value, math.isfinite(found.value)
     if found.variance is not None:
         trial.set_user_attr(VALUES, list(found.values))

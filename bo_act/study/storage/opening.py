@@ -15,6 +15,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from bo_act.errors import BoActError, StorageError
+from bo_act.extras import require_extra
 from bo_act.specs import StudySpec
 from bo_act.study.storage.database import PatientDatabase, first_line
 from bo_act.study.storage.errors import one_line, unusable
@@ -143,9 +144,9 @@ def _open_database(
     except BoActError:
         raise
     except Exception as error:  # of SQLAlchemy, a driver, Alembic, or of what stands in a file
-        reason = without_secrets_of(given, first_line(error))
         if isinstance(error, ImportError) and url.get_backend_name() == "postgresql":
-            reason = "its driver is missing; install the extra: pip install 'bo-act[postgres]'"
+            require_extra("postgres", f"the study storage {shown_url(given)}")
+        reason = without_secrets_of(given, first_line(error))
         hidden = None if "***" in reason else error
         raise unusable(shown_url(given), reason, "reached") from hidden
 

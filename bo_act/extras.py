@@ -1,0 +1,80 @@
+"""What bo-act can use and does not bring: the extras, and what is said where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Collection
+from importlib import import_module
+from types import ModuleType
+
+from bo_act.errors import MissingExtraError
+from bo_act.io import one_line
+
+EXTRAS: dict[str, dict[str, str]] = {
+    "umap": {"umap": "umap-learn"},
+    "postgres": {"psycopg": "psycopg"},
+    "ray": {"ray": "ray"},
+    "dashboard": {"optuna_dashboard": "optuna-dashboard"},
+    "report": {"matplotlib": "matplotlib", "jinja2": "jinja2", "plotly": "plotly"},
+    "timm": {"timm": "timm"},
+    "onnx": {"onnx": "onnx"},
+    "tensorboard": {"tensorboard": "tensorboard"},
+    "transformers": {"transformers": "transformers"},
+    "wandb": {"wandb": "wandb"},
+    "mlflow": {"mlflow": "mlflow-skinny", "sqlalchemy": "sqlalchemy"},
+}
+"""Extra → the modules that it brings, each with the name of its package."""
+
+
+def has_extra(extra: str) -> bool:
+    """Tell whether all modules of an extra are installed, without importing them."""
+    return all(map(_is_there, EXTRAS[extra]))
+
+
+def require_extra(
+    extra: str, needed_for: str, *, modules: Collection[str] = (), otherwise: str = ""
+) -> ModuleType:
+    """Import what an extra brings.
+
+    Args:
+        extra: its name in ``pip install 'bo-act[NAME]'``.
+        needed_for: what needs it, for the message, such as ``"a report"``.
+        modules: those of the extra's that are needed; default: all.
+        otherwise: what can be done without.
+
+    Returns:
+        The first of the modules.
+
+    Raises:
+        MissingExtraError: one is not installed, or cannot be imported.
+    """
+    wanted = modules or EXTRAS[extra]
+    missing = [EXTRAS[extra][module] for module in wanted if not _is_there(module)]
+    told = f"; {otherwise}" if otherwise else ""
+    if missing:
+        is_or_are = "is" if len(missing) == 1 else "are"
+        raise MissingExtraError(
+            f"{needed_for} needs {' and '.join(missing)}, which {is_or_are} not installed; "
+            f"install with: pip install 'bo-act[{extra}]'{told}"
+        )
+    imported = []
+    for module in wanted:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                imported.append(import_module(module))
+        except Exception as error:  # versions that do not fit together fail in many ways
+            raise MissingExtraError(
+                f"{needed_for} needs {EXTRAS[extra][module]}, which is installed and cannot be "
+                f"imported ({one_line(error)}); install it again with: "
+                f"pip install --force-reinstall 'bo-act[{extra}]'{told}"
+            ) from error
+    return imported[0]
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # something that was put into sys.modules by hand
+        return False
