@@ -95,8 +95,8 @@ class Catalogue:
         if not good.any():
             counts = ", ".join(f"{name} by {int(one.sum()):,}" for name, one in found.items())
             raise SpecError(
-                f"space {self.space.name!r}, require: none of its {len(self):,} functions "
-                f"satisfies all of it ({counts}); require less"
+                f"space {self.space.name!r}, require: none of its {len(self):,} functions has all "
+                f"the required properties ({counts}); require fewer"
             )
         # Expressions of what is left out have the group -1.
         place = np.where(good, np.cumsum(good) - 1, -1)

@@ -42,8 +42,8 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
     """
     if not space.can_be_listed:
         raise ExpressionError(
-            f"the space {space.name!r} has {len(space):,} expressions, more than the {LISTED:,} "
-            "that can be listed; `bo-act run` searches it from tree to tree "
+            f"the space {space.name!r} has {len(space):,} expressions, and at most {LISTED:,} "
+            "can be listed; `bo-act run` searches it locally "
             '(candidates = "trees"), everything else needs a smaller space'
         )
     if len(space) < KEPT_FROM:
@@ -54,13 +54,13 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
             return _read(path, space)
         except Exception as error:  # whatever it is, this is a cache
             why = one_line(error)
-            warnings.warn(f"{path} cannot be read and is built again: {why}", stacklevel=2)
+            warnings.warn(f"{path} cannot be read and is rebuilt: {why}", stacklevel=2)
     catalogue = Catalogue.build(space, progress=progress)
     try:
         _write(path, catalogue)
     except OSError as error:
         warnings.warn(
-            f"the catalogue cannot be kept in {path.parent}, and is built each time: "
+            f"the catalogue cannot be saved in {path.parent} and is rebuilt on every run: "
             f"{reason(error, MOVE_CACHE)}",
             stacklevel=2,
         )

@@ -30,7 +30,7 @@ _INSTEAD = {
     "/": "write div(a,b) for a / b",
     "^": "write pow(a,b) for a ^ b",
     "|": "write abs(a) for |a|",
-} | dict.fromkeys("0123456789", "numbers are zero(x), one(x), and what is made of them")
+} | dict.fromkeys("0123456789", "build numbers from zero(x) and one(x)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def parse(text: str) -> Expression:
         'relu(x)'
     """
     if not isinstance(text, str):
-        raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
+        raise ExpressionError(f"expected an expression as text, got {type(text).__name__}")
     return parse_tree(text, arities={name: op.accepts for name, op in OPERATORS.items()})
 
 

@@ -160,8 +160,8 @@ class Activation(nn.Module):
             tracer: Any = traced.tracer
             if self.scales is not None and not tracer.path_of_module(self):
                 raise ExpressionError(
-                    "a function with learnt scales cannot be traced by itself; trace a network "
-                    "that it is in, such as nn.Sequential(activation)"
+                    "a function with learnt scales cannot be traced alone; trace a network around "
+                    "it, such as nn.Sequential(activation)"
                 )
             node: Tensor = _as_node(self, traced, call, text, self.normalize, self.fused)
             return node
@@ -276,7 +276,8 @@ class Activation(nn.Module):
         """Get ready for ``torch.jit.script``, which calls this."""
         if self.scales is not None:
             raise ExpressionError(
-                "a function with learnt scales is not scripted; use torch.compile or torch.export"
+                "a function with learnt scales cannot be scripted; use torch.compile or "
+                "torch.export"
             )
         if "_script" not in vars(self):
             self._script = _scripted(self._evaluate)
@@ -298,7 +299,7 @@ def _rebuild(
     kind = Activation if kind is None else kind
     if not (isinstance(text, str) and isinstance(kind, type) and issubclass(kind, Activation)):
         raise ExpressionError(
-            f"expected the text of an expression and a class of activations, got {text!r:.60} and "
+            f"expected an expression as text and an activation class, got {text!r:.60} and "
             f"{kind!r:.60}"
         )
     made = kind.__new__(kind)

@@ -71,8 +71,8 @@ _OTHERS = {
     "i1": "I1(x); bessel_i1e is e^-|x| I1(x)",
     "besseli0": "I0(x); bessel_i0e is e^-|x| I0(x)",
     "besseli1": "I1(x); bessel_i1e is e^-|x| I1(x)",
-    "fmax": "a maximum that leaves NaN out; max keeps it",
-    "fmin": "a minimum that leaves NaN out; min keeps it",
+    "fmax": "a maximum that ignores NaN; max propagates it",
+    "fmin": "a minimum that ignores NaN; min propagates it",
     "arctan2": "of two arguments; arctan has one",
     "atan2": "of two arguments; arctan has one",
     "sum": "a sum of all elements; add has two arguments, sum_n more",
@@ -85,7 +85,7 @@ _OTHERS = {
     "glu": "not element by element",
 } | dict.fromkeys(
     _ANOTHER.split(),
-    "another function, and no operator here",
+    "a different function, not an operator here",
 )
 """Functions that look like an operator to those who misspell one, and are none: what they are."""
 

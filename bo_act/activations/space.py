@@ -211,7 +211,7 @@ class Space:
             return start + texts.index(str(params[EXPRESSION_SLOT]))
         except (KeyError, ValueError) as error:
             raise ExpressionError(
-                f"these parameters are no member of the space {self.name!r}: {dict(params)}; "
+                f"these parameters are not a member of the space {self.name!r}: {dict(params)}; "
                 f"its slots are {', '.join(self.distributions)}"
             ) from error
 
@@ -237,8 +237,9 @@ class Space:
             if value not in choices:
                 came = shortened(repr(value))
                 raise SearchError(
-                    f"a trial was enqueued with {slot} = {came}, and the space {self.name!r} has "
-                    f"no such choice there{nearest(own_names(str(value)), map(str, choices))}"
+                    f"a trial was enqueued with {slot} = {came}, which is not a choice of that "
+                    f"slot in the space "
+                    f"{self.name!r}{nearest(own_names(str(value)), map(str, choices))}"
                 )
         shapes = [
             schema
@@ -248,8 +249,9 @@ class Space:
         ]
         if not shapes:
             raise SearchError(
-                f"a trial was enqueued with {', '.join(f'{k} = {v!r}' for k, v in given.items())}: "
-                f"no schema of the space {self.name!r} has these slots together"
+                f"a trial was enqueued with "
+                f"{', '.join(f'{k} = {v!r}' for k, v in given.items())}; no schema of the space "
+                f"{self.name!r} has all of these slots"
             )
         schema = shapes[0] if len(shapes) == 1 else str(generator.choice(shapes))
         filled = {SCHEMA_SLOT: schema} if len(self.schema_choices) > 1 else {}
@@ -317,8 +319,8 @@ class Space:
         others = {**(params or {}), **more}
         if both := fixed.keys() & others.keys():
             raise SearchError(
-                f"expected values of other parameters beside the function, got {', '.join(both)}, "
-                "which the function follows from; leave them out"
+                f"expected values of other parameters beside the function, got slots of the "
+                f"function itself, {', '.join(both)}; leave them out"
             )
         fixed |= others
         if check := getattr(study.sampler, "check_enqueued", None):
@@ -332,7 +334,7 @@ class Space:
         number = self.find(expression)
         if number is None:
             raise ExpressionError(
-                f"{expression} is not in the space {self.name!r}: no schema has a place for it"
+                f"{expression} is not in the space {self.name!r}: no schema can express it"
             )
         return number
 
@@ -355,7 +357,7 @@ class Space:
         names = [key.removesuffix(ends) for key in trial.user_attrs if key.endswith(ends)]
         text = trial.user_attrs.get(slot_of(name, "activation"))
         if text is None or (names and not name):
-            known = f"; it has those named {', '.join(names)}" if names else " yet"
+            known = f"; its functions are named {', '.join(names)}" if names else " yet"
             raise ExpressionError(
                 f"trial {trial.number} has no function{f' named {name!r}' if name else ''} of the "
                 f"space {self.name!r}{known}"

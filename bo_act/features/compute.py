@@ -104,8 +104,8 @@ def compute_features(
         return FeatureTable(catalogue.hash, blocks, provenance)
     if inputs is None or (targets is None and spec.fisher == "empirical"):
         raise FeatureError(
-            "Fisher spectra need a batch: give inputs beside the network, and targets for "
-            "fisher='empirical', or leave the network out for output features alone"
+            "Fisher spectra need a batch: give inputs with the network, and targets for "
+            "fisher='empirical', or leave the network out for output features only"
         )
     job = FisherJob(
         network, mapped(inputs, _kept), None if targets is None else _kept(targets), spec
@@ -198,8 +198,8 @@ def _missing(
         more = f" and {len(survey.damaged) - 5} more" if len(survey.damaged) > 5 else ""
         lost = FunctionBatch.of(catalogue, survey.lost)
         warnings.warn(
-            f"damaged shards in {store.folder}: {files}{more}; the spectra of "
-            f"{len(lost.indices)} functions are computed again: {lost}",
+            f"damaged shards in {store.folder}: {files}{more}; recomputing the spectra of "
+            f"{len(lost.indices)} functions: {lost}",
             stacklevel=3,
         )
     return survey.missing
@@ -209,7 +209,7 @@ def _warn_of_uncovered(probe: FimSpectra) -> None:
     if probe.uncovered:
         warnings.warn(
             f"not covered by the Fisher matrix: {', '.join(probe.uncovered)}; the spectra of the "
-            f"{len(probe.layers)} layers that are say nothing of these parameters",
+            f"other {len(probe.layers)} layers do not reflect these parameters",
             stacklevel=3,
         )
 
@@ -227,8 +227,8 @@ def _warn_of_meaningless(fim: Mapping[str, Block]) -> None:
     else:
         return
     warnings.warn(
-        f"the Fisher spectra of all {len(values)} functions are {said}, so they say nothing of the "
-        "functions; see to the network, or set features.fim = false",
+        f"the Fisher spectra of all {len(values)} functions are {said}, so they cannot tell "
+        "functions apart; check the network, or set features.fim = false",
         stacklevel=3,
     )
 
@@ -304,8 +304,8 @@ class _Rows:
         """
         if self.missing.any():
             raise FeatureError(
-                f"the spectra of {int(self.missing.sum())} functions were kept and cannot be read "
-                f"any more: something removes or damages the files; check the disk and run again"
+                f"the spectra of {int(self.missing.sum())} functions were saved but can no longer "
+                "be read: something removes or damages the files; check the disk and run again"
             )
         reasons = tuple(self.reasons)
         return {"fim": Block(self.quantiles, reasons), "fim_null": Block(self.null_mass, reasons)}

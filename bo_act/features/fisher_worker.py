@@ -137,8 +137,8 @@ class Spectra:
                 raise FeatureError(
                     f"two networks built after the same torch.manual_seed differ (in {name!r}), so "
                     "spectra would differ by more than the activation function: initial weights "
-                    "must come from torch's global generator, not from one of the network's own "
-                    "or from numpy"
+                    "must come from torch's global generator, not from the network's own "
+                    "generator or numpy"
                 )
         return self._spectra(second)
 
@@ -169,7 +169,7 @@ class Spectra:
     def act_bench_vector(self, text: str) -> NDArray[np.float64] | None:
         """Return a function's vector in the form of Act-Bench, None where it has no factors."""
         if self.targets is None:
-            raise FeatureError("vectors in the form of Act-Bench need targets, the true classes")
+            raise FeatureError("vectors in the Act-Bench format need targets, the true classes")
         try:
             return act_bench_vector(self._network(Activation(text)), self.inputs, self.targets)
         except FeatureError:

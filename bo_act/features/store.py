@@ -203,7 +203,7 @@ class FeatureStore:
         if hashlib.sha256(content).hexdigest() != line.sha256:
             return None, "altered"
         if not np.array_equal(_indices(content), line.functions):
-            return None, "of other functions than the manifest says"
+            return None, "its functions differ from the manifest's"
         return content, ""
 
     def _append(self, line: str) -> None:
@@ -223,8 +223,8 @@ class FeatureStore:
 
     def _cannot_keep(self, error: OSError) -> FeatureError:
         return FeatureError(
-            f"features cannot be kept in {self.folder}: {reason(error, MOVE_CACHE)}; what was kept "
-            "before stays"
+            f"features cannot be kept in {self.folder}: {reason(error, MOVE_CACHE)}; earlier "
+            "features stay"
         )
 
 

@@ -45,8 +45,8 @@ def spread(
     start = np.flatnonzero(np.isin(rows, include))
     if count < max(1, len(start)):
         raise FeatureError(
-            f"expected a subset of at least {max(1, len(start))} functions, of which {len(start)} "
-            f"are to be included, got {count}; ask for a larger subset"
+            f"expected a subset of at least {max(1, len(start))} functions, including "
+            f"{len(start)} given ones, got {count}; ask for a larger subset"
         )
     if count >= len(rows):
         return rows

@@ -41,8 +41,8 @@ class Block:
             raise FeatureError(f"expected values (N, k), got shape {self.values.shape}")
         if len(self.values) != len(self.reasons):
             raise FeatureError(
-                f"a block needs a reason (or '') for each of its {len(self.values)} rows, "
-                f"got {len(self.reasons)}"
+                f"expected a reason (or '') for each of the block's {len(self.values)} rows, got "
+                f"{len(self.reasons)}"
             )
         bad = self.present & ~np.isfinite(self.values).all(axis=1)
         if bad.any():
@@ -84,7 +84,7 @@ class FeatureTable:
     def __post_init__(self) -> None:
         counts = {name: len(block.values) for name, block in self.blocks.items()}
         if len(set(counts.values())) != 1:
-            raise FeatureError(f"expected blocks of one length, got {counts}")
+            raise FeatureError(f"expected blocks of equal length, got {counts}")
 
     def __len__(self) -> int:
         return len(next(iter(self.blocks.values())).values)

@@ -27,13 +27,13 @@ def inside(network: nn.Module) -> nn.Module:
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise FeatureError(
-            "expected a network whose layers run one by one, got one of torch.jit; give the module "
-            "that it was made from"
+            "expected a network whose layers run one by one, got a torch.jit module; give the "
+            "original module"
         )
     if not isinstance(network, nn.Module):
         raise FeatureError(
-            f"expected a network, a torch.nn.Module, got {type(network).__name__}; of a compiled "
-            "function give the network itself"
+            f"expected a network, a torch.nn.Module, got {type(network).__name__}; instead of a "
+            "compiled function give the network itself"
         )
     if COMPILED in children_of(network):
         return inside(network.get_submodule(COMPILED))
@@ -53,7 +53,7 @@ def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Say what is wrong where torch's own words do not."""
     given = tensors(inputs)
     if any(one.is_meta for one in given):
-        raise FeatureError("expected inputs with numbers in them, got some on the meta device")
+        raise FeatureError("expected inputs with values, got tensors on the meta device")
     try:
         yield
     except RuntimeError as error:
@@ -68,9 +68,9 @@ def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
         if not is_of_in_place(error):
             raise
         raise FeatureError(
-            "the network changes in place a tensor that its gradients need, so that it has no "
-            "Fisher matrix: write x = x + y for x += y, and leave out inplace=True after functions "
-            "that keep their output, such as nn.ReLU and nn.Tanh"
+            "the network changes a tensor in place that its gradients need, so there is no Fisher "
+            "matrix: write x = x + y for x += y, and leave out inplace=True after functions that "
+            "save their output, such as nn.ReLU and nn.Tanh"
         ) from error
 
 

@@ -58,7 +58,7 @@ def mapped(inputs: Inputs, change: Callable[[Tensor | NDArray[Any]], Tensor]) ->
         return tuple(one(value) for value in inputs)
     if not isinstance(inputs, Tensor | np.ndarray):
         raise FeatureError(
-            "expected inputs that are a tensor or an array, or a dict or tuple of some, got "
+            "expected a tensor, an array, or a dict or tuple of them as inputs, got "
             f"{type(inputs).__name__}"
         )
     return change(inputs)
@@ -175,7 +175,7 @@ def as_examples(outputs: object, targets: Targets | None, batch: int) -> Example
     if not bool(y.detach().isfinite().all()):
         raise FeatureError("not finite in the forward pass at the logits")
     if not y.requires_grad:
-        raise FeatureError("the logits are cut from the graph (torch.no_grad in the network?)")
+        raise FeatureError("the logits have no gradient (torch.no_grad in the network?)")
     t = None if targets is None else as_tensor(targets).detach().cpu()
     images = torch.arange(batch, device="cpu")
     if y.dim() == 3:
@@ -200,7 +200,9 @@ def _tokens(y: Tensor, t: Tensor | None, images: Tensor) -> Examples:
     t = t.flatten()
     kept = t != IGNORED
     if not bool(kept.any()):
-        raise FeatureError(f"expected a token with a loss, got targets of {IGNORED} alone")
+        raise FeatureError(
+            f"expected at least one token with a loss, got only targets of {IGNORED}"
+        )
     if not bool(kept.all()):
         logits, images, t = logits[kept.to(logits.device)], images[kept], t[kept]
     return Examples(logits, images, t.unsqueeze(1) if y.shape[2] == 1 else t)
@@ -222,6 +224,6 @@ def logits_of(outputs: object) -> Tensor:
         return found
     inside = f" of {', '.join(names)}" if names else ""
     raise FeatureError(
-        f"expected logits as a tensor, or in something with logits, got {type(outputs).__name__}"
+        f"expected logits as a tensor, or in an output with `logits`, got {type(outputs).__name__}"
         f"{inside}; wrap the network in a module that returns its outputs as one tensor"
     )

@@ -176,8 +176,8 @@ def refuse_randomness(network: nn.Module, inputs: Inputs, *, statistics: Statist
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise FeatureError(
             "two forward passes of the same network on the same batch give different outputs (by "
-            f"up to {float((first - second).abs().max()):.3g}), so its Fisher matrix would not be "
-            "the same twice: something in it draws random numbers in evaluation mode. Look for "
+            f"up to {float((first - second).abs().max()):.3g}), so its Fisher matrix would change "
+            "from call to call: something in it draws random numbers in evaluation mode. Look for "
             "functional.dropout without training=self.training, and for layers that add noise"
         )
 

@@ -44,9 +44,9 @@ def inferred(loss: Loss | None, targets: Tensor | None) -> Loss:
 
 def _not_plain(targets: Tensor) -> FeatureError:
     return FeatureError(
-        f"the loss does not follow from targets of {targets.dtype} and shape "
+        f"the loss cannot be inferred from targets of {targets.dtype} and shape "
         f"{tuple(targets.shape)}: set it to 'cross_entropy' (outputs are logits of classes), "
-        "'binary_cross_entropy' (logits of labels that are 0 or 1 each) or 'mse' (numbers)"
+        "'binary_cross_entropy' (logits of 0/1 labels) or 'mse' (numbers)"
     )
 
 
@@ -130,8 +130,8 @@ def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: floa
             (targets >= 0).all() and ((targets.sum(1) - 1).abs() < 1e-3).all()
         ):
             raise FeatureError(
-                "expected soft targets that are probabilities (not negative, each row summing to "
-                f"1), got values from {targets.min():.3g} to {targets.max():.3g}"
+                "expected probabilities as soft targets (not negative, each row summing to 1), "
+                f"got values from {targets.min():.3g} to {targets.max():.3g}"
             )
     elif (
         labels is not None

@@ -85,7 +85,7 @@ class _Places(nn.Module):
             asks = f"activation({name!r})" if name else "activation() without a name"
             raise NetworkError(
                 f"{self.path}: build calls {asks}, and the study's activations are {known}"
-                f"{nearest(name, self.activation)}; name the same ones in both"
+                f"{nearest(name, self.activation)}; use the same names in both"
             )
         return self.activation[name]()
 
@@ -93,15 +93,15 @@ class _Places(nn.Module):
         """Refuse a network in which a function has no place."""
         if not self.asked:
             raise NetworkError(
-                f"{self.path}: build never called activation(), so no activation function would "
-                f"change this network; call it once for each activation layer"
+                f"{self.path}: build never called activation(), so the activation function would "
+                "not change this network; call it once for each activation layer"
             )
         if isinstance(self.activation, Mapping):
             for name in self.activation:
                 if name not in self.asked:
                     raise NetworkError(
-                        f"{self.path}: build never called activation({name!r}), which is one of "
-                        f"the study's activations; it calls those of "
+                        f"{self.path}: build never called activation({name!r}), one of the "
+                        "study's activations; it calls "
                         f"{', '.join(sorted(self.asked))}"
                     )
 
@@ -209,8 +209,8 @@ class NetworkBuilder:
             elif needed:
                 there = ", ".join(f"{name} = {value}" for name, value in facts.items())
                 raise NetworkError(
-                    f"{self.path}: build asks for {one.name!r}, which there is not of this data "
-                    f"set; its facts are {there}{_of_images(one.name)}"
+                    f"{self.path}: build asks for {one.name!r}, which this data set does not "
+                    f"have; its facts are {there}{_of_images(one.name)}"
                 )
         if not asked and any(one.kind is one.VAR_KEYWORD for one in parameters):
             asked = {k: v for k, v in facts.items() if not of_images or k in CONTRACT}
@@ -274,7 +274,7 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         signature = inspect.signature(build)
     except (TypeError, ValueError) as error:
         raise NetworkError(
-            f"{path}: expected {EXPECTED}, got a build whose arguments cannot be read"
+            f"{path}: expected {EXPECTED}, got a build without readable arguments"
         ) from error
     parameters = list(signature.parameters.values())
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -317,9 +317,9 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
 def _of_images(name: str) -> str:
     """Say when there would be what is asked for."""
     if name in ("in_channels", "image_size"):
-        return "; images are square, of the shape (n, channels, height, width)"
+        return "; images are square, of shape (n, channels, height, width)"
     if name == "num_classes":
-        return "; classes are whole numbers of the shape (n,)"
+        return "; classes are whole numbers of shape (n,)"
     return ""
 
 

@@ -114,8 +114,8 @@ def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
 
     def prepared(_: Any) -> nn.Module:
         raise NetworkError(
-            f"torch.jit.script reads the source of {kind.__name__}, whose calls of activation "
-            "functions were replaced while it runs: use torch.jit.trace or torch.export"
+            f"torch.jit.script reads the source of {kind.__name__}, where calls of activation "
+            "functions are replaced at run time: use torch.jit.trace or torch.export"
         )
 
     content = {

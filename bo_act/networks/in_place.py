@@ -128,8 +128,8 @@ def check_gradients(
             places = dict.fromkeys(place for place, x, before in read if version_of(x) != before)
             where = f"the function at {', '.join(places)} has read" if places else "is needed later"
             raise NetworkError(
-                f"{name}: the network changes in place what {where}, so that it cannot be trained "
-                f"with functions such as {text}; there, write x = x + y for x += y, and leave out "
+                f"{name}: the network changes a tensor in place that {where}, so functions such "
+                f"as {text} cannot be trained; there, write x = x + y for x += y, and leave out "
                 "inplace=True"
             ) from error
 

@@ -41,7 +41,7 @@ LEFT = {
 }
 """Classes of activation modules that stay as they are, and why; so do the calls of their names."""
 RECURRENT = "a recurrent layer, which computes its gates and tanh in one kernel"
-SCRIPTED = "compiled by torch.jit, which leaves nothing to replace"
+SCRIPTED = "compiled by torch.jit, so there is nothing to replace"
 INSIDE_NORMS = "timm.layers.norm_act"
 TIMM_GLU = ("timm.layers.mlp.GluMlp", "act")
 """Where a sigmoid is what it is in ``nn.GLU``."""

@@ -38,13 +38,13 @@ def materialize(network: nn.Module, path: Path, *, inputs: Inputs, seed: int) ->
                 raise
             raise NetworkError(
                 f"{path}: the network fails on inputs of shape {shown_shape(inputs)}, which its "
-                f"lazy layers need to see: {one_line(error)}"
+                f"lazy layers need: {one_line(error)}"
             ) from error
     for module, training in modes.items():
         module.training = training
     left = [name for name, weight in network.named_parameters() if is_lazy(weight)]
     if left:
         raise NetworkError(
-            f"{path}: forward does not use the lazy layer of {left[0]!r}, so it has no weights; "
-            "leave it out"
+            f"{path}: forward does not use the lazy layer of {left[0]!r}, so that layer has no "
+            "weights; remove it"
         )

@@ -50,9 +50,9 @@ def source_of(name: str) -> bytes:
     if network not in known:
         if library == "transformers" and network in _all_of_transformers():
             raise NetworkError(
-                f"{name}: transformers {version} has no classifier of images of this kind, which "
-                "takes pixel_values and returns logits; from Python, "
-                "bo_act.replace_activations(network, ...) takes any network"
+                f"{name}: transformers {version} has no image classifier of this kind "
+                "(pixel_values in, logits out); from Python, bo_act.replace_activations(network, "
+                "...) takes any network"
             )
         hint = nearest(network, known) or f"; it has {len(known)} networks for classification"
         raise NetworkError(f"{name}: {library} {version} has no network {network!r}{hint}")
@@ -68,9 +68,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         if option in PRETRAINED:
             raise NetworkError(
-                f"{name}: option {option!r} is refused, got {value!r}: weights were trained with "
-                "another activation function, and networks here start from random ones; leave "
-                "it out"
+                f"{name}: option {option!r} is refused, got {value!r}: pretrained weights belong "
+                "to another activation function, and networks here start from random weights; "
+                "leave it out"
             )
         if option in OURS:
             raise NetworkError(
@@ -186,7 +186,7 @@ def _other_channels(network: nn.Module, name: str, in_channels: int) -> None:
     if layer.in_channels != 3 or layer.groups != 1:
         raise NetworkError(
             f"torchvision:{name}: expected its first convolution to read 3 channels, "
-            f"got {layer.in_channels}; this network takes no images of {in_channels} channels"
+            f"got {layer.in_channels}; this network cannot take images of {in_channels} channels"
         )
     deviation = float(layer.weight.detach().std()) * (3 / in_channels) ** 0.5
     weight = layer.weight.detach().new_empty(layer.out_channels, in_channels, *layer.kernel_size)
@@ -231,8 +231,8 @@ def _transformers(
     for option in options:  # of an unknown one a configuration would make an attribute
         if option not in known:
             raise NetworkError(
-                f"transformers:{name}: unknown option {option!r}{nearest(option, known)}; its "
-                f"options are those of {transformers.AutoConfig.for_model(name).__class__.__name__}"
+                f"transformers:{name}: unknown option {option!r}{nearest(option, known)}; see the "
+                f"options of {transformers.AutoConfig.for_model(name).__class__.__name__}"
             )
     config = transformers.AutoConfig.for_model(
         name, num_channels=in_channels, image_size=image_size, num_labels=num_classes, **options

@@ -265,7 +265,7 @@ class _Choice:
                 if entry and meant:
                     raise NetworkError(
                         f"{what} {_shown(entry)}: {meant[0].kind} at {meant[0].name or '(root)'} "
-                        f"is left: {meant[0].reason}"
+                        f"cannot be replaced: {meant[0].reason}"
                     )
                 if entry in names:
                     raise NetworkError(
@@ -333,8 +333,8 @@ def replace(
     fresh = {one: _fresh(maker(one), one) for one in chosen}
     if len({id(module) for module in fresh.values()}) < len(fresh):
         raise NetworkError(
-            "expected a fresh module for each place, got the same one twice; give a function that "
-            "makes one whenever it is called"
+            "expected a fresh module for each place, got the same module twice; give a function "
+            "that makes a new one in each call"
         )
     names = _put(network, fresh, left, again)
     replaced = tuple(Place(names[one], one.kind) for one in chosen)
@@ -349,7 +349,7 @@ def _nothing(network: nn.Module, left: Mapping[_Found, str], inputs: Any) -> str
         some = [f"{one.kind} at {one.name or '(root)'} ({why})" for one, why in left.items()]
         text += f"; left {', '.join(some[:3])}{' and others' if len(some) > 3 else ''}"
     if inputs is None:
-        text += "; with inputs=..., calls that are chosen while the network runs are found too"
+        text += "; with inputs=..., bo-act also finds calls that are chosen at run time"
     return text
 
 
@@ -367,7 +367,7 @@ def _fresh(maker: Callable[[], nn.Module], one: _Found) -> nn.Module:
 # --- finding calls --------------------------------------------------------------------------
 
 
-_OF_A_LOSS = "perhaps of a loss; with inputs=..., what forward calls for them is replaced"
+_OF_A_LOSS = "perhaps of a loss; with inputs=..., the function that forward calls is replaced"
 
 
 def _call(network: nn.Module, place: str, call: str, *, is_seen: bool) -> _Found:
@@ -375,7 +375,7 @@ def _call(network: nn.Module, place: str, call: str, *, is_seen: bool) -> _Found
     if not is_seen and plain(call) == "logsigmoid":
         reason = _OF_A_LOSS
     if not reason and "forward" in vars(network.get_submodule(place)):
-        reason = "called by a forward that was set on the module and not on its class"
+        reason = "called by a forward that is set on the module instead of its class"
     return _Found(place, (call,), reason)
 
 

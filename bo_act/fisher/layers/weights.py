@@ -200,7 +200,7 @@ class WeightTrace(Trace):
             raise FeatureError(
                 f"expected the {self.images} images in the first dimension at layer "
                 f"{self.name!r}, got shape {tuple(values.shape)}; weight_sharing='expand' does "
-                "not need to know which image a position belongs to"
+                "not need the image of each position"
             )
         return positions // self.images
 
