@@ -1,4 +1,4 @@
-"""Somebody's network while its Fisher matrix is computed, whatever state it is in."""
+"""A user's network, in any state, while its Fisher matrix is computed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bo_act.torch_internals import COMPILED, RunningNorm, children_of, is_compil
 
 
 def inside(network: nn.Module) -> nn.Module:
-    """Return the network that was compiled or spread over devices.
+    """Return the original of a compiled or data-parallel network.
 
     Raises:
-        FeatureError: its layers cannot be seen.
+        FeatureError: its layers are hidden.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise FeatureError(
@@ -43,14 +43,14 @@ def inside(network: nn.Module) -> nn.Module:
 
 
 def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield modules with their names, without what ``torch.compile`` puts into these."""
+    """Yield modules with their names, without the prefixes of ``torch.compile``."""
     for name, module in network.named_modules():
         yield ".".join(part for part in name.split(".") if part != COMPILED), module
 
 
 @contextmanager
 def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Say what is wrong where torch's own words do not."""
+    """Replace torch's unclear errors by clear ones."""
     given = tensors(inputs)
     if any(one.is_meta for one in given):
         raise FeatureError("expected inputs with values, got tensors on the meta device")
@@ -85,7 +85,7 @@ def borrowed(
     Args:
         network: any.
         statistics: ``batch`` or ``running``.
-        attentions: attention modules, and what computes them meanwhile.
+        attentions: attention modules, and their replacements meanwhile.
     """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [
@@ -121,10 +121,9 @@ def borrowed(
 
 
 class _Slowly:
-    """Keeps torch from running layers in one step, in which nothing is seen.
+    """Turns off compiled code and the fast path of transformer layers, which hide layers.
 
-    That is what compiled code and the fast path of transformer layers do. Both switches are one
-    for all threads: the first one to begin turns them off, and the last to end puts them back.
+    Both switches are global to all threads: the first user turns them off, the last restores them.
     """
 
     def __init__(self) -> None:

@@ -10,10 +10,9 @@ The network's outputs are the parameters of a distribution: logits of a categori
 (``cross_entropy``), logits of C Bernoulli ones (``binary_cross_entropy``: several labels at once,
 or one; the loss is the sum over them) or means of normal ones of variance 1 (``mse``: the loss is
 half the sum of squares, ½‖f - t‖²; a mean over outputs, or no half, only shifts all log-eigenvalues
-alike). The
-Fisher matrix is the covariance of the gradient when targets are drawn from that distribution.
-Label smoothing and soft targets change the true targets, not what the network predicts: they are
-in the empirical matrix alone.
+alike). The Fisher matrix is the covariance of the gradient for targets drawn from that
+distribution. Label smoothing and soft targets change the true targets, not the predictions, so
+only the empirical matrix uses them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["inferred", "output_gradients"]
 
 
 def inferred(loss: Loss | None, targets: Tensor | None) -> Loss:
-    """Return the loss that was named, or that targets of this dtype plainly have.
+    """Return the given loss, or the obvious one for targets of this dtype.
 
     Raises:
         FeatureError: the targets are neither whole nor floating-point numbers.
@@ -59,7 +58,7 @@ def output_gradients(
     because p - 1 of a saturated prediction cancels.
 
     Raises:
-        FeatureError: the targets do not fit the outputs, or tell no loss.
+        FeatureError: the targets do not fit the outputs, or imply no loss.
     """
     fisher = options.fisher
     if (
@@ -103,7 +102,7 @@ def output_gradients(
 
 
 def _mean(f: Tensor, loss: Loss) -> Tensor:
-    """Return the mean of the targets that the outputs predict."""
+    """Return the mean of the predicted targets."""
     if loss == "mse":
         return f
     return f.softmax(1) if loss == "cross_entropy" else f.sigmoid()
