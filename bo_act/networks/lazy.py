@@ -1,4 +1,4 @@
-"""Lazy layers, whose weights have no shape before the first samples have come by."""
+"""Lazy layers, whose weights get their shapes from the first samples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def materialize(network: nn.Module, path: Path, *, inputs: Inputs, seed: int) ->
     """Give lazy layers their weights in place; torch's global random state is left as it was.
 
     Args:
-        network: on the CPU; one without lazy layers is left as it is.
+        network: on the CPU; without lazy layers it stays unchanged.
         path: of its file, for messages.
-        inputs: some samples, on the CPU, of which shapes and dtypes count.
+        inputs: some samples, on the CPU; only shapes and dtypes matter.
         seed: of these weights.
 
     Raises:
-        NetworkError: the network fails on them, or does not use such a layer.
+        NetworkError: the network fails on the samples, or does not use a lazy layer.
     """
     if not any(map(is_lazy, (*network.parameters(), *network.buffers()))):
         return

@@ -40,7 +40,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def source_of(name: str) -> bytes:
-    """Return what stands for the file of such a network: its name and the library's version.
+    """Return name and library version of such a network, instead of a file.
 
     Raises:
         NetworkError: the library is not installed, or has no such network for classification.
@@ -60,10 +60,10 @@ def source_of(name: str) -> bytes:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse pretrained weights, and options that the study has elsewhere.
+    """Refuse pretrained weights, and options with another place in the study file.
 
     Raises:
-        NetworkError: one of these is among them.
+        NetworkError: there is such an option.
     """
     for option, value in options.items():
         if option in PRETRAINED:
@@ -79,7 +79,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def build_function(name: str) -> Callable[..., nn.Module]:
-    """Return ``build`` of such a network, with the contract of model files."""
+    """Return ``build`` of such a network, as in model files."""
     library, network = name.split(":", 1)
     create = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[library]
 
@@ -114,7 +114,7 @@ def replace_in_classifier(
         activation: returns a fresh module.
         name: of the network, for messages.
         image: shape (c, h, w) of the images of a trial pass.
-        num_classes: number of values that it has to return for each image.
+        num_classes: number of logits per image.
 
     Raises:
         NetworkError: there is nothing to replace, or the network does not return logits
@@ -206,7 +206,7 @@ def _timm(
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        # Networks of convolutions alone take any size, and have no such argument.
+        # Purely convolutional networks take any size, and have no such argument.
         network = timm.create_model(name, pretrained=False, **shape, **options)
     return network
 
@@ -228,7 +228,7 @@ def _transformers(
 ) -> nn.Module:
     transformers = _imported("transformers")
     known = vars(transformers.AutoConfig.for_model(name))
-    for option in options:  # of an unknown one a configuration would make an attribute
+    for option in options:  # a configuration accepts unknown options silently
         if option not in known:
             raise NetworkError(
                 f"transformers:{name}: unknown option {option!r}{nearest(option, known)}; see the "
