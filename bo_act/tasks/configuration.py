@@ -1,4 +1,4 @@
-"""What a trial of a study file trains: functions, and other parameters of the file."""
+"""Configurations: the functions and parameters that a trial trains."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Configuration:
     """A function, or one for each activation of the study, and the settings of its training.
 
     Attributes:
-        functions: by name of the activation; the only one of a study has the name ``""``.
+        functions: by name of the activation; ``""`` if there is only one.
         settings: values of the study's other parameters, by key of the study file.
     """
 
@@ -38,7 +38,7 @@ class Configuration:
 
     @property
     def text(self) -> str:
-        """The function as text where it stands in all places, else each with its name."""
+        """The function as text if there is one for all places, else each with its name."""
         texts = {name: str(function) for name, function in self.functions.items()}
         if len(set(texts.values())) == 1:
             return next(iter(texts.values()))
@@ -46,7 +46,7 @@ class Configuration:
 
     @property
     def trained(self) -> Expression | Mapping[str, Expression]:
-        """What ``Task.train`` takes."""
+        """The argument of ``Task.train``."""
         return self.functions.get("", self.functions)
 
     @classmethod
@@ -58,7 +58,7 @@ class Configuration:
 
     @classmethod
     def suggest(cls, trial: Trial, space: Space, spec: StudySpec) -> Configuration:
-        """Ask a trial for its functions and settings, and note the functions' texts in it."""
+        """Ask a trial for its functions and settings, and record the functions' texts in it."""
         functions = {name: space.suggest_expression(trial, name) for name in places(spec)}
         found = cls(functions, suggest(trial, spec))
         if "" not in functions:
@@ -67,7 +67,7 @@ class Configuration:
 
     @classmethod
     def of_trial(cls, trial: FrozenTrial, spec: StudySpec) -> Configuration:
-        """Return what a trial trained."""
+        """Return the configuration of a trial."""
         attributes = {name: slot_of(name, "activation") for name in places(spec)}
         lacking = [name for name in attributes.values() if name not in trial.user_attrs]
         if lacking:
@@ -89,12 +89,12 @@ def functions_of(text: str) -> dict[str, str]:
 
 
 def places(spec: StudySpec) -> tuple[str, ...]:
-    """Return the names of a study's activations; the only one of a study has none."""
+    """Return the names of a study's activations; ``""`` if there is only one."""
     return spec.activations or ("",)
 
 
 def shown(settings: Mapping[str, Any]) -> str:
-    """Return settings as people read them, ``""`` where there are none."""
+    """Return settings as text, ``""`` if there are none."""
     return ", ".join(f"{key.rpartition('.')[2]} {_short(v)}" for key, v in settings.items())
 
 

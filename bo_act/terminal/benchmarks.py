@@ -1,4 +1,4 @@
-"""What people see of benchmarks and comparisons."""
+"""Tables of benchmarks and comparisons."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def downloading(*, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
-    """Show how far a download is."""
+    """Show the progress of a download."""
     bars = Progress(
         TextColumn("download"),
         BarColumn(bar_width=30),
@@ -54,7 +54,7 @@ def show(
     top: int = 10,
     as_json: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Print what a benchmark holds; with ``as_json``, hand that over instead."""
+    """Print the content of a benchmark, or pass it to ``as_json``."""
     content = described(benchmark, top=top)
     if as_json is not None:
         as_json(content)
@@ -86,7 +86,7 @@ def show(
 
 
 def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
-    """Return what ``bo-act bench show --json`` prints."""
+    """Return the JSON of ``bo-act bench show``."""
     from bo_act.benchmark.selection_bias import luck
 
     there = np.isfinite(benchmark.runs["validation_value"])
@@ -136,7 +136,7 @@ def _histogram(benchmark: Benchmark) -> None:
     metric, values = benchmark.metric, benchmark.values[benchmark.measured]
     ends = 0.0, max(1e-9, float(values.max()))
     if not metric.in_percent:
-        # What is far worse than all that matters would leave no room for the rest.
+        # Very bad values would leave no room for the rest.
         far = np.quantile(metric.sign * values, 0.05)
         ends = float(values.min()), float(values.max())
         ends = (far, ends[1]) if metric.sign > 0 else (ends[0], -far)
@@ -199,7 +199,7 @@ def _luck(found: dict[str, float], metric: Metric) -> None:
 
 
 def comparison(found: Comparison) -> None:
-    """Print the table of a comparison, and who beats whom."""
+    """Print the table of a comparison, and the probabilities that methods beat others."""
     frame = found.table
     regrets = [column for column in frame.columns if column.startswith("regret ")]
     compared_at = found.summary["compared_at"]

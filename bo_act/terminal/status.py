@@ -1,4 +1,4 @@
-"""How a study is doing, as a table."""
+"""The status of a study as a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def status_table(status: StudyStatus) -> RenderableType:
-    """Return how a study is doing, to be printed."""
+    """Return the status of a study for printing."""
     return Group(*_parts(status))
 
 
@@ -66,7 +66,7 @@ def _parts(status: StudyStatus) -> list[Table | str]:
 
 
 def show_status(status: StudyStatus) -> None:
-    """Print how a study is doing."""
+    """Print the status of a study."""
     for part in _parts(status):
         out.print(part, soft_wrap=isinstance(part, str))
 

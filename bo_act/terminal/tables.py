@@ -1,4 +1,4 @@
-"""Tables on stdout: what a study found, why a trial was made, what is known of a space."""
+"""Tables on stdout: results of a study, explanation of a trial, features of a space."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def study_tables(result: StudyResult) -> None:
-    """Print what a study found: the search's best and the confirmation."""
+    """Print the results of a study: the search's best and the confirmation."""
     counts = result.trials
     out.print(
         f"[bold]{result.study}[/]: {counts.complete} complete ({counts.diverged} diverged), "
@@ -59,7 +59,7 @@ def study_tables(result: StudyResult) -> None:
 
 
 def failure_lines(groups: Sequence[FailureGroup]) -> list[str]:
-    """Return what failed and why, a line a reason."""
+    """Return the failures, one line per reason."""
     return [
         f"[yellow]Failed in the {one.phase}[/], {_times(one.count)}: {escape(one.reason)}"
         + (f" [dim]{escape(one.functions)}[/]" if one.functions else "")
@@ -103,7 +103,7 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     table.add_column("in the search", justify="right")
     for place, row in enumerate(confirmed):
         note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
-        after = confirmed[place + 1 : place + 2]  # all baselines may be among those found
+        after = confirmed[place + 1 : place + 2]  # all baselines may be among the best
         last_found = row.role == "found" and any(one.role == "baseline" for one in after)
         table.add_row(
             with_settings(row.activation, row.settings) + note,
@@ -126,7 +126,7 @@ _HOW = {
 
 
 def explanation(found: TrialExplanation) -> None:
-    """Print what was expected of a trial, and by which evidence."""
+    """Print the prediction for a trial, and its evidence."""
     metric = found.metric
     measured = {"complete": f"{metric.text(found.value)} ({metric.name})", "running": "not yet"}
     rows = {
@@ -166,7 +166,7 @@ def explanation(found: TrialExplanation) -> None:
 
 
 def feature_table(table: FeatureTable, seconds: float) -> None:
-    """Print what is known of a space and what is missing, with the reasons."""
+    """Print the features of a space, and the reasons for missing ones."""
     shown = Table(
         title=f"Features of {len(table)} functions ({seconds:.1f} s)", title_justify="left"
     )
@@ -192,7 +192,7 @@ def feature_table(table: FeatureTable, seconds: float) -> None:
 
 
 def feature_store(table: FeatureTable) -> None:
-    """Print which layers the spectra are of and where they are kept."""
+    """Print the layers of the spectra, and the folder that holds them."""
     found = table.provenance
     if "layers" not in found:
         return

@@ -1,4 +1,4 @@
-"""A user's own training function in place of ours."""
+"""A user's own training function."""
 
 from __future__ import annotations
 
