@@ -239,7 +239,8 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
 
 def _learnt(found: ReportData) -> dict[str, Any] | None:
     """Return the functions of the best trial that learnt scales, before and after training."""
-    trials = {trial.number: trial for trial in found.subject.trials}
+    subject = found.subject
+    trials = {trial.number: trial for trial in subject.trials}
     for row in found.ranked:
         places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
         if places:
