@@ -62,8 +62,8 @@ def run_study(
 
     Examples:
         >>> import bo_act
-        >>> spec = bo_act.read_study("quickstart", {"trials": 3, "confirm.seeds": 0})
-        >>> run_study(spec).trials.complete
+        >>> quick = {"trials": 3, "confirm.seeds": 0, "features.fim": False}
+        >>> run_study(bo_act.read_study("quickstart", quick)).trials.complete
         3
     """
     whole(workers, "workers", low=1, high=MOST_WORKERS)
