@@ -141,7 +141,7 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
     if row is not None:
         numbers_.append(
             (
-                f"test {found.metric.name}",
+                row.of(found.metric),
                 with_interval(row.test, found.metric),
                 f"{row.seeds} fresh seeds",
             )
@@ -234,7 +234,13 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 "seconds": f"{seconds[row.activation]:.3g} s" if row.activation in seconds else "",
             }
         )
-    return {"baselines": baselines, "lines": lines, "seeds": found.confirmed[0].seeds}
+    return {
+        "baselines": baselines,
+        "lines": lines,
+        "seeds": found.confirmed[0].seeds,
+        "on": found.confirmed[0].on,
+        "data": found.confirmed[0].data,
+    }
 
 
 def _learnt(found: ReportData) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
             "there is nothing to compare with."
         )
         return Verdict("open", best, text, note)
-    unit = f"points of test {metric.name}" if metric.in_percent else f"in test {metric.name}"
+    unit = f"points of {best.of(metric)}" if metric.in_percent else f"in {best.of(metric)}"
     what = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
     shown = f"{what} (95%, {sampled([gain])})"
     name = f"{best.activation}, the best of them by validation,"
@@ -167,8 +167,8 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
         said.append(
-            "The intervals are over seeds alone, for these very test examples, since what each of "
-            "them had was not kept with the runs: over other examples too they would be wider."
+            f"The intervals are over seeds alone, for these very {best.on} examples, since what "
+            "each of them had was not kept: over other examples too they would be wider."
         )
     return said
 

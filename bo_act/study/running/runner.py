@@ -20,7 +20,7 @@ from bo_act.events import Events
 from bo_act.io import atomic_write, reason
 from bo_act.specs import StudySpec
 from bo_act.specs.base import MOST_WORKERS, whole
-from bo_act.study.results.confirmation import confirm
+from bo_act.study.results.confirmation import confirm, takes_fresh_seeds
 from bo_act.study.results.summary import StudyResult, best_configurations, summarize
 from bo_act.study.running.callbacks import Callback, Callbacks
 from bo_act.study.running.ray_workers import search_with_ray
@@ -72,6 +72,7 @@ def run_study(
     events = events or Events()
     told = Callbacks.of(spec, callbacks)
     task = Task.load(spec)
+    confirms = takes_fresh_seeds(task)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     _keep_spec(spec)
     events.opened(study)
@@ -93,7 +94,7 @@ def run_study(
                 search(task, study, sampler, events, told)
     found = best_configurations(study, spec)
     confirmed = []
-    if spec.confirm.seeds and not spec.objective:
+    if confirms:
         confirmed = confirm(task, study, found, events.confirmation, workers=workers)
     return summarize(study, spec, confirmed)
 
