@@ -43,7 +43,7 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
     if not space.can_be_listed:
         raise ExpressionError(
             f"the space {space.name!r} has {len(space):,} expressions, more than the {LISTED:,} "
-            "that can be listed; `bo-act run` searches it from tree to tree "
+            "that can be listed; `bo-act run` searches it by local search over trees "
             '(candidates = "trees"), everything else needs a smaller space'
         )
     if len(space) < KEPT_FROM:

@@ -69,7 +69,7 @@ def _each(what: str, look: Iterator[Finding]) -> Iterator[Finding]:
     except BoActError as error:
         yield Finding("problem", what, str(error))
     except Exception as error:  # an environment can be wrong in any way
-        yield Finding("problem", what, f"could not be looked at: {one_line(error)}")
+        yield Finding("problem", what, f"could not be checked: {one_line(error)}")
 
 
 def _versions() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What is looked at before the first trial, and not found out after the last.
+"""Checks before the first trial, so that nobody learns of a fault after the last.
 
 It costs two training steps of the untrained network and reads the targets of the test samples; what
 is learnt of those is whether they fit.

@@ -1,4 +1,4 @@
-"""Searching from tree to tree where a space cannot be listed."""
+"""Local search over trees where a space cannot be listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study chooses among: all functions of a space, or those met from tree to tree."""
+"""What a study chooses among: all functions of a space, or those met by local search over trees."""
 
 from __future__ import annotations
 
@@ -231,6 +231,6 @@ def check_trees(
     if any(asked.values()):
         raise SearchError(
             f"{' and '.join(name for name in asked if asked[name])} cannot be had where the space "
-            f"{space.name!r} of {len(space):,} expressions is searched from tree to tree; a "
+            f"{space.name!r} of {len(space):,} expressions is searched locally over trees; a "
             "smaller space has a catalogue of all functions"
         )
