@@ -83,7 +83,7 @@ class Climb:
         if self.taken.among(chosen)[0]:
             chosen = self._best_of(drawn)
         if self.taken.among(chosen)[0]:
-            raise ExhaustedError("nothing is left to propose: all configurations were tried")
+            raise ExhaustedError("there is nothing left to propose: all configurations were tried")
         return chosen, float(self._score(chosen)[0])
 
     def _score(self, some: Configurations) -> NDArray[np.float64]:

@@ -81,7 +81,7 @@ class ExpressionPool:
         if not len(present):
             raise SearchError(
                 f"no function of a sample of the space {space.name!r} has output features, so "
-                "nothing can be embedded"
+                "there is nothing to embed"
             )
         self._frame = output_frame(blocks, present, components)
         self.add(expressions, sample)
@@ -126,8 +126,8 @@ class ExpressionPool:
         number = self._numbers[index]
         if number is None:
             raise ExpressionError(
-                f"{self.text(index)} is not in the space {self.space.name!r}: no schema has a "
-                "place for it; add it to the file's expressions"
+                f"{self.text(index)} is not in the space {self.space.name!r}: no schema can "
+                "express it; add it to the file's expressions"
             )
         return self.space.params(number)
 
@@ -216,7 +216,7 @@ class ExpressionPool:
 
     def _learnt(self) -> RankPca:
         if self._frame is None:
-            raise SearchError("the embedding has not been learnt yet")
+            raise SearchError("the embedding has not been fitted yet")
         return self._frame
 
 

@@ -162,9 +162,9 @@ def _check_function_matters(task: Task, inputs: Inputs, targets: Tensor) -> None
         if not _differ(outputs[:1], outputs[1:]):
             which = f"activation({name!r})" if name else "activation()"
             raise NetworkError(
-                f"{task.builder.path}: the network does the very same with {_USUAL} and with "
-                f"{_OTHER}, so it makes no use of what {which} gives; call the module in forward, "
-                "and go on with what it returns"
+                f"{task.builder.path}: the network computes the same with {_USUAL} and with "
+                f"{_OTHER}, so it does not use {which}; call the module in forward, and use its "
+                "result"
             )
 
 

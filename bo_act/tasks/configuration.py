@@ -78,8 +78,8 @@ class Configuration:
         lacking = [name for name in attributes.values() if name not in trial.user_attrs]
         if lacking:
             raise StorageError(
-                f"trial {trial.number} has no {lacking[0]!r} among its attributes: the study "
-                f"{spec.name!r} is of another program, or its storage is damaged"
+                f"trial {trial.number} has no {lacking[0]!r} among its attributes: another "
+                f"program made the study {spec.name!r}, or its storage is damaged"
             )
         texts = {name: str(trial.user_attrs[key]) for name, key in attributes.items()}
         functions = {name: canonical(parse(text)) for name, text in texts.items()}

@@ -217,8 +217,8 @@ def test_two_methods_of_one_name_are_refused(files, methods):
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ({"random": make_sampler}, "'random'.*built-in method of that name"),
-        ({"random": "default"}, "'random'.*built-in method of that name"),
+        ({"random": make_sampler}, "'random'.*built-in method has that name"),
+        ({"random": "default"}, "'random'.*built-in method has that name"),
         ({"": make_sampler}, "expected a name"),
         ({"a\nb": make_sampler}, "expected a name"),
         ({"mine": "my_methods.py:make_sampler"}, "my_methods.py' cannot be read"),
@@ -381,7 +381,7 @@ def test_what_cannot_be_told_apart_is_run_again_and_said_once(files, ran):
     for _ in range(2):
         ran.clear()
         with pytest.warns(
-            UserWarning, match=r"runs of 'mine' are not kept.*'held'.*object"
+            UserWarning, match=r"runs of 'mine' are not saved.*'held'.*object"
         ) as said:
             found = compare(ONE, {"mine": mine, "random": "random"}, **FAST, out=out)
         assert len([one for one in said if "not kept" in str(one.message)]) == 1

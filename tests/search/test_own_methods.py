@@ -372,8 +372,8 @@ def predicting_nothing(train_X, train_Y):
             lambda model: of_botorch.qKnowledgeGradient(model, num_fantasies=2),
             r"fails over the candidates|expected a score for each",
         ),
-        (plain, "knowledge_gradient", r"needs to know how values vary together, which the surro"),
-        ("forest", "thompson", r"needs to know how values vary together"),
+        (plain, "knowledge_gradient", "needs a joint posterior; choose the surro"),
+        ("forest", "thompson", r"needs a joint posterior"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_on_one_line(surrogate, acquisition, said):

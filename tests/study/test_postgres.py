@@ -108,7 +108,7 @@ def test_a_server_that_stays_away_is_an_error(server, monkeypatch):
     monkeypatch.setattr(database, "PATIENCE", 0.3)
     server.stop()
     try:
-        with pytest.raises(StorageError, match=r"has been away .* the same command goes on"):
+        with pytest.raises(StorageError, match=r"has been unreachable .* the same command resumes"):
             study.set_user_attr("told", 1)
     finally:
         server.start()

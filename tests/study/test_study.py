@@ -346,7 +346,7 @@ def test_a_signal_finishes_the_step_and_gives_the_trial_back(asked, code):
     process.send_signal(asked)
     _, told = process.communicate(timeout=60)
     assert process.returncode == code, told
-    assert "the same command goes on from here" in told
+    assert "the same command resumes here" in told
     given_back = load_study(spec).trials[-1]
     assert given_back.state == TrialState.RUNNING
     assert given_back.system_attrs[OWNER] is None

@@ -231,9 +231,9 @@ def confirm(
         in_a_row = in_a_row + 1 if failed else 0
         if in_a_row >= _FAILURES_IN_A_ROW:
             raise SearchError(
-                f"{in_a_row} trainings of the confirmation failed one after the other; the last: "
-                f"{Failure.read(row['failure'])}; what was measured is kept, and the same command "
-                "makes the others again"
+                f"{in_a_row} trainings of the confirmation failed in a row; the last: "
+                f"{Failure.read(row['failure'])}; finished trainings are saved, and the same "
+                "command repeats the others"
             )
         done += 1
         if progress:

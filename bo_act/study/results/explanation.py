@@ -91,7 +91,7 @@ def why(
     trial = own_trial(study, number)
     text = _noted(trial) if sampler is None else _activation(trial, sampler)
     if not text:
-        raise SearchError(f"trial {number} has not been given a function yet")
+        raise SearchError(f"trial {number} has no function yet")
     metric = metric_of(study)
     explanation: Explanation | None = None
     similar: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ def why(
         except SearchError:
             if not can_explain(sampler.searcher.surrogate):
                 raise
-            lacking = "too little had been evaluated"
+            lacking = "too few functions had been evaluated"
     value = trial.value if trial.state == TrialState.COMPLETE else None
     if value is not None and not math.isfinite(value):  # of an objective that diverged
         value = None
@@ -117,7 +117,7 @@ def why(
         state_of([trial]),
         None if (failure := failure_of_trial(trial)) is None else str(failure),
         proposal.get("expected"),
-        "" if explanation else lacking or "there is no sampler to ask",
+        "" if explanation else lacking or "there is no sampler",
     )
 
 

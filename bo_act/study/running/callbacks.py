@@ -64,8 +64,8 @@ class Callbacks:
                 if name not in self._reported:
                     self._reported.add(name)
                     warnings.warn(
-                        f"the callback {name} failed at trial {trial.number} and is called again "
-                        f"at the next one; said once: {one_line(error)}",
+                        f"the callback {name} failed at trial {trial.number} (warned once; bo-act "
+                        f"still calls it after later trials): {one_line(error)}",
                         stacklevel=2,
                     )
 

@@ -209,7 +209,7 @@ class WorkerProcess:
         if self.deaths >= _MOST_DEATHS:
             raise WorkerError(
                 f"{self.deaths} workers died one after the other (exit code {code}) without "
-                "ending a trial; what was found is kept. Too little memory is the usual cause: "
+                "finishing a trial; all results are saved. Too little memory is the usual cause: "
                 "use fewer workers or a smaller batch_size"
             )
         self._close()

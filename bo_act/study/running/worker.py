@@ -53,7 +53,7 @@ _LOOK = 1.0  # seconds between looks at what the other workers do, where there i
 class _No(Enum):
     """Why there is no trial to run: for now, or for good."""
 
-    YET = "others still run the last trials"
+    YET = "other workers run the last trials"
     MORE = "the study is done"
 
 
@@ -174,8 +174,8 @@ def search(
         failed.add(str(frozen.user_attrs.get("activation") if functions else trial.number))
         if len(failed) >= _FAILURES_IN_A_ROW:
             raise SearchError(
-                f"{len(failed)} {'functions' if functions else 'trials'} failed one after the "
-                f"other, so the cause is not the function; the last: {failure}"
+                f"{len(failed)} {'functions' if functions else 'trials'} failed in a row, so the "
+                f"cause is not the function; the last: {failure}"
             )
     clean_up_checkpoints(task, study)
     forget_ended(study, own_trials(study))
@@ -202,7 +202,7 @@ def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
         warnings.warn(
             f"the first {enough} functions all have the value "
             f"{task.spec.measured.text(next(iter(values.values())))}: "
-            f"does {task.objective.path.name} use the activation that it is given?",
+            f"does {task.objective.path.name} use its activation?",
             stacklevel=3,
         )
 
