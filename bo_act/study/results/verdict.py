@@ -168,8 +168,8 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
         said.append(
-            f"The intervals cover seeds only, for this {best.on} set, since the runs have no values "
-            "per example: over other examples too they would be wider."
+            f"The intervals cover seeds only, for this {best.on} set, since the runs have no "
+            "values per example: over other examples too they would be wider."
         )
     return said
 
