@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from bo_act.activations.operators import OPERATORS
 from bo_act.activations.scales import Learnable, Scaled, Scales, make_scales, scaled
 from bo_act.errors import ExpressionError
 from bo_act.html import Markup, escape
+from bo_act.torch_internals import children_of
 
 
 class Activation(nn.Module):
@@ -66,7 +67,8 @@ class Activation(nn.Module):
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), activation())
     """
 
-    scales: Scales | None
+    if TYPE_CHECKING:  # torch.jit reads what is annotated at run time, and knows no such type
+        scales: Scales | None
 
     __jit_unused_properties__ = ("why_not_fused",)
 
@@ -270,7 +272,8 @@ class Activation(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._modules.setdefault("scales", None)  # of an earlier version
+        if "scales" not in children_of(self):  # of an earlier version
+            self.register_module("scales", None)
 
     def __prepare_scriptable__(self) -> Activation:
         """Prepare for ``torch.jit.script``, which calls this."""

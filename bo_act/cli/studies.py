@@ -225,7 +225,7 @@ def why(
     opened = open_to_read(study, changes, storage, named)
     from bo_act import terminal
     from bo_act.study.results.explanation import why as explained
-    from bo_act.study.running.worker import look_at_functions, make_sampler
+    from bo_act.study.running.worker import compute_candidate_features, make_sampler
     from bo_act.study.sampling.recorded import sampler_of
     from bo_act.tasks.task import Task
 
@@ -235,7 +235,7 @@ def why(
             sampler, lacking = sampler_of(opened.study)
         else:
             task = Task.load(opened.spec)
-            sampler = make_sampler(task, look_at_functions(task, events), opened.study)
+            sampler = make_sampler(task, compute_candidate_features(task, events), opened.study)
     found = explained(opened.study, sampler, number, lacking=lacking)
     if as_json:
         print_json(found.as_json())

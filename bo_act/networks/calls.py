@@ -38,7 +38,7 @@ def _functions(modules: set[str]) -> dict[Any, str]:
 FUNCTIONS = _functions({plain(name) for name in activation_modules.__all__ if name not in LEFT})
 """The calls that are replaced."""
 GATES = _functions({"sigmoid", "hardsigmoid"})
-"""Calls that stay, and are told of."""
+"""Calls that stay, and are reported."""
 _KINDS = {function: plain(name) for function, name in FUNCTIONS.items()}
 
 

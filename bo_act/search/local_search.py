@@ -18,9 +18,9 @@ from bo_act.search.configurations import Configurations, ConfigurationSpace, Tak
 from bo_act.search.surrogate.surrogate import Surrogate
 
 _REPRESENTATIVES = 512  # configurations that stand for all
-_POOL = 4_096  # functions looked at for a start
+_POOL = 4_096  # functions scored at the start
 _COARSE = 4  # settings that they are scored at, besides those of the best observed
-_SHORT = 256  # functions looked at after that, for each place
+_SHORT = 256  # functions scored after that, for each place
 _STARTS = 4
 _SWEEPS = 3
 _SETTINGS = 64  # scored at a time: as many spread out as near

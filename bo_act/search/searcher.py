@@ -123,7 +123,7 @@ class Searcher:
         activations: K names; ``("",)`` for one.
         parameters: what else is searched.
         defaults: (p,) settings that all baselines are evaluated with; None draws them by the seed.
-        pool: functions met, where the space is searched from tree to tree; a proposal may add one.
+        pool: functions met so far, in local search over trees; a proposal may add one.
 
     Raises:
         SearchError: costs are needed and there are none, or a number is invalid.

@@ -1,4 +1,4 @@
-"""Searching spaces that are too large to list, from tree to tree.
+"""Local search over expression trees, in spaces that are too large to list.
 
 A sample of the space takes the catalogue's place: the embedding is learnt from it, and a search
 starts in it. Each proposal then climbs: the trees that score best, and those observed to be best,
@@ -33,7 +33,7 @@ from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
 _REPRESENTATIVES = 1_024  # of them, that stand for all candidates
-_BEAM = 8  # trees whose children are looked at in each round
+_BEAM = 8  # trees expanded in each round
 _CHILDREN = 48  # of each of them
 _ROUNDS = 12
 _PATIENCE = 2  # rounds without a better one

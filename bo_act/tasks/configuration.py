@@ -31,10 +31,12 @@ class Configuration:
     Attributes:
         functions: by name of the activation; ``""`` if there is only one.
         settings: values of the study's other parameters, by key of the study file.
+        asked: all parameters of a trial, which an objective of your own may ask for again.
     """
 
     functions: Mapping[str, Expression]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -51,10 +53,14 @@ class Configuration:
 
     @classmethod
     def everywhere(
-        cls, expression: Expression, spec: StudySpec, settings: Mapping[str, Any]
+        cls,
+        expression: Expression,
+        spec: StudySpec,
+        settings: Mapping[str, Any],
+        asked: Mapping[str, Any] | None = None,
     ) -> Configuration:
         """Return the same function in all places of a study."""
-        return cls(dict.fromkeys(places(spec), expression), settings)
+        return cls(dict.fromkeys(places(spec), expression), settings, asked or {})
 
     @classmethod
     def suggest(cls, trial: Trial, space: Space, spec: StudySpec) -> Configuration:
@@ -78,7 +84,7 @@ class Configuration:
         texts = {name: str(trial.user_attrs[key]) for name, key in attributes.items()}
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
         params = {name: trial.params[name] for name in spec.parameters if name in trial.params}
-        return cls(functions, params)
+        return cls(functions, params, trial.params if spec.objective else {})
 
 
 def functions_of(text: str) -> dict[str, str]:

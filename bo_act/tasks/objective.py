@@ -114,6 +114,11 @@ class Objective:
                 f"{_shown(value)}"
             ) from None
 
+    def asks_for(self, name: str) -> bool:
+        """Tell whether the function takes an argument of that name, or any."""
+        parameters = list(inspect.signature(self.function).parameters.values())[2:]
+        return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
+
     def check(self, context: Mapping[str, Any]) -> None:
         """Check that the function can be called.
 

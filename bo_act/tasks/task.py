@@ -154,8 +154,8 @@ class Task:
         return self.given_builder
 
     @property
-    def from_tree_to_tree(self) -> bool:
-        """Whether functions are looked at as they are met, for want of a list of them."""
+    def is_unenumerated(self) -> bool:
+        """Whether the search is local, over expression trees, because the space is not listed."""
         wanted = self.spec.candidates
         return wanted == "trees" or (wanted == "auto" and not self.space.can_be_listed)
 
@@ -163,7 +163,7 @@ class Task:
     def content(self) -> dict[str, str]:
         """Hashes of the study's content: trials of different content are not comparable."""
         content = {
-            SPACE: (self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash),
+            SPACE: (self.space.hash if self.is_unenumerated else self.space.catalogue.hash),
         }
         if self.given_data is not None and self.given_builder is not None:
             content["the data"] = self.data.digest

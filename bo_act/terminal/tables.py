@@ -93,11 +93,11 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     over = sampled([row.test for row in confirmed])
     fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval {over}"
     table = Table(
-        title=f"Confirmed on the test set ({fresh})",
+        title=f"Confirmed on {confirmed[0].data} ({fresh})",
         title_justify="left",
     )
     table.add_column("activation", overflow="fold")
-    table.add_column(escape(f"test {metric.name}"), justify="right")
+    table.add_column(escape(confirmed[0].of(metric)), justify="right")
     table.add_column("minus ReLU", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("in the search", justify="right")

@@ -424,6 +424,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_function_of_a_program_travels_and_has_its_runs_in_the_next(files):
     def run(code: str) -> list[str]:
         write("program.py", code)
@@ -442,6 +443,7 @@ def test_a_function_of_a_program_travels_and_has_its_runs_in_the_next(files):
         assert len(run(SCRIPT.replace(old, new))) == 2, old
 
 
+@pytest.mark.slow
 def test_a_function_that_a_worker_cannot_find_is_said_to_be_one(files):
     write(
         "program.py",

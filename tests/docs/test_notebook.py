@@ -36,6 +36,7 @@ def test_no_outputs_are_kept(notebook):
             assert cell.execution_count is None
 
 
+@pytest.mark.slow
 def test_it_runs_and_shows_what_it_finds(notebook, tmp_path):
     client = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -171,7 +171,7 @@ def test_networks_are_shown_inputs_of_any_form(tmp_path):
         network.ids.weight.mul_(100)
     initialize(network, "unit_variance", inputs=EXAMPLE, seed=3)
     found = []
-    network.lazy.register_forward_hook(lambda _, __, y: found.append(float(y.square().mean())))
+    network.lazy.register_forward_hook(lambda _, __, y: found.append(y.square().mean().item()))
     ids = EXAMPLE["ids"][torch.arange(256) % 2]
     network(ids=ids, x=torch.randn(256, 5, generator=torch.Generator().manual_seed(9)))
     assert found[0] == pytest.approx(1, rel=0.3)

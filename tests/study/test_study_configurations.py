@@ -171,6 +171,7 @@ def work(url: str, trials: int) -> None:
     study.optimize(lambda trial: made_up(space, trial), n_trials=trials)
 
 
+@pytest.mark.slow
 def test_workers_take_different_configurations(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     optuna.create_study(study_name="shared", storage=url, direction="maximize")
@@ -185,6 +186,7 @@ def test_workers_take_different_configurations(tmp_path):
     assert len({json.dumps(t.params, sort_keys=True) for t in trials}) == 16
 
 
+@pytest.mark.slow
 def test_it_beats_sampling_apart(act_bench):
     """The best rate depends on the function, which a delegate cannot see."""
     features = compute_features(act_bench)

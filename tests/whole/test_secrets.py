@@ -246,7 +246,7 @@ def test_a_defect_says_no_password(bo_act, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError(f"cannot read postgresql://me:{PW}@server/db")
 
-    monkeypatch.setattr("bo_act.study.results.summary.load_study", broken)
+    monkeypatch.setattr("bo_act.study.storage.opening.load_study", broken)
     code, out, err = bo_act("best", "secret.toml")
     assert (code, out) == (1, "")
     assert err.startswith("Traceback")

@@ -72,7 +72,7 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
             "no comparison."
         )
         return Verdict("open", best, text, note)
-    unit = f"points of test {metric.name}" if metric.in_percent else f"in test {metric.name}"
+    unit = f"points of {best.of(metric)}" if metric.in_percent else f"in {best.of(metric)}"
     what = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
     shown = f"{what} (95%, {sampled([gain])})"
     name = f"{best.activation}, the best by validation,"
@@ -168,8 +168,8 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
         said.append(
-            "The intervals cover seeds only, for this test set, since the runs have no values per "
-            "example: over other examples too they would be wider."
+            f"The intervals cover seeds only, for this {best.on} set, since the runs have no "
+            "values per example: over other examples too they would be wider."
         )
     return said
 

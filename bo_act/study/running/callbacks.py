@@ -1,4 +1,4 @@
-"""What is told of each trial that has ended: TensorBoard, Weights & Biases, MLflow, a user's own.
+"""Callbacks to run after each trial: TensorBoard, Weights & Biases, MLflow, your own.
 
 A callback is ``callback(study, trial)``, as in ``optuna.Study.optimize``; ``trial`` is frozen. The
 clients are used directly: the classes of optuna-integration want TensorFlow (TensorBoard) or are

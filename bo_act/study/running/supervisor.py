@@ -42,7 +42,7 @@ _WARNING, _ERROR, _STOPPED = "warning: ", "error: ", 2
 _TRACE, _DEFECT = "Traceback (most recent call last)", 1
 
 
-def search_with_crew(
+def search_with_workers(
     spec: StudySpec, study: optuna.Study, *, workers: int, events: Events, told: Callbacks
 ) -> None:
     """Run a study with worker processes until it is done.
@@ -77,13 +77,13 @@ def search_with_crew(
 
 
 class TrialWatcher:
-    """Tells of the trials of a study as they end.
+    """Reports the trials of a study as they end.
 
     Args:
         study: any.
         total: trials that it is to have.
-        events: who is told.
-        callbacks: who is told, too.
+        events: the progress listener.
+        callbacks: to call as well.
     """
 
     def __init__(

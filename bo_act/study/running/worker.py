@@ -57,9 +57,11 @@ class _No(Enum):
     MORE = "the study is done"
 
 
-def look_at_functions(task: Task, events: Events, *, workers: int = 1) -> FeatureTable | None:
-    """Return the features of all functions; None where they are computed as they are met."""
-    if task.from_tree_to_tree:
+def compute_candidate_features(
+    task: Task, events: Events, *, workers: int = 1
+) -> FeatureTable | None:
+    """Return the features of all functions; None where the space is not enumerated."""
+    if task.is_unenumerated:
         return None
     return task.features(events.features, workers=workers)
 
@@ -70,7 +72,7 @@ def make_sampler(
     """Return the sampler that a study file describes, for its study."""
     spec = task.spec
     costs = None
-    if spec.acquisition.needs_costs and not task.from_tree_to_tree:
+    if spec.acquisition.needs_costs and not task.is_unenumerated:
         costs = study_costs(study, task.space, pick_device(spec.training.device))
     method = Method.of(task)
     cold = spec.warm_start.baselines or not spec.warm_start.sources
@@ -125,7 +127,7 @@ def work(
     refuse_itself(study, spec.warm_start.sources)
     if not checked:
         check_before_search(task)
-    study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
+    study.sampler = sampler = make_sampler(task, compute_candidate_features(task, events), study)
     with cpu_threads(spec.training.threads):
         return search(task, study, sampler, events, told or Callbacks([]))
 

@@ -1,4 +1,4 @@
-"""What a study chooses among: all functions of a space, or those met from tree to tree."""
+"""What a study chooses among: all functions of a space, or those met by local search over trees."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class TrialReader:
         self.catalogue, self.activations = catalogue, activations
         self.max_retries = max_retries
         self._rows: dict[int, tuple[FrozenTrial, Parameters, _Row | None]] = {}
-        self._parameters: tuple[Mapping[str, BaseDistribution], Parameters] = {}, Parameters()
+        self._known: tuple[Mapping[str, BaseDistribution], Parameters] = {}, Parameters()
 
     def view(
         self,
@@ -173,10 +173,10 @@ class TrialReader:
 
     def coordinates(self, others: Mapping[str, BaseDistribution]) -> Parameters:
         """Return the coordinates of parameters; of the same ones the same object."""
-        known, parameters = self._parameters
+        known, parameters = self._known
         if known != others:
             parameters = Parameters(others)
-            self._parameters = others, parameters
+            self._known = others, parameters
         return parameters
 
     def read(
