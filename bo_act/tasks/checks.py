@@ -1,4 +1,4 @@
-"""Checks before the first trial, so that nobody learns of a fault after the last.
+"""Checks before the first trial, so that faults do not show only after the last.
 
 They cost two training steps of the untrained network, and read the test targets only to see
 whether they fit.

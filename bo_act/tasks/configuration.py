@@ -31,7 +31,7 @@ class Configuration:
     Attributes:
         functions: by name of the activation; ``""`` if there is only one.
         settings: values of the study's other parameters, by key of the study file.
-        asked: all parameters of a trial, which an objective of your own may ask for again.
+        asked: all parameters of a trial, which your own objective may request again.
     """
 
     functions: Mapping[str, Expression]
