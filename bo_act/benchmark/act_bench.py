@@ -1,7 +1,7 @@
-"""Files in the form of Act-Bench: one JSON object, expression → record.
+"""Files in the Act-Bench format: one JSON object, expression → record.
 
-The form is that of Bingham and Miikkulainen (2023), arXiv 2301.05785. Files are read record by
-record, so that memory holds the resulting arrays and one record at a time.
+The format of Bingham and Miikkulainen (2023), arXiv 2301.05785. Files are read record by record,
+so memory holds only the resulting arrays and one record.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _CHUNK = 1 << 20  # characters
 
 Vectors = Callable[[int], NDArray[np.float64] | None]
 
-# Far above the released files (130 MB, 3,000 records of 40 kB), and what a machine still bears. A
-# file of some kilobytes may unpack to any size.
+# Far above the released files (130 MB, 3,000 records of 40 kB), but bearable for a machine. A few
+# kilobytes may unpack to any size.
 _MOST_CHARACTERS = 1 << 31
 _MOST_OF_A_RECORD = 1 << 24  # characters
 _MOST_OF_A_KEY = 10_000  # characters, as of any expression
 _MOST_RECORDS = 1_000_000
 _MOST_NUMBERS = 1 << 28  # of all vectors: 1 GB
 _CLASSES = (2, 3, 5, 10, 20, 50, 100, 200, 365, 1000)
-# A network that learns nothing answers with one class, whose share of the images is not quite 1/C.
+# A network that learns nothing predicts one class, whose share of the images is not quite 1/C.
 _AT_CHANCE = 1.1
 
 
@@ -70,26 +70,25 @@ def read_act_bench(
 ) -> Benchmark:
     """Read a released file, plain or compressed with gzip.
 
-    A record whose key matches no function of the space in any spelling is listed in ``unmatched``.
-    Records of functions that are one in the space are put together: medians of their values, the
-    first spectrum. Vectors that are null, empty or of a length that is not the most frequent one
-    mean that there are no spectral features. The file has histograms of log eigenvalues, and they
-    become quantiles; the range of a layer's histogram is taken to be that of the released files,
-    [-100, 100], which scales the quantiles and nothing else.
+    Records without a function in the space are listed in ``unmatched``. Records of the same
+    function are merged: medians of their values, the first spectrum. Vectors that are null, empty
+    or of an unusual length give no spectral features. The histograms of log eigenvalues become
+    quantiles; the range of a layer's histogram is assumed to be [-100, 100], as in the released
+    files, which only scales the quantiles.
 
     Args:
         path: ``.json`` or ``.json.gz``.
-        space: whose functions they are; default: ``act_bench``.
-        chance: accuracy of guessing; default: that of 1/2 to 1/1000 which is nearest to the low
-            end (the 5% quantile) of the validation accuracies.
+        space: of the functions; default: ``act_bench``.
+        chance: accuracy of guessing; default: the one of 1/2 to 1/1000 nearest to the low end (the
+            5% quantile) of the validation accuracies.
         progress: called with the number of records read.
 
     Returns:
-        A benchmark of one run. ``diverged`` are functions whose accuracy is at most 1.1 times
-        that of chance: the file does not tell divergence from learning nothing.
+        A benchmark of one run. ``diverged`` are functions with at most 1.1 times the accuracy of
+        chance: the file does not distinguish divergence from learning nothing.
 
     Raises:
-        BenchmarkError: the file is truncated, damaged or of another form; the message names the
+        BenchmarkError: the file is truncated, damaged or of another format; the message names the
             record.
     """
     space = space or load_space("act_bench")
@@ -158,7 +157,7 @@ def read_act_bench(
 
 
 def write_act_bench(benchmark: Benchmark, path: Path, *, vectors: Vectors | None = None) -> None:
-    """Write a benchmark in the form of Act-Bench, compressed where the name ends in ``.gz``.
+    """Write a benchmark in the Act-Bench format, compressed if the name ends in ``.gz``.
 
     Values are medians over the runs. Spectra are distribution functions of log eigenvalues over
     [-100, 100].
@@ -166,9 +165,8 @@ def write_act_bench(benchmark: Benchmark, path: Path, *, vectors: Vectors | None
     Args:
         benchmark: what to write.
         path: ``.json`` or ``.json.gz``.
-        vectors: from an index of the catalogue to the function's vector, (n,) in [0, 1] and of
-            one length for all, or None where it has none. Default: made of the quantiles that the
-            benchmark keeps, in 100 bins a layer.
+        vectors: from an index of the catalogue to the function's vector, (n,) in [0, 1], of equal
+            length for all, or None. Default: from the benchmark's quantiles, in 100 bins per layer.
 
     Raises:
         BenchmarkError: the file cannot be written, or the benchmark is not of accuracies.
@@ -192,7 +190,7 @@ def _write(benchmark: Benchmark, path: Path, vectors: Vectors | None, *, packed:
     vectors = vectors or _of_quantiles(benchmark.features)
     with ExitStack() as stack:
         file: Any = stack.enter_context(path.open("wb"))
-        if packed:  # without the time, so that equal content gives equal files
+        if packed:  # no time stamp, so equal content gives equal files
             file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
         separator = "{"
         for index in np.flatnonzero(benchmark.measured):
@@ -212,7 +210,7 @@ def _write(benchmark: Benchmark, path: Path, vectors: Vectors | None, *, packed:
 
 
 def _of_quantiles(features: FeatureTable) -> Vectors:
-    """Return what makes a function's vector of the quantiles that are kept, if there are any."""
+    """Return a function that makes vectors of the stored quantiles, if there are any."""
 
     def vector(index: int) -> NDArray[np.float64] | None:
         fim = features.blocks.get("fim")
@@ -308,7 +306,7 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
             f"{where}: expected a list of numbers for {_VECTOR!r}, got {_shown(value)}"
         )
     try:
-        with np.errstate(over="ignore"):  # infinite, and told as that
+        with np.errstate(over="ignore"):  # infinite, reported as such
             vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise BenchmarkError(
@@ -327,7 +325,7 @@ def _spellings(record: dict[str, Any], where: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """Return what came as JSON says it, cut where it is long."""
+    """Return a value as JSON, shortened."""
     if isinstance(value, bool | float | None):
         return json.dumps(value)
     return json.dumps(value) if isinstance(value, str) and len(value) <= 60 else shown(value)
@@ -416,7 +414,7 @@ class _Scanner:
         return bool(chunk)
 
     def peek(self) -> str:
-        """Return the next character that is no white space; "" at the end."""
+        """Return the next character that is not white space; "" at the end."""
         while True:
             found = _SOMETHING.search(self.buffer, self.at)
             if found:
@@ -441,7 +439,7 @@ class _Scanner:
             try:
                 value, end = self.decoder.raw_decode(self.buffer, self.at)
             except json.JSONDecodeError as error:
-                # What looks wrong may be a value of which the rest was not read yet.
+                # An apparent error may be an incompletely read value.
                 if not self._more():
                     raise self._broken(error.msg) from error
                 continue
@@ -459,7 +457,7 @@ class _Scanner:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, if it has each key once."""
+    """Return an object, if its keys are unique."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
