@@ -156,9 +156,9 @@ class _Part:
 
 @contextmanager
 def _begun(path: Path) -> Iterator[_Part | None]:
-    """Give what came of a file, to be added to; None where all of it is there.
+    """Yield the partial file for appending; None if the file is complete.
 
-    Who comes second waits for the first one, and finds the whole file then.
+    A second process waits for the first one, and then finds the complete file.
     """
     part = path.with_name(f"{path.name}.part")
     while not path.is_file():

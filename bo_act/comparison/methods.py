@@ -1,4 +1,4 @@
-"""The methods of a comparison, by name: built in, described, or samplers of one's own."""
+"""The methods of a comparison, by name: built-in, from a spec, or your own samplers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Method = str | MethodSpec | Callable[..., BaseSampler]
 def read_methods(
     methods: Sequence[str | tuple[str, Method]] | Mapping[str, Method],
 ) -> dict[str, MethodSpec | OwnSampler]:
-    """Return methods by the names that tables and figures show.
+    """Return methods by their names in tables and figures.
 
-    A function of a file has its own name where nothing else has it, else the file's before it.
+    A function of a file has its own name, prefixed by the file's if that is taken.
 
     Args:
-        methods: by name, or a sequence that may also hold names alone; see ``compare``.
+        methods: by name, or a sequence; see ``compare``.
 
     Raises:
-        BenchmarkError: there is no such method, or two have one name.
+        BenchmarkError: a method is unknown, or two have the same name.
     """
     given = list(methods.items()) if isinstance(methods, Mapping) else list(methods)
     if not given:
