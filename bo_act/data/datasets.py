@@ -1,4 +1,4 @@
-"""Data sets as they are read from their files: the MNISTs, the CIFARs, one's own."""
+"""Reading data sets from their files: the MNISTs, the CIFARs, your own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IDX = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-FILES = {  # in which folder torchvision looks for which files
+FILES = {  # torchvision's folders and files
     "mnist": ("MNIST", "MNIST/raw", IDX),
     "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw", IDX),
     "cifar10": (
@@ -51,7 +51,7 @@ FILES = {  # in which folder torchvision looks for which files
 
 
 def open_source(spec: DataSpec) -> Source:
-    """Find the files of a data set and say how they are read.
+    """Find the files of a data set, and return how to read them.
 
     Raises:
         DataError: files are missing.
@@ -74,20 +74,20 @@ def open_source(spec: DataSpec) -> Source:
 
 
 def data_folder(spec: DataSpec) -> Path:
-    """Return the folder that data sets lie in, each under torchvision's name for it."""
+    """Return the folder of all data sets, each under torchvision's name."""
     return content.cache_dir() / "data" if spec.root is None else expanded(spec.root)
 
 
 def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advice: str) -> None:
-    """Download a data set into a folder of its own and put it in place as a whole.
+    """Download a data set into a scratch folder, then move it into place.
 
-    Another process never sees half a file.
+    Other processes never see half a file.
 
     Args:
         spec: the data set.
-        target: the folder that shall be there then, under ``data_folder``.
+        target: the new folder, under ``data_folder``.
         download: fetches into a folder, in torchvision's layout.
-        advice: what to do by hand.
+        advice: for a download by hand.
 
     Raises:
         DataError: downloads are off, or failed.
@@ -100,7 +100,7 @@ def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advic
         )
     try:
         base.mkdir(parents=True, exist_ok=True)
-        # torchvision prints to stdout, which is kept for results.
+        # torchvision prints to stdout, which is for results.
         with (
             tempfile.TemporaryDirectory(dir=base) as scratch,
             contextlib.redirect_stdout(sys.stderr),
@@ -146,10 +146,10 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _official(name: str, folder: Path, *, train: bool) -> Part:
-    """Read a part through torchvision, which checks what it reads.
+    """Read a part through torchvision, which verifies its files.
 
-    Its layout is made of links in a scratch folder, so that the files may lie as they came:
-    packed, or in a folder that cannot be written to.
+    Links in a scratch folder make up its layout, so the files may be packed or in a read-only
+    folder.
     """
     from torchvision import datasets
 
@@ -183,7 +183,7 @@ def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
     elif unpack:
         (layout / name).write_bytes(gzip.decompress(path.read_bytes()))
     else:
-        (layout / name).touch()  # torchvision wants it to be there, and does not read it
+        (layout / name).touch()  # torchvision only checks that it exists
 
 
 # --- one's own -----------------------------------------------------------------------------------
@@ -233,10 +233,10 @@ def looks_like_images(inputs: Inputs) -> bool:
 
 
 def as_images(images: Tensor, where: str) -> Tensor:
-    """Return images, bytes or numbers from 0 to 1, if they are such.
+    """Return images as bytes or numbers from 0 to 1.
 
     Raises:
-        DataError: they are not, and the message begins with ``where``.
+        DataError: they are something else; the message begins with ``where``.
     """
     if images.dtype != torch.uint8 and not bool(((images >= 0) & (images <= 1)).all()):
         unknown = int((~images.isfinite()).sum())

@@ -1,7 +1,7 @@
 """Data sets, split into training, validation and test samples.
 
-Whatever is chosen, tuned or compared is so by validation samples. Test samples are loaded by
-``Data.load_test()`` alone, once, at the very end.
+All choices, tuning and comparisons use validation samples. Only ``Data.load_test()`` loads test
+samples, once, at the very end.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def load_data(
     """Load a data set and split it; the same spec always gives the same split.
 
     The official test or validation images of a data set are the test images. Validation samples are
-    held out of the others, by default 300 of ``digits``, 10,000 of the MNISTs, 5,000 of the CIFARs,
-    and else a tenth. All choices are stratified by class, where there are classes.
+    held out of the others: by default 300 of ``digits``, 10,000 of the MNISTs, 5,000 of the
+    CIFARs, and else a tenth, stratified by class if there are classes.
 
     Args:
-        spec: which samples.
-        augmentation: of training images; None leaves them as they are.
-        loss: of the training, which says what the targets are; ``auto`` goes by their dtype.
+        spec: of the data set.
+        augmentation: of training images, or None.
+        loss: of the training, which decides the kind of targets; ``auto`` decides by dtype.
 
     Raises:
         DataError: files are missing or damaged, or the split or the image size is impossible.
@@ -130,7 +130,7 @@ def _of_dataset(spec: DataSpec, source: Source, dataset: Dataset[Any], loss: Los
 def _whole(
     dataset: Dataset[Any], spec: DataSpec, loss: LossName, where: str
 ) -> tuple[DatasetSamples, Kind]:
-    """Return all samples of a Dataset, and what their targets are."""
+    """Return all samples of a Dataset, and the kind of their targets."""
     raw = targets_of(dataset, where)
     every = torch.arange(len(raw), device="cpu")
     samples = DatasetSamples(dataset, every, raw, spec.workers, where)
@@ -161,7 +161,7 @@ def _in_memory(
         transform(*train, spec.name),
         transform(rows(inputs, validation), targets[validation], spec.name),
     )
-    form = _form(inputs, targets)  # not the set itself, which would stay in memory
+    form = _form(inputs, targets)  # not the set itself, to free its memory
 
     def load_test() -> SampleSet:
         found, where = source.test(), _of_test(spec)
@@ -240,7 +240,7 @@ def _of_test(spec: DataSpec) -> str:
 def _check_test(
     where: str, facts: Mapping[str, Any], form: Form, inputs: Inputs, targets: Tensor
 ) -> None:
-    """Refuse test samples of another form than the training samples, or of other classes."""
+    """Refuse test samples with another form or other classes than the training samples."""
     what = "images" if "in_channels" in facts else "samples"
     found = _form(inputs, targets)
     for expected, came in zip(form, found, strict=True):

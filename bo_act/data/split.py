@@ -1,4 +1,4 @@
-"""Which samples are held out."""
+"""Choosing held-out samples."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def split(
     """Split the samples that are not test samples; the same spec always gives the same split.
 
     Args:
-        targets: (n, ...); classes (n,) int64 where it is stratified.
-        spec: how many, and the seed.
-        default: validation samples where the spec gives no number.
-        what: the samples are, for errors.
+        targets: (n, ...); classes (n,) int64 if stratified.
+        spec: number and seed.
+        default: validation samples if the spec has no number.
+        what: name of the samples, for errors.
         stratified: whether each class keeps its share.
         in_order: whether the last samples are held out, instead of any.
 
@@ -32,8 +32,8 @@ def split(
         indices of training and of validation samples, ascending.
 
     Raises:
-        DataError: no training sample would be left, or those of one class alone, or no validation
-            sample.
+        DataError: there would be no training samples, only one class of them, or no validation
+            samples.
     """
     count = len(targets)
     held_out = default if spec.validation is None else spec.validation
@@ -71,11 +71,11 @@ def split(
 
 
 def stratified_sample(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Choose samples at random so that each class keeps its share.
+    """Choose samples at random, stratified by class.
 
     Args:
         labels: (n,) int64.
-        count: how many to choose, at most n.
+        count: number of samples, at most n.
         generator: source of randomness, on the CPU.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the targets of a data set are, and so what a network shall answer.
+"""Kinds of targets of a data set, and so of a network's outputs.
 
 Symbols, with shapes:
 
@@ -45,21 +45,21 @@ def is_tokens(inputs: Any) -> bool:
 def as_targets(
     targets: Tensor, loss: LossName, *, tokens: tuple[int, ...] | None, count: int, where: str
 ) -> tuple[Tensor, Kind]:
-    """Return targets as training takes them, and what they are.
+    """Return targets for training, and their kind.
 
     Args:
         targets: (N, ...) of any dtype.
-        loss: of the study file; ``auto`` goes by the targets: whole numbers are classes (N,) or
+        loss: of the study file; ``auto`` decides by the targets: whole numbers are classes (N,) or
             tokens (N, T), floating-point ones are numbers.
-        tokens: shape of the inputs, where they are tokens.
+        tokens: shape of the inputs, if they are tokens.
         count: N.
-        where: what errors begin with.
+        where: prefix of errors.
 
     Returns:
         int64 classes or tokens, or float32 labels or numbers.
 
     Raises:
-        DataError: they are nothing of the kind.
+        DataError: they have another form.
     """
     shape = tuple(targets.shape)
     came = f"got {targets.dtype} of the shape {shape}"
