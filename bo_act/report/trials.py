@@ -1,4 +1,4 @@
-"""Trials as rows: what was tried in which order, how it was chosen, and what came of it."""
+"""Trials as rows: functions in order, how they were chosen, and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.storage.trials import is_diverged, own_only, own_trials
 from bo_act.tasks.configuration import shown
 
-_FEWEST = 5  # trials that importances are estimated from
+_FEWEST = 5  # trials for estimating importances
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Row:
 
     Attributes:
         number: from 0.
-        functions: one text for each place; empty where the trial was not given any.
-        settings: values of other parameters, as people read them.
+        functions: one text per place; empty if the trial has none.
+        settings: values of other parameters, as text.
         state: ``complete``, ``diverged``, ``pruned``, ``failed``, ``running`` or ``waiting``.
-        value: of the objective; None where there is none, or none that is finite.
+        value: of the objective; None if there is none, or it is not finite.
         by: how it was chosen: baseline, random, acquisition, strategy, enqueued.
         seconds: of training.
-        cost: at inference in units of ReLU's; None where the search did not ask.
-        curve: values reported, epoch by epoch.
-        note: why it failed, or what went other than planned.
+        cost: at inference in units of ReLU's; None if the search did not need it.
+        curve: reported values, epoch by epoch.
+        note: why it failed, or deviations from the plan.
     """
 
     number: int
@@ -103,20 +103,20 @@ def best_so_far(found: Sequence[Row], metric: Metric) -> list[float | None]:
 
 
 def ranked(found: Sequence[Row], metric: Metric) -> list[Row]:
-    """Return the complete trials, the best first; of equal ones the earlier."""
+    """Return the complete trials, the best first, ties by number."""
     complete = [row for row in found if row.state == "complete" and row.value is not None]
     return sorted(complete, key=lambda row: (-metric.sign * (row.value or 0.0), row.number))
 
 
 def end_of_interest(values: Sequence[float], metric: Metric, within: Iterable[float] = ()) -> float:
-    """Return where an axis of values may end on the side of the bad ones.
+    """Return the end of an axis of values on the bad side.
 
-    What lies beyond is far from all that matters: the lower fence of the winsorized targets.
+    It is the lower fence of the winsorized targets; values beyond do not matter.
 
     Args:
         values: at least one.
         metric: of the values.
-        within: values that are to be on the axis in any case.
+        within: values that must be on the axis.
     """
     array = metric.sign * np.asarray(values, dtype=np.float64)
     lowest = float(max(array.min(), fences(array)[0]))
@@ -126,11 +126,11 @@ def end_of_interest(values: Sequence[float], metric: Metric, within: Iterable[fl
 def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
     """Estimate how much each slot and each other parameter matters, by fANOVA.
 
-    Values are winsorized as the surrogate sees them; else the importances would be those of
-    training at all.
+    Values are winsorized as for the surrogate; else the importances would only tell trained from
+    diverged.
 
     Returns:
-        Name → share of the variance, the largest first, and ``""``; or nothing, and why.
+        Name → share of the variance, the largest first, and ``""``; or nothing, and the reason.
     """
     study = subject.study
     complete = [
