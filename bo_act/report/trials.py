@@ -35,7 +35,8 @@ class Row:
         seconds: of training.
         cost: at inference in units of ReLU's; None where the search did not ask.
         curve: values reported, epoch by epoch.
-        note: why it failed, or what went other than planned.
+        note: why it failed, what went other than planned, or which constraints it violates.
+        violated: whether it violates any.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Row:
     cost: float | None
     curve: tuple[float, ...]
     note: str
+    violated: bool = False
 
 
 def rows(subject: LoadedStudy) -> list[Row]:
@@ -76,8 +78,16 @@ def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
         seconds,
         attributes.get("cost"),
         tuple(float(v) for v in reported if math.isfinite(v)),
-        str(failure_of_trial(trial) or proposal.get("note") or ""),
+        str(failure_of_trial(trial) or proposal.get("note") or _violated(trial)),
+        bool(_violated(trial)),
     )
+
+
+def _violated(trial: FrozenTrial) -> str:
+    """Say which constraints a trial violates; ``""`` of one that violates none."""
+    if is_diverged(trial) or not (some := [n for n, v in trial.constraints.items() if v > 0]):
+        return ""
+    return f"violates the constraint{'s' * (len(some) > 1)} {', '.join(some)}"
 
 
 def _others(trial: FrozenTrial, subject: LoadedStudy) -> dict[str, Any]:
@@ -96,15 +106,17 @@ def best_so_far(found: Sequence[Row], metric: Metric) -> list[float | None]:
     best: float | None = None
     course = []
     for row in found:
-        if row.state == "complete" and row.value is not None and metric.better(row.value, best):
+        good = row.state == "complete" and not row.violated
+        if good and row.value is not None and metric.better(row.value, best):
             best = row.value
         course.append(best)
     return course
 
 
 def ranked(found: Sequence[Row], metric: Metric) -> list[Row]:
-    """Return the complete trials, the best first; of equal ones the earlier."""
+    """Return the complete trials that violate no constraint, the best first; or the earlier."""
     complete = [row for row in found if row.state == "complete" and row.value is not None]
+    complete = [row for row in complete if not row.violated]
     return sorted(complete, key=lambda row: (-metric.sign * (row.value or 0.0), row.number))
 
 
