@@ -30,7 +30,7 @@ class Row:
         functions: one text for each place; empty where the trial was not given any.
         settings: values of other parameters, as people read them.
         state: ``complete``, ``diverged``, ``pruned``, ``failed``, ``running`` or ``waiting``.
-        value: of the objective; None where there is none, or none that is finite.
+        value: of the objective; None where there is none, none that is finite, or several.
         by: how it was chosen: baseline, random, acquisition, strategy, enqueued.
         seconds: of training.
         cost: at inference in units of ReLU's; None where the search did not ask.
@@ -63,7 +63,9 @@ def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
     if is_diverged(trial):
         state = "diverged"
     proposal = attributes.get("proposal", {})
-    value = trial.value if trial.state == TrialState.COMPLETE else None
+    (value, *further) = trial.values or [None]
+    if further or trial.state != TrialState.COMPLETE:
+        value = None
     seconds = attributes.get("seconds")
     if seconds is None and trial.duration is not None:
         seconds = trial.duration.total_seconds()

@@ -152,7 +152,7 @@ def explanation(found: TrialExplanation) -> None:
     for one in found.outcomes:
         said_ = [] if one.value is None else [one.metric.text(one.value)]
         said_ += [] if one.expected is None else [f"expected {one.metric.text(one.expected)}"]
-        rows[str(one.metric)] = escape(", ".join(said_))
+        rows[escape(str(one.metric))] = escape(", ".join(said_))
     if found.outcomes and found.state == "complete":
         del rows["measured"]
     if found.feasible is not None:
@@ -164,7 +164,8 @@ def explanation(found: TrialExplanation) -> None:
         if found.expected is not None:
             rows["expected"] = escape(f"{metric.text(found.expected)}, as the trial noted")
         key_values(f"Trial {found.trial}: {found.activation}", rows)
-        what = "Nothing was predicted" if found.expected is None else "No more can be said"
+        told = found.expected is not None or any(o.expected is not None for o in found.outcomes)
+        what = "No more can be said" if told else "Nothing was predicted"
         out.print(escape(f"{what}: {found.lacking}."), soft_wrap=True)
         return
     predicted, low, high = metric.texts([said.predicted, said.low, said.high])

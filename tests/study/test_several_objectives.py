@@ -148,7 +148,9 @@ def test_random_search_is_of_any_number_of_objectives():
 def test_what_reads_one_value_says_how_many_there_are(tmp_path):
     sampler = EmbeddingSampler(POINTS)
     study = searched(sampler, 6)
-    study.set_metric_names(["accuracy", "seconds"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the names are experimental, says Optuna
+        study.set_metric_names(["accuracy", "seconds"])
     for ask in (
         lambda: improvement_left(study, sampler),
         lambda: bo_act.confirm(study, lambda a, s: 0.0, space=bo_act.load_space("classic")),
@@ -158,9 +160,11 @@ def test_what_reads_one_value_says_how_many_there_are(tmp_path):
             ask()
 
 
-def test_commands_show_the_front(bo_act, storage):
+def test_commands_show_the_front(bo_act, storage, tmp_path):
     study = searched(EmbeddingSampler(POINTS), 6, storage=storage, study_name="s")
-    study.set_metric_names(["accuracy", "seconds [a]"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.set_metric_names(["accuracy", "seconds [a]"])
     named = ("--storage", storage, "--study", "s")
     code, out, _ = bo_act("best", *named, "--json")
     front = json.loads(out)["front"]
@@ -179,6 +183,11 @@ def test_commands_show_the_front(bo_act, storage):
     code, out, _ = bo_act("why", *named, "5")
     assert code == 0
     assert "expected" in out
+    code, out, _ = bo_act("report", *named, "-o", str(tmp_path / "r.html"))
+    assert code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "Pareto front" in page
+    assert "seconds [a] (minimize)" in page
     code, _, err = bo_act("plot", "progress", *named, "-o", "p.pdf")
     assert code != 0
     assert "2 objectives (accuracy, seconds [a])" in err

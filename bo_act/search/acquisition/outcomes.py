@@ -151,7 +151,7 @@ class ScoringOutcomes:
         """Return the acquisition function, points (m, d) → scores (m,).
 
         Those that cannot be the best of many have minus infinity: all but 16,384 of more than
-        20,000, and of hypervolume all but 1,024.
+        20,000, and of hypervolume all but 1,024; with three objectives 512.
 
         Args:
             pool: (r, d) points that stand for all.
@@ -162,7 +162,8 @@ class ScoringOutcomes:
         if not self.is_any_feasible:
             return self._of_marginals(self._feasible)
         if self._objectives > 1:
-            return self._screened(self._hypervolume(seed), _LOOKED, _LOOKED)
+            looked = _LOOKED // (self._objectives - 1)  # as a front has more corners then
+            return self._screened(self._hypervolume(seed), looked, looked)
         return self._screened(self._of_marginals(self._improvement), 16_384, SCREENED)
 
     def promising(self, points: Tensor, count: int) -> Tensor:
