@@ -115,7 +115,7 @@ def read_act_bench(
         if count > _MOST_RECORDS or kept > _MOST_NUMBERS:
             raise BenchmarkError(
                 f"{where}: the file has more than {_MOST_RECORDS:,} records, or {_MOST_NUMBERS:,} "
-                "numbers in their vectors, which none in the form of Act-Bench has"
+                "numbers in their vectors, too many for an Act-Bench file"
             )
         if progress is not None:
             progress(count)
@@ -175,8 +175,8 @@ def write_act_bench(benchmark: Benchmark, path: Path, *, vectors: Vectors | None
     """
     if benchmark.metric != ACCURACY:
         raise BenchmarkError(
-            f"the form of Act-Bench holds accuracies, and the benchmark {benchmark.name!r} "
-            f"measures {benchmark.metric}; keep its .parquet file"
+            f"the Act-Bench format stores accuracies, but the benchmark {benchmark.name!r} "
+            f"measures {benchmark.metric}; use its .parquet file"
         )
     try:
         with replacing(path) as temporary:
@@ -244,15 +244,15 @@ def _spectra(
         if len(vector) == usual and np.isfinite(vector).all():
             whole[index] = vector
         elif len(vector) == usual:
-            reasons[index] = "a vector with numbers that are not finite"
+            reasons[index] = "a vector with NaN or infinite numbers"
         elif len(vector):
-            reasons[index] = f"a vector of {len(vector):,} numbers where {usual:,} are usual"
+            reasons[index] = f"a vector of {len(vector):,} numbers instead of the usual {usual:,}"
     ends = layer_ends(whole.values(), usual)
     rows: dict[int, NDArray[np.float32]] = {}
     for index, vector in whole.items():
         quantiles = layer_quantiles(vector, ends)
         if quantiles is None:
-            reasons[index] = "a vector that is no distribution function in some layer"
+            reasons[index] = "a vector that is not a distribution function in some layer"
         else:
             rows[index] = quantiles
             reasons[index] = ""
@@ -292,7 +292,7 @@ def _number(record: dict[str, Any], metric: str, where: str) -> float:
         number = float(value)
     except OverflowError as error:
         raise BenchmarkError(
-            f"{where}: expected a number that fits for {key!r}, got {_shown(value)}"
+            f"{where}: expected a valid number for {key!r}, got {_shown(value)}"
         ) from error
     if metric.endswith("value") and not (np.isnan(number) or 0 <= number <= 1):
         raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {_shown(value)}")
@@ -312,7 +312,7 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
             vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise BenchmarkError(
-            f"{where}: expected numbers alone in {_VECTOR!r}, got {_shown(value)}"
+            f"{where}: expected only numbers in {_VECTOR!r}, got {_shown(value)}"
         ) from error
     if vector.ndim != 1:
         raise BenchmarkError(f"{where}: expected a flat list for {_VECTOR!r}, got a nested one")
@@ -339,7 +339,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         scanner = _Scanner(file, path)
         if (found := scanner.peek()) != "{":
             raise BenchmarkError(
-                f"{path}: expected an object of records, got {found!r} at the beginning"
+                f"{path}: expected an object of records, got {found!r} at the start"
             )
         scanner.skip()
         seen: set[str] = set()
@@ -350,7 +350,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(key, str) or not key.strip() or len(key) > _MOST_OF_A_KEY:
                 raise BenchmarkError(f"{scanner.where}: expected an expression, got {_shown(key)}")
             if key in seen:
-                raise BenchmarkError(f"{path}: record {key!r} is there twice")
+                raise BenchmarkError(f"{path}: record {key!r} appears twice")
             seen.add(key)
             scanner.last = key
             scanner.expect(":")
@@ -401,15 +401,15 @@ class _Scanner:
     def _more(self) -> bool:
         if len(self.buffer) - self.at > _MOST_OF_A_RECORD:
             raise BenchmarkError(
-                f"{self.where}: more than {_MOST_OF_A_RECORD:,} characters in one piece; records "
-                "of the form of Act-Bench have some ten thousand"
+                f"{self.where}: more than {_MOST_OF_A_RECORD:,} characters in one piece; an "
+                "Act-Bench record has about ten thousand"
             )
         chunk = self.file.read(_CHUNK)
         self.read += len(chunk)
         if self.read > _MOST_CHARACTERS:
             raise BenchmarkError(
                 f"{self.where}: the file has, or unpacks to, more than {_MOST_CHARACTERS:,} "
-                "characters, which none in the form of Act-Bench has"
+                "characters, too many for an Act-Bench file"
             )
         self.buffer, self.at = self.buffer[self.at :] + chunk, 0
         self.ended = not chunk
@@ -446,7 +446,7 @@ class _Scanner:
                     raise self._broken(error.msg) from error
                 continue
             except RecursionError as error:
-                raise self._broken("it is nested too deeply") from error
+                raise self._broken("it is too deeply nested") from error
             except ValueError as error:  # a key twice, or a number of thousands of digits
                 raise self._broken(str(error).partition(";")[0]) from error
             self.at = end
@@ -454,9 +454,7 @@ class _Scanner:
 
     def _broken(self, why: str) -> BenchmarkError:
         if self.ended and not self.buffer[self.at :].rstrip().endswith("}"):
-            return BenchmarkError(
-                f"{self.where}: the file ends in the middle; it is truncated, get it again"
-            )
+            return BenchmarkError(f"{self.where}: the file is truncated; download it again")
         return BenchmarkError(f"{self.where}: not valid JSON: {why}")
 
 
@@ -466,5 +464,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
+        raise ValueError(f"the key {twice[:60]!r} appears twice")
     return found

@@ -232,8 +232,8 @@ def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> Benc
         for one in failures_of_runs("build", failed)
     )
     return BenchmarkError(
-        f"{len(failed)} runs failed: {reasons}; {done} of {total} are kept, and the same command "
-        "makes the others again"
+        f"{len(failed)} runs failed: {reasons}; {done} of {total} are saved, and the same command "
+        "repeats the failed ones"
     )
 
 

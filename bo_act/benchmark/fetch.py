@@ -27,9 +27,9 @@ _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 3
 
 _BY_HAND = (
-    "The released Act-Bench files are found through the authors' repository, "
-    "cognizant-ai-labs/act-bench on GitHub. Where this machine has no way there, fetch the file on "
-    "another one, copy it here, and give its path in place of a benchmark's name."
+    "The authors' repository, cognizant-ai-labs/act-bench on GitHub, links to the released "
+    "Act-Bench files. If this machine cannot reach it, download the file on another machine, copy "
+    "it here, and give its path instead of a benchmark's name."
 )
 
 
@@ -68,8 +68,8 @@ def fetch(
     found = _checksum(path)
     if sha256 is not None and found != sha256.lower():
         raise BenchmarkError(
-            f"{path}: expected the checksum {sha256.lower()}, got {found}; the file, which was "
-            f"there before, is another one or damaged: delete it and fetch it again"
+            f"{path}: expected the checksum {sha256.lower()}, got {found}; the existing file is a "
+            "different one or damaged: delete it and fetch it again"
         )
     return path
 
@@ -82,9 +82,7 @@ def _name(url: str) -> str:
         if parts.scheme in ("http", "https") and parts.netloc:
             name = Path(unquote(parts.path)).name
     if name in ("", "..") or "\0" in name:
-        raise BenchmarkError(
-            f"expected the http or https address of a file, got {url!r}. {_BY_HAND}"
-        )
+        raise BenchmarkError(f"expected an http or https URL of a file, got {url!r}. {_BY_HAND}")
     return name
 
 
@@ -146,8 +144,8 @@ class _Part:
             yield
         except OSError as error:
             raise BenchmarkError(
-                f"cannot write {self.path}: {reason(error)}; what came so far is kept, and the "
-                f"same call goes on from there"
+                f"cannot write {self.path}: {reason(error)}; the part received so far is kept, "
+                "and the same call resumes there"
             ) from error
 
     def discard(self) -> None:
@@ -186,8 +184,8 @@ def _finish(url: str, part: _Part, path: Path, sha256: str | None) -> None:
     if sha256 is not None and (found := _checksum(part.path)) != sha256.lower():
         part.discard()
         raise BenchmarkError(
-            f"{url}: expected the checksum {sha256.lower()}, got {found}; the file there is "
-            f"another one, and is not kept"
+            f"{url}: expected the checksum {sha256.lower()}, got {found}; the server has a "
+            "different file, which was discarded"
         )
     os.fsync(part.file.fileno())
     part.path.replace(path)
@@ -212,11 +210,11 @@ def _download(url: str, part: _Part, progress: Progress | None) -> None:
         except (OSError, http.client.HTTPException, ValueError) as error:
             # One that broke off after some bytes is worth another attempt.
             if attempt == _ATTEMPTS - 1 or part.size <= before:
-                kept = f" What came so far is kept in {part.path}." if part.size else ""
+                kept = f" The part received so far is in {part.path}." if part.size else ""
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 why = without_secrets_of(url, str(cause))
                 raise BenchmarkError(
-                    f"{url}: cannot be fetched: {why}.{kept} {_BY_HAND}"
+                    f"{url}: cannot be downloaded: {why}.{kept} {_BY_HAND}"
                 ) from error
 
 
@@ -256,7 +254,7 @@ def _continue(url: str, part: _Part, progress: Progress | None) -> None:
         if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
             begins = answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
             if not done:
-                raise ConnectionError("the server sent a part where the whole was asked for")
+                raise ConnectionError("the server sent part of the file instead of all of it")
             if not (begins and part.fits(version)):
                 part.begin({})
                 _continue(url, part, progress)

@@ -52,8 +52,8 @@ class RunJournal:
             self._lock.acquire()
         except Timeout as error:
             raise BenchmarkError(
-                f"another process is at work in {self.path.parent}; wait for its end, or give "
-                f"another folder"
+                f"another process is working in {self.path.parent}; wait until it ends, or give "
+                "another folder"
             ) from error
         except OSError as error:
             raise self._cannot_write(error) from error
@@ -147,26 +147,26 @@ class RunJournal:
         if self._checked:
             text, check = line[:-_LENGTH] + b"}", line[-_LENGTH:]
             if check != _CHECK % digest(text)[:16].encode():
-                raise self._damaged(number, "it is not what was written")
+                raise self._damaged(number, "its checksum is wrong")
             line = text
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise self._damaged(number, str(error)) from error
         if not isinstance(record, dict):
-            raise self._damaged(number, "it is no JSON object")
+            raise self._damaged(number, "it is not a JSON object")
         return record
 
     def _cannot_write(self, error: OSError) -> BenchmarkError:
         return BenchmarkError(
-            f"{self.path} cannot be written: {reason(error)}; the runs before are kept, and the "
-            f"same call goes on from there"
+            f"{self.path} cannot be written: {reason(error)}; earlier runs are saved, and the "
+            "same call resumes there"
         )
 
     def _damaged(self, number: int, why: str) -> BenchmarkError:
         return BenchmarkError(
-            f"{self.path}, line {number} is damaged: {why}; remove that line, and its run is made "
-            f"again"
+            f"{self.path}, line {number} is damaged: {why}; remove that line, and the run will be "
+            "repeated"
         )
 
     def _check(self, header: dict[str, Any]) -> None:
@@ -179,8 +179,8 @@ class RunJournal:
             f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing[:3]
         )
         raise BenchmarkError(
-            f"{self.path} holds runs made from something else: {shown}; give another folder, or "
-            f"remove this one"
+            f"{self.path} holds runs with other settings: {shown}; give another folder, or remove "
+            "this one"
         )
 
 

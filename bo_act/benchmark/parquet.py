@@ -122,21 +122,21 @@ def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
     packed = (table.schema.metadata or {}).get(_KEY)
     if packed is None:
         raise BenchmarkError(
-            f"{path}: expected a benchmark file, got a Parquet file of another kind; "
-            f"`bo-act bench build` makes them"
+            f"{path}: expected a benchmark file, got another kind of Parquet file; `bo-act bench "
+            "build` makes benchmark files"
         )
     try:
         about = json.loads(packed)
         if about["form"] != FORM:
             raise BenchmarkError(
-                f"{path}: expected a benchmark file of form {FORM}, got form {about['form']}; "
+                f"{path}: expected a benchmark file of format {FORM}, got format {about['form']}; "
                 f"read it with the version of bo-act that wrote it"
             )
         space = Space(SpaceSpec.model_validate(about["space"]))
         if space.catalogue.hash != about["catalogue"]:
             raise BenchmarkError(
-                f"{path}: the functions of its space {space.name!r} are numbered otherwise by "
-                f"this version of bo-act, whose operators or grouping differ; build it again"
+                f"{path}: the functions of its space {space.name!r} have other numbers in this "
+                "version of bo-act, because operators or deduplication changed; build it again"
             )
         return _read(table, about, space)
     except BenchmarkError:
@@ -189,13 +189,13 @@ def open_benchmark(name: str) -> Benchmark:
         try:
             return replace(_unpacked(read_checked(kept), kept), name=name)
         except (OSError, ValueError, BenchmarkError) as error:
-            warnings.warn(f"{kept} is converted again: {one_line(error)}", stacklevel=2)
+            warnings.warn(f"{kept} is damaged, converted again: {one_line(error)}", stacklevel=2)
     packed = _packed(read_act_bench(path))
     try:
         write_checked(kept, packed)
     except OSError as error:
         warnings.warn(
-            f"{name} is converted each time, since the result cannot be kept in {kept.parent}: "
+            f"{name} is converted on every run, since the result cannot be saved in {kept.parent}: "
             f"{reason(error, content.MOVE_CACHE)}",
             stacklevel=2,
         )

@@ -41,7 +41,7 @@ def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     count = runs.shape[1]
     if count < 2 or len(runs) < 5:
         raise BenchmarkError(
-            f"expected at least two runs of at least five functions to tell luck from merit, got "
+            f"expected at least two runs of at least five functions to measure selection bias, got "
             f"{count} runs of {len(runs)} functions; build with more --seeds"
         )
     mean = runs.mean(axis=1)

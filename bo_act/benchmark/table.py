@@ -88,9 +88,9 @@ class Benchmark:
                 f"expected curves (N, S, E) with (N, S) = {shape}, got {self.curves.shape}"
             )
         if self.features.catalogue_hash != self.space.catalogue.hash:
-            raise BenchmarkError("the features belong to another catalogue than the values")
+            raise BenchmarkError("the features and the values belong to different catalogues")
         if not self.measured.any():
-            raise BenchmarkError(f"benchmark {self.name!r} has not one measured function")
+            raise BenchmarkError(f"benchmark {self.name!r} has no measured function")
 
     def __len__(self) -> int:
         return len(self.diverged)

@@ -93,7 +93,7 @@ class Comparison:
         return box(
             "Comparison",
             f"Regret after so many evaluations, in {self.unit}; compared at "
-            f"{self.summary['compared_at']}, p adjusted by Holm.",
+            f"{self.summary['compared_at']}, p adjusted by Holm's method.",
             html_table(list(frame.columns), rows, numbers=numbers),
             *said,
         )
@@ -282,7 +282,7 @@ def load_comparison(folder: Path) -> Comparison:
     if not file.is_file():
         raise BenchmarkError(
             f"expected the folder of a comparison with a file steps.parquet, got {str(folder)!r}; "
-            f"`bo-act compare --out {folder}` makes it"
+            f"make one with `bo-act compare --out {folder}`"
         )
     try:
         steps = pd.read_parquet(file)
@@ -303,16 +303,16 @@ def load_comparison(folder: Path) -> Comparison:
         raise _unreadable(file, error) from error
     if before is not None and before != _plain(summed)["methods"]:
         raise BenchmarkError(
-            f"the benchmarks changed since the comparison in {folder} was made, or it was made by "
-            "another version; make it again in another folder"
+            f"the benchmarks or bo-act changed since the comparison in {folder} was made; compare "
+            "again in another folder"
         )
     return Comparison(steps, opened, summed)
 
 
 def _unreadable(file: Path, error: Exception) -> BenchmarkError:
     return BenchmarkError(
-        f"{file} cannot be read: {one_line(error)}; `bo-act compare --out {file.parent}`, with the "
-        "options of before, writes it again from the runs that are kept there"
+        f"{file} cannot be read: {one_line(error)}; `bo-act compare --out {file.parent}` with the "
+        "same options writes it again from the saved runs"
     )
 
 
@@ -359,8 +359,8 @@ def _warn_of_lost(codes: Mapping[str, str | NotToldApartError]) -> None:
     for name, code in codes.items():
         if isinstance(code, NotToldApartError):
             warnings.warn(
-                f"runs of {name!r} are not kept: nothing tells whether {code}, which it uses, is "
-                "the same the next time; give the method as 'FILE.py:FUNCTION' to keep them",
+                f"runs of {name!r} are not saved, because bo-act cannot tell whether {code} in it "
+                "changes; give the method as 'FILE.py:FUNCTION' to save them",
                 stacklevel=3,
             )
 
@@ -369,23 +369,22 @@ def _check_once(opened: Mapping[str, Benchmark]) -> None:
     for (name, one), (again, other) in combinations(opened.items(), 2):
         if same_runs(one, other):
             raise BenchmarkError(
-                f"the benchmarks {name!r} and {again!r} have the same runs, and would count twice; "
-                "leave one of them out"
+                f"the benchmarks {name!r} and {again!r} have the same runs, which would count "
+                "twice; leave one of them out"
             )
 
 
 def _check_runs(name: str, benchmark: Benchmark, *, evaluations: int, told: Told) -> None:
     if told == "run" and benchmark.seeds < 2:
         raise BenchmarkError(
-            f"expected benchmarks of several runs, of which one is told and the others judge, got "
-            f"one run a function in {name!r}; leave it out, or told = 'mean'"
+            f"expected benchmarks with several runs per function (searches observe one, the "
+            f"others judge), got one run in {name!r}; leave it out, or set told = 'mean'"
         )
     measured = int((benchmark.measured & benchmark.features.blocks["outputs"].present).sum())
     if benchmark.is_part and evaluations > measured:
         raise BenchmarkError(
-            f"{name!r} is a part of its space, with {measured:,} functions measured that have "
-            f"features, and searches of {evaluations:,} evaluations need more; build more of it, "
-            "or evaluate fewer"
+            f"{name!r} has only {measured:,} measured functions with features, too few for "
+            f"searches of {evaluations:,} evaluations; measure more, or evaluate fewer"
         )
 
 
@@ -403,8 +402,8 @@ def _others(name: str, benchmark: Benchmark, sources: Mapping[str, Benchmark]) -
     others = tuple(one for one, source in sources.items() if not same_task(source, benchmark))
     if sources and not others:
         raise BenchmarkError(
-            f"expected other benchmarks to learn from than the one that is searched, got "
-            f"{', '.join(map(repr, sources))}, of the same task as {name!r}"
+            f"expected benchmarks of other tasks to learn from, got "
+            f"{', '.join(map(repr, sources))}, the same task as {name!r}"
         )
     return others
 

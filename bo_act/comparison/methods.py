@@ -42,7 +42,7 @@ def read_methods(
         _check(name, method)
         if name in named:
             raise BenchmarkError(
-                f"two methods are named {name!r}; give each another name: NAME=FILE.py:FUNCTION, "
+                f"two methods are named {name!r}; rename one: NAME=FILE.py:FUNCTION, "
                 "or from Python {'NAME': method}"
             )
         named[name] = method
@@ -67,11 +67,11 @@ def _method(name: str, method: object) -> MethodSpec | OwnSampler:
             return METHODS[method]
         raise BenchmarkError(
             f"no method named {method!r}{nearest(method, METHODS)}; known methods: "
-            f"{', '.join(METHODS)}, or one of your own as FILE.py:FUNCTION"
+            f"{', '.join(METHODS)}, or your own as FILE.py:FUNCTION"
         )
     if callable(method):
         return OwnSampler(getattr(method, "__qualname__", name), given=method).checked()
-    hint = "; give a function that makes a new one for each search"
+    hint = "; give a function that makes a new sampler for each search"
     raise BenchmarkError(
         f"method {name!r}: expected a name, a MethodSpec or a function, {EXPECTED}, got "
         f"{type(method).__name__}{hint if isinstance(method, BaseSampler) else ''}"
@@ -89,8 +89,6 @@ def _long(method: MethodSpec | OwnSampler) -> str:
 
 def _check(name: str, method: MethodSpec | OwnSampler) -> None:
     if not (isinstance(name, str) and name.strip() == name != "" and name.isprintable()):
-        raise BenchmarkError(f"method {name!r}: expected a name on one line, give it another")
+        raise BenchmarkError(f"method {name!r}: expected a name on one line; rename it")
     if name in METHODS and method is not METHODS[name]:
-        raise BenchmarkError(
-            f"method {name!r}: there is a built-in method of that name; give yours another name"
-        )
+        raise BenchmarkError(f"method {name!r}: a built-in method has that name; rename yours")

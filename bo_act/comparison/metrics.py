@@ -76,7 +76,8 @@ def progress(
         seeds, counts = np.unique(rows["seed"], return_counts=True)
         if len(set(counts)) > 1:
             raise BenchmarkError(
-                f"expected runs of one length of {method!r} on {name!r}, got {sorted(set(counts))}"
+                f"expected runs of equal length of {method!r} on {name!r}, got "
+                f"{sorted(set(counts))}"
             )
         shape = (len(seeds), int(counts[0]))
         index = rows["index"].to_numpy().reshape(shape)
@@ -282,14 +283,15 @@ def remarks(summed: Mapping[str, Any]) -> list[str]:
     """Say what has to be known beside a summary: of parts, and of what searches were told."""
     said = [
         f"{name}: {one['measured']:,} of {one['functions']:,} functions "
-        f"({one['measured'] / one['functions']:.0%}) are measured, and regret is to their best"
+        f"({one['measured'] / one['functions']:.0%}) are measured; regret is relative to the best "
+        "of them"
         for name, one in summed["benchmarks"].items()
         if one["measured"] < one["functions"]
     ]
     if summed["searches_were_told"] == "run":
         said.append(
-            "Searches were told one run of each function; what they found best is judged by the "
-            "mean of its other runs, and so is the best that regret is to, which is lucky itself"
+            "Searches observed one run of each function; the mean of the other runs judges their "
+            "choice, and the best function that regret is relative to (itself selected by luck)"
         )
     return said
 

@@ -99,8 +99,8 @@ class OwnSampler:
             if needed and (one.name not in _NAMES or one.kind is one.POSITIONAL_ONLY):
                 how = " by position" if one.kind is one.POSITIONAL_ONLY else ""
                 raise BenchmarkError(
-                    f"{self._called} asks for {one.name}{how}; there are space, features and seed, "
-                    f"by name: expected {EXPECTED}"
+                    f"{self._called} asks for {one.name}{how}; bo-act passes space, features and "
+                    f"seed by name: expected {EXPECTED}"
                 )
         return [
             one.name
@@ -125,8 +125,8 @@ class OwnSampler:
             raise BenchmarkError(f"expected {self._called} to return an Optuna sampler, got {got}")
         if sampler in _made:
             raise BenchmarkError(
-                f"expected {self._called} to make a new sampler for each search, got one that has "
-                "searched before"
+                f"expected {self._called} to make a new sampler for each search, got one from an "
+                "earlier search"
             )
         _made.add(sampler)
         return sampler
@@ -151,8 +151,8 @@ class OwnSampler:
                 file, line = self._place
                 failure = replace(failure, file=file, line=line)
             raise BenchmarkError(
-                f"the sampler of {run} failed: {failure}; with a folder for the runs (out), those "
-                "that had ended are kept, and the same call goes on once this is mended"
+                f"the sampler of {run} failed: {failure}; if you gave a folder for the runs "
+                "(out), finished runs are saved, and the same call resumes after you fix this"
             ) from error
 
     @property

@@ -59,10 +59,7 @@ def read_plan(path: Path | None, changes: dict[str, Any]) -> ComparisonPlan:
     plan = ComparisonPlan() if path is None else read_spec(path, ComparisonPlan)
     for name in plan.method:
         if name in METHODS:
-            raise SpecError(
-                f"{path}: method.{name}: there is a built-in method of that name; give yours "
-                f"another name"
-            )
+            raise SpecError(f"{path}: method.{name}: a built-in method has that name; rename yours")
     return plan.model_copy(
         update={k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     )

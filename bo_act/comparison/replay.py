@@ -127,8 +127,8 @@ def replay(
     """
     if pruner is not None and benchmark.curves is None:
         raise BenchmarkError(
-            f"benchmark {benchmark.name!r} has no learning curves, so nothing can be pruned on "
-            "it; leave the pruner out, or use a benchmark made by `bo-act bench build`"
+            f"benchmark {benchmark.name!r} has no learning curves to prune by; leave the pruner "
+            "out, or use a benchmark made by `bo-act bench build`"
         )
     whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
     catalogue = benchmark.space.catalogue
@@ -172,8 +172,8 @@ def _ask(study: Study, benchmark: Benchmark) -> Trial:
             return trial
         study.tell(trial, state=TrialState.PRUNED)
     raise BenchmarkError(
-        f"{MOST_REFUSED} proposals in a row do not satisfy what the space {space.name!r} requires; "
-        "a sampler has to propose something else after trials that were pruned"
+        f"{MOST_REFUSED} proposals in a row do not satisfy what the space {space.name!r} "
+        "requires; after a pruned trial, a sampler must propose something else"
     )
 
 

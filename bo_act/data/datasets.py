@@ -95,8 +95,8 @@ def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advic
     base = data_folder(spec)
     if not spec.download:
         raise DataError(
-            f"the files of {spec.name!r} are missing and data.download is off; {advice}, "
-            f"or set data.download = true"
+            f"the files of {spec.name!r} are missing, and data.download is off; {advice}, or set "
+            "data.download = true"
         )
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _find(spec: DataSpec) -> Path:
     for folder in places:
         if all(_file(folder, name) for name in names):
             return folder
-    packed = " (each as it is or as .gz)" if names is IDX else ""
+    packed = " (uncompressed or .gz)" if names is IDX else ""
     advice = f"put the files {', '.join(names)}{packed} into {target}"
     if spec.name == "fashion_mnist":
         advice += ", or install the Debian package dataset-fashion-mnist"
@@ -163,8 +163,8 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
             content: Any = getattr(datasets, kind)(scratch, train=train)
         except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
             raise DataError(
-                f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
-                f"({one_line(error)}); fetch them again"
+                f"{folder}: the files of {name!r} are unreadable or not the official ones "
+                f"({one_line(error)}); download them again"
             ) from error
     images = torch.as_tensor(content.data, device="cpu")
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
@@ -213,7 +213,8 @@ def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
     counts = {len(one) if one.ndim and one.numel() else 0 for one in tensors(part[0])}
     if len(counts) > 1 or counts == {0}:
         raise DataError(
-            f"{which}: expected inputs of as many samples each, at least one, got the shapes "
+            f"{which}: expected inputs with the same number of samples, at least one, got the "
+            "shapes "
             f"{shown_shape(part[0])}"
         )
     if looks_like_images(part[0]):
@@ -239,11 +240,7 @@ def as_images(images: Tensor, where: str) -> Tensor:
     """
     if images.dtype != torch.uint8 and not bool(((images >= 0) & (images <= 1)).all()):
         unknown = int((~images.isfinite()).sum())
-        came = (
-            f"{unknown} that are not finite"
-            if unknown
-            else f"{images.min():.4g} to {images.max():.4g}"
-        )
+        came = f"{unknown} not finite" if unknown else f"{images.min():.4g} to {images.max():.4g}"
         raise DataError(
             f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}; to take "
             'any numbers as they are, set data.standardize = "none"'

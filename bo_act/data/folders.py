@@ -154,7 +154,7 @@ def read_image(path: str) -> Any:
             if long > _LONGEST * short:
                 raise ValueError(f"its sides are {short} and {long} pixels")
             if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers of no known range")
+                raise ValueError("its pixels are floating-point numbers without a known range")
             if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
                 pixels = np.asarray(image).astype(np.int64).clip(0, 65_535)
                 return Image.fromarray((pixels // 257).astype(np.uint8)).convert("RGB")
@@ -272,7 +272,8 @@ def _find(spec: DataSpec, side: int) -> Path:
         if not (folder / "train").is_dir():
             raise DataError(
                 f"{folder}: expected the folders train and val, each with a folder of images a "
-                f"class (as train/n01440764/*.JPEG), got no train; set data.root to where they are"
+                f"class (as train/n01440764/*.JPEG), got no train; set data.root to the folder "
+                "that has them"
             )
         return folder
     # The smallest of the published sizes that is not smaller than the images.
@@ -360,7 +361,7 @@ def _images_in(folder: str) -> list[str]:
                 continue
             path = os.path.join(inside, name)
             if not os.path.isfile(path):
-                raise DataError(f"{path}: expected a file, or a link to one, got neither")
+                raise DataError(f"{path}: expected a file or a link to one")
             if not os.path.getsize(path):
                 raise DataError(f"{path}: cannot be read as an image: it is empty")
             found.append((inside, name))

@@ -57,7 +57,7 @@ def side_of(spec: DataSpec, inputs: Inputs) -> int | None:
     if not looks_like_images(inputs):
         if spec.image_size is not None:
             raise DataError(
-                f"data.image_size is for square images (n, c, h, w), and {spec.name!r} has none; "
+                f"data.image_size needs square images (n, c, h, w), but {spec.name!r} has none; "
                 "leave it out"
             )
         return None
@@ -108,8 +108,8 @@ def fitted(
     if wanted in ("inputs", "both"):
         if not any(one.is_floating_point() for one in tensors(found)):
             raise DataError(
-                f"data.standardize = {wanted!r}: the inputs of {spec.name!r} are no floating-point "
-                "numbers; leave it out"
+                f"data.standardize = {wanted!r}: the inputs of {spec.name!r} are not "
+                "floating-point numbers; leave it out"
             )
         changes = [
             _standardization(one, images=side is not None)
@@ -133,9 +133,7 @@ def _scaled(
         for one in tensors(inputs):
             unknown = int((~one.isfinite()).sum()) if one.is_floating_point() else 0
             if unknown:
-                raise DataError(
-                    f"{where}: expected inputs that are finite numbers, got {unknown} that are not"
-                )
+                raise DataError(f"{where}: expected finite inputs, got {unknown} not finite")
         return inputs
     images = cast(Tensor, inputs)
     if images.dtype != torch.uint8:
@@ -162,7 +160,9 @@ def _standardization(some: Tensor, *, images: bool = False) -> Change:
     columns = some.double().transpose(0, 1 if images else -1).flatten(1)
     deviation, mean = torch.std_mean(columns, dim=1, correction=0)
     if images and not deviation.all():
-        raise DataError("the training images are all of one gray; nothing can be learned of them")
+        raise DataError(
+            "all training images have the same gray value, so there is nothing to learn"
+        )
     deviation = torch.where(deviation > 0, deviation, 1.0)
     # Rounded, so that the order of summation on another machine does not change the digest.
     scale, shift = (

@@ -52,7 +52,7 @@ def load_data(
     """
     augmentation = augmentation or AugmentationSpec()
     if spec.context is not None and spec.name != "python_topics":
-        raise DataError(f"data.context is for text, and {spec.name!r} is none; leave it out")
+        raise DataError(f"data.context is for text, but {spec.name!r} is not text; leave it out")
     if spec.in_folders:
         return _of_folders(spec, augmentation, loss)
     source = open_source(spec)
@@ -60,7 +60,8 @@ def load_data(
     if isinstance(found, Dataset):
         if augmentation != AugmentationSpec():
             raise DataError(
-                f"augmentation: {spec.name!r} gives a Dataset, which does that itself; leave it out"
+                f"augmentation: {spec.name!r} is a Dataset, which must augment by itself; leave "
+                "it out"
             )
         return _of_dataset(spec, source, found, loss)
     return _in_memory(spec, augmentation, source, found, loss)
@@ -75,7 +76,7 @@ def _of_folders(spec: DataSpec, augmentation: AugmentationSpec, loss: LossName) 
     if loss not in ("auto", "cross_entropy"):
         raise DataError(f"training.loss = {loss!r} does not fit the classes of {spec.name!r}")
     if spec.standardize != "auto":
-        raise DataError("data.standardize: images in folders are normalized always; leave it out")
+        raise DataError("data.standardize: images in folders are always normalized; leave it out")
     found = load_folders(spec, augmentation)
     side = found.train.side
     inputs = torch.zeros(1, 3, side, side, device="cpu", dtype=torch.float32)
@@ -99,7 +100,7 @@ def _of_dataset(spec: DataSpec, source: Source, dataset: Dataset[Any], loss: Los
     if spec.image_size is not None or spec.standardize not in ("auto", "none"):
         key = "image_size" if spec.image_size is not None else "standardize"
         raise DataError(
-            f"data.{key}: {spec.name!r} gives a Dataset, which does that itself; leave it out"
+            f"data.{key}: {spec.name!r} is a Dataset, which must do this itself; leave it out"
         )
     samples, kind = _whole(dataset, spec, loss, spec.name)
     inputs, _ = samples.take(torch.arange(min(2, len(samples)), device="cpu"))
@@ -200,9 +201,7 @@ def _augmentation(
         return None
     if side is None or kind != "classes":
         what = "square images (n, c, h, w)" if side is None else "images with classes"
-        raise DataError(
-            f"augmentation is for {what}, which {spec.name!r} has none of; leave it out"
-        )
+        raise DataError(f"augmentation needs {what}, but {spec.name!r} has none; leave it out")
     if augmentation.shift >= side:
         raise DataError(
             f"augmentation.shift: expected less than the {side} pixels of the images, "
@@ -247,8 +246,7 @@ def _check_test(
     for expected, came in zip(form, found, strict=True):
         if expected != came:
             raise DataError(
-                f"{where}: expected test {what} of the shape {expected} of the training {what}, "
-                f"got {came}"
+                f"{where}: expected test {what} of shape {expected}, as in training, got {came}"
             )
     looked_at = [("labels", "classes", facts.get("num_classes"), targets)]
     if "vocabulary" in facts:

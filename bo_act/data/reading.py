@@ -81,8 +81,8 @@ def together(samples: Sequence[Any]) -> Inputs | str:
         return torch.stack(list(samples))
     except (RuntimeError, KeyError, ValueError) as error:
         return (
-            "expected samples of one shape, so that they make a batch; pad or cut them in the data "
-            f"set: {one_line(error)}"
+            "expected samples of equal shape, to form batches; pad or crop them in the data set: "
+            f"{one_line(error)}"
         )
 
 
@@ -256,7 +256,7 @@ def targets_of(dataset: Dataset[Any], where: str) -> Tensor:
     try:
         return torch.stack(read)
     except RuntimeError as error:
-        raise DataError(f"{where}: expected targets of one shape, {one_line(error)}") from error
+        raise DataError(f"{where}: expected targets of equal shape, {one_line(error)}") from error
 
 
 @contextmanager

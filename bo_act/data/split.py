@@ -39,13 +39,13 @@ def split(
     held_out = default if spec.validation is None else spec.validation
     if held_out >= count:
         raise DataError(
-            f"data.validation: expected fewer than the {count} {what} of {spec.name!r} "
-            f"that are not test {what}, got {held_out}; choose a smaller number"
+            f"data.validation: expected fewer than the {count} {what} of {spec.name!r} outside "
+            f"the test set, got {held_out}; choose a smaller number"
         )
     if not held_out:
         raise DataError(
-            f"data.validation: {spec.name!r} has {count} {what} that are not test {what}, "
-            "too few to hold a tenth of them out; choose how many"
+            f"data.validation: {spec.name!r} has {count} {what} outside the test set, too few to "
+            "hold out a tenth; choose a number"
         )
     strata = targets if stratified else torch.zeros(count, device="cpu", dtype=torch.int64)
     found = strata.unique().tolist()
@@ -64,8 +64,8 @@ def split(
         rest = rest[stratified_sample(strata[rest], spec.train, generator)]
     if stratified and len(rest) > 1 and len(strata[rest].unique()) < 2:
         raise DataError(
-            f"data.train: the training {what} ({len(rest)}) that are left of {spec.name!r} are all "
-            "of one class; choose more"
+            f"data.train: the training {what} ({len(rest)}) of {spec.name!r} are all of one "
+            "class; choose more"
         )
     return rest, validation
 

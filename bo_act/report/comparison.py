@@ -87,13 +87,13 @@ def _words(summed: Mapping[str, Any]) -> str:
         return "There is one method, and so nothing to compare."
     winner = max(sure, key=lambda name: len(sure[name]), default="")
     if not winner:
-        return f"No method beats another (p < {_LEVEL}, adjusted by Holm for all pairs)."
+        return f"No method beats another (p < {_LEVEL}, adjusted for all pairs by Holm's method)."
     if len(sure[winner]) == others:
-        return f"{winner} beats all others (p < {_LEVEL}, adjusted by Holm for all pairs)."
+        return f"{winner} beats all others (p < {_LEVEL}, adjusted for all pairs by Holm's method)."
     beaten = ", ".join(sure[winner])
     return (
-        f"{winner} beats {beaten} (p < {_LEVEL}, adjusted by Holm for all pairs), and is not told "
-        "from the others."
+        f"{winner} beats {beaten} (p < {_LEVEL}, adjusted by Holm for all pairs), and is not "
+        "distinguishable from the others."
     )
 
 

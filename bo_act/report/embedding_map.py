@@ -177,9 +177,9 @@ def spectra(
     """
     features = features or subject.features
     if subject.sampler is None or features is None:
-        return [], subject.lacking or "The search went by output features alone."
+        return [], subject.lacking or "The search used output features only."
     if "fim" not in features.blocks:
-        return [], "The search went by output features alone (features.fim = false)."
+        return [], "The search used output features only (features.fim = false)."
     fim, null = features.blocks["fim"], features.blocks["fim_null"]
     count = null.values.shape[1]
     names = features.provenance.get("layers") or tuple(str(k) for k in range(count))

@@ -97,7 +97,7 @@ def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
     """
     land = found.embedding_map
     if land is None:
-        raise SearchError(f"there is no embedding to draw: {found.subject.lacking or 'no sampler'}")
+        raise SearchError(f"there is no embedding to plot: {found.subject.lacking or 'no sampler'}")
     scale, sign = found.metric.scale, found.metric.sign
     colours_of = SCALE if sign > 0 else f"{SCALE}_r"  # what is good is bright
     figure, (axes,) = panels(height=2.7)
@@ -147,7 +147,7 @@ def gallery(expressions: Sequence[str | Expression], *, titles: Sequence[str] = 
         SearchError: there is none.
     """
     if not expressions:
-        raise SearchError("expected at least one function to draw, got none")
+        raise SearchError("expected at least one function to plot, got none")
     shown = [parse(e) if isinstance(e, str) else e for e in expressions]
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
@@ -215,7 +215,7 @@ def spectra(found: ReportData) -> Figure:
     """
     layers, note = found.spectra
     if not layers:
-        raise SearchError(f"there are no Fisher spectra to draw: {note}")
+        raise SearchError(f"there are no Fisher spectra to plot: {note}")
     columns = min(len(layers), 2)
     rows = -(-len(layers) // columns)
     figure, grid = panels(rows, columns, height=1.25 * rows + 0.45)
@@ -251,7 +251,7 @@ def calibration(found: ReportData) -> Figure:
     """
     fitted, note = found.calibration
     if fitted is None:
-        raise SearchError(f"there is nothing to draw: {note}")
+        raise SearchError(f"there is nothing to plot: {note}")
     scale, sign = found.metric.scale, found.metric.sign
     edge = sign * end_of_interest((sign * fitted.measured).tolist(), found.metric)
     x, y, low, high = (

@@ -14,7 +14,7 @@ from bo_act.events import Events
 from bo_act.features.table import FeatureTable
 from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
-from bo_act.study.running.worker import look_at_functions, make_sampler
+from bo_act.study.running.worker import compute_candidate_features, make_sampler
 from bo_act.study.sampling.recorded import sampler_of
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.metric import metric_of
@@ -87,7 +87,7 @@ def load_for_report(spec: StudySpec, events: Events | None = None) -> LoadedStud
     study = load_study(spec)
     try:
         task = Task.load(spec)
-        features = look_at_functions(task, events or Events())
+        features = compute_candidate_features(task, events or Events())
         return LoadedStudy(study, spec, make_sampler(task, features, study), features)
     except BoActError as error:
         return LoadedStudy(study, spec, lacking=str(error))

@@ -146,11 +146,11 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
         What came of it, and ``""``; or None, and why.
     """
     if told is None:
-        return None, "There is no surrogate to ask."
+        return None, "There is no surrogate."
     measured = told.observations.values
     count = len(measured)
     if count < _LEAST:
-        return None, f"It takes {_LEAST} evaluated functions; there are {count}."
+        return None, f"At least {_LEAST} evaluated functions are needed; there are {count}."
     folds = min(_FOLDS, count)
     fold = np.random.default_rng(0).permutation(count) % folds
     mean, away, target = np.zeros((3, count))

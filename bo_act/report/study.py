@@ -144,7 +144,7 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
     if row is not None:
         numbers_.append(
             (
-                f"test {found.metric.name}",
+                row.of(found.metric),
                 with_interval(row.test, found.metric),
                 f"{row.seeds} fresh seeds",
             )
@@ -237,12 +237,19 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 "seconds": f"{seconds[row.activation]:.3g} s" if row.activation in seconds else "",
             }
         )
-    return {"baselines": baselines, "lines": lines, "seeds": found.confirmed[0].seeds}
+    return {
+        "baselines": baselines,
+        "lines": lines,
+        "seeds": found.confirmed[0].seeds,
+        "on": found.confirmed[0].on,
+        "data": found.confirmed[0].data,
+    }
 
 
 def _learnt(found: ReportData) -> dict[str, Any] | None:
     """Return the functions of the best trial that learnt scales, before and after training."""
-    trials = {trial.number: trial for trial in found.subject.trials}
+    subject = found.subject
+    trials = {trial.number: trial for trial in subject.trials}
     for row in found.ranked:
         places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
         if places:

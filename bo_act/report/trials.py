@@ -153,7 +153,7 @@ def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
         if t.value is not None and math.isfinite(t.value)
     ]
     if len(complete) < _FEWEST:
-        return {}, f"It takes {_FEWEST} complete trials; there are {len(complete)}."
+        return {}, f"At least {_FEWEST} complete trials are needed; there are {len(complete)}."
     sign = subject.metric.sign
     warped = warp_targets(np.array([sign * (t.value or 0) for t in complete]), "winsorized")
     of_trial = {t.number: float(y) for t, y in zip(complete, warped, strict=True)}

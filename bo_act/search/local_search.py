@@ -16,9 +16,9 @@ from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.configurations import Configurations, ConfigurationSpace, Taken
 
 _REPRESENTATIVES = 512  # configurations that stand for all
-_POOL = 4_096  # functions looked at for a start
+_POOL = 4_096  # functions scored at the start
 _COARSE = 4  # settings that they are scored at, besides those of the best observed
-_SHORT = 256  # functions looked at after that, for each place
+_SHORT = 256  # functions scored after that, for each place
 _STARTS = 4
 _SWEEPS = 3
 _SETTINGS = 64  # scored at a time: as many spread out as near
@@ -76,7 +76,7 @@ class Climb:
         if self.taken.among(chosen)[0]:
             chosen = self._best_of(drawn)
         if self.taken.among(chosen)[0]:
-            raise ExhaustedError("nothing is left to propose: all configurations were tried")
+            raise ExhaustedError("there is nothing left to propose: all configurations were tried")
         return chosen, float(self._score(chosen)[0])
 
     def _score(self, some: Configurations) -> NDArray[np.float64]:

@@ -74,7 +74,7 @@ class Observations:
             bad = int(np.flatnonzero(~np.isfinite(values))[0])
             raise SearchError(
                 f"observation {bad} has the value {values[bad]}; expected a finite number "
-                "(a diverged function is given its chance-level value)"
+                "(a diverged function gets the chance-level value)"
             )
         if variances is not None:
             given = np.asarray(variances, dtype=np.float64)

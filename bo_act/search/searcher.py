@@ -132,7 +132,7 @@ class Searcher:
         activations: K names; ``("",)`` for one.
         parameters: what else is searched.
         defaults: (p,) settings that all baselines are evaluated with; None draws them by the seed.
-        pool: functions met, where the space is searched from tree to tree; a proposal may add one.
+        pool: functions met so far, in local search over trees; a proposal may add one.
 
     Raises:
         SearchError: costs are needed and there are none, or a number is invalid.
@@ -164,8 +164,8 @@ class Searcher:
         whole(self.initial, "initial", error=SearchError)
         if self.acquisition.needs_costs and self.costs is None:
             raise SearchError(
-                f"the acquisition function {self.acquisition.name!r} needs to know what functions "
-                "cost; give their costs (costs=), or choose another"
+                f"the acquisition function {self.acquisition.name!r} needs the functions' costs; "
+                "give costs=, or choose another"
             )
 
     @property
@@ -209,9 +209,9 @@ class Searcher:
         candidates = np.flatnonzero(free)
         if not len(candidates):
             raise ExhaustedError(
-                f"nothing is left to propose: of {len(embedding)} functions "
-                f"{int(embedding.valid.sum())} have a place in the embedding, and all of them "
-                "were evaluated or are being evaluated"
+                f"there is nothing left to propose: {int(embedding.valid.sum())} of "
+                f"{len(embedding)} functions are in the embedding, and all of them were evaluated "
+                "or are being evaluated"
             )
         generator = np.random.default_rng([self.seed, number])
         usable = observations.measured.placed(embedding)
@@ -274,7 +274,7 @@ class Searcher:
             SearchError: q is less than 1, or nothing is left.
         """
         if q < 1:
-            raise SearchError(f"expected a batch of at least one, got {q}")
+            raise SearchError(f"expected a batch size of at least one, got {q}")
         batch: list[Proposal] = []
         waiting = Configurations.of(pending, like=observations.measured)
         for place in range(q):
@@ -395,7 +395,7 @@ class Searcher:
             if not taken.among(drawn)[0]:
                 (chosen,), (settings,) = drawn.functions.tolist(), drawn.settings.tolist()
                 return Proposal(tuple(chosen), "random", tuple(settings))
-        raise ExhaustedError("nothing is left to propose: all configurations were tried")
+        raise ExhaustedError("there is nothing left to propose: all configurations were tried")
 
     def _best(
         self,

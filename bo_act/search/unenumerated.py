@@ -1,4 +1,4 @@
-"""Searching spaces that are too large to list, from tree to tree.
+"""Local search over expression trees, in spaces that are too large to list.
 
 A sample of the space takes the catalogue's place: the embedding is learnt from it, and a search
 starts in it. Each proposal then climbs: the trees that score best, and those observed to be best,
@@ -31,7 +31,7 @@ from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
 _REPRESENTATIVES = 1_024  # of them, that stand for all candidates
-_BEAM = 8  # trees whose children are looked at in each round
+_BEAM = 8  # trees expanded in each round
 _CHILDREN = 48  # of each of them
 _ROUNDS = 12
 _PATIENCE = 2  # rounds without a better one
@@ -79,7 +79,7 @@ class ExpressionPool:
         if not len(present):
             raise SearchError(
                 f"no function of a sample of the space {space.name!r} has output features, so "
-                "nothing can be embedded"
+                "there is nothing to embed"
             )
         self._frame = output_frame(blocks, present, components)
         self.add(expressions, sample)
@@ -124,8 +124,8 @@ class ExpressionPool:
         number = self._numbers[index]
         if number is None:
             raise ExpressionError(
-                f"{self.text(index)} is not in the space {self.space.name!r}: no schema has a "
-                "place for it; add it to the file's expressions"
+                f"{self.text(index)} is not in the space {self.space.name!r}: no schema can "
+                "express it; add it to the file's expressions"
             )
         return self.space.params(number)
 
@@ -214,7 +214,7 @@ class ExpressionPool:
 
     def _learnt(self) -> RankPca:
         if self._frame is None:
-            raise SearchError("the embedding has not been learnt yet")
+            raise SearchError("the embedding has not been fitted yet")
         return self._frame
 
 

@@ -1,4 +1,4 @@
-"""What is looked at before the first trial, and not found out after the last.
+"""Checks before the first trial, so that nobody learns of a fault after the last.
 
 It costs two training steps of the untrained network and reads the targets of the test samples; what
 is learnt of those is whether they fit.
@@ -162,9 +162,9 @@ def _check_function_matters(task: Task, inputs: Inputs, targets: Tensor) -> None
         if not _differ(outputs[:1], outputs[1:]):
             which = f"activation({name!r})" if name else "activation()"
             raise NetworkError(
-                f"{task.builder.path}: the network does the very same with {_USUAL} and with "
-                f"{_OTHER}, so it makes no use of what {which} gives; call the module in forward, "
-                "and go on with what it returns"
+                f"{task.builder.path}: the network computes the same with {_USUAL} and with "
+                f"{_OTHER}, so it does not use {which}; call the module in forward, and use its "
+                "result"
             )
 
 

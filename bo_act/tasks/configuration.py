@@ -31,10 +31,12 @@ class Configuration:
     Attributes:
         functions: by name of the activation; the only one of a study has the name ``""``.
         settings: values of the study's other parameters, by key of the study file.
+        asked: all parameters of a trial, which an objective of your own may ask for again.
     """
 
     functions: Mapping[str, Expression]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -51,10 +53,14 @@ class Configuration:
 
     @classmethod
     def everywhere(
-        cls, expression: Expression, spec: StudySpec, settings: Mapping[str, Any]
+        cls,
+        expression: Expression,
+        spec: StudySpec,
+        settings: Mapping[str, Any],
+        asked: Mapping[str, Any] | None = None,
     ) -> Configuration:
         """Return the same function in all places of a study."""
-        return cls(dict.fromkeys(places(spec), expression), settings)
+        return cls(dict.fromkeys(places(spec), expression), settings, asked or {})
 
     @classmethod
     def suggest(cls, trial: Trial, space: Space, spec: StudySpec) -> Configuration:
@@ -72,13 +78,13 @@ class Configuration:
         lacking = [name for name in attributes.values() if name not in trial.user_attrs]
         if lacking:
             raise StorageError(
-                f"trial {trial.number} has no {lacking[0]!r} among its attributes: the study "
-                f"{spec.name!r} is of another program, or its storage is damaged"
+                f"trial {trial.number} has no {lacking[0]!r} among its attributes: another "
+                f"program made the study {spec.name!r}, or its storage is damaged"
             )
         texts = {name: str(trial.user_attrs[key]) for name, key in attributes.items()}
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
         params = {name: trial.params[name] for name in spec.parameters if name in trial.params}
-        return cls(functions, params)
+        return cls(functions, params, trial.params if spec.objective else {})
 
 
 def functions_of(text: str) -> dict[str, str]:

@@ -115,6 +115,11 @@ class Objective:
                 f"{_shown(value)}"
             ) from None
 
+    def asks_for(self, name: str) -> bool:
+        """Tell whether the function takes an argument of that name, or any."""
+        parameters = list(inspect.signature(self.function).parameters.values())[2:]
+        return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
+
     def check(self, context: Mapping[str, Any]) -> None:
         """Look whether the function can be called at all.
 
@@ -129,14 +134,14 @@ class Objective:
             inspect.signature(self.function).bind(None, None, **asked)
         except TypeError as error:
             raise SpecError(
-                f"{self.path}: expected {EXPECTED}, got one{self._line} that cannot be called so: "
-                f"{error}"
+                f"{self.path}: expected {EXPECTED}, got an objective{self._line} with other "
+                f"arguments: {error}"
             ) from None
         for kind in ("coroutine", "generator", "asyncgen"):
             if getattr(inspect, f"is{kind}function")(self.function):
                 raise SpecError(
-                    f"{self.path}: expected the objective{self._line} to return a number, and it "
-                    f"is a {kind} function; without async and yield it may be one"
+                    f"{self.path}: expected the objective{self._line} to return a number, but it "
+                    f"is a {kind} function; remove async and yield"
                 )
 
     @property
@@ -158,8 +163,8 @@ class Objective:
         ]
         if missing:
             raise SpecError(
-                f"{self.path}: the objective asks for {', '.join(missing)}; in this study there "
-                f"are {', '.join(context)} (network and data need [model] and [data])"
+                f"{self.path}: the objective asks for {', '.join(missing)}; this study offers "
+                f"{', '.join(context)} (network and data need [model] and [data])"
             )
         return {one.name: context[one.name] for one in parameters if one.name in context}
 
@@ -211,7 +216,7 @@ def _as_number(value: Any) -> float:
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
     # float() takes texts as well, and true is a comparison, not a value.
     if isinstance(value, str | bytes | bytearray | bool) or is_complex:
-        raise TypeError("no real number")
+        raise TypeError("not a real number")
     return float(value)
 
 

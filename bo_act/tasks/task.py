@@ -139,7 +139,7 @@ class Task:
             SpecError: the study has none.
         """
         if self.given_data is None:
-            raise SpecError("this needs [data], and the study has an objective of its own without")
+            raise SpecError("this needs [data], which a study with its own objective may lack")
         return self.given_data
 
     @property
@@ -150,12 +150,12 @@ class Task:
             SpecError: the study has none.
         """
         if self.given_builder is None:
-            raise SpecError("this needs [model], and the study has an objective of its own without")
+            raise SpecError("this needs [model], which a study with its own objective may lack")
         return self.given_builder
 
     @property
-    def from_tree_to_tree(self) -> bool:
-        """Whether functions are looked at as they are met, for want of a list of them."""
+    def is_unenumerated(self) -> bool:
+        """Whether the search is local, over expression trees, because the space is not listed."""
         wanted = self.spec.candidates
         return wanted == "trees" or (wanted == "auto" and not self.space.can_be_listed)
 
@@ -163,7 +163,7 @@ class Task:
     def content(self) -> dict[str, str]:
         """What the study file names, by its hash: trials of other content do not compare."""
         content = {
-            SPACE: (self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash),
+            SPACE: (self.space.hash if self.is_unenumerated else self.space.catalogue.hash),
         }
         if self.given_data is not None and self.given_builder is not None:
             content["the data"] = self.data.digest
@@ -244,7 +244,7 @@ class Task:
                 raise
             raise NetworkError(
                 f"{self.builder.path}: the network fails when its features are computed: "
-                f"{one_line(error)}; mend it, or do without them (features.fim = false)"
+                f"{one_line(error)}; fix it, or turn them off (features.fim = false)"
             ) from error
 
     def act_bench_vectors(
@@ -325,7 +325,7 @@ class Task:
             stop: asked after each step whether to save the state and stop.
         """
         if self.objective is not None:
-            raise SpecError("the study has an objective of its own, which trains no other network")
+            raise SpecError("the study has its own objective, which cannot train another network")
         task = self.with_settings(settings or {})
         fresh: Activations = activations_of(function, task.spec.activation.options)
         network = task.network(seed=seed)(fresh)

@@ -68,7 +68,7 @@ class Live(Events):
 
     def vectors(self, done: int, total: int) -> None:
         """Show vectors computed so far, how fast, and how long it takes yet."""
-        self._show_paced("vectors in the form of Act-Bench", "functions", done, total)
+        self._show_paced("vectors in the Act-Bench format", "functions", done, total)
 
     def runs(self, done: int, total: int, what: str) -> None:
         """Show runs done so far, how fast, and how long it takes yet."""

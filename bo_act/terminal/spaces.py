@@ -22,7 +22,7 @@ def listed_space(catalogue: Catalogue, counted: Count) -> None:
 
 def large_space(space: Space, counted: Count) -> None:
     """Print what a space is that is too large to list."""
-    _space(space, "not counted: searched from tree to tree", _satisfying(counted))
+    _space(space, "not counted: too large to list, searched locally", _satisfying(counted))
 
 
 def _space(space: Space, distinct: str, counts: dict[str, str], identity: str = "") -> None:

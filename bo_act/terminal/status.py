@@ -43,14 +43,14 @@ def _parts(status: StudyStatus) -> list[Table | str]:
         facts.add_row(name, text)
     said: list[Table | str] = [facts, *failure_lines(status.failures)]
     if not status.workers:
-        return [*said, "Nobody is at work."]
-    table = Table(title="At work", title_justify="left")
+        return [*said, "No worker is running."]
+    table = Table(title="Workers", title_justify="left")
     for name in ("host", "pid", "trial"):
         table.add_column(name, justify="left" if name == "host" else "right")
     table.add_column("activation", overflow="fold")
-    # In memory nobody says that he is alive; the room is the function's, then.
+    # In-memory studies have no heartbeats: leave the room to the function.
     heard = any(one.silent is not None or not one.alive for one in status.workers)
-    for name in ("epochs", "for", *(["last heard"] if heard else [])):
+    for name in ("epochs", "for", *(["heartbeat"] if heard else [])):
         table.add_column(name, justify="right")
     for one in status.workers:
         table.add_row(
@@ -74,7 +74,7 @@ def show_status(status: StudyStatus) -> None:
 def _heard(one: AtWork) -> str:
     heard = [] if one.silent is None else [f"{one.silent:.0f} s ago"]
     if not one.alive:
-        heard.append("[yellow]gone; waits to be taken over[/]")
+        heard.append("[yellow]gone; trial waits for another worker[/]")
     return "\n".join(heard) or "never"
 
 

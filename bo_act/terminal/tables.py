@@ -37,7 +37,7 @@ def study_tables(result: StudyResult) -> None:
         title = f"Best of the search ({result.metric.name}, one seed)"
         out.print(_found_table(title, result.top, result.metric))
     if result.front and not result.metrics:
-        title = "Better than all that cost less (cost at inference in units of ReLU's)"
+        title = f"Pareto front: {result.metric.name} against inference cost (ReLU = 1)"
         out.print(_found_table(title, result.front, result.metric))
     baseline = result.baseline
     if result.best is not None and (baseline.value is not None or baseline.state):
@@ -109,11 +109,11 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     over = sampled([row.test for row in confirmed])
     fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval {over}"
     table = Table(
-        title=f"Confirmed on the test set ({fresh})",
+        title=f"Confirmed on {confirmed[0].data} ({fresh})",
         title_justify="left",
     )
     table.add_column("activation", overflow="fold")
-    table.add_column(escape(f"test {metric.name}"), justify="right")
+    table.add_column(escape(confirmed[0].of(metric)), justify="right")
     table.add_column("minus ReLU", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("in the search", justify="right")
@@ -133,7 +133,7 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
 
 
 _HOW = {
-    "baseline": "given at the start",
+    "baseline": "given at the start (baseline)",
     "random": "at random",
     "acquisition": "by the acquisition function",
     "strategy": "by a strategy without a model",
@@ -158,23 +158,23 @@ def explanation(found: TrialExplanation) -> None:
     if found.feasible is not None:
         rows["constraints"] = f"satisfied with probability {found.feasible:.2g}, as expected then"
     if found.failure:
-        rows["why it failed"] = escape(found.failure)
+        rows["failure"] = escape(found.failure)
     said = found.explanation
     if said is None:
         if found.expected is not None:
-            rows["expected"] = escape(f"{metric.text(found.expected)}, as the trial noted")
+            rows["expected"] = escape(f"{metric.text(found.expected)}, as recorded in the trial")
         key_values(f"Trial {found.trial}: {found.activation}", rows)
         told = found.expected is not None or any(o.expected is not None for o in found.outcomes)
-        what = "No more can be said" if told else "Nothing was predicted"
+        what = "No further explanation" if told else "No prediction"
         out.print(escape(f"{what}: {found.lacking}."), soft_wrap=True)
         return
     predicted, low, high = metric.texts([said.predicted, said.low, said.high])
     rows["expected"] = escape(
-        f"{predicted}, with 90% between {low} and {high}, after {said.observed} functions"
+        f"{predicted}, 90% interval {low} to {high}, after {said.observed} functions"
     )
     rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
     key_values(f"Trial {found.trial}: {found.activation}", rows)
-    table = Table(title="Most similar before it", title_justify="left")
+    table = Table(title="Most similar earlier functions", title_justify="left")
     table.add_column("activation", overflow="fold")
     table.add_column(escape(metric.name), justify="right")
     table.add_column("similarity", justify="right")
@@ -182,11 +182,11 @@ def explanation(found: TrialExplanation) -> None:
     for text, neighbour, value in zip(found.neighbours, said.neighbours, values, strict=True):
         table.add_row(text, escape(value), f"{neighbour.similarity:.2f}")
     out.print(table)
-    better = "" if metric.sign > 0 else ", above 0 where they make it smaller"
+    better = "" if metric.sign > 0 else "; positive parts lower the metric"
     out.print(
-        "Expected values are among those observed. Parts of the prediction are in units of the "
-        f"warped target, whose deviation is 1{better}: the prior, each block, and all blocks "
-        "together."
+        "The expected value is on the metric's scale. The parts of the prediction (prior, each "
+        f"block, interaction of blocks) are in units of the warped target, with standard "
+        f"deviation 1{better}."
     )
 
 
@@ -224,9 +224,9 @@ def feature_store(table: FeatureTable) -> None:
     uncovered = ", ".join(found["uncovered"])
     rows = {"layers": ", ".join(found["layers"])}
     if uncovered:
-        rows["in no block"] = f"{uncovered} (the spectra say nothing of them)"
+        rows["not covered"] = f"{uncovered} (the spectra do not reflect them)"
     if found["store"]:
-        rows["kept in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
+        rows["saved in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
     key_values("Fisher spectra", rows)
 
 

@@ -86,6 +86,7 @@ TOGETHER = [
 
 
 FRAMEWORKS = ROOT / "docs/how_to/recipes.md"  # test_framework_recipes.py runs it
+SEVERAL = ROOT / "docs/how_to/several_objectives.md"
 
 
 @pytest.mark.parametrize("network", [WithFresh, WithModule])
@@ -134,7 +135,7 @@ def test_the_page_on_several_objectives_runs(tmp_path, monkeypatch):
         return train_and_validate(network), 0.001 * (1 + len(str(network)) % 7)
 
     names: dict = {"MyNetwork": WithFresh, "train_and_time": train_and_time}
-    for block in blocks(ROOT / "docs/how_to/several_objectives.md", "python"):
+    for block in blocks(SEVERAL, "python"):
         exec(block, names)
     assert names["study"].best_trials
     assert "Pareto front" in (tmp_path / "front.html").read_text()
@@ -151,7 +152,7 @@ def output_features(act_bench):
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in with_blocks("python") if page not in (*TOGETHER, FRAMEWORKS)],
+    [page for page in with_blocks("python") if page not in (*TOGETHER, FRAMEWORKS, SEVERAL)],
     ids=name,
 )
 def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):

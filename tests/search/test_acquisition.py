@@ -228,5 +228,5 @@ def test_what_looks_at_several_values_needs_a_gaussian_process(points, name):
         ceiling=points[:0, 0],
         seed=0,
     )
-    with pytest.raises(SearchError, match="which the surrogate 'gp' does"):
+    with pytest.raises(SearchError, match="choose the surrogate 'gp'"):
         score(name, forest, points)

@@ -204,8 +204,8 @@ def _check_surrogate(spec: AnyAcquisition, model: Surrogate) -> None:
     )
     if spec.name in together and not can:
         raise SearchError(
-            f"the acquisition function {spec.name!r} needs to know how values vary together, which "
-            "the surrogate 'gp' does; choose that surrogate, or another acquisition"
+            f"the acquisition function {spec.name!r} needs a joint posterior; choose the "
+            "surrogate 'gp', or another acquisition"
         )
 
 
@@ -218,8 +218,8 @@ def check_unlisted(spec: AnyAcquisition) -> None:
     if spec.needs_list:
         raise SearchError(
             f"the acquisition function {spec.name!r}{' per second' if spec.per_second else ''} "
-            "needs a list of all candidates, so it can be had neither with other parameters or "
-            "several activations nor from tree to tree; choose another acquisition, as log_ei"
+            "needs a list of all candidates, so it works neither with other parameters or several "
+            "activations nor in an unenumerated space; choose another acquisition, such as log_ei"
         )
 
 

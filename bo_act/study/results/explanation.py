@@ -112,7 +112,7 @@ def why(
     trial = own_trial(study, number)
     text = _noted(trial) if sampler is None else _activation(trial, sampler)
     if not text:
-        raise SearchError(f"trial {number} has not been given a function yet")
+        raise SearchError(f"trial {number} has no function yet")
     metric, *further = metrics_of(study)
     proposal = trial.user_attrs.get("proposal", {})
     outcomes: tuple[Outcome, ...] = ()
@@ -127,7 +127,7 @@ def why(
         except SearchError:
             if not can_explain(sampler.searcher.surrogate):
                 raise
-            lacking = "too little had been evaluated"
+            lacking = "too few functions had been evaluated"
     value = trial.value if trial.state == TrialState.COMPLETE and not further else None
     if value is not None and not math.isfinite(value):  # of an objective that diverged
         value = None
@@ -142,7 +142,7 @@ def why(
         state_of([trial]),
         None if (failure := failure_of_trial(trial)) is None else str(failure),
         None if further else proposal.get("expected"),
-        "" if explanation else lacking or "there is no sampler to ask",
+        "" if explanation else lacking or "there is no sampler",
         outcomes,
         proposal.get("feasible"),
     )

@@ -120,7 +120,9 @@ def confirm(
     whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=SearchError)
     best = _best(study, space, top)
     if not best:
-        raise SearchError(f"the study {study.study_name!r} has no function with a value to confirm")
+        raise SearchError(
+            f"the study {study.study_name!r} has no function to confirm: none has a value"
+        )
     compared = [str(canonical(parse(text))) for text in baselines]
     texts = list(dict.fromkeys([*best, *compared]))
     runs: dict[str, list[dict[str, Any]]] = {text: [] for text in texts}
@@ -160,7 +162,7 @@ def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> dict[st
             value, examples = math.nan, None
         except TypeError as error:
             raise SearchError(
-                f"expected train(activation, seed) to return a number, or one for each test "
+                f"expected train(activation, seed) to return a number, or a number per test "
                 f"example, for {text} with seed {seed}: {error}"
             ) from error
         kept = {"activation": text, "seed": seed, "value": value if math.isfinite(value) else None}

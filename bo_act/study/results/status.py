@@ -106,7 +106,7 @@ def read_status(
     """
     if study is None:
         if spec is None:
-            raise SearchError("expected a study, or the file of one, got neither")
+            raise SearchError("expected a study, or a study file, got neither")
         study = load_study(spec)
     view = StudyView.of(study)
     silent = silences(study, view.running)

@@ -162,7 +162,13 @@ def _html_confirmed(confirmed: Sequence[Confirmed], metric: Metric) -> Markup:
         )
         for row in confirmed
     ]
-    headers = ("", "activation", "settings", f"test {metric.name}", "minus ReLU")
+    headers = (
+        "",
+        "activation",
+        "settings",
+        confirmed[0].of(metric) if confirmed else "",
+        "minus ReLU",
+    )
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 

@@ -130,7 +130,7 @@ def stop(study: Study, space: str) -> None:
         study.stop()
     if first:
         warnings.warn(
-            f"the study {study.study_name!r} ends: every function of the space {space!r} that has "
-            "a place in the embedding was tried",
+            f"the study {study.study_name!r} ends: every function of the space {space!r} in the "
+            "embedding was tried",
             stacklevel=3,
         )

@@ -118,8 +118,8 @@ class EmbeddingSampler(ActivationSampler):
         """
         if name not in self.activations:
             raise SearchError(
-                f"expected one of the names that the sampler was given, {self.activations!r}, got "
-                f"{name!r}; give it names=(..., {name!r})"
+                f"expected one of the sampler's names {self.activations!r}, got {name!r}; give it "
+                f"names=(..., {name!r})"
             )
         number = trial.suggest_int(slot_of(name, ITEM), 0, len(self.catalogue) - 1)
         trial.set_user_attr(slot_of(name, ITEM), self.catalogue.text(number))
@@ -171,7 +171,7 @@ class _Items:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or not 0 <= int(cast(int, number)) < self._count:
             raise SearchError(
-                f"expected the number of one of {self._count} items, from 0, got "
+                f"expected the number of one of {self._count} items, from 0, got  "
                 f"{shortened(repr(number))}"
             )
         return int(cast(int, number))

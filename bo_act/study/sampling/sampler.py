@@ -297,8 +297,8 @@ class ActivationSampler(BaseSampler):
         name, _, slot = param_name.rpartition(".")
         if slot in self.space.distributions and name and name not in self.activations:
             raise SearchError(
-                f"the objective asks for an activation named {name!r}, which the sampler does not "
-                f"know; give it activations=(..., {name!r})"
+                f"the objective asks for an activation named {name!r}, unknown to the sampler; "
+                f"give it activations=(..., {name!r})"
             )
         if param_name not in self.parameters.slots and is_compared(trial):
             return self.parameters.shared(study, {param_name: param_distribution})[param_name]
@@ -371,7 +371,7 @@ class ActivationSampler(BaseSampler):
         """
         one, _ = self._reader.read([trial], view.searcher.parameters)
         if not len(one):
-            raise SearchError(f"trial {trial.number} lacks a parameter that the study searches")
+            raise SearchError(f"trial {trial.number} lacks a searched parameter")
         return one
 
     def remaining(self, study: Study) -> float:
@@ -510,10 +510,10 @@ def _noted(
 ) -> dict[str, Any]:
     """Return what is noted of a sampler, or what it has that cannot be."""
     if not isinstance(space, Space):
-        return {"lacking": "the points of its items are not kept in the study"}
+        return {"lacking": "the study does not store the points of its items"}
     own = [name for name, one in parts.items() if not isinstance(one, Spec)]
     own += ["strategy"] * (strategy is not None)
     if own:
-        return {"lacking": f"the program's own {' and '.join(own)} cannot be kept in the study"}
+        return {"lacking": f"the program's own {' and '.join(own)} cannot be stored in the study"}
     specs = {name: one.model_dump(mode="json") for name, one in parts.items()}
     return {"space": space.spec.model_dump(mode="json"), **specs, **options}

@@ -73,14 +73,14 @@ def note_metric(study: Study, metric: Metric) -> None:
     """
     if metric.direction != (direction := direction_of(study)):
         raise SearchError(
-            f"the metric {metric} has another direction than the study {study.study_name!r}, which "
-            f"was created to {direction}; give both the same"
+            f"the metric {metric} and the study {study.study_name!r}, created to {direction}, "
+            "have different directions; give both the same"
         )
     noted = Metric.read(study.user_attrs.get(METRIC))
     if noted is not None and noted != metric:
         raise SearchError(
-            f"the study {study.study_name!r} measures {noted}, and now is to measure {metric}; "
-            "values of two metrics do not compare, so give the new one another name"
+            f"the study {study.study_name!r} measures {noted}, not {metric}; values of two "
+            "metrics do not compare, so give the new study another name"
         )
     if noted is None:
         study.set_user_attr(METRIC, metric.as_json())

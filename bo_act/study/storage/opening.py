@@ -93,7 +93,7 @@ def _parsed(where: str) -> URL:
         raise StorageError(
             f"the study storage {shown_url(where)} cannot be reached: expected a URL as "
             "postgresql://USER@SERVER/NAME; a password belongs in ~/.pgpass or PGPASSWORD, and "
-            "in a URL its @ : / ? # and % are written %40 %3A %2F %3F %23 and %25"
+            "in a URL, write its @ : / ? # and % as %40 %3A %2F %3F %23 and %25"
         )
     return url
 
@@ -102,7 +102,7 @@ def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
     with one_line(path, "opened"):
         there = path.exists()
     if not create and not there:
-        raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
+        raise StorageError(f"there is no study storage at {path}; `bo-act run` creates it")
     if journal:
         return open_journal(path, stale=_STALE_LOCK)
     with one_line(path, "opened"):
@@ -224,7 +224,7 @@ def load_study(spec: StudySpec) -> optuna.Study:
         study = optuna.load_study(study_name=spec.name, storage=storage)
     except KeyError as error:
         raise StorageError(
-            f"the storage {location(spec)} has no study {spec.name!r}; `bo-act run` makes it"
+            f"the storage {location(spec)} has no study {spec.name!r}; `bo-act run` creates it"
         ) from error
     with suppress(StorageError):  # it may be somebody else's, who alone may write
         hide_old_secrets(study)

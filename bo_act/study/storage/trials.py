@@ -72,8 +72,8 @@ def own_trial(study: Study, number: int) -> FrozenTrial:
     trial = trials[number]
     if not own([trial]):
         raise SearchError(
-            f"trial {number} is what the source {trial.user_attrs[SOURCE]!r} says, none of the "
-            f"study {study.study_name!r} itself, whose own begin with "
+            f"trial {number} comes from the source {trial.user_attrs[SOURCE]!r}, not from the "
+            f"study {study.study_name!r}, whose own trials begin at "
             f"{next((t.number for t in own(trials)), len(trials))}"
         )
     return trial
