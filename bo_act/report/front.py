@@ -76,4 +76,4 @@ def _drawn(text: str) -> Markup:
 
 def _formulas(text: str) -> Markup:
     found = [readable(function) for function in functions_of(text).values()]
-    return Markup(" ").join(mathml(e) for e in found if e)
+    return Markup(" ".join(mathml(e) for e in found if e))

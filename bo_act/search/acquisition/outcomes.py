@@ -199,7 +199,7 @@ class ScoringOutcomes:
         means = [model.mean_and_variance(had)[0] for model in self.outcomes.objectives]
         holds = self.outcomes.log_feasibility(had) >= math.log(0.5)
         front = torch.stack(means, dim=1)[holds]
-        cells = FastNondominatedPartitioning(self.reference, Y=front)
+        cells: Any = FastNondominatedPartitioning(self.reference, Y=front)
 
         def gain(pools: list[PoolMarginals]) -> Callable[[Tensor], Tensor]:
             reference = self.reference.tolist()
@@ -254,7 +254,7 @@ class ScoringOutcomes:
             return {"objective": None, "constraints": None}
         some: Any
         if count == 1:
-            some = GenericMCObjective(lambda samples, X=None: samples[..., 0])  # noqa: ARG005
+            some = GenericMCObjective(_first)
         else:
             some = IdentityMCMultiOutputObjective(outcomes=list(range(count)))
         return {
@@ -274,6 +274,10 @@ class ScoringOutcomes:
     def _own(self, own: OwnAcquisition, pool: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
         more = {**self._options, "ref_point": self.reference}
         return own_scorer(own, self.outcomes, self.best, candidates=pool, seed=seed, more=more)
+
+
+def _first(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    return samples[..., 0]
 
 
 def _violated(place: int, limit: float | None) -> Callable[[Tensor], Tensor]:
