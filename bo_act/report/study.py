@@ -19,6 +19,7 @@ from bo_act.html import Markup, escape
 from bo_act.io import expanded
 from bo_act.report.data import ReportData
 from bo_act.report.embedding_map import LayerSpectra
+from bo_act.report.front import front_report
 from bo_act.report.loaded_study import LoadedStudy, readable
 from bo_act.report.page import line, numbers, packed, render, whisker, write
 from bo_act.report.predictions import LEVEL, Calibration
@@ -41,6 +42,8 @@ def study_report(subject: LoadedStudy) -> str:
     Args:
         subject: see ``load_for_report``, or made by hand from a study and its sampler.
     """
+    if len(subject.study.directions) > 1:
+        return front_report(subject)
     found = ReportData(subject)
     spec = subject.spec
     counts = {

@@ -30,12 +30,13 @@ class Row:
         functions: one text per place; empty if the trial has none.
         settings: values of other parameters, as text.
         state: ``complete``, ``diverged``, ``pruned``, ``failed``, ``running`` or ``waiting``.
-        value: of the objective; None if there is none, or it is not finite.
+        value: of the objective; None if there is none, several, or it is not finite.
         by: how it was chosen: baseline, random, acquisition, strategy, enqueued.
         seconds: of training.
         cost: at inference in units of ReLU's; None if the search did not need it.
         curve: reported values, epoch by epoch.
-        note: why it failed, or deviations from the plan.
+        note: why it failed, deviations from the plan, or the constraints it violates.
+        violated: whether it violates any.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Row:
     cost: float | None
     curve: tuple[float, ...]
     note: str
+    violated: bool = False
 
 
 def rows(subject: LoadedStudy) -> list[Row]:
@@ -61,7 +63,9 @@ def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
     if is_diverged(trial):
         state = "diverged"
     proposal = attributes.get("proposal", {})
-    value = trial.value if trial.state == TrialState.COMPLETE else None
+    (value, *further) = trial.values or [None]
+    if further or trial.state != TrialState.COMPLETE:
+        value = None
     seconds = attributes.get("seconds")
     if seconds is None and trial.duration is not None:
         seconds = trial.duration.total_seconds()
@@ -76,8 +80,16 @@ def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
         seconds,
         attributes.get("cost"),
         tuple(float(v) for v in reported if math.isfinite(v)),
-        str(failure_of_trial(trial) or proposal.get("note") or ""),
+        str(failure_of_trial(trial) or proposal.get("note") or _violated(trial)),
+        bool(_violated(trial)),
     )
+
+
+def _violated(trial: FrozenTrial) -> str:
+    """Say which constraints a trial violates; ``""`` of one that violates none."""
+    if is_diverged(trial) or not (some := [n for n, v in trial.constraints.items() if v > 0]):
+        return ""
+    return f"violates the constraint{'s' * (len(some) > 1)} {', '.join(some)}"
 
 
 def _others(trial: FrozenTrial, subject: LoadedStudy) -> dict[str, Any]:
@@ -96,15 +108,17 @@ def best_so_far(found: Sequence[Row], metric: Metric) -> list[float | None]:
     best: float | None = None
     course = []
     for row in found:
-        if row.state == "complete" and row.value is not None and metric.better(row.value, best):
+        good = row.state == "complete" and not row.violated
+        if good and row.value is not None and metric.better(row.value, best):
             best = row.value
         course.append(best)
     return course
 
 
 def ranked(found: Sequence[Row], metric: Metric) -> list[Row]:
-    """Return the complete trials, the best first, ties by number."""
+    """Return the complete, feasible trials, the best first, ties by number."""
     complete = [row for row in found if row.state == "complete" and row.value is not None]
+    complete = [row for row in complete if not row.violated]
     return sorted(complete, key=lambda row: (-metric.sign * (row.value or 0.0), row.number))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
+from bo_act.search.acquisition.outcomes import ScoringOutcomes
 from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
-from bo_act.search.acquisition.pool import score_pool
+from bo_act.search.acquisition.pool import Scoring, ScoringValue, score_pool
 from bo_act.search.configurations import (
     ONE,
     Configurations,
@@ -36,6 +37,7 @@ from bo_act.search.local_search import Climb
 from bo_act.search.observations import Observations, count_different, inverse_warp, unit
 from bo_act.search.strategies import Strategy, chosen_by
 from bo_act.search.surrogate.factory import fit_points
+from bo_act.search.surrogate.outcomes import Outcomes, fit_outcomes
 from bo_act.search.surrogate.own import AnySurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.search.unenumerated import ExpressionPool, TreeClimb
@@ -59,6 +61,9 @@ class Proposal:
         expected: the mean in units of the value, larger is better.
         score: of the acquisition function, if it chose.
         note: anything unexpected, for people.
+        outcomes: of several objectives the expected value of each, in place of mean, deviation and
+            ``expected``.
+        feasible: the probability that all constraints are satisfied, where there are some.
 
     Examples:
         >>> Proposal((3,), by="random").index
@@ -73,6 +78,8 @@ class Proposal:
     expected: float | None = None
     score: float | None = None
     note: str = ""
+    outcomes: tuple[float, ...] = ()
+    feasible: float | None = None
 
     @property
     def index(self) -> int:
@@ -97,6 +104,7 @@ class Fit:
         y: (n,) warped.
         places: (n,) among the observations; those without a place in the embedding were left out.
         note: what went other than planned.
+        outcomes: further objectives and constraints, where there are some.
     """
 
     space: ConfigurationSpace
@@ -106,6 +114,7 @@ class Fit:
     y: Tensor
     places: NDArray[np.int64]
     note: str
+    outcomes: Outcomes | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,8 @@ class Searcher:
             )
         generator = np.random.default_rng([self.seed, number])
         usable = observations.measured.placed(embedding)
-        if taken.count(starts) < self.initial or count_different(observations.values[usable]) < 2:
+        different = max(map(count_different, observations.objectives[usable].T))
+        if taken.count(starts) < self.initial or different < 2:
             return self._random(candidates, taken, generator)
         if self.strategy is not None:
             chosen = chosen_by(
@@ -218,12 +228,14 @@ class Searcher:
                 generator=generator,
             )
             return Proposal((chosen,), "strategy")
-        fit = self.fit(embedding, observations, pending=pending, number=number)
+        fit = self.fit(embedding, observations, pending=pending, number=number, outcomes=True)
         one, score = self._best(
             fit, observations, pending, candidates, taken=taken, number=number, generator=generator
         )
         if self.pool is not None:  # which has met it now
             fit = replace(fit, space=self._space(self.pool.embedding))
+        if fit.outcomes is not None:
+            return _of_outcomes(one, score, fit, fit.outcomes, observations)
         mean, variance = fit.model.mean_and_variance(fit.space.points(one))
         (expected,) = inverse_warp(mean.tolist(), fit.y.numpy(), fit.values)
         return Proposal(
@@ -290,11 +302,20 @@ class Searcher:
         """Return the largest expected improvement of any candidate over the best observed value.
 
         The surrogate sees winsorized values, which unlike ranks keep their unit. Arguments as for
-        ``propose``; infinity while fewer than three different values are known.
+        ``propose``; infinity while fewer than three different values are known, or none that
+        satisfies the constraints.
+
+        Raises:
+            SearchError: there are several objectives.
         """
+        if observations.others.shape[1]:
+            raise SearchError(
+                "the expected improvement is that of one objective, and the study has "
+                f"{1 + observations.others.shape[1]}"
+            )
         usable = observations.measured.placed(embedding)
         values = observations.values[usable]
-        if count_different(values) < 3:
+        if count_different(values) < 3 or not observations.is_any_feasible(usable):
             return math.inf
         searcher = replace(
             self,
@@ -319,6 +340,7 @@ class Searcher:
         *,
         pending: Configurations | Collection[int] = (),
         number: int = 0,
+        outcomes: bool = False,
     ) -> Fit:
         """Fit the surrogate to what was observed; arguments as in ``propose``.
 
@@ -327,24 +349,39 @@ class Searcher:
             observations: at least two different values.
             pending: as in ``propose``.
             number: as in ``propose``.
+            outcomes: fit further objectives and constraints, too, where there are some.
         """
         space = self._space(embedding)
         usable = observations.measured.placed(embedding)
         measured, values = observations.measured[usable], observations.values[usable]
         pending = Configurations.of(pending, like=observations.measured)
         pending = pending[~Taken(observations.pruned, ()).among(pending)]
+        x, more = space.points(measured), observations.among(usable)
+        options: dict[str, Any] = {
+            "pending": space.placed(pending.distinct()),
+            "pruned": space.placed(observations.pruned.distinct()),
+            # BoTorch's functions of several objectives draw what pending points bring.
+            "believe": not (isinstance(self.acquisition, OwnAcquisition) or more.others.shape[1]),
+            "seed": derived_seed(self.seed, number),
+        }
         model, y, note = fit_points(
-            self.surrogate,
-            space.points(measured),
-            values,
-            space.blocks,
-            variances=None if observations.variances is None else observations.variances[usable],
-            pending=space.placed(pending.distinct()),
-            pruned=space.placed(observations.pruned.distinct()),
-            believe=not isinstance(self.acquisition, OwnAcquisition),
-            seed=derived_seed(self.seed, number),
+            self.surrogate, x, values, space.blocks, variances=more.variances, **options
         )
-        return Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+        found = Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+        if not outcomes or observations.is_plain:
+            return found
+        every = fit_outcomes(
+            self.surrogate,
+            x,
+            (model, y),
+            space.blocks,
+            others=more.others,
+            constraints=more.constraints,
+            **options,
+        )
+        if every.constraints or len(every.objectives) > 1:
+            return replace(found, outcomes=every)
+        return found  # too little is known of the constraints
 
     def _space(self, embedding: Embedding) -> ConfigurationSpace:
         return ConfigurationSpace(embedding, self.activations, self.parameters)
@@ -372,16 +409,20 @@ class Searcher:
         generator: np.random.Generator,
     ) -> tuple[Configurations, float]:
         """Return the best configuration by the acquisition function, and its score."""
-        spec, model = self.acquisition, fit.model
+        scoring: Scoring = ScoringValue(self.acquisition, fit.model, float(fit.y.max()))
+        merits = fit.y
+        if fit.outcomes is not None:
+            scoring = ScoringOutcomes(self.acquisition, fit.outcomes)
+            merits = torch.from_numpy(observations.merits[fit.places])
         if not self.of_functions:
             climb = Climb(
-                spec, fit.space, model, candidates=candidates, taken=taken, generator=generator
+                scoring, fit.space, candidates=candidates, taken=taken, generator=generator
             )
-            return climb.best(fit.measured, fit.y)
+            return climb.best(fit.measured, merits)
         if self.pool is not None:
             seen = [index for (index,) in taken.functions]
-            trees = TreeClimb(spec, self.pool, model, taken=seen, generator=generator)
-            chosen, score = trees.best(fit.space.embedding, observations, candidates, fit.y)
+            trees = TreeClimb(scoring, self.pool, taken=seen, generator=generator)
+            chosen, score = trees.best(fit.space.embedding, observations, candidates)
             return Configurations.of([chosen]), score
         scores = self._scores(fit, observations, pending, candidates, number)
         # Models of few neighbours give many the same score: the first is no better than another.
@@ -399,17 +440,57 @@ class Searcher:
         """Score functions, each of them, (m,)."""
         spec, costs, model, y = self.acquisition, self.costs, fit.model, fit.y
         points = fit.space.points(Configurations.of(candidates))
+        # No two pairs of seed and number draw the same.
+        seed = int(np.random.SeedSequence([self.seed, number, 1]).generate_state(1)[0])
+        if fit.outcomes is not None:
+            with torch.no_grad():
+                return ScoringOutcomes(spec, fit.outcomes).scorer(points, seed=seed)(points)
         if costs is not None and spec.name == "hypervolume":
             had = Configurations.join(observations.measured, pending.distinct())
             had = had[had.placed(fit.space.embedding)]
             old = fit.space.points(had), torch.from_numpy(costs[had.functions[:, 0]])
             new = points, torch.from_numpy(costs[candidates])
             return score_hypervolume(model, new, old, least=float(y.median()))
-        # No two pairs of seed and number draw the same.
-        seed = int(np.random.SeedSequence([self.seed, number, 1]).generate_state(1)[0])
         scores = score_pool(spec, model, points, float(y.max()), seed=seed)
         if costs is not None and isinstance(spec, AcquisitionSpec) and spec.per_second:
             seconds = predicted_seconds(costs, observations.indices, observations.seconds)
             if seconds is not None:
                 return per_second_of(spec, scores, torch.from_numpy(seconds[candidates]))
         return scores
+
+
+def _of_outcomes(
+    one: Configurations,
+    score: float,
+    fit: Fit,
+    outcomes: Outcomes,
+    observations: Observations,
+) -> Proposal:
+    """Return what the acquisition function chose by several outcomes."""
+    point = fit.space.points(one)
+    feasible = None
+    if outcomes.constraints:
+        feasible = math.exp(float(outcomes.log_feasibility(point)))
+    measured = observations.objectives[fit.places]
+    found = [model.mean_and_variance(point) for model in outcomes.objectives]
+    expected = [
+        float(inverse_warp(mean.tolist(), targets.numpy(), values)[0])
+        for (mean, _), targets, values in zip(found, outcomes.targets.T, measured.T, strict=True)
+    ]
+    proposal = Proposal(
+        tuple(one.functions[0].tolist()),
+        "acquisition",
+        tuple(one.settings[0].tolist()),
+        score=score,
+        note=fit.note,
+        feasible=feasible,
+    )
+    if len(found) > 1:
+        return replace(proposal, outcomes=tuple(expected))
+    ((mean, variance),) = found
+    return replace(
+        proposal,
+        mean=float(mean),
+        deviation=math.sqrt(float(variance)),
+        expected=expected[0],
+    )

@@ -24,11 +24,9 @@ from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.rank_pca import RankPca, output_frame, place_outputs
-from bo_act.search.acquisition.own import AnyAcquisition
-from bo_act.search.acquisition.pool import make_scorer
+from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
@@ -224,23 +222,21 @@ class TreeClimb:
     """Maximizing the acquisition function over all trees of a space, met or not.
 
     Args:
-        acquisition: what is maximized.
+        scoring: what is maximized.
         pool: the functions met.
-        model: the surrogate.
         taken: indices of functions that are not to be proposed.
         generator: of what is drawn.
     """
 
     def __init__(
         self,
-        acquisition: AnyAcquisition,
+        scoring: Scoring,
         pool: ExpressionPool,
-        model: Surrogate,
         *,
         taken: Collection[int],
         generator: np.random.Generator,
     ) -> None:
-        self.acquisition, self.pool, self.model = acquisition, pool, model
+        self.scoring, self.pool = scoring, pool
         self.taken = {pool.key(index) for index in taken}
         self.generator = generator
 
@@ -249,7 +245,6 @@ class TreeClimb:
         embedding: Embedding,
         observations: Observations,
         candidates: NDArray[np.int64],
-        y: torch.Tensor,
     ) -> tuple[int, float]:
         """Return the best tree found, met from now on, and its score.
 
@@ -257,14 +252,10 @@ class TreeClimb:
             embedding: of the functions met before.
             observations: n values.
             candidates: indices of functions met that may be proposed.
-            y: warped values that the surrogate was fitted to.
         """
         with single_threaded():
-            self.score = make_scorer(
-                self.acquisition,
-                self.model,
-                float(y.max()),
-                pool=torch.from_numpy(embedding.points[candidates[:_REPRESENTATIVES]]),
+            self.score = self.scoring.scorer(
+                torch.from_numpy(embedding.points[candidates[:_REPRESENTATIVES]]),
                 seed=int(self.generator.integers(2**31)),
             )
             with torch.no_grad():
@@ -281,7 +272,7 @@ class TreeClimb:
         for place in order:
             if (number := pool.number(int(candidates[place]))) is not None:
                 beam[number] = float(scores[place])
-        observed = np.argsort(-observations.values, kind="stable")[: _BEAM // 2]
+        observed = np.argsort(-observations.merits, kind="stable")[: _BEAM // 2]
         parents = [
             number
             for index in observations.indices[observed]

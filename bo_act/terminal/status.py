@@ -32,7 +32,7 @@ def _parts(status: StudyStatus) -> list[Table | str]:
         "rate": "" if status.per_hour is None else f"{status.per_hour:,.3g} trials an hour",
         "time left": "none" if status.done else _left(status),
         "best so far": _best(status),
-        "measured": escape(str(status.metric)),
+        "measured": escape("; ".join(map(str, status.metrics or (status.metric,)))),
     }
     if status.total is None:
         del rows["time left"]
@@ -83,6 +83,9 @@ def _left(status: StudyStatus) -> str:
 
 
 def _best(status: StudyStatus) -> str:
+    if status.front:
+        many = len(status.front)
+        return f"{many} function{'s' * (many > 1)} on the Pareto front (see bo-act best)"
     best = status.best
     if best is None or best.value is None:
         return status.lacking or "none"

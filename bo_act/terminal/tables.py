@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from bo_act.study.results.summary import FRONT
 from bo_act.study.results.verdict import caveats, sampled, verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
@@ -28,12 +29,14 @@ def study_tables(result: StudyResult) -> None:
         f"{counts.pruned} pruned, {counts.failed} failed; trials in {result.storage}",
         soft_wrap=True,
     )
-    if result.best is None:
+    if result.metrics and result.front:
+        out.print(_front_table(result.front, result.metrics))
+    elif result.best is None:
         out.print(escape(result.lacking or "No function has been evaluated yet."))
     else:
         title = f"Best of the search ({result.metric.name}, one seed)"
         out.print(_found_table(title, result.top, result.metric))
-    if result.front:
+    if result.front and not result.metrics:
         title = f"Pareto front: {result.metric.name} against inference cost (ReLU = 1)"
         out.print(_found_table(title, result.front, result.metric))
     baseline = result.baseline
@@ -88,6 +91,19 @@ def _found_table(title: str, functions: Sequence[Found], metric: Metric) -> Tabl
     return table
 
 
+def _front_table(functions: Sequence[Found], metrics: Sequence[Metric]) -> Table:
+    table = Table(title=FRONT, title_justify="left")
+    table.add_column("activation", overflow="fold")
+    for metric in metrics:
+        table.add_column(escape(str(metric)), justify="right")
+    table.add_column("trial", justify="right")
+    columns = [m.texts([f.values[i] for f in functions]) for i, m in enumerate(metrics)]
+    for found, *values in zip(functions, *columns, strict=True):
+        what = with_settings(found.activation, found.settings)
+        table.add_row(what, *map(escape, values), str(found.trial))
+    return table
+
+
 def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     seeds = confirmed[0].seeds
     over = sampled([row.test for row in confirmed])
@@ -133,6 +149,14 @@ def explanation(found: TrialExplanation) -> None:
         "chosen": _HOW.get(found.by, found.by),
         "measured": escape(measured.get(found.state, found.state)),
     }
+    for one in found.outcomes:
+        said_ = [] if one.value is None else [one.metric.text(one.value)]
+        said_ += [] if one.expected is None else [f"expected {one.metric.text(one.expected)}"]
+        rows[escape(str(one.metric))] = escape(", ".join(said_))
+    if found.outcomes and found.state == "complete":
+        del rows["measured"]
+    if found.feasible is not None:
+        rows["constraints"] = f"satisfied with probability {found.feasible:.2g}, as expected then"
     if found.failure:
         rows["failure"] = escape(found.failure)
     said = found.explanation
@@ -140,7 +164,8 @@ def explanation(found: TrialExplanation) -> None:
         if found.expected is not None:
             rows["expected"] = escape(f"{metric.text(found.expected)}, as recorded in the trial")
         key_values(f"Trial {found.trial}: {found.activation}", rows)
-        what = "No prediction" if found.expected is None else "No further explanation"
+        told = found.expected is not None or any(o.expected is not None for o in found.outcomes)
+        what = "No further explanation" if told else "No prediction"
         out.print(escape(f"{what}: {found.lacking}."), soft_wrap=True)
         return
     predicted, low, high = metric.texts([said.predicted, said.low, said.high])

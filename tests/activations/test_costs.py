@@ -83,7 +83,7 @@ def test_costs_of_a_catalogue_are_those_of_its_functions(act_bench_catalogue):
 )
 def test_the_front_is_what_nothing_beats(points):
     values, costs = zip(*points, strict=True)
-    found = pareto_front(values, costs)
+    found = pareto_front(values, [-cost for cost in costs])
     objectives = torch.tensor([[v, -c] for v, c in points], dtype=torch.float64)
     assert set(found) == set(torch.nonzero(is_non_dominated(objectives)).flatten().tolist())
     assert [values[i] for i in found] == sorted((values[i] for i in found), reverse=True)

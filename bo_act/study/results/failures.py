@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.failures import Failure
 from bo_act.study.storage.owner import DEATHS
-from bo_act.study.storage.trials import is_diverged
+from bo_act.study.storage.trials import is_diverged, is_feasible, measured
 from bo_act.tasks.failures import Failed, FailureGroup, group
 from bo_act.training.outcomes import DIVERGED
 
@@ -99,6 +99,11 @@ def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> 
         objective: whether a training function of the user's gave the values.
     """
     states = [_state(trial) for trial in trials]
+    done = measured(trials)
+    if done and not any(map(is_feasible, done)):
+        names = {name for one in done for name, value in one.constraints.items() if value > 0}
+        every = f"All {len(done)} functions violate" if len(done) > 1 else "The only one violates"
+        return f"{every} a constraint ({', '.join(sorted(names))}), so none is the best."
     if "complete" in states:
         return ""
     kinds = {

@@ -91,19 +91,25 @@ class Candidates:
         return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
 
 
-def how_chosen(proposal: Proposal, direction: StudyDirection) -> dict[str, Any]:
+def how_chosen(proposal: Proposal, directions: Sequence[StudyDirection]) -> dict[str, Any]:
     """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
 
     Args:
         proposal: of the trial.
-        direction: of the study.
+        directions: of the study's objectives.
     """
     how: dict[str, Any] = {"by": proposal.by}
     if proposal.mean is not None and proposal.deviation is not None:
         how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
+    signs = StudyView.of_some([], directions).signs
     if proposal.expected is not None:
-        sign = StudyView.of_some([], direction).sign
-        how["expected"] = float(f"{sign * proposal.expected:.7g}")
+        how["expected"] = float(f"{signs[0] * proposal.expected:.7g}")
+    if proposal.outcomes:
+        how["expected"] = [
+            float(f"{sign * one:.7g}") for sign, one in zip(signs, proposal.outcomes, strict=True)
+        ]
+    if proposal.feasible is not None:
+        how["feasible"] = round(proposal.feasible, 4)
     if proposal.note:
         how["note"] = proposal.note
     return how

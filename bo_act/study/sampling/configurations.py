@@ -167,7 +167,10 @@ class TrialReader:
             self.read(trials.pruned, parameters)[0],
             frozenset(functions for functions, n in failures.items() if n > self.max_retries),
             trials.seconds(complete),
-            variances=trials.variances(complete),
+            # The variance that a trial notes is that of one value.
+            variances=trials.variances(complete) if len(trials.directions) == 1 else None,
+            others=trials.others(complete),
+            constraints=trials.constraints(complete),
         )
         return View(searcher, observations, pending, trials.number, complete)
 

@@ -194,8 +194,7 @@ def load_named(where: str, name: str) -> tuple[optuna.Study, StudySpec | None]:
         The study, and the file that made it; None where a program did.
 
     Raises:
-        StorageError: the storage cannot be reached, has no such study, or one of several
-            objectives.
+        StorageError: the storage cannot be reached, or has no such study.
     """
     storage = open_storage(where, create=False)
     try:
@@ -207,11 +206,6 @@ def load_named(where: str, name: str) -> tuple[optuna.Study, StudySpec | None]:
         raise StorageError(
             f"the storage {shown_url(where)} has no study {name!r}; {held}{more}"
         ) from error
-    if len(study.directions) > 1:
-        raise StorageError(
-            f"the study {name!r} in {shown_url(where)} has {len(study.directions)} objectives; "
-            "bo-act needs a single one"
-        )
     try:
         spec = StudySpec.model_validate(study.user_attrs.get(SPEC))
     except ValidationError:  # of a program, or of another version
