@@ -142,7 +142,7 @@ def test_the_commands_write_report_and_figures(small, monkeypatch, bo_act):
         assert Path(f"out/{kind}.pdf").read_bytes().startswith(b"%PDF")
     code, _, err = bo_act("plot", "regret", "small.toml", "-o", "a.pdf")
     assert code == 2
-    assert "drawn of a comparison's folder" in err
+    assert "needs a comparison's folder" in err
     code, _, err = bo_act("plot", "gallery", "small.toml", "-o", "a.txt", "-q")
     assert code == 2
     assert "ends in .pdf, .png or .svg" in err
