@@ -107,7 +107,7 @@ def test_files_that_are_none(tmp_path, benchmark):
         load(path)
     path.write_bytes(whole)
     changed(path, catalogue="0" * 64)
-    with pytest.raises(BenchmarkError, match="numbered otherwise by this version"):
+    with pytest.raises(BenchmarkError, match="have other numbers in this version"):
         load(path)
     path.write_bytes(whole)
     changed(path, space={"name": "x"})
