@@ -136,7 +136,7 @@ def one_line(error: BaseException) -> str:
 def is_machines(error: BaseException) -> bool:
     """Tell whether the machine failed: no memory, no device, no room, no network.
 
-    The same code may succeed when it is run again.
+    The same code may succeed at another time.
     """
     return any(map(_is_machines, _chain(error)))
 

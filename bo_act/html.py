@@ -1,6 +1,6 @@
-"""HTML that notebooks show: small, self-contained, and safe whatever the texts hold.
+"""HTML for notebooks: small, self-contained, and with escaped texts.
 
-Colours are those of the page around it (``currentColor``), so that it reads in light and in dark.
+It uses the page's colours (``currentColor``), so it is readable in light and dark mode.
 """
 
 from __future__ import annotations
