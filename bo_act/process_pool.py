@@ -60,17 +60,17 @@ def compute_in_processes(
             over one piece without ``lost``.
         Exception: from a worker.
     """
-    crew = _Crew(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
+    pool = _Pool(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
     try:
-        crew.begin()
+        pool.begin()
         left = len(pieces)
         while left:
-            wait([end for worker in crew.workers for end in worker.ends])
-            for slot, worker in enumerate(crew.workers):
+            wait([end for worker in pool.workers for end in worker.ends])
+            for slot, worker in enumerate(pool.workers):
                 try:
                     answer = worker.answer()
                 except EOFError:
-                    dead = crew.replace(slot)
+                    dead = pool.replace(slot)
                     if dead is not None:
                         if lost is None:
                             raise dead[1] from None
@@ -82,15 +82,15 @@ def compute_in_processes(
                 kind, content = answer
                 if kind == "error":
                     raise content
-                crew.feed(worker)
+                pool.feed(worker)
                 if kind == "result":
                     left -= 1
                     yield content
     finally:
-        crew.end()
+        pool.end()
 
 
-class _Crew(Generic[FunctionBatch]):
+class _Pool(Generic[FunctionBatch]):
     """The workers, the waiting pieces, and the deaths per piece."""
 
     def __init__(
