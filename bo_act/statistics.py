@@ -76,9 +76,9 @@ def tied(values: Floats, rounding: float = ROUNDING) -> Floats:
         end = int(np.searchsorted(ordered, reach, side="right"))
         ordered[start:end] = least
         start = end
-    found = np.empty_like(values)
-    found[order] = ordered
-    return found
+    levelled = np.empty_like(values)
+    levelled[order] = ordered
+    return levelled
 
 
 def negligible(difference: ArrayLike, *compared: ArrayLike) -> NDArray[np.bool_]:
@@ -207,8 +207,10 @@ def rank_correlation(
         return 0.0
     if one.min() == one.max() or other.min() == other.max():
         return 0.0
-    found = stats.spearmanr(one, other) if kind == "spearman" else stats.kendalltau(one, other)
-    return float(found.statistic)
+    correlation = (
+        stats.spearmanr(one, other) if kind == "spearman" else stats.kendalltau(one, other)
+    )
+    return float(correlation.statistic)
 
 
 def holm(values: Sequence[float]) -> list[float]:
