@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from bo_act.study.sampling.warm_start import add_source_trials, read_sources
     from bo_act.training.outcomes import Diverged
 
-# Where a name is loaded from when it is first used.
+# Modules of lazily loaded names.
 _HOME = {
     "AcquisitionSpec": "specs",
     "Activation": "activations.module",
@@ -144,7 +144,7 @@ _LOADING = "torch.serialization"
 
 
 def _rebuild(*options: Any) -> Any:
-    """Make the Activation of a checkpoint, from a text and two switches."""
+    """Make the Activation of a checkpoint from its text and two switches."""
     return import_module("bo_act.activations.module")._rebuild(*options)
 
 
@@ -153,7 +153,7 @@ def _allow(loading: ModuleType) -> None:
 
 
 class _OnceTorchIsThere(MetaPathFinder):
-    """Tells torch when it is imported; importing it here would take seconds."""
+    """Registers with torch at its import; importing it here would take seconds."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,8 +1,8 @@
 """Finding content: spaces, models, studies and benchmarks, by name or by path.
 
-A bare name is looked for in the working directory's own folder (``./spaces``, ``./models``,
-``./studies``, ``./studies/benchmarks``) first and then in what is shipped with bo-act. Whatever
-looks like a path (a separator or the file ending) is taken as it is.
+A bare name is searched in the working directory's own folder (``./spaces``, ``./models``,
+``./studies``, ``./studies/benchmarks``) first, then in bo-act's own content. Anything that looks
+like a path (with a separator or the file ending) is a path.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _ONE: dict[Kind, str] = {
 
 
 def shipped_folder(kind: Kind) -> Path:
-    """Return the folder of what is shipped: inside the wheel, or the repository's own."""
+    """Return the folder of bo-act's own content: in the wheel, or in the repository."""
     package = Path(__file__).resolve().parent
     installed = package / "library" / kind
     return installed if installed.is_dir() else package.parent / kind
 
 
 def folders(kind: Kind) -> list[Path]:
-    """Return the folders that a bare name is looked for in, in that order."""
+    """Return the folders to search for a bare name, in order."""
     return [Path(kind), shipped_folder(kind)]
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the bare names that can be used now, sorted."""
+    """Return the available bare names, sorted."""
     found = {path.stem for folder in folders(kind) for path in folder.glob("*" + SUFFIX[kind])}
     return sorted(name for name in found if not name.startswith("_"))
 
@@ -90,11 +90,11 @@ MOVE_CACHE = "set BO_ACT_CACHE_DIR to another folder"
 def cache_dir() -> Path:
     """Return the folder of caches (features, data): ``$BO_ACT_CACHE_DIR`` or the platform's.
 
-    A user without a home folder, as in many containers, has one among the temporary files; it is
-    his own, and gone with them.
+    A user without a home folder, as in many containers, has a private one among the temporary
+    files.
 
     Raises:
-        BoActError: there is no home folder, and nothing else that could be used.
+        BoActError: there is neither a home folder nor a usable temporary one.
     """
     moved = os.environ.get("BO_ACT_CACHE_DIR")
     if moved:

@@ -2,21 +2,21 @@
 
     BoActError
     ├── MissingExtraError      an optional package that is not installed
-    ├── ContentNotFoundError   a space, model or study that is nowhere to be found
-    ├── SpecError              a file whose content is not what its form asks for
+    ├── ContentNotFoundError   a space, model or study that does not exist
+    ├── SpecError              a file with invalid content
     ├── ExpressionError        a text that is not an activation function
     ├── NetworkError           a model file or network that cannot be used
     ├── DataError              a data set that cannot be read
     ├── FeatureError           features that cannot be computed or read
-    ├── SearchError            a search that cannot go on
-    │   └── ExhaustedError     one in which every function was tried
+    ├── SearchError            a search that cannot continue
+    │   └── ExhaustedError     every function was tried
     ├── BenchmarkError         a benchmark that cannot be read, built or replayed
-    ├── ExportError            a function that cannot be written in the form asked for
+    ├── ExportError            a function that cannot be exported to a target
     ├── WorkerError            worker processes that cannot start, die, or end with an error
     └── StorageError           a study storage that cannot be reached or holds something else
 
-Each message says what was expected, what came, and what to do, and has no secret in it. The command
-line prints it on one line and exits with 2.
+Each message says what was expected, what came, and what to do, and contains no secrets. The
+command line prints it on one line and exits with 2.
 """
 
 __all__ = [
@@ -62,15 +62,15 @@ class BoActError(Exception):
 
 
 class MissingExtraError(BoActError):
-    """An optional package is needed that is not installed, or cannot be imported."""
+    """An optional package is not installed, or cannot be imported."""
 
 
 class ContentNotFoundError(BoActError):
-    """A space, model or study was asked for that does not exist."""
+    """A space, model or study does not exist."""
 
 
 class SpecError(BoActError):
-    """A study or space file does not have the form it should have."""
+    """A study or space file is invalid."""
 
 
 class ExpressionError(BoActError):
@@ -91,7 +91,7 @@ class ExpressionError(BoActError):
 
 
 def _around(text: str, position: int, *, width: int = 40) -> str:
-    """Return what is before and after a position of a long text."""
+    """Return the surroundings of a position in a long text."""
     before, after = text[max(0, position - width) : position], text[position : position + width]
     before = ("..." if position > width else "") + before
     after += "..." if position + width < len(text) else ""
@@ -103,7 +103,7 @@ class NetworkError(BoActError):
 
 
 class DataError(BoActError):
-    """A data set is missing or is not what it should be."""
+    """A data set is missing or invalid."""
 
 
 class FeatureError(BoActError):
@@ -111,11 +111,11 @@ class FeatureError(BoActError):
 
 
 class SearchError(BoActError):
-    """The search cannot go on: nothing to propose, or inputs that do not fit together."""
+    """The search cannot continue: nothing to propose, or inputs that do not fit together."""
 
 
 class ExhaustedError(SearchError):
-    """Nothing is left to propose: every function was evaluated, or is being evaluated."""
+    """There is nothing left to propose: all functions were evaluated or are running."""
 
 
 class BenchmarkError(BoActError):
@@ -123,11 +123,11 @@ class BenchmarkError(BoActError):
 
 
 class ExportError(BoActError):
-    """A function cannot be written in the form that is asked for."""
+    """A function cannot be exported to a target."""
 
 
 class WorkerError(BoActError):
-    """Worker processes cannot start, die over their work, or end with an error."""
+    """Worker processes cannot start, die, or end with an error."""
 
 
 class StorageError(BoActError):
@@ -138,14 +138,14 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known word nearest to ``word``, or ``""``.
 
     Args:
-        word: that is not known.
+        word: the unknown word.
         known: words.
-        cutoff: how alike the two have to be, 0 to 1.
+        cutoff: least similarity, 0 to 1.
     """
     match = get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def shortened(text: str, *, most: int = 80) -> str:
-    """Return a text, of a long one its beginning."""
+    """Return a text, shortened if long."""
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,4 +1,4 @@
-"""What a runner tells while it works; apart from it, so that showing needs nothing heavy."""
+"""Progress listeners of a runner, in their own module without heavy imports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Events:
         """Called as Act-Bench vectors are computed: functions done, and in all."""
 
     def opened(self, study: Study) -> None:
-        """Called once the study is open; from now on it may be read, also between calls."""
+        """Called once the study is open; it may be read from now on, also between calls."""
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
         """Called after each trial; at the start, ``trial`` is None."""

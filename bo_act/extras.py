@@ -1,4 +1,4 @@
-"""What bo-act can use and does not bring: the extras, and what is said where one is missing."""
+"""Optional dependencies (extras), and the errors for missing ones."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def has_extra(extra: str) -> bool:
 def require_extra(
     extra: str, needed_for: str, *, modules: Collection[str] = (), otherwise: str = ""
 ) -> ModuleType:
-    """Import what an extra brings.
+    """Import the modules of an extra.
 
     Args:
         extra: its name in ``pip install 'bo-act[NAME]'``.
-        needed_for: what needs it, for the message, such as ``"a report"``.
-        modules: those of the extra's that are needed; default: all.
-        otherwise: what can be done without.
+        needed_for: its purpose, for the message, such as ``"a report"``.
+        modules: the needed ones of the extra; default: all.
+        otherwise: the alternative, for the message.
 
     Returns:
         The first of the modules.
@@ -64,7 +64,7 @@ def require_extra(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 imported.append(import_module(module))
-        except Exception as error:  # versions that do not fit together fail in many ways
+        except Exception as error:  # incompatible versions fail in many ways
             raise MissingExtraError(
                 f"{needed_for} needs {EXTRAS[extra][module]}, which is installed but cannot be "
                 f"imported ({one_line(error)}); reinstall it with: pip install --force-reinstall "
@@ -76,5 +76,5 @@ def require_extra(
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # something that was put into sys.modules by hand
+    except ValueError:  # an entry put into sys.modules by hand
         return False

@@ -1,8 +1,8 @@
-"""Why some code failed, on one line, with the place in the user's own file.
+"""Failures of users' code on one line, with the place in the user's own file.
 
-Code of a user's (a model file, a training function, a data file, a callback) may raise anything.
-What is told of it is always the same: type, message, and the innermost line that lies in a file
-of the user's, not in a library and not in bo-act.
+A user's code (a model file, a training function, a data file, a callback) may raise anything. The
+report always has the type, the message, and the innermost line in the user's own files, not in a
+library or bo-act.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ USERS = (Exception, SystemExit, GeneratorExit)
 Blame = Literal["machine", "file", "function"]
 """Whose a failure is: the machine's, the user's file's whatever the function, or one function's."""
 
-_MOST = 300  # characters of a message that are kept
+_MOST = 300  # longest stored message, in characters
 
-# What a process of a data loader or of a pool raised arrives with its traceback as text.
+# Errors of data loader and pool processes arrive with their traceback as text.
 _TRACEBACK = "Traceback (most recent call last)"
 
-# What torch and its libraries say on a RuntimeError where the machine is at fault.
+# Messages of torch and its libraries in a RuntimeError of the machine.
 _MACHINE = re.compile(
     r"CUDA error|CUDA driver|CUDA out of memory|cuDNN error|CUBLAS_STATUS|CUSOLVER_STATUS|"
     r"HIP error|NCCL|No CUDA GPUs are available|out of memory|not enough memory|"
@@ -43,7 +43,7 @@ _MACHINE = re.compile(
     r"unable to (?:mmap|open shared memory)|DataLoader worker \(pid",
     re.IGNORECASE,
 )
-# Also an index beyond its range, say: of the code and its data, not of the device.
+# Also index errors: caused by the code and its data, not by the device.
 _NOT_MACHINE = re.compile(r"device-side assert", re.IGNORECASE)
 
 _ERRNOS = {
@@ -62,11 +62,11 @@ class Failure:
 
     Attributes:
         type: the exception's class.
-        message: what it said, on one line.
-        file: the innermost file of the user's, relative to the working folder if it lies there;
-            empty where none had a part in it.
+        message: on one line.
+        file: the innermost file of the user's, relative to the working folder if inside; empty if
+            none was involved.
         line: in that file.
-        blame: whose it is.
+        blame: who is to blame.
     """
 
     type: str
@@ -77,20 +77,20 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, *, blame: Blame | None = None) -> Failure:
-        """Read it from an exception that was caught.
+        """Read it from a caught exception.
 
-        Of an error of bo-act's that another one caused, it is that other one.
+        For an error of bo-act with another cause, use the cause.
 
         Args:
             error: with its traceback.
-            blame: whose it is; default: the machine's or the function's.
+            blame: who is to blame; default: the machine or the function.
         """
         blame = blame or ("machine" if is_machines(error) else "function")
         root = error
         while isinstance(root, BoActError) and isinstance(root.__cause__, BaseException):
             root = root.__cause__
         around = []
-        while isinstance(root, BaseExceptionGroup):  # which says nothing by itself
+        while isinstance(root, BaseExceptionGroup):  # which has no message of its own
             around.append(root)
             root = root.exceptions[0]
         some = (*_chain(root), *reversed(around))
@@ -100,8 +100,8 @@ class Failure:
 
     @classmethod
     def read(cls, attribute: object) -> Failure | None:
-        """Return what a trial's user attribute ``failure`` holds, None where that is nothing."""
-        if isinstance(attribute, str) and attribute:  # of an earlier version, or in words
+        """Read a trial's user attribute ``failure``; None if there is none."""
+        if isinstance(attribute, str) and attribute:  # of an earlier version, or plain text
             kind, colon, message = attribute.partition(": ")
             if colon and kind.isidentifier():
                 return cls(kind, clean(message))
@@ -118,7 +118,7 @@ class Failure:
         )
 
     def as_attribute(self) -> dict[str, Any]:
-        """Return what is written to a trial."""
+        """Return the user attribute for a trial."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -129,14 +129,14 @@ class Failure:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception as one line, with the place in a user's file where there is one."""
+    """Return an exception as one line, with the place in a user's file if there is one."""
     return str(Failure.of(error))
 
 
 def is_machines(error: BaseException) -> bool:
     """Tell whether the machine failed: no memory, no device, no room, no network.
 
-    The same code may succeed when it is run again.
+    The same code may succeed at another time.
     """
     return any(map(_is_machines, _chain(error)))
 
@@ -148,7 +148,7 @@ def _is_machines(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return True
-    torch: Any = sys.modules.get("torch")  # where it is not loaded, it raised nothing
+    torch: Any = sys.modules.get("torch")  # not loaded: it raised nothing
     kinds = tuple(
         kind
         for name in ("OutOfMemoryError", "AcceleratorError")
@@ -163,8 +163,8 @@ def _is_machines(error: BaseException) -> bool:
 
 
 def clean(text: str) -> str:
-    """Return a text on one line that a terminal and a database can hold, cut where it is long."""
-    # A surrogate is no text, and PostgreSQL refuses the character 0.
+    """Return a text on one line, safe for terminals and databases, shortened if long."""
+    # Surrogates are not text, and PostgreSQL refuses the character 0.
     start = without_secrets(text[: 20 * _MOST]).encode("utf-8", "replace").decode("utf-8")
     line = " ".join(start.split())
     line = "".join(one if one.isprintable() else "?" for one in line)
@@ -175,7 +175,7 @@ def clean(text: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from, from the outside in."""
+    """Yield an exception and its causes, from the outside in."""
     found: BaseException | None = error
     for _ in range(20):
         if found is None:
@@ -186,7 +186,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _place(error: BaseException) -> tuple[str, int] | None:
-    """Return the innermost line of a user's file that an exception came through."""
+    """Return the innermost line of a user's file in an exception's traceback."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno is not None:
         return shown_path(error.filename), error.lineno
     places = [
@@ -203,7 +203,7 @@ def _place(error: BaseException) -> tuple[str, int] | None:
 
 
 def _said(error: BaseException) -> tuple[str, str]:
-    """Return the type and the message of an exception, as they are told."""
+    """Return the type and the message of an exception for reports."""
     kind, text = type(error).__name__, _text(error)
     if _TRACEBACK in text:
         last = text.strip().splitlines()[-1]
@@ -215,12 +215,12 @@ def _said(error: BaseException) -> tuple[str, str]:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # a class of the user's may fail at that, too
+    except Exception:  # str() of a user's class may fail
         return ""
 
 
 def is_users_file(file: str) -> bool:
-    """Tell whether a file is the user's, or one of those that are there to be edited."""
+    """Tell whether a file is the user's, or bo-act's own editable content."""
     if file.startswith("<"):
         return False
     path = _absolute(file)
@@ -255,12 +255,12 @@ def shown_path(file: str) -> str:
     path = _absolute(file)
     try:
         return clean(Path(path).relative_to(Path.cwd()).as_posix())
-    except (ValueError, OSError):  # it lies elsewhere, or the folder is gone
+    except (ValueError, OSError):  # it is elsewhere, or the folder is gone
         return clean(path)
 
 
 def is_of_in_place(error: Exception) -> bool:
-    """Tell whether torch could compute no gradient because of what was changed in place."""
+    """Tell whether a gradient failed because of an in-place change."""
     return isinstance(error, RuntimeError) and any(
         said in str(error)
         for said in ("inplace operation", "in-place operation", "modified inplace")

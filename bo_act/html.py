@@ -1,6 +1,6 @@
-"""HTML that notebooks show: small, self-contained, and safe whatever the texts hold.
+"""HTML for notebooks: small, self-contained, and with escaped texts.
 
-Colours are those of the page around it (``currentColor``), so that it reads in light and in dark.
+It uses the page's colours (``currentColor``), so it is readable in light and dark mode.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Markup(str):
     __slots__ = ()
 
     def __html__(self) -> str:
-        """Return itself; templates ask so what is not to be escaped."""
+        """Return itself: the protocol by which templates skip escaping."""
         return str(self)
 
 
@@ -52,7 +52,7 @@ def table(
 
 
 def box(title: object, *parts: object) -> Markup:
-    """Return a title above parts, each a block of its own."""
+    """Return a title above parts, each in its own block."""
     inner = "".join(f'<div style="margin-top:0.5em">{_safe(part)}</div>' for part in parts)
     return Markup(
         f'<div style="max-width:60em"><strong style="font-size:1.05em">{_safe(title)}</strong>'

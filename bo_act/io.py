@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all, and what is said of errors on one line.
+"""Atomic files, and errors on one line.
 
-Every file that bo-act writes as a whole is written here: under a name of its own beside the target,
-and renamed when it is whole. So any number of processes may write one file at once, a reader
-sees the old content or the new, and a full disk or a kill leaves the old one.
+bo-act writes complete files here: to a temporary name beside the target, then renamed. So any
+number of processes may write one file at once, readers see the old content or the new, and a full
+disk or a kill leaves the old content.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ except ImportError:  # Windows
 _ENDING = ".bo-act-tmp"
 _TEMPORARY = re.compile(rf"\..*\.[0-9a-f]{{16}}{re.escape(_ENDING)}", re.DOTALL)
 
-# Where there are no locks: seconds without a write after which a temporary file is nobody's.
+# Without locks: seconds without a write after which a temporary file is abandoned.
 _ABANDONED = 86_400.0
 
-_CHECK = 32  # bytes of a sha256, the last ones of a checked file
+_CHECK = 32  # bytes of the sha256 at the end of a checked file
 
 _ADVICE = {
     errno.ENOSPC: "make room there",
@@ -48,17 +48,17 @@ _ADVICE = {
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = True, parents: bool = True) -> Iterator[Path]:
-    """Give a new name to write a file to, which takes the place of ``path`` at the end.
+    """Yield a temporary name to write to, which replaces ``path`` at the end.
 
-    Permissions are those of any new file. A link is followed, and what is no file (a pipe,
-    ``/dev/stdout``) is written to as it is. Where the block raises, the target stays as it was and
-    nothing is left behind; what a killed process left is removed by the next writer in the folder.
+    Permissions are those of any new file. Links are followed, and pipes and devices
+    (``/dev/stdout``) are written directly. If the block raises, the target stays unchanged and the
+    temporary file is removed; the next writer in the folder removes those of killed processes.
 
     Args:
-        path: of the file. The name that is given ends otherwise, so say in which form to write.
-        sync: wait until it is on the disk, so that it is there after a power failure. What is a
-            cache, and has a checksum, can do without.
-        parents: make its folder where that is missing.
+        path: of the file. The temporary name has another ending, so name the format explicitly.
+        sync: wait until it is on the disk, to survive a power failure. Caches with a checksum do
+            not need that.
+        parents: make its folder if missing.
 
     Raises:
         OSError: the file cannot be written.
@@ -80,31 +80,31 @@ def replacing(path: Path, *, sync: bool = True, parents: bool = True) -> Iterato
                 os.fsync(file.fileno())
             temporary.replace(target)
         except BaseException:
-            with suppress(OSError):  # half a file would fill the disk as well
+            with suppress(OSError):  # do not leave half a file on a full disk
                 temporary.unlink(missing_ok=True)
             raise
 
 
 def _new_beside(target: Path) -> BinaryIO:
-    """Return a new file, locked for as long as it is open, so that others see that it is in use."""
+    """Return a new file, locked while open, so that others see that it is in use."""
     while True:
         name = f".{target.name[:40]}.{secrets.token_hex(8)}{_ENDING}"
         file = target.with_name(name).open("xb")
         lock(file.fileno())
-        if os.path.exists(file.name):  # it was not taken for abandoned before it was locked
+        if os.path.exists(file.name):  # not removed as abandoned before the lock
             return file
         file.close()
 
 
 def lock(descriptor: int) -> None:
-    """Wait until nobody else has a file locked; then it is, until it is closed."""
+    """Wait for the lock of a file, and hold it until it is closed."""
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed have left half written in a folder."""
+    """Remove temporary files of killed processes in a folder."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name):
@@ -115,8 +115,8 @@ def remove_abandoned(folder: Path) -> None:
 def _remove_unused(path: Path) -> None:
     """Remove a temporary file that no process has locked.
 
-    The lock is held until the file is gone: whoever makes one locks it and then looks whether it is
-    still there.
+    The lock is held until the file is gone: its maker locks it and then checks that it still
+    exists.
     """
     if fcntl is not None:
         with path.open("rb+") as file:
@@ -146,7 +146,7 @@ def atomic_write(
 
 
 def write_checked(path: Path, content: bytes | memoryview, *, sync: bool = False) -> None:
-    """Write a file of a cache, from which ``read_checked`` takes nothing else than its content.
+    """Write a cache file with a checksum for ``read_checked``.
 
     See ``replacing``.
 
@@ -159,7 +159,7 @@ def write_checked(path: Path, content: bytes | memoryview, *, sync: bool = False
 
 
 def read_checked(path: Path) -> memoryview:
-    """Return the content of a file that ``write_checked`` wrote.
+    """Return the content of a file by ``write_checked``.
 
     Raises:
         OSError: the file cannot be read.
@@ -172,7 +172,7 @@ def read_checked(path: Path) -> memoryview:
 
 
 def expanded(name: str | Path) -> Path:
-    """Return a path with the home folder in place of ``~``, where that is known."""
+    """Return a path with the home folder in place of ``~``, if known."""
     try:
         return Path(name).expanduser()
     except RuntimeError:  # no such user, or one without a home
@@ -183,8 +183,8 @@ def reason(error: OSError, otherwise: str = "give another place") -> str:
     """Return why a file cannot be used and what to do about it: ``why; what to do``.
 
     Args:
-        error: what the system says.
-        otherwise: what else can be done.
+        error: of the system.
+        otherwise: the alternative.
     """
     said = error.strerror or one_line(error)
     if said.startswith("No usable temporary directory"):

@@ -1,4 +1,4 @@
-"""What a study measures: a name, a direction, a unit, and how values of it are written."""
+"""The metric of a study: name, direction, unit, and format of values."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _UNITS = {"%": PERCENT, "plain": ""}
 """Other spellings of units."""
 
 _DIGITS = 5  # significant ones of a value
-_ALIGNED = 10  # digits of the longest number of a column, where its points are to be aligned
-_SMALL, _LARGE = 1e-5, 1e9  # outside of which numbers have exponents
+_ALIGNED = 10  # most digits of a number in a column with aligned points
+_SMALL, _LARGE = 1e-5, 1e9  # numbers outside have exponents
 _LONGEST = 60  # characters of a name or a unit
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity that a training ends with, and how its values are written.
+    """A quantity that a training measures, and the format of its values.
 
     Attributes:
-        name: as it is shown: ``accuracy``, ``mean squared error``.
+        name: for display: ``accuracy``, ``mean squared error``.
         direction: whether larger values are better (``maximize``), or smaller ones (``minimize``).
-        unit: ``percent`` for a fraction that is shown in percent; else what stands behind the
-            number (``nats``, ``per token``), or nothing (``""`` or ``plain``).
-        worst: what a diverged training counts as, where that is known, as chance level is. Where it
-            is not, such a training counts as the worst of the others.
+        unit: ``percent`` for a fraction shown in percent; else a text after the number (``nats``,
+            ``per token``), or nothing (``""`` or ``plain``).
+        worst: value of a diverged training, such as chance level. If unknown, it counts as the
+            worst of the others.
 
     Raises:
-        SpecError: there is no such direction, the name or the unit is no line of text, or the worst
-            value is not finite.
+        SpecError: the direction is unknown, the name or the unit is not a line of text, or the
+            worst value is not finite.
 
     Examples:
         >>> loss = Metric("validation loss", "minimize", "nats")
@@ -78,22 +78,22 @@ class Metric:
 
     @property
     def sign(self) -> float:
-        """1 where larger values are better, -1 where smaller ones are."""
+        """1 if larger values are better, else -1."""
         return 1.0 if self.direction == "maximize" else -1.0
 
     @property
     def in_percent(self) -> bool:
-        """Whether values are fractions that are shown in percent."""
+        """Whether values are fractions shown in percent."""
         return self.unit == PERCENT
 
     @property
     def scale(self) -> float:
-        """What values are multiplied with to be shown."""
+        """Factor of values for display."""
         return 100.0 if self.in_percent else 1.0
 
     @property
     def differences(self) -> str:
-        """What differences are in: ``points of accuracy``, ``nats of loss``, ``loss``."""
+        """Unit of differences: ``points of accuracy``, ``nats of loss``, ``loss``."""
         unit = "points" if self.in_percent else self.unit
         return f"{unit} of {self.name}" if unit else self.name
 
@@ -104,19 +104,19 @@ class Metric:
         return f"{self.name} ({unit})" if unit else self.name
 
     def better(self, value: float, other: float | None) -> bool:
-        """Tell whether a value is better than another one, or than none."""
+        """Tell whether a value is better than another one, or than None."""
         return other is None or self.sign * value > self.sign * other
 
     def text(self, value: float | None) -> str:
-        """Return a value as it is shown: ``94.12%``, ``1.734 bits``, ``0.00291``; ``-`` of none."""
+        """Return a value for display: ``94.12%``, ``1.734 bits``, ``0.00291``; ``-`` for None."""
         return self.texts([value])[0]
 
     def texts(self, values: Sequence[float | None]) -> list[str]:
-        """Return values as they are shown one below the other: with as many decimals each."""
+        """Return values for a column, with equal numbers of decimals."""
         return [self._with_unit(number) for number in self.numbers(values)]
 
     def numbers(self, values: Sequence[float | None]) -> list[str]:
-        """Return values as they are shown below a heading that has the unit."""
+        """Return values for a column whose heading has the unit."""
         if self.in_percent:
             return [_number(value, 2) for value in self._scaled(values)]
         decimals = [_decimals(value) for value in self._scaled(values)]
@@ -129,7 +129,7 @@ class Metric:
         ]
 
     def difference(self, value: float | None) -> str:
-        """Return a difference of two values as it is shown: ``+1.23`` points, ``-0.00041``."""
+        """Return a difference of two values for display: ``+1.23`` points, ``-0.00041``."""
         (scaled,) = self._scaled([value])
         return _number(scaled, 2 if self.in_percent else _decimals(scaled, 3), sign="+")
 
@@ -140,29 +140,29 @@ class Metric:
 
         Args:
             mean: in the middle of the interval.
-            low: its lower end; None where there is none.
+            low: its lower end, or None.
             high: its upper end.
             signed: whether the mean is a difference.
         """
         if low is None or high is None:
             return self.difference(mean) if signed else self.text(mean)
         middle, half = self._scaled([mean, (high - low) / 2])
-        # Two digits of the half say how many of the mean mean anything.
+        # Two digits of the half-width decide the digits of the mean.
         decimals = 2 if self.in_percent else _decimals(half or middle, 2, strip=False)
         number = _number(middle, decimals, sign="+" if signed else "")
         return f"{number if signed else self._with_unit(number)} ±{_number(half, decimals)}"
 
     def _scaled(self, values: Sequence[float | None]) -> list[float | None]:
-        """Return values as they are shown, None in place of NaN."""
+        """Return values for display, None for NaN."""
         return [None if v is None or math.isnan(v) else self.scale * float(v) for v in values]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints beside the values."""
+        """Return the metric for ``--json``."""
         return asdict(self)
 
     @classmethod
     def read(cls, content: Any) -> Metric | None:
-        """Return what ``as_json`` returned; None of anything else."""
+        """Read the result of ``as_json``; None for anything else."""
         try:
             return cls(**content) if isinstance(content, Mapping) else None
         except (SpecError, TypeError):
@@ -175,20 +175,20 @@ class Metric:
 
 
 def _number(value: float | None, decimals: int | None, *, sign: str = "") -> str:
-    """Return a number with so many decimals; with an exponent where they are None."""
+    """Return a number with so many decimals, or with an exponent if None."""
     if value is None:
         return "-"
     if decimals is None or math.isinf(value):
         return f"{value:{sign}.{_DIGITS}g}"
     text = f"{value:{sign}.{decimals}f}"
-    return text if float(text) else text.replace("-", sign)  # a zero is not below zero
+    return text if float(text) else text.replace("-", sign)  # no minus zero
 
 
 def _decimals(value: float | None, digits: int = _DIGITS, *, strip: bool = True) -> int | None:
-    """Return how many decimals a value of so many digits has; None where it needs an exponent.
+    """Return the number of decimals of a value with so many digits; None for an exponent.
 
     Args:
-        value: as it is shown.
+        value: for display.
         digits: significant ones.
         strip: leave out zeros at the end.
     """

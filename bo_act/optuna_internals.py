@@ -56,17 +56,17 @@ id_of: Callable[[Trial | FrozenTrial], int] = attrgetter("_trial_id")
 
 
 def backend_of(study: Study) -> Any:
-    """Return the storage behind Optuna's cache; None where there is no cache."""
+    """Return the storage behind Optuna's cache; None without a cache."""
     return getattr(study._storage, "_backend", None)
 
 
 def whole_study(study: Study) -> Study:
-    """Return the study itself where Optuna hands out one of its brackets (Hyperband)."""
+    """Return the study behind one of Hyperband's brackets."""
     return getattr(study, "_study", study)
 
 
 def is_optimizing(study: Study) -> bool:
-    """Tell whether it is ``study.optimize`` that asks for trials, and can be stopped."""
+    """Tell whether ``study.optimize`` is running, which can be stopped."""
     return bool(whole_study(study)._thread_local.in_optimize_loop)
 
 
@@ -76,5 +76,5 @@ def is_stopping(study: Study) -> bool:
 
 
 def contains(distribution: BaseDistribution, inner: float) -> bool:
-    """Tell whether a value in Optuna's internal representation is one of a distribution's."""
+    """Tell whether a value in Optuna's internal representation is in a distribution."""
     return bool(distribution._contains(inner))

@@ -1,4 +1,4 @@
-"""One style for all figures: colours, strokes, sizes, and how they are written.
+"""One style for all figures: colours, strokes, sizes, and files.
 
 Figures are matplotlib's, as wide as a column of a paper for each panel in a row, and never shown.
 Sizes are in inches.
@@ -60,7 +60,7 @@ _STYLE: Any = {
     "image.cmap": SCALE,
 }
 
-# So that no file depends on when it was made.
+# Files do not depend on their time of creation.
 _METADATA: dict[str, Any] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".png": {"Software": None},
@@ -71,9 +71,9 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in this style, and leave matplotlib's own as it is.
+    """Draw in this style, without changing matplotlib's settings.
 
-    What is decorated raises a MissingExtraError where matplotlib is not installed.
+    A decorated function raises MissingExtraError if matplotlib is not installed.
     """
 
     @functools.wraps(draw)
@@ -96,7 +96,7 @@ def panels(
 
 
 def colour_and_stroke(place: int) -> dict[str, Any]:
-    """Return the style of the curve at a place; colours first, then other strokes."""
+    """Return the style of the n-th curve: colours first, then other strokes."""
     return {
         "color": COLOURS[place % len(COLOURS)],
         "linestyle": STROKES[place // len(COLOURS) % len(STROKES)],
@@ -104,13 +104,13 @@ def colour_and_stroke(place: int) -> dict[str, Any]:
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 300, parents: bool = True) -> Path:
-    """Write a figure as its ending says: .pdf, .png or .svg; the same figure, the same file.
+    """Write a figure as .pdf, .png or .svg, reproducibly.
 
     Args:
         figure: to write.
         path: of the file.
-        dpi: pixels an inch of a PNG.
-        parents: make its folder where that is missing.
+        dpi: pixels per inch of a PNG.
+        parents: make its folder if missing.
 
     Raises:
         BoActError: another ending, or it cannot be written.

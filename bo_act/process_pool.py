@@ -1,9 +1,9 @@
-"""Worker processes on this machine that share out the pieces of a job.
+"""A pool of worker processes on this machine for the pieces of a job.
 
-The parent hands out pieces, one at a time to each worker, and alone keeps what comes back. A
-worker that dies costs the time of its piece: it is replaced and the piece is handed out again.
-Workers end with their parent, however it ends. What they say to each other is pickled, as
-multiprocessing does; nothing pickled is ever kept or read from a file.
+The parent hands out pieces, one at a time to each worker, and stores the results. A worker that
+dies costs only its piece: it is replaced, and the piece is handed out again. Workers end with
+their parent, however it ends. Messages are pickled, as in multiprocessing; nothing pickled is ever
+stored or read from a file.
 """
 
 from __future__ import annotations
@@ -45,33 +45,32 @@ def compute_in_processes(
     threads: int | None = None,
     lost: Callable[[FunctionBatch, WorkerError], Result] | None = None,
 ) -> Iterator[Result]:
-    """Compute pieces in worker processes; results come as they are done.
+    """Compute pieces in worker processes; yield results in the order of completion.
 
     Args:
         job: can be pickled.
         pieces: can be pickled; their text names them in errors.
-        device: where; of several GPUs each worker takes the next one, unless one is named.
+        device: where; with several GPUs each worker takes the next one, unless one is named.
         workers: number of processes.
-        threads: CPU threads of each; default: the cores, shared out.
-        lost: gives the result of a piece that ``ATTEMPTS`` workers died over; default: none has
-            one.
+        threads: CPU threads of each; default: an equal share of the cores.
+        lost: makes the result of a piece after ``ATTEMPTS`` dead workers; default: an error.
 
     Raises:
-        WorkerError: the job cannot travel; workers do not start; ``ATTEMPTS`` workers died over
-            one piece, and ``lost`` is not given.
-        Exception: what a worker raised.
+        WorkerError: the job cannot be pickled, workers do not start, or ``ATTEMPTS`` workers died
+            over one piece without ``lost``.
+        Exception: from a worker.
     """
-    crew = _Crew(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
+    pool = _Pool(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
     try:
-        crew.begin()
+        pool.begin()
         left = len(pieces)
         while left:
-            wait([end for worker in crew.workers for end in worker.ends])
-            for slot, worker in enumerate(crew.workers):
+            wait([end for worker in pool.workers for end in worker.ends])
+            for slot, worker in enumerate(pool.workers):
                 try:
                     answer = worker.answer()
                 except EOFError:
-                    dead = crew.replace(slot)
+                    dead = pool.replace(slot)
                     if dead is not None:
                         if lost is None:
                             raise dead[1] from None
@@ -83,16 +82,16 @@ def compute_in_processes(
                 kind, content = answer
                 if kind == "error":
                     raise content
-                crew.feed(worker)
+                pool.feed(worker)
                 if kind == "result":
                     left -= 1
                     yield content
     finally:
-        crew.end()
+        pool.end()
 
 
-class _Crew(Generic[FunctionBatch]):
-    """The workers, the pieces that wait, and who died over which."""
+class _Pool(Generic[FunctionBatch]):
+    """The workers, the waiting pieces, and the deaths per piece."""
 
     def __init__(
         self,
@@ -117,15 +116,15 @@ class _Crew(Generic[FunctionBatch]):
             self.workers.append(self._worker(slot))
 
     def feed(self, worker: _Worker[FunctionBatch]) -> None:
-        """Give a worker that has answered its next piece."""
+        """Give an idle worker its next piece."""
         self.stillborn = 0
         worker.take(self.waiting.popleft() if self.waiting else None)
 
     def replace(self, slot: int) -> tuple[FunctionBatch, WorkerError] | None:
-        """Put a new worker in a dead one's place, its piece first in the queue.
+        """Replace a dead worker, and put its piece first in the queue.
 
         Returns:
-            The piece, and what is to be said of it, where no worker survives it.
+            The piece and its error, if no worker survives it.
         """
         worker = self.workers[slot]
         exit_code = worker.end(patience=5.0)
@@ -153,28 +152,27 @@ class _Crew(Generic[FunctionBatch]):
 
 
 class _Worker(Generic[FunctionBatch]):
-    """A worker process as its parent sees it.
+    """A worker process, on the parent's side.
 
     Attributes:
-        piece: what it computes now.
-        started: whether it has said that it is ready.
+        piece: its current piece.
+        started: whether it has reported that it is ready.
     """
 
     def __init__(self, packed: bytes, device: torch.device, threads: int) -> None:
-        # Spawned: a fork would share CUDA's and OpenMP's state with the parent, which neither
-        # stands.
+        # Spawned, because CUDA and OpenMP do not survive a fork.
         context = get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(
             target=_work, args=(other, packed, str(device), threads), daemon=True
         )
-        # Starts with the first process otherwise, and lets interrupts in again.
+        # Else it starts with the first process, and unblocks interrupts.
         if os.name == "posix":
             resource_tracker.ensure_running()
         with no_interrupts():
             self.process.start()
         other.close()  # so that the connection ends with the worker
-        self.ends = (self.connection, self.process.sentinel)  # one is ready when it has news
+        self.ends = (self.connection, self.process.sentinel)  # ready on news
         self.piece: FunctionBatch | None = None
         self.started = False
 
@@ -182,14 +180,14 @@ class _Worker(Generic[FunctionBatch]):
         """Start with a piece; None lets the worker wait."""
         self.piece = piece
         if piece is not None:
-            with suppress(OSError):  # it has died, as the next answer will say
+            with suppress(OSError):  # it died; the next answer reports it
                 self.connection.send(piece)
 
     def answer(self) -> tuple[_Kind, Any] | None:
-        """Return what the worker says, None if nothing yet.
+        """Return the worker's message, None if there is none yet.
 
         Raises:
-            EOFError: it has died.
+            EOFError: the worker died.
         """
         dead = self.process.exitcode is not None
         try:
@@ -204,9 +202,9 @@ class _Worker(Generic[FunctionBatch]):
         return answer
 
     def end(self, patience: float = 0.0) -> int | None:
-        """End the process, after so many seconds whatever it does, and return its exit code."""
+        """End the process, by force after so many seconds, and return its exit code."""
         self.process.join(patience)
-        self.process.kill()  # it holds nothing that could be left half done
+        self.process.kill()  # it has nothing to finish
         self.process.join()
         self.connection.close()
         return self.process.exitcode
@@ -229,7 +227,7 @@ def _work(connection: Connection, packed: bytes, device: str, threads: int) -> N
 
 
 def end_with_parent() -> None:
-    """End this process when its parent ends, however that ends; for a thread."""
+    """End this process when its parent ends in any way; for a thread."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -237,7 +235,7 @@ def end_with_parent() -> None:
 
 
 def portable(error: Exception) -> Exception:
-    """Return an error as it can travel: itself, with where it arose, if it can be pickled."""
+    """Return an error that can be pickled, if possible itself, with its traceback."""
     if not isinstance(error, BoActError):
         trace = "".join(traceback.format_exception(error))
         error.add_note("in a worker:\n" + without_secrets(trace))
@@ -248,11 +246,11 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-# --- what is said of it ---------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------
 
 
 def deadly(piece: object, how: str) -> WorkerError:
-    """Return the error that a piece is which no worker survives."""
+    """Return the error for a piece that no worker survives."""
     return WorkerError(
         f"{ATTEMPTS} workers died one after the other ({how}) over {piece}; earlier results are "
         "saved. Too little memory is the usual cause: use fewer workers or a smaller "
@@ -290,15 +288,15 @@ def _unpacked(packed: bytes) -> Job[Any, Any]:
 
 
 def cores_each(workers: int) -> int:
-    """Return the CPU threads of each worker: the cores that this process may use, shared out."""
-    # Not all platforms can tell which cores a process may use.
+    """Return the CPU threads of each worker: an equal share of this process's cores."""
+    # Not all platforms know the cores of a process.
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
     return max(1, cores // workers)
 
 
 def device_of(device: torch.device, slot: int) -> torch.device:
-    """Return the device of a worker by its place: of several GPUs the next one, unless named."""
+    """Return the device of the n-th worker: of several GPUs the next one, unless named."""
     if device == torch.device("cuda"):  # any
         return torch.device("cuda", slot % torch.cuda.device_count())
     return device
@@ -306,7 +304,7 @@ def device_of(device: torch.device, slot: int) -> torch.device:
 
 @contextmanager
 def no_interrupts() -> Iterator[None]:
-    """Let processes that start inside never see Ctrl-C: it is their parent that ends them."""
+    """Block Ctrl-C in processes started inside: their parent ends them."""
     mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
     before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
     try:

@@ -1,6 +1,7 @@
-"""What several measurements say together, where numbers are of any size and equal up to rounding.
+"""Statistics of several measurements, safe for numbers of any size, and up to rounding.
 
-A difference that is the rounding of what was compared is none: its spread is no evidence.
+Differences within the rounding error of the compared values count as zero: their spread is no
+evidence.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _RESAMPLES = 1_000  # of a bootstrap
 
 @dataclass(frozen=True)
 class Paired:
-    """What n paired differences say.
+    """Statistics of n paired differences.
 
     Attributes:
         mean: of the differences.
         interval: 95% interval of the mean by Student's t; None for n = 1.
-        p: of the paired t-test, two-sided; None where the differences have no spread.
+        p: of the paired t-test, two-sided; None if the differences have no spread.
     """
 
     mean: float
@@ -43,7 +44,7 @@ class Paired:
 def rescaled(values: Floats) -> tuple[Floats, int]:
     """Return values times a power of two, the largest of them between 1/2 and 1, and the exponent.
 
-    Exact but for what is 10^300 times smaller than the largest; squares and differences of the
+    Exact, except for values 10^300 times smaller than the largest; squares and differences of the
     result stay within float64. ``np.ldexp`` with the exponent undoes it.
     """
     largest = float(np.abs(values).max(initial=0.0))
@@ -60,7 +61,7 @@ def deviation(values: Floats, *, ddof: int = 0) -> float:
 
 
 def tied(values: Floats, rounding: float = ROUNDING) -> Floats:
-    """Return values in which those that are equal up to rounding are equal, each the least one.
+    """Make values equal that are equal up to rounding, each the least of its group.
 
     Args:
         values: (n,) finite.
@@ -75,13 +76,13 @@ def tied(values: Floats, rounding: float = ROUNDING) -> Floats:
         end = int(np.searchsorted(ordered, reach, side="right"))
         ordered[start:end] = least
         start = end
-    found = np.empty_like(values)
-    found[order] = ordered
-    return found
+    levelled = np.empty_like(values)
+    levelled[order] = ordered
+    return levelled
 
 
 def negligible(difference: ArrayLike, *compared: ArrayLike) -> NDArray[np.bool_]:
-    """Tell whether differences are the rounding of the largest value that was compared."""
+    """Tell whether differences are within the rounding of the largest compared value."""
     size = max(float(np.abs(values).max(initial=0.0)) for values in map(np.asarray, compared))
     return np.asarray(np.abs(difference) <= ROUNDING * size)
 
@@ -98,7 +99,7 @@ def mean_interval(values: Sequence[float] | Floats) -> tuple[float, tuple[float,
 
 
 def paired(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> Paired:
-    """Return what the differences a - b of n pairs say."""
+    """Return the statistics of the differences a - b of n pairs."""
     (one, other), exponent = rescaled(np.array([a, b], dtype=np.float64))
     differences = one - other
     differences[negligible(differences, one, other)] = 0.0
@@ -112,11 +113,11 @@ def paired(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> Paired:
 
 @dataclass(frozen=True)
 class Crossed:
-    """What a table of S trainings and N examples says of its mean.
+    """Intervals of the mean of a table of S trainings and N examples.
 
     Attributes:
-        seeds: over further seeds, for these very examples.
-        examples: over further examples, for these very trainings.
+        seeds: over further seeds, for the same examples.
+        examples: over further examples, for the same trainings.
         both: over further seeds and further examples.
     """
 
@@ -126,7 +127,7 @@ class Crossed:
 
     @property
     def wider(self) -> Literal["seeds", "both"]:
-        """Which of the two intervals over seeds is the wider one; ``seeds`` where none is."""
+        """The wider one of the two intervals over seeds; ``seeds`` if they are equal."""
         if self.seeds.interval is None or self.both.interval is None:
             return "seeds"
         seeds, both = (high - low for low, high in (self.seeds.interval, self.both.interval))
@@ -139,15 +140,15 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
     An entry is mean + seed + example + rest, all but the mean random and independent (crossed
     random effects), so the mean's variance is σ²(seed)/S + σ²(example)/N + σ²(rest)/SN. Row means
     alone estimate the first and the third, column means the second and the third, and the mean
-    square of what rows and columns leave the third (Cornfield and Tukey 1956); so the first plus
-    the second minus the third has no bias. Student's t with the degrees of freedom of that sum
-    (Satterthwaite 1946), no fewer than those of the smaller sample. The pigeonhole bootstrap
-    (Owen 2007) counts the third three times, and is too narrow for few seeds; coverage of both in
+    square of the residuals the third (Cornfield and Tukey 1956); so the first plus the second
+    minus the third has no bias. Student's t with the degrees of freedom of that sum (Satterthwaite
+    1946), no fewer than those of the smaller sample. The pigeonhole bootstrap (Owen 2007) counts
+    the third three times, and is too narrow for few seeds; coverage of both in
     ``tests/benchmarks/intervals.py``.
 
     Args:
         table: (S, N), of each training and each example.
-        minus: (S, N), what is taken off; differences that are rounding are none.
+        minus: (S, N), to subtract; differences within rounding count as zero.
 
     Examples:
         >>> right = np.array([[1.0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 1]])
@@ -184,7 +185,7 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
         return Paired(middle, (low, high), p)
 
     of_seeds, of_examples, of_rest = variances.tolist()
-    # Of seeds, and of examples, no less than nothing.
+    # Variances of seeds and examples are not negative.
     total = max(of_seeds, of_rest) + max(of_examples, of_rest) - of_rest
     least = float(freedom[:2].min())
     degrees = least
@@ -200,18 +201,20 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
 def rank_correlation(
     one: Floats, other: Floats, *, kind: Literal["spearman", "kendall"] = "spearman"
 ) -> float:
-    """Return Spearman's rho or Kendall's tau-b; 0 where one of the two is a constant."""
+    """Return Spearman's rho or Kendall's tau-b; 0 if one of the two is constant."""
     one, other = tied(one, FLOAT64_ROUNDING), tied(other, FLOAT64_ROUNDING)
     if len(one) < 3:
         return 0.0
     if one.min() == one.max() or other.min() == other.max():
         return 0.0
-    found = stats.spearmanr(one, other) if kind == "spearman" else stats.kendalltau(one, other)
-    return float(found.statistic)
+    correlation = (
+        stats.spearmanr(one, other) if kind == "spearman" else stats.kendalltau(one, other)
+    )
+    return float(correlation.statistic)
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for how many there are (Holm 1979), in the same order."""
+    """Return p-values adjusted for their number (Holm 1979), in the same order."""
     order = np.argsort(values)
     factors = len(values) - np.arange(len(values))
     adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
@@ -248,13 +251,13 @@ def pareto_front(*objectives: Sequence[float]) -> list[int]:
 
 
 def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """Return a 95% interval of the mean share of successes over groups like those that were seen.
+    """Return a 95% interval of the mean share of successes over similar groups.
 
     Groups differ, and there are few: Student's t over the groups, on the scale of the arcsine
-    square root, with half a success and half a failure added to each (Anscombe 1948) and no less
-    spread than the counts alone have. A percentile bootstrap over two to four groups covers 61
-    to 90%, this 87% and more (``tests/benchmarks/intervals.py``). Of one group alone,
-    Wilson's interval (1927), which holds for that group.
+    square root, with half a success and half a failure added to each (Anscombe 1948) and at least
+    the spread of the counts. A percentile bootstrap over two to four groups covers 61 to 90%, this
+    87% and more (``tests/benchmarks/intervals.py``). For a single group, Wilson's interval (1927),
+    which holds for that group.
 
     Args:
         counts: (successes, trials) of each group; ties count half.
@@ -280,7 +283,7 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
 
 
 def share_p(counts: Sequence[tuple[float, int]]) -> float:
-    """Return the two-sided p of a mean share of one half, by the test that ``share_interval`` is.
+    """Return the two-sided p of a mean share of one half, by the test behind ``share_interval``.
 
     Args:
         counts: (successes, trials) of each group; ties count half.

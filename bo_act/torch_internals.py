@@ -36,12 +36,12 @@ COMPILED = "_orig_mod"
 
 
 def children_of(module: nn.Module) -> Mapping[str, nn.Module | None]:
-    """Return a module's children under each of their names; ``named_children`` gives one alone."""
+    """Return a module's children under all of their names; ``named_children`` gives only one."""
     return module._modules
 
 
 def set_child(module: nn.Module, name: str, child: nn.Module) -> None:
-    """Put another module into the place of a child."""
+    """Replace a child module."""
     module._modules[name] = child
 
 
@@ -51,7 +51,7 @@ def members_of(module: nn.Module) -> tuple[Mapping[str, Any], ...]:
 
 
 def has_one_weight(attention: nn.MultiheadAttention) -> bool:
-    """Tell whether queries, keys and values have their projections in one matrix."""
+    """Tell whether queries, keys and values share one projection matrix."""
     return bool(attention._qkv_same_embed_dim)
 
 
@@ -61,16 +61,16 @@ def version_of(tensor: Tensor) -> int:
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Tell whether ``torch.func`` or a dispatch mode is at work on a tensor."""
+    """Tell whether ``torch.func`` or a dispatch mode handles a tensor."""
     wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return wrapped or torch._C._len_torch_dispatch_stack() > 0
 
 
 def is_compiler_loaded() -> bool:
-    """Tell whether something may have been compiled; to load the compiler takes seconds."""
+    """Tell whether something may be compiled, without loading the compiler, which takes seconds."""
     return "torch._dynamo" in sys.modules
 
 
 def without_torch_function() -> AbstractContextManager[None]:
-    """Have calls inside go past ``__torch_function__`` of modes and subclasses."""
+    """Bypass ``__torch_function__`` of modes and subclasses inside."""
     return torch._C.DisableTorchFunction()

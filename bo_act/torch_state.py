@@ -1,8 +1,7 @@
-"""What is set in torch for a whole process or block, kept away from what is computed here.
+"""Isolation from torch's global settings.
 
-A caller may have called ``torch.set_default_device`` or ``torch.set_default_dtype``, or may stand
-inside of ``torch.no_grad``, ``torch.inference_mode`` or ``torch.autocast``. The numbers here follow
-from none of that.
+bo-act's numbers do not depend on ``torch.set_default_device``, ``torch.set_default_dtype``,
+``torch.no_grad``, ``torch.inference_mode`` or ``torch.autocast`` of the caller.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ _BUSY = threading.RLock()
 
 @contextmanager
 def plain_torch(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Have torch do what it does in a new process: gradients, float32, no autocast.
+    """Give torch the settings of a new process: gradients, float32, no autocast.
 
     Anomaly detection is off: slopes that are not finite are results here, not mistakes.
 
     Args:
-        device: of tensors that are made without saying where, if the caller had set another one
-            than the CPU.
+        device: default of new tensors, if the caller set another one than the CPU.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -44,10 +42,10 @@ def plain_torch(device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def one_core_in_this_thread() -> None:
-    """Have torch use one core in the calling thread, which has to be a new one.
+    """Restrict torch to one core in the calling thread, which must be new.
 
-    What ``torch.set_num_threads`` sets is that of its own thread, and of all that come to torch
-    for the first time later: for those another thread puts it back.
+    ``torch.set_num_threads`` sets the number of its own thread, and of all threads that first use
+    torch later: for those another thread restores it.
     """
     with _THREADS:
         before = torch.get_num_threads()
@@ -61,10 +59,9 @@ _THREADS = threading.Lock()
 
 
 class _Float32:
-    """Makes float32 the default dtype while somebody needs it.
+    """Makes float32 the default dtype while any thread needs it.
 
-    The default is one for all threads: the first to come sets it, and the last to leave puts back
-    what was there.
+    The default is global: the first thread sets it, and the last one restores the old value.
     """
 
     def __init__(self) -> None:
@@ -94,9 +91,9 @@ _FLOAT32 = _Float32()
 def single_threaded() -> Iterator[None]:
     """Keep torch and numpy to one thread.
 
-    Matrices of some hundred rows gain nothing from more, and the two libraries' pools of threads,
-    taking turns on the same cores, made a fit ten times as long. One computation at a time, as the
-    setting is the whole process's.
+    Matrices of some hundred rows gain nothing from more, and the two libraries' thread pools,
+    competing for the same cores, made a fit ten times as long. One computation at a time, because
+    the setting is global.
     """
     with _BUSY:
         before = torch.get_num_threads()

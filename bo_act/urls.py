@@ -1,7 +1,7 @@
-"""URLs without their secrets: what may be printed, recorded or put into a report of one.
+"""URLs without secrets, for printing, records and reports.
 
-A URL is shown without its password and without the parameters that hold a secret, and so is one
-that is malformed: what may be part of a password is left out, even where that leaves out more.
+Passwords and secret parameters are removed, in malformed URLs, too: anything that may be part of a
+password is left out, even if that is too much.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from urllib.parse import unquote
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]{,30}://")  # bounded: texts may be long
-# A password may hold white space: what cannot be a port goes on to the next @ of its line.
+# A password may contain white space: without a valid port it extends to the next @ of its line.
 _IN_TEXT = re.compile(_SCHEME.pattern + r"(?:[^\s:/@]*:(?!\d+(?:[\s/?#]|$))[^@\n]*@)?\S*")
 
-# Names of parameters whose values are secrets, or hold some.
+# Names of parameters with secret values.
 _SECRET = re.compile(
     r"pass|pwd|^pw$|secret|token|key|cred|auth|jwt|(^|[-_.])sig|^odbc_connect$|^dsn$|^conninfo$",
     re.IGNORECASE,
@@ -28,17 +28,17 @@ def without_secrets(text: str) -> str:
 def shown_url(url: str) -> str:
     """Return a URL, or what ends with one (``--storage=URL``), without its secrets.
 
-    The URL goes on to the end, so that white space in a password does not end it.
+    The URL extends to the end, so white space in a password does not end it.
     """
     found = _SCHEME.search(url)
     return url[: found.start()] + _shown(url[found.start() :]) if found else url
 
 
 def without_secrets_of(url: str, text: str) -> str:
-    """Return a text, such as a library's error, in which nothing stands that ``url`` hides."""
+    """Return a text, such as a library's error, without the secrets of ``url``."""
     text = without_secrets(text)
     for piece in sorted(_hidden(url), key=len, reverse=True):
-        # A short one may also be part of a word that has nothing to do with it.
+        # A short secret may also be part of an unrelated word.
         start, end = (r"(?<!\w)", r"(?!\w)") if len(piece) < 4 else ("", "")
         text = re.sub(start + re.escape(piece) + end, "***", text)
     return text
@@ -56,7 +56,7 @@ def _without_login(scheme: str, rest: str) -> str:
     login, at, place = rest.rpartition("@")
     if at:
         user, colon, _ = login.partition(":")
-        if scheme.startswith("http"):  # a token may stand in the user's place
+        if scheme.startswith("http"):  # the user may be a token
             return place if colon or "/" not in login else rest
         place = _without_false_port(place)
         return f"{user}@{place}" if user or not colon else place
@@ -64,7 +64,7 @@ def _without_login(scheme: str, rest: str) -> str:
 
 
 def _without_false_port(place: str) -> str:
-    """Leave out what is no port, but a password whose end is missing, and all behind it."""
+    """Remove an unfinished password in the port's place, and everything after it."""
     host, colon, port = re.split(r"[/?#]", place, maxsplit=1)[0].partition(":")
     if colon and port and not port[0].isdecimal() and not host.startswith("["):
         return host
@@ -72,7 +72,7 @@ def _without_false_port(place: str) -> str:
 
 
 def _without_secret_parameters(scheme: str, rest: str) -> str:
-    if scheme.startswith("http"):  # signed addresses: each service has its own names
+    if scheme.startswith("http"):  # signed URLs: each service has its own names
         return re.split(r"[?#]", rest, maxsplit=1)[0]
     kept, *parts = re.split(r"([?&;#])", rest)
     begun = False
@@ -86,7 +86,7 @@ def _without_secret_parameters(scheme: str, rest: str) -> str:
 
 
 def _hidden(url: str) -> set[str]:
-    """Return all that stands in a URL and not in what is shown of it, as typed and decoded."""
+    """Return the parts of a URL that are hidden in display, as typed and decoded."""
     found: set[str] = set()
     shown = _pieces(shown_url(url))
     for text in (url, unquote(url), unquote(url.replace("+", " "))):

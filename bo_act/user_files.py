@@ -1,9 +1,9 @@
-"""Python files of users: models, objectives, callbacks, data; loaded in one way.
+"""Loading users' Python files: models, objectives, callbacks, data.
 
-What runs is exactly what was hashed: a file is read once, with the files beside it that it imports,
-and all of that travels to other processes. Each file is a module of its own name, so none hides
-another module, whatever its name is; and it stays in ``sys.modules``, where dataclasses, type
-hints and pickle look their classes up.
+The code that runs is exactly the hashed code: a file is read once, with its imported neighbours,
+and pickled as a whole for other processes. Each file is a module with a unique name, so it cannot
+hide other modules; and it stays in ``sys.modules``, where dataclasses, type hints and pickle look
+up classes.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _PREFIX = "_bo_act_file_"
 
 @dataclass(frozen=True)
 class UserFile:
-    """A Python file as it was read, and the files beside it that it imports.
+    """The content of a Python file, and of the neighbouring files that it imports.
 
     Attributes:
         path: of the file, absolute.
         source: its bytes.
-        neighbours: bytes by path from its folder (``helpers.py``, ``parts/blocks.py``), of modules
-            and packages beside it that it, or one of them, imports. They come before installed
-            packages of the same name, for these files alone.
+        neighbours: bytes by path from its folder (``helpers.py``, ``parts/blocks.py``), of
+            imported modules and packages beside it, direct or indirect. For these files only, they
+            come before installed packages of the same name.
     """
 
     path: Path
@@ -64,15 +64,15 @@ class UserFile:
 
     @property
     def content(self) -> bytes:
-        """All that runs: the file's bytes, with those of its neighbours where there are any."""
+        """The file's bytes, with those of its neighbours, if any."""
         others = sorted(self.neighbours.items())
         return b"\0".join([self.source, *(p for name, b in others for p in (name.encode(), b))])
 
     def load(self) -> ModuleType:
-        """Run the file; once in a process as long as nothing in it changes.
+        """Run the file, once per process for the same content.
 
         Raises:
-            Exception: whatever the file raises, and SystemExit if it exits.
+            Exception: from the file, and SystemExit if it exits.
         """
         name = _PREFIX + digest(str(self.path).encode() + b"\0" + self.content)[:16]
         with _lock:
@@ -94,9 +94,9 @@ def load_function(
     """Load the function that ``FILE.py:FUNCTION`` names.
 
     Args:
-        name: as a study file gives it; a relative path is one from the working folder.
+        name: from a study file; relative paths start at the working folder.
         key: of the study file, for errors.
-        expected: what the function shall look like, for errors.
+        expected: the function's form, for errors.
         error: to raise.
 
     Raises:
@@ -123,16 +123,16 @@ def call_with(
     what: str,
     error: type[BoActError],
 ) -> Any:
-    """Call a user's function with those arguments, by name, that its signature asks for.
+    """Call a user's function with the arguments of its signature, by name.
 
     Args:
         function: of a user's.
-        offered: what there is.
-        what: the function is, for errors.
+        offered: available arguments.
+        what: name of the function, for errors.
         error: to raise.
 
     Raises:
-        BoActError: of the type ``error``: it asks for something else, or fails.
+        BoActError: of the type ``error``: it needs other arguments, or fails.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -167,7 +167,7 @@ def read_file(path: Path, *, key: str, error: type[BoActError]) -> UserFile:
     """
     try:
         return UserFile.read(path)
-    except (OSError, ValueError, RuntimeError) as problem:  # a null byte, a home that is none
+    except (OSError, ValueError, RuntimeError) as problem:  # a null byte, or no home folder
         why = reason(problem) if isinstance(problem, OSError) else one_line(problem)
         raise error(f"{key}: {str(path)!r} cannot be read (from {Path.cwd()}): {why}") from problem
 
@@ -178,10 +178,10 @@ def load_file(
     """Run a user's file; see ``UserFile.load``.
 
     Args:
-        file: that was read.
+        file: to run.
         key: of the study file, for errors.
         error: to raise.
-        expected: what the file shall define, for errors; ``""`` says nothing of it.
+        expected: definitions in the file, for errors, or ``""``.
 
     Raises:
         BoActError: of the type ``error``: it cannot be imported; the message names file and line.
@@ -198,12 +198,12 @@ def load_file(
 
 
 def line_of(error: BaseException, path: Path) -> str:
-    """Return `` (FILE, line N)``: the innermost line in a user's folder that an error came from.
+    """Return `` (FILE, line N)``: the innermost line of an error in a user's folder.
 
-    ``""`` where none of his lines took part.
+    ``""`` if there is none.
     """
     if isinstance(error, SyntaxError):
-        return ""  # its text says so
+        return ""  # its text has the line
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if path.parent in Path(frame.filename).parents]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
@@ -215,7 +215,7 @@ _lock = threading.RLock()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds user files and their neighbours under the names that they were given."""
+    """Finds user files and their neighbours by their unique names."""
 
     def __init__(self) -> None:
         self.files: dict[str, UserFile] = {}
@@ -242,7 +242,7 @@ class _Finder(importlib.abc.MetaPathFinder):
             found = file.path.parent / (name or f"{place}/__init__.py")
             source = file.neighbours[name] if name else b""  # a folder without __init__.py
             holds_others = inside
-        # A package without folders, so that nobody else looks for what is in it.
+        # A package without folders, so that no other finder searches in it.
         spec = importlib.machinery.ModuleSpec(
             fullname, _Source(root, found, source), origin=str(found), is_package=holds_others
         )
@@ -255,7 +255,7 @@ sys.meta_path.append(_finder)
 
 
 class _Source(importlib.abc.ExecutionLoader):
-    """Runs these bytes, and writes no bytecode beside the file."""
+    """Runs these bytes without writing bytecode beside the file."""
 
     def __init__(self, root: str, path: Path, source: bytes) -> None:
         self.root, self.path, self.source = root, path, source
@@ -267,7 +267,7 @@ class _Source(importlib.abc.ExecutionLoader):
         return importlib.util.decode_source(self.source)
 
     def get_code(self, fullname: str) -> Any:  # noqa: ARG002
-        # From the bytes, so that an error in their encoding is told with its place.
+        # From bytes, so that encoding errors have a place.
         return compile(self.source, str(self.path), "exec", dont_inherit=True)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -279,7 +279,7 @@ class _Source(importlib.abc.ExecutionLoader):
 
 
 def _importing(root: str, beside: set[str]) -> Callable[..., Any]:
-    """Return an ``__import__`` that looks among the neighbours first."""
+    """Return an ``__import__`` that searches the neighbours first."""
     names = {name.removesuffix(".py") for name in beside}
 
     def importing(
@@ -301,7 +301,7 @@ def _importing(root: str, beside: set[str]) -> Callable[..., Any]:
 
 
 def _neighbours(path: Path, source: bytes) -> dict[str, bytes]:
-    """Return the files beside a file that it imports, and those that they import."""
+    """Return the neighbouring files that a file imports, direct or indirect."""
     folder = path.parent
     if folder.name in ("site-packages", "dist-packages"):
         return {}
@@ -326,7 +326,7 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     if not any(package.glob("*.py")):  # a folder of data, which may be large
         return []
     if not (package / "__init__.py").is_file() and _is_installed(name):
-        return []  # as for Python, any other module comes before a folder that says nothing
+        return []  # as in Python, other modules come before a folder without code
     inside = (file.relative_to(package) for file in sorted(package.rglob("*.py")))
     return [package / one for one in inside if not any(part[0] == "." for part in one.parts)]
 
@@ -339,13 +339,13 @@ def _is_installed(name: str) -> bool:
 
 
 def _imported(source: bytes) -> Iterator[str]:
-    """Yield the first parts of all names that a source imports, wherever it does."""
+    """Yield the first parts of all imported names in a source."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # running it says so once more
+            warnings.simplefilter("ignore")  # running it warns again
             nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # running it says what is wrong
+        return  # running it raises the error
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)

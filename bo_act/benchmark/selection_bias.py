@@ -11,7 +11,7 @@ from bo_act.errors import BenchmarkError
 from bo_act.statistics import rank_correlation
 
 
-def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
+def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     """Compare the runs of the same functions.
 
     Each run in turn is held out, and functions are chosen by the mean of the others. The values

@@ -94,14 +94,14 @@ app.add_typer(reports.commands)
 
 
 def _warn_briefly() -> None:
-    # What libraries say about their own inside; nothing that a user could change.
+    # Libraries' warnings about themselves, which users cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.showwarning = _warn  # type: ignore[assignment]
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    # A line for people, who have no use for the place in our code.
+    # One line, without the place in our code.
     sys.stderr.write(f"warning: {' '.join(without_secrets(str(message)).split())}\n")
 
 
@@ -127,7 +127,7 @@ def _run() -> int | str | None:
     except BoActError as error:
         return _complain(f"error: {error}", code=2)
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer answers Ctrl-C with this code and not a word
+        if end.code == INTERRUPTED:  # typer exits with this code, silently, after Ctrl-C
             terminated = was_terminated()
             what = "terminated" if terminated else "interrupted"
             code = TERMINATED if terminated else INTERRUPTED
@@ -135,7 +135,7 @@ def _run() -> int | str | None:
         return end.code
     except Exception as error:
         fault = _fault(error)
-        if fault is None:  # a defect, whose trace may quote what was typed
+        if fault is None:  # a defect; its traceback may quote the arguments
             sys.stderr.write(without_secrets(traceback.format_exc()))
             return 1
         return _complain(f"error: {fault}", code=2)

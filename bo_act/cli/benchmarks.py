@@ -62,7 +62,7 @@ def build(
         )
         save(built, out)
         said = f"wrote {out}"
-        if built.metric == ACCURACY:  # what the form of Act-Bench holds
+        if built.metric == ACCURACY:  # the only metric of Act-Bench files
             vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
             released = out.with_suffix(".json.gz")
             write_act_bench(built, released, vectors=vectors)

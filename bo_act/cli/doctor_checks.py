@@ -1,4 +1,4 @@
-"""Checks of an environment: what is there, what is missing, and what to do about it."""
+"""Checks of an environment, with advice on missing things."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Level = Literal["ok", "warning", "problem"]
 
 _LEAST_FREE = 2e9  # bytes; features and trials of a large study
-_READING = 60.0  # seconds that images in folders are read for: some 10,000 of ImageNet's
-_SHOWN = 5  # damaged images that are named
+_READING = 60.0  # seconds for reading images in folders: about 10,000 of ImageNet's
+_SHOWN = 5  # damaged images listed
 
 
 @dataclass(frozen=True)

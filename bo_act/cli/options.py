@@ -115,7 +115,7 @@ def read(study: str, changes: list[str] | None, storage: str | None = None) -> S
     if storage is not None:
         overrides["storage"] = json.dumps(storage)
     spec = read_study(study, overrides)
-    # Only now that the file is known to be right is the time spent to import it all.
+    # Slow imports only once the file is valid.
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -128,8 +128,8 @@ class Opened:
 
     Attributes:
         study: opened.
-        spec: of its file; None where a program made it.
-        storage: as it is shown.
+        spec: of its file; None if a program made it.
+        storage: for display.
     """
 
     study: optuna.Study

@@ -198,15 +198,15 @@ def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
     _, load = load_function(spec.name, key="data.name", expected=expected, error=DataError)
     which = spec.name if train else f"{spec.name}, with train = False"
     try:
-        found = load(train=train)
-        if isinstance(found, TensorDataset):
-            *several, targets = found.tensors
-            found = several[0] if len(several) == 1 else tuple(several), targets
-        if isinstance(found, Dataset):
-            if isinstance(found, IterableDataset) or not found:
+        loaded = load(train=train)
+        if isinstance(loaded, TensorDataset):
+            *several, targets = loaded.tensors
+            loaded = several[0] if len(several) == 1 else tuple(several), targets
+        if isinstance(loaded, Dataset):
+            if isinstance(loaded, IterableDataset) or not loaded:
                 raise TypeError("a Dataset without a length, or empty")
-            return found
-        inputs, targets = found
+            return loaded
+        inputs, targets = loaded
         part = as_inputs(inputs), as_tensor(targets)
     except USERS as error:
         raise DataError(f"{which}: {one_line(error)}; expected {expected}") from error

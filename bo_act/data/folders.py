@@ -86,14 +86,14 @@ class FolderImages:
         """Yield batches of images, read ahead by the workers."""
         device = self.targets.device
         order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
-        found = batches(
+        read = batches(
             _Files(self, draw),
             order,
             batch_size=batch_size,
             workers=self.workers,
             device=device,
         )
-        for batch, chosen in found:
+        for batch, chosen in read:
             labels = self.targets[chosen.to(device)]
             if draw is None:
                 yield cast(Tensor, batch), labels

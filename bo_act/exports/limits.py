@@ -1,4 +1,4 @@
-"""Where a function or its slope is not finite, found by evaluating it."""
+"""Finding where a function or its slope is not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REACH = 1e4
 
 @dataclass(frozen=True)
 class Interval:
-    """Where something is not finite: low to high, either of them ``REACH`` where that is all on."""
+    """An interval of values that are not finite; ``REACH`` at an open end."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ def _grid() -> Tensor:
 
 
 def notes(expression: Expression | Scaled) -> list[str]:
-    """Say where a function is not finite in float32, and where only its slope is not."""
+    """Describe where a function, or only its slope, is not finite in float32."""
     found = []
     value, slope = intervals(expression)
     if value:
@@ -58,7 +58,7 @@ def notes(expression: Expression | Scaled) -> list[str]:
 
 
 def intervals(expression: Expression | Scaled) -> tuple[list[Interval], list[Interval]]:
-    """Return where the value is not finite in float32, and where the slope alone is not."""
+    """Return where the value, and where only the slope, is not finite in float32."""
     x = _grid()
 
     def no_value(points: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Exports for frameworks with functions of their own: PyTorch, JAX, Keras.
+"""Exports for frameworks with their own functions: PyTorch, JAX, Keras.
 
 Each operator is a template over its operands ``{0}``, ``{1}``; the same choices as in
-``activations/operators.py``: no branch that is left out may overflow and poison the gradient.
+``activations/operators.py``: discarded branches must not overflow and poison the gradient.
 """
 
 from __future__ import annotations
@@ -112,10 +112,10 @@ _KERAS = {
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a framework writes things.
+    """Templates of a framework.
 
     Attributes:
-        operators: templates; what is missing is written in primitives.
+        operators: templates; others are written in primitives.
         primitives: templates for these.
     """
 
@@ -145,7 +145,7 @@ KERAS = Dialect(_COMMON | {"softsign": "{0} / (1 + ops.abs({0}))"} | _KERAS, KER
 
 
 class Lines(Writer):
-    """Lines of code, one a primitive; equal ones are written once."""
+    """Lines of code, one per primitive, without duplicates."""
 
     def __init__(self, primitives: dict[str, str]) -> None:
         self.lines: list[str] = []
@@ -175,7 +175,7 @@ def _bracketed(text: str) -> str:
 
 
 def body(source: Source, dialect: Dialect, x: str) -> tuple[list[str], str]:
-    """Return lines that compute an expression from a variable, and what they call the result."""
+    """Return lines that compute an expression from a variable, and the result's name."""
     lines = Lines(dialect.primitives)
 
     def affine(value: str, factor: float, shift: float = 0.0) -> str:

@@ -63,7 +63,7 @@ _PRIMITIVES = {
 
 
 class _Nodes(Writer):
-    """Nodes and constants of a graph; equal ones are there once."""
+    """Nodes and constants of a graph, without duplicates."""
 
     def __init__(self, helper: Any) -> None:
         self.nodes: list[Any] = []

@@ -1,4 +1,4 @@
-"""What all exports say of themselves: names, formula, origin, limits."""
+"""The header of all exports: names, formula, origin, limits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bo_act.exports.limits import notes
 
 @dataclass(frozen=True)
 class Source:
-    """A function that is exported under a name.
+    """A function to export under a name.
 
     Attributes:
-        scaled: the function, with its numbers where it has some.
+        scaled: the function, with its numbers if it has some.
         name: of the Python function, or of the model; an identifier.
     """
 
@@ -41,19 +41,19 @@ class Source:
 
     @property
     def factors(self) -> list[float]:
-        """What the input and the value of each operator are multiplied with, in their order."""
+        """Factors of the input and of each operator's value, in order."""
         nodes = [X, *distinct_nodes(self.expression)]
         return [self.scaled.factors.get(node, 1.0) for node in nodes]
 
     @property
     def class_name(self) -> str:
-        """The name in CapWords, always another one than the function's."""
+        """The name in CapWords, always different from the function's."""
         words = "".join(part[:1].upper() + part[1:] for part in self.name.split("_"))
         return words if words.isidentifier() and words != self.name else f"{self.name}Module"
 
     @property
     def title(self) -> str:
-        """One line that says what this is and where it comes from."""
+        """One line with content and origin."""
         text = str(self.expression)
         shown = text if len(text) <= 48 else text[:45] + "..."
         return f"Activation function {shown}, from bo-act {version('bo-act')}."

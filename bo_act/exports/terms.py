@@ -1,7 +1,7 @@
 """Arithmetic that writes itself down: one formula, as lines of code or as nodes of a model.
 
 Frameworks without ``expm1``, ``erfc`` or Bessel functions get the formulas of ``primitives.py``.
-They are written once, over ``Term``; a ``Writer`` says what becomes of each operation.
+They are written once, over ``Term``; a ``Writer`` decides the output of each operation.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ PRIMITIVES = (
 
 
 class Writer(ABC):
-    """Where operations are written to."""
+    """The target of operations."""
 
     @abstractmethod
     def call(self, name: str, *arguments: str) -> str:
-        """Write one primitive of these operands; return what its result is called."""
+        """Write one primitive of these operands; return the name of its result."""
 
     @abstractmethod
     def constant(self, value: float) -> str:
-        """Return how a number is written."""
+        """Return a number as text."""
 
     def term(self, value: Term | float) -> Term:
         """Return a number, or a term, as a term."""
@@ -38,11 +38,11 @@ class Writer(ABC):
 
 @dataclass(frozen=True)
 class Term:
-    """A value in code that is being written; arithmetic with it writes more.
+    """A value in generated code; arithmetic with it generates more.
 
     Attributes:
-        writer: where to.
-        text: what the value is called there.
+        writer: the target.
+        text: the name of the value there.
     """
 
     writer: Writer

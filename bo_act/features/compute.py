@@ -191,17 +191,17 @@ def _missing(
     store: FeatureStore, wanted: NDArray[np.int64], catalogue: Catalogue
 ) -> NDArray[np.int64]:
     """Return the wanted functions that a store lacks; warn if it had them once."""
-    survey = store.survey(wanted)
-    if survey.damaged:
-        files = ", ".join(f"{file} ({what})" for file, what in list(survey.damaged.items())[:5])
-        more = f" and {len(survey.damaged) - 5} more" if len(survey.damaged) > 5 else ""
-        lost = FunctionBatch.of(catalogue, survey.lost)
+    state = store.state(wanted)
+    if state.damaged:
+        files = ", ".join(f"{file} ({what})" for file, what in list(state.damaged.items())[:5])
+        more = f" and {len(state.damaged) - 5} more" if len(state.damaged) > 5 else ""
+        lost = FunctionBatch.of(catalogue, state.lost)
         warnings.warn(
             f"damaged shards in {store.folder}: {files}{more}; recomputing the spectra of "
             f"{len(lost.indices)} functions: {lost}",
             stacklevel=3,
         )
-    return survey.missing
+    return state.missing
 
 
 def _warn_of_uncovered(probe: FimSpectra) -> None:

@@ -149,12 +149,12 @@ class Spectra:
         quantiles = np.full((rows, layers * self.job.spec.quantiles), np.nan, dtype=np.float32)
         null_mass = np.full((rows, layers), np.nan, dtype=np.float32)
         reasons = [""] * rows
-        for place, found in enumerate(self._each(piece.texts)):
-            if isinstance(found, FeatureError):
-                reasons[place] = str(found)
+        for place, spectra in enumerate(self._each(piece.texts)):
+            if isinstance(spectra, FeatureError):
+                reasons[place] = str(spectra)
             else:
-                quantiles[place] = found.quantiles.reshape(-1)
-                null_mass[place] = found.null_mass
+                quantiles[place] = spectra.quantiles.reshape(-1)
+                null_mass[place] = spectra.null_mass
         cuda = self.device.type == "cuda"
         return Shard(
             indices=piece.indices,

@@ -93,15 +93,15 @@ def function_summary(expression: Expression) -> FunctionSummary:
 
 
 @styled
-def draw(found: FunctionSummary) -> Figure:
+def draw(summary: FunctionSummary) -> Figure:
     """Draw value and slope."""
     figure, (axes,) = panels()
     axes.axhline(0, color=FAINT, linewidth=0.5)
     axes.axvline(0, color=FAINT, linewidth=0.5)
-    axes.plot(found.x, found.value, label="value", **colour_and_stroke(0))
-    axes.plot(found.x, found.slope, label="slope", color=COLOURS[1], linestyle=DASHED)
+    axes.plot(summary.x, summary.value, label="value", **colour_and_stroke(0))
+    axes.plot(summary.x, summary.slope, label="slope", color=COLOURS[1], linestyle=DASHED)
     axes.set_xlabel("pre-activation x")
-    axes.set_title(found.activation)
+    axes.set_title(summary.activation)
     axes.grid(visible=False)
     axes.legend()
     return figure

@@ -72,7 +72,7 @@ class _Line:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class StoreState:
     """State of a store with respect to some wanted functions.
 
     Attributes:
@@ -115,7 +115,7 @@ class FeatureStore:
         """Bytes of all shards."""
         return sum(line.bytes for line in self._lines())
 
-    def survey(self, wanted: NDArray[np.int64]) -> Survey:
+    def state(self, wanted: NDArray[np.int64]) -> StoreState:
         """Check the bytes of the shards with wanted functions, and return what is missing.
 
         Args:
@@ -134,7 +134,7 @@ class FeatureStore:
         missing = np.setdiff1d(wanted, _functions(good))
         # Ignore damage that another shard makes up for.
         bad = [(line, what) for line, what in bad if np.isin(line.functions, missing).any()]
-        return Survey(
+        return StoreState(
             missing,
             np.intersect1d(missing, _functions(line for line, _ in bad)),
             {line.file: what for line, what in bad},

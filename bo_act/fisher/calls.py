@@ -143,13 +143,13 @@ class Examples:
     images: Tensor
     targets: Tensor | None
 
-    def turns(self) -> list[Tensor | None]:
+    def masks(self) -> list[Tensor | None]:
         """Return masks (N, 1) with at most one example per image; None if one mask has all."""
         counts = self.images.bincount()
         starts = (counts.cumsum(0) - counts)[self.images]
         place = torch.arange(len(self.images), device="cpu") - starts
         most = int(counts.max())
-        return [None] if most == 1 else [(place == turn)[:, None] for turn in range(most)]
+        return [None] if most == 1 else [(place == number)[:, None] for number in range(most)]
 
 
 def as_examples(outputs: object, targets: Targets | None, batch: int) -> Examples:

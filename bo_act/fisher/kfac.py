@@ -143,8 +143,8 @@ def kronecker_factors(
             raise FeatureError(_nothing_covered(network))
         vectors = output_gradients(examples.logits, examples.targets, options)
         # Gradients of several tokens would add up within an image, so each token has its own pass.
-        turns = examples.turns() if options.fisher == "exact" else [None]
-        passes = [(vector, turn) for turn in turns for vector in vectors]
+        masks = examples.masks() if options.fisher == "exact" else [None]
+        passes = [(vector, mask) for mask in masks for vector in vectors]
         _backward(examples.logits, passes, traces)
     reached = {trace.name for trace in traces if trace.reached}
     return KroneckerFactors(
@@ -273,12 +273,12 @@ def _backward(
         traces: of the layers.
     """
     edges = [edge for trace in traces for edge in trace.edges]
-    for index, (vector, turn) in enumerate(passes):
+    for index, (vector, mask) in enumerate(passes):
         try:
             found = torch.autograd.grad(
                 logits,
                 edges,
-                grad_outputs=vector if turn is None else vector * turn.to(vector.device),
+                grad_outputs=vector if mask is None else vector * mask.to(vector.device),
                 retain_graph=index + 1 < len(passes),
                 allow_unused=True,
             )

@@ -1,4 +1,4 @@
-"""The forms of all files that users write: spaces and studies."""
+"""The formats of users' files: spaces and studies."""
 
 from bo_act.specs.base import Spec
 from bo_act.specs.metric import MetricSpec

@@ -1,4 +1,4 @@
-"""What all specs share, and which numbers are ones."""
+"""The base of all specs, and strict numbers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Spec(BaseModel):
-    """Base of all specs: frozen, unknown keys refused, numbers that are ones.
+    """Base of all specs: frozen, with unknown keys refused and strict numbers.
 
-    A truth value is no number, a number with a point is no whole one (pydantic would take ``true``
-    for 1 and 3.0 for 3), and none is infinite.
+    Booleans are not numbers, floats are not integers (pydantic would accept ``true`` for 1 and 3.0
+    for 3), and numbers are finite.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -51,7 +51,7 @@ class Spec(BaseModel):
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """Return the types that an annotation allows, those inside of unions."""
+    """Return the types of an annotation, including those in unions."""
     inside = get_args(annotation)
     return set().union(*map(_kinds, inside)) if inside else {annotation}
 
@@ -59,17 +59,17 @@ def _kinds(annotation: Any) -> set[Any]:
 def whole(
     value: object, what: str, *, low: int = 0, high: int = MOST, error: type[BoActError] = SpecError
 ) -> int:
-    """Return an argument that has to be a whole number.
+    """Check an argument that must be a whole number.
 
     Args:
-        value: what was given.
+        value: the argument.
         what: its name.
-        low: the least that is allowed.
-        high: the most that is allowed.
-        error: what to raise.
+        low: smallest allowed value.
+        high: largest allowed value.
+        error: type to raise.
 
     Raises:
-        BoActError: of the kind ``error``: it is no whole number, or outside the range.
+        BoActError: of the type ``error``: it is not a whole number, or outside the range.
     """
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and low <= value <= high:
         return int(value)
@@ -77,17 +77,17 @@ def whole(
 
 
 def checked_seed(value: object, *, error: type[BoActError] = SpecError) -> int:
-    """Return an argument that has to be a seed; see ``whole``."""
+    """Check an argument that must be a seed; see ``whole``."""
     return whole(value, "seed", high=SEEDS - 1, error=error)
 
 
 def derived_seed(seed: int, more: int) -> int:
-    """Return another seed, so many further on; after the last comes the first."""
+    """Return another seed at some distance, wrapping around."""
     return (seed + more) % SEEDS
 
 
 def shown(value: object) -> str:
-    """Return what came, cut where it is long."""
+    """Return a value as text, shortened if long."""
     if isinstance(value, int) and abs(value) >= 10**60:
         return f"one of more than {60 * (value.bit_length() // 200)} digits"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""Reading the files that users write.
+"""Reading users' files.
 
 Unknown keys are refused with the nearest known one, values are checked, and every error is one
 line that names the file, the place in it, what was expected and what came.
@@ -66,7 +66,7 @@ def read_spec(path: Path, form: type[S], overrides: dict[str, str] | None = None
 
 
 def _text(path: Path) -> str:
-    """Return what a file holds; a mark of the byte order at its beginning is left out."""
+    """Return a file's text without a byte order mark."""
     try:
         if path.exists() and not path.is_file():
             raise SpecError(f"{path}: expected a file, got a folder, a pipe or a device")
@@ -86,7 +86,7 @@ def _loaded(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError as error:
         raise SpecError(f"{where}: not valid TOML: it is too deeply nested") from error
-    except ValueError as error:  # an integer of thousands of digits is none of TOML's own errors
+    except ValueError as error:  # from integers of thousands of digits
         why = str(error).partition(";")[0]
         raise SpecError(f"{where}: not valid TOML: {why}") from error
 
@@ -107,7 +107,7 @@ def _override(content: dict[str, Any], key: str, text: str) -> None:
 
 
 def explain(error: ValidationError, form: type[Spec]) -> str:
-    """Say on one line what is wrong with a file, naming the nearest known key."""
+    """Return a validation error on one line, with the nearest known key."""
     parts = []
     for problem in error.errors():
         where = [str(step) for step in problem["loc"]]
@@ -133,7 +133,7 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
 
 
 def _repr(value: object) -> str:
-    return shown(value) if isinstance(value, int) else repr(value)  # of any number of digits
+    return shown(value) if isinstance(value, int) else repr(value)  # of any length
 
 
 def _keys_at(form: type[Spec], where: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a study measures, as its file says it."""
+"""The metric in a study file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bo_act.specs.base import Spec
 class MetricSpec(Spec):
     """What a training ends with, and which values of it are better.
 
-    The built-in training is told the name alone, one of ``METRICS``. Your own objective may have
-    any; where its name is one of those, what is left out here follows from it.
+    The built-in training takes only a name of ``METRICS``. Your own objective may have any metric;
+    if its name is in ``METRICS``, missing keys are those of that metric.
 
     Attributes:
         name: default: ``accuracy`` of the built-in training, ``value`` of your own objective.
         direction: whether larger values are better, or smaller ones.
-        unit: ``percent`` for fractions that are shown in percent, ``plain``, or a text that stands
-            behind the number, as ``nats`` or ``per token``.
-        worst: what your own objective's diverged trainings count as, where that is known.
+        unit: ``percent`` for fractions shown in percent, ``plain``, or a text after the number,
+            such as ``nats`` or ``per token``.
+        worst: value of your own objective's diverged trainings, if known.
 
     Examples:
         >>> MetricSpec(name="validation loss", direction="minimize").measured(own=True).sign
@@ -33,13 +33,13 @@ class MetricSpec(Spec):
     worst: float | None = None
 
     def measured(self, *, own: bool) -> Metric:
-        """Return what is measured.
+        """Return the metric.
 
         Args:
-            own: whether an objective of the user's measures it.
+            own: whether the user's own objective measures it.
 
         Raises:
-            ValueError: the built-in training does not measure it, or not so.
+            ValueError: the built-in training does not measure it in this form.
             SpecError: a value is invalid, see ``Metric``.
         """
         usual = ACCURACY if self.name is None and not own else METRICS.get(self.name or "")
@@ -65,5 +65,5 @@ class MetricSpec(Spec):
 
     @property
     def key(self) -> str:
-        """The key in ``METRICS`` of what the built-in training measures."""
+        """The built-in training's metric, a key in ``METRICS``."""
         return self.name or "accuracy"

@@ -1,4 +1,4 @@
-"""When trials are stopped early: the pruners of Optuna, with the options of each."""
+"""Optuna's pruners with their options."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class PrunerSpec(Spec):
     """When a trial is stopped early.
 
     Attributes:
-        name: ``none`` is Optuna's NopPruner, which may be called ``nop``, too.
+        name: ``none``, or ``nop``, is Optuna's NopPruner.
         startup_trials: trials that must have finished before any is pruned.
         warmup_epochs: epochs of each trial before it can be pruned.
-        interval: epochs from one look to the next.
+        interval: epochs between decisions.
         least_trials: trials that must have reached an epoch before one is pruned there.
         percentile: keep trials in the best that many per cent.
         first_epochs: Optuna's ``min_resource``: the steps (the first epoch is step 0) before the
             first halving.
-        reduction_factor: of so many trials one goes on.
-        early_stopping_rate: halvings that are left out at the start.
-        bootstrap_trials: trials that must have reached a halving before any goes on.
+        reduction_factor: one of so many trials continues.
+        early_stopping_rate: number of skipped halvings at the start.
+        bootstrap_trials: trials that must have reached a halving before any continues.
         p_threshold: of Wilcoxon's signed-rank test against the best trial, epoch by epoch.
         patience: epochs without improvement before the wrapped pruner is asked.
         least_gain: what counts as an improvement, as values are stored (accuracy as a fraction).
-        wraps: the pruner that is asked then; None prunes at once.
+        wraps: the pruner to ask then; None prunes at once.
         lower, upper: values outside of which a trial is stopped (accuracies as fractions).
     """
 
@@ -83,7 +83,7 @@ class PrunerSpec(Spec):
     def _options_of_this_pruner(self) -> PrunerSpec:
         known = _OPTIONS[self.name]
         for option, field in type(self).model_fields.items():
-            # A resolved file names every option, so a default is no mistake.
+            # A resolved file has every option, so defaults are no mistake.
             if option not in ("name", *known) and getattr(self, option) != field.default:
                 raise ValueError(
                     f"{option} is not an option of the pruner {self.name!r}; its options: "

@@ -1,4 +1,4 @@
-"""JSON Schema of the files that users write, for editors that complete and check them."""
+"""JSON Schema of users' files, for completion and checks in editors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMS: dict[str, type[Spec]] = {"study": StudySpec, "space": SpaceSpec}
 def schema(kind: str) -> dict[str, Any]:
     """Return the schema of ``study`` or ``space`` files.
 
-    Descriptions are those of the forms' docstrings.
+    Descriptions are from the specs' docstrings.
     """
     form = FORMS[kind]
     content = form.model_json_schema(mode="validation")
@@ -28,7 +28,7 @@ def schema(kind: str) -> dict[str, Any]:
 
 
 def _forms(form: type[Spec]) -> set[type[Spec]]:
-    """Return a form and all that lie in it."""
+    """Return a spec and all inner ones."""
     found, waiting = {form}, [form]
     while waiting:
         for field in waiting.pop().model_fields.values():

@@ -1,4 +1,4 @@
-"""How is searched: features, embedding, surrogate, acquisition, warm start."""
+"""Search options: features, embedding, surrogate, acquisition, warm start."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class FeaturesSpec(Spec):
     """Features of each function, computed before training.
 
     Attributes:
-        fim: compute Fisher spectra of the untrained network (else output features alone).
+        fim: compute Fisher spectra of the untrained network (else only output features).
         fisher: how labels enter the Fisher matrix: sampled from the model's predictive
             distribution (``mc``), all of them weighted by it (``exact``), or the true ones
             (``empirical``).
-        loss: what the network's outputs mean: logits of classes (``cross_entropy``) or of labels
-            that are 0 or 1 each (``binary_cross_entropy``), or means of normal distributions of
-            variance 1 (``mse``: the loss is half the squared error; classes are one-hot targets).
-            None: ``mse`` for targets that are floating-point numbers, else ``cross_entropy``.
+        loss: what the network's outputs mean: logits of classes (``cross_entropy``) or of 0/1
+            labels (``binary_cross_entropy``), or means of normal distributions of variance 1
+            (``mse``: the loss is half the squared error; classes are one-hot targets).
+            None: ``mse`` for floating-point targets, else ``cross_entropy``.
         label_smoothing: of the true labels; only ``empirical`` uses it.
         weight_sharing: how to treat a layer used at many positions of an image: positions as
             separate images (``expand``), or summed first (``reduce``).
         statistics: of batch normalization: those of the batch, or the running ones.
-        batch_size: training images of the one batch that the Fisher matrix is computed on.
-        quantiles: how many quantiles summarize each layer's spectrum.
+        batch_size: training images in the batch of the Fisher matrix.
+        quantiles: number of quantiles per layer's spectrum.
         precision: of the network while its Fisher matrix is computed. float32 gives eigenvalues
             down to about 1e-14 of the trace; float64 changes little, and takes a convolutional
             network on a CPU several times as long.
@@ -59,7 +59,7 @@ OWN = r"^.+\.py:[A-Za-z_]\w*$"
 
 
 class MethodPart(Spec):
-    """A part of a search method that has a name: a known one, or ``FILE.py:FUNCTION``."""
+    """A named part of a search method: a known name, or ``FILE.py:FUNCTION``."""
 
     name: str
     known: ClassVar[tuple[str, ...]]
@@ -81,7 +81,7 @@ class MethodPart(Spec):
 
 
 def _names(known: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a JSON Schema says of a name."""
+    """Return the JSON Schema of a name."""
     return {"anyOf": [{"enum": list(known)}, {"pattern": OWN}]}
 
 
@@ -114,11 +114,11 @@ STRATEGIES = ("model", "evolution", "random")
 
 
 class StrategySpec(MethodPart):
-    """What chooses once the start of a search is over.
+    """The strategy that chooses functions after the start of a search.
 
     Attributes:
         name: a surrogate and an acquisition function (``model``), regularized evolution
-            (``evolution``), nothing but chance (``random``), or ``FILE.py:NAME``, which makes a
+            (``evolution``), random choice (``random``), or ``FILE.py:NAME``, which makes a
             ``Strategy``.
         population: for ``evolution``: functions alive.
         tournament: for ``evolution``: functions that compete to be the parent.
@@ -232,16 +232,16 @@ class AcquisitionSpec(MethodPart):
 
 
 class WarmStartSpec(Spec):
-    """What other tasks are learnt from.
+    """Sources of a warm start: other tasks to learn from.
 
     Attributes:
         sources: benchmarks (names or files) and studies (names or ``.toml`` files).
-        first: how many of the functions that are good in all of them are evaluated first.
-        baselines: evaluate after those what a search without sources begins with as well: the
-            baselines and ``initial`` random functions.
+        first: number of functions, good in all sources, to evaluate first.
+        baselines: then also evaluate the baselines and ``initial`` random functions, as in a
+            search without sources.
         as_trials: how many of each source's best functions are added to the study as finished
-            trials, marked with the user attribute ``source``. They are shown by what shows Optuna
-            studies, and count for nothing here.
+            trials, marked with the user attribute ``source``. Dashboards show them, but the study
+            does not count them.
     """
 
     sources: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The form of a space file."""
+"""The format of a space file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Edge = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class DomainSpec(Spec):
-    """The interval on which two functions are compared, and when they count as equal."""
+    """The interval for comparing functions, and the tolerance for equality."""
 
     low: Edge = -5.0
     high: Edge = 5.0
     points: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    # Below 1e-12, large values have no digits left that could differ.
+    # Below 1e-12, large values have no digits left to differ in.
     tolerance: Annotated[float, Field(ge=1e-12)] = 1e-6
 
     @model_validator(mode="after")
@@ -34,11 +34,11 @@ class DomainSpec(Spec):
 
 
 class SpaceSpec(Spec):
-    """A search space: operators, shapes of expressions, and single functions.
+    """A search space: operators, schemas, and single functions.
 
     Attributes:
         unary, binary, nary: operator names that fill the slots of the schemas.
-        schemas: shapes of expressions, e.g. ``"binary(unary(x),unary(x))"``; the name of an
+        schemas: forms of expressions, e.g. ``"binary(unary(x),unary(x))"``; the name of an
             operator in a schema is fixed.
         expressions: single functions that belong to the space besides the schemas.
         baselines: members of the space to evaluate first, in this order.

@@ -1,4 +1,4 @@
-"""The form of a study file."""
+"""The format of a study file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from bo_act.urls import shown_url
 
 
 class ParameterSpec(Spec):
-    """What one value of a study file is searched among: a range, or choices.
+    """Search range or choices of one value of a study file.
 
     Attributes:
-        low, high: ends of the range, both included; of whole numbers where both are.
+        low, high: ends of the range, both included; integers if both are.
         log: search the logarithm.
         step: distance of neighbouring values.
-        choices: of a category.
+        choices: of a categorical value.
     """
 
     low: int | float | None = None
@@ -59,7 +59,7 @@ class ParameterSpec(Spec):
         return self
 
     def holds(self, value: object) -> bool:
-        """Tell whether a value is one of those searched among."""
+        """Tell whether a value is in the range or choices."""
         if self.choices:
             return value in self.choices
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -75,9 +75,8 @@ class StopSpec(Spec):
     """Ending a search before all its trials.
 
     Attributes:
-        improvement: end when no function that is left is expected to improve on the best value by
-            as much, as values are stored (of accuracy, 0.001 is a tenth of a point); None never
-            does.
+        improvement: end when no remaining function is expected to improve the best value by this
+            much, in stored units (0.001 of accuracy is a tenth of a point); None never ends.
         least: finished trials before that.
     """
 
@@ -86,11 +85,11 @@ class StopSpec(Spec):
 
 
 class ConfirmSpec(Spec):
-    """Training the best functions anew, with fresh seeds, and reading the test set once.
+    """Training the best functions again with fresh seeds, and evaluating the test set once.
 
     Attributes:
         top: the best functions of the search.
-        baselines: functions that they are compared with.
+        baselines: functions for comparison.
         seeds: fresh seeds for each of them; 0 leaves the confirmation out.
     """
 
@@ -105,7 +104,7 @@ SEARCHED = ("training.", "model.options.")
 """Where the parameters of a study file are."""
 
 
-# They change no result but by rounding.
+# They change results only by rounding.
 _NOT_SEARCHED = frozenset(
     {"device", "precision", "threads", "channels_last", "compile", "deterministic", "micro_batch"}
 )
@@ -130,7 +129,7 @@ class StudySpec(Spec):
             function in a file, ``"my_callback.py:log"``.
         objective: your own training function, ``"my_train.py:objective"``, instead of the built-in
             one; network and data are then optional.
-        metric: what is measured; default: accuracy, or the objective's value, which is maximized.
+        metric: default: accuracy, or the objective's value, maximized.
         grace: seconds without a heartbeat after which a worker on another machine or in another
             container counts as dead.
         parameters: values of this file to search jointly with the function, by dotted key
@@ -145,7 +144,7 @@ class StudySpec(Spec):
         True
     """
 
-    # Errors of validation would show the password among what came.
+    # Validation errors would show the password in the input.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -290,7 +289,7 @@ class StudySpec(Spec):
 
     @property
     def measured(self) -> Metric:
-        """What a training of this study ends with."""
+        """The metric of this study."""
         return self.metric.measured(own=self.objective is not None)
 
     @property

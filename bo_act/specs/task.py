@@ -1,4 +1,4 @@
-"""What is trained: network, data, recipe."""
+"""The task: network, data, recipe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ModelSpec(Spec):
 
 
 class ActivationSpec(Spec):
-    """What the searched function has besides its formula.
+    """Options of the searched function besides its formula.
 
     Attributes:
         learnable: train scales of input and output with the network, from 1: one for each
@@ -66,11 +66,11 @@ class ActivationSpec(Spec):
 
 
 class DataSpec(Spec):
-    """A data set and how it is split. Test samples are apart from all of this.
+    """A data set and its split. Test samples are not affected.
 
     Attributes:
-        name: one of ``SMALL_SETS``, ``FILE_SETS`` or ``FOLDER_SETS``, or ``FILE.py:FUNCTION`` of
-            one's own.
+        name: one of ``SMALL_SETS``, ``FILE_SETS`` or ``FOLDER_SETS``, or your own
+            ``FILE.py:FUNCTION``.
         root: folder of the files; default: ``data`` in the cache folder.
         download: fetch the files when they are missing.
         train: at most that many training samples (default: all that validation leaves).
@@ -78,14 +78,14 @@ class DataSpec(Spec):
         image_size: side in pixels to which images are average-pooled or padded (default: as is);
             images in folders are cropped to it.
         context: characters of a sample of text (default: 64).
-        standardize: what is brought to mean 0 and deviation 1, by the training samples: each
-            channel or column of the inputs (``inputs``), each number of the targets of a regression
-            (``targets``; its errors are in these units, then), ``both``, or ``none``. ``auto``:
-            images in memory, the inputs of ``diabetes`` and ``breast_cancer``, the targets of
-            ``diabetes``, and nothing else.
+        standardize: scale to mean 0 and standard deviation 1, by the training samples: each
+            channel or column of the inputs (``inputs``), each number of the targets of a
+            regression (``targets``; its errors are in these units, then), ``both``, or ``none``.
+            ``auto``: images in memory, the inputs of ``diabetes`` and ``breast_cancer``, the
+            targets of ``diabetes``, and nothing else.
         seed: decides which samples are held out.
-        workers: processes that read images in folders, or a ``Dataset`` of one's own; samples in
-            memory need none.
+        workers: processes that read images in folders, or your own ``Dataset``; samples in memory
+            need none.
     """
 
     name: str
@@ -113,12 +113,12 @@ class DataSpec(Spec):
 
     @property
     def own(self) -> bool:
-        """Whether a function of the user's loads the samples."""
+        """Whether the user's own function loads the samples."""
         return OWN_SET.fullmatch(self.name) is not None
 
     @property
     def in_folders(self) -> bool:
-        """Whether images are read from folders when they are needed, not held in memory."""
+        """Whether images are read from folders as needed, instead of kept in memory."""
         return self.name in FOLDER_SETS
 
 
@@ -126,7 +126,7 @@ class AugmentationSpec(Spec):
     """Random changes of training images. Nothing is done by default.
 
     Attributes:
-        flip: mirror left and right, every second time.
+        flip: mirror left and right with probability 1/2.
         shift: move by up to so many pixels, both ways; pixels beyond the border are reflected.
             For images in memory.
         cutout: side in pixels of a square that is set to the mean. For images in memory.
@@ -134,8 +134,8 @@ class AugmentationSpec(Spec):
             in folders.
         randaugment: operations of RandAugment on each image. For images in folders.
         magnitude: of these operations, 0 to 30.
-        mixup, cutmix: parameter of the Beta distribution that shares are drawn from; 0 is off.
-            Where both are on, a coin decides for each batch.
+        mixup, cutmix: parameter of the Beta distribution of shares; 0 is off. If both are on, a
+            coin decides for each batch.
     """
 
     flip: bool = False
@@ -153,13 +153,13 @@ class AugmentationSpec(Spec):
         return self.mixup, self.cutmix
 
     def misfit(self, *, in_folders: bool) -> str | None:
-        """Return the first key that images of this kind cannot be augmented by."""
+        """Return the first key that does not apply to images of this kind."""
         wrong = ("shift", "cutout") if in_folders else ("crop", "randaugment")
         return next((key for key in wrong if getattr(self, key)), None)
 
 
 class TrainingSpec(Spec):
-    """How one network is trained.
+    """The training recipe of a network.
 
     Attributes:
         learning_rate: the peak of the schedule.
@@ -167,26 +167,25 @@ class TrainingSpec(Spec):
         cooldown: share of all steps, at the end, with the final learning rate.
         final_learning_rate: where the schedule ends; default: 0 (``cosine``), or the peak divided
             by 250,000 (``one_cycle``).
-        loss: what is minimized. ``auto`` goes by the targets: cross-entropy for whole numbers,
+        loss: to minimize. ``auto`` decides by the targets: cross-entropy for whole numbers,
             which are classes (n,) or tokens (n, T), and mean squared error (``mse``) for
-            floating-point ones. ``binary_cross_entropy`` takes logits of labels that are 0 or 1
-            each, (n,) or (n, k); ``mae`` is the mean absolute error.
+            floating-point ones. ``binary_cross_entropy`` takes logits of 0/1 labels, (n,) or (n,
+            k); ``mae`` is the mean absolute error.
         label_smoothing: of cross-entropy.
-        decay: weights that ``weight_decay`` shrinks: ``all``, or ``matrices``, which leaves out
-            norms and biases.
+        decay: weights with ``weight_decay``: ``all``, or ``matrices``, without norms and biases.
         gradient_clip: largest norm of all gradients together.
-        ema: decay a step of the moving average of the weights, which is validated and returned
-            in their place; 0 has none.
+        ema: decay per step of the moving average of the weights, which is validated and returned
+            instead of them; 0 has none.
         collapse_epochs: epochs with the accuracy and the loss of guessing a class after which
             training ends as diverged; 0 never does.
-        micro_batch: samples that are passed through at a time, gradients being summed up to
-            ``batch_size``; default: all. Batch statistics are of the smaller batches, then.
+        micro_batch: samples per forward pass, with gradients summed up to ``batch_size``; default:
+            all. Batch statistics are then of the smaller batches.
         device: ``auto`` takes the GPU where there is one.
         precision: ``auto`` is bfloat16 autocast on a GPU and float32 on a CPU.
         channels_last: images and convolutions with the channels innermost in memory.
-        compile: the network, or its activation functions alone, by torch.compile; where that
-            fails training goes on without, and says so.
-        deterministic: deterministic kernels alone: the same numbers bit for bit on the same GPU.
+        compile: the network, or only its activation functions, by torch.compile; if that fails,
+            training warns and continues without.
+        deterministic: only deterministic kernels: the same numbers bit for bit on the same GPU.
         threads: CPU threads for training; default: torch's own choice.
     """
 

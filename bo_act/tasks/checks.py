@@ -117,8 +117,8 @@ def _step(
             piece = slice(start, start + size)
             some, its = rows(inputs, piece), targets[piece]
             with autocast(its.device, spec.precision):
-                found = call(network, some)
-            outputs = check_outputs(found, some, its, data)
+                returned = call(network, some)
+            outputs = check_outputs(returned, some, its, data)
             mean_loss(outputs, its, loss).backward()
             outcome.append(outputs.detach())
     except USERS as error:

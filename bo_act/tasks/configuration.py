@@ -66,10 +66,10 @@ class Configuration:
     def suggest(cls, trial: Trial, space: Space, spec: StudySpec) -> Configuration:
         """Ask a trial for its functions and settings, and record the functions' texts in it."""
         functions = {name: space.suggest_expression(trial, name) for name in places(spec)}
-        found = cls(functions, suggest(trial, spec))
+        configuration = cls(functions, suggest(trial, spec))
         if "" not in functions:
-            trial.set_user_attr("activation", found.text)
-        return found
+            trial.set_user_attr("activation", configuration.text)
+        return configuration
 
     @classmethod
     def of_trial(cls, trial: FrozenTrial, spec: StudySpec) -> Configuration:

@@ -276,11 +276,11 @@ class Task:
             if not present[index]:
                 return None
             with cpu_threads(self.spec.training.threads):
-                found = spectra.act_bench_vector(self.space.catalogue.text(index))
+                vector = spectra.act_bench_vector(self.space.catalogue.text(index))
             done += 1
             if progress:
                 progress(done, total)
-            return found
+            return vector
 
         return vector
 

@@ -82,12 +82,12 @@ def show(
     _histogram(benchmark)
     _best(benchmark, content)
     if content["luck"] is not None:
-        _luck(content["luck"], benchmark.metric)
+        _selection_bias(content["luck"], benchmark.metric)
 
 
 def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
     """Return the JSON of ``bo-act bench show``."""
-    from bo_act.benchmark.selection_bias import luck
+    from bo_act.benchmark.selection_bias import selection_bias
 
     there = np.isfinite(benchmark.runs["validation_value"])
     complete = int(there.all(axis=1).sum())
@@ -123,7 +123,9 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
         "seconds": _number(seconds.sum()) if np.isfinite(seconds).all() else None,
         "chance": benchmark.chance,
         "best": best,
-        "luck": luck(benchmark, top=top) if benchmark.seeds > 1 and complete >= 5 else None,
+        "luck": selection_bias(benchmark, top=top)
+        if benchmark.seeds > 1 and complete >= 5
+        else None,
         "hash": benchmark.hash,
     }
 
@@ -181,7 +183,7 @@ def _amount(value: float, metric: Metric) -> str:
     return metric.difference(value).lstrip("+-")
 
 
-def _luck(found: dict[str, float], metric: Metric) -> None:
+def _selection_bias(found: dict[str, float], metric: Metric) -> None:
     unit = " points" if metric.in_percent else f" {metric.unit}".rstrip()
     lucky = f"{_amount(found['shrinkage'], metric)}{unit}"
     rows = {

@@ -145,7 +145,7 @@ def check_network(network: nn.Module, data: Data, samples: Samples, precision: P
     network.eval()
     try:
         with torch.no_grad(), autocast(targets.device, precision):
-            found = call(network, few)
+            returned = call(network, few)
     except USERS as error:
         if is_machines(error):
             raise
@@ -153,7 +153,7 @@ def check_network(network: nn.Module, data: Data, samples: Samples, precision: P
         raise NetworkError(
             f"the network fails on {what} of shape {shown_shape(few)}: {one_line(error)}"
         ) from error
-    check_outputs(found, few, targets, data)
+    check_outputs(returned, few, targets, data)
 
 
 # --- the metrics ----------------------------------------------------------------------------------
@@ -186,8 +186,8 @@ class _Accuracy:
         self.correct = torch.zeros((), dtype=torch.int64, device=targets.device)
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        found = (outputs > 0).to(targets.dtype) if self.labels else outputs.argmax(-1)
-        self.correct += (found == targets).sum()  # IGNORED is never predicted
+        predicted = (outputs > 0).to(targets.dtype) if self.labels else outputs.argmax(-1)
+        self.correct += (predicted == targets).sum()  # IGNORED is never predicted
 
     def value(self, _: float) -> float:
         return int(self.correct) / self.count
@@ -205,12 +205,15 @@ class _Recalls:
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         if self.labels:
             y = targets.flatten(1) if targets.dim() > 1 else targets[:, None]
-            found = (outputs > 0).to(y.dtype).reshape(y.shape)
+            predicted = (outputs > 0).to(y.dtype).reshape(y.shape)
             true = torch.stack([1 - y, y])  # (2, B, k)
         else:
-            y, found = targets, outputs.argmax(1)
+            y, predicted = targets, outputs.argmax(1)
             true = functional.one_hot(y, outputs.shape[1]).T  # (C, B)
-        right, every = (true * (found == y)).sum(1, dtype=self.wide), true.sum(1, dtype=self.wide)
+        right, every = (
+            (true * (predicted == y)).sum(1, dtype=self.wide),
+            true.sum(1, dtype=self.wide),
+        )
         self.right = right if self.right is None else self.right + right
         self.all = every if self.all is None else self.all + every
 

@@ -111,25 +111,25 @@ def share(piece: Tensor, batch: Tensor, loss: Loss) -> Tensor | float:
     return len(piece) / len(batch)
 
 
-def outputs_of(found: Any) -> Tensor:
+def outputs_of(returned: Any) -> Tensor:
     """Return a network's outputs, or the logits of a mapping or object.
 
     Raises:
         NetworkError: there are none.
     """
-    if isinstance(found, Tensor):
-        return found
+    if isinstance(returned, Tensor):
+        return returned
     try:
-        return logits_of(found)
+        return logits_of(returned)
     except FeatureError as error:
         raise NetworkError(str(error)) from error
 
 
-def check_outputs(found: object, inputs: Inputs, targets: Tensor, data: Data) -> Tensor:
+def check_outputs(returned: object, inputs: Inputs, targets: Tensor, data: Data) -> Tensor:
     """Return a network's outputs, checked against the targets.
 
     Args:
-        found: returned by the network.
+        returned: by the network.
         inputs: of the batch.
         targets: of the batch.
         data: of the batch.
@@ -142,7 +142,7 @@ def check_outputs(found: object, inputs: Inputs, targets: Tensor, data: Data) ->
     if data.kind in ("classes", "tokens"):
         expected = (*targets.shape, outputs)
     single = {(len(targets),), (len(targets), 1)}
-    tensor = found if isinstance(found, tuple | list) else outputs_of(found)
+    tensor = returned if isinstance(returned, tuple | list) else outputs_of(returned)
     shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else None
     either = data.kind in ("labels", "numbers") and {shape, expected} <= single
     if not isinstance(tensor, Tensor) or not (shape == expected or either):
@@ -156,7 +156,7 @@ def check_outputs(found: object, inputs: Inputs, targets: Tensor, data: Data) ->
             )
         raise NetworkError(
             f"expected the network to map {given} to {what} {expected}, "
-            f"got {type(found).__name__ if shape is None else shape}{hint}"
+            f"got {type(returned).__name__ if shape is None else shape}{hint}"
         )
     if not tensor.is_floating_point():
         raise NetworkError(f"expected outputs of a floating dtype, got {tensor.dtype}")

@@ -258,8 +258,8 @@ class _Training:
             piece = slice(start, start + self.micro_batch)
             its = targets[piece]
             with autocast(self.device, spec.precision):
-                found = call(self.forward, rows(inputs, piece))
-            outputs = outputs_of(found)
+                returned = call(self.forward, rows(inputs, piece))
+            outputs = outputs_of(returned)
             loss = mean_loss(outputs, its, self.loss, label_smoothing=spec.label_smoothing)
             if len(its) < len(targets):
                 loss = loss * share(its, targets, self.loss)

@@ -87,7 +87,7 @@ def test_a_damaged_file_is_built_again(big, damage):
 def test_a_folder_that_cannot_be_written_is_no_error(big, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BO_ACT_CACHE_DIR", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="the catalogue cannot be kept"):
+    with pytest.warns(UserWarning, match="the catalogue cannot be saved"):
         catalogue = load_catalogue(big)
     assert_same(catalogue, Catalogue.build(big))
 

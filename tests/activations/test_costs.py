@@ -257,7 +257,7 @@ def test_what_cannot_be_is_refused(act_bench):
         Searcher(acquisition=GAIN)
     with pytest.raises(SearchError, match="expected the costs of the 2826 functions"):
         ActivationSampler(act_bench, acquisition=GAIN, costs=np.ones(3))
-    with pytest.raises(SearchError, match="costs cannot be had"):
+    with pytest.raises(SearchError, match="costs cannot be used"):
         ActivationSampler(act_bench, candidates="trees", acquisition=GAIN)
 
 
@@ -274,7 +274,7 @@ def test_what_looks_at_all_functions_is_refused_before_anything_is_trained(acqui
         {"activations": ("stage1", "stage2")},
         {"candidates": "trees", "costs": None},
     ):
-        with pytest.raises(SearchError, match=r"needs a list of all|costs cannot be had"):
+        with pytest.raises(SearchError, match=r"needs a list of all|costs cannot be used"):
             ActivationSampler(space, **(options | searched))
     # Parameters that the objective asks for are known after its first trial.
     sampler = ActivationSampler(space, **options, baselines=(), initial=0)

@@ -103,11 +103,13 @@ def test_files_that_are_none(tmp_path, benchmark):
         load(path)
     path.write_bytes(whole)
     changed(path, form=99)
-    with pytest.raises(BenchmarkError, match="expected a benchmark file of form 1, got form 99"):
+    with pytest.raises(
+        BenchmarkError, match="expected a benchmark file of format 1, got format 99"
+    ):
         load(path)
     path.write_bytes(whole)
     changed(path, catalogue="0" * 64)
-    with pytest.raises(BenchmarkError, match="numbered otherwise by this version"):
+    with pytest.raises(BenchmarkError, match="have other numbers in this version"):
         load(path)
     path.write_bytes(whole)
     changed(path, space={"name": "x"})

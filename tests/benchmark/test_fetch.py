@@ -92,7 +92,7 @@ def server() -> Iterator[Server]:
 def broken_off(server: Server, folder: Path, *, path: str = "/file.json") -> None:
     """Leave the first 100,000 bytes in ``file.json.part``."""
     server.breaks = [100_000, 100_000]  # the second attempt gets nothing more
-    with pytest.raises(BenchmarkError, match=r"100,000 of|after 100,000|cannot be fetched"):
+    with pytest.raises(BenchmarkError, match=r"100,000 of|after 100,000|cannot be downloaded"):
         fetch(server.address + path, folder)
     assert (folder / "file.json.part").stat().st_size == 100_000
     server.asked.clear()
@@ -243,10 +243,10 @@ def test_no_way_there(server, tmp_path):
         fetch(f"{server.address}/none.json", tmp_path)
     with pytest.raises(BenchmarkError, match=r"cannot be downloaded: .*act-bench on GitHub"):
         fetch("http://127.0.0.1:9/file.json", tmp_path)
-    with pytest.raises(BenchmarkError, match="cannot be fetched"):
+    with pytest.raises(BenchmarkError, match="cannot be downloaded"):
         fetch("https://no-such-host.invalid/file.json", tmp_path)
     for url in ("http://a:b/f.json", "http://a..b/f.json", f"http://{'a' * 70}.b/f.json"):
-        with pytest.raises(BenchmarkError, match="cannot be fetched"):
+        with pytest.raises(BenchmarkError, match="cannot be downloaded"):
             fetch(url, tmp_path)
     assert os.listdir(tmp_path) == []
 

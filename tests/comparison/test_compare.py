@@ -205,7 +205,7 @@ def test_what_was_luck_of_one_run_is_judged_by_the_others(files, one):
 
 def test_one_run_cannot_be_judged_by_others(files, one):
     save(one.of_runs([0]), files / "single.parquet")
-    with pytest.raises(BenchmarkError, match=r"one run a function in 'single\.parquet'"):
+    with pytest.raises(BenchmarkError, match=r"one run in 'single\.parquet'"):
         compare(["single.parquet"], FAST[:1], evaluations=12, seeds=1, told="run")
 
 

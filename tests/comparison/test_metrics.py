@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bo_act.activations.space import load_space
-from bo_act.benchmark.selection_bias import luck
+from bo_act.benchmark.selection_bias import selection_bias
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import (
     Progress,
@@ -276,7 +276,7 @@ def test_one_run_of_one_method():
     assert len(table(found)) == 1
 
 
-# --- luck -----------------------------------------------------------------------------------
+# --- selection bias -------------------------------------------------------------------------
 
 
 def measured(values: np.ndarray) -> Benchmark:
@@ -294,7 +294,7 @@ def test_luck_is_a_plain_loop():
     generator = np.random.default_rng(0)
     merit = generator.random(len(ONE))
     values = merit[:, None] + generator.normal(0, 0.1, (len(ONE), 3))
-    found = luck(measured(values), top=5)
+    found = selection_bias(measured(values), top=5)
     chosen, held_out, correlation, kept, of_mean = [], [], [], [], []
     for run in range(3):
         others = [np.mean([values[i, r] for r in range(3) if r != run]) for i in range(len(values))]
@@ -316,15 +316,15 @@ def test_luck_is_a_plain_loop():
 
 def test_luck_of_pure_noise_and_of_none():
     generator = np.random.default_rng(1)
-    noise = luck(measured(generator.normal(0, 1, (len(ONE), 3))))
+    noise = selection_bias(measured(generator.normal(0, 1, (len(ONE), 3))))
     assert abs(noise["correlation"]) < 0.35
     assert noise["shrinkage"] > 0.5
-    certain = luck(measured(np.repeat(generator.random((len(ONE), 1)), 3, axis=1)))
+    certain = selection_bias(measured(np.repeat(generator.random((len(ONE), 1)), 3, axis=1)))
     assert certain["correlation"] == pytest.approx(1)
     assert certain["shrinkage"] == pytest.approx(0)
     assert certain["kept"] == 1
     with pytest.raises(BenchmarkError, match="at least two runs"):
-        luck(measured(generator.random((len(ONE), 1))))
+        selection_bias(measured(generator.random((len(ONE), 1))))
 
 
 def test_means_that_differ_by_rounding_are_no_better_or_worse():
@@ -365,4 +365,4 @@ def test_all_functions_alike():
     found = summary(steps, {"one": flat})["methods"]["a"]["benchmarks"]["one"]
     json.dumps(found, allow_nan=False)
     assert found["normalized_regret"]["2"] == 0.0
-    assert luck(flat)["correlation"] == 0.0
+    assert selection_bias(flat)["correlation"] == 0.0

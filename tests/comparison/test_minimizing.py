@@ -15,7 +15,7 @@ import bo_act
 from bo_act.activations.space import load_space
 from bo_act.benchmark.act_bench import write_act_bench
 from bo_act.benchmark.parquet import load, open_benchmark, save
-from bo_act.benchmark.selection_bias import luck
+from bo_act.benchmark.selection_bias import selection_bias
 from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.replay import replay
@@ -59,7 +59,7 @@ def test_what_is_best_is_smallest(benchmark, losses):
         as_source(losses, losses.space).values[known],
         as_source(benchmark, benchmark.space).values[known] - 2,
     )
-    one, other = luck(benchmark), luck(losses)
+    one, other = selection_bias(benchmark), selection_bias(losses)
     for name, value in one.items():
         mirrored = 2 - value if name in ("chosen", "held_out") else value
         assert other[name] == pytest.approx(mirrored, abs=1e-12)

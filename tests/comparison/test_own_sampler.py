@@ -384,7 +384,7 @@ def test_what_cannot_be_told_apart_is_run_again_and_said_once(files, ran):
             UserWarning, match=r"runs of 'mine' are not saved.*'held'.*object"
         ) as said:
             found = compare(ONE, {"mine": mine, "random": "random"}, **FAST, out=out)
-        assert len([one for one in said if "not kept" in str(one.message)]) == 1
+        assert len([one for one in said if "not saved" in str(one.message)]) == 1
     assert ran == ["mine on one.parquet with seed 0", "mine on one.parquet with seed 1"]
     assert len(found.steps) == 40
     compare(ONE, {"mine": mine}, **FAST)  # where nothing is kept, there is nothing to say

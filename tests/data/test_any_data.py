@@ -137,7 +137,7 @@ def test_data_of_any_form_are_taken_with_their_facts(load, returned, loss, kind,
         ("Items(lambda i: rows[i], N)", "expected a pair of inputs and target, got"),
         ("Items(lambda i: (rows[i], 1, 2), N)", "expected a pair of inputs and target, got 3"),
         ("Items(lambda i: ('text', 1), N)", "item 0 of its Dataset cannot be read"),
-        ("Items(lambda i: (rows[i], rows[i, :i]), N)", "expected targets of one shape"),
+        ("Items(lambda i: (rows[i], rows[i, :i]), N)", "expected targets of equal shape"),
         ("Items(lambda i: (rows[i, :1 + i % 5], 1 * (i > 9)), N)", "samples of equal shape"),
     ],
 )

@@ -54,7 +54,7 @@ def expected(*indices: int, seed: int = 0) -> dict[int, tuple[bytes, bytes, str]
 
 
 def missing(store: FeatureStore, *wanted: int) -> list[int]:
-    return store.survey(np.array(wanted, dtype=np.int64)).missing.tolist()
+    return store.state(np.array(wanted, dtype=np.int64)).missing.tolist()
 
 
 @pytest.fixture
@@ -155,15 +155,15 @@ def test_a_damaged_shard_is_told_and_not_taken(store, damage, says):
         store.add(shard(*indices))
     path = files(store)[1]
     damage(path)
-    survey = store.survey(np.arange(8))
-    assert survey.missing.tolist() == [2, 3, 6, 7]
-    assert survey.lost.tolist() == [2, 3]
-    assert list(survey.damaged) == [path.name]
-    assert says in survey.damaged[path.name]
+    state = store.state(np.arange(8))
+    assert state.missing.tolist() == [2, 3, 6, 7]
+    assert state.lost.tolist() == [2, 3]
+    assert list(state.damaged) == [path.name]
+    assert says in state.damaged[path.name]
     assert contents(store) == expected(0, 1, 4, 5)
     store.add(shard(2, 3))
-    survey = store.survey(np.arange(6))
-    assert (survey.missing.size, survey.damaged) == (0, {})
+    state = store.state(np.arange(6))
+    assert (state.missing.size, state.damaged) == (0, {})
     assert contents(store) == expected(0, 1, 2, 3, 4, 5)
 
 
@@ -171,9 +171,9 @@ def test_damage_that_nobody_asks_about_or_that_is_made_up_for_is_not_told(store)
     store.add(shard(0, 1))
     store.add(shard(2, 3))
     alter(files(store)[0])
-    assert store.survey(np.array([2, 3])).damaged == {}
+    assert store.state(np.array([2, 3])).damaged == {}
     store.add(shard(0, 1, 5))  # under another name
-    assert store.survey(np.arange(4)).damaged == {}
+    assert store.state(np.arange(4)).damaged == {}
 
 
 def test_every_flipped_byte_is_noticed(store):
@@ -221,7 +221,7 @@ def test_a_line_that_says_nothing_is_left_aside(store, line):
     manifest.write_text(line + "\n")
     store.add(shard(0))
     assert missing(store, 0, 9) == [9]
-    assert store.survey(np.array([9])).damaged == {}
+    assert store.state(np.array([9])).damaged == {}
 
 
 def test_a_shard_without_its_line_does_not_count_and_is_no_harm(store):

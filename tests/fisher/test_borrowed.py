@@ -148,7 +148,11 @@ def scripted() -> nn.Module:
     ("network", "images", "says"),
     [
         (scripted, IMAGES, "layers run one by one, got a torch.jit module"),
-        (lambda: torch.compile(nn.Linear(5, 3).forward), IMAGES, "Module, got .*; of a compiled"),
+        (
+            lambda: torch.compile(nn.Linear(5, 3).forward),
+            IMAGES,
+            "Module, got .*; instead of a compiled",
+        ),
         (lambda: Network().bfloat16(), IMAGES, r"bfloat16 on cpu, got torch.float32 on cpu"),
         (Network, IMAGES.double(), r"float32 on cpu, got torch.float64 on cpu"),
         (lambda: Network().to("meta"), IMAGES, r"float32 on meta, got torch.float32 on cpu"),

@@ -580,7 +580,7 @@ def test_a_function_for_each_stage():
         ({}, {}, "empty mapping"),
         (nn.Tanh(), {}, r"got Tanh\(\); give the class"),
         (lambda: 3, {}, "one that made int"),
-        (lambda: SHARED, {}, "the same one twice"),
+        (lambda: SHARED, {}, "the same module twice"),
     ],
 )  # fmt: skip
 def test_what_is_refused_leaves_the_network_as_it_was(activation, options, message):

@@ -74,7 +74,7 @@ def test_a_functions_own_value_is_not_evidence(cloud):
     ("observations", "index", "surrogate", "message"),
     [
         (seen(1), 50, "gp", "at least two evaluated functions"),
-        (seen(), 119, "gp", "no place in the embedding"),
+        (seen(), 119, "gp", "not in the embedding"),
         (seen(), 50, "forest", "only the surrogate 'gp', or your own, can explain"),
     ],
 )

@@ -188,7 +188,10 @@ def test_a_study_of_a_file_is_read_as_one(bo_act, tmp_path):
         (("best", "--study", "mine"), "give --storage URL"),
         (("best", "--storage", "sqlite:///mine.db", "--study", "mime"), "it has 'empty', 'foreign"),
         (("best", "--storage", "none.db", "--study", "x"), "there is no study storage at none.db"),
-        (("best", "--storage", "mine.db", "--study", "foreign"), "has no trial with a function"),
+        (
+            ("best", "--storage", "mine.db", "--study", "foreign"),
+            "has no trial with a bo-act function",
+        ),
         (("best", "--storage", "mine.db", "--study", "several"), "has 2 objectives"),
         (("why", "--storage", "mine.db", "--study", "empty"), "expected the number of a trial"),
         (("why", "--storage", "mine.db", "--study", "empty", "-1"), "No such option"),

@@ -428,7 +428,7 @@ def test_the_status_says_how_long_nothing_was_heard(bo_act, study):
     set_back(study, number, 100)
     code, out, _ = bo_act("status", "own.toml")
     assert code == 0
-    for word in ("heartbeat", "1[0-3][0-9] s ago", "gone; waits", "3[0-3][0-9] s ago", "never"):
+    for word in ("heartbeat", "1[0-3][0-9] s ago", "gone; trial", "3[0-3][0-9] s ago", "never"):
         assert re.search(word, out), word
 
 

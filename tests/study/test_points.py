@@ -107,7 +107,7 @@ def test_other_parameters_and_several_choices_are_searched_together():
     drawn = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
     drawn.optimize(objective, n_trials=30)
     assert study.best_value > drawn.best_value
-    with pytest.raises(SearchError, match=r"expected one of the names .*'left', 'right'"):
+    with pytest.raises(SearchError, match=r"expected one of the sampler's names .*'left', 'right'"):
         sampler.suggest(study.ask(), "middle")
 
 

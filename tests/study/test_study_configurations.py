@@ -316,7 +316,7 @@ def test_a_study_file_with_parameters(study_file, bo_act):
     code, out, _ = bo_act("best", str(study_file))
     assert code == 0
     assert "learning_rate" in out
-    assert "tuned alone" in " ".join(out.split())
+    assert "with its own tuning" in " ".join(out.split())
     code, out, _ = bo_act("why", str(study_file), "23")
     assert code == 0
     assert "training.learning_rate" in out
@@ -346,8 +346,8 @@ def test_settings_are_trained_with(study_file):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('"training.rate" = { low = 1, high = 2 }', "nothing to search"),
-        ('"training.threads" = { low = 1, high = 2 }', "nothing to search"),
+        ('"training.rate" = { low = 1, high = 2 }', "cannot be searched"),
+        ('"training.threads" = { low = 1, high = 2 }', "cannot be searched"),
         ('"data.train" = { low = 1, high = 2 }', "expected 'training.NAME' or 'model"),
         ('"model.options.depth" = { low = 1, high = 2 }', "give depth a value in"),
         ('"training.momentum" = { low = 0.1, high = 0.5 }', "is outside the searched values"),

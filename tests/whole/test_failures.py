@@ -501,9 +501,7 @@ def test_ctrl_c_in_a_training_function_is_a_person(swallow):
 def test_a_network_that_fails_at_a_later_step_is_the_files():
     line = "self.n = getattr(self, 'n', 0) + self.training\n        if self.n > 2: 1 / 0"
     spec = net(line, training=TRAINED["training"] | {"batch_size": 16, "epochs": 2})
-    with pytest.raises(
-        NetworkError, match=r"training failed: ZeroDiv.*net\.py, line 15.*; mend it"
-    ):
+    with pytest.raises(NetworkError, match=r"training failed: ZeroDiv.*net\.py, line 15.*; fix it"):
         run_study(spec)
     assert states(spec) == {"RUNNING": 1}
     net()
@@ -591,7 +589,7 @@ def test_without_relu_there_is_a_table_and_no_comparison():
     _, result = confirmed(lambda text, _: text == "relu(x)")
     assert result.confirmed
     assert all(row.minus_relu is None for row in result.confirmed)
-    assert "there is nothing to compare with" in result._repr_html_()
+    assert "there is no comparison" in result._repr_html_()
 
 
 def test_a_confirmation_in_which_all_fails_ends(monkeypatch):

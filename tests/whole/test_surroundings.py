@@ -143,7 +143,7 @@ def test_a_home_that_cannot_be_written_to(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue_cache, "KEPT_FROM", 1)
     ended = run_apart(tmp_path, someone_in(folder, home="/"), "space", "classic")
     assert ended.code == 0
-    assert "the catalogue cannot be kept" in warnings_of(ended)[0]
+    assert "the catalogue cannot be saved" in warnings_of(ended)[0]
     ended = run_apart(tmp_path, someone_in(folder, home="/"), "doctor")
     assert ended.code == 1
     assert "Traceback" not in ended.err + ended.out

@@ -236,7 +236,7 @@ def check_trees(
     }
     if any(asked.values()):
         raise SearchError(
-            f"{' and '.join(name for name in asked if asked[name])} cannot be used in the space "
-            f"{space.name!r}, which has too many expressions ({len(space):,}) for a catalogue; "
-            "choose a smaller space"
+            f"{' and '.join(name for name in asked if asked[name])} cannot be used while the "
+            f"space {space.name!r} of {len(space):,} expressions is searched locally; a smaller "
+            "space has a catalogue of all functions"
         )
