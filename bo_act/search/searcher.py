@@ -58,6 +58,7 @@ class Proposal:
         mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
         expected: the mean in units of the value, larger is better.
         score: of the acquisition function, if it chose.
+        repetition: how often the function had been evaluated before.
         note: anything unexpected, for people.
 
     Examples:
@@ -73,6 +74,7 @@ class Proposal:
     expected: float | None = None
     score: float | None = None
     note: str = ""
+    repetition: int = 0
 
     @property
     def index(self) -> int:
@@ -158,11 +160,22 @@ class Searcher:
                 f"the acquisition function {self.acquisition.name!r} needs to know what functions "
                 "cost; give their costs (costs=), or choose another"
             )
+        if self.repeats and self.surrogate.name != "gp":
+            raise SearchError(
+                "acquisition.repeat = 'auto' needs to know how noisy a measurement is, which the "
+                f"surrogate 'gp' fits, got {self.surrogate.name!r}; choose that surrogate, or "
+                "leave repeat out"
+            )
 
     @property
     def of_functions(self) -> bool:
         """Whether one function is all that a configuration is, so that each is tried once."""
         return len(self.activations) == 1 and not self.parameters.width
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a function may be evaluated again; a strategy chooses new ones."""
+        return self.acquisition.repeats and self.strategy is None
 
     @plain_torch()
     def propose(
@@ -218,6 +231,11 @@ class Searcher:
                 generator=generator,
             )
             return Proposal((chosen,), "strategy")
+        if self.repeats:
+            others = Configurations.join(observations.pruned, pending)
+            free, waiting = embedding.valid.copy(), Taken(others, observations.closed).functions
+            free[[index for (index,) in waiting]] = False
+            candidates = np.flatnonzero(free)
         fit = self.fit(embedding, observations, pending=pending, number=number)
         one, score = self._best(
             fit, observations, pending, candidates, taken=taken, number=number, generator=generator
@@ -235,6 +253,7 @@ class Searcher:
             float(expected),
             score,
             fit.note,
+            self._count(observations, one) if self.repeats else 0,
         )
 
     def propose_batch(
@@ -333,6 +352,8 @@ class Searcher:
         measured, values = observations.measured[usable], observations.values[usable]
         pending = Configurations.of(pending, like=observations.measured)
         pending = pending[~Taken(observations.pruned, ()).among(pending)]
+        pruned = observations.pruned  # of those with a value, a repetition
+        pruned = pruned[~Taken(observations.measured, ()).among(pruned)]
         model, y, note = fit_points(
             self.surrogate,
             space.points(measured),
@@ -340,11 +361,16 @@ class Searcher:
             space.blocks,
             variances=None if observations.variances is None else observations.variances[usable],
             pending=space.placed(pending.distinct()),
-            pruned=space.placed(observations.pruned.distinct()),
+            pruned=space.placed(pruned.distinct()),
             believe=not isinstance(self.acquisition, OwnAcquisition),
             seed=derived_seed(self.seed, number),
         )
         return Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+
+    @staticmethod
+    def _count(observations: Observations, one: Configurations) -> int:
+        """Count the evaluations of a function."""
+        return int((observations.indices == one.functions[0, 0]).sum())
 
     def _space(self, embedding: Embedding) -> ConfigurationSpace:
         return ConfigurationSpace(embedding, self.activations, self.parameters)

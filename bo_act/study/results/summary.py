@@ -20,7 +20,7 @@ from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.results.verdict import notes_on_failures, verdict, with_interval
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study, location
-from bo_act.study.storage.trials import Counts, count, measured, own_trials
+from bo_act.study.storage.trials import Counts, averaged, count, own_trials
 from bo_act.tasks.configuration import REFERENCE, Configuration, functions_of, shown
 from bo_act.tasks.failures import FailureGroup, failures_of_runs
 
@@ -239,16 +239,16 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
 def best_value(study: optuna.Study) -> float | None:
     """Return the best value so far as it is stored, None before any."""
     sign = metric_of(study).sign
-    values = [sign * _value(trial) for trial in measured(own_trials(study))]
+    values = [sign * _value(trial) for trial in averaged(own_trials(study))]
     return sign * max(values) if values else None
 
 
 def rank(trials: Sequence[FrozenTrial], metric: Metric) -> list[FrozenTrial]:
-    """Return the trials that came to a value, the best first.
+    """Return the trials that came to a value, the best first; a repeated function by its mean.
 
     Of equal values the earlier trial is the better one: it does not depend on the storage.
     """
-    return sorted(measured(trials), key=lambda t: (-metric.sign * _value(t), t.number))
+    return sorted(averaged(trials), key=lambda t: (-metric.sign * _value(t), t.number))
 
 
 def _front(

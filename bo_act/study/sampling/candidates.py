@@ -104,6 +104,8 @@ def how_chosen(proposal: Proposal, direction: StudyDirection) -> dict[str, Any]:
     if proposal.expected is not None:
         sign = StudyView.of_some([], direction).sign
         how["expected"] = float(f"{sign * proposal.expected:.7g}")
+    if proposal.repetition:
+        how["repetition"] = proposal.repetition
     if proposal.note:
         how["note"] = proposal.note
     return how
