@@ -224,8 +224,8 @@ class AcquisitionSpec(MethodPart):
             )
         if self.repeats and (self.name != "max_value_entropy" or self.per_second):
             raise ValueError(
-                "expected repeat = 'auto' with 'max_value_entropy', which knows what one more noisy "
-                f"measurement tells, and without per_second, got {self.name!r}"
+                "expected repeat = 'auto' with 'max_value_entropy', which knows what one more "
+                f"noisy measurement tells, and without per_second, got {self.name!r}"
                 f"{' per second' if self.per_second else ''}; leave repeat out"
             )
         return self
