@@ -120,5 +120,5 @@ def _without_home() -> Path:
     except OSError as error:
         why = error.strerror or str(error)
     raise BoActError(
-        f"there is no home folder for caches, nor one for temporary files: {why}; {MOVE_CACHE}"
+        f"there is neither a home folder nor a temporary folder for caches: {why}; {MOVE_CACHE}"
     )

@@ -66,9 +66,9 @@ def require_extra(
                 imported.append(import_module(module))
         except Exception as error:  # versions that do not fit together fail in many ways
             raise MissingExtraError(
-                f"{needed_for} needs {EXTRAS[extra][module]}, which is installed and cannot be "
-                f"imported ({one_line(error)}); install it again with: "
-                f"pip install --force-reinstall 'bo-act[{extra}]'{told}"
+                f"{needed_for} needs {EXTRAS[extra][module]}, which is installed but cannot be "
+                f"imported ({one_line(error)}); reinstall it with: pip install --force-reinstall "
+                f"'bo-act[{extra}]'{told}"
             ) from error
     return imported[0]
 

@@ -38,9 +38,9 @@ _ADVICE = {
     errno.EROFS: "allow writing there",
     errno.EACCES: "allow that",
     errno.EPERM: "allow that",
-    errno.ENOTDIR: "move away the file that stands where a folder is needed",
-    errno.EEXIST: "move away the file that stands where a folder is needed",
-    errno.EISDIR: "move away the folder that stands where a file is needed",
+    errno.ENOTDIR: "move the file that is in the folder's place",
+    errno.EEXIST: "move the file that is in the folder's place",
+    errno.EISDIR: "move the folder that is in the file's place",
     errno.ENAMETOOLONG: "shorten the name",
     errno.ENOENT: "make it",
 }
@@ -163,7 +163,7 @@ def read_checked(path: Path) -> memoryview:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not what was written: damaged, or another file.
+        ValueError: its checksum is wrong: damaged, or another file.
     """
     content = memoryview(path.read_bytes())
     if len(content) < _CHECK or hashlib.sha256(content[:-_CHECK]).digest() != content[-_CHECK:]:
@@ -188,7 +188,7 @@ def reason(error: OSError, otherwise: str = "give another place") -> str:
     """
     said = error.strerror or one_line(error)
     if said.startswith("No usable temporary directory"):
-        return f"{said}; set TMPDIR to a folder that can be written to"
+        return f"{said}; set TMPDIR to a writable folder"
     advice = _ADVICE.get(error.errno or 0)
     return f"{said}; {advice}, or {otherwise}" if advice else said
 

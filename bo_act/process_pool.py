@@ -254,8 +254,8 @@ def portable(error: Exception) -> Exception:
 def deadly(piece: object, how: str) -> WorkerError:
     """Return the error that a piece is which no worker survives."""
     return WorkerError(
-        f"{ATTEMPTS} workers died one after the other ({how}) over {piece}; what was computed "
-        f"before is kept. Too little memory is the usual cause: use fewer workers or a smaller "
+        f"{ATTEMPTS} workers died one after the other ({how}) over {piece}; earlier results are "
+        "saved. Too little memory is the usual cause: use fewer workers or a smaller "
         f"batch_size"
     )
 
@@ -263,7 +263,7 @@ def deadly(piece: object, how: str) -> WorkerError:
 def _no_start(exit_code: int | None) -> WorkerError:
     return WorkerError(
         f"{ATTEMPTS} workers ended (exit code {exit_code}) before they could begin. A script that "
-        f"starts workers has to be a file and to do its work under if __name__ == '__main__':"
+        "starts workers must be a file and do its work under if __name__ == '__main__':"
     )
 
 

@@ -227,15 +227,22 @@ def bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     return low, values.mean(axis=0), high
 
 
-def pareto_front(values: Sequence[float], costs: Sequence[float]) -> list[int]:
-    """Return the numbers of those that none beats in both, the best value first.
+def pareto_front(*objectives: Sequence[float]) -> list[int]:
+    """Return the numbers of those that none beats in all objectives, the best first value first.
 
     Of equal ones the first stays.
+
+    Args:
+        objectives: (n,) values of each, larger is better.
+
+    Examples:
+        >>> pareto_front([3, 2, 1, 3], [1, 2, 1, 0])
+        [0, 1]
     """
-    order = sorted(range(len(values)), key=lambda i: (-values[i], costs[i], i))
+    points = np.array(objectives, dtype=np.float64).T
     chosen: list[int] = []
-    for i in order:
-        if not chosen or costs[i] < costs[chosen[-1]]:
+    for i in np.lexsort(-points.T[::-1]).tolist():
+        if not (points[chosen] >= points[i]).all(axis=1).any():
             chosen.append(i)
     return chosen
 

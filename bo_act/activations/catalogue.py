@@ -1,9 +1,9 @@
 """Catalogue: the distinct functions of a space.
 
-Two expressions are the same function when they agree at every point of the domain's grid, in
-float64, to a tolerance in arcsinh of the value: absolute for small values, relative for large
-ones. Each group is represented by its most stable spelling, and of those by the shortest: the same
-function may be written so that it is 0 / 0 at zero.
+Two expressions are the same function if they agree at every point of the domain's grid, in
+float64, within a tolerance in arcsinh of the value: absolute for small values, relative for large
+ones. Each function is represented by its most stable spelling (some spellings are 0 / 0 at zero),
+and among those by the shortest.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Catalogue:
         space: where the expressions come from.
         representative: (N,) number in the space of each function's representative spelling.
         shortest: (N,) number in the space of each function's shortest spelling, stable or not.
-        group: (len(space),) index of each expression's function, -1 if that violates a requirement
+        group: (len(space),) index of each expression's function, -1 if it violates a requirement
             of the space.
         finite: (N,) whether the function is finite at every point of the domain.
         keys: (N,) uint64 fingerprint of each function's values on the domain.
@@ -71,13 +71,13 @@ class Catalogue:
         """
         found = group(space, progress)
         _, first, of_key = np.unique(found.keys, return_index=True, return_inverse=True)
-        # Groups in the order of their first expressions, not of their keys.
+        # Order groups by their first expressions, not by their keys.
         order = np.argsort(first)
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         groups = rank[of_key]
         starts = np.searchsorted(np.sort(groups), np.arange(len(order)))
-        # Of each group the shortest, and of those the first.
+        # The first of the shortest expressions of each group.
         shortest = np.lexsort((found.lengths, groups))[starts]
         stable = np.lexsort((found.lengths, found.faults, groups))[starts]
         for index in np.flatnonzero(stable != shortest):
@@ -87,7 +87,7 @@ class Catalogue:
         return all_of_them._satisfying(space.spec.require, progress)
 
     def _satisfying(self, require: Collection[Requirement], progress: Progress | None) -> Catalogue:
-        """Return the catalogue without the functions that do not satisfy what is required."""
+        """Return the catalogue without the functions that violate a requirement."""
         if not require:
             return self
         found = satisfied(self, self.space.spec.domain, require, progress=progress)
@@ -95,10 +95,10 @@ class Catalogue:
         if not good.any():
             counts = ", ".join(f"{name} by {int(one.sum()):,}" for name, one in found.items())
             raise SpecError(
-                f"space {self.space.name!r}, require: none of its {len(self):,} functions "
-                f"satisfies all of it ({counts}); require less"
+                f"space {self.space.name!r}, require: none of its {len(self):,} functions has all "
+                f"the required properties ({counts}); require fewer"
             )
-        # Expressions of what is left out have the group -1.
+        # Expressions of removed functions have the group -1.
         place = np.where(good, np.cumsum(good) - 1, -1)
         kept = (getattr(self, name)[good] for name in OF_FUNCTIONS)
         representative, shortest, finite, keys = kept
@@ -175,10 +175,10 @@ class Catalogue:
 
 
 def _steadier(space: Space, shortest: int, stable: int) -> int:
-    """Return which of two expressions is the more stable; the first where both are alike.
+    """Return the more stable of two expressions; the first if they are equal.
 
-    The chain rule from the inside out, by which ``stable`` was found, can overflow where autograd,
-    which goes from the outside in, does not.
+    ``stable`` was found by the chain rule from the inside out, which can overflow where autograd,
+    from the outside in, does not.
     """
     one, other = (faults_of(canonical(space.expression(n))) for n in (shortest, stable))
     return stable if other < one else shortest

@@ -1,7 +1,7 @@
-"""Catalogues of big spaces kept on disk, so that grouping a million expressions is done once.
+"""Catalogues of big spaces cached on disk, so that a million expressions are deduplicated once.
 
-One file a space. Whatever it holds, one that is not what was written is built again; where none can
-be written, the work goes on without.
+One file per space. A damaged file is rebuilt; if no file can be written, bo-act warns and
+continues.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ KEPT_FROM = 100_000
 
 
 def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalogue:
-    """Return the catalogue of a space: what is kept of it, else a new one, kept where it is big.
+    """Return the catalogue of a space from the cache, or build it, and cache it if it is big.
 
     Args:
         space: where the expressions come from.
-        progress: as in ``Catalogue.build``; not called where the catalogue is kept.
+        progress: as in ``Catalogue.build``; not called if the catalogue is cached.
 
     Raises:
         ExpressionError: the space is too large to list.
     """
     if not space.can_be_listed:
         raise ExpressionError(
-            f"the space {space.name!r} has {len(space):,} expressions, more than the {LISTED:,} "
-            "that can be listed; `bo-act run` searches it from tree to tree "
+            f"the space {space.name!r} has {len(space):,} expressions, and at most {LISTED:,} "
+            "can be listed; `bo-act run` searches it locally "
             '(candidates = "trees"), everything else needs a smaller space'
         )
     if len(space) < KEPT_FROM:
@@ -52,15 +52,15 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
     if path.is_file():
         try:
             return _read(path, space)
-        except Exception as error:  # whatever it is, this is a cache
+        except Exception as error:  # a cache may fail in any way
             why = one_line(error)
-            warnings.warn(f"{path} cannot be read and is built again: {why}", stacklevel=2)
+            warnings.warn(f"{path} cannot be read and is rebuilt: {why}", stacklevel=2)
     catalogue = Catalogue.build(space, progress=progress)
     try:
         _write(path, catalogue)
     except OSError as error:
         warnings.warn(
-            f"the catalogue cannot be kept in {path.parent}, and is built each time: "
+            f"the catalogue cannot be saved in {path.parent} and is rebuilt on every run: "
             f"{reason(error, MOVE_CACHE)}",
             stacklevel=2,
         )

@@ -1,8 +1,8 @@
 """What an activation function costs at inference, from the times of its operators.
 
 erf, arcsinh or a Bessel function take several times as long as ReLU. A function is evaluated
-operator by operator, so its time is about the sum of theirs: 40 timings place any function of any
-space, where timing each of 2,826 functions would take as long as many trainings.
+operator by operator, so its time is about the sum of theirs: 40 timings suffice for any space,
+while timing 2,826 functions would take as long as many trainings.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bo_act.activations.operators import OPERATORS
 
 CHEAPEST = 1.0
 """Functions cheaper than ReLU count as equally cheap."""
-_ELEMENTS = 2**18  # of a layer's output: 128 images, 32 channels, 8 x 8
-_SECONDS = 0.02  # that each operator is timed for
+_ELEMENTS = 2**18  # elements of a layer's output: 128 images, 32 channels, 8 x 8
+_SECONDS = 0.02  # to time each operator
 
 
 @torch.no_grad()
@@ -32,14 +32,14 @@ def operator_times(
     """Time operators on standard normal numbers in float32, all of them in a few seconds.
 
     Args:
-        device: where they are timed.
-        of: functions whose operators, and ReLU, are enough; None of all operators.
+        device: where to time them.
+        of: time only ReLU and the operators of these functions; None: all operators.
 
     Returns:
         Seconds for 262,144 elements, by operator: the median of runs of 20 ms in all, on one CPU
         thread or the GPU. N-ary operators have two arguments.
     """
-    # Its import takes a while, and complains of a machine with CUDA's compiler but no GPU.
+    # Slow to import, and it warns on a machine with CUDA's compiler but no GPU.
     log = logging.getLogger("torch.utils.cpp_extension")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -63,15 +63,15 @@ def operator_times(
 
 
 def operators_of(function: Expression) -> set[str]:
-    """Return the names of the operators that a function is computed with."""
+    """Return the names of a function's operators."""
     return {name for name, _ in plan(function)}
 
 
 def costs_of(catalogue: Catalogue, times: Mapping[str, float]) -> NDArray[np.float64]:
-    """Return what the N functions of a catalogue cost in units of ReLU's, (N,).
+    """Return the costs of the N functions of a catalogue in units of ReLU's, (N,).
 
     Args:
-        catalogue: each function is taken in its shortest spelling.
+        catalogue: each function in its shortest spelling.
         times: of every operator, in any unit.
     """
     found = [cost(catalogue.expression(index), times) for index in range(len(catalogue))]
@@ -79,7 +79,7 @@ def costs_of(catalogue: Catalogue, times: Mapping[str, float]) -> NDArray[np.flo
 
 
 def cost(function: Expression, times: Mapping[str, float]) -> float:
-    """Return what a function costs in units of ReLU's, at least 1.
+    """Return the cost of a function in units of ReLU's, at least 1.
 
     Args:
         function: equal subtrees are computed once, and cost once.

@@ -1,4 +1,4 @@
-"""Evaluating expressions, and the moments of what comes out."""
+"""Evaluating expressions, and the moments of their outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Step = tuple[str, tuple[int, ...]]
 
 
 def plan(expression: Expression) -> list[Step]:
-    """Order the distinct operators so that each stands after its operands.
+    """Order the distinct operators so that each follows its operands.
 
     Step k computes value k + 1; value 0 is x. Equal subtrees are computed once.
     """
@@ -55,10 +55,9 @@ def _evaluate_scaled(function: Scaled, x: Tensor) -> Tensor:
 def _normal_grid(reach: float, points: int) -> tuple[Tensor, Tensor]:
     """Return points on [-reach, reach] and their weights under N(0, 1), summing to 1.
 
-    The trapezoidal rule, because it is as good with kinks as without, which a Gauss-Hermite rule
-    is not.
+    The trapezoidal rule, which kinks do not disturb as they do a Gauss-Hermite rule.
     """
-    # Shifted off the exact zero in the middle: reciprocal(x) has a pole there.
+    # Avoid the exact zero in the middle: reciprocal(x) has a pole there.
     x = torch.linspace(-reach, reach, points, device="cpu", dtype=torch.float64) + 1e-7
     weights = torch.exp(-0.5 * x**2)
     return x, weights / weights.sum()
@@ -67,8 +66,8 @@ def _normal_grid(reach: float, points: int) -> tuple[Tensor, Tensor]:
 def moments(expression: Expression) -> tuple[float, float]:
     """Return mean and variance of the output under x ~ N(0, 1), in float64.
 
-    Not finite where the function is not. Infinite where the integral has not converged, that is
-    where it depends on the grid (poles, tails that grow faster than the normal density falls).
+    Not finite if the function is not. Infinite if the integral depends on the grid, that is, has
+    not converged (poles, tails that grow faster than the normal density falls).
     """
     found = []
     for reach, points in ((10.0, 20_001), (9.0, 30_001)):

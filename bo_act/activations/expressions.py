@@ -5,8 +5,8 @@ The grammar, with the operators of ``operators.py``::
     expression = "x" | NAME "(" expression { "," expression } ")" | NAME
 
 Spaces are allowed between tokens. A name alone is the operator of ``x``. Names of other libraries
-are understood where they mean one operator, whose own name is kept; see ``names.py``. Reading is
-bounded in length and depth, so that any text may be given to it.
+are translated if they mean one operator; see ``names.py``. Length and depth are bounded, so any
+text is safe to parse.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _INSTEAD = {
     "/": "write div(a,b) for a / b",
     "^": "write pow(a,b) for a ^ b",
     "|": "write abs(a) for |a|",
-} | dict.fromkeys("0123456789", "numbers are zero(x), one(x), and what is made of them")
+} | dict.fromkeys("0123456789", "build numbers from zero(x) and one(x)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Expression:
         return f"{self.name}({','.join(map(str, self.arguments))})"
 
     def nodes(self) -> Iterator[Expression]:
-        """Yield all nodes, arguments before the operators that take them."""
+        """Yield all nodes, arguments before their operators."""
         for argument in self.arguments:
             yield from argument.nodes()
         yield self
@@ -77,22 +77,21 @@ def parse(text: str) -> Expression:
     """Read an expression.
 
     Raises:
-        ExpressionError: the text is no expression; says where and what was expected.
+        ExpressionError: the text is not an expression; says where, and what was expected.
 
     Examples:
         >>> str(parse("relu(x)"))
         'relu(x)'
     """
     if not isinstance(text, str):
-        raise ExpressionError(f"expected the text of an expression, got {type(text).__name__}")
+        raise ExpressionError(f"expected an expression as text, got {type(text).__name__}")
     return parse_tree(text, arities={name: op.accepts for name, op in OPERATORS.items()})
 
 
 def parse_tree(text: str, *, arities: dict[str, object]) -> Expression:
     """Read a tree whose inner nodes are named as in ``arities``; see ``parse``.
 
-    Args:
-        text: what to read.
+    Args: text: what to read.
         arities: name → predicate on the number of arguments. Schemas of spaces use more names
             than expressions do.
     """
@@ -187,7 +186,7 @@ class _Reader:
 CONSTANTS = ("zero", "one")
 """Operators whose value does not depend on x; written of x alone."""
 
-# Applying these a second time changes nothing.
+# Idempotent.
 _IDEMPOTENT = {"abs", "relu"}
 
 
@@ -195,10 +194,10 @@ def canonical(expression: Expression) -> Expression:
     """Return the canonical form: equal in value at every x, in every floating dtype.
 
     Arguments of commutative operators are ordered (shorter text first, then alphabetically);
-    ``identity``, ``zero`` and ``one`` are simplified where that is exact for every x, including
-    those at which a part is infinite or not a number (so ``mul(exp(x),zero(x))`` stays). The
-    sign of zero may change, and with it that of an infinity where the zero is divided by. Sums
-    and products of three and more are equal up to rounding and where no partial result overflows.
+    ``identity``, ``zero`` and ``one`` are simplified if that is exact for every x, even where a
+    part is infinite or NaN (so ``mul(exp(x),zero(x))`` stays). The sign of zero may change, and so
+    the sign of an infinity after division by it. Sums and products of three and more are equal up
+    to rounding, if no partial result overflows.
 
     Examples:
         >>> import bo_act

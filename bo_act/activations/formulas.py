@@ -1,8 +1,8 @@
-"""Formulas for people: plain text, LaTeX, and MathML, which browsers typeset without any script.
+"""Formulas for people: plain text, LaTeX, and MathML, which browsers typeset without a script.
 
-One walk over the tree writes all three. A style has a template for each operator with a notation
-of its own; every other operator is a function of its operands. What binds more loosely than its
-place asks is put in brackets.
+One walk over the tree writes all three. A style has templates for operators with their own
+notation; other operators are written as functions. Brackets surround what binds too loosely for
+its place.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class _Style:
     """How one kind of text is written.
 
     Attributes:
-        notation: of operators that are not written as functions.
+        notation: of operators not written as functions.
         names: operator → the function's name; others have ``name`` of the operator's words.
-        name: template of a function's name, and ``space`` what stands between its words.
+        name: template of a function's name; ``space`` separates its words.
         call: template of a function's name and its operands in brackets, and how it binds.
-        brackets: what stands before and after.
+        brackets: opening and closing.
         row: template around a sum or product; ``plus``, ``times`` and ``comma`` separate operands.
-        number: template of a number; ``dot`` stands behind one that multiplies.
-        minus: with what a formula begins that is negative.
+        number: template of a number; ``dot`` follows a factor.
+        minus: start of a negative formula.
         brackets_first: whether brackets surround a negative first operand of a sum.
     """
 
@@ -68,7 +68,7 @@ class _Part:
     style: _Style = field(repr=False)
 
     def __format__(self, level: str) -> str:
-        """Write it for a place that asks for a level."""
+        """Write it for a place with a binding level."""
         return self.text if self.level >= _LEVELS[level] else self.style.bracketed(self.text)
 
     def as_term(self, *, is_first: bool) -> str:

@@ -1,4 +1,4 @@
-"""A function compiled to one kernel for each pass, where there is a compiler."""
+"""A function compiled to one kernel per pass, if there is a compiler."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
 class Fused:
-    """An elementwise function, compiled when it is first called; eager where that fails.
+    """An elementwise function, compiled at its first call; eager if that fails.
 
     Compiled by torch.compile (inductor): Triton kernels on a GPU, C++ on a CPU. One compilation
-    serves all shapes, because tensors are passed as they lie in memory, with one axis. The
-    backward pass computes anew what it needs from the input, so that no intermediate is kept,
-    and the output may be changed in place.
+    serves all shapes, because tensors are passed in memory order, with one axis. The backward pass
+    recomputes from the input, so that no intermediate is saved and the output may be changed in
+    place.
 
-    What asks for more than a value and a slope is computed operator by operator: second
-    derivatives, transforms of torch.func, tracing, tensors of other kinds.
+    Second derivatives, torch.func transforms, tracing and unusual tensors run operator by operator.
 
     Attributes:
         eager: the function.
-        why_not: why it is not compiled, on one line; None where it is, or was not tried yet.
+        why_not: why it is not compiled, on one line; None if it is, or was not tried yet.
     """
 
     def __init__(self, eager: Function) -> None:
@@ -44,20 +43,20 @@ class Fused:
             return self.eager(x)
         if x.is_contiguous():
             return self._flat(x.view(-1)).view(x.shape)
-        # As it lies in memory, channels last for example.
+        # In memory order, such as channels last.
         order = sorted(range(x.ndim), key=x.stride, reverse=True)
         inner = x.permute(order)
         back = sorted(range(x.ndim), key=order.__getitem__)
         return self._flat(inner.reshape(-1)).view(inner.shape).permute(back)
 
     def value(self, x: Tensor) -> Tensor:
-        """Return values of x, (n,), outside of the graph of autograd."""
+        """Return values of x, (n,), outside the autograd graph."""
         with torch.no_grad():
             return self._run(0, x)
 
     def slope(self, x: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient with respect to x, both (n,), from that of the values."""
-        twice = torch.is_grad_enabled()  # it is differentiated itself
+        twice = torch.is_grad_enabled()  # of a gradient
         if twice or torch.is_anomaly_enabled():
             with torch.enable_grad():
                 value = self.eager(x)
@@ -77,7 +76,7 @@ class Fused:
         return slope
 
     def _run(self, number: int, *tensors: Tensor) -> Tensor:
-        """Run the forward pass (0) or the backward pass (1); eager where compiling fails."""
+        """Run the forward pass (0) or the backward pass (1); eager if compiling fails."""
         passes: tuple[Function, Function] = (self.eager, self._slope)
         if self.why_not is None:
             try:
@@ -86,13 +85,13 @@ class Fused:
                 return self._compiled[number](*tensors)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # a compiler fails in as many ways as it has parts
+            except Exception as error:  # compilers fail in many ways
                 self.why_not = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return passes[number](*tensors)
 
 
 class _Passes(torch.autograd.Function):
-    """Both passes of a fused function; the input alone is kept in between."""
+    """Both passes of a fused function; only the input is saved in between."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, fused: Fused) -> Tensor:
@@ -107,7 +106,7 @@ class _Passes(torch.autograd.Function):
 
 
 def _needs_operators(x: Tensor) -> bool:
-    """Tell whether somebody looks at the operators one by one, or x is no ordinary tensor."""
+    """Tell whether a tracer or transform needs the single operators, or x is an unusual tensor."""
     return (
         torch.jit.is_tracing()  # type: ignore[attr-defined]
         or torch.is_anomaly_enabled()
@@ -117,16 +116,15 @@ def _needs_operators(x: Tensor) -> bool:
         or x.is_nested
         or x.device.type not in DEVICES
         or not x.is_floating_point()
-        or x.numel() < 2  # sizes 0 and 1 would be compiled apart
+        or x.numel() < 2  # sizes 0 and 1 would compile separately
         or forward_ad.unpack_dual(x).tangent is not None
     )
 
 
 def _alone(eager: Function) -> Function:
-    """Wrap a function so that torch.compile tells it from others.
+    """Wrap a function so that torch.compile distinguishes it.
 
-    What is compiled is kept by code object, a handful each, and functions made by the same
-    ``def`` share one.
+    torch caches a few compilations per code object, and functions of the same ``def`` share one.
     """
 
     def function(*tensors: Tensor) -> Tensor:

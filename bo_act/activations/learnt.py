@@ -1,4 +1,4 @@
-"""What the activation functions of a trained network have learnt, in a form that a trial keeps."""
+"""The learnt scales of a trained network's activation functions, as stored in a trial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bo_act.errors import ExpressionError
 LEARNT = "learnt_scales"
 """User attribute of a trial: what ``learnt_scales`` returns."""
 
-_SHOWN = 5  # channels of a function that are kept
+_SHOWN = 5  # channels stored per function
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Learnt:
     Attributes:
         place: name of the module.
         before: the plain function.
-        after: with its scales: of the layer, or of some channels.
-        channels: how many there are; None where the layer has one scale.
+        after: with the scales of the layer, or of some channels.
+        channels: how many there are; None if the layer has one scale.
     """
 
     place: str
@@ -39,7 +39,7 @@ class Learnt:
 
 
 def learnt_scales(network: nn.Module) -> list[dict[str, Any]]:
-    """Return the scales of all functions of a network; of many channels some, evenly chosen."""
+    """Return the scales of all functions of a network; of many channels an even selection."""
     found = []
     for name, module in network.named_modules():
         if not isinstance(module, Activation) or module.scales is None:
@@ -59,7 +59,7 @@ def learnt_scales(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def read_learnt(attribute: object) -> list[Learnt]:
-    """Read a trial's user attribute; what is no such thing is left out."""
+    """Read a trial's user attribute; skip anything else."""
     found = []
     for one in attribute if isinstance(attribute, list) else ():
         try:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from bo_act.activations.operators import OPERATORS
 from bo_act.activations.scales import Learnable, Scaled, Scales, make_scales, scaled
 from bo_act.errors import ExpressionError
 from bo_act.html import Markup, escape
+from bo_act.torch_internals import children_of
 
 
 class Activation(nn.Module):
@@ -30,8 +31,8 @@ class Activation(nn.Module):
     ``nn.SiLU``.
 
     Works in every floating dtype, on every device, under autocast and ``torch.compile``. What
-    works with ``nn.SiLU`` works with it: what follows may change the output in place, and the
-    module is traced, scripted, exported, saved and loaded like one of torch's own.
+    works with ``nn.SiLU`` works with it: later layers may change the output in place, and you
+    trace, script, export, save and load the module like one of torch's own.
 
     Half-precision input is computed in float32 internally and returned in its own dtype, since
     intermediate values (in ``exp`` of ``square``, say) overflow half precision long before the
@@ -55,8 +56,8 @@ class Activation(nn.Module):
         scales: the learnt scales, None without.
 
     Raises:
-        ExpressionError: the text is no expression, ``normalize`` was asked of a function that is
-            constant or has no finite mean and variance, or ``learnable`` is neither.
+        ExpressionError: the text is not an expression, ``normalize`` is set for a constant
+            function or one without finite mean and variance, or ``learnable`` is unknown.
 
     Examples:
         >>> import torch, bo_act
@@ -66,7 +67,8 @@ class Activation(nn.Module):
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), activation())
     """
 
-    scales: Scales | None
+    if TYPE_CHECKING:  # torch.jit reads what is annotated at run time, and knows no such type
+        scales: Scales | None
 
     __jit_unused_properties__ = ("why_not_fused",)
 
@@ -97,7 +99,7 @@ class Activation(nn.Module):
         self.scale_operators = scale_operators
         self.channel_dim = channel_dim
         inner = max(len(self._plan) - 1, 0) if scale_operators else 0
-        # As a module in any case: a plain None would hide the one of a pickle's state.
+        # Always as a module: a plain None would hide a pickled one.
         self.register_module("scales", make_scales(learnable, inner, channel_dim=channel_dim))
         self._shift, self._scale = 0.0, 1.0
         if normalize:
@@ -117,11 +119,11 @@ class Activation(nn.Module):
     @overload
     def __call__(self, x: Tensor) -> Tensor: ...
     def __call__(self, x: Tensor | str = "", *, inplace: bool = False) -> Tensor | Activation:
-        """Evaluate, as ``forward``; or return a fresh module where there is nothing to evaluate.
+        """Evaluate, as ``forward``; or return a fresh module if there is nothing to evaluate.
 
         Args:
             x: pre-activations; or nothing, or the name of a place in a network.
-            inplace: that networks ask of ``nn.SiLU`` and the like; nothing is done in place.
+            inplace: accepted for compatibility with ``nn.SiLU`` and ignored.
         """
         del inplace
         if isinstance(x, str):
@@ -160,12 +162,12 @@ class Activation(nn.Module):
             tracer: Any = traced.tracer
             if self.scales is not None and not tracer.path_of_module(self):
                 raise ExpressionError(
-                    "a function with learnt scales cannot be traced by itself; trace a network "
-                    "that it is in, such as nn.Sequential(activation)"
+                    "a function with learnt scales cannot be traced alone; trace a network around "
+                    "it, such as nn.Sequential(activation)"
                 )
             node: Tensor = _as_node(self, traced, call, text, self.normalize, self.fused)
             return node
-        # Inside of a compiled network the outer compiler sees the operators themselves.
+        # Inside a compiled network the outer compiler sees the single operators.
         if self._can_be_fused and not torch.compiler.is_compiling():
             return _fused(str(self.expression), self.normalize)(x)
         narrow = x.dtype in (torch.float16, torch.bfloat16)
@@ -195,9 +197,9 @@ class Activation(nn.Module):
         return self.fused and self._is_composed and self.scales is None
 
     def _is_needed_as_it_is(self) -> bool:
-        """Tell whether the value is x itself, or kept by torch for the backward pass.
+        """Tell whether the value is x itself, or saved by torch for the backward pass.
 
-        What follows may change the output in place, so that neither leaves the module.
+        Such a value is copied, because later layers may change the output in place.
         """
         if self.normalize or self.scales is not None:
             return False
@@ -207,13 +209,13 @@ class Activation(nn.Module):
         )
 
     def with_numbers(self) -> list[Scaled]:
-        """Return the function with its numbers: what it has learnt, and what normalizes it.
+        """Return the function with its learnt and normalizing numbers.
 
         Returns:
-            One function; with scales for each channel, one a channel.
+            One function; with scales per channel, one per channel.
 
         Raises:
-            ExpressionError: the first input has not come by, so that there are no channels.
+            ExpressionError: there was no input yet, so there are no channels.
         """
         if self.scales is None:
             return [Scaled(self.expression, shift=self._shift, output=self._scale)]
@@ -261,7 +263,7 @@ class Activation(nn.Module):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As text: some operators are local functions, which neither pickle nor copy can follow.
+        # As text: some operators are local functions, which cannot be pickled or copied.
         state = {
             name: value for name, value in vars(self).items() if name not in self._FROM_EXPRESSION
         }
@@ -270,13 +272,15 @@ class Activation(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._modules.setdefault("scales", None)  # of an earlier version
+        if "scales" not in children_of(self):  # of an earlier version
+            self.register_module("scales", None)
 
     def __prepare_scriptable__(self) -> Activation:
-        """Get ready for ``torch.jit.script``, which calls this."""
+        """Prepare for ``torch.jit.script``, which calls this."""
         if self.scales is not None:
             raise ExpressionError(
-                "a function with learnt scales is not scripted; use torch.compile or torch.export"
+                "a function with learnt scales cannot be scripted; use torch.compile or "
+                "torch.export"
             )
         if "_script" not in vars(self):
             self._script = _scripted(self._evaluate)
@@ -298,7 +302,7 @@ def _rebuild(
     kind = Activation if kind is None else kind
     if not (isinstance(text, str) and isinstance(kind, type) and issubclass(kind, Activation)):
         raise ExpressionError(
-            f"expected the text of an expression and a class of activations, got {text!r:.60} and "
+            f"expected an expression as text and an activation class, got {text!r:.60} and "
             f"{kind!r:.60}"
         )
     made = kind.__new__(kind)
@@ -306,7 +310,7 @@ def _rebuild(
     return made
 
 
-# A checkpoint may hold one although torch.load trusts nothing: it is made from a text, by us.
+# Safe for torch.load: an Activation is rebuilt from its text.
 torch.serialization.add_safe_globals(
     [(one, f"{__name__}.{one.__name__}") for one in (Activation, _rebuild)]
 )
@@ -325,7 +329,7 @@ def _fused(text: str, normalize: bool) -> Fused:
 
 
 def _last_operator(expression: Expression) -> str | None:
-    """Return the operator that makes the output's tensor; None where that is x itself."""
+    """Return the operator that makes the output's tensor; None if that is x itself."""
     while expression.name == "identity":
         (expression,) = expression.arguments
     return expression.name if expression.arguments else None
@@ -357,6 +361,6 @@ def _scripted(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
     sample = torch.ones(2, device="cpu", dtype=torch.float32, requires_grad=True)
     with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated, who scripts is told
+        warnings.simplefilter("ignore")  # TorchScript's deprecation
         traced: Callable[[Tensor], Tensor] = torch.jit.trace(alone, sample, check_trace=False)
     return traced

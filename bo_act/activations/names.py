@@ -1,7 +1,7 @@
-"""What other libraries call the operators, and which of their functions are none.
+"""Names of the operators in other libraries, and their functions that are not operators here.
 
-A name is understood where it means one thing: ``silu``, ``SiLU`` and ``nn.SiLU`` are ``swish``.
-What is kept and shown is the operator's own name. PyTorch's meaning counts where libraries differ.
+``silu``, ``SiLU`` and ``nn.SiLU`` are ``swish``, which is also what bo-act stores and shows. Where
+libraries differ, PyTorch's meaning counts.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ _OTHERS = {
     "i1": "I1(x); bessel_i1e is e^-|x| I1(x)",
     "besseli0": "I0(x); bessel_i0e is e^-|x| I0(x)",
     "besseli1": "I1(x); bessel_i1e is e^-|x| I1(x)",
-    "fmax": "a maximum that leaves NaN out; max keeps it",
-    "fmin": "a minimum that leaves NaN out; min keeps it",
+    "fmax": "a maximum that ignores NaN; max propagates it",
+    "fmin": "a minimum that ignores NaN; min propagates it",
     "arctan2": "of two arguments; arctan has one",
     "atan2": "of two arguments; arctan has one",
     "sum": "a sum of all elements; add has two arguments, sum_n more",
@@ -85,13 +85,13 @@ _OTHERS = {
     "glu": "not element by element",
 } | dict.fromkeys(
     _ANOTHER.split(),
-    "another function, and no operator here",
+    "a different function, not an operator here",
 )
 """Functions that look like an operator to those who misspell one, and are none: what they are."""
 
 
 def operator_named(name: str) -> str | None:
-    """Return the operator that a name means, None where it is none or another function."""
+    """Return the operator of that name in any library, or None."""
     if name in OPERATORS:
         return name
     key = _key(name)
@@ -99,16 +99,16 @@ def operator_named(name: str) -> str | None:
 
 
 def own_names(text: str) -> str:
-    """Return the text of an expression or schema with the operators' own names in it."""
+    """Return an expression or schema with the operators' own names."""
     return re.sub(r"[A-Za-z_][A-Za-z_0-9.]*", lambda m: operator_named(m[0]) or m[0], text)
 
 
 def hint(name: str, known: Collection[str]) -> str:
-    """Return what to say of a name that is not understood, ``""`` where there is nothing.
+    """Return a hint for an unknown name, or ``""``.
 
     Args:
         name: any.
-        known: names that would have been understood.
+        known: valid names.
     """
     key = _key(name)
     if key in _OTHERS:

@@ -25,13 +25,13 @@ class Operator:
     """One row of the table.
 
     Attributes:
-        name: as it is written in expressions.
+        name: in expressions.
         kind: how many arguments it takes: one, two, or two and more.
         function: from tensors to a tensor of the same shape.
         formula: for people.
         commutative: whether the order of the arguments does not matter.
-        keeps_output: whether torch keeps the output for the backward pass, so that nobody may
-            change it in between.
+        keeps_output: whether torch saves the output for the backward pass, so that it must not
+            change in between.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Operator:
         ]
 
 
-# expm1 is taken of the negative part alone: in the branch that `where` leaves out it would overflow
-# and poison the gradient with inf · 0.
+# expm1 of the negative part only: in the discarded branch of `where` it would overflow and poison
+# the gradient with inf · 0.
 def _elish(x: Tensor) -> Tensor:
     negative = torch.expm1(torch.clamp(x, max=0.0))
     return torch.where(x >= 0, x, negative) * torch.sigmoid(x)

@@ -16,8 +16,8 @@ from bo_act.plot_style import COLOURS
 
 REACH = 5.0
 """Graphs are drawn on [-5, 5]."""
-_TALL = 6.0  # values beyond are not looked at
-_LEAST = 0.5  # height of a window, so that a constant is a line and not noise
+_TALL = 6.0  # values beyond are ignored
+_LEAST = 0.5  # height of a window, so that a constant is a line, not noise
 _POINTS = 121
 
 Floats = NDArray[np.float64]
@@ -51,8 +51,8 @@ def graph(
 ) -> Markup:
     """Draw a function on [-5, 5] as an ``<svg>`` element.
 
-    The curve has the class ``curve`` and the one that it is compared with ``beside``; the axes are
-    in the colour of the text around.
+    The curve has the class ``curve``, the one for comparison ``beside``; axes have the text's
+    colour.
 
     Args:
         expression: to draw.
@@ -60,7 +60,7 @@ def graph(
         others: further ones, drawn thin, such as those of other channels.
         width: in pixels.
         height: in pixels.
-        label: what it says to those who cannot see it; default: the expression.
+        label: text for screen readers; default: the expression.
     """
     given = [expression, *others, *([] if beside is None else [beside])]
     shown = [parse(e) if isinstance(e, str) else e for e in given]
@@ -104,7 +104,7 @@ def _text(function: Expression | Scaled) -> str:
 def path(row: Floats, low: float, high: float, width: float, height: float) -> str:
     """Return the path of values over equal steps of x; interrupted where they are not finite.
 
-    What leaves the window goes on a little outside of it, where nothing is drawn.
+    Values outside the window are clipped just beyond it.
     """
     far = 3 * (high - low)
     y = np.clip(row, low - far, high + far)
@@ -115,7 +115,7 @@ def path(row: Floats, low: float, high: float, width: float, height: float) -> s
         if not np.isfinite(row[place]):
             pen = False
             continue
-        # Over a pole the curve jumps from above the window to below it.
+        # At a pole the curve jumps from above the window to below.
         jump = (
             pen
             and (row[place - 1] - high) * (row[place] - low) < 0

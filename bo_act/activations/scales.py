@@ -1,9 +1,9 @@
-"""Scales of an activation function that are trained with the network.
+"""Learnt scales of an activation function, trained with the network.
 
-A function f becomes b f(a x), with a and b one at first, so that training begins with f itself;
-with a scale at each operator, too, its value is multiplied before the next operator takes it. After
-Bingham and Miikkulainen (2022), "Discovering Parametric Activation Functions" (PANGAEA), who draw
-the places of parameters; here they are fixed.
+A function f becomes b f(a x), with a = b = 1 at first, so that training starts from f itself.
+Optionally each operator's value has a scale, too. After Bingham and Miikkulainen (2022),
+"Discovering Parametric Activation Functions" (PANGAEA), who draw the parameters' places at random;
+here they are fixed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Scaled:
 
     Attributes:
         expression: f.
-        factors: node of f → what its value is multiplied with; that of ``x`` scales the input.
+        factors: node of f → factor of its value; that of ``x`` scales the input.
         shift: subtracted from the value of f.
-        output: multiplies what is left.
+        output: multiplies the difference.
     """
 
     expression: Expression
@@ -48,7 +48,7 @@ class Scales(nn.Module):
 
     Attributes:
         names: of the parameters, in the order of evaluation.
-        for_channels: whether there is one for each channel, or one for the layer.
+        for_channels: whether there is one per channel, or one per layer.
         channel_dim: of the input, where channels are; None: 1 with four axes and more, else -1.
     """
 
@@ -69,7 +69,7 @@ class Scales(nn.Module):
         return [self._fitting(getattr(self, name), x) for name in self.names]
 
     def values(self) -> Tensor:
-        """Return a copy: (channels, scales), one row where there is one for a layer."""
+        """Return a copy: (channels, scales), one row for a layer."""
         some = [getattr(self, name).detach().double().cpu() for name in self.names]
         return torch.stack(some, dim=1)
 
@@ -126,10 +126,10 @@ class LazyScales(LazyModuleMixin, Scales):
 def make_scales(
     learnable: Learnable | None, operators: int, *, channel_dim: int | None
 ) -> Scales | None:
-    """Return fresh scales, None where nothing is learnt.
+    """Return fresh scales, or None if ``learnable`` is None.
 
     Raises:
-        ExpressionError: ``learnable`` is neither.
+        ExpressionError: ``learnable`` is unknown.
     """
     if learnable is None:
         return None
@@ -151,7 +151,7 @@ def scaled(expression: Expression, row: Tensor, *, operators: bool) -> Scaled:
     """Return a function with the values of its scales: (scales,), input first, output last.
 
     Raises:
-        ValueError: there is another number of them.
+        ValueError: the number of scales is wrong.
     """
     numbers = [float(value) for value in row]
     inner = distinct_nodes(expression)[:-1] if operators else []

@@ -1,8 +1,8 @@
 """Schemas: shapes of trees with slots for operators.
 
-A schema is a tree whose inner nodes are slots (``unary``, ``binary``, ``nary``) or operators that
-stand for themselves. Slots are named by their place in the tree: ``binary(unary(x),unary(x))`` has
-``binary``, ``left`` and ``right``.
+The inner nodes of a schema are slots (``unary``, ``binary``, ``nary``) or fixed operators. Slots
+are named by their place in the tree: ``binary(unary(x),unary(x))`` has ``binary``, ``left`` and
+``right``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Schema:
         return number
 
     def match(self, expression: Expression) -> dict[str, str] | None:
-        """Return the operators in the slots that give an expression, None where none do."""
+        """Return the operators in the slots that give an expression, or None."""
         choices = {slot.name: slot.choices for slot in self.slots}
 
         def fit(node: Expression, tree: Expression) -> dict[str, str] | None:
@@ -103,7 +103,7 @@ def read_schema(text: str, spec: SpaceSpec) -> Schema:
     """Read a schema of a space file.
 
     Raises:
-        SpecError: it is no schema, or the file lists no operators for one of its slots.
+        SpecError: it is not a schema, or the file lists no operators for one of its slots.
     """
     arities: dict[str, object] = {name: op.accepts for name, op in OPERATORS.items()}
     arities |= {
@@ -142,7 +142,7 @@ def read_schema(text: str, spec: SpaceSpec) -> Schema:
 
 
 def _orders(tree: Expression) -> Iterable[tuple[Expression, ...]]:
-    """Return the orders in which an operator's operands may stand."""
+    """Return the possible orders of an operator's operands."""
     few = len(tree.arguments) <= 4
     return permutations(tree.arguments) if few and _is_commutative(tree) else (tree.arguments,)
 

@@ -1,9 +1,9 @@
 """Space: the expressions that a space file describes, addressed by number.
 
 Filling the slots of the schemas gives expressions; an expression's number is its place in the
-enumeration, schema after schema, with the last slot running fastest. Nothing is held for each
-expression: number, slots and tree are computed from one another. A slot is also an Optuna
-parameter, so that any sampler can search the space.
+enumeration, schema after schema, with the last slot running fastest. Expressions are not stored:
+number, slots and tree are computed from one another. A slot is also an Optuna parameter, so that
+any sampler can search the space.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Space:
         spec: the checked content of a space file.
 
     Raises:
-        SpecError: an unknown operator, a schema that is none, a baseline that is no expression.
+        SpecError: an unknown operator, an invalid schema, or an invalid baseline.
 
     Examples:
         >>> import bo_act
@@ -111,16 +111,16 @@ class Space:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The distinct functions of the space (computed at the first use; kept if it is big)."""
+        """The distinct functions of the space (computed at first use; cached if it is big)."""
         from bo_act.activations.catalogue_cache import load_catalogue
 
         return load_catalogue(self)
 
     @cached_property
     def hash(self) -> str:
-        """Identify the space by what is in it: operators, schemas, expressions, domain."""
+        """Identify the space by its operators, schemas, expressions and domain."""
         left = {"name", "description", "baselines"}
-        # As it was before there were requirements, where there are none.
+        # Without requirements, the same hash as in versions that had none.
         left |= set() if self.spec.require else {"require"}
         content = self.spec.model_dump_json(exclude=left)
         return hashlib.sha256(content.encode()).hexdigest()
@@ -149,7 +149,7 @@ class Space:
 
     @cached_property
     def schema_choices(self) -> tuple[str, ...]:
-        """What the ``schema`` parameter can be; one entry means that there is none."""
+        """Choices of the ``schema`` parameter; a single entry means no parameter."""
         return (
             *(shape.text for shape in self.shapes),
             *([EXPRESSION_SLOT] * bool(self.named_expressions)),
@@ -211,7 +211,7 @@ class Space:
             return start + texts.index(str(params[EXPRESSION_SLOT]))
         except (KeyError, ValueError) as error:
             raise ExpressionError(
-                f"these parameters are no member of the space {self.name!r}: {dict(params)}; "
+                f"these parameters are not a member of the space {self.name!r}: {dict(params)}; "
                 f"its slots are {', '.join(self.distributions)}"
             ) from error
 
@@ -223,22 +223,23 @@ class Space:
         return (EXPRESSION_SLOT,)
 
     def completed(self, given: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """Return all slots of one expression, those that are not given drawn.
+        """Return all slots of one expression: the given ones, and random choices for the rest.
 
         Args:
             given: some slots.
             generator: of the random choices.
 
         Raises:
-            SearchError: a slot holds what it cannot hold, or slots do not go together.
+            SearchError: a slot has an invalid choice, or no schema has all of these slots.
         """
         for slot, value in given.items():
             choices = self.distributions[slot].choices
             if value not in choices:
                 came = shortened(repr(value))
                 raise SearchError(
-                    f"a trial was enqueued with {slot} = {came}, and the space {self.name!r} has "
-                    f"no such choice there{nearest(own_names(str(value)), map(str, choices))}"
+                    f"a trial was enqueued with {slot} = {came}, which is not a choice of that "
+                    f"slot in the space "
+                    f"{self.name!r}{nearest(own_names(str(value)), map(str, choices))}"
                 )
         shapes = [
             schema
@@ -248,8 +249,9 @@ class Space:
         ]
         if not shapes:
             raise SearchError(
-                f"a trial was enqueued with {', '.join(f'{k} = {v!r}' for k, v in given.items())}: "
-                f"no schema of the space {self.name!r} has these slots together"
+                f"a trial was enqueued with "
+                f"{', '.join(f'{k} = {v!r}' for k, v in given.items())}; no schema of the space "
+                f"{self.name!r} has all of these slots"
             )
         schema = shapes[0] if len(shapes) == 1 else str(generator.choice(shapes))
         filled = {SCHEMA_SLOT: schema} if len(self.schema_choices) > 1 else {}
@@ -265,11 +267,11 @@ class Space:
         return str(canonical(self.expression(self.number(params))))
 
     def find(self, expression: Expression) -> int | None:
-        """Return the number of an expression that fits a schema as written.
+        """Return the number of an expression in this spelling.
 
         Operands of commutative operators may stand in any order, and ``x`` for ``identity(x)``.
-        None if it fits none: the function may still be in the space under another spelling, which
-        the catalogue knows.
+        None if no schema fits: the catalogue knows whether the function is in the space under
+        another spelling.
         """
         start = 0
         for shape in self.shapes:
@@ -303,8 +305,8 @@ class Space:
             **more: values of parameters, as ``lr=0.1``.
 
         Raises:
-            ExpressionError: no expression, or no function of the space.
-            SearchError: the study has no such parameter or activation, as far as is known.
+            ExpressionError: not an expression, or not in the space.
+            SearchError: the study has no such parameter or activation.
         """
         names: Sequence[str] = getattr(study.sampler, "activations", ("",))
         functions = function if isinstance(function, Mapping) else dict.fromkeys(names, function)
@@ -317,8 +319,8 @@ class Space:
         others = {**(params or {}), **more}
         if both := fixed.keys() & others.keys():
             raise SearchError(
-                f"expected values of other parameters beside the function, got {', '.join(both)}, "
-                "which the function follows from; leave them out"
+                f"expected values of other parameters beside the function, got slots of the "
+                f"function itself, {', '.join(both)}; leave them out"
             )
         fixed |= others
         if check := getattr(study.sampler, "check_enqueued", None):
@@ -332,7 +334,7 @@ class Space:
         number = self.find(expression)
         if number is None:
             raise ExpressionError(
-                f"{expression} is not in the space {self.name!r}: no schema has a place for it"
+                f"{expression} is not in the space {self.name!r}: no schema can express it"
             )
         return number
 
@@ -355,7 +357,7 @@ class Space:
         names = [key.removesuffix(ends) for key in trial.user_attrs if key.endswith(ends)]
         text = trial.user_attrs.get(slot_of(name, "activation"))
         if text is None or (names and not name):
-            known = f"; it has those named {', '.join(names)}" if names else " yet"
+            known = f"; its functions are named {', '.join(names)}" if names else " yet"
             raise ExpressionError(
                 f"trial {trial.number} has no function{f' named {name!r}' if name else ''} of the "
                 f"space {self.name!r}{known}"
@@ -439,12 +441,12 @@ def load_space(name: str) -> Space:
 
 
 def slot_of(name: str, slot: str) -> str:
-    """Return what a slot or attribute of one activation of a study is called."""
+    """Return the name of a slot or attribute of one activation of a study."""
     return f"{name}.{slot}" if name else slot
 
 
 def enqueued(trial: BaseTrial) -> dict[str, Any]:
-    """Return the parameters that a trial was enqueued with."""
+    """Return the parameters of an enqueued trial."""
     from optuna.trial import FrozenTrial, Trial
 
     if isinstance(trial, FrozenTrial):
@@ -463,7 +465,7 @@ def _note(trial: BaseTrial, key: str, text: str) -> None:
 
 
 def _understood(spec: SpaceSpec) -> SpaceSpec:
-    """Return a space with the operators' own names in place of other libraries'."""
+    """Return a space with the operators' own names instead of other libraries'."""
     kinds = (*KINDS, "schemas", "expressions", "baselines")
     own = {kind: tuple(map(own_names, getattr(spec, kind))) for kind in kinds}
     return spec.model_copy(update=own)

@@ -1,1 +1,1 @@
-"""Benchmarks: measured values of a whole space, in files of our own and in the Act-Bench form."""
+"""Benchmarks: measured values of a whole space, as Parquet or Act-Bench files."""

@@ -1,7 +1,7 @@
-"""Files in the form of Act-Bench: one JSON object, expression → record.
+"""Files in the Act-Bench format: one JSON object, expression → record.
 
-The form is that of Bingham and Miikkulainen (2023), arXiv 2301.05785. Files are read record by
-record, so that memory holds the resulting arrays and one record at a time.
+The format of Bingham and Miikkulainen (2023), arXiv 2301.05785. Files are read record by record,
+so memory holds only the resulting arrays and one record.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _CHUNK = 1 << 20  # characters
 
 Vectors = Callable[[int], NDArray[np.float64] | None]
 
-# Far above the released files (130 MB, 3,000 records of 40 kB), and what a machine still bears. A
-# file of some kilobytes may unpack to any size.
+# Far above the released files (130 MB, 3,000 records of 40 kB), but bearable for a machine. A few
+# kilobytes may unpack to any size.
 _MOST_CHARACTERS = 1 << 31
 _MOST_OF_A_RECORD = 1 << 24  # characters
 _MOST_OF_A_KEY = 10_000  # characters, as of any expression
 _MOST_RECORDS = 1_000_000
 _MOST_NUMBERS = 1 << 28  # of all vectors: 1 GB
 _CLASSES = (2, 3, 5, 10, 20, 50, 100, 200, 365, 1000)
-# A network that learns nothing answers with one class, whose share of the images is not quite 1/C.
+# A network that learns nothing predicts one class, whose share of the images is not quite 1/C.
 _AT_CHANCE = 1.1
 
 
@@ -70,26 +70,25 @@ def read_act_bench(
 ) -> Benchmark:
     """Read a released file, plain or compressed with gzip.
 
-    A record whose key matches no function of the space in any spelling is listed in ``unmatched``.
-    Records of functions that are one in the space are put together: medians of their values, the
-    first spectrum. Vectors that are null, empty or of a length that is not the most frequent one
-    mean that there are no spectral features. The file has histograms of log eigenvalues, and they
-    become quantiles; the range of a layer's histogram is taken to be that of the released files,
-    [-100, 100], which scales the quantiles and nothing else.
+    Records without a function in the space are listed in ``unmatched``. Records of the same
+    function are merged: medians of their values, the first spectrum. Vectors that are null, empty
+    or of an unusual length give no spectral features. The histograms of log eigenvalues become
+    quantiles; the range of a layer's histogram is assumed to be [-100, 100], as in the released
+    files, which only scales the quantiles.
 
     Args:
         path: ``.json`` or ``.json.gz``.
-        space: whose functions they are; default: ``act_bench``.
-        chance: accuracy of guessing; default: that of 1/2 to 1/1000 which is nearest to the low
-            end (the 5% quantile) of the validation accuracies.
+        space: of the functions; default: ``act_bench``.
+        chance: accuracy of guessing; default: the one of 1/2 to 1/1000 nearest to the low end (the
+            5% quantile) of the validation accuracies.
         progress: called with the number of records read.
 
     Returns:
-        A benchmark of one run. ``diverged`` are functions whose accuracy is at most 1.1 times
-        that of chance: the file does not tell divergence from learning nothing.
+        A benchmark of one run. ``diverged`` are functions with at most 1.1 times the accuracy of
+        chance: the file does not distinguish divergence from learning nothing.
 
     Raises:
-        BenchmarkError: the file is truncated, damaged or of another form; the message names the
+        BenchmarkError: the file is truncated, damaged or of another format; the message names the
             record.
     """
     space = space or load_space("act_bench")
@@ -115,7 +114,7 @@ def read_act_bench(
         if count > _MOST_RECORDS or kept > _MOST_NUMBERS:
             raise BenchmarkError(
                 f"{where}: the file has more than {_MOST_RECORDS:,} records, or {_MOST_NUMBERS:,} "
-                "numbers in their vectors, which none in the form of Act-Bench has"
+                "numbers in their vectors, too many for an Act-Bench file"
             )
         if progress is not None:
             progress(count)
@@ -158,7 +157,7 @@ def read_act_bench(
 
 
 def write_act_bench(benchmark: Benchmark, path: Path, *, vectors: Vectors | None = None) -> None:
-    """Write a benchmark in the form of Act-Bench, compressed where the name ends in ``.gz``.
+    """Write a benchmark in the Act-Bench format, compressed if the name ends in ``.gz``.
 
     Values are medians over the runs. Spectra are distribution functions of log eigenvalues over
     [-100, 100].
@@ -166,17 +165,16 @@ def write_act_bench(benchmark: Benchmark, path: Path, *, vectors: Vectors | None
     Args:
         benchmark: what to write.
         path: ``.json`` or ``.json.gz``.
-        vectors: from an index of the catalogue to the function's vector, (n,) in [0, 1] and of
-            one length for all, or None where it has none. Default: made of the quantiles that the
-            benchmark keeps, in 100 bins a layer.
+        vectors: from an index of the catalogue to the function's vector, (n,) in [0, 1], of equal
+            length for all, or None. Default: from the benchmark's quantiles, in 100 bins per layer.
 
     Raises:
         BenchmarkError: the file cannot be written, or the benchmark is not of accuracies.
     """
     if benchmark.metric != ACCURACY:
         raise BenchmarkError(
-            f"the form of Act-Bench holds accuracies, and the benchmark {benchmark.name!r} "
-            f"measures {benchmark.metric}; keep its .parquet file"
+            f"the Act-Bench format stores accuracies, but the benchmark {benchmark.name!r} "
+            f"measures {benchmark.metric}; use its .parquet file"
         )
     try:
         with replacing(path) as temporary:
@@ -192,7 +190,7 @@ def _write(benchmark: Benchmark, path: Path, vectors: Vectors | None, *, packed:
     vectors = vectors or _of_quantiles(benchmark.features)
     with ExitStack() as stack:
         file: Any = stack.enter_context(path.open("wb"))
-        if packed:  # without the time, so that equal content gives equal files
+        if packed:  # no time stamp, so equal content gives equal files
             file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
         separator = "{"
         for index in np.flatnonzero(benchmark.measured):
@@ -212,7 +210,7 @@ def _write(benchmark: Benchmark, path: Path, vectors: Vectors | None, *, packed:
 
 
 def _of_quantiles(features: FeatureTable) -> Vectors:
-    """Return what makes a function's vector of the quantiles that are kept, if there are any."""
+    """Return a function that makes vectors of the stored quantiles, if there are any."""
 
     def vector(index: int) -> NDArray[np.float64] | None:
         fim = features.blocks.get("fim")
@@ -244,15 +242,15 @@ def _spectra(
         if len(vector) == usual and np.isfinite(vector).all():
             whole[index] = vector
         elif len(vector) == usual:
-            reasons[index] = "a vector with numbers that are not finite"
+            reasons[index] = "a vector with NaN or infinite numbers"
         elif len(vector):
-            reasons[index] = f"a vector of {len(vector):,} numbers where {usual:,} are usual"
+            reasons[index] = f"a vector of {len(vector):,} numbers instead of the usual {usual:,}"
     ends = layer_ends(whole.values(), usual)
     rows: dict[int, NDArray[np.float32]] = {}
     for index, vector in whole.items():
         quantiles = layer_quantiles(vector, ends)
         if quantiles is None:
-            reasons[index] = "a vector that is no distribution function in some layer"
+            reasons[index] = "a vector that is not a distribution function in some layer"
         else:
             rows[index] = quantiles
             reasons[index] = ""
@@ -292,7 +290,7 @@ def _number(record: dict[str, Any], metric: str, where: str) -> float:
         number = float(value)
     except OverflowError as error:
         raise BenchmarkError(
-            f"{where}: expected a number that fits for {key!r}, got {_shown(value)}"
+            f"{where}: expected a valid number for {key!r}, got {_shown(value)}"
         ) from error
     if metric.endswith("value") and not (np.isnan(number) or 0 <= number <= 1):
         raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {_shown(value)}")
@@ -308,11 +306,11 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
             f"{where}: expected a list of numbers for {_VECTOR!r}, got {_shown(value)}"
         )
     try:
-        with np.errstate(over="ignore"):  # infinite, and told as that
+        with np.errstate(over="ignore"):  # infinite, reported as such
             vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise BenchmarkError(
-            f"{where}: expected numbers alone in {_VECTOR!r}, got {_shown(value)}"
+            f"{where}: expected only numbers in {_VECTOR!r}, got {_shown(value)}"
         ) from error
     if vector.ndim != 1:
         raise BenchmarkError(f"{where}: expected a flat list for {_VECTOR!r}, got a nested one")
@@ -327,7 +325,7 @@ def _spellings(record: dict[str, Any], where: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """Return what came as JSON says it, cut where it is long."""
+    """Return a value as JSON, shortened."""
     if isinstance(value, bool | float | None):
         return json.dumps(value)
     return json.dumps(value) if isinstance(value, str) and len(value) <= 60 else shown(value)
@@ -339,7 +337,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         scanner = _Scanner(file, path)
         if (found := scanner.peek()) != "{":
             raise BenchmarkError(
-                f"{path}: expected an object of records, got {found!r} at the beginning"
+                f"{path}: expected an object of records, got {found!r} at the start"
             )
         scanner.skip()
         seen: set[str] = set()
@@ -350,7 +348,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(key, str) or not key.strip() or len(key) > _MOST_OF_A_KEY:
                 raise BenchmarkError(f"{scanner.where}: expected an expression, got {_shown(key)}")
             if key in seen:
-                raise BenchmarkError(f"{path}: record {key!r} is there twice")
+                raise BenchmarkError(f"{path}: record {key!r} appears twice")
             seen.add(key)
             scanner.last = key
             scanner.expect(":")
@@ -401,22 +399,22 @@ class _Scanner:
     def _more(self) -> bool:
         if len(self.buffer) - self.at > _MOST_OF_A_RECORD:
             raise BenchmarkError(
-                f"{self.where}: more than {_MOST_OF_A_RECORD:,} characters in one piece; records "
-                "of the form of Act-Bench have some ten thousand"
+                f"{self.where}: more than {_MOST_OF_A_RECORD:,} characters in one piece; an "
+                "Act-Bench record has about ten thousand"
             )
         chunk = self.file.read(_CHUNK)
         self.read += len(chunk)
         if self.read > _MOST_CHARACTERS:
             raise BenchmarkError(
                 f"{self.where}: the file has, or unpacks to, more than {_MOST_CHARACTERS:,} "
-                "characters, which none in the form of Act-Bench has"
+                "characters, too many for an Act-Bench file"
             )
         self.buffer, self.at = self.buffer[self.at :] + chunk, 0
         self.ended = not chunk
         return bool(chunk)
 
     def peek(self) -> str:
-        """Return the next character that is no white space; "" at the end."""
+        """Return the next character that is not white space; "" at the end."""
         while True:
             found = _SOMETHING.search(self.buffer, self.at)
             if found:
@@ -441,12 +439,12 @@ class _Scanner:
             try:
                 value, end = self.decoder.raw_decode(self.buffer, self.at)
             except json.JSONDecodeError as error:
-                # What looks wrong may be a value of which the rest was not read yet.
+                # An apparent error may be an incompletely read value.
                 if not self._more():
                     raise self._broken(error.msg) from error
                 continue
             except RecursionError as error:
-                raise self._broken("it is nested too deeply") from error
+                raise self._broken("it is too deeply nested") from error
             except ValueError as error:  # a key twice, or a number of thousands of digits
                 raise self._broken(str(error).partition(";")[0]) from error
             self.at = end
@@ -454,17 +452,15 @@ class _Scanner:
 
     def _broken(self, why: str) -> BenchmarkError:
         if self.ended and not self.buffer[self.at :].rstrip().endswith("}"):
-            return BenchmarkError(
-                f"{self.where}: the file ends in the middle; it is truncated, get it again"
-            )
+            return BenchmarkError(f"{self.where}: the file is truncated; download it again")
         return BenchmarkError(f"{self.where}: not valid JSON: {why}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, if it has each key once."""
+    """Return an object, if its keys are unique."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
+        raise ValueError(f"the key {twice[:60]!r} appears twice")
     return found

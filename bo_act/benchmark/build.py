@@ -1,7 +1,6 @@
 """Building a benchmark: every function of a space trained on a study's task, with several seeds.
 
-Each run is one line of ``runs.jsonl``, written when the run has ended and kept for good, so that a
-build that was stopped, by whatever, goes on where it was.
+Each finished run is a line of ``runs.jsonl``, so that a stopped or killed build resumes there.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from bo_act.tasks.task import Task
 from bo_act.training.outcomes import DIVERGED
 from bo_act.training.trainer import cpu_threads, pick_device
 
-_FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
+_FAILURES_IN_A_ROW = 5  # more mean a cause outside the functions
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,12 @@ class Run:
 
 @dataclass(frozen=True)
 class BuildJob:
-    """Trains functions as a study would, and reads the test set of each network."""
+    """Trains functions as in a study, and evaluates each network on the test set."""
 
     spec: StudySpec
 
     def __call__(self, device: torch.device) -> Callable[[Run], dict[str, Any]]:
-        """Load the study's task on a device; what comes back trains."""
+        """Load the study's task on a device, to train functions."""
         training = self.spec.training.model_copy(update={"device": str(device)})
         task = Task.load(self.spec.model_copy(update={"training": training}))
         return _Trainer(task)
@@ -71,7 +70,7 @@ class _Trainer:
         }
 
     def __call__(self, run: Run) -> dict[str, Any]:
-        """Train one function; return what ``runs.jsonl`` keeps, or ``failure`` and whose it is."""
+        """Train one function; return its record for ``runs.jsonl``, or the ``failure``."""
         try:
             return self._record(run)
         except USERS as error:
@@ -98,7 +97,7 @@ class _Trainer:
                 if result.status != DIVERGED:
                     value, loss = self.task.measure(network, samples)
                 record[f"{name}_value"] = _short(value)
-                # JSON knows no infinity, and a network may answer with one.
+                # JSON has no infinity, but outputs may be infinite.
                 record[f"{name}_loss"] = _short(loss) if math.isfinite(loss) else None
         return record
 
@@ -123,25 +122,25 @@ def build_benchmark(
 ) -> Benchmark:
     r"""Train every function of a study's space, or resume.
 
-    Functions are taken in an order that ``build_order`` shuffles, the same for every seed, so that
-    a build that was stopped has some of every kind.
+    ``build_order`` shuffles the functions, in the same way for every seed, so that a stopped build
+    has some of every kind.
 
     Args:
-        spec: whose space, model, data, training and features are used; run r of a function has
-            the seed ``spec.seed + r``.
+        spec: space, model, data, training and features; run r of a function has the seed
+            ``spec.seed + r``.
         seeds: runs of each function.
-        functions: how many functions of the order to train; default: all. Fewer make a benchmark of
-            a part of the space, of these and of what else the folder has.
-        workers: parallel processes. They share one GPU, since small networks do not fill it, and
-            are distributed over several.
+        functions: how many functions of the order to train; default: all. Fewer give a partial
+            benchmark, of these and any other runs in the folder.
+        workers: parallel processes. Several share one GPU, since small networks do not fill it;
+            with several GPUs they are distributed.
         folder: where ``runs.jsonl`` is; default: ``runs/<study>/benchmark``.
         name: of the benchmark; default: the study's.
         events: called as it proceeds.
 
     Raises:
         BenchmarkError: the folder has runs of another study, another build is running there, or
-            runs failed; the next call repeats them.
-        BoActError: something in the study file or the data is wrong.
+            runs failed; the next call repeats those.
+        BoActError: the study file or the data are wrong.
 
     Examples:
         >>> from pathlib import Path
@@ -164,7 +163,7 @@ def build_benchmark(
     catalogue = task.space.catalogue
     wanted = build_order(task)[:functions]
     with RunJournal(folder / "runs.jsonl", made_from(task), key=("index", "seed")) as journal:
-        # A seed after the other: a build that is stopped early has each function once.
+        # Seed by seed: a build stopped early has each function once.
         todo = [
             Run(index, catalogue.text(index), seed)
             for seed in range(seeds)
@@ -211,10 +210,10 @@ def build_benchmark(
 
 
 def build_order(task: Task) -> list[int]:
-    """Return the indices of a space's functions in the order in which they are trained.
+    """Return the indices of a space's functions in the order of training.
 
-    The baselines, with which every search begins, and then the others at random, by the study's
-    seed: those of a catalogue lie by their operators, all sums before the first quotient.
+    The baselines, with which every search begins, then the others at random, by the study's seed,
+    because a catalogue is sorted by operators.
     """
     catalogue = task.space.catalogue
     first = []
@@ -226,19 +225,19 @@ def build_order(task: Task) -> list[int]:
 
 
 def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> BenchmarkError:
-    """Say what failed, grouped by reason."""
+    """Return a message with the failures, grouped by reason."""
     reasons = "; ".join(
         f"{one.count} times {one.reason} ({one.functions})"
         for one in failures_of_runs("build", failed)
     )
     return BenchmarkError(
-        f"{len(failed)} runs failed: {reasons}; {done} of {total} are kept, and the same command "
-        "makes the others again"
+        f"{len(failed)} runs failed: {reasons}; {done} of {total} are saved, and the same command "
+        "repeats the failed ones"
     )
 
 
 def made_from(task: Task) -> dict[str, Any]:
-    """Return all that the runs of a build depend on."""
+    """Return everything that the runs of a build depend on."""
     spec = task.spec.model_dump(mode="json", include={"model", "data", "training", "seed"})
     for key in ("root", "download", "workers"):
         del spec["data"][key]
@@ -259,11 +258,11 @@ def assemble(
     seeds: int,
     name: str,
 ) -> Benchmark:
-    """Put the runs of a build together.
+    """Assemble a benchmark from the runs of a build.
 
     Args:
-        task: that they are runs of.
-        records: of runs (function, seed), in any order; those that lack are missing in the result.
+        task: of the runs.
+        records: of runs (function, seed), in any order; runs without a record are NaN.
         features: of the task.
         seeds: S.
         name: of the benchmark.
@@ -275,7 +274,7 @@ def assemble(
     for record in records:
         place = record["index"], record["seed"]
         for one in MEASURED:
-            # Runs of a version that knew accuracies alone call them so.
+            # Runs of versions with accuracies only call them so.
             value = record[one if one in record else one.replace("value", "accuracy")]
             runs[one][place] = np.nan if value is None else value
         diverged[place] = record["status"] == DIVERGED

@@ -1,4 +1,4 @@
-"""Spectra as Act-Bench files have them: histograms of log eigenvalues, summed up by layer."""
+"""Spectra of Act-Bench files: cumulative histograms of log eigenvalues by layer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 QUANTILES = 128
 _LOW, _HIGH = -100.0, 100.0  # of the released histograms
-_BINS = 100  # of those that we write
-_ROUNDING = 1e-4  # by which a distribution function may fall
-_SHARE = 0.5  # of the vectors that fall where a layer ends
+_BINS = 100  # of our own
+_ROUNDING = 1e-4  # allowed decrease of a distribution function
+_SHARE = 0.5  # of the vectors that decrease at the end of a layer
 
 
 def layer_ends(vectors: Collection[NDArray[np.float32]], length: int) -> list[int]:
-    """Find where each layer's numbers end, from where vectors fall; the last is ``length``.
+    """Find the end of each layer's numbers, where vectors decrease; the last is ``length``.
 
-    A distribution function never falls, and the next one begins lower than the last one ended. One
-    of a single bin, or of two where nothing lies in the second, is 1 throughout: it is taken for
-    the end of the layer before, in all vectors alike.
+    A distribution function never decreases, and the next one starts below the end of the last. A
+    layer of a single bin, or of two with an empty second one, is 1 throughout and counts as the
+    end of the previous layer, in all vectors alike.
 
     Args:
         vectors: (length,) each.
@@ -33,17 +33,17 @@ def layer_ends(vectors: Collection[NDArray[np.float32]], length: int) -> list[in
 
 
 def layer_quantiles(vector: NDArray[np.float32], ends: Sequence[int]) -> NDArray[np.float32] | None:
-    """Turn a vector into 128 quantiles a layer, at the levels (i + 1/2) / 128.
+    """Turn a vector into 128 quantiles per layer, at the levels (i + 1/2) / 128.
 
-    Between the edges of a bin the distribution is taken to be uniform. What lies beyond the last
-    edge (a distribution function that ends below 1) is put there.
+    The distribution is uniform within bins. Mass beyond the last edge (a distribution function
+    that ends below 1) is put at that edge.
 
     Args:
         vector: (n,) the layers' distribution functions at the right edges of their bins.
         ends: of the L layers.
 
     Returns:
-        (L · 128,), or None where a layer's numbers fall, are all zero or leave [0, 1].
+        (L · 128,), or None if a layer's numbers decrease, are all zero or leave [0, 1].
     """
     levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
     parts = []

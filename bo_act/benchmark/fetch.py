@@ -1,4 +1,4 @@
-"""Downloading benchmark files: resumed where they stopped, checked, and whole or not there."""
+"""Downloading benchmark files: resumable, checked, complete or absent."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 3
 
 _BY_HAND = (
-    "The released Act-Bench files are found through the authors' repository, "
-    "cognizant-ai-labs/act-bench on GitHub. Where this machine has no way there, fetch the file on "
-    "another one, copy it here, and give its path in place of a benchmark's name."
+    "The authors' repository, cognizant-ai-labs/act-bench on GitHub, links to the released "
+    "Act-Bench files. If this machine cannot reach it, download the file on another machine, copy "
+    "it here, and give its path instead of a benchmark's name."
 )
 
 
@@ -40,19 +40,19 @@ def fetch(
     sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Download a file, or go on with it where the server still has the same one.
+    """Download a file, or resume if the server still has the same one.
 
     Args:
         url: http or https.
-        folder: to put it in, under the last part of the address.
-        sha256: what its checksum has to be, in hexadecimal.
+        folder: for the file, under the last part of the URL.
+        sha256: expected checksum, in hexadecimal.
         progress: see ``Progress``.
 
     Returns:
-        The file. One that is there is not downloaded again; its checksum is looked at.
+        The file. An existing one is not downloaded again, only its checksum is verified.
 
     Raises:
-        BenchmarkError: the address is none, cannot be reached, the file is another one, or it
+        BenchmarkError: the URL is invalid or unreachable, the checksum is wrong, or the file
             cannot be written.
     """
     path = folder / _name(url)
@@ -68,32 +68,30 @@ def fetch(
     found = _checksum(path)
     if sha256 is not None and found != sha256.lower():
         raise BenchmarkError(
-            f"{path}: expected the checksum {sha256.lower()}, got {found}; the file, which was "
-            f"there before, is another one or damaged: delete it and fetch it again"
+            f"{path}: expected the checksum {sha256.lower()}, got {found}; the existing file is a "
+            "different one or damaged: delete it and fetch it again"
         )
     return path
 
 
 def _name(url: str) -> str:
-    """Return the name of the file at an address."""
+    """Return the file name of a URL."""
     name = ""
     with suppress(ValueError):  # half an IPv6 address
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.netloc:
             name = Path(unquote(parts.path)).name
     if name in ("", "..") or "\0" in name:
-        raise BenchmarkError(
-            f"expected the http or https address of a file, got {url!r}. {_BY_HAND}"
-        )
+        raise BenchmarkError(f"expected an http or https URL of a file, got {url!r}. {_BY_HAND}")
     return name
 
 
 class _Part:
-    """What came of a file so far, and of which version of which address.
+    """A partial download, of one version of one URL.
 
     Args:
-        path: of what came so far; a note beside it says where it came from.
-        file: of that path, open to be added to, and locked: nobody else adds to it meanwhile.
+        path: of the partial file; a note beside it has its origin.
+        file: of that path, open for appending and locked.
     """
 
     def __init__(self, path: Path, file: FileIO) -> None:
@@ -108,24 +106,24 @@ class _Part:
 
     @property
     def size(self) -> int:
-        """Bytes that have come."""
+        """Bytes received."""
         return os.fstat(self.file.fileno()).st_size
 
     def usable(self, url: str) -> int:
-        """Return how many bytes can be gone on from; what may be of another version is none."""
+        """Return how many bytes to resume from; 0 if they may be of another version."""
         told_apart = self.version.get("etag") or self.version.get("modified")
         of_it = self.version.get("url") == digest(url) and bool(told_apart or self.begun_here)
         return self.size if of_it else 0
 
     def begin(self, version: Mapping[str, str | None]) -> None:
-        """Throw away what came, and begin with the first byte of a version."""
+        """Discard the partial file, and start with the first byte of a version."""
         self.version, self.begun_here = dict(version), True
         with self._writing():
             self.file.truncate(0)
             atomic_write(self.note, json.dumps(self.version))
 
     def fits(self, version: Mapping[str, str | None]) -> bool:
-        """Return whether a version is the one that has begun, as far as the server says."""
+        """Return whether a version is the one begun, as far as the server says."""
         return all(
             mine == theirs
             for mine, theirs in ((self.version[key], version[key]) for key in self.version)
@@ -141,32 +139,32 @@ class _Part:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Tell what cannot be written from what cannot be fetched."""
+        """Distinguish write errors from network errors."""
         try:
             yield
         except OSError as error:
             raise BenchmarkError(
-                f"cannot write {self.path}: {reason(error)}; what came so far is kept, and the "
-                f"same call goes on from there"
+                f"cannot write {self.path}: {reason(error)}; the part received so far is kept, "
+                "and the same call resumes there"
             ) from error
 
     def discard(self) -> None:
-        """Remove what came."""
+        """Remove the partial file."""
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
 
 @contextmanager
 def _begun(path: Path) -> Iterator[_Part | None]:
-    """Give what came of a file, to be added to; None where all of it is there.
+    """Yield the partial file for appending; None if the file is complete.
 
-    Who comes second waits for the first one, and finds the whole file then.
+    A second process waits for the first one, and then finds the complete file.
     """
     part = path.with_name(f"{path.name}.part")
     while not path.is_file():
         with part.open("ab", buffering=0) as file:
             lock(file.fileno())
-            # Unless another one has finished it meanwhile, or thrown it away.
+            # Unless another process finished or discarded it meanwhile.
             if part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno())):
                 found = _Part(part, file)
                 if path.is_file():
@@ -182,12 +180,12 @@ def _begun(path: Path) -> Iterator[_Part | None]:
 
 
 def _finish(url: str, part: _Part, path: Path, sha256: str | None) -> None:
-    """Check what came, and put it in place."""
+    """Check the download, and move it into place."""
     if sha256 is not None and (found := _checksum(part.path)) != sha256.lower():
         part.discard()
         raise BenchmarkError(
-            f"{url}: expected the checksum {sha256.lower()}, got {found}; the file there is "
-            f"another one, and is not kept"
+            f"{url}: expected the checksum {sha256.lower()}, got {found}; the server has a "
+            "different file, which was discarded"
         )
     os.fsync(part.file.fileno())
     part.path.replace(path)
@@ -210,22 +208,22 @@ def _download(url: str, part: _Part, progress: Progress | None) -> None:
                 f"{url}: the server answers {error.code} {error.reason}. {_BY_HAND}"
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            # One that broke off after some bytes is worth another attempt.
+            # Try again after a connection that brought some bytes.
             if attempt == _ATTEMPTS - 1 or part.size <= before:
-                kept = f" What came so far is kept in {part.path}." if part.size else ""
+                kept = f" The part received so far is in {part.path}." if part.size else ""
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 why = without_secrets_of(url, str(cause))
                 raise BenchmarkError(
-                    f"{url}: cannot be fetched: {why}.{kept} {_BY_HAND}"
+                    f"{url}: cannot be downloaded: {why}.{kept} {_BY_HAND}"
                 ) from error
 
 
 def _version(url: str, headers: Message) -> dict[str, str | None]:
-    """Return what tells a version of a file from others, and how many bytes it has."""
+    """Return the identity of a file's version, and its number of bytes."""
     part = headers.get("Content-Range")
     whole = part.rpartition("/")[2] if part else headers.get("Content-Length", "")
     return {
-        "url": digest(url),  # which may hold a token
+        "url": digest(url),  # may contain a token
         "etag": headers.get("ETag"),
         "modified": headers.get("Last-Modified"),
         "whole": whole if whole.isdigit() else None,
@@ -238,7 +236,7 @@ def _continue(url: str, part: _Part, progress: Progress | None) -> None:
     if done:
         headers["Range"] = f"bytes={done}-"
         etag = part.version["etag"] or ""
-        # A weak one ("W/…") does not stand for each byte.
+        # A weak one ("W/…") does not guarantee each byte.
         same = part.version["modified"] if etag.startswith("W/") or not etag else etag
         headers |= {"If-Range": same} if same else {}
     try:
@@ -249,14 +247,14 @@ def _continue(url: str, part: _Part, progress: Progress | None) -> None:
             raise
         version = _version(url, error.headers)
         if version["whole"] == str(done) and part.fits(version):
-            return  # all of it had come
+            return  # already complete
         answer = urllib.request.urlopen(url, timeout=_TIMEOUT)
     with answer:
         version = _version(url, answer.headers)
         if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
             begins = answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
             if not done:
-                raise ConnectionError("the server sent a part where the whole was asked for")
+                raise ConnectionError("the server sent part of the file instead of all of it")
             if not (begins and part.fits(version)):
                 part.begin({})
                 _continue(url, part, progress)

@@ -1,4 +1,4 @@
-"""RunJournal: runs of a build or a comparison, one line of JSON each, safe against kills."""
+"""RunJournal: runs of a build or a comparison as JSON lines, safe against kills."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bo_act.errors import BenchmarkError
 from bo_act.io import digest, reason
 
 _FORM = 2
-_UNCHECKED = 1  # the form before, whose lines say nothing by which damage could be seen
+_UNCHECKED = 1  # the previous format, without checksums
 
 
 _CHECK = b', "check": "%s"}'
@@ -26,17 +26,17 @@ _LENGTH = len(_CHECK % (b"0" * 16))
 class RunJournal:
     """A file of runs that one process at a time may extend.
 
-    Its first line says what the runs were made from. A line that a killed process left half
-    written is cut off; a line is only believed once its end is there, and ends with a checksum.
+    The first line has the settings of the runs. Every line ends with a checksum; an incomplete
+    line of a killed process is cut off.
 
     Args:
-        path: of the file; made with its folder where it is missing.
-        made_from: all that the runs depend on.
-        key: the fields that tell one run from another.
+        path: of the file; created with its folder if missing.
+        made_from: everything that the runs depend on.
+        key: the fields that identify a run.
 
     Raises:
-        BenchmarkError: the runs were made from something else, the file is damaged or cannot be
-            written, or another process has it open.
+        BenchmarkError: the runs have other settings, the file is damaged or cannot be written, or
+            another process has it open.
     """
 
     def __init__(self, path: Path, made_from: Mapping[str, Any], *, key: Sequence[str]) -> None:
@@ -52,8 +52,8 @@ class RunJournal:
             self._lock.acquire()
         except Timeout as error:
             raise BenchmarkError(
-                f"another process is at work in {self.path.parent}; wait for its end, or give "
-                f"another folder"
+                f"another process is working in {self.path.parent}; wait until it ends, or give "
+                "another folder"
             ) from error
         except OSError as error:
             raise self._cannot_write(error) from error
@@ -64,7 +64,7 @@ class RunJournal:
                     f"{self.path}: expected a file, got a folder, a pipe or a device"
                 )
             try:
-                # Without a buffer: on a full disk, nothing is left that would be written later.
+                # Unbuffered: on a full disk nothing remains to be written later.
                 self._file = on_failure.enter_context(self.path.open("a+b", buffering=0))
                 self._read()
             except OSError as error:
@@ -88,10 +88,10 @@ class RunJournal:
         return self._records[run]
 
     def add(self, record: dict[str, Any]) -> None:
-        """Keep a run: after this it outlasts the process and the machine.
+        """Save a run durably.
 
         Raises:
-            BenchmarkError: it cannot be written; those before are kept.
+            BenchmarkError: it cannot be written; earlier runs stay.
         """
         try:
             self._write(record)
@@ -129,7 +129,7 @@ class RunJournal:
         first, *lines = content[:whole].split(b"\n")[:-1]
         self._checked = first.startswith(b'{"form": %d' % _FORM)
         header = self._parse(first, 1)
-        if not lines and header != self.header:  # nothing was made of it, as where it failed
+        if not lines and header != self.header:  # no runs depend on it
             self._file.truncate(0)
             self._write(self.header)
             return
@@ -140,33 +140,33 @@ class RunJournal:
                 self._records.setdefault(self._run(record), record)
             except KeyError as error:
                 raise self._damaged(number, f"it has no {error}") from error
-            except TypeError as error:  # a list, where a number or a name belongs
+            except TypeError as error:  # a list instead of a number or a name
                 raise self._damaged(number, f"it has no plain {', '.join(self.key)}") from error
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         if self._checked:
             text, check = line[:-_LENGTH] + b"}", line[-_LENGTH:]
             if check != _CHECK % digest(text)[:16].encode():
-                raise self._damaged(number, "it is not what was written")
+                raise self._damaged(number, "its checksum is wrong")
             line = text
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise self._damaged(number, str(error)) from error
         if not isinstance(record, dict):
-            raise self._damaged(number, "it is no JSON object")
+            raise self._damaged(number, "it is not a JSON object")
         return record
 
     def _cannot_write(self, error: OSError) -> BenchmarkError:
         return BenchmarkError(
-            f"{self.path} cannot be written: {reason(error)}; the runs before are kept, and the "
-            f"same call goes on from there"
+            f"{self.path} cannot be written: {reason(error)}; earlier runs are saved, and the "
+            "same call resumes there"
         )
 
     def _damaged(self, number: int, why: str) -> BenchmarkError:
         return BenchmarkError(
-            f"{self.path}, line {number} is damaged: {why}; remove that line, and its run is made "
-            f"again"
+            f"{self.path}, line {number} is damaged: {why}; remove that line, and the run will be "
+            "repeated"
         )
 
     def _check(self, header: dict[str, Any]) -> None:
@@ -179,8 +179,8 @@ class RunJournal:
             f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" for key in differing[:3]
         )
         raise BenchmarkError(
-            f"{self.path} holds runs made from something else: {shown}; give another folder, or "
-            f"remove this one"
+            f"{self.path} holds runs with other settings: {shown}; give another folder, or remove "
+            "this one"
         )
 
 

@@ -1,7 +1,6 @@
-"""Benchmark files: one Parquet file with a row for each function, complete in itself.
+"""Benchmark files: one self-contained Parquet file with a row per function.
 
-The space is in the file, output features follow from the functions and are computed again when it
-is read, and Fisher spectra are kept.
+The file contains the space and the Fisher spectra; output features are recomputed on reading.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _SPECTRA = ("fim", "fim_null")
 
 
 def save(benchmark: Benchmark, path: Path) -> None:
-    """Write a benchmark; the file appears whole or not at all.
+    """Write a benchmark atomically.
 
     Raises:
         BenchmarkError: it cannot be written.
@@ -100,8 +99,8 @@ def load(path: Path) -> Benchmark:
     """Read a benchmark file.
 
     Raises:
-        BenchmarkError: it is no benchmark file, is damaged, or its functions are numbered
-            otherwise by this version.
+        BenchmarkError: it is not a benchmark file, is damaged, or this version numbers its
+            functions differently.
     """
     try:
         content = path.read_bytes()
@@ -111,7 +110,7 @@ def load(path: Path) -> Benchmark:
 
 
 def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
-    """Return the benchmark that a file holds; the path is for errors."""
+    """Return the benchmark in a file's content; the path is for errors."""
     try:
         _check_size(pq.ParquetFile(pa.BufferReader(content)).metadata)
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
@@ -122,31 +121,31 @@ def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
     packed = (table.schema.metadata or {}).get(_KEY)
     if packed is None:
         raise BenchmarkError(
-            f"{path}: expected a benchmark file, got a Parquet file of another kind; "
-            f"`bo-act bench build` makes them"
+            f"{path}: expected a benchmark file, got another kind of Parquet file; `bo-act bench "
+            "build` makes benchmark files"
         )
     try:
         about = json.loads(packed)
         if about["form"] != FORM:
             raise BenchmarkError(
-                f"{path}: expected a benchmark file of form {FORM}, got form {about['form']}; "
+                f"{path}: expected a benchmark file of format {FORM}, got format {about['form']}; "
                 f"read it with the version of bo-act that wrote it"
             )
         space = Space(SpaceSpec.model_validate(about["space"]))
         if space.catalogue.hash != about["catalogue"]:
             raise BenchmarkError(
-                f"{path}: the functions of its space {space.name!r} are numbered otherwise by "
-                f"this version of bo-act, whose operators or grouping differ; build it again"
+                f"{path}: the functions of its space {space.name!r} have other numbers in this "
+                "version of bo-act, because operators or deduplication changed; build it again"
             )
         return _read(table, about, space)
     except BenchmarkError:
         raise
-    except Exception as error:  # whatever its content does to those who read it
+    except Exception as error:  # damaged content may raise anything
         raise BenchmarkError(f"{path}: the file is damaged: {one_line(error)}") from error
 
 
 def _check_size(about: pq.FileMetaData) -> None:
-    """Refuse a file that would fill the memory: a few bytes may stand for any number of values."""
+    """Refuse a file that would fill the memory: a few bytes may encode any number of values."""
     groups = [about.row_group(index) for index in range(about.num_row_groups)]
     values = sum(
         group.column(index).num_values for group in groups for index in range(group.num_columns)
@@ -189,17 +188,17 @@ def open_benchmark(name: str) -> Benchmark:
         try:
             return replace(_unpacked(read_checked(kept), kept), name=name)
         except (OSError, ValueError, BenchmarkError) as error:
-            warnings.warn(f"{kept} is converted again: {one_line(error)}", stacklevel=2)
+            warnings.warn(f"{kept} is damaged, converted again: {one_line(error)}", stacklevel=2)
     packed = _packed(read_act_bench(path))
     try:
         write_checked(kept, packed)
     except OSError as error:
         warnings.warn(
-            f"{name} is converted each time, since the result cannot be kept in {kept.parent}: "
+            f"{name} is converted on every run, since the result cannot be saved in {kept.parent}: "
             f"{reason(error, content.MOVE_CACHE)}",
             stacklevel=2,
         )
-    # What is kept is rounded, and a benchmark is the same whether it was kept before or not.
+    # Use the rounded cached content now as well as later.
     return replace(_unpacked(packed, kept), name=name)
 
 
@@ -208,7 +207,7 @@ def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:
     metric = Metric.read(about["metric"]) if "metric" in about else ACCURACY
     if metric is None:
         raise ValueError(f"it has the metric {about['metric']!r}")
-    # Files that name no metric are of accuracies, and call them so.
+    # Files without a metric have accuracies.
     column = "value" if "metric" in about else "accuracy"
     runs = {
         name: _array(table, name.replace("value", column)).astype(np.float64) for name in MEASURED
@@ -248,7 +247,7 @@ def _array(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round to the nearest number with 11 bits, so that the rest compresses to nothing."""
+    """Round to the nearest number with 11 bits, for compression."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + np.uint32(1 << 12)) & ~np.uint32((1 << 13) - 1)
     return np.where(np.isfinite(values), rounded.view(np.float32), values)

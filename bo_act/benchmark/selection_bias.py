@@ -1,4 +1,4 @@
-"""How much of a benchmark's top is luck: what one seed's best are worth with another."""
+"""Selection bias of a benchmark's best: their values with another seed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from bo_act.statistics import rank_correlation
 def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     """Compare the runs of the same functions.
 
-    Each run in turn is held out, and functions are chosen by the mean of the others. Whatever is
-    chosen by its value has been lucky on average; the held-out run has not.
+    Each run in turn is held out, and functions are chosen by the mean of the others. The values
+    that they were chosen by are biased upwards; the held-out run is not.
 
     Args:
         benchmark: with at least two runs of each function.
-        top: how many of the best.
+        top: number of best functions.
 
     Returns:
-        All as the values are stored, averaged over the held-out runs: ``correlation`` (Spearman)
-        of a run with the mean of the others over all functions, and ``correlation_top`` within
-        the fifth that is best by the others; ``deviation``, the median over that fifth of
-        the standard deviation between runs; ``chosen``, the value by which the best function was
-        chosen; ``held_out``, its value in the held-out run; ``shrinkage``, by how much
-        it is worse; ``regret``, how much worse ``held_out`` is than the best value of the held-out
-        run, itself a lucky one; ``regret_of_mean``, how much worse the chosen one is than the best
-        by the mean of all runs, in that mean; and ``kept``, the share of the ``top`` that is the
-        top of the held-out run as well.
+        In the unit of the stored values, averaged over the held-out runs: ``correlation``
+        (Spearman) of a run with the mean of the others over all functions, and ``correlation_top``
+        within the best fifth by the others; ``deviation``, the median over that fifth of the
+        standard deviation between runs; ``chosen``, the best function's value in the choice;
+        ``held_out``, its value in the held-out run; ``shrinkage``, their difference; ``regret``,
+        how much worse ``held_out`` is than the best value of the held-out run (itself biased);
+        ``regret_of_mean``, how much worse the chosen one is than the best by the mean of all runs,
+        in that mean; and ``kept``, the share of the ``top`` that is also in the top of the
+        held-out run.
 
     Raises:
         BenchmarkError: there is only one run of each function.
@@ -41,7 +41,7 @@ def luck(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     count = runs.shape[1]
     if count < 2 or len(runs) < 5:
         raise BenchmarkError(
-            f"expected at least two runs of at least five functions to tell luck from merit, got "
+            f"expected at least two runs of at least five functions to measure selection bias, got "
             f"{count} runs of {len(runs)} functions; build with more --seeds"
         )
     mean = runs.mean(axis=1)

@@ -1,4 +1,4 @@
-"""Benchmarks as sources of a warm start, and which of them say of a benchmark what it is."""
+"""Benchmarks as sources of a warm start, and which of them have the searched task."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bo_act.search.warm_start import Source
 
 Floats = NDArray[np.float64]
 
-_SHARE = 0.5  # of the functions that both know, above which two benchmarks have the same runs
-_ROUNDING = 1e-5  # relative; files in the form of Act-Bench keep six digits of medians
+_SHARE = 0.5  # of the common functions, above which two benchmarks have the same runs
+_ROUNDING = 1e-5  # relative; Act-Bench files have six digits of medians
 _COMPARED = tuple(name for name in MEASURED if name != "seconds")
 
 
 def as_source(benchmark: Benchmark, space: Space) -> Source:
-    """Return what a benchmark says of the functions of a space.
+    """Return a benchmark as a source for the functions of a space.
 
-    Functions are matched by what they compute, so the benchmark's space may be another one.
+    Functions are matched by their values, so the benchmark may have another space.
 
     Raises:
         SearchError: it has no function of the space.
@@ -35,22 +35,21 @@ def as_source(benchmark: Benchmark, space: Space) -> Source:
 
 
 def same_task(one: Benchmark, other: Benchmark) -> bool:
-    """Tell whether two benchmarks are of one task, whatever they and their files are called.
+    """Tell whether two benchmarks have the same task, whatever their names.
 
-    Either they were built from the same study but for the seed and the space, or they have the same
-    runs.
+    Either they were built from the same study, except for seed and space, or they share runs.
     """
     made = _task(one)
     return (made is not None and made == _task(other)) or same_runs(one, other)
 
 
 def same_runs(one: Benchmark, other: Benchmark) -> bool:
-    """Tell whether most functions that two benchmarks know have a run in common.
+    """Tell whether most common functions of two benchmarks have a run in common.
 
-    One may know more functions or more seeds, or only the median or the mean over the runs. All
-    values and losses that both know have to agree, as an accuracy alone may by chance.
-    Functions without a loss tell nothing: most of those diverged, and are at chance in any task.
-    Where no function has a loss, those tell nothing that have the most frequent value.
+    One may have more functions or seeds, or only the median or mean over the runs. All common
+    values and losses must agree, since accuracies alone may agree by chance. Functions without a
+    loss tell nothing: most of those diverged, and are at chance in any task. Where no function has
+    a loss, those tell nothing that have the most frequent value.
     """
     theirs, ours = _matched(other, one.space)
     there = one.measured[ours]
@@ -71,7 +70,7 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
 
 
 def _matched(benchmark: Benchmark, space: Space) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the measured functions of a benchmark that a space has, and their indices there."""
+    """Return the measured functions of a benchmark in a space, and their indices there."""
     measured = np.flatnonzero(benchmark.measured)
     if benchmark.space.catalogue.hash == space.catalogue.hash:
         return measured, measured
@@ -87,7 +86,7 @@ def _matched(benchmark: Benchmark, space: Space) -> tuple[NDArray[np.int64], NDA
 
 
 def _task(benchmark: Benchmark) -> Any:
-    """Return what a benchmark was built from but for the seed and the space; None if not known."""
+    """Return a benchmark's study without seed and space; None if unknown."""
     content, study = (benchmark.provenance.get(key) for key in ("content", "study"))
     if not isinstance(content, dict) or not isinstance(study, dict):
         return None
@@ -105,12 +104,12 @@ def _equal_pairs(one: Floats, other: Floats) -> NDArray[np.bool_]:
 
 def _with_middles(runs: Floats) -> Floats:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a function without runs has no middle
+        warnings.simplefilter("ignore", RuntimeWarning)  # functions without runs have no median
         middles = [np.nanmean(runs, axis=1), np.nanmedian(runs, axis=1)]
     return np.column_stack([runs, *middles])
 
 
 def _unusual(values: Floats) -> NDArray[np.bool_]:
-    """Tell which of (M,) values are not the most frequent one."""
+    """Tell which of (M,) values differ from the most frequent one."""
     known, counts = np.unique(values, return_counts=True)
     return np.asarray(values != known[counts.argmax()] if len(known) else values > 0)

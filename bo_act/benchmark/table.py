@@ -1,4 +1,4 @@
-"""Benchmark: what every function of a space achieves on one task, measured beforehand.
+"""Benchmark: measured values of every function of a space on one task.
 
 N  functions of the catalogue      S  runs of each function, with different seeds
 E  epochs of a run
@@ -43,18 +43,17 @@ class Benchmark:
 
     Attributes:
         name: of the benchmark.
-        space: whose catalogue's indices the rows are.
+        space: its catalogue indexes the rows.
         runs: each of ``MEASURED`` → (N, S) float64; NaN for missing runs, and for the losses of
             diverged runs.
-        diverged: (N, S) bool: runs whose loss became NaN or infinite; their values are those of
-            chance.
-        chance: value of a network that learns nothing; NaN where nobody knows.
+        diverged: (N, S) bool: runs with NaN or infinite loss; their values are at chance.
+        chance: value of a network that learns nothing; NaN if unknown.
         features: of each function.
-        curves: (N, S, E) float32 value on validation data after each epoch, NaN where a run did
-            not get that far; None where curves were not kept.
-        provenance: how it was made or read; what JSON can hold.
+        curves: (N, S, E) float32 value on validation data after each epoch, NaN after the end of a
+            run; None without curves.
+        provenance: origin of the benchmark, as JSON values.
         unmatched: expressions of the file without a function in the space.
-        metric: what the values are.
+        metric: of the values.
 
     Examples:
         >>> import bo_act
@@ -88,9 +87,9 @@ class Benchmark:
                 f"expected curves (N, S, E) with (N, S) = {shape}, got {self.curves.shape}"
             )
         if self.features.catalogue_hash != self.space.catalogue.hash:
-            raise BenchmarkError("the features belong to another catalogue than the values")
+            raise BenchmarkError("the features and the values belong to different catalogues")
         if not self.measured.any():
-            raise BenchmarkError(f"benchmark {self.name!r} has not one measured function")
+            raise BenchmarkError(f"benchmark {self.name!r} has no measured function")
 
     def __len__(self) -> int:
         return len(self.diverged)
@@ -107,11 +106,11 @@ class Benchmark:
 
     @property
     def is_part(self) -> bool:
-        """Whether functions without a run are such as were not built yet."""
+        """Whether functions without a run were not built yet."""
         return bool(self.provenance.get(PART)) and not bool(self.measured.all())
 
     def of_runs(self, some: Sequence[int]) -> Benchmark:
-        """Return the benchmark with some of its S runs alone.
+        """Return the benchmark with only some of its S runs.
 
         Raises:
             BenchmarkError: no function has one of them.
@@ -146,12 +145,12 @@ class Benchmark:
 
     @cached_property
     def values(self) -> NDArray[np.float64]:
-        """(N,) mean value on validation data: what a search on the benchmark is told."""
+        """(N,) mean validation value, which searches observe."""
         return self.mean("validation_value")
 
     @cached_property
     def test(self) -> NDArray[np.float64]:
-        """(N,) mean value on test data, which no search is told."""
+        """(N,) mean test value, hidden from searches."""
         return self.mean("test_value")
 
     @cached_property
@@ -165,7 +164,7 @@ class Benchmark:
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
-        """(N,) 1 is the best by ``values``, ties share the better rank; 0 where not measured.
+        """(N,) 1 is the best by ``values``, ties share the better rank; 0 if not measured.
 
         Means that differ by rounding are ties.
         """
@@ -181,7 +180,7 @@ class Benchmark:
 
     @property
     def least(self) -> float:
-        """What a function without a value counts as: chance level, else the worst value."""
+        """Value of an unmeasured function: chance level, else the worst value."""
         if np.isfinite(self.chance):
             return self.chance
         sign = self.metric.sign
@@ -189,7 +188,7 @@ class Benchmark:
 
     @cached_property
     def expectation(self) -> float:
-        """Mean value of a function drawn at random from those measured."""
+        """Mean value of a random measured function."""
         return float(self.values[self.measured].mean())
 
 

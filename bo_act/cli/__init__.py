@@ -131,7 +131,7 @@ def _run() -> int | str | None:
             terminated = was_terminated()
             what = "terminated" if terminated else "interrupted"
             code = TERMINATED if terminated else INTERRUPTED
-            return _complain(f"{what}; the same command goes on from here", code=code)
+            return _complain(f"{what}; the same command resumes here", code=code)
         return end.code
     except Exception as error:
         fault = _fault(error)
@@ -149,16 +149,16 @@ def _fault(error: BaseException | None) -> str | None:
             try:
                 os.getcwd()
             except FileNotFoundError:
-                return "the working folder was removed; change to one that exists"
+                return "the working folder was removed; change to an existing one"
             place = f"{error.filename}: " if error.filename else ""
             return place + reason(error)
         if isinstance(error, sqlite3.Error):
             return (
                 f"the database of the study: {error}; make room there, allow writing to it and its "
-                f"folder, and leave it where it is; the same command goes on from what is stored"
+                f"folder, and do not move it; the same command resumes from the stored trials"
             )
         if isinstance(error, RuntimeError) and "home directory" in str(error):
-            return "there is no home folder, and this needs one; set HOME to a folder"
+            return "there is no home folder, and this command needs one; set HOME to a folder"
         error = error.__cause__
     return None
 

@@ -66,7 +66,7 @@ def build(
             vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
             released = out.with_suffix(".json.gz")
             write_act_bench(built, released, vectors=vectors)
-            said += f" and, in the form of Act-Bench, {released}"
+            said += f" and, in the Act-Bench format, {released}"
     benchmarks.say(said)
     benchmarks.show(built, as_json=print_json if as_json else None)
 
@@ -150,7 +150,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="mean|run",
-            help="Tell searches the mean of all runs, or one run, judged by the others.",
+            help="What searches observe: the mean of all runs, or one run (the others judge it).",
         ),
     ] = None,
     at: Annotated[

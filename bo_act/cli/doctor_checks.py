@@ -69,7 +69,7 @@ def _each(what: str, look: Iterator[Finding]) -> Iterator[Finding]:
     except BoActError as error:
         yield Finding("problem", what, str(error))
     except Exception as error:  # an environment can be wrong in any way
-        yield Finding("problem", what, f"could not be looked at: {one_line(error)}")
+        yield Finding("problem", what, f"check failed: {one_line(error)}")
 
 
 def _versions() -> Iterator[Finding]:
@@ -88,8 +88,8 @@ def _devices() -> Iterator[Finding]:
     yield Finding("ok", "CPU", f"{cores} cores, {torch.get_num_threads()} threads for torch")
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        why = f"torch is built for CUDA {built}, but sees no device" if built else "torch has none"
-        advice = "training runs on the CPU; for a GPU look at its driver (nvidia-smi)"
+        why = f"torch is built for CUDA {built}, but finds no device" if built else "torch has none"
+        advice = "training runs on the CPU; to use a GPU, check its driver (nvidia-smi)"
         yield Finding("warning", "GPU", f"none: {why}", advice)
         return
     for index in range(torch.cuda.device_count()):
@@ -107,7 +107,7 @@ def _folders() -> Iterator[Finding]:
     for kind in ("spaces", "models", "studies"):
         known = content.names(kind)
         level: Level = "ok" if known else "problem"
-        advice = "" if known else "install bo-act again: what it ships is missing"
+        advice = "" if known else "reinstall bo-act: its own files are missing"
         yield Finding(level, kind, f"{len(known)} by name", advice)
 
 
@@ -115,8 +115,8 @@ def _cache() -> Iterator[Finding]:
     cache = content.cache_dir()
     found = _folder("cache", cache, content.MOVE_CACHE)
     if found.level == "ok" and not (os.environ.get("BO_ACT_CACHE_DIR") or content.has_home()):
-        why = f"{found.found}; among temporary files, for want of a home folder"
-        found = Finding("warning", "cache", why, "set BO_ACT_CACHE_DIR to a folder that stays")
+        why = f"{found.found}; among temporary files, because there is no home folder"
+        found = Finding("warning", "cache", why, "set BO_ACT_CACHE_DIR to a permanent folder")
     yield found
     if cache.is_dir() and os.access(cache, os.R_OK | os.X_OK):
         for part in sorted(one for one in cache.iterdir() if one.is_dir()):
@@ -135,7 +135,9 @@ def _working_folder() -> Iterator[Finding]:
         yield Finding("problem", what, "was removed", "change to one that exists")
         return
     if runs.exists() and not runs.is_dir():
-        yield Finding("problem", what, f"{runs} is no folder", "move it away: runs are kept there")
+        yield Finding(
+            "problem", what, f"{runs} is not a folder", "move it: bo-act saves runs there"
+        )
         return
     yield _folder(what, runs if runs.is_dir() else Path.cwd(), "change to another folder")
 

@@ -52,7 +52,7 @@ def export(
         if isinstance(written, str):
             print(written, end="")
         elif sys.stdout.isatty():
-            raise ExportError("an ONNX model is no text; give a file: -o model.onnx")
+            raise ExportError("an ONNX model is a binary file; give its name: -o model.onnx")
         else:
             sys.stdout.buffer.write(written)
         return

@@ -75,7 +75,7 @@ Named = Annotated[
     typer.Option(
         "--study",
         metavar="NAME",
-        help="Name of a study in --storage, made by any program, instead of STUDY.",
+        help="Name of a study in --storage, made by any program; replaces STUDY.",
     ),
 ]
 SpaceName = Annotated[
@@ -173,8 +173,8 @@ def open_to_read(
     trials = own_trials(found)
     if trials and not any(map(text_of, trials)):
         raise SpecError(
-            f"the study {named!r} in {shown_url(storage)} has no trial with a function of bo-act; "
-            "they come from space.suggest(trial)"
+            f"the study {named!r} in {shown_url(storage)} has no trial with a bo-act function; "
+            "make some with space.suggest(trial)"
         )
     return Opened(found, known, shown_url(storage))
 

@@ -97,7 +97,7 @@ _OF_COMPARISONS = (Kind.regret, Kind.ranks, Kind.suggestion_times)
 )
 def plot(
     kind: Annotated[
-        Kind, typer.Argument(help="What to draw; the last three need a comparison's folder.")
+        Kind, typer.Argument(help="Plot to draw; the last three need a comparison's folder.")
     ],
     study: Subject = None,
     *,
@@ -117,7 +117,7 @@ def plot(
 
     if (kind in _OF_COMPARISONS) != (study is not None and Path(study).is_dir()):
         wanted = "a comparison's folder" if kind in _OF_COMPARISONS else "a study"
-        raise BoActError(f"{kind.value} is drawn of {wanted}, got {study or named!r}")
+        raise BoActError(f"{kind.value} needs {wanted}, got {study or named!r}")
     if kind in _OF_COMPARISONS and study is not None:
         from bo_act.comparison.compare import load_comparison
 

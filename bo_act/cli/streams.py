@@ -45,7 +45,7 @@ class OutputError(BoActError):
         self.unread = isinstance(error, BrokenPipeError)
         super().__init__(
             f"the results cannot be printed to stdout: {reason(error, 'print them elsewhere')}; "
-            f"nothing that was kept is lost"
+            "everything saved is safe"
         )
 
 

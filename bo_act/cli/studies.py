@@ -48,13 +48,13 @@ def space(
 
     loaded = load_space(name)
     if not loaded.can_be_listed and not (functions or as_json):
-        with terminal.counting("looking at functions") as progress:
+        with terminal.counting("computing candidate features") as progress:
             counted = count(loaded, loaded.spec.domain, progress=progress)
         terminal.large_space(loaded, counted)
         return
-    with terminal.counting("grouping equal functions") as progress:
+    with terminal.counting("deduplicating functions") as progress:
         catalogue = load_catalogue(loaded, progress=progress)
-    with terminal.counting("looking at functions") as progress:
+    with terminal.counting("computing candidate features") as progress:
         counted = count(catalogue, loaded.spec.domain, progress=progress)
     summary: dict[str, Any] = {
         "name": loaded.name,
@@ -149,8 +149,8 @@ def run(
             "--as-trials",
             min=0,
             metavar="N",
-            help="Add the best N functions of each source to the study as trials marked with its "
-            "name; a dashboard shows them, the study does not count them.",
+            help="Add the best N functions of each source as trials, marked with its name; "
+            "dashboards show them, but the study does not count them.",
         ),
     ] = None,
     workers: Annotated[
@@ -225,7 +225,7 @@ def why(
     opened = open_to_read(study, changes, storage, named)
     from bo_act import terminal
     from bo_act.study.results.explanation import why as explained
-    from bo_act.study.running.worker import look_at_functions, make_sampler
+    from bo_act.study.running.worker import compute_candidate_features, make_sampler
     from bo_act.study.sampling.recorded import sampler_of
     from bo_act.tasks.task import Task
 
@@ -235,7 +235,7 @@ def why(
             sampler, lacking = sampler_of(opened.study)
         else:
             task = Task.load(opened.spec)
-            sampler = make_sampler(task, look_at_functions(task, events), opened.study)
+            sampler = make_sampler(task, compute_candidate_features(task, events), opened.study)
     found = explained(opened.study, sampler, number, lacking=lacking)
     if as_json:
         print_json(found.as_json())

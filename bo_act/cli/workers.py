@@ -54,7 +54,7 @@ def worker(
     if as_json:
         print_json({"study": spec.name, "trials": ran})
     else:
-        print(f"{spec.name}: done; {ran} trials were run here")
+        print(f"{spec.name}: done; this worker ran {ran} trials")
 
 
 @commands.command(
@@ -105,7 +105,7 @@ def release(
     trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Release it even if its process is alive.")
+        bool, typer.Option("--force", help="Release the trial even if its process is alive.")
     ] = False,
     changes: Set = None,
     storage: Storage = None,
@@ -121,9 +121,9 @@ def release(
         print_json(done.as_json())
         return
     whose = f" of {done.host} (pid {done.pid})" if done.host else ""
-    silent = "" if done.silent is None else f", silent for {done.silent:.0f} s,"
-    what = f"trial {done.trial}{whose}{silent} was given back"
-    print(f"{what}; the next worker takes it over under its number")
+    silent = "" if done.silent is None else f", with no heartbeat for {done.silent:.0f} s,"
+    what = f"trial {done.trial}{whose}{silent} was released"
+    print(f"{what}; the next worker runs it again under the same number")
 
 
 @commands.command(
@@ -150,4 +150,6 @@ def dashboard(
     try:
         run_server(storage_of(opened), host=host, port=port)
     except OSError as error:
-        raise WorkerError(f"port {port} of {host} cannot be used ({error}); give --port") from error
+        raise WorkerError(
+            f"port {port} of {host} is not available ({error}); choose another --port"
+        ) from error

@@ -1,1 +1,1 @@
-"""Comparisons: searches replayed on benchmarks, how they end, and how sure that is."""
+"""Comparisons of searches replayed on benchmarks, with their uncertainty."""

@@ -1,4 +1,4 @@
-"""Which code a search runs, as a hash: kept runs are gone on with by that code alone."""
+"""Hash of a search's code: saved runs count only for the same code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FIRST = "bo_act.comparison.job"
 
-# Imported on the way, and without a say in what is proposed: what draws functions, what makes
-# features and sources, which here come with the benchmarks, and what loads files of users.
+# Imported modules without influence on proposals: drawing functions, making features and sources
+# (which come with the benchmarks), and loading users' files.
 _BESIDE = frozenset(
     {
         "bo_act.activations.formulas",
@@ -56,7 +56,7 @@ def _bare(source: bytes) -> tuple[ast.AST, str]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Leaves out what only people and type checkers read."""
+    """Removes docstrings and annotations."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -79,7 +79,7 @@ def _imported(tree: ast.AST, package: Path) -> Iterator[str]:
 
 
 def _file(package: Path, name: str) -> Path | None:
-    """Return the file of a module, None of one of another package and of what is no module."""
+    """Return the file of a module of the package, else None."""
     first, *rest = name.split(".")
     if first != package.name or not rest:
         return None

@@ -1,4 +1,4 @@
-"""Comparing search methods: the same starts on the same benchmarks, many seeds, resumable."""
+"""Comparing search methods from the same starts on the same benchmarks, with many seeds."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Comparison:
 
     Attributes:
         steps: one row for each evaluation: benchmark, method, seed, evaluation, index,
-            activation, value, test, suggest_seconds, pruned; and told_run, which run of each
-            function the search was told, where it was one.
+            activation, value, test, suggest_seconds, pruned; and, with ``told="run"``, told_run,
+            the observed run.
         benchmarks: name → benchmark.
         summary: as ``bo-act compare --json`` prints it.
 
@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def unit(self) -> str:
-        """What regrets are in, as people read them."""
+        """Unit of regrets, as text."""
         of = {name: one.metric.differences for name, one in self.benchmarks.items()}
         if len(set(of.values())) == 1:
             return next(iter(of.values()))
@@ -78,7 +78,7 @@ class Comparison:
         return table(self.summary)
 
     def _repr_html_(self) -> str:
-        """Show the table and who beats whom in a notebook."""
+        """Show the table and the pairwise comparisons in a notebook."""
         frame = self.table
         rows = [
             [f"{v:.3g}" if isinstance(v, float) else v for v in row]
@@ -93,7 +93,7 @@ class Comparison:
         return box(
             "Comparison",
             f"Regret after so many evaluations, in {self.unit}; compared at "
-            f"{self.summary['compared_at']}, p adjusted by Holm.",
+            f"{self.summary['compared_at']}, p adjusted by Holm's method.",
             html_table(list(frame.columns), rows, numbers=numbers),
             *said,
         )
@@ -102,8 +102,8 @@ class Comparison:
         """Draw regret, ranks and suggestion times over evaluations: name → matplotlib figure.
 
         Args:
-            width: of the whole figure in inches, its panels one above the other and the legend
-                on top, as for a column of a paper; default: panels side by side.
+            width: of the figure in inches, with stacked panels and the legend on top, as for a
+                column of a paper; default: panels side by side.
         """
         from bo_act.comparison import figures
 
@@ -159,26 +159,25 @@ def compare(
         benchmarks: names or paths, see ``open_benchmark``.
         methods: by the names in tables and figures. Each is a name in ``METHODS``, a
             ``MethodSpec``, or your own sampler: a function ``make_sampler(space, features, seed)``
-            that returns an Optuna sampler and receives, by name, those of the three that it asks
-            for; or ``"FILE.py:FUNCTION"``. A sequence holds (name, method), or names and files
-            alone.
+            that returns an Optuna sampler and takes any of these three by name; or
+            ``"FILE.py:FUNCTION"``. A sequence holds (name, method), or only names and files.
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark.
-        first_seed: of the searches' seeds, which follow one another.
-        at: after how many evaluations methods are compared; default: in the end.
-        told: ``mean``: searches are told the mean of a function's runs, and judged by it.
-            ``run``: as in a real study, a search is told one run of each function (its seed modulo
-            the number of runs), and what it found best is judged by the mean of the other runs, in
-            which it has not been lucky.
+        first_seed: of consecutive seeds.
+        at: number of evaluations after which to compare methods; default: all.
+        told: ``mean``: searches observe the mean of a function's runs, and are judged by it.
+            ``run``: as in a real study, a search observes one run of each function (its seed
+            modulo the number of runs), and its choice is judged by the mean of the other runs,
+            without selection bias.
         initial: random functions after the baselines of the space.
-        warm_start: benchmarks to learn from, except those of the searched task, whatever their
-            names (see ``same_task``): the five functions that are good in all of them are
-            evaluated first, instead of baselines and random functions, and the ranks in them are
-            a block of the embedding.
-        workers: processes at a time, one thread each. Samplers that cannot be pickled (lambdas,
-            closures, functions of a notebook) search in this process, before all others.
-        out: folder for the runs; default: they are not saved. Runs of your own sampler are found
-            again as long as its code, with what it uses, is the same.
+        warm_start: benchmarks to learn from; those of the searched task are excluded, whatever
+            their names (see ``same_task``). The five best functions over all of them are evaluated
+            first, instead of baselines and random functions, and the ranks in them are a block of
+            the embedding.
+        workers: parallel processes, one thread each. Samplers that cannot be pickled (lambdas,
+            closures, functions of a notebook) run first, in this process.
+        out: folder for the runs; default: they are not saved. Saved runs of your own sampler count
+            as long as its code, including everything it uses, is the same.
         events: called as it proceeds.
 
     Raises:
@@ -248,7 +247,7 @@ def compare(
             run: (run.benchmark, opened[run.benchmark].hash[:16], codes[run.method], run.seed)
             for run in runs
         }
-        # Of another name, perhaps: what a method is called has no part in what it does.
+        # Perhaps of another name: a method's name does not matter.
         kept = {run: journal[key] for run, key in keys.items() if key in journal}
         events.runs(len(kept), len(runs), "searches")
         for record in _replayed(job, [run for run in runs if run not in kept], workers):
@@ -273,8 +272,8 @@ def load_comparison(folder: Path) -> Comparison:
     """Read a comparison that ``Comparison.save`` wrote.
 
     Raises:
-        BenchmarkError: there is none, or its benchmarks are not what they were.
-        ContentNotFoundError: a benchmark is not there.
+        BenchmarkError: there is none, or its benchmarks changed.
+        ContentNotFoundError: a benchmark is missing.
     """
     import pandas as pd
 
@@ -282,7 +281,7 @@ def load_comparison(folder: Path) -> Comparison:
     if not file.is_file():
         raise BenchmarkError(
             f"expected the folder of a comparison with a file steps.parquet, got {str(folder)!r}; "
-            f"`bo-act compare --out {folder}` makes it"
+            f"make one with `bo-act compare --out {folder}`"
         )
     try:
         steps = pd.read_parquet(file)
@@ -299,20 +298,20 @@ def load_comparison(folder: Path) -> Comparison:
         raise _unreadable(kept, error) from error
     try:
         summed = summary(steps, opened, compared_at=at)
-    except Exception as error:  # it holds other columns, or numbers that cannot be
+    except Exception as error:  # wrong columns or impossible numbers
         raise _unreadable(file, error) from error
     if before is not None and before != _plain(summed)["methods"]:
         raise BenchmarkError(
-            f"the benchmarks changed since the comparison in {folder} was made, or it was made by "
-            "another version; make it again in another folder"
+            f"the benchmarks or bo-act changed since the comparison in {folder} was made; compare "
+            "again in another folder"
         )
     return Comparison(steps, opened, summed)
 
 
 def _unreadable(file: Path, error: Exception) -> BenchmarkError:
     return BenchmarkError(
-        f"{file} cannot be read: {one_line(error)}; `bo-act compare --out {file.parent}`, with the "
-        "options of before, writes it again from the runs that are kept there"
+        f"{file} cannot be read: {one_line(error)}; `bo-act compare --out {file.parent}` with the "
+        "same options writes it again from the saved runs"
     )
 
 
@@ -326,7 +325,7 @@ def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Itera
     here = [run for run in runs if run.method not in away]
     if len(shared) == 1:
         here, shared = list(runs), []
-    # Here first: what is new, and may fail, is seen to fail at once.
+    # In this process first: these are new, and may fail.
     replayer = job(torch.device("cpu"))
     yield from map(replayer, here)
     if shared:
@@ -344,7 +343,7 @@ def _travels(method: MethodSpec | OwnSampler) -> bool:
 
 
 def _code_of(method: MethodSpec | OwnSampler) -> str | NotToldApartError:
-    """Return a hash of what decides the runs of a method, or why there is none."""
+    """Return a hash of everything that decides a method's runs, or why there is none."""
     if isinstance(method, MethodSpec):
         return digest(method.model_dump_json())[:16]
     if method.file is not None:
@@ -359,8 +358,8 @@ def _warn_of_lost(codes: Mapping[str, str | NotToldApartError]) -> None:
     for name, code in codes.items():
         if isinstance(code, NotToldApartError):
             warnings.warn(
-                f"runs of {name!r} are not kept: nothing tells whether {code}, which it uses, is "
-                "the same the next time; give the method as 'FILE.py:FUNCTION' to keep them",
+                f"runs of {name!r} are not saved, because bo-act cannot tell whether {code} in it "
+                "changes; give the method as 'FILE.py:FUNCTION' to save them",
                 stacklevel=3,
             )
 
@@ -369,28 +368,27 @@ def _check_once(opened: Mapping[str, Benchmark]) -> None:
     for (name, one), (again, other) in combinations(opened.items(), 2):
         if same_runs(one, other):
             raise BenchmarkError(
-                f"the benchmarks {name!r} and {again!r} have the same runs, and would count twice; "
-                "leave one of them out"
+                f"the benchmarks {name!r} and {again!r} have the same runs, which would count "
+                "twice; leave one of them out"
             )
 
 
 def _check_runs(name: str, benchmark: Benchmark, *, evaluations: int, told: Told) -> None:
     if told == "run" and benchmark.seeds < 2:
         raise BenchmarkError(
-            f"expected benchmarks of several runs, of which one is told and the others judge, got "
-            f"one run a function in {name!r}; leave it out, or told = 'mean'"
+            f"expected benchmarks with several runs per function (searches observe one, the "
+            f"others judge), got one run in {name!r}; leave it out, or set told = 'mean'"
         )
     measured = int((benchmark.measured & benchmark.features.blocks["outputs"].present).sum())
     if benchmark.is_part and evaluations > measured:
         raise BenchmarkError(
-            f"{name!r} is a part of its space, with {measured:,} functions measured that have "
-            f"features, and searches of {evaluations:,} evaluations need more; build more of it, "
-            "or evaluate fewer"
+            f"{name!r} has only {measured:,} measured functions with features, too few for "
+            f"searches of {evaluations:,} evaluations; measure more, or evaluate fewer"
         )
 
 
 def _distinct(sources: Mapping[str, Benchmark]) -> dict[str, Benchmark]:
-    """Leave out sources that have the runs of one before them."""
+    """Remove sources with the runs of an earlier one."""
     kept: dict[str, Benchmark] = {}
     for name, source in sources.items():
         if not any(same_runs(source, other) for other in kept.values()):
@@ -399,12 +397,12 @@ def _distinct(sources: Mapping[str, Benchmark]) -> dict[str, Benchmark]:
 
 
 def _others(name: str, benchmark: Benchmark, sources: Mapping[str, Benchmark]) -> tuple[str, ...]:
-    """Return the sources that are of another task than a benchmark."""
+    """Return the sources with other tasks than a benchmark's."""
     others = tuple(one for one, source in sources.items() if not same_task(source, benchmark))
     if sources and not others:
         raise BenchmarkError(
-            f"expected other benchmarks to learn from than the one that is searched, got "
-            f"{', '.join(map(repr, sources))}, of the same task as {name!r}"
+            f"expected benchmarks of other tasks to learn from, got "
+            f"{', '.join(map(repr, sources))}, the same task as {name!r}"
         )
     return others
 

@@ -27,10 +27,10 @@ _LEGEND = 1.2  # inches beside the panels
 def regret_curves(
     steps: DataFrame, benchmarks: Mapping[str, Benchmark], *, width: float | None = None
 ) -> Figure:
-    """Draw the mean normalized regret, one panel a benchmark.
+    """Draw the mean normalized regret, one panel per benchmark.
 
     Bands are 95% percentile bootstrap intervals of the mean over seeds. The axis is logarithmic; a
-    mean of zero stands at its lower end. For ``width`` see ``Comparison.figures``.
+    mean of zero is at its lower end. For ``width`` see ``Comparison.figures``.
     """
     runs = progress(steps, benchmarks)
     names = _names(runs, 0)
@@ -54,9 +54,9 @@ def regret_curves(
 def rank_curves(
     steps: DataFrame, benchmarks: Mapping[str, Benchmark], *, width: float | None = None
 ) -> Figure:
-    """Draw the mean rank among the methods, over all benchmarks and seeds that all have.
+    """Draw the mean rank among the methods, over all common benchmarks and seeds.
 
-    In each paired run the method with the least regret has rank 1, equal ones share the mean rank.
+    In each paired run the method with the least regret has rank 1; ties share the mean rank.
     """
     runs = progress(steps, benchmarks)
     methods = _names(runs, 1)
@@ -84,7 +84,7 @@ def rank_curves(
 def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
     """Draw the median seconds of a suggestion, with a band from the 10th to the 90th percentile.
 
-    The first evaluations are those of the initial design, which is given.
+    The first evaluations are the given initial design.
     """
     methods = [str(name) for name in dict.fromkeys(steps["method"])]
     figure, (axes,) = _panels(1, width)
@@ -99,7 +99,7 @@ def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
 
 
 def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:
-    """Return (methods, seeds, evaluations) regret of the seeds that all have."""
+    """Return (methods, seeds, evaluations) regret of the common seeds."""
     seeds = there[0].seeds
     length = min(found.regret.shape[1] for found in there)
     for found in there[1:]:

@@ -1,9 +1,8 @@
-"""Which code a function of a user's runs, as a hash: by that its kept runs are found again.
+"""Hash of a user's function, with all the code that it runs, to identify its saved runs.
 
-A function that was given as an object is told by its code and by all that it uses: the file that it
-was defined in, with the files beside that one that it imports, what it closes over, its defaults,
-and the global names in it, functions and classes of the user's again by the same rule. Libraries
-are told by their names.
+A function given as an object is identified by its code and everything it uses: its file, with the
+imported files beside it, its closure, its defaults, and its global names; the user's own functions
+and classes among these by the same rule. Libraries are identified by name.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ _WRAPPED: Mapping[type, tuple[str, ...]] = {
 
 
 class NotToldApartError(Exception):
-    """Something that a function uses has nothing to tell it by; the text says what."""
+    """A function uses something without an identity; the text names it."""
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
     """Return a hash of a function with all that it uses.
 
     Raises:
-        NotToldApartError: it uses what may change without being seen.
+        NotToldApartError: it uses something that may change unnoticed.
     """
     return digest(repr(_Reader().read(function, "it")))
 
@@ -53,10 +52,10 @@ def fingerprint(function: Callable[..., Any]) -> str:
 class _Reader:
     def __init__(self) -> None:
         self.seen: dict[int, int] = {}
-        self.alive: list[Any] = []  # a number of one that is gone may be given again
+        self.alive: list[Any] = []  # keeps objects alive, so that ids stay unique
 
     def read(self, value: Any, name: str) -> Any:
-        """Return texts, numbers and tuples of such that tell a value from others."""
+        """Return nested tuples of texts and numbers that identify a value."""
         if isinstance(value, _PLAIN) and type(value).__module__ == "builtins":
             return type(value).__name__, repr(value)
         if id(value) in self.seen:
@@ -97,7 +96,7 @@ class _Reader:
             yield _named(value)
         elif _has_attributes_alone(type(value)):
             yield from (self.read(type(value), name), self.read(vars(value), name))
-        elif type(value).__module__ != "dataclasses":  # else a sign in what they generate
+        elif type(value).__module__ != "dataclasses":  # generated code has its own marker
             raise NotToldApartError(f"{name!r} (of the type {type(value).__name__})")
 
     def _function(self, function: FunctionType) -> Iterator[Any]:
@@ -110,7 +109,7 @@ class _Reader:
         yield self.read((function.__defaults__, function.__kwdefaults__), function.__name__)
         names = function.__code__.co_freevars
         for name, cell in zip(names, function.__closure__ or (), strict=True):
-            with_value = cell != type(cell)()  # an empty one is of a name that is set later
+            with_value = cell != type(cell)()  # an empty cell's name is set later
             yield name, self.read(cell.cell_contents, name) if with_value else None
 
     def _class(self, kind: type) -> Iterator[Any]:
@@ -123,7 +122,7 @@ class _Reader:
                 yield name, self.read(value, name)
 
     def _code(self, code: CodeType) -> Any:
-        """Return what the code does; not where it stands."""
+        """Return the code without its location."""
         constants = tuple(
             self._code(one) if isinstance(one, CodeType) else self.read(one, code.co_name)
             for one in code.co_consts
@@ -132,7 +131,7 @@ class _Reader:
 
 
 def _used(function: FunctionType) -> dict[str, Any]:
-    """Return the globals that a function and those inside it name, and the modules they import."""
+    """Return the globals of a function and its inner ones, and the modules they import."""
     found: dict[str, Any] = {}
     waiting = [function.__code__]
     while waiting:
@@ -164,7 +163,7 @@ def _file_of(value: Any) -> Iterator[str]:
 
 
 def _content(file: str | None) -> str:
-    """Return a hash of a user's file and of those beside it that it imports, ``""`` for others."""
+    """Return a hash of a user's file and its imported neighbours, ``""`` for others."""
     if file is None or not is_users_file(file) or not Path(file).is_file():
         return ""
     return digest(UserFile.read(Path(file)).content)
@@ -177,7 +176,7 @@ def _is_users(value: Any) -> bool:
 
 
 def _name_in_library(value: Any) -> str | None:
-    """Return the name under which a library has this very object."""
+    """Return a library's name for this object."""
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     module = sys.modules.get(getattr(value, "__module__", None) or "")
     if not isinstance(name, str) or module is None or _is_users(value):
@@ -189,7 +188,7 @@ def _name_in_library(value: Any) -> str | None:
 
 
 def _has_attributes_alone(kind: type) -> bool:
-    """Tell whether all that an instance holds is in its ``__dict__``."""
+    """Tell whether all state of an instance is in its ``__dict__``."""
     return _is_users(kind) and all(
         _is_users(one) and "__slots__" not in vars(one) for one in kind.__mro__[:-1]
     )

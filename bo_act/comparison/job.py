@@ -1,4 +1,4 @@
-"""One search of a comparison: which it is, and what replays it in a process."""
+"""One search of a comparison, and its replay in a process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bo_act.study.sampling.methods import make_method_sampler
 
 @dataclass(frozen=True)
 class ReplayRun:
-    """One search: which method, on which benchmark, and its seed."""
+    """One search: method, benchmark and seed."""
 
     benchmark: str
     method: str
@@ -44,9 +44,9 @@ class CompareJob:
         methods: by name.
         evaluations: of each search, the initial design included.
         initial: random functions after the baselines.
-        sources: benchmark → those to learn from when it is searched.
-        times: of operators, where a method asks what functions cost.
-        told: with ``run``, a search with seed s is told run s modulo the number of runs.
+        sources: benchmark → benchmarks to learn from.
+        times: of operators, if a method needs costs.
+        told: with ``run``, a search with seed s observes run s modulo the number of runs.
     """
 
     methods: Mapping[str, MethodSpec | OwnSampler]
@@ -57,7 +57,7 @@ class CompareJob:
     told: Told = "mean"
 
     def __call__(self, _: torch.device) -> Callable[[ReplayRun], dict[str, Any]]:
-        """Return what replays a run; searches run on the CPU, whatever the device."""
+        """Return the replay of a run; searches always run on the CPU."""
         return _Replayer(self)
 
 
@@ -126,7 +126,7 @@ class _Replayer:
         return self.warm[key]
 
     def _plain(self, run: ReplayRun, method: MethodSpec) -> Embedding:
-        """Fit an embedding once for all seeds, unless it is a random one: then once for each."""
+        """Fit an embedding once for all seeds, or, if it is random, once per seed."""
         method = with_own_layout(method, run.seed)
         key = f"{run.benchmark} {method.fim} {method.embedding!r}"
         if key not in self.embeddings:
@@ -135,9 +135,9 @@ class _Replayer:
 
 
 def with_own_layout(method: MethodSpec, seed: int) -> MethodSpec:
-    """Return a method whose embedding, if it is a random one, is that of a search's seed.
+    """Return a method with a random embedding by the search's seed.
 
-    One layout for all would be a part of the method, and its luck in no interval.
+    With one layout for all, intervals would miss its randomness.
     """
     if method.embedding.name != "umap":
         return method
@@ -147,7 +147,7 @@ def with_own_layout(method: MethodSpec, seed: int) -> MethodSpec:
 
 
 def embed(benchmark: Benchmark, method: MethodSpec) -> Embedding:
-    """Return the embedding of a benchmark's functions; those not measured have no place in it."""
+    """Return the embedding of a benchmark's measured functions."""
     features = benchmark.features
     if not method.fim:
         features = features.without("fim", "fim_null")

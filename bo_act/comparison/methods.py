@@ -1,4 +1,4 @@
-"""The methods of a comparison, by name: built in, described, or samplers of one's own."""
+"""The methods of a comparison, by name: built-in, from a spec, or your own samplers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Method = str | MethodSpec | Callable[..., BaseSampler]
 def read_methods(
     methods: Sequence[str | tuple[str, Method]] | Mapping[str, Method],
 ) -> dict[str, MethodSpec | OwnSampler]:
-    """Return methods by the names that tables and figures show.
+    """Return methods by their names in tables and figures.
 
-    A function of a file has its own name where nothing else has it, else the file's before it.
+    A function of a file has its own name, prefixed by the file's if that is taken.
 
     Args:
-        methods: by name, or a sequence that may also hold names alone; see ``compare``.
+        methods: by name, or a sequence; see ``compare``.
 
     Raises:
-        BenchmarkError: there is no such method, or two have one name.
+        BenchmarkError: a method is unknown, or two have the same name.
     """
     given = list(methods.items()) if isinstance(methods, Mapping) else list(methods)
     if not given:
@@ -42,7 +42,7 @@ def read_methods(
         _check(name, method)
         if name in named:
             raise BenchmarkError(
-                f"two methods are named {name!r}; give each another name: NAME=FILE.py:FUNCTION, "
+                f"two methods are named {name!r}; rename one: NAME=FILE.py:FUNCTION, "
                 "or from Python {'NAME': method}"
             )
         named[name] = method
@@ -67,11 +67,11 @@ def _method(name: str, method: object) -> MethodSpec | OwnSampler:
             return METHODS[method]
         raise BenchmarkError(
             f"no method named {method!r}{nearest(method, METHODS)}; known methods: "
-            f"{', '.join(METHODS)}, or one of your own as FILE.py:FUNCTION"
+            f"{', '.join(METHODS)}, or your own as FILE.py:FUNCTION"
         )
     if callable(method):
         return OwnSampler(getattr(method, "__qualname__", name), given=method).checked()
-    hint = "; give a function that makes a new one for each search"
+    hint = "; give a function that makes a new sampler for each search"
     raise BenchmarkError(
         f"method {name!r}: expected a name, a MethodSpec or a function, {EXPECTED}, got "
         f"{type(method).__name__}{hint if isinstance(method, BaseSampler) else ''}"
@@ -89,8 +89,6 @@ def _long(method: MethodSpec | OwnSampler) -> str:
 
 def _check(name: str, method: MethodSpec | OwnSampler) -> None:
     if not (isinstance(name, str) and name.strip() == name != "" and name.isprintable()):
-        raise BenchmarkError(f"method {name!r}: expected a name on one line, give it another")
+        raise BenchmarkError(f"method {name!r}: expected a name on one line; rename it")
     if name in METHODS and method is not METHODS[name]:
-        raise BenchmarkError(
-            f"method {name!r}: there is a built-in method of that name; give yours another name"
-        )
+        raise BenchmarkError(f"method {name!r}: a built-in method has that name; rename yours")

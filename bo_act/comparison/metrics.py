@@ -1,15 +1,15 @@
-"""What the runs of a comparison say: regret, ranks, and which method beats which.
+"""Metrics of a comparison: regret, ranks, and probabilities that methods beat others.
 
 S  seeds (runs) of a method on a benchmark      T  evaluations of a run
 
 The incumbent is the function with the best value so far, which the search would recommend. Its
-regret is what the best function of the benchmark is better by, in the unit of its metric;
-normalized, 1 is the regret of a function drawn at random, on average. The search never sees test
-values; test regret is that of the same incumbent.
+regret is its difference to the best function of the benchmark, in the unit of the metric;
+normalized, 1 is the mean regret of a random function. Test regret is that of the same incumbent in
+test values, which the search never sees.
 
-A search that was told one run of each function is judged by the mean of the others: what was luck
-of the run that it saw is none there. The best function of these others is itself lucky, by the same
-for all methods.
+A search that observes one run of each function is judged by the mean of the others, free of
+selection bias by the observed run. The best function by these others is itself biased, equally for
+all methods.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Progress:
 
     Attributes:
         seeds: (S,) ascending.
-        regret, test_regret: (S, T) as values are stored, of the incumbent.
+        regret, test_regret: (S, T) of the incumbent, in the unit of the stored values.
         normalized: (S, T) regret over that of a random function.
         rank: (S, T) of the incumbent among the measured functions, 1 is the best.
-        seconds: (S, T) that each suggestion took.
+        seconds: (S, T) of each suggestion.
     """
 
     seeds: NDArray[np.int64]
@@ -63,7 +63,7 @@ def progress(
 
     Args:
         steps: one row for each evaluation, see ``Comparison``.
-        benchmarks: name → benchmark; all that the steps name.
+        benchmarks: name → benchmark, for all names in the steps.
 
     Raises:
         BenchmarkError: the runs of a method differ in length.
@@ -76,11 +76,12 @@ def progress(
         seeds, counts = np.unique(rows["seed"], return_counts=True)
         if len(set(counts)) > 1:
             raise BenchmarkError(
-                f"expected runs of one length of {method!r} on {name!r}, got {sorted(set(counts))}"
+                f"expected runs of equal length of {method!r} on {name!r}, got "
+                f"{sorted(set(counts))}"
             )
         shape = (len(seeds), int(counts[0]))
         index = rows["index"].to_numpy().reshape(shape)
-        # A pruned function's last value is not its value.
+        # The last value of a pruned trial does not count.
         value = np.where(rows["pruned"], -np.inf, rows["value"]).reshape(shape)
         seconds = rows["suggest_seconds"].to_numpy(dtype=np.float64).reshape(shape)
         benchmark = benchmarks[str(name)]
@@ -102,7 +103,7 @@ def progress(
 
 
 def _joined(parts: Sequence[Progress]) -> Progress:
-    """Put the runs of a method together, ascending by seed."""
+    """Collect the runs of a method, ascending by seed."""
     order = np.argsort(np.concatenate([part.seeds for part in parts]))
     columns = {
         one.name: np.concatenate([getattr(part, one.name) for part in parts])[order]
@@ -124,9 +125,9 @@ def _progress(
     )
     when = np.maximum.accumulate(np.where(new, np.arange(value.shape[1]), 0), axis=1)
     incumbent = np.take_along_axis(index, when, axis=1)
-    # What was not measured counts as a network that learns nothing, behind all that was.
+    # Unmeasured functions count as chance, behind all measured ones.
     measured = benchmark.measured
-    # Means that differ by rounding are no better or worse than each other.
+    # Means that differ by rounding are ties.
     sign = benchmark.metric.sign
     truth = tied(sign * np.where(measured, benchmark.values, benchmark.least))
     tested = measured & np.isfinite(benchmark.test)
@@ -144,29 +145,29 @@ def _progress(
 
 
 def spread(benchmark: Benchmark) -> float:
-    """Return by how much the best function is better than a random one is on average."""
+    """Return the mean regret of a random function."""
     best = benchmark.values[benchmark.best]
     found = benchmark.metric.sign * float(best - benchmark.expectation)
     return 1.0 if negligible(found, best) else found
 
 
 def floor(benchmark: Benchmark) -> float:
-    """Return half the smallest normalized regret above zero: where logarithms end."""
+    """Return half the smallest positive normalized regret: the lower end of logarithmic axes."""
     values = np.unique(tied(benchmark.metric.sign * benchmark.values[benchmark.measured]))
     gap = float(values[-1] - values[-2]) if len(values) > 1 else 1.0
     return gap / 2 / spread(benchmark)
 
 
 def evaluations_to_top(rank: NDArray[np.int64], count: int) -> dict[str, Any]:
-    """Tell after how many evaluations a run's incumbent was among the best hundredth.
+    """Return the number of evaluations until a run's incumbent was in the best hundredth.
 
     Args:
         rank: (S, T) of the incumbents.
         count: measured functions.
 
     Returns:
-        ``median`` over the runs, those that never got there (``censored``) counted as longer than
-        any; None where they are half or more.
+        ``median`` over the runs, with ``censored`` runs that never got there counted as the
+        longest; None if these are half or more.
     """
     inside = rank <= max(1, int(np.ceil(_TOP * count)))
     got_there = inside.any(axis=1)
@@ -185,14 +186,14 @@ def probability_of_beating(
 ) -> dict[str, Any]:
     """Estimate the probability that one method has less regret than another.
 
-    A run of each with the same seed on the same benchmark, hence the same start, is a pair; equal
-    regret counts half. The interval is that of ``share_interval``, over benchmarks like these: few
-    benchmarks make it wide, as they should. Of a single benchmark it holds for that one alone.
+    Runs with the same seed on the same benchmark, and so the same start, are pairs; equal regret
+    counts half. The interval of ``share_interval`` is over similar benchmarks: few benchmarks make
+    it wide. With a single benchmark it holds for that one only.
 
     Args:
-        one: benchmark → progress of the method in question.
-        other: the same of the other.
-        at: after how many evaluations; None: in the end.
+        one: benchmark → progress of the first method.
+        other: the same for the second.
+        at: number of evaluations; None: all.
 
     Returns:
         ``probability``, ``ci95`` and ``p`` of one half (None without any pair), ``pairs``, by
@@ -229,20 +230,20 @@ def summary(
     *,
     compared_at: int | None = None,
 ) -> dict[str, Any]:
-    """Sum up a comparison, in what JSON can hold.
+    """Summarize a comparison as JSON values.
 
     Args:
         steps: one row for each evaluation.
         benchmarks: name → benchmark.
-        at: evaluations to report, besides the last one; those beyond it are left out.
-        compared_at: after how many evaluations methods are compared; None: in the end.
+        at: evaluations to report, besides the last one; later ones are left out.
+        compared_at: number of evaluations after which to compare methods; None: all.
 
     Returns:
         ``methods`` → name → ``benchmarks`` → name → figures; ``comparisons``, one for each two
-        methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; what was
-        ``told`` (``mean`` or ``run``); and of each benchmark its ``metric`` and how many of its
-        ``functions`` are ``measured``.
-        Regrets are in the unit of the metric (0.01 of accuracy is one percentage point).
+        methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; the
+        observed values ``told`` (``mean`` or ``run``); and for each benchmark its ``metric`` and
+        how many of its ``functions`` are ``measured``. Regrets are in the unit of the metric (0.01
+        of accuracy is one percentage point).
     """
     runs = progress(steps, benchmarks)
     asked = () if compared_at is None else (compared_at,)
@@ -279,23 +280,24 @@ def summary(
 
 
 def remarks(summed: Mapping[str, Any]) -> list[str]:
-    """Say what has to be known beside a summary: of parts, and of what searches were told."""
+    """Return remarks on a summary: partial benchmarks, and the observed runs."""
     said = [
         f"{name}: {one['measured']:,} of {one['functions']:,} functions "
-        f"({one['measured'] / one['functions']:.0%}) are measured, and regret is to their best"
+        f"({one['measured'] / one['functions']:.0%}) are measured; regret is relative to the best "
+        "of them"
         for name, one in summed["benchmarks"].items()
         if one["measured"] < one["functions"]
     ]
     if summed["searches_were_told"] == "run":
         said.append(
-            "Searches were told one run of each function; what they found best is judged by the "
-            "mean of its other runs, and so is the best that regret is to, which is lucky itself"
+            "Searches observed one run of each function; the mean of the other runs judges their "
+            "choice, and the best function that regret is relative to (itself selected by luck)"
         )
     return said
 
 
 def adjusted(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return comparisons with p adjusted for how many of them are shown, as ``p_holm``."""
+    """Return comparisons with p adjusted for the number shown, as ``p_holm``."""
     known = [number for number, one in enumerate(comparisons) if one["p"] is not None]
     p = dict(zip(known, holm([comparisons[number]["p"] for number in known]), strict=True))
     return [{**one, "p_holm": p.get(number)} for number, one in enumerate(comparisons)]
@@ -327,10 +329,10 @@ def _means(values: Floats, places: Sequence[int]) -> dict[str, float]:
 
 
 def table(summed: Mapping[str, Any]) -> DataFrame:
-    """Return a summary as people read it: a row for each benchmark and method, the best first.
+    """Return a summary as a table: a row per benchmark and method, the best first.
 
-    Regrets are as ``Metric.difference`` writes them, in points of a metric that is in percent;
-    interval, rank and test regret are those after as many evaluations as methods are compared at.
+    Regrets are as ``Metric.difference`` writes them, in points if the metric is in percent;
+    interval, rank and test regret are those at ``compared_at``.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""A method of a user's own: a function that makes the Optuna sampler of each search."""
+"""A user's own method: a function that makes an Optuna sampler for each search."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _made: WeakSet[BaseSampler] = WeakSet()  # in this process
 
 @dataclass(frozen=True)
 class OwnSampler:
-    """What makes a sampler for each search.
+    """A function that makes a sampler for each search.
 
     Attributes:
         name: of the function.
-        file: that has it, loaded where it is called; None for one that was given as an object.
-        given: that object; nothing where there is a file.
+        file: of the function, loaded where it is called; None for a function object.
+        given: the function object, if any.
     """
 
     name: str
@@ -64,33 +64,33 @@ class OwnSampler:
 
     @property
     def travels(self) -> bool:
-        """Whether another process can have it: not a lambda, a closure or one of a notebook."""
+        """Whether it can be pickled: not a lambda, a closure or a function of a notebook."""
         if self.file is not None:
             return True
         try:
             packed = pickle.dumps(self.given)
-        except Exception:  # whatever a class of the user's raises
+        except Exception:  # a user's class may raise anything
             return False
         return b"__main__" not in packed or hasattr(sys.modules["__main__"], "__file__")
 
     def checked(self) -> OwnSampler:
-        """Return this, if it can be called.
+        """Return this, after a check of its arguments.
 
         Raises:
-            BenchmarkError: it asks for what there is not.
+            BenchmarkError: it asks for unknown arguments.
         """
         self.asked()
         return self
 
     def asked(self) -> list[str]:
-        """Return what the function asks for by name.
+        """Return the arguments in the function's signature.
 
         Raises:
-            BenchmarkError: it asks for what there is not.
+            BenchmarkError: it asks for unknown arguments.
         """
         try:
             parameters = list(inspect.signature(self.function).parameters.values())
-        except (TypeError, ValueError):  # one that is written in C, which may not tell
+        except (TypeError, ValueError):  # C functions may have no signature
             return []
         if any(one.kind is one.VAR_KEYWORD for one in parameters):
             return list(_NAMES)
@@ -99,8 +99,8 @@ class OwnSampler:
             if needed and (one.name not in _NAMES or one.kind is one.POSITIONAL_ONLY):
                 how = " by position" if one.kind is one.POSITIONAL_ONLY else ""
                 raise BenchmarkError(
-                    f"{self._called} asks for {one.name}{how}; there are space, features and seed, "
-                    f"by name: expected {EXPECTED}"
+                    f"{self._called} asks for {one.name}{how}; bo-act passes space, features and "
+                    f"seed by name: expected {EXPECTED}"
                 )
         return [
             one.name
@@ -112,8 +112,8 @@ class OwnSampler:
         """Return a sampler for one search.
 
         Raises:
-            BenchmarkError: what the function returns is none, or has searched before.
-            BaseException: whatever it raises.
+            BenchmarkError: the function returns something else, or a used sampler.
+            BaseException: from the function.
         """
         known = {"space": benchmark.space, "features": benchmark.features, "seed": seed}
         with warnings.catch_warnings():
@@ -125,21 +125,21 @@ class OwnSampler:
             raise BenchmarkError(f"expected {self._called} to return an Optuna sampler, got {got}")
         if sampler in _made:
             raise BenchmarkError(
-                f"expected {self._called} to make a new sampler for each search, got one that has "
-                "searched before"
+                f"expected {self._called} to make a new sampler for each search, got one from an "
+                "earlier search"
             )
         _made.add(sampler)
         return sampler
 
     @contextmanager
     def failing(self, run: object) -> Iterator[None]:
-        """Let what fails inside be told on one line, with the place in the user's file.
+        """Turn errors inside into one line, with the place in the user's file.
 
         Args:
-            run: that it fails in.
+            run: of the error.
 
         Raises:
-            BenchmarkError: in place of whatever was raised.
+            BenchmarkError: instead of the original error.
         """
         try:
             yield
@@ -151,8 +151,8 @@ class OwnSampler:
                 file, line = self._place
                 failure = replace(failure, file=file, line=line)
             raise BenchmarkError(
-                f"the sampler of {run} failed: {failure}; with a folder for the runs (out), those "
-                "that had ended are kept, and the same call goes on once this is mended"
+                f"the sampler of {run} failed: {failure}; if you gave a folder for the runs "
+                "(out), finished runs are saved, and the same call resumes after you fix this"
             ) from error
 
     @property
@@ -167,7 +167,7 @@ class OwnSampler:
         try:
             file = inspect.getsourcefile(found) or ""
             line = inspect.getsourcelines(found)[1]
-        except (OSError, TypeError):  # no file has it, or it is an object that can be called
+        except (OSError, TypeError):  # no file, or a callable object
             file = ""
         if file and is_users_file(file):
             return shown_path(file), line

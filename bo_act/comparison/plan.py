@@ -1,4 +1,4 @@
-"""ComparisonPlan: what to compare, from a file or from options."""
+"""ComparisonPlan: a comparison, from a file or from options."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ComparisonPlan(Spec):
     Attributes:
         benchmarks: names or paths.
         methods: names of built-in methods, of those in ``method``, or ``[NAME=]FILE.py:FUNCTION``
-            of what makes a sampler, from the working folder.
-        method: methods of one's own, by name.
+            of a function that makes a sampler, from the working folder.
+        method: custom methods, by name.
         evaluations: of each search, the initial design included.
         seeds: searches of each method on each benchmark.
-        first_seed: of the searches' seeds, which follow one another.
+        first_seed: of consecutive seeds.
         at: after how many evaluations methods are compared; none: in the end.
-        told: whether searches are told the mean of a function's runs, or one run (``run``).
+        told: whether searches observe the mean of a function's runs, or one run (``run``).
         initial: random functions after the baselines.
         warm_start: benchmarks to learn from, names or paths.
     """
@@ -43,7 +43,7 @@ class ComparisonPlan(Spec):
     warm_start: tuple[str, ...] = ()
 
     def chosen(self) -> list[str | tuple[str, MethodSpec]]:
-        """Return the methods as ``compare`` takes them; own ones come after named ones."""
+        """Return the methods for ``compare``, custom ones last."""
         named: list[str | tuple[str, MethodSpec]] = [
             (name, self.method[name]) if name in self.method else name for name in self.methods
         ]
@@ -51,7 +51,7 @@ class ComparisonPlan(Spec):
 
 
 def read_plan(path: Path | None, changes: dict[str, Any]) -> ComparisonPlan:
-    """Read a comparison file, if there is one, and replace what options say.
+    """Read a comparison file, if there is one, and apply options.
 
     Raises:
         SpecError: the file is not a comparison, or gives a built-in method's name to another.
@@ -59,10 +59,7 @@ def read_plan(path: Path | None, changes: dict[str, Any]) -> ComparisonPlan:
     plan = ComparisonPlan() if path is None else read_spec(path, ComparisonPlan)
     for name in plan.method:
         if name in METHODS:
-            raise SpecError(
-                f"{path}: method.{name}: there is a built-in method of that name; give yours "
-                f"another name"
-            )
+            raise SpecError(f"{path}: method.{name}: a built-in method has that name; rename yours")
     return plan.model_copy(
         update={k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     )

@@ -1,4 +1,4 @@
-"""How good a surrogate is, apart from any search: order and honesty of its predictions."""
+"""Evaluating a surrogate without a search: ranking and calibration of its predictions."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def surrogate_quality(
 ) -> dict[str, Any]:
     """Fit a surrogate to some functions and let it predict all others.
 
-    Coverage is of the value as the surrogate sees it: a held-out value is warped as if it had been
-    observed besides the others, by where it falls among them. Those outside the range of what was
-    observed are left out, as the warped scale ends there.
+    Coverage is on the surrogate's scale: a held-out value is warped by its place among the
+    observed ones. Values outside the observed range are left out, because the warped scale ends
+    there.
 
     Args:
         benchmark: truth.
         embedding: of its functions.
-        surrogate: which model.
-        observations: functions that it is fitted to.
+        surrogate: the model.
+        observations: number of functions to fit.
         seeds: random choices of them.
-        searched: what searches evaluated, in order, one sequence a search; the surrogate is fitted
-            to the first ``observations`` of each in place of random ones.
+        searched: evaluated functions in order, one sequence per search; the surrogate is fitted to
+            the first ``observations`` of each instead of random ones.
 
     Returns:
         Means over the seeds with 95% intervals: ``tau``, Kendall's tau-b of predicted mean and
-        value over all held-out functions; ``tau_top``, within the truly best fifth of them;
+        value over all held-out functions; ``tau_top``, within the best fifth of them;
         ``coverage``, level → share of held-out values inside the central interval; and
         ``coverage_top``, the same within the best fifth.
 

@@ -1,7 +1,7 @@
-"""Replaying a search on a benchmark: stored values instead of trainings, and the rest as it is.
+"""Replaying a search on a benchmark, with stored values instead of trainings.
 
-The search is an Optuna study with the very samplers of real studies. Its storage is the memory,
-and a trial that would train for minutes is answered at once.
+The search is an in-memory Optuna study with the samplers of real studies, and each trial ends at
+once.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ class Step:
         evaluation: its number, from 1.
         index: of the function in the catalogue.
         activation: its text.
-        value: what the search was told; for a pruned one the last value of its curve.
-        test: mean value on test data, which the search is not told.
-        suggest_seconds: how long the search took to propose it.
+        value: observed by the search; for a pruned trial the last value of its curve.
+        test: mean test value, hidden from the search.
+        suggest_seconds: time of the suggestion.
         pruned: whether it was stopped before its last epoch.
-        train_seconds: how long its training took when the benchmark was made, None where that is
-            not known.
+        train_seconds: time of its training in the benchmark, None if unknown.
     """
 
     evaluation: int
@@ -68,14 +67,14 @@ def initial_design(
     first: Sequence[int] = (),
     baselines: bool = True,
 ) -> list[int]:
-    """Return the functions that a search begins with: the same ones for every method.
+    """Return the initial design of a search: the same for every method.
 
     Args:
-        benchmark: the baselines of its space, those that were measured, are begun with.
+        benchmark: the measured baselines of its space come first.
         seed: of the random ones.
         initial: random measured functions after the baselines.
         first: functions before the baselines.
-        baselines: whether they are part of it.
+        baselines: whether to include them.
     """
     seed = checked_seed(seed, error=BenchmarkError)
     whole(initial, "initial", error=BenchmarkError)
@@ -84,7 +83,7 @@ def initial_design(
     for baseline in benchmark.space.baselines if baselines else ():
         try:
             design.append(catalogue.index(baseline))
-        except ExpressionError:  # a baseline need not be a function of the space
+        except ExpressionError:  # a baseline may be outside the space
             continue
     design = [index for index in dict.fromkeys([*first, *design]) if benchmark.measured[index]]
     others = np.setdiff1d(np.flatnonzero(benchmark.measured), design)
@@ -104,8 +103,8 @@ def replay(
     """Let a sampler search a benchmark.
 
     A function without a value in the benchmark counts as an evaluation at chance level, like a
-    network that does not learn; in a part of a benchmark it is refused, as if it was not in the
-    space, and counts as none. A pruner sees the mean curve of a function's runs, epoch by epoch.
+    network that does not learn; in a partial benchmark it is refused, as if outside the space, and
+    does not count. A pruner sees the mean curve of a function's runs, epoch by epoch.
 
     Args:
         benchmark: source of the values.
@@ -115,8 +114,8 @@ def replay(
         pruner: may stop trials; needs a benchmark with curves.
 
     Raises:
-        BenchmarkError: a pruner was given and the benchmark has no curves, or the sampler proposes
-            nothing of the space.
+        BenchmarkError: there is a pruner but the benchmark has no curves, or the sampler proposes
+            no function of the space.
 
     Examples:
         >>> import optuna, bo_act
@@ -127,8 +126,8 @@ def replay(
     """
     if pruner is not None and benchmark.curves is None:
         raise BenchmarkError(
-            f"benchmark {benchmark.name!r} has no learning curves, so nothing can be pruned on "
-            "it; leave the pruner out, or use a benchmark made by `bo-act bench build`"
+            f"benchmark {benchmark.name!r} has no learning curves to prune by; leave the pruner "
+            "out, or use a benchmark made by `bo-act bench build`"
         )
     whole(evaluations, "evaluations", low=1, high=MOST_EVALUATIONS, error=BenchmarkError)
     catalogue = benchmark.space.catalogue
@@ -152,13 +151,13 @@ def replay(
 
 
 def _ask(study: Study, benchmark: Benchmark) -> Trial:
-    """Return a trial with a function of the space, in a part of a benchmark a measured one.
+    """Return a trial with a function of the space, in a partial benchmark a measured one.
 
-    Samplers that know no catalogue also propose what does not satisfy the space's requirements;
-    they are told so, and it counts as no evaluation.
+    Samplers without a catalogue may propose functions that violate the space's requirements; these
+    trials are pruned and do not count.
 
     Raises:
-        BenchmarkError: it proposes nothing else.
+        BenchmarkError: it keeps proposing such functions.
     """
     space = benchmark.space
     for _ in range(MOST_REFUSED):
@@ -172,13 +171,13 @@ def _ask(study: Study, benchmark: Benchmark) -> Trial:
             return trial
         study.tell(trial, state=TrialState.PRUNED)
     raise BenchmarkError(
-        f"{MOST_REFUSED} proposals in a row do not satisfy what the space {space.name!r} requires; "
-        "a sampler has to propose something else after trials that were pruned"
+        f"{MOST_REFUSED} proposals in a row do not satisfy what the space {space.name!r} "
+        "requires; after a pruned trial, a sampler must propose something else"
     )
 
 
 def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:
-    """Return the mean value on validation data after each epoch that any run reached, (E',)."""
+    """Return the mean validation value after each epoch that any run reached, (E',)."""
     if benchmark.curves is None:
         return np.empty(0)
     curves = benchmark.curves[index].astype(np.float64)
@@ -189,7 +188,7 @@ def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:
 
 
 def _note_times(benchmark: Benchmark, trial: Trial, index: int) -> float | None:
-    """Note what a real trial notes of its training, and return the seconds it took."""
+    """Record the attributes of a real training, and return its seconds."""
     if "seconds" not in benchmark.runs or not benchmark.measured[index]:
         return None
     taken = float(np.nanmedian(benchmark.runs["seconds"][index]))

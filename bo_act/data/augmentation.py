@@ -1,8 +1,8 @@
-"""Random changes of training images, which follow from the seed and the epoch alone.
+"""Random augmentation of training images, determined by seed and epoch.
 
-What happens to one image is drawn for (seed, epoch, index of the image), so that it depends neither
-on the order nor on the batch nor on who reads the image. What mixes the images of a batch is drawn
-for (seed, epoch, index of the batch's first image).
+Changes of an image are drawn for (seed, epoch, index of the image), independent of the order, the
+batch and the reading worker. Mixing within a batch is drawn for (seed, epoch, index of the batch's
+first image).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Draw = tuple[int, int]
 
 
 def seed_of(*numbers: int) -> int:
-    """Return one seed for several numbers, of which each changes all its bits."""
+    """Return one seed for several numbers, each of which changes all its bits."""
     sequence = np.random.SeedSequence([number % 2**64 for number in numbers])
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
@@ -31,7 +31,7 @@ class Augmentation:
     """Flip, shift, cutout and mixing of standardized images in memory.
 
     Attributes:
-        spec: what is done.
+        spec: the augmentation.
         num_classes: of the mixed labels.
     """
 
@@ -46,7 +46,7 @@ class Augmentation:
         Args:
             images: (b, c, h, w), on any device.
             labels: (b,) int64.
-            indices: (b,) int64 on the CPU: which images of the set these are.
+            indices: (b,) int64 on the CPU: of the images in the set.
             count: images in the set.
             draw: seed and epoch.
 
@@ -60,7 +60,7 @@ class Augmentation:
         return mix(images, labels, self.spec, self.num_classes, (*draw, int(indices[0])))
 
     def _moved(self, images: Tensor, indices: Tensor, count: int, draw: Draw) -> Tensor:
-        """Return images mirrored and shifted; pixels from beyond the border are reflected."""
+        """Return images mirrored and shifted, with reflected borders."""
         height, width = images.shape[-2:]
         shift = self.spec.shift
         generator = torch.Generator().manual_seed(seed_of(*draw, 0))
@@ -73,14 +73,14 @@ class Augmentation:
         columns = _reflected(torch.arange(width, device=images.device) + move[:, 1:], width)
         columns = torch.where(flip[:, None] == 1, width - 1 - columns, columns)
         every = torch.arange(len(images), device=images.device)
-        # Indices around a slice put the channels last.
+        # Indices around a slice move the channels to the end.
         moved = images[every[:, None, None], :, rows[:, :, None], columns[:, None, :]]
         return moved.permute(0, 3, 1, 2).contiguous()
 
     def _cut(self, images: Tensor, indices: Tensor, count: int, draw: Draw) -> Tensor:
         """Return images with a square set to the mean, 0 (DeVries and Taylor 2017).
 
-        The square's middle is any pixel, so that at the border a part of it is outside.
+        The square's middle is any pixel, so it may reach over the border.
         """
         height, width = images.shape[-2:]
         generator = torch.Generator().manual_seed(seed_of(*draw, 1))
@@ -97,7 +97,7 @@ class Augmentation:
 
 
 def _reflected(places: Tensor, length: int) -> Tensor:
-    """Return places within 0 ... length - 1; the outermost pixel is not repeated."""
+    """Reflect places into 0 ... length - 1, without repeating the outermost pixel."""
     places = places.abs()
     return torch.where(places >= length, 2 * (length - 1) - places, places)
 
@@ -111,7 +111,7 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mix each image with the one before it in the batch, if ``spec`` says so.
 
-    By mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019); where both are on, a coin decides for
+    By mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019); if both are on, a coin decides for
     each batch.
 
     Args:

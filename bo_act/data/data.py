@@ -1,4 +1,4 @@
-"""A data set, ready for training, and what a network may have to know of it."""
+"""A data set, ready for training, and its facts for networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bo_act.data.samples import Inputs, Samples, mapped, tensors
 from bo_act.data.targets import Kind
 from bo_act.errors import DataError
 
-_EXAMPLE = 8  # samples that a network is shown while it is built
+_EXAMPLE = 8  # samples for building a network
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,17 +25,16 @@ class Data:
     Attributes:
         name: of the data set.
         train: training samples. Images in memory are standardized by their own mean and standard
-            deviation in each channel; for what else is, see ``DataSpec.standardize``.
+            deviation in each channel; for other inputs see ``DataSpec.standardize``.
         validation: validation samples, under the same transform.
-        facts: what a network may have to know, by the names that ``build`` asks for: of images
+        facts: for ``build``, by name: of images
             ``in_channels`` and ``image_size`` (pixels, height and width), of tokens (n, T)
             ``vocabulary`` and ``context`` (T), of other tensors ``in_features`` (numbers of a
-            sample) and ``input_shape`` (without n; by name where there are several); of classes
-            ``num_classes``, and always ``out_features``, numbers that the network returns.
+            sample) and ``input_shape`` (without n; by name if there are several); of classes
+            ``num_classes``; and always ``out_features``, the network's outputs.
         digest: sha256 (hexadecimal) of the training and validation samples; of images in folders,
             of their names and sizes; of a ``Dataset``, of its targets and some samples.
-        kind: what the targets are.
-        test_loader: loads the test samples, under the same transform.
+        kind: of the targets. test_loader: loads the test samples, under the same transform.
     """
 
     name: str
@@ -63,7 +62,7 @@ class Data:
 
     @property
     def what(self) -> str:
-        """What samples are called."""
+        """Name of the samples."""
         return "images" if self.of_images else "samples"
 
     @property
@@ -71,7 +70,7 @@ class Data:
         """Number of classes.
 
         Raises:
-            DataError: the targets are no classes.
+            DataError: the targets are not classes.
         """
         if "num_classes" not in self.facts:
             raise DataError(f"the targets of {self.name!r} are {self.kind}, not classes")
@@ -79,7 +78,7 @@ class Data:
 
     @cached_property
     def example(self) -> Inputs:
-        """Some inputs on the CPU, of which shapes and dtypes count; images are black."""
+        """Some inputs on the CPU, for shapes and dtypes; images are black."""
         if self.of_images:
             side = self.facts["image_size"]
             shape = (2, self.facts["in_channels"], side, side)
@@ -88,7 +87,7 @@ class Data:
         return mapped(inputs, lambda one: one.cpu())
 
     def worst(self, metric: str) -> float | None:
-        """Return what a diverged training counts as: the value of guessing, where that is known.
+        """Return the value of a diverged training: that of guessing, if known.
 
         Args:
             metric: a key of ``METRICS``.
@@ -111,11 +110,11 @@ def facts_of(
     """Return the facts of a data set; see ``Data``.
 
     Args:
-        inputs: some samples, or all of them where they are tokens.
+        inputs: some samples, or all if they are tokens.
         targets: of all samples.
-        kind: what the targets are.
-        classes: their number, or that of the vocabulary, where it is known.
-        side: of the images, where the inputs are such.
+        kind: of the targets.
+        classes: their number, or the size of the vocabulary, if known.
+        side: of the images, if the inputs are images.
     """
     facts: dict[str, Any] = {}
     first = tensors(inputs)[0]

@@ -1,4 +1,4 @@
-"""Data sets as they are read from their files: the MNISTs, the CIFARs, one's own."""
+"""Reading data sets from their files: the MNISTs, the CIFARs, your own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IDX = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-FILES = {  # in which folder torchvision looks for which files
+FILES = {  # torchvision's folders and files
     "mnist": ("MNIST", "MNIST/raw", IDX),
     "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw", IDX),
     "cifar10": (
@@ -51,7 +51,7 @@ FILES = {  # in which folder torchvision looks for which files
 
 
 def open_source(spec: DataSpec) -> Source:
-    """Find the files of a data set and say how they are read.
+    """Find the files of a data set, and return how to read them.
 
     Raises:
         DataError: files are missing.
@@ -74,20 +74,20 @@ def open_source(spec: DataSpec) -> Source:
 
 
 def data_folder(spec: DataSpec) -> Path:
-    """Return the folder that data sets lie in, each under torchvision's name for it."""
+    """Return the folder of all data sets, each under torchvision's name."""
     return content.cache_dir() / "data" if spec.root is None else expanded(spec.root)
 
 
 def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advice: str) -> None:
-    """Download a data set into a folder of its own and put it in place as a whole.
+    """Download a data set into a scratch folder, then move it into place.
 
-    Another process never sees half a file.
+    Other processes never see half a file.
 
     Args:
         spec: the data set.
-        target: the folder that shall be there then, under ``data_folder``.
+        target: the new folder, under ``data_folder``.
         download: fetches into a folder, in torchvision's layout.
-        advice: what to do by hand.
+        advice: for a download by hand.
 
     Raises:
         DataError: downloads are off, or failed.
@@ -95,12 +95,12 @@ def fetch(spec: DataSpec, target: Path, download: Callable[[str], object], advic
     base = data_folder(spec)
     if not spec.download:
         raise DataError(
-            f"the files of {spec.name!r} are missing and data.download is off; {advice}, "
-            f"or set data.download = true"
+            f"the files of {spec.name!r} are missing, and data.download is off; {advice}, or set "
+            "data.download = true"
         )
     try:
         base.mkdir(parents=True, exist_ok=True)
-        # torchvision prints to stdout, which is kept for results.
+        # torchvision prints to stdout, which is for results.
         with (
             tempfile.TemporaryDirectory(dir=base) as scratch,
             contextlib.redirect_stdout(sys.stderr),
@@ -124,7 +124,7 @@ def _find(spec: DataSpec) -> Path:
     for folder in places:
         if all(_file(folder, name) for name in names):
             return folder
-    packed = " (each as it is or as .gz)" if names is IDX else ""
+    packed = " (uncompressed or .gz)" if names is IDX else ""
     advice = f"put the files {', '.join(names)}{packed} into {target}"
     if spec.name == "fashion_mnist":
         advice += ", or install the Debian package dataset-fashion-mnist"
@@ -146,10 +146,10 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _official(name: str, folder: Path, *, train: bool) -> Part:
-    """Read a part through torchvision, which checks what it reads.
+    """Read a part through torchvision, which verifies its files.
 
-    Its layout is made of links in a scratch folder, so that the files may lie as they came:
-    packed, or in a folder that cannot be written to.
+    Links in a scratch folder make up its layout, so the files may be packed or in a read-only
+    folder.
     """
     from torchvision import datasets
 
@@ -163,8 +163,8 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
             content: Any = getattr(datasets, kind)(scratch, train=train)
         except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
             raise DataError(
-                f"{folder}: the files of {name!r} cannot be read, or are not the official ones "
-                f"({one_line(error)}); fetch them again"
+                f"{folder}: the files of {name!r} are unreadable or not the official ones "
+                f"({one_line(error)}); download them again"
             ) from error
     images = torch.as_tensor(content.data, device="cpu")
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
@@ -183,7 +183,7 @@ def _place(folder: Path, name: str, layout: Path, *, unpack: bool) -> None:
     elif unpack:
         (layout / name).write_bytes(gzip.decompress(path.read_bytes()))
     else:
-        (layout / name).touch()  # torchvision wants it to be there, and does not read it
+        (layout / name).touch()  # torchvision only checks that it exists
 
 
 # --- one's own -----------------------------------------------------------------------------------
@@ -213,7 +213,8 @@ def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
     counts = {len(one) if one.ndim and one.numel() else 0 for one in tensors(part[0])}
     if len(counts) > 1 or counts == {0}:
         raise DataError(
-            f"{which}: expected inputs of as many samples each, at least one, got the shapes "
+            f"{which}: expected inputs with the same number of samples, at least one, got the "
+            "shapes "
             f"{shown_shape(part[0])}"
         )
     if looks_like_images(part[0]):
@@ -232,18 +233,14 @@ def looks_like_images(inputs: Inputs) -> bool:
 
 
 def as_images(images: Tensor, where: str) -> Tensor:
-    """Return images, bytes or numbers from 0 to 1, if they are such.
+    """Return images as bytes or numbers from 0 to 1.
 
     Raises:
-        DataError: they are not, and the message begins with ``where``.
+        DataError: they are something else; the message begins with ``where``.
     """
     if images.dtype != torch.uint8 and not bool(((images >= 0) & (images <= 1)).all()):
         unknown = int((~images.isfinite()).sum())
-        came = (
-            f"{unknown} that are not finite"
-            if unknown
-            else f"{images.min():.4g} to {images.max():.4g}"
-        )
+        came = f"{unknown} not finite" if unknown else f"{images.min():.4g} to {images.max():.4g}"
         raise DataError(
             f"{where}: expected images as uint8, or as numbers from 0 to 1, got {came}; to take "
             'any numbers as they are, set data.standardize = "none"'

@@ -1,11 +1,11 @@
-"""Large data sets: images in folders, one folder a class, read by worker processes as needed.
+"""Large data sets: images in folders, one per class, read by worker processes as needed.
 
-What systems leave in folders is left aside: whatever begins with a dot (``.ipynb_checkpoints``,
-``.DS_Store``, ``._0001.jpg``), their own folders (``__MACOSX``), and files of other endings.
+System files are ignored: names with a leading dot (``.ipynb_checkpoints``, ``.DS_Store``,
+``._0001.jpg``), system folders (``__MACOSX``), and files with other endings.
 
-The augmentation of an image is drawn for (seed, epoch, index) inside the worker that reads it, so
-that it is the same with any number of workers. Training images are cropped and scaled at random,
-others are scaled and cropped in the middle, as is usual for ImageNet.
+The worker that reads an image draws its augmentation for (seed, epoch, index), so it does not
+depend on the number of workers. Training images are cropped and scaled at random, others are
+scaled and cropped in the middle, as usual for ImageNet.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 _OF_SYSTEMS = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
-_LONGEST = 64  # sides to one another: what is longer would be scaled to a huge image
+_LONGEST = 64  # ratio of the sides: a longer image would be scaled to a huge one
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ class FolderImages:
         paths: of n files.
         targets: classes, (n,) int64, on the device of the batches.
         num_classes: of the labels.
-        side: height and width in pixels to which images are brought.
-        augmentation: of batches that are drawn for training.
-        workers: processes that read.
+        side: height and width in pixels after scaling.
+        augmentation: of training batches.
+        workers: reading processes.
     """
 
     paths: Sequence[str] = field(repr=False)
@@ -83,7 +83,7 @@ class FolderImages:
         order: Tensor | None = None,
         draw: tuple[int, int] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give out images in batches, read ahead by the workers."""
+        """Yield batches of images, read ahead by the workers."""
         device = self.targets.device
         order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
         found = batches(
@@ -103,7 +103,7 @@ class FolderImages:
 
 
 class _Files(torch.utils.data.Dataset["Tensor | str"]):
-    """Reads one image at a time, in whatever process."""
+    """Reads one image at a time, in any process."""
 
     def __init__(self, images: FolderImages, draw: tuple[int, int] | None) -> None:
         self.paths = images.paths
@@ -114,7 +114,7 @@ class _Files(torch.utils.data.Dataset["Tensor | str"]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        # Told, not raised: a loader puts its own traceback into what its workers raise.
+        # Returned, not raised: a loader adds its own traceback to its workers' errors.
         try:
             return self.read(index)
         except DataError as error:
@@ -129,7 +129,7 @@ class _Files(torch.utils.data.Dataset["Tensor | str"]):
         image = read_image(self.paths[index])
         if self.draw is None:
             return self._as_tensor(image)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global state
+        with torch.random.fork_rng(devices=[]):  # torchvision uses torch's global generator
             torch.manual_seed(seed_of(*self.draw, index))
             return self._as_tensor(image)
 
@@ -142,20 +142,20 @@ def read_image(path: str) -> Any:
     """Return the (first) image of a file, in red, green and blue.
 
     Raises:
-        DataError: it is damaged, too large, or of a kind whose numbers have no known range.
+        DataError: it is damaged, too large, or has numbers without a known range.
     """
     from PIL import Image
 
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
-            # What is large, but below Pillow's limit, and other oddities of its metadata.
+            # Large images below Pillow's limit, and odd metadata.
             warnings.simplefilter("ignore")
             short, long = sorted(image.size)
             if long > _LONGEST * short:
                 raise ValueError(f"its sides are {short} and {long} pixels")
             if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers of no known range")
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+                raise ValueError("its pixels are floating-point numbers without a known range")
+            if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip at 255
                 pixels = np.asarray(image).astype(np.int64).clip(0, 65_535)
                 return Image.fromarray((pixels // 257).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
@@ -168,10 +168,10 @@ def read_image(path: str) -> Any:
 
 
 def damaged(paths: Sequence[str], *, seconds: float) -> tuple[list[str], int]:
-    """Read images, in random order, for at most so long.
+    """Read images in random order, for a limited time.
 
     Returns:
-        What is wrong with those that are damaged, and how many were read.
+        The errors of damaged images, and the number of images read.
     """
     generator = torch.Generator().manual_seed(0)
     until = time.monotonic() + seconds
@@ -214,7 +214,7 @@ class Folders:
 
     Attributes:
         train, validation: parts of the folder ``train``.
-        num_classes: folders in it.
+        num_classes: number of folders in it.
         digest: sha256 (hexadecimal) of names, sizes and labels of the files of both.
         load_test: reads the folder ``val``, the official validation images.
     """
@@ -259,7 +259,7 @@ def load_folders(spec: DataSpec, augmentation: AugmentationSpec) -> Folders:
         _same_classes(folder, classes, test_classes)
         return replace(part(rest), paths=test_paths, targets=test_labels)
 
-    if (folder / "val").is_dir():  # known now, not when the search is over
+    if (folder / "val").is_dir():  # fail now, not after the search
         _same_classes(folder, classes, _class_names(folder / "val"))
     return Folders(part(rest), part(validation), len(classes), digest.hexdigest(), load_test)
 
@@ -272,10 +272,11 @@ def _find(spec: DataSpec, side: int) -> Path:
         if not (folder / "train").is_dir():
             raise DataError(
                 f"{folder}: expected the folders train and val, each with a folder of images a "
-                f"class (as train/n01440764/*.JPEG), got no train; set data.root to where they are"
+                f"class (as train/n01440764/*.JPEG), got no train; set data.root to the folder "
+                "that has them"
             )
         return folder
-    # The smallest of the published sizes that is not smaller than the images.
+    # The smallest published size that is at least that of the images.
     size = "160px" if side <= 160 else "320px" if side <= 320 else "full"
     folder = base / {"160px": "imagenette2-160", "320px": "imagenette2-320"}.get(
         size, "imagenette2"
@@ -305,7 +306,7 @@ def _same_classes(folder: Path, train: list[str], val: list[str]) -> None:
 
 
 def _class_names(folder: Path) -> list[str]:
-    """Return the names of the folders that are classes, sorted."""
+    """Return the sorted names of the class folders."""
     try:
         with os.scandir(folder) as entries:
             return sorted(one.name for one in entries if one.is_dir() and not _is_left(one.name))
@@ -321,7 +322,8 @@ def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
     """Return the files of a folder, their labels and the classes, all sorted by name.
 
     Raises:
-        DataError: there are no two classes, a class has no image, or an image is no file.
+        DataError: there are fewer than two classes, a class has no image, or an image is not a
+            file.
     """
     classes = _class_names(folder)
     if len(classes) < 2:
@@ -345,12 +347,12 @@ def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
 
 
 def _images_in(folder: str) -> list[str]:
-    """Return the image files below a folder, those of links too, each folder once."""
+    """Return the image files below a folder, following links, each folder once."""
     found = []
     seen: set[tuple[int, int]] = set()
     for inside, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(inside)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above it
+        if (status.st_dev, status.st_ino) in seen:  # a link to a parent folder
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -360,11 +362,11 @@ def _images_in(folder: str) -> list[str]:
                 continue
             path = os.path.join(inside, name)
             if not os.path.isfile(path):
-                raise DataError(f"{path}: expected a file, or a link to one, got neither")
+                raise DataError(f"{path}: expected a file or a link to one")
             if not os.path.getsize(path):
                 raise DataError(f"{path}: cannot be read as an image: it is empty")
             found.append((inside, name))
-    # As torchvision sorts them: what is in a study's digest shall not change.
+    # torchvision's order, which is part of a study's digest.
     return [os.path.join(*one) for one in sorted(found)]
 
 

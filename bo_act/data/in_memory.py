@@ -1,4 +1,4 @@
-"""From samples as they are read to samples as networks take them: scaled and standardized."""
+"""Scaling and standardizing samples for networks."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from bo_act.data.targets import Kind
 from bo_act.errors import DataError
 from bo_act.specs import DataSpec
 
-SIDES = range(2, 257)  # one pixel is no image; beyond 256, padded images fill the memory
+SIDES = range(2, 257)  # one pixel is not an image; beyond 256, padded images fill the memory
 
 Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """What is done to each part of a data set in memory, standardized by the training part.
+    """The transform of all parts of a data set in memory, fitted to the training part.
 
     Attributes:
-        scaled: inputs, and what errors begin with, to inputs as networks take them.
-        inputs: standardize each of these.
-        targets: standardizes them.
+        scaled: from inputs, and a prefix of errors, to inputs for networks.
+        inputs: standardize each input.
+        targets: standardizes targets.
     """
 
     scaled: Callable[[Inputs, str], Inputs]
@@ -49,15 +49,15 @@ class Transform:
 
 
 def side_of(spec: DataSpec, inputs: Inputs) -> int | None:
-    """Return the height and width that images shall have, None for what are no images.
+    """Return the height and width of images, None for other inputs.
 
     Raises:
-        DataError: there are no images of that size.
+        DataError: the size does not fit the images.
     """
     if not looks_like_images(inputs):
         if spec.image_size is not None:
             raise DataError(
-                f"data.image_size is for square images (n, c, h, w), and {spec.name!r} has none; "
+                f"data.image_size needs square images (n, c, h, w), but {spec.name!r} has none; "
                 "leave it out"
             )
         return None
@@ -80,15 +80,15 @@ def fitted(
     side: int | None,
     kind: Kind,
 ) -> Transform:
-    """Return what is done to all parts, as it follows from the training samples.
+    """Return the transform of all parts, fitted to the training samples.
 
     Args:
         spec: of the data set.
-        source: where it is from.
-        inputs: of the training samples, as they were read.
+        source: of the data set.
+        inputs: of the training samples, as read.
         targets: of the training samples.
-        side: of images; None for what are none.
-        kind: what the targets are.
+        side: of images; None for other inputs.
+        kind: of the targets.
 
     Raises:
         DataError: there is nothing to standardize.
@@ -108,8 +108,8 @@ def fitted(
     if wanted in ("inputs", "both"):
         if not any(one.is_floating_point() for one in tensors(found)):
             raise DataError(
-                f"data.standardize = {wanted!r}: the inputs of {spec.name!r} are no floating-point "
-                "numbers; leave it out"
+                f"data.standardize = {wanted!r}: the inputs of {spec.name!r} are not "
+                "floating-point numbers; leave it out"
             )
         changes = [
             _standardization(one, images=side is not None)
@@ -128,14 +128,12 @@ def _unchanged(some: Tensor) -> Tensor:
 def _scaled(
     inputs: Inputs, where: str, *, side: int | None, white: int, any_numbers: bool
 ) -> Inputs:
-    """Return images in [0, 1], average-pooled or padded with black; other inputs as they are."""
+    """Return images in [0, 1], average-pooled or padded with black; other inputs unchanged."""
     if side is None:
         for one in tensors(inputs):
             unknown = int((~one.isfinite()).sum()) if one.is_floating_point() else 0
             if unknown:
-                raise DataError(
-                    f"{where}: expected inputs that are finite numbers, got {unknown} that are not"
-                )
+                raise DataError(f"{where}: expected finite inputs, got {unknown} not finite")
         return inputs
     images = cast(Tensor, inputs)
     if images.dtype != torch.uint8:
@@ -150,19 +148,21 @@ def _scaled(
 
 
 def _standardization(some: Tensor, *, images: bool = False) -> Change:
-    """Return the map that gives each channel or column the mean 0 and the deviation 1 on these.
+    """Return the map to mean 0 and standard deviation 1 of each channel or column.
 
     Args:
-        some: (n, c, h, w) images, or (n, ...) numbers, whose last axis has the columns.
-        images: whether they are images, of which those of one gray are an error; a column whose
-            numbers are all alike becomes 0.
+        some: (n, c, h, w) images, or (n, ...) numbers with columns in the last axis.
+        images: whether they are images; images of a single gray are an error, constant columns
+            become 0.
     """
     if some.ndim == 1:
         some = some[:, None]
     columns = some.double().transpose(0, 1 if images else -1).flatten(1)
     deviation, mean = torch.std_mean(columns, dim=1, correction=0)
     if images and not deviation.all():
-        raise DataError("the training images are all of one gray; nothing can be learned of them")
+        raise DataError(
+            "all training images have the same gray value, so there is nothing to learn"
+        )
     deviation = torch.where(deviation > 0, deviation, 1.0)
     # Rounded, so that the order of summation on another machine does not change the digest.
     scale, shift = (

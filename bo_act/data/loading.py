@@ -1,7 +1,7 @@
 """Data sets, split into training, validation and test samples.
 
-Whatever is chosen, tuned or compared is so by validation samples. Test samples are loaded by
-``Data.load_test()`` alone, once, at the very end.
+All choices, tuning and comparisons use validation samples. Only ``Data.load_test()`` loads test
+samples, once, at the very end.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def load_data(
     """Load a data set and split it; the same spec always gives the same split.
 
     The official test or validation images of a data set are the test images. Validation samples are
-    held out of the others, by default 300 of ``digits``, 10,000 of the MNISTs, 5,000 of the CIFARs,
-    and else a tenth. All choices are stratified by class, where there are classes.
+    held out of the others: by default 300 of ``digits``, 10,000 of the MNISTs, 5,000 of the
+    CIFARs, and else a tenth, stratified by class if there are classes.
 
     Args:
-        spec: which samples.
-        augmentation: of training images; None leaves them as they are.
-        loss: of the training, which says what the targets are; ``auto`` goes by their dtype.
+        spec: of the data set.
+        augmentation: of training images, or None.
+        loss: of the training, which decides the kind of targets; ``auto`` decides by dtype.
 
     Raises:
         DataError: files are missing or damaged, or the split or the image size is impossible.
     """
     augmentation = augmentation or AugmentationSpec()
     if spec.context is not None and spec.name != "python_topics":
-        raise DataError(f"data.context is for text, and {spec.name!r} is none; leave it out")
+        raise DataError(f"data.context is for text, but {spec.name!r} is not text; leave it out")
     if spec.in_folders:
         return _of_folders(spec, augmentation, loss)
     source = open_source(spec)
@@ -60,7 +60,8 @@ def load_data(
     if isinstance(found, Dataset):
         if augmentation != AugmentationSpec():
             raise DataError(
-                f"augmentation: {spec.name!r} gives a Dataset, which does that itself; leave it out"
+                f"augmentation: {spec.name!r} is a Dataset, which must augment by itself; leave "
+                "it out"
             )
         return _of_dataset(spec, source, found, loss)
     return _in_memory(spec, augmentation, source, found, loss)
@@ -75,7 +76,7 @@ def _of_folders(spec: DataSpec, augmentation: AugmentationSpec, loss: LossName) 
     if loss not in ("auto", "cross_entropy"):
         raise DataError(f"training.loss = {loss!r} does not fit the classes of {spec.name!r}")
     if spec.standardize != "auto":
-        raise DataError("data.standardize: images in folders are normalized always; leave it out")
+        raise DataError("data.standardize: images in folders are always normalized; leave it out")
     found = load_folders(spec, augmentation)
     side = found.train.side
     inputs = torch.zeros(1, 3, side, side, device="cpu", dtype=torch.float32)
@@ -99,7 +100,7 @@ def _of_dataset(spec: DataSpec, source: Source, dataset: Dataset[Any], loss: Los
     if spec.image_size is not None or spec.standardize not in ("auto", "none"):
         key = "image_size" if spec.image_size is not None else "standardize"
         raise DataError(
-            f"data.{key}: {spec.name!r} gives a Dataset, which does that itself; leave it out"
+            f"data.{key}: {spec.name!r} is a Dataset, which must do this itself; leave it out"
         )
     samples, kind = _whole(dataset, spec, loss, spec.name)
     inputs, _ = samples.take(torch.arange(min(2, len(samples)), device="cpu"))
@@ -129,7 +130,7 @@ def _of_dataset(spec: DataSpec, source: Source, dataset: Dataset[Any], loss: Los
 def _whole(
     dataset: Dataset[Any], spec: DataSpec, loss: LossName, where: str
 ) -> tuple[DatasetSamples, Kind]:
-    """Return all samples of a Dataset, and what their targets are."""
+    """Return all samples of a Dataset, and the kind of their targets."""
     raw = targets_of(dataset, where)
     every = torch.arange(len(raw), device="cpu")
     samples = DatasetSamples(dataset, every, raw, spec.workers, where)
@@ -160,7 +161,7 @@ def _in_memory(
         transform(*train, spec.name),
         transform(rows(inputs, validation), targets[validation], spec.name),
     )
-    form = _form(inputs, targets)  # not the set itself, which would stay in memory
+    form = _form(inputs, targets)  # not the set itself, to free its memory
 
     def load_test() -> SampleSet:
         found, where = source.test(), _of_test(spec)
@@ -200,9 +201,7 @@ def _augmentation(
         return None
     if side is None or kind != "classes":
         what = "square images (n, c, h, w)" if side is None else "images with classes"
-        raise DataError(
-            f"augmentation is for {what}, which {spec.name!r} has none of; leave it out"
-        )
+        raise DataError(f"augmentation needs {what}, but {spec.name!r} has none; leave it out")
     if augmentation.shift >= side:
         raise DataError(
             f"augmentation.shift: expected less than the {side} pixels of the images, "
@@ -241,14 +240,13 @@ def _of_test(spec: DataSpec) -> str:
 def _check_test(
     where: str, facts: Mapping[str, Any], form: Form, inputs: Inputs, targets: Tensor
 ) -> None:
-    """Refuse test samples of another form than the training samples, or of other classes."""
+    """Refuse test samples with another form or other classes than the training samples."""
     what = "images" if "in_channels" in facts else "samples"
     found = _form(inputs, targets)
     for expected, came in zip(form, found, strict=True):
         if expected != came:
             raise DataError(
-                f"{where}: expected test {what} of the shape {expected} of the training {what}, "
-                f"got {came}"
+                f"{where}: expected test {what} of shape {expected}, as in training, got {came}"
             )
     looked_at = [("labels", "classes", facts.get("num_classes"), targets)]
     if "vocabulary" in facts:

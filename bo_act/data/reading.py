@@ -1,7 +1,6 @@
-"""Samples that are read when they are needed, by worker processes: a ``Dataset`` of one's own.
+"""Your own ``Dataset``: samples read by worker processes as needed.
 
-What a data set draws at random for a sample follows from (seed, epoch, index), so that it is the
-same with any number of workers.
+Its random numbers for a sample depend on (seed, epoch, index), but not on the number of workers.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from bo_act.data.samples import Inputs, mapped, tensors
 from bo_act.errors import DataError
 from bo_act.failures import USERS, is_machines, one_line
 
-_LOOKED_AT = 32  # samples of which the digest is made, besides all targets
+_LOOKED_AT = 32  # samples in the digest, besides all targets
 
 
 def batches(
@@ -35,14 +34,14 @@ def batches(
     workers: int,
     device: torch.device,
 ) -> Iterator[tuple[Inputs, Tensor]]:
-    """Give out batches of what a reader reads, ahead of time where there are workers.
+    """Yield batches from a reader, read ahead if there are workers.
 
     Args:
-        reader: returns the inputs of one sample by index, or a text: why there are none.
+        reader: returns the inputs of one sample by index, or the text of an error.
         order: (m,) int64 indices, on the CPU.
         batch_size: samples at a time.
-        workers: processes that read.
-        device: where the inputs end.
+        workers: reading processes.
+        device: of the returned inputs.
 
     Returns:
         inputs, and the (b,) indices on the CPU.
@@ -50,7 +49,7 @@ def batches(
     Raises:
         DataError: a sample cannot be read.
     """
-    # A daemon, such as a worker of `bench build`, may not have processes of its own.
+    # A daemon, such as a worker of `bench build`, may not start processes.
     workers = 0 if multiprocessing.current_process().daemon else workers
     loader: DataLoader[Any] = DataLoader(
         reader,
@@ -59,7 +58,7 @@ def batches(
         num_workers=workers,
         collate_fn=together,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator().manual_seed(0),  # else torch's global one is advanced
+        generator=torch.Generator().manual_seed(0),  # leaves torch's global generator alone
     )
     for inputs, chosen in zip(loader, order.split(batch_size), strict=True):
         if isinstance(inputs, str):
@@ -68,7 +67,7 @@ def batches(
 
 
 def together(samples: Sequence[Any]) -> Inputs | str:
-    """Return a batch, or what is wrong with the first sample that cannot be read."""
+    """Return a batch, or the error of the first unreadable sample."""
     wrong = next((one for one in samples if isinstance(one, str)), None)
     if wrong is not None:
         return wrong
@@ -81,13 +80,13 @@ def together(samples: Sequence[Any]) -> Inputs | str:
         return torch.stack(list(samples))
     except (RuntimeError, KeyError, ValueError) as error:
         return (
-            "expected samples of one shape, so that they make a batch; pad or cut them in the data "
-            f"set: {one_line(error)}"
+            "expected samples of equal shape, to form batches; pad or crop them in the data set: "
+            f"{one_line(error)}"
         )
 
 
 def as_tensor(content: Any) -> Tensor:
-    """Return what may be an array, a tensor on any device, or a list, as a tensor on the CPU."""
+    """Return an array, a tensor on any device, or a list as a tensor on the CPU."""
     found = (
         torch.as_tensor(content, device=None if isinstance(content, Tensor) else "cpu")
         .detach()
@@ -97,7 +96,7 @@ def as_tensor(content: Any) -> Tensor:
 
 
 def as_input(content: Any) -> Tensor:
-    """Return numbers as networks take them: float32 or int64; truth values and bytes stay."""
+    """Return numbers as float32 or int64; bool and bytes stay."""
     found = as_tensor(content)
     if found.is_floating_point():
         return found.float()
@@ -105,7 +104,7 @@ def as_input(content: Any) -> Tensor:
 
 
 def without_bytes(values: Tensor) -> Tensor:
-    """Return bytes that are no image as other whole numbers."""
+    """Return bytes that are not images as int64."""
     return values.long() if values.dtype == torch.uint8 else values
 
 
@@ -113,7 +112,7 @@ def as_inputs(content: Any) -> Inputs:
     """Return inputs of any form as tensors: one, several by name, or several in order.
 
     Raises:
-        ValueError, TypeError, RuntimeError: they are nothing of the kind.
+        ValueError, TypeError, RuntimeError: they have another form.
     """
     if isinstance(content, Mapping) or hasattr(content, "keys"):
         found = {str(name): as_input(content[name]) for name in content.keys()}  # noqa: SIM118
@@ -132,10 +131,10 @@ class DatasetSamples:
     """Samples of a ``torch.utils.data.Dataset``; see ``Samples``.
 
     Attributes:
-        dataset: whose items are pairs (inputs, target).
-        indices: (n,) int64: which of its items these are, on the CPU.
+        dataset: of pairs (inputs, target).
+        indices: (n,) int64, of these items, on the CPU.
         targets: (n, ...), on the device of the batches.
-        workers: processes that read.
+        workers: reading processes.
         where: the data set's name, for errors.
     """
 
@@ -153,7 +152,7 @@ class DatasetSamples:
         return replace(self, targets=self.targets.to(device))
 
     def take(self, indices: Tensor) -> tuple[Inputs, Tensor]:
-        """Return some samples as they are read in validation."""
+        """Return some samples as in validation."""
         reader = _Reader(self.dataset, self.where, None)
         inputs = together([reader[index] for index in self.indices[indices.cpu()].tolist()])
         if isinstance(inputs, str):
@@ -168,7 +167,7 @@ class DatasetSamples:
         order: Tensor | None = None,
         draw: tuple[int, int] | None = None,
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """Give out samples in batches, read ahead by the workers."""
+        """Yield batches of samples, read ahead by the workers."""
         device = self.targets.device
         order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
         found = batches(
@@ -182,7 +181,7 @@ class DatasetSamples:
             yield inputs, self.targets[chosen.to(device)]
 
     def digest(self) -> str:
-        """Return the sha256 of the targets and of some samples, spread over the set."""
+        """Return the sha256 of the targets and of some samples across the set."""
         places = torch.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self)), device="cpu",
                                 dtype=torch.float64).long()  # fmt: skip
         inputs, _ = self.take(places)
@@ -193,7 +192,7 @@ class DatasetSamples:
 
 
 class _Reader(Dataset[Any]):
-    """Reads the inputs of one item at a time, in whatever process."""
+    """Reads the inputs of one item at a time, in any process."""
 
     def __init__(self, dataset: Dataset[Any], where: str, draw: tuple[int, int] | None) -> None:
         self.dataset, self.where = dataset, where
@@ -203,7 +202,7 @@ class _Reader(Dataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Inputs | str:
-        # Told, not raised: a loader puts its own traceback into what its workers raise.
+        # Returned, not raised: a loader adds its own traceback to its workers' errors.
         try:
             with _seeded(seed_of(*self.draw, index)):
                 return item(self.dataset, index, self.where)[0]
@@ -215,7 +214,7 @@ def item(dataset: Dataset[Any], index: int, where: str) -> tuple[Inputs, Tensor]
     """Return the inputs and the target of an item.
 
     Raises:
-        DataError: there is no such pair.
+        DataError: the item is not such a pair.
     """
     try:
         found = dataset[index]
@@ -235,10 +234,10 @@ def item(dataset: Dataset[Any], index: int, where: str) -> tuple[Inputs, Tensor]
 
 
 def targets_of(dataset: Dataset[Any], where: str) -> Tensor:
-    """Return the targets of all items; they are read once, unless the set knows them.
+    """Return the targets of all items, from an attribute of the set or by reading all once.
 
     Raises:
-        DataError: an item cannot be read, or they do not fit together.
+        DataError: an item cannot be read, or the targets do not fit together.
     """
     count = len(dataset)  # type: ignore[arg-type]
     known = getattr(dataset, "targets", None)
@@ -256,12 +255,12 @@ def targets_of(dataset: Dataset[Any], where: str) -> Tensor:
     try:
         return torch.stack(read)
     except RuntimeError as error:
-        raise DataError(f"{where}: expected targets of one shape, {one_line(error)}") from error
+        raise DataError(f"{where}: expected targets of equal shape, {one_line(error)}") from error
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Let whatever draws at random inside draw from a seed; it is as before afterwards."""
+    """Seed all random generators inside, and restore them afterwards."""
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

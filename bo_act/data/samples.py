@@ -1,7 +1,7 @@
-"""What trainer, evaluation and features ask of a set of samples, wherever it lies.
+"""The interface of a set of samples for trainer, evaluation and features.
 
-A sample is one input of a network, whatever that is (an image, a row of a table, a sequence of
-tokens, or several tensors by name), with its target.
+A sample is one input of a network (an image, a row of a table, a sequence of tokens, or several
+tensors by name) with its target.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def call(network: Callable[..., Any], inputs: Inputs) -> Any:
 
 
 def shown_shape(inputs: Inputs) -> str:
-    """Return the shapes of inputs, as people read them: ``(2, 1, 8, 8)``, ``{'ids': (2, 16)}``."""
+    """Return the shapes of inputs as text: ``(2, 1, 8, 8)``, ``{'ids': (2, 16)}``."""
     if isinstance(inputs, Tensor):
         return str(tuple(inputs.shape))
     if isinstance(inputs, Mapping):
@@ -57,9 +57,9 @@ def shown_shape(inputs: Inputs) -> str:
 
 
 class Samples(Protocol):
-    """Inputs with their targets, given out in batches.
+    """Inputs with their targets, in batches.
 
-    Small sets lie in memory as a whole (``SampleSet``); large ones are read as they are needed.
+    Small sets are in memory as a whole (``SampleSet``); large ones are read as needed.
     """
 
     @property
@@ -92,19 +92,18 @@ class Samples(Protocol):
         order: Tensor | None = None,
         draw: tuple[int, int] | None = None,
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """Give out samples in batches, the last one smaller where they do not come out even.
+        """Yield batches of samples; the last one may be smaller.
 
         Args:
             batch_size: samples at a time.
-            order: (m,) int64 indices of the samples; None gives out all of them as they lie.
-            draw: seed and epoch, from which random augmentation follows: for a sample, the same
-                whatever the order and the number of workers; for what mixes a batch, the same
-                whatever batches came before. None leaves the samples as they are, and so do sets
-                without augmentation.
+            order: (m,) int64 indices of the samples; None yields all in order.
+            draw: seed and epoch of random augmentation: independent of order and number of workers
+                for single samples, and of earlier batches for mixing. None, or a set without
+                augmentation, leaves the samples unchanged.
 
         Returns:
-            inputs (b, ...), and targets (b, ...); of images that augmentation mixes, probabilities
-            (b, classes) float32. Both on the device.
+            inputs (b, ...) and targets (b, ...), for mixed images probabilities (b, classes)
+            float32, on the device.
         """
 
 
@@ -115,7 +114,7 @@ class SampleSet:
     Attributes:
         inputs: a tensor (n, ...), or several by name or in order; images are float32.
         targets: (n, ...), see ``Samples``.
-        augmentation: changes batches of images that are drawn for training.
+        augmentation: of training batches of images.
     """
 
     inputs: Inputs
@@ -142,7 +141,7 @@ class SampleSet:
         order: Tensor | None = None,
         draw: tuple[int, int] | None = None,
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """Give out samples in batches; see ``Samples``."""
+        """Yield batches of samples; see ``Samples``."""
         if draw is not None and self.augmentation is not None:
             order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
             for chosen in order.split(batch_size):

@@ -1,6 +1,6 @@
-"""Data sets that come with scikit-learn and with Python itself: nothing to download.
+"""Data sets of scikit-learn and of Python itself, without a download.
 
-Their test parts are the same in every study; only what is left is split by the study's seed.
+Their test parts are the same in every study; the study's seed splits the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bo_act.data.split import others, stratified_sample
 from bo_act.specs import DataSpec
 
 TEST_SHARE = 0.2
-TEST_SEED = 1797  # fixed, so that every study keeps the same test samples apart
+TEST_SEED = 1797  # fixed, so that every study has the same test samples
 TEXT_SHARE = 0.1
 """Of a text, for the test and again for the validation: its last part, and the one before."""
 CONTEXT = 64
@@ -48,7 +48,7 @@ def _digits(test: bool) -> Part:
 def _table(name: str, test: bool) -> Part:
     """Return a part of a table.
 
-    Diabetes: 442 patients, 10 numbers each, and how far the disease went in a year (Efron et al.
+    Diabetes: 442 patients, 10 numbers each, and the disease progression in a year (Efron et al.
     2004). Breast cancer (Wisconsin): 569 samples, 30 numbers each, malignant or benign.
     """
     from sklearn import datasets
@@ -71,11 +71,11 @@ def _part(inputs: Tensor, targets: Tensor, test: bool, *, stratified: bool) -> P
 
 
 def _topics(context: int) -> Source:
-    """Return Python's language reference, as ``help`` has it, character by character.
+    """Return Python's language reference, from ``help``, character by character.
 
-    The text is that of this Python version, so that values of different versions do not compare:
-    their data have different digests. A sample is ``context`` characters, with the characters
-    that follow each of them as targets.
+    The text depends on the Python version, so values of different versions are not comparable:
+    their digests differ. A sample is ``context`` characters, and its targets are the next
+    characters.
     """
     from pydoc_data.topics import topics
 

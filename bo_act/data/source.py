@@ -1,4 +1,4 @@
-"""A data set as it is read, before it is split."""
+"""A data set before the split."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Part = tuple[Inputs, Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before it is split.
+    """A data set before the split.
 
     Attributes:
-        train, test: read the samples of a part.
-        white: value of the brightest pixel of images as whole numbers.
-        classes: their number, or that of the tokens of the vocabulary; None counts them.
+        train, test: readers of the two parts.
+        white: value of a white pixel in images of whole numbers.
+        classes: their number, or the size of the vocabulary; None counts them.
         validation: default number of validation samples; None is a tenth.
-        standardized: what the data set says of ``DataSpec.standardize``.
-        in_order: samples follow one another, so that the last ones are held out.
+        standardized: the data set's default of ``DataSpec.standardize``.
+        in_order: samples form a sequence, so the last ones are held out.
     """
 
     train: Callable[[], Part | Dataset[Any]]

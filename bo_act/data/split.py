@@ -1,4 +1,4 @@
-"""Which samples are held out."""
+"""Choosing held-out samples."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def split(
     """Split the samples that are not test samples; the same spec always gives the same split.
 
     Args:
-        targets: (n, ...); classes (n,) int64 where it is stratified.
-        spec: how many, and the seed.
-        default: validation samples where the spec gives no number.
-        what: the samples are, for errors.
+        targets: (n, ...); classes (n,) int64 if stratified.
+        spec: number and seed.
+        default: validation samples if the spec has no number.
+        what: name of the samples, for errors.
         stratified: whether each class keeps its share.
         in_order: whether the last samples are held out, instead of any.
 
@@ -32,20 +32,20 @@ def split(
         indices of training and of validation samples, ascending.
 
     Raises:
-        DataError: no training sample would be left, or those of one class alone, or no validation
-            sample.
+        DataError: there would be no training samples, only one class of them, or no validation
+            samples.
     """
     count = len(targets)
     held_out = default if spec.validation is None else spec.validation
     if held_out >= count:
         raise DataError(
-            f"data.validation: expected fewer than the {count} {what} of {spec.name!r} "
-            f"that are not test {what}, got {held_out}; choose a smaller number"
+            f"data.validation: expected fewer than the {count} {what} of {spec.name!r} outside "
+            f"the test set, got {held_out}; choose a smaller number"
         )
     if not held_out:
         raise DataError(
-            f"data.validation: {spec.name!r} has {count} {what} that are not test {what}, "
-            "too few to hold a tenth of them out; choose how many"
+            f"data.validation: {spec.name!r} has {count} {what} outside the test set, too few to "
+            "hold out a tenth; choose a number"
         )
     strata = targets if stratified else torch.zeros(count, device="cpu", dtype=torch.int64)
     found = strata.unique().tolist()
@@ -64,18 +64,18 @@ def split(
         rest = rest[stratified_sample(strata[rest], spec.train, generator)]
     if stratified and len(rest) > 1 and len(strata[rest].unique()) < 2:
         raise DataError(
-            f"data.train: the training {what} ({len(rest)}) that are left of {spec.name!r} are all "
-            "of one class; choose more"
+            f"data.train: the training {what} ({len(rest)}) of {spec.name!r} are all of one "
+            "class; choose more"
         )
     return rest, validation
 
 
 def stratified_sample(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Choose samples at random so that each class keeps its share.
+    """Choose samples at random, stratified by class.
 
     Args:
         labels: (n,) int64.
-        count: how many to choose, at most n.
+        count: number of samples, at most n.
         generator: source of randomness, on the CPU.
 
     Returns:

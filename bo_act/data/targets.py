@@ -1,4 +1,4 @@
-"""What the targets of a data set are, and so what a network shall answer.
+"""Kinds of targets of a data set, and so of a network's outputs.
 
 Symbols, with shapes:
 
@@ -45,50 +45,47 @@ def is_tokens(inputs: Any) -> bool:
 def as_targets(
     targets: Tensor, loss: LossName, *, tokens: tuple[int, ...] | None, count: int, where: str
 ) -> tuple[Tensor, Kind]:
-    """Return targets as training takes them, and what they are.
+    """Return targets for training, and their kind.
 
     Args:
         targets: (N, ...) of any dtype.
-        loss: of the study file; ``auto`` goes by the targets: whole numbers are classes (N,) or
+        loss: of the study file; ``auto`` decides by the targets: whole numbers are classes (N,) or
             tokens (N, T), floating-point ones are numbers.
-        tokens: shape of the inputs, where they are tokens.
+        tokens: shape of the inputs, if they are tokens.
         count: N.
-        where: what errors begin with.
+        where: prefix of errors.
 
     Returns:
         int64 classes or tokens, or float32 labels or numbers.
 
     Raises:
-        DataError: they are nothing of the kind.
+        DataError: they have another form.
     """
     shape = tuple(targets.shape)
     came = f"got {targets.dtype} of the shape {shape}"
     if targets.ndim == 0 or shape[0] != count:
-        raise DataError(
-            f"{where}: expected {count} labels, or other targets, one for each of the inputs, "
-            f"{came}"
-        )
+        raise DataError(f"{where}: expected {count} labels or other targets, one per input, {came}")
     if targets.is_complex():
-        raise DataError(f"{where}: expected targets that are real numbers, {came}")
+        raise DataError(f"{where}: expected real numbers as targets, {came}")
     if loss == "auto":
         loss = "mse" if targets.is_floating_point() else "cross_entropy"
     if loss == "binary_cross_entropy":
         if targets.ndim > 2 or not bool(((targets == 0) | (targets == 1)).all()):
             raise DataError(
-                f"{where}: expected labels of shape ({count},) or ({count}, k) that are 0 or 1, as "
-                f"training.loss = {loss!r} needs them, {came}{_range(targets)}"
+                f"{where}: expected labels of shape ({count},) or ({count}, k) of zeros and ones, "
+                f"as training.loss = {loss!r} needs them, {came}{_range(targets)}"
             )
         return targets.float(), "labels"
     if loss != "cross_entropy":
         if not bool(targets.isfinite().all()) or not targets.numel():
             unknown = int((~targets.isfinite()).sum())
             raise DataError(
-                f"{where}: expected targets that are finite numbers, {came}, {unknown} of them not"
+                f"{where}: expected finite targets, {came}, {unknown} of them not finite"
             )
         return targets.float(), "numbers"
     if targets.is_floating_point():
         raise DataError(
-            f"{where}: expected labels that are whole numbers, as training.loss = {loss!r} needs "
+            f"{where}: expected whole numbers as labels, as training.loss = {loss!r} needs "
             f"them, {came}"
         )
     targets = targets.long()
@@ -106,8 +103,8 @@ def as_targets(
     kept = targets != IGNORED
     if not bool(kept.any()) or int(targets[kept].min()) < 0:
         raise DataError(
-            f"{where}: expected tokens that are whole numbers from 0 ({IGNORED} where there is no "
-            f"loss), {came}{_range(targets)}"
+            f"{where}: expected whole numbers from 0 as tokens ({IGNORED} for no loss), "
+            f"{came}{_range(targets)}"
         )
     return targets.contiguous(), "tokens"
 

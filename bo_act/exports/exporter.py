@@ -66,7 +66,7 @@ def _with_numbers(given: str | Expression | Activation) -> Scaled:
     found = given.with_numbers()
     if len(found) > 1:
         raise ExportError(
-            f"expected a function of one number for the layer, got {given} with {len(found)} "
-            "channels; export the network that it is in, as by torch.export or torch.onnx"
+            f"expected one function for the whole layer, got {given} with {len(found)} "
+            "channels; export the network around it with torch.export or torch.onnx"
         )
     return found[0]

@@ -31,7 +31,7 @@ class Source:
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or keyword.iskeyword(self.name):
             raise ExportError(
-                f"expected a name that Python allows for a function, e.g. 'gate', got {self.name!r}"
+                f"expected a valid Python function name, e.g. 'gate', got {self.name!r}"
             )
 
     @property
@@ -61,7 +61,7 @@ class Source:
     @property
     def _numbers(self) -> str:
         is_plain = self.scaled == Scaled(self.expression)
-        return "" if is_plain else ", here with numbers that were learnt or that normalize it"
+        return "" if is_plain else ", here with its learnt or normalizing numbers"
 
     @cached_property
     def limits(self) -> list[str]:

@@ -1,1 +1,1 @@
-"""What is known of a function before training: output distribution and Fisher spectra."""
+"""Features of a function before training: output distribution and Fisher spectra."""

@@ -1,4 +1,4 @@
-"""Fisher spectra in the form of the Act-Bench files, to place a new function beside released ones.
+"""Fisher spectra in the Act-Bench format, to compare new functions with released ones.
 
 The layout, for each layer of w weights and biases in the order of the network: the edges
 ``linspace(-100, 100, w // 100)`` of natural-log eigenvalues, the counts between them, summed up and
@@ -6,9 +6,8 @@ divided by the last sum; all layers in one vector (13,683 numbers for All-CNN-C 
 
 The released numbers are those of Bingham and Miikkulainen (2023), arXiv 2301.05785: the empirical
 Fisher matrix of the mean loss of a float32 network on one batch, with normalization layers at their
-initial running statistics, linear and convolutional layers alone. Imitated of how they were
-computed, for layers on plain vectors and for convolutions, with B, T, x, d, A and G as in
-``bo_act.fisher.kfac``:
+initial running statistics, linear and convolutional layers only. We imitate for layers on plain
+vectors and for convolutions, with B, T, x, d, A and G as in ``bo_act.fisher.kfac``:
 
 - The mean loss has 1/B of each image's gradient, and G is its square: G / B².
 - A linear layer's sums over the images were divided by its f input features plus 1, not by B. Here
@@ -17,25 +16,25 @@ computed, for layers on plain vectors and for convolutions, with B, T, x, d, A a
   divisors, B·T and B, in both.
 - A layer with a bias had float64 factors, of float32 inputs and gradients, since a column of
   float64 ones stood beside the inputs; one without a bias was float32 throughout. So null
-  eigenvalues, those of units that are zero throughout among them, were rounding errors of either
-  sign, some 1e-16 or 1e-7 of the largest one. The logarithms of negative products and of 0 were
-  left out, so that the positive rounding errors alone count. Here all factors are summed as
-  elsewhere in bo-act, in float64 or as good as that; those of a layer without a bias are then
-  rounded to float32, solved and multiplied in it.
+  eigenvalues, including those of units that are always zero, were rounding errors of either sign,
+  about 1e-16 or 1e-7 of the largest one. The logarithms of negative products and of 0 were left
+  out, so that only positive rounding errors count. Here all factors are summed as elsewhere in
+  bo-act, with float64 accuracy; those of a layer without a bias are then rounded to float32,
+  solved and multiplied in it.
 
-Not imitated, because it is no property of the function:
+Not imitated, because these are not properties of the function:
 
-- which null eigenvalues come out positive, and how large: that hangs on the order of the sums, the
-  library and the machine;
-- that without a bias the products of inputs and of gradients were summed in float32 already, with
-  rounding errors of the size that rounding the sums has;
+- which null eigenvalues come out positive, and how large: this depends on the order of the sums,
+the library and the machine;
+- float32 sums of the products in layers without a bias, with errors as large as those of rounding
+the sums;
 - linear layers on token sequences were flattened to one long vector (here: each token a position,
   A the mean over them, times B/(f + 1) with the f features of one token);
 - depthwise convolutions pooled their channels into one factor (here: a block a channel);
 - strided convolutions with "same" padding were aligned differently;
-- a layer that no gradient reaches was left out, shifting all that follow (here: zeros).
+- a layer without a gradient was left out, which shifted all later ones (here: zeros).
 
-Vectors of one source compare among themselves; across both, see "Beside released data" in
+Compare only vectors of one source; across both, see "Beside released data" in
 ``docs/concepts/features.md``.
 """
 
@@ -58,7 +57,7 @@ __all__ = ["act_bench_vector", "bins", "edges"]
 
 
 def edges(weights: int) -> NDArray[np.float64]:
-    """Return the edges of a layer's histogram; fewer than two make no bins.
+    """Return the edges of a layer's histogram; fewer than two give no bins.
 
     Args:
         weights: number of the layer's weights and biases.
@@ -67,7 +66,7 @@ def edges(weights: int) -> NDArray[np.float64]:
 
 
 def bins(weights: int) -> int:
-    """Return how many numbers of a vector are of a layer of so many weights and biases."""
+    """Return the length of a layer's part of a vector, from its number of weights and biases."""
     return max(len(edges(weights)) - 1, 0)
 
 
@@ -75,13 +74,12 @@ def act_bench_vector(network: nn.Module, inputs: Inputs, targets: Targets) -> ND
     """Compute a network's vector "Fisher log eigenvalue CDF".
 
     Args:
-        network: returns (B, C) logits; left as it was.
-        inputs: (B, ...), as for ``fim_spectra``; float32 is what the released vectors were
-            computed in.
+        network: returns (B, C) logits; stays unchanged.
+        inputs: (B, ...), as for ``fim_spectra``; float32 as for the released vectors.
         targets: (B,) integers in [0, C), the true ones.
 
     Returns:
-        (n,) float64 in [0, 1], rising to 1 within each layer that a gradient reaches.
+        (n,) float64 in [0, 1], rising to 1 within each layer with a gradient.
 
     Raises:
         FeatureError: as ``kronecker_factors``; or the eigenvalues do not converge, or a layer
@@ -104,7 +102,7 @@ def act_bench_vector(network: nn.Module, inputs: Inputs, targets: Targets) -> ND
 def _log_eigenvalues(layer: LayerFactors, batch: int) -> NDArray[np.floating]:
     """Return the logarithms of the positive eigenvalues, (n,) with n at most the weights."""
     share = batch / (layer.a.shape[1] - layer.biased + 1) if layer.linear else 1.0
-    # In this order, so that what leaves float32's range is what left it in their computation.
+    # In this order, so that the same numbers leave float32's range as in their computation.
     a, g = layer.a * share, layer.g * (share / batch**2)
     dtype = torch.float64 if layer.biased else torch.float32
     a, g = a.to(dtype), g.to(dtype)

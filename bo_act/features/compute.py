@@ -54,15 +54,14 @@ def compute_features(
 
     Args:
         space: the space, or its catalogue of N functions.
-        network: called with an ``Activation``, which it may use as a module or call for fresh
-            ones, returns the untrained network. None: no Fisher spectra. torch's seed is
-            ``spec.seed`` at each call, so that all networks start alike.
+        network: called with an ``Activation`` (a module, and a factory of fresh ones), returns the
+            untrained network. None: no Fisher spectra. torch's seed is ``spec.seed`` at each call,
+            so that all networks start alike.
         inputs: one batch of training data for the Fisher matrix, as the network takes it: a tensor
             or array (B, ...) of images, tokens or numbers; or a dict or tuple of some, for
             ``network(**inputs)`` or ``network(*inputs)``. Floating-point numbers become those of
             ``spec.precision``; others stay.
-        targets: what is to be predicted, see ``fim_spectra``; needed with ``spec.fisher`` of
-            ``"empirical"`` alone.
+        targets: as for ``fim_spectra``; needed only if ``spec.fisher`` is ``"empirical"``.
         spec: options.
         device: where the networks run.
         key: identifies the network; if given, spectra are cached on disk. If the cache cannot be
@@ -71,7 +70,7 @@ def compute_features(
         progress: called with (spectra done, spectra in all), first with those from the cache.
         workers: number of parallel workers; with ``process``, 1 is this process itself.
         executor: ``process`` runs workers on this machine, ``ray`` on a Ray cluster.
-        threads: CPU threads of a worker that is not this process; default: the cores, shared out.
+        threads: CPU threads of each worker process; default: an equal share of the cores.
 
     Examples:
         >>> import torch
@@ -90,8 +89,8 @@ def compute_features(
         ((34, 32), ('0', '2'))
 
     Raises:
-        FeatureError: the network has no layer that the Fisher spectra cover, or ``network`` was
-            given without a batch; the workers cannot work.
+        FeatureError: the Fisher spectra cover no layer of the network, ``network`` comes without a
+            batch, or the workers fail.
     """
     catalogue = space.catalogue if isinstance(space, Space) else space
     spec = spec or FeaturesSpec()
@@ -104,8 +103,8 @@ def compute_features(
         return FeatureTable(catalogue.hash, blocks, provenance)
     if inputs is None or (targets is None and spec.fisher == "empirical"):
         raise FeatureError(
-            "Fisher spectra need a batch: give inputs beside the network, and targets for "
-            "fisher='empirical', or leave the network out for output features alone"
+            "Fisher spectra need a batch: give inputs with the network, and targets for "
+            "fisher='empirical', or leave the network out for output features only"
         )
     job = FisherJob(
         network, mapped(inputs, _kept), None if targets is None else _kept(targets), spec
@@ -114,14 +113,14 @@ def compute_features(
         "torch": torch.__version__.split("+")[0],
         "network": key,
         "batch": job.batch_digest(),
-        # What is left out changes which functions are computed, and on which batch, and no number.
+        # The other options choose functions and batch; they change no number.
         "options": spec.model_dump(exclude={"fim", "subset", "batch_size"})
         | {"loss": inferred(spec.loss, job.targets)},
     }
     store = None if key is None else _open_store(provenance, cache)
     spectra = Spectra(job, torch.device(device))
-    # An ordinary network first: one in which nothing is covered is an error, not 2,826 rows
-    # without a feature.
+    # An ordinary network first, so that a network without covered layers is one error, not 2,826
+    # missing rows.
     probe = spectra.probe
     _warn_of_uncovered(probe)
     wanted = _wanted(catalogue, blocks, spec.subset)
@@ -140,15 +139,15 @@ def compute_features(
             if progress:
                 progress(done, len(wanted))
     if store is not None:
-        # Read even what was computed just now: another process may have been the first to keep
-        # some rows, and all processes shall have the same table.
+        # Read back even the new rows: if another process stored some first, all processes must use
+        # the same table.
         rows.reopen()
         for shard in store.shards():
             rows.put(shard)
     provenance |= {
         "subset": spec.subset,
         "layers": probe.layers,
-        # Those of the layers in a released vector.
+        # Layers of a released vector.
         "bins": [
             bins(int(weights)) if kind == "weight" else 0
             for weights, kind in zip(probe.weights, probe.kinds, strict=True)
@@ -176,13 +175,13 @@ def _open_store(key: Mapping[str, Any], root: Path | None) -> FeatureStore | Non
 def _wanted(
     catalogue: Catalogue, blocks: Mapping[str, Block], subset: int | None
 ) -> NDArray[np.int64]:
-    """Return the ascending indices of the functions that shall have spectra."""
+    """Return the ascending indices of the functions that need spectra."""
     outputs = blocks["outputs"]
     if subset is None or subset >= len(catalogue):
         return np.flatnonzero(outputs.present)
     include = []
     for baseline in catalogue.space.baselines:
-        with suppress(ExpressionError):  # a baseline need not be a function of the space
+        with suppress(ExpressionError):  # a baseline may be outside the space
             include.append(catalogue.index(baseline))
     present = [index for index in dict.fromkeys(include) if outputs.present[index]]
     return spread(blocks, subset, include=present)
@@ -191,15 +190,15 @@ def _wanted(
 def _missing(
     store: FeatureStore, wanted: NDArray[np.int64], catalogue: Catalogue
 ) -> NDArray[np.int64]:
-    """Return which of the wanted functions a store lacks; warn where it had them."""
+    """Return the wanted functions that a store lacks; warn if it had them once."""
     survey = store.survey(wanted)
     if survey.damaged:
         files = ", ".join(f"{file} ({what})" for file, what in list(survey.damaged.items())[:5])
         more = f" and {len(survey.damaged) - 5} more" if len(survey.damaged) > 5 else ""
         lost = FunctionBatch.of(catalogue, survey.lost)
         warnings.warn(
-            f"damaged shards in {store.folder}: {files}{more}; the spectra of "
-            f"{len(lost.indices)} functions are computed again: {lost}",
+            f"damaged shards in {store.folder}: {files}{more}; recomputing the spectra of "
+            f"{len(lost.indices)} functions: {lost}",
             stacklevel=3,
         )
     return survey.missing
@@ -209,13 +208,13 @@ def _warn_of_uncovered(probe: FimSpectra) -> None:
     if probe.uncovered:
         warnings.warn(
             f"not covered by the Fisher matrix: {', '.join(probe.uncovered)}; the spectra of the "
-            f"{len(probe.layers)} layers that are say nothing of these parameters",
+            f"other {len(probe.layers)} layers do not reflect these parameters",
             stacklevel=3,
         )
 
 
 def _warn_of_meaningless(fim: Mapping[str, Block]) -> None:
-    """Warn of spectra that tell no function from another."""
+    """Warn of spectra that are the same for all functions."""
     present = fim["fim"].present
     values, null = fim["fim"].values[present], fim["fim_null"].values[present]
     if len(values) < 2:
@@ -227,8 +226,8 @@ def _warn_of_meaningless(fim: Mapping[str, Block]) -> None:
     else:
         return
     warnings.warn(
-        f"the Fisher spectra of all {len(values)} functions are {said}, so they say nothing of the "
-        "functions; see to the network, or set features.fim = false",
+        f"the Fisher spectra of all {len(values)} functions are {said}, so they cannot tell "
+        "functions apart; check the network, or set features.fim = false",
         stacklevel=3,
     )
 
@@ -245,7 +244,7 @@ def _shards(
     executor: Executor,
     threads: int | None,
 ) -> Generator[Shard]:
-    """Compute pieces; shards come as they are done."""
+    """Compute batches of functions; yield shards in the order of completion."""
     if executor == "process" and workers == 1:
         for piece in pieces:
             yield spectra.shard(piece)
@@ -264,8 +263,8 @@ class _Rows:
 
     Args:
         outputs: of all N functions; those without output features have no spectra either.
-        wanted: indices of the functions that shall have spectra.
-        probe: tells the width of a row.
+        wanted: indices of the functions that need spectra.
+        probe: gives the width of a row.
     """
 
     def __init__(self, outputs: Block, wanted: NDArray[np.int64], probe: FimSpectra) -> None:
@@ -282,12 +281,12 @@ class _Rows:
         self.reopen()
 
     def reopen(self) -> None:
-        """Let the rows that are wanted be filled, those that were filled before once more."""
+        """Open the wanted rows for filling, filled ones again."""
         self.to_fill = np.zeros(len(self.missing), dtype=bool)
         self.to_fill[self.wanted] = True
 
     def put(self, shard: Shard) -> None:
-        """Fill the rows of a shard that are open, and close them."""
+        """Fill the open rows of a shard, and close them."""
         new = self.to_fill[shard.indices]
         places = shard.indices[new]
         self.quantiles[places] = shard.quantiles[new]
@@ -300,12 +299,12 @@ class _Rows:
         """Return the blocks, all rows filled.
 
         Raises:
-            FeatureError: rows that were kept have been lost on the way.
+            FeatureError: stored rows were lost.
         """
         if self.missing.any():
             raise FeatureError(
-                f"the spectra of {int(self.missing.sum())} functions were kept and cannot be read "
-                f"any more: something removes or damages the files; check the disk and run again"
+                f"the spectra of {int(self.missing.sum())} functions were saved but can no longer "
+                "be read: something removes or damages the files; check the disk and run again"
             )
         reasons = tuple(self.reasons)
         return {"fim": Block(self.quantiles, reasons), "fim_null": Block(self.null_mass, reasons)}

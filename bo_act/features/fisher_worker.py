@@ -1,10 +1,9 @@
-"""Computing Fisher spectra of some functions: the work of one process, in pieces that travel.
+"""Fisher jobs: computing the spectra of some functions in any process on any machine.
 
-A job is everything that the spectra depend on besides the functions; it can be pickled, so that
-any process on any machine can open it on a device of its own. A piece is some functions of a
-catalogue, as texts. What comes back is a shard. A function's numbers depend on the job and the
-function alone (and, in their last digits, on the kind of device and the number of CPU threads),
-never on the piece that it was computed in.
+A job holds everything that the spectra depend on besides the functions; any process can unpickle
+it and open it on its own device. A piece is a batch of functions of a catalogue, as texts, and its
+result is a shard. A function's numbers depend only on the job and the function (and, in their last
+digits, on the kind of device and the number of CPU threads), never on its batch.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ MakeNetwork = Callable[[Activation], nn.Module]
 
 @dataclass(frozen=True, eq=False)
 class FunctionBatch:
-    """Some functions of a catalogue.
+    """A batch of functions of a catalogue.
 
     Attributes:
         indices: (n,) int64, ascending.
@@ -67,12 +66,12 @@ class FunctionBatch:
 
 @dataclass(frozen=True, eq=False)
 class FisherJob:
-    """What spectra are computed of and with.
+    """Everything that spectra depend on besides the functions.
 
     Attributes:
         network: called with ``activation``, returns the untrained network.
         inputs: one batch, on the CPU, see ``fim_spectra``.
-        targets: on the CPU; None where nothing uses them.
+        targets: on the CPU; None if unused.
         spec: options.
     """
 
@@ -82,11 +81,11 @@ class FisherJob:
     spec: FeaturesSpec
 
     def __call__(self, device: torch.device) -> Callable[[FunctionBatch], Shard]:
-        """Open the job on a device; what comes back computes pieces."""
+        """Open the job on a device, to compute batches of functions."""
         return Spectra(self, device).shard
 
     def batch_digest(self) -> str:
-        """Identify the batch by its very numbers, dtype and shape."""
+        """Identify the batch by its numbers, dtype and shape."""
         digest = hashlib.sha256()
         named = [*parts(self.inputs).items()]
         for name, value in named if self.targets is None else [*named, ("", self.targets)]:
@@ -125,10 +124,10 @@ class Spectra:
 
     @cached_property
     def probe(self) -> FimSpectra:
-        """The spectra of an ordinary network, which tell its layers.
+        """The spectra of an ordinary network, for its layers.
 
         Raises:
-            FeatureError: no layer is covered; or the network is not the same twice.
+            FeatureError: no layer is covered, or two networks of the same seed differ.
         """
         first, second = (self._network(Activation("tanh(x)")) for _ in range(2))
         again = second.state_dict()
@@ -137,13 +136,13 @@ class Spectra:
                 raise FeatureError(
                     f"two networks built after the same torch.manual_seed differ (in {name!r}), so "
                     "spectra would differ by more than the activation function: initial weights "
-                    "must come from torch's global generator, not from one of the network's own "
-                    "or from numpy"
+                    "must come from torch's global generator, not from the network's own "
+                    "generator or numpy"
                 )
         return self._spectra(second)
 
     def shard(self, piece: FunctionBatch) -> Shard:
-        """Compute the spectra of some functions; those that have none get a reason."""
+        """Compute the spectra of some functions, or the reasons why they are missing."""
         started = time.perf_counter()
         layers = len(self.probe.layers)
         rows = len(piece.texts)
@@ -167,16 +166,16 @@ class Spectra:
         )
 
     def act_bench_vector(self, text: str) -> NDArray[np.float64] | None:
-        """Return a function's vector in the form of Act-Bench, None where it has no factors."""
+        """Return a function's vector in the Act-Bench format, None if it has no factors."""
         if self.targets is None:
-            raise FeatureError("vectors in the form of Act-Bench need targets, the true classes")
+            raise FeatureError("vectors in the Act-Bench format need targets, the true classes")
         try:
             return act_bench_vector(self._network(Activation(text)), self.inputs, self.targets)
         except FeatureError:
             return None
 
     def _each(self, texts: Sequence[str]) -> Iterator[FimSpectra | FeatureError]:
-        """Yield the spectra of each function in turn, or why it has none."""
+        """Yield the spectra of each function in turn, or the reason why they are missing."""
 
         def one(text: str) -> FimSpectra | FeatureError:
             stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -193,7 +192,7 @@ class Spectra:
             yield from pool.map(one, texts)
 
     def _placed(self, values: Tensor | NDArray[Any]) -> Tensor:
-        """Put inputs onto the device; only floating-point numbers get the dtype."""
+        """Move inputs to the device; only floating-point numbers get the dtype."""
         tensor = as_tensor(values)
         dtype = self.dtype if tensor.is_floating_point() else None
         return channels_last(tensor.to(self.device, dtype))
@@ -212,18 +211,18 @@ class Spectra:
 
 
 def channels_last(content: T) -> T:
-    """Put images and convolutions in the order in which both run faster.
+    """Put images and convolutions in the faster memory order.
 
     All-CNN-C, forward and backward on two CPU cores: 0.85 s instead of 1.03 s; the correlations of
     its input factors need this order too.
     """
     tensors = [content] if isinstance(content, Tensor) else [*content.parameters()]
-    # Convolutions of three axes have another such order, which torch does not choose by itself.
+    # Convolutions of three axes have their own such order, which torch does not choose by itself.
     if any(tensor.dim() == 5 for tensor in tensors) or not any(t.dim() == 4 for t in tensors):
         return content
     return content.to(memory_format=torch.channels_last)
 
 
 def cuda_devices() -> range:
-    """Return the numbers of the CUDA devices that torch sees."""
+    """Return the numbers of torch's CUDA devices."""
     return range(torch.cuda.device_count() if torch.cuda.is_available() else 0)

@@ -1,4 +1,4 @@
-"""One function by itself: its values, slopes and output features."""
+"""Summary of one function: its values, slopes and output features."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FunctionSummary:
     outputs: list[float]
 
     def rows(self) -> dict[str, str]:
-        """Return what is shown to people, by name."""
+        """Return the displayed facts by name."""
         finite = [v for v in self.value if math.isfinite(v)]
         span = f"{min(finite):.4g} to {max(finite):.4g}" if finite else "never finite"
         holes = len(self.value) - len(finite)

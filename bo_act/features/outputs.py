@@ -1,8 +1,8 @@
 """Output-distribution features: what a function does to a standard-normal input.
 
-The idea of describing an activation function by its outputs is that of Bingham and Miikkulainen
-(2023), arXiv 2301.05785, who take 1,000 random normal samples. Here the samples are the quantiles
-of the normal distribution: no sampling noise, and fewer of them say more.
+Bingham and Miikkulainen (2023), arXiv 2301.05785, describe an activation function by its outputs
+at 1,000 random normal samples. Here the samples are the quantiles of the normal distribution:
+without sampling noise, fewer samples say more.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ def output_blocks(catalogue: Functions) -> dict[str, Block]:
         ``outputs`` (N, 256): arcsinh of the value at the normal quantiles (arcsinh keeps
         values that grow like exp(exp(x)) inside float32; ``sinh`` gives them back).
         ``moments`` (N, 4): arcsinh of mean, deviation, mean slope and deviation of the slope
-        under the same grid. Functions for which any of this is not finite are missing, with
-        the reason.
+        under the same grid. Functions with anything not finite are missing, with the reason.
     """
     x = normal_quantiles()
     outputs = np.full((len(catalogue), POINTS), np.nan, dtype=np.float32)
@@ -59,7 +58,7 @@ def output_blocks(catalogue: Functions) -> dict[str, Block]:
 
 
 def _reasons(value: Tensor, slope: Tensor, summary: Tensor, x: Tensor) -> list[str]:
-    """Say of each row why it has no features, or ``""``."""
+    """Return why each row has no features, or ``""``."""
     reasons = [""] * len(value)
     for row in torch.nonzero(~torch.isfinite(summary).all(dim=1)).flatten().tolist():
         reasons[row] = _DEVIATION
@@ -76,5 +75,5 @@ _DEVIATION = "deviation is not finite, though value and slope are"
 
 @cache
 def _not_finite(what: str, where: float) -> str:
-    # Kept, so that the many functions with one reason share one text.
+    # Cached, so that functions with the same reason share one text.
     return f"{what} is not finite, first at x = {where:.3g}"

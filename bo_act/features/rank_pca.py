@@ -1,8 +1,8 @@
-"""Coordinates: principal components of a kind of feature, each scaled by rank.
+"""Rank PCA: principal components of a kind of feature, each scaled by rank.
 
-The embedding is made of them, and a subset is spread out in them. Only one chunk of rows at a time
-is ever widened to float64, so that a table of half a million functions needs little more memory
-than itself.
+The embedding consists of these coordinates, and a subset is spread out in them. Only one chunk of
+rows at a time is widened to float64, so half a million functions need little more memory than
+their table.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ Curves = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class RankPca:
-    """Where functions lie by one kind of feature, learnt from some and valid for any.
+    """Coordinates of functions by one kind of feature, learnt from some functions, valid for all.
 
     Attributes:
         mean: (k,) of the curves.
         components: (k, c) leading eigenvectors of their covariance.
-        apart: (d,) which of the columns (numbers of their own, then components) are not the same
-            for all.
-        scale: (d,) largest size of each column that is not.
-        known: (n, d) those columns of the functions learnt from, each sorted.
+        apart: (d,) which columns (extra numbers, then components) differ between functions.
+        scale: (d,) largest magnitude of each such column.
+        known: (n, d) these columns of the learnt functions, each sorted.
     """
 
     mean: NDArray[np.float64]
@@ -43,10 +42,10 @@ class RankPca:
 
     @classmethod
     def fit(cls, rows: np.ndarray, curves: Curves, own: np.ndarray, components: int) -> RankPca:
-        """Learn it from rows (n,) of curves, and numbers of their own (n, e)."""
+        """Learn it from rows (n,) of curves and extra numbers (n, e)."""
         mean, leading = _principal(rows, curves, components)
         columns = np.column_stack([own, _projected(rows, curves, mean, leading)])
-        # A coordinate that is the same everywhere says nothing.
+        # A constant coordinate has no information.
         apart = np.ptp(columns, axis=0) > 0
         scale = np.abs(columns[:, apart]).max(axis=0)
         scale[scale == 0] = 1.0
@@ -54,10 +53,10 @@ class RankPca:
         return cls(mean, leading, apart, scale, known)
 
     def place(self, rows: np.ndarray, curves: Curves, own: np.ndarray) -> NDArray[np.float64]:
-        """Return coordinates of rows (m,), (m, d) in [0, 1]: ranks among the functions known.
+        """Return coordinates of rows (m,), (m, d) in [0, 1]: ranks among the learnt functions.
 
-        Ranks make the few far-away functions (exp of cosh) neighbours of the merely large, so
-        that one length scale serves the whole space.
+        Ranks make the few extreme functions (exp of cosh) neighbours of merely large ones, so one
+        length scale serves the whole space.
         """
         columns = np.column_stack([own, _projected(rows, curves, self.mean, self.components)])
         values = _rounded(columns[:, self.apart], self.scale)
@@ -72,25 +71,25 @@ class RankPca:
 
 
 def output_frame(blocks: Mapping[str, Block], rows: np.ndarray, components: int) -> RankPca:
-    """Learn where functions lie by their outputs.
+    """Learn the coordinates of functions by their outputs.
 
     The coordinates are the moments and the leading components of the z-scored function.
 
     Args:
         blocks: ``outputs`` and ``moments`` of N functions.
-        rows: (n,) functions that have both.
+        rows: (n,) functions with both.
         components: how many, at most.
     """
     return RankPca.fit(rows, _shapes(blocks), _moments(blocks, rows), components)
 
 
 def place_outputs(frame: RankPca, blocks: Mapping[str, Block], rows: np.ndarray) -> np.ndarray:
-    """Return where functions lie in a frame of outputs, (m, d) in [0, 1].
+    """Return the coordinates of functions in a frame of outputs, (m, d) in [0, 1].
 
     Args:
-        frame: from ``output_frame``, of these functions or of others.
+        frame: from ``output_frame``, of any functions.
         blocks: ``outputs`` and ``moments`` of N functions.
-        rows: (m,) functions that have both.
+        rows: (m,) functions with both.
     """
     return frame.place(rows, _shapes(blocks), _moments(blocks, rows))
 
@@ -98,7 +97,7 @@ def place_outputs(frame: RankPca, blocks: Mapping[str, Block], rows: np.ndarray)
 def output_coordinates(
     blocks: Mapping[str, Block], rows: np.ndarray, components: int
 ) -> NDArray[np.float64]:
-    """Return where functions lie by their outputs among themselves, (n, d) in (0, 1)."""
+    """Return the coordinates of functions by their outputs, ranked among themselves, (n, d)."""
     return place_outputs(output_frame(blocks, rows, components), blocks, rows)
 
 
@@ -113,7 +112,7 @@ def _shapes(blocks: Mapping[str, Block]) -> Curves:
         f = np.sinh(values[some].astype(np.float64))
         mean = f.mean(axis=1, keepdims=True)
         deviation = f.std(axis=1, keepdims=True)
-        # Constants have no shape; rounding error must not be blown up into one.
+        # Constants have no shape; do not scale rounding errors up to one.
         flat = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
         return np.where(flat, 0.0, (f - mean) / np.where(flat, 1.0, deviation))
 
@@ -123,14 +122,14 @@ def _shapes(blocks: Mapping[str, Block]) -> Curves:
 def spectrum_coordinates(
     blocks: Mapping[str, Block], rows: np.ndarray, components: int
 ) -> NDArray[np.float64]:
-    """Return where functions lie by their Fisher spectra among themselves, (n, d) in (0, 1).
+    """Return the coordinates of functions by their Fisher spectra, ranked among themselves, (n, d).
 
     The coordinates are components of the log-eigenvalue quantiles of all layers. Null eigenvalues
-    are the lowest of them, so that the null-space masses say nothing more.
+    are the lowest quantiles, so the null-space masses add nothing.
 
     Args:
         blocks: ``fim`` of N functions.
-        rows: (n,) functions that have it; ranks and components are among them.
+        rows: (n,) functions with spectra; ranks and components are among them.
         components: how many, at most.
     """
     values = blocks["fim"].values
@@ -151,8 +150,8 @@ def _principal(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean (k,) and the leading eigenvectors, (k, at most ``components``)."""
     mean = np.asarray(sum(chunk.sum(axis=0) for chunk in _chunks(rows, curves)) / len(rows))
-    # Eigenvectors of the smaller of the two products: a million rows never enter an SVD, nor do the
-    # ten thousand quantiles of a deep network.
+    # Eigenvectors of the smaller of the two products: neither a million rows nor the ten thousand
+    # quantiles of a deep network enter an SVD.
     if len(rows) < len(mean):
         centred = np.concatenate([chunk - mean for chunk in _chunks(rows, curves)])
         variances, vectors = np.linalg.eigh(centred @ centred.T)
@@ -166,8 +165,8 @@ def _principal(
         variances, vectors = np.linalg.eigh(covariance)
     rank = int((variances > 1e-10 * max(variances[-1], 1e-300)).sum())
     leading = vectors[:, ::-1][:, : min(components, rank)]
-    # The sign of an eigenvector is arbitrary: make its first large entry positive. (The largest one
-    # is no choice where the curves are odd functions: it has a twin of the other sign.)
+    # The sign of an eigenvector is arbitrary: make its first large entry positive. (The largest
+    # entry of an odd curve has a twin of the other sign.)
     sizes = np.abs(leading)
     large = (sizes > 0.7 * sizes.max(axis=0)).argmax(axis=0)
     return mean, leading * np.sign(leading[large, np.arange(leading.shape[1])])
@@ -180,5 +179,5 @@ def _projected(
 
 
 def _rounded(columns: np.ndarray, scale: np.ndarray) -> NDArray[np.float64]:
-    # So that functions equal up to rounding share a rank on every machine.
+    # Functions equal up to rounding share a rank on every machine.
     return np.asarray(np.round(columns / scale, 6))

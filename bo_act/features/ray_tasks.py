@@ -1,6 +1,6 @@
-"""Shards of Fisher spectra as Ray tasks: the same pieces, on the machines of a cluster.
+"""Shards of Fisher spectra as Ray tasks on the machines of a cluster.
 
-Without a cluster (``RAY_ADDRESS``) a Ray of its own is started on this machine and stopped again.
+Without a cluster (``RAY_ADDRESS``), Ray starts on this machine and stops at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bo_act.features.fisher_worker import FisherJob, FunctionBatch, Spectra
 from bo_act.features.store import Shard
 from bo_act.process_pool import ATTEMPTS, cores_each, deadly, portable
 
-_opened: dict[str, Spectra] = {}  # in a Ray worker: the job that it works on, by its name
+_opened: dict[str, Spectra] = {}  # in a Ray worker: its job, by name
 
 
 def compute_with_ray(
@@ -35,25 +35,25 @@ def compute_with_ray(
     workers: int,
     threads: int | None = None,
 ) -> Iterator[Shard]:
-    """Compute pieces as Ray tasks; shards come as they are done.
+    """Compute batches of functions as Ray tasks; yield shards in the order of completion.
 
     Args:
         job: what to compute.
-        pieces: of which functions.
-        device: where; a task has one GPU to itself if it is a CUDA device.
+        pieces: batches of functions.
+        device: where; on CUDA each task has one GPU to itself.
         workers: number of tasks at a time.
-        threads: CPU threads of each task; default: this machine's cores, shared out.
+        threads: CPU threads of each task; default: an equal share of this machine's cores.
 
     Raises:
-        FeatureError: Ray is missing or cannot be reached; the network cannot travel; ``ATTEMPTS``
-            workers died over one piece (WorkerError).
-        Exception: what a task raised.
+        FeatureError: Ray is missing or unreachable, the network cannot be pickled, or ``ATTEMPTS``
+            workers died over one batch (WorkerError).
+        Exception: from a task.
     """
     threads = threads or cores_each(workers)
     ray = import_ray()
     cuda = device.type == "cuda"
     needs = {"num_gpus": 1} if cuda else {"num_cpus": threads}
-    # A task sees its own GPU alone, as the first one.
+    # A task sees only its own GPU, as the first one.
     where = "cuda" if cuda else str(device)
     mine = not ray.is_initialized()
     with ExitStack() as stack:
@@ -82,13 +82,13 @@ def compute_with_ray(
 
 
 class WithoutRay:
-    """A stream as it is, but for what Ray's own threads say: that a worker died, to stdout."""
+    """A stream without the output of Ray's own threads, which report dead workers on stdout."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, unless it is Ray that speaks."""
+        """Write, except for Ray's threads."""
         if threading.current_thread().name.startswith("ray_"):
             return len(text)
         return self._stream.write(text)
@@ -100,7 +100,7 @@ class WithoutRay:
 def _work(
     name: str, sent: list[Any], piece: FunctionBatch, device: str, threads: int
 ) -> Shard | BaseException:
-    """Compute one piece in a Ray worker; an error is an answer, so that it arrives as itself."""
+    """Compute one batch in a Ray worker; return errors as values, so that they arrive unwrapped."""
     import ray
 
     try:
@@ -119,7 +119,7 @@ def import_ray() -> ModuleType:
     Raises:
         MissingExtraError: it is not installed.
     """
-    # Read by Ray when it is imported or starts; what a user has set himself stays.
+    # Ray reads these at import or start; a user's own values stay.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     return require_extra(
@@ -130,10 +130,10 @@ def import_ray() -> ModuleType:
 
 
 def start_ray(ray: ModuleType, *, cpus: int) -> None:
-    """Connect to the cluster at ``RAY_ADDRESS``, or start a Ray with so many cores here.
+    """Connect to the cluster at ``RAY_ADDRESS``, or start Ray here with that many cores.
 
     Raises:
-        FeatureError: that fails.
+        FeatureError: Ray cannot be reached or started.
     """
     address = os.environ.get("RAY_ADDRESS")
     local = {} if address else {"num_cpus": cpus, "include_dashboard": False}

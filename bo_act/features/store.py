@@ -1,16 +1,15 @@
 """The feature store: computed Fisher spectra on disk, so that nothing is computed twice.
 
-One folder an exact key (everything that the numbers depend on), and in it
+One folder per exact key (everything that the numbers depend on), with
 
     key.json           the key, for people
     fim-….parquet      a shard: the rows of some functions, named by its content
     manifest.jsonl     one line a shard, written after it: file, checksum, functions, device, time
 
-A shard counts once its line is there, and only while its bytes have the line's checksum. The
-store is the union of its shards in the order of the manifest, whichever process wrote them; the
-first row of a function is the one that holds. Nothing is ever changed in place, so any number of
-processes may use one store, and one that is killed leaves at worst a shard without a line or a
-torn line, which both are as if they were not there.
+A shard is valid if it has a line and its bytes match the line's checksum. The store is the union
+of its shards in the order of the manifest; of several rows of a function the first one counts.
+Files never change in place, so any number of processes may use one store; a killed process leaves
+at worst a shard without a line or a torn line, and readers ignore both.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ class Shard:
         quantiles: (n, L · Q) float32, NaN where missing.
         null_mass: (n, L) float32, NaN where missing.
         reasons: n texts: why a row is missing, or ``""``.
-        device: what computed it; kept in the manifest alone.
-        seconds: how long that took; kept in the manifest alone.
+        device: where it was computed; only in the manifest.
+        seconds: how long it took; only in the manifest.
     """
 
     indices: NDArray[np.int64]
@@ -64,7 +63,7 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """What the manifest says of one shard."""
+    """A line of the manifest: one shard."""
 
     file: str
     sha256: str
@@ -74,12 +73,12 @@ class _Line:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What a store has of the functions that are wanted.
+    """State of a store with respect to some wanted functions.
 
     Attributes:
-        missing: ascending indices of the functions that no good shard has.
-        lost: those of them that a shard had which is now damaged.
-        damaged: name of each such shard → what is wrong with it.
+        missing: ascending indices of the functions without a valid shard.
+        lost: those of them in a damaged shard.
+        damaged: name of each such shard → its damage.
     """
 
     missing: NDArray[np.int64]
@@ -88,7 +87,7 @@ class Survey:
 
 
 class FeatureStore:
-    """A folder of shards for one exact set of circumstances.
+    """A folder of shards for one exact key.
 
     Args:
         key: everything that the numbers depend on; JSON-serializable.
@@ -104,7 +103,7 @@ class FeatureStore:
         self.folder = (root or cache_dir() / "features") / digest
         self._manifest = self.folder / "manifest.jsonl"
         try:
-            # Only where it is missing: a complete store can be read from a read-only disk.
+            # Only if missing: a complete store can be read from a read-only disk.
             if not (self.folder / "key.json").is_file():
                 self._write("key.json", (text + "\n").encode())
         except OSError as error:
@@ -117,10 +116,10 @@ class FeatureStore:
         return sum(line.bytes for line in self._lines())
 
     def survey(self, wanted: NDArray[np.int64]) -> Survey:
-        """Check the bytes of shards with functions that matter, and return what is missing.
+        """Check the bytes of the shards with wanted functions, and return what is missing.
 
         Args:
-            wanted: ascending indices of the functions that matter.
+            wanted: ascending indices of functions.
         """
         good: list[_Line] = []
         bad: list[tuple[_Line, str]] = []
@@ -133,7 +132,7 @@ class FeatureStore:
             else:
                 good.append(line)
         missing = np.setdiff1d(wanted, _functions(good))
-        # Damage that another shard makes up for is nobody's concern.
+        # Ignore damage that another shard makes up for.
         bad = [(line, what) for line, what in bad if np.isin(line.functions, missing).any()]
         return Survey(
             missing,
@@ -142,10 +141,10 @@ class FeatureStore:
         )
 
     def add(self, shard: Shard) -> None:
-        """Keep a shard.
+        """Save a shard.
 
         Raises:
-            FeatureError: it cannot be written: no permission, no space. What was kept stays.
+            FeatureError: it cannot be written: no permission, no space. Earlier shards stay.
         """
         content = _to_parquet(shard)
         digest = hashlib.sha256(content).hexdigest()
@@ -165,7 +164,7 @@ class FeatureStore:
             raise self._cannot_keep(error) from error
 
     def keep(self, shard: Shard) -> None:
-        """Keep a shard if that can be done; the first time that it cannot, warn and go on."""
+        """Save a shard; if that fails, warn once and continue."""
         try:
             self.add(shard)
         except FeatureError as error:
@@ -174,7 +173,7 @@ class FeatureStore:
                 warnings.warn(f"{error}; this process goes on without", stacklevel=2)
 
     def shards(self) -> Iterator[Shard]:
-        """Yield the good shards in the manifest's order."""
+        """Yield the valid shards in the manifest's order."""
         for line in self._lines():
             content, _ = self._content(line)
             if content is not None:
@@ -183,15 +182,15 @@ class FeatureStore:
     # --- files --------------------------------------------------------------------------------
 
     def _lines(self) -> list[_Line]:
-        """Return the lines that can be read, one a file."""
+        """Return the readable lines, one per file."""
         try:
             text = self._manifest.read_bytes()
-        except OSError:  # nothing was kept, or nothing that can be read
+        except OSError:  # nothing saved, or unreadable
             return []
         return list({line.file: line for line in _parsed(text.splitlines())}.values())
 
     def _content(self, line: _Line) -> tuple[bytes | None, str]:
-        """Return a shard's bytes, or None and what is wrong with them."""
+        """Return a shard's bytes, or None and the damage."""
         try:
             content = (self.folder / line.file).read_bytes()
         except FileNotFoundError:
@@ -203,7 +202,7 @@ class FeatureStore:
         if hashlib.sha256(content).hexdigest() != line.sha256:
             return None, "altered"
         if not np.array_equal(_indices(content), line.functions):
-            return None, "of other functions than the manifest says"
+            return None, "its functions differ from the manifest's"
         return content, ""
 
     def _append(self, line: str) -> None:
@@ -213,7 +212,7 @@ class FeatureStore:
             if end:
                 manifest.seek(end - 1)
                 torn = manifest.read(1) != b"\n"
-            # In one write, at the end wherever that is by then: lines of two processes never mix.
+            # One appending write, so that lines of two processes never mix.
             content = ("\n" * torn + line + "\n").encode()
             if manifest.write(content) != len(content):
                 raise OSError(errno.ENOSPC, "no space left for the manifest")
@@ -223,13 +222,13 @@ class FeatureStore:
 
     def _cannot_keep(self, error: OSError) -> FeatureError:
         return FeatureError(
-            f"features cannot be kept in {self.folder}: {reason(error, MOVE_CACHE)}; what was kept "
-            "before stays"
+            f"features cannot be kept in {self.folder}: {reason(error, MOVE_CACHE)}; earlier "
+            "features stay"
         )
 
 
 def _parsed(lines: Iterable[bytes]) -> Iterator[_Line]:
-    """Yield the lines that say what a line must; a torn one says nothing."""
+    """Yield the valid lines; skip torn ones."""
     for text in lines:
         try:
             line = json.loads(text)
@@ -263,7 +262,7 @@ def _to_parquet(shard: Shard) -> bytes:
         }
     )
     buffer = pa.BufferOutputStream()
-    # Bytes of one significance together: sorted numbers shrink to about a half.
+    # Group bytes by significance: sorted numbers shrink to about half.
     floats = ["quantiles.list.element", "null_mass.list.element"]
     pq.write_table(
         table,

@@ -1,8 +1,8 @@
-"""A subset of functions, spread out over a space that is too large to know all of it.
+"""A subset of functions, spread out over a space too large for the spectra of all functions.
 
 Farthest-point traversal (Gonzalez 1985, "Clustering to minimize the maximum intercluster
-distance"): each further function is the one that is farthest from all chosen so far. No function
-is then left farther from a chosen one than twice the least possible.
+distance"): each further function is the one farthest from all chosen so far. The largest distance
+of any function from the chosen ones is then at most twice the least possible.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from bo_act.errors import FeatureError
 from bo_act.features.rank_pca import output_coordinates
 from bo_act.features.table import Block
 
-# Of the z-scored function, beside its moments; as many as the embedding takes by default.
+# Components of the z-scored function, beside its moments; the embedding's default.
 _COMPONENTS = 6
 
 
 def spread(
     blocks: Mapping[str, Block], count: int, *, include: Sequence[int] = ()
 ) -> NDArray[np.int64]:
-    """Choose functions that are spread out over the output features.
+    """Choose functions spread out over the output features.
 
-    Distances are Euclidean in the coordinates of the embedding's own output block. Being ranks,
-    they have no far-away corner for the choice to be spent on, and they are where the search
-    looks for neighbours.
+    Distances are Euclidean in the output block of the embedding, where the search looks for
+    neighbours. These coordinates are ranks, so there is no far corner to waste choices on.
 
     Args:
         blocks: ``outputs`` and ``moments`` of N functions.
-        count: how many functions; of fewer with output features, all are chosen.
+        count: how many functions; all, if fewer have output features.
         include: functions to start from, such as the baselines. Those without output features are
             skipped.
 
@@ -39,14 +38,14 @@ def spread(
         (count,) indices of the functions, ascending. The same on every machine.
 
     Raises:
-        FeatureError: there are more functions in ``include`` than may be chosen.
+        FeatureError: ``include`` has more than ``count`` functions.
     """
     rows = np.flatnonzero(blocks["outputs"].present)
     start = np.flatnonzero(np.isin(rows, include))
     if count < max(1, len(start)):
         raise FeatureError(
-            f"expected a subset of at least {max(1, len(start))} functions, of which {len(start)} "
-            f"are to be included, got {count}; ask for a larger subset"
+            f"expected a subset of at least {max(1, len(start))} functions, including "
+            f"{len(start)} given ones, got {count}; ask for a larger subset"
         )
     if count >= len(rows):
         return rows
@@ -61,13 +60,13 @@ def farthest(
     Args:
         points: (n, d).
         count: how many, at most n.
-        start: distinct points that are chosen first; none means the first one of all.
+        start: distinct points to choose first; default: the first point.
 
     Returns:
-        (count,) indices; of equally far points the lowest.
+        (count,) indices; among equally far points the lowest.
     """
-    # One contiguous float32 column a dimension, and plain elementwise arithmetic: half the memory
-    # traffic of rows, and the same bits on every machine, which a matrix product would not give.
+    # One contiguous float32 column per dimension, and elementwise arithmetic: half the memory
+    # traffic of rows, and, unlike a matrix product, the same bits on every machine.
     columns = np.ascontiguousarray(points.T, dtype=np.float32)
     chosen = np.empty(count, dtype=np.int64)
     nearest = np.full(len(points), np.inf, dtype=np.float32)
@@ -81,5 +80,5 @@ def farthest(
             np.multiply(part, part, out=part)
             np.add(distance, part, out=distance)
         np.minimum(nearest, distance, out=nearest)
-        nearest[centre] = -1  # never again, though nothing be left but its equals
+        nearest[centre] = -1  # never again, even if only its equals are left
     return chosen

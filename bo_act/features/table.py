@@ -1,4 +1,4 @@
-"""FeatureTable: what is known of each function of a catalogue before any training."""
+"""FeatureTable: the features of each function of a catalogue before any training."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Block:
 
     Attributes:
         values: (N, k) float32; rows of missing functions are NaN.
-        reasons: N texts: why a function has no such feature, ``""`` where it has. A function
-            that has none of this kind differs from one that was left out (``NOT_COMPUTED``).
+        reasons: N texts: why a function lacks the feature, ``""`` if it has it; ``NOT_COMPUTED``
+            if it was left out.
 
     Examples:
         >>> import numpy as np
@@ -41,8 +41,8 @@ class Block:
             raise FeatureError(f"expected values (N, k), got shape {self.values.shape}")
         if len(self.values) != len(self.reasons):
             raise FeatureError(
-                f"a block needs a reason (or '') for each of its {len(self.values)} rows, "
-                f"got {len(self.reasons)}"
+                f"expected a reason (or '') for each of the block's {len(self.values)} rows, got "
+                f"{len(self.reasons)}"
             )
         bad = self.present & ~np.isfinite(self.values).all(axis=1)
         if bad.any():
@@ -55,7 +55,7 @@ class Block:
 
     @cached_property
     def left_out(self) -> np.ndarray:
-        """(N,) bool: for which functions the feature was not asked."""
+        """(N,) bool: which functions were left out."""
         return np.array([reason == NOT_COMPUTED for reason in self.reasons], dtype=bool)
 
 
@@ -64,11 +64,11 @@ class FeatureTable:
     """All features of the N functions of one catalogue.
 
     Attributes:
-        catalogue_hash: of the catalogue whose indices the rows are.
+        catalogue_hash: of the catalogue that indexes the rows.
         blocks: feature kind → block. ``outputs`` and ``moments`` come from the function alone;
             ``fim`` (L · Q log-eigenvalue quantiles) and ``fim_null`` (L null-space masses) from
             an untrained network of L layers that uses it.
-        provenance: what the features were computed from and with.
+        provenance: data and options of the features.
 
     Examples:
         >>> import bo_act
@@ -84,7 +84,7 @@ class FeatureTable:
     def __post_init__(self) -> None:
         counts = {name: len(block.values) for name, block in self.blocks.items()}
         if len(set(counts.values())) != 1:
-            raise FeatureError(f"expected blocks of one length, got {counts}")
+            raise FeatureError(f"expected blocks of equal length, got {counts}")
 
     def __len__(self) -> int:
         return len(next(iter(self.blocks.values())).values)
@@ -104,10 +104,10 @@ class FeatureTable:
         return digest.hexdigest()
 
     def missing(self) -> dict[str, dict[str, int]]:
-        """Count the reasons of what is missing: block → kind of reason → functions."""
+        """Count the reasons of missing features: block → kind of reason → functions."""
         counts: dict[str, dict[str, int]] = {}
         for name, block in self.blocks.items():
-            # What follows the kind of a reason says where: at which layer, at which x.
+            # The rest of a reason says at which layer or at which x.
             kinds = [re.split(r" at |, ", reason)[0] for reason in block.reasons if reason]
             counts[name] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
         return counts

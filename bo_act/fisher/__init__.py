@@ -1,1 +1,1 @@
-"""K-FAC spectra of any network; nothing here knows of activation functions."""
+"""K-FAC spectra of any network, independent of activation functions."""

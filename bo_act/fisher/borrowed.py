@@ -1,4 +1,4 @@
-"""Somebody's network while its Fisher matrix is computed, whatever state it is in."""
+"""A user's network, in any state, while its Fisher matrix is computed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from bo_act.torch_internals import COMPILED, RunningNorm, children_of, is_compil
 
 
 def inside(network: nn.Module) -> nn.Module:
-    """Return the network that was compiled or spread over devices.
+    """Return the original of a compiled or data-parallel network.
 
     Raises:
-        FeatureError: its layers cannot be seen.
+        FeatureError: its layers are hidden.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise FeatureError(
-            "expected a network whose layers run one by one, got one of torch.jit; give the module "
-            "that it was made from"
+            "expected a network whose layers run one by one, got a torch.jit module; give the "
+            "original module"
         )
     if not isinstance(network, nn.Module):
         raise FeatureError(
-            f"expected a network, a torch.nn.Module, got {type(network).__name__}; of a compiled "
-            "function give the network itself"
+            f"expected a network, a torch.nn.Module, got {type(network).__name__}; instead of a "
+            "compiled function give the network itself"
         )
     if COMPILED in children_of(network):
         return inside(network.get_submodule(COMPILED))
@@ -43,17 +43,17 @@ def inside(network: nn.Module) -> nn.Module:
 
 
 def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield modules with their names, without what ``torch.compile`` puts into these."""
+    """Yield modules with their names, without the prefixes of ``torch.compile``."""
     for name, module in network.named_modules():
         yield ".".join(part for part in name.split(".") if part != COMPILED), module
 
 
 @contextmanager
 def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Say what is wrong where torch's own words do not."""
+    """Replace torch's unclear errors by clear ones."""
     given = tensors(inputs)
     if any(one.is_meta for one in given):
-        raise FeatureError("expected inputs with numbers in them, got some on the meta device")
+        raise FeatureError("expected inputs with values, got tensors on the meta device")
     try:
         yield
     except RuntimeError as error:
@@ -68,9 +68,9 @@ def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
         if not is_of_in_place(error):
             raise
         raise FeatureError(
-            "the network changes in place a tensor that its gradients need, so that it has no "
-            "Fisher matrix: write x = x + y for x += y, and leave out inplace=True after functions "
-            "that keep their output, such as nn.ReLU and nn.Tanh"
+            "the network changes a tensor in place that its gradients need, so there is no Fisher "
+            "matrix: write x = x + y for x += y, and leave out inplace=True after functions that "
+            "save their output, such as nn.ReLU and nn.Tanh"
         ) from error
 
 
@@ -85,7 +85,7 @@ def borrowed(
     Args:
         network: any.
         statistics: ``batch`` or ``running``.
-        attentions: attention modules, and what computes them meanwhile.
+        attentions: attention modules, and their replacements meanwhile.
     """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [
@@ -121,10 +121,9 @@ def borrowed(
 
 
 class _Slowly:
-    """Keeps torch from running layers in one step, in which nothing is seen.
+    """Turns off compiled code and the fast path of transformer layers, which hide layers.
 
-    That is what compiled code and the fast path of transformer layers do. Both switches are one
-    for all threads: the first one to begin turns them off, and the last to end puts them back.
+    Both switches are global to all threads: the first user turns them off, the last restores them.
     """
 
     def __init__(self) -> None:

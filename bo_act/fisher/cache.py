@@ -1,7 +1,7 @@
-"""What the untrained networks of many activation functions have in common on one batch.
+"""Input factors that the untrained networks of many functions share on one batch.
 
-All start from the same weights and see the same images, so whatever stands before the first
-activation is the same in each of them. It is recognized by its inputs, number by number.
+All networks have the same weights and images, so every layer before the first activation has the
+same inputs. The cache recognizes it by comparing these number by number.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Call = tuple[str, int]
 
 
 class InputFactorCache:
-    """Sums over a layer's inputs and their spectra, kept from network to network.
+    """Sums over a layer's inputs and their spectra, cached for all networks.
 
-    Nothing is assumed of where the activations stand: the inputs of the first network's layers
-    are kept, as far as the limit reaches, and dropped when another network's differ. Any number
-    of threads may use it at a time.
+    The cache needs no knowledge of the activations' places: it stores the inputs of the first
+    network's layers, up to the limit, and drops those that differ in another network. It is
+    thread-safe.
 
     Args:
-        limit: bytes of inputs that are kept.
+        limit: bytes of stored inputs.
 
     Attributes:
-        checked: whether a network was found to be without randomness.
-        solver: where eigenvalues are computed fastest.
+        checked: whether a network proved to be deterministic.
+        solver: fastest device for eigenvalues.
         spectra: (k, p) eigenvalues of input factors, by layer.
     """
 
@@ -42,7 +42,7 @@ class InputFactorCache:
         self._lock = threading.Lock()
 
     def find(self, call: Call, x: Tensor) -> Tensor | None:
-        """Return the sums that were offered for a call with equal inputs."""
+        """Return the stored sums of a call with equal inputs."""
         entry = self._kept.get(call)
         if entry is None:
             return None
@@ -56,7 +56,7 @@ class InputFactorCache:
         return None
 
     def offer(self, call: Call, x: Tensor, sums: Tensor) -> None:
-        """Keep the sums of a call; ``sums`` is not changed by anyone from now on."""
+        """Store the sums of a call; ``sums`` must not change afterwards."""
         size = x.numel() * x.element_size()
         with self._lock:
             if call in self._kept or call in self._differ or size > self.limit:

@@ -1,11 +1,11 @@
-"""How a network is called, and what of its answer has a loss.
+"""How to call a network, and which of its outputs have a loss.
 
 Symbols, with shapes:
 
-    B      images in the batch: what the first dimension counts, be it images or sequences
+    B      images in the batch, or sequences: the first dimension
     C, V   outputs; for each token, the tokens of a vocabulary
     T      tokens of one image
-    N      examples: what has a loss of its own, an image or a token of one
+    N      examples: images or tokens, each with its own loss
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ IGNORED = -100
 
 
 def mapped(inputs: Inputs, change: Callable[[Tensor | NDArray[Any]], Tensor]) -> Inputs:
-    """Return inputs whose tensors and arrays are changed; what else a call takes stays."""
+    """Return inputs with changed tensors and arrays; other arguments stay."""
 
     def one(value: Any) -> Any:
         return change(value) if isinstance(value, Tensor | np.ndarray) else value
@@ -58,17 +58,17 @@ def mapped(inputs: Inputs, change: Callable[[Tensor | NDArray[Any]], Tensor]) ->
         return tuple(one(value) for value in inputs)
     if not isinstance(inputs, Tensor | np.ndarray):
         raise FeatureError(
-            "expected inputs that are a tensor or an array, or a dict or tuple of some, got "
+            "expected a tensor, an array, or a dict or tuple of them as inputs, got "
             f"{type(inputs).__name__}"
         )
     return change(inputs)
 
 
 def as_tensor(values: Targets) -> Tensor:
-    """Return an array as a tensor on the CPU; a tensor stays where it is.
+    """Return an array as a tensor on the CPU; a tensor stays on its device.
 
     Raises:
-        FeatureError: torch has no such numbers.
+        FeatureError: torch has no such dtype.
     """
     if isinstance(values, Tensor):
         return values
@@ -81,7 +81,7 @@ def as_tensor(values: Targets) -> Tensor:
 def taken(inputs: Inputs, network: nn.Module) -> Inputs:
     """Return the inputs with arrays as tensors of the network's dtype, on its device.
 
-    Only floating-point numbers are of its dtype. Tensors are left as they are.
+    Only floating-point arrays get its dtype. Tensors stay unchanged.
     """
     weight = next((one for one in network.parameters() if one.is_floating_point()), None)
 
@@ -95,7 +95,7 @@ def taken(inputs: Inputs, network: nn.Module) -> Inputs:
 
 
 def parts(inputs: Inputs) -> dict[str, Any]:
-    """Return what a network is called with, by name or number; the first by number has none."""
+    """Return the arguments of a network by name or number; the first by number has none."""
     if isinstance(inputs, Tensor | np.ndarray):
         return {"": inputs}
     named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
@@ -111,7 +111,7 @@ def batch_size(inputs: Inputs) -> int:
     """Return B, the first dimension of the first tensor.
 
     Raises:
-        FeatureError: there is none, or nothing in it.
+        FeatureError: there is no tensor, or it is empty.
     """
     first = next(iter(tensors(inputs)), None)
     if first is None:
@@ -131,7 +131,7 @@ def call(network: nn.Module, inputs: Inputs) -> object:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a loss is computed of, one row an example, those of an image one after another.
+    """The examples of a loss, one per row, those of an image in sequence.
 
     Attributes:
         logits: (N, C), in the graph.
@@ -144,7 +144,7 @@ class Examples:
     targets: Tensor | None
 
     def turns(self) -> list[Tensor | None]:
-        """Return masks (N, 1) of one example of each image at most; None where that is all."""
+        """Return masks (N, 1) with at most one example per image; None if one mask has all."""
         counts = self.images.bincount()
         starts = (counts.cumsum(0) - counts)[self.images]
         place = torch.arange(len(self.images), device="cpu") - starts
@@ -156,14 +156,14 @@ def as_examples(outputs: object, targets: Targets | None, batch: int) -> Example
     """Return the examples of a network's outputs.
 
     Args:
-        outputs: (B, C), (B, T, V) of which each token is an example, or (B,); or what has such
+        outputs: (B, C), (B, T, V) with tokens as examples, or (B,); or an object with such
             ``logits``.
-        targets: of each example: (B,) or (B, T), or shaped like the outputs; tokens whose target
-            is ``IGNORED`` are no examples.
+        targets: of each example: (B,) or (B, T), or shaped like the outputs; tokens with the
+            target ``IGNORED`` are not examples.
         batch: B.
 
     Raises:
-        FeatureError: the outputs are nothing of that kind, not finite or not in the graph, or the
+        FeatureError: the outputs have another form, are not finite or not in the graph, or the
             targets of tokens do not fit.
     """
     y = logits_of(outputs)
@@ -175,7 +175,7 @@ def as_examples(outputs: object, targets: Targets | None, batch: int) -> Example
     if not bool(y.detach().isfinite().all()):
         raise FeatureError("not finite in the forward pass at the logits")
     if not y.requires_grad:
-        raise FeatureError("the logits are cut from the graph (torch.no_grad in the network?)")
+        raise FeatureError("the logits have no gradient (torch.no_grad in the network?)")
     t = None if targets is None else as_tensor(targets).detach().cpu()
     images = torch.arange(batch, device="cpu")
     if y.dim() == 3:
@@ -200,14 +200,16 @@ def _tokens(y: Tensor, t: Tensor | None, images: Tensor) -> Examples:
     t = t.flatten()
     kept = t != IGNORED
     if not bool(kept.any()):
-        raise FeatureError(f"expected a token with a loss, got targets of {IGNORED} alone")
+        raise FeatureError(
+            f"expected at least one token with a loss, got only targets of {IGNORED}"
+        )
     if not bool(kept.all()):
         logits, images, t = logits[kept.to(logits.device)], images[kept], t[kept]
     return Examples(logits, images, t.unsqueeze(1) if y.shape[2] == 1 else t)
 
 
 def logits_of(outputs: object) -> Tensor:
-    """Return the outputs of a network, or what it calls its logits.
+    """Return the outputs of a network, or their ``logits``.
 
     Raises:
         FeatureError: there are none.
@@ -222,6 +224,6 @@ def logits_of(outputs: object) -> Tensor:
         return found
     inside = f" of {', '.join(names)}" if names else ""
     raise FeatureError(
-        f"expected logits as a tensor, or in something with logits, got {type(outputs).__name__}"
+        f"expected logits as a tensor, or in an output with `logits`, got {type(outputs).__name__}"
         f"{inside}; wrap the network in a module that returns its outputs as one tensor"
     )

@@ -9,8 +9,8 @@ from bo_act.errors import FeatureError
 
 __all__ = ["eigenvalues"]
 
-# How far trace and Frobenius norm may be off, relative to their own size. The solver is right to
-# about eps·sqrt(n); what has to be caught is a wrong answer.
+# Relative tolerance of trace and Frobenius norm. The solver is right to about eps·sqrt(n); this is
+# to catch wrong answers.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
@@ -19,23 +19,22 @@ def eigenvalues(
 ) -> Tensor:
     """Return the eigenvalues of symmetric matrices, ascending, checked.
 
-    Solved in the dtype of the matrices, float64 for all but comparisons: in float32, at half the
-    time, the solver's own errors of 1e-7 of the largest eigenvalue would drown small ones that the
-    factors have right. Sum and sum of squares have to be the trace and the squared Frobenius norm:
-    some versions of GPU solvers fail silently. What fails, or does not converge, is done again on
-    the CPU.
+    Solved in the dtype of the matrices, float64 except for comparisons: float32 takes half the
+    time, but its errors of 1e-7 of the largest eigenvalue would drown small, accurate ones. Sum
+    and sum of squares must equal the trace and the squared Frobenius norm, because some GPU
+    solvers fail silently. After a failure the CPU tries again.
 
     Args:
         matrices: (k, n, n) float64 or float32, symmetric.
-        device: where to compute; default: where they are.
-        dead_as_zero: rows of zeros give eigenvalues of exactly 0; else the rounding errors that
-            the solver makes of them.
+        device: where to compute; default: the matrices' device.
+        dead_as_zero: rows of zeros give eigenvalues of exactly 0; else the solver's rounding
+            errors.
 
     Returns:
-        (k, n) float64, whatever they were solved in.
+        (k, n) float64.
 
     Raises:
-        FeatureError: even then they are not right.
+        FeatureError: the CPU fails, too.
     """
     alive = matrices.diagonal(dim1=-2, dim2=-1).ne(0).any(0)
     if (
@@ -48,7 +47,7 @@ def eigenvalues(
     # Scaled by the trace, so that squares neither overflow nor vanish.
     scale = matrices.diagonal(dim1=-2, dim2=-1).abs().sum(-1).clamp_min(1e-300)[:, None, None]
     if dtype == torch.float32:
-        scale = scale.log2().ceil().exp2()  # which adds no rounding errors of float32
+        scale = scale.log2().ceil().exp2()  # powers of two add no rounding errors
     # A product x xᵀ is symmetric up to rounding; solvers read one half, the check reads both.
     scaled = (matrices + matrices.mT) / (2 * scale)
     first = device or matrices.device

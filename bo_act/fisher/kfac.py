@@ -2,19 +2,18 @@
 
 The block of one layer's weights is approximated as F ≈ A ⊗ G. Symbols, with shapes:
 
-    B   images in the batch: what the first dimension of the inputs counts, be it images, rows of
-        a table or sequences of tokens
-    C   classes
-    T   positions at which one image uses the layer's weights, over all calls of the layer: 1 for
+    B   images in the batch, or rows of a table, or token sequences: the first dimension of the
+    inputs C   classes
+    T   uses of the layer's weights per image ("positions"), over all calls of the layer: 1 for
         a linear layer on (B, features), the tokens, or the output pixels of a convolution
-    k   groups of a convolution, each with a block of its own; 1 for everything else
-    p   weights of one output in one group, and one more for its bias
+    k   groups of a convolution, each with its own block; 1 for other layers
+    p   weights of one output in one group, including its bias
     q   outputs of one group
     x   (p,) one position's input or patch, in the order of the weight, with 1 at the end for the
         bias where the layer has one
-    d   (q,) gradient of one image's loss with respect to the layer's output at one position; the
-        loss of an image whose tokens have outputs each is the sum over those
-    A   (k, p, p) input factor, G (k, q, q) output-gradient factor
+    d   (q,) gradient of one image's loss with respect to the layer's output at one position; if
+    tokens have outputs, the image's loss is their sum A   (k, p, p) input factor, G (k, q, q)
+    output-gradient factor
 
     A = 1/(B·T) · sum over images and positions of x xᵀ
     G = 1/B     · sum over images and positions of E[d dᵀ]
@@ -22,8 +21,8 @@ The block of one layer's weights is approximated as F ≈ A ⊗ G. Symbols, with
 This is Martens and Grosse 2015 (arXiv 1503.05671, eq. 1) for T = 1 and the treatment of Grosse and
 Martens 2016 (arXiv 1602.01407, theorem 1) for convolutions; they write A as a sum over positions
 and G as a mean, which is the same product. Eschenhagen et al. 2023 (arXiv 2311.00636) call it
-K-FAC-expand and use it for every layer that shares weights. Their other setting, K-FAC-reduce,
-sums over an image's positions first, and is exact for a linear network that ends in a mean:
+K-FAC-expand and use it for all layers with shared weights. Their other setting, K-FAC-reduce, sums
+over an image's positions first, and is exact for linear networks with a final mean:
 
     A = 1/B · sum over images of x̄ x̄ᵀ,       x̄ = mean over positions of x
     G = 1/B · sum over images of E[d̄ d̄ᵀ],    d̄ = sum over positions of d
@@ -83,9 +82,8 @@ class KroneckerFactors:
 
     Attributes:
         layers: covered layers, in the order of ``network.named_modules()``.
-        uncovered: names of layers, and of parameters of modules made of several layers, which
-            belong to no block, or whose block is null because they were cut off from the gradient
-            (``detach``, ``torch.no_grad``).
+        uncovered: names of layers and parameters without a block, or with a null block because
+            they get no gradient (``detach``, ``torch.no_grad``).
     """
 
     layers: tuple[LayerFactors, ...]
@@ -101,28 +99,28 @@ def kronecker_factors(
     options: FisherOptions | None = None,
     shared: InputFactorCache | None = None,
 ) -> KroneckerFactors:
-    """Compute the Kronecker factors of every layer of a network that has some.
+    """Compute the Kronecker factors of every supported layer of a network.
 
     Those are linear layers and convolutions, embeddings (``EmbeddingTrace``), the projections of
     ``nn.MultiheadAttention``, and the scale and shift of normalization layers (``NormTrace``). An
     embedding and a linear layer that share a weight have a block each, with the weight in both. The
-    formulas are at the head of the module. With batch statistics, d contains what an image does to
-    the losses of the others. The rest of the network is in evaluation mode, so that dropout and its
-    relatives do nothing. The network's modes, buffers, hooks and gradients are left as they were,
-    and so is the global random state. What was compiled is run as it was written, and
-    ``nn.DataParallel`` is looked into: layers have the names of the network inside.
+    formulas are at the head of the module. With batch statistics, d includes an image's effect on
+    the losses of the others. The rest of the network is in evaluation mode, so dropout does
+    nothing. Modes, buffers, hooks and gradients of the network and the global random state stay
+    unchanged. Compiled code runs uncompiled, and layers in ``nn.DataParallel`` have the names of
+    the inner network.
 
     Args:
         network: as for ``fim_spectra``, and so are the next three.
         inputs: one batch.
-        targets: what is to be predicted, or None.
-        options: which Fisher matrix; default: ``FisherOptions()``.
-        shared: what other networks on the same images have in common with this one.
+        targets: of the predictions, or None.
+        options: default: ``FisherOptions()``.
+        shared: cache of the input factors that networks share on the same images.
 
     Raises:
-        FeatureError: the arguments do not fit together, no layer is covered, the network is no
-            module whose layers can be seen, it changes in place what its gradients need, or a value
-            of the forward or backward pass is not finite (the message names the layer).
+        FeatureError: the arguments do not fit together, no layer is covered, the network hides its
+            layers or changes in place what its gradients need, or a value of the forward or
+            backward pass is not finite (the message names the layer).
     """
     options = options or FisherOptions()
     network = inside(network)
@@ -144,7 +142,7 @@ def kronecker_factors(
         if not any(isinstance(trace, WeightTrace) for trace in traces):
             raise FeatureError(_nothing_covered(network))
         vectors = output_gradients(examples.logits, examples.targets, options)
-        # All targets of all tokens at once would add up within an image: each token has its turn.
+        # Gradients of several tokens would add up within an image, so each token has its own pass.
         turns = examples.turns() if options.fisher == "exact" else [None]
         passes = [(vector, turn) for turn in turns for vector in vectors]
         _backward(examples.logits, passes, traces)
@@ -164,7 +162,7 @@ def refuse_randomness(network: nn.Module, inputs: Inputs, *, statistics: Statist
     """
     network = inside(network)
     inputs = taken(inputs, network)
-    batch_size(inputs)  # that there is one
+    batch_size(inputs)  # check only
     devices = {one.device for one in tensors(inputs) if one.is_cuda}
     with (
         borrowed(network, statistics, {}),
@@ -176,8 +174,8 @@ def refuse_randomness(network: nn.Module, inputs: Inputs, *, statistics: Statist
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise FeatureError(
             "two forward passes of the same network on the same batch give different outputs (by "
-            f"up to {float((first - second).abs().max()):.3g}), so its Fisher matrix would not be "
-            "the same twice: something in it draws random numbers in evaluation mode. Look for "
+            f"up to {float((first - second).abs().max()):.3g}), so its Fisher matrix would change "
+            "from call to call: something in it draws random numbers in evaluation mode. Look for "
             "functional.dropout without training=self.training, and for layers that add noise"
         )
 
@@ -188,7 +186,7 @@ def refuse_randomness(network: nn.Module, inputs: Inputs, *, statistics: Statist
 def _traces(
     network: nn.Module, batch: int, sharing: Sharing, shared: InputFactorCache | None
 ) -> tuple[dict[nn.Module, Trace], dict[nn.MultiheadAttention, AttentionTrace]]:
-    """Return the traces of layers that a hook sees, and those of attention modules."""
+    """Return the traces of hooked layers, and of attention modules."""
     hooked: dict[nn.Module, Trace] = {}
     attentions: dict[nn.MultiheadAttention, AttentionTrace] = {}
 
@@ -204,7 +202,7 @@ def _traces(
             hooked[module] = tied.setdefault(same, EmbeddingTrace(label, batch, module))
         elif weighted(module):
             convolution = Convolution.of(module) if isinstance(module, CONVOLUTIONS) else None
-            # Layers that use the same parameters in the same way are calls of one layer.
+            # Layers with the same parameters and options count as calls of one layer.
             way = convolution or isinstance(module, nn.Linear)
             same = (way, id(module.weight), id(module.bias))
             if same in tied:
@@ -231,7 +229,7 @@ def _covered(
     hooked: dict[nn.Module, Trace],
     attentions: dict[nn.MultiheadAttention, AttentionTrace],
 ) -> list[Trace]:
-    """Return the traces of layers that were called, in the order of the network."""
+    """Return the traces of called layers, in the order of the network."""
     traces: dict[Trace, None] = {}
     for module in network.modules():
         if isinstance(module, nn.MultiheadAttention) and module in attentions:
@@ -244,9 +242,9 @@ def _covered(
 def _uncovered(
     network: nn.Module, hooked: dict[nn.Module, Trace], covered: set[str]
 ) -> tuple[str, ...]:
-    """Return the names of modules and parameters that are in no block."""
+    """Return the names of modules and parameters without a block."""
     names = []
-    inside: set[nn.Module] = set()  # what a covered attention module has seen to
+    inside: set[nn.Module] = set()  # parts of covered attention modules
     for name, module in named_layers(network):
         label = hooked[module].name if module in hooked else name or "(root)"
         if isinstance(module, nn.MultiheadAttention) and f"{label}.out_proj" in covered:
@@ -254,7 +252,7 @@ def _uncovered(
             names += [f"{label}.{extra}" for extra in ("bias_k", "bias_v")
                       if getattr(module, extra) is not None]  # fmt: skip
         elif label not in covered and module not in inside and _has_parameters(module):
-            # A module of several parts is not uncovered as a whole: its own parameters are.
+            # Of a module with parts, list its own parameters.
             own = [entry for entry, _ in module.named_parameters(name, recurse=False)]
             names += own if any(module.children()) or not name else [name]
     return tuple(names)
@@ -267,11 +265,11 @@ def _has_parameters(module: nn.Module) -> bool:
 def _backward(
     logits: Tensor, passes: Sequence[tuple[Tensor, Tensor | None]], traces: Sequence[Trace]
 ) -> None:
-    """Ask for the gradients of layer outputs alone: no weight gradient is computed.
+    """Compute the gradients of layer outputs only, without weight gradients.
 
     Args:
         logits: (N, C).
-        passes: gradients (N, C) with respect to them, and whose turn it is, (N, 1); None for all.
+        passes: gradients (N, C) with respect to them, and a mask of examples (N, 1); None for all.
         traces: of the layers.
     """
     edges = [edge for trace in traces for edge in trace.edges]

@@ -3,7 +3,7 @@
 Symbols, with shapes:
 
     λ_A, λ_G   (k, p) and (k, q) eigenvalues of a layer's factors
-    φ_A, φ_G   (k, 1) floors: what rounding errors stay below, see ``bo_act.fisher.rounding``
+    φ_A, φ_G   (k, 1) floors, upper bounds of rounding errors, see ``bo_act.fisher.rounding``
     λ          (k·p·q,) eigenvalues of A ⊗ G: all products λ_A · λ_G within a group
 """
 
@@ -39,8 +39,8 @@ class Spectrum:
 
     Attributes:
         logs: (k·p·q,) float64, ascending: the natural logarithms of (λ_A + φ_A)(λ_G + φ_G). With
-            the floors φ below them no eigenvalue has a logarithm of minus infinity, and a change
-            of a factor that is small against its floor is a small change of every number.
+            the floors φ all logarithms are finite, and changes of a factor below its floor change
+            every number only a little.
         null_mass: share of the eigenvalues that are null, in [0, 1].
     """
 
@@ -54,15 +54,15 @@ def spectrum(
     shared: InputFactorCache | None = None,
     device: torch.device | None = None,
 ) -> Spectrum:
-    """Return the spectrum of a layer's block A ⊗ G, whose eigenvalues are all products λ_A λ_G.
+    """Return the spectrum of a layer's block A ⊗ G: all products λ_A λ_G.
 
     Args:
         layer: factors of one layer.
-        shared: where the spectrum of an input factor that all networks share is kept.
-        device: where the eigenvalues are computed; default: where the factors are.
+        shared: cache of the spectra of shared input factors.
+        device: where to compute eigenvalues; default: the factors' device.
 
     Raises:
-        FeatureError: the eigenvalues are not found, or not right.
+        FeatureError: the eigenvalues do not converge, or are wrong.
     """
     values_a, values_g = factor_values(layer, shared=shared, device=device)
     logs_a, null_a = _softened(values_a, layer.floor)
@@ -81,8 +81,8 @@ def spectra(
 ) -> list[Spectrum]:
     """Return the spectrum of each layer, on the CPU several at a time.
 
-    Solvers for eigenvalues hardly gain from a second core, and lose from one that is busy: they
-    wait for each other at every column. One thread for each matrix keeps all cores at work.
+    Eigenvalue solvers hardly gain from a second core, and slow down if it is busy, because threads
+    wait for each other at every column. One thread per matrix uses all cores.
 
     Args:
         layers: factors of each layer.
@@ -90,7 +90,7 @@ def spectra(
         device: as for ``spectrum``.
 
     Raises:
-        FeatureError: as for ``spectrum``, of the first layer that fails.
+        FeatureError: as for ``spectrum``, for the first layer that fails.
     """
     one = partial(spectrum, shared=shared, device=device)
     threads = min(torch.get_num_threads(), len(layers))
@@ -99,7 +99,7 @@ def spectra(
         return [one(layer) for layer in layers]
     size = [max(layer.a.shape[-1], layer.g.shape[-1]) for layer in layers]
     with ThreadPoolExecutor(threads, initializer=one_core_in_this_thread) as pool:
-        # The largest first, so that no thread is left with one at the end.
+        # The largest first, so that no thread has one left at the end.
         order = sorted(range(len(layers)), key=lambda index: -size[index])
         found = {index: pool.submit(one, layers[index]) for index in order}
         try:
@@ -149,7 +149,7 @@ def _softened(
 
 
 def faster_device(layers: list[LayerFactors]) -> torch.device:
-    """Measure once whether the GPU or the CPU is faster at the eigenvalues of these layers."""
+    """Measure once whether GPU or CPU is faster at the eigenvalues of these layers."""
     here = layers[0].a.device
     if here.type == "cpu":
         return here

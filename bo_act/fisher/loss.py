@@ -10,10 +10,9 @@ The network's outputs are the parameters of a distribution: logits of a categori
 (``cross_entropy``), logits of C Bernoulli ones (``binary_cross_entropy``: several labels at once,
 or one; the loss is the sum over them) or means of normal ones of variance 1 (``mse``: the loss is
 half the sum of squares, ½‖f - t‖²; a mean over outputs, or no half, only shifts all log-eigenvalues
-alike). The
-Fisher matrix is the covariance of the gradient when targets are drawn from that distribution.
-Label smoothing and soft targets change the true targets, not what the network predicts: they are
-in the empirical matrix alone.
+alike). The Fisher matrix is the covariance of the gradient for targets drawn from that
+distribution. Label smoothing and soft targets change the true targets, not the predictions, so
+only the empirical matrix uses them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["inferred", "output_gradients"]
 
 
 def inferred(loss: Loss | None, targets: Tensor | None) -> Loss:
-    """Return the loss that was named, or that targets of this dtype plainly have.
+    """Return the given loss, or the obvious one for targets of this dtype.
 
     Raises:
         FeatureError: the targets are neither whole nor floating-point numbers.
@@ -44,9 +43,9 @@ def inferred(loss: Loss | None, targets: Tensor | None) -> Loss:
 
 def _not_plain(targets: Tensor) -> FeatureError:
     return FeatureError(
-        f"the loss does not follow from targets of {targets.dtype} and shape "
+        f"the loss cannot be inferred from targets of {targets.dtype} and shape "
         f"{tuple(targets.shape)}: set it to 'cross_entropy' (outputs are logits of classes), "
-        "'binary_cross_entropy' (logits of labels that are 0 or 1 each) or 'mse' (numbers)"
+        "'binary_cross_entropy' (logits of 0/1 labels) or 'mse' (numbers)"
     )
 
 
@@ -59,7 +58,7 @@ def output_gradients(
     because p - 1 of a saturated prediction cancels.
 
     Raises:
-        FeatureError: the targets do not fit the outputs, or tell no loss.
+        FeatureError: the targets do not fit the outputs, or imply no loss.
     """
     fisher = options.fisher
     if (
@@ -103,7 +102,7 @@ def output_gradients(
 
 
 def _mean(f: Tensor, loss: Loss) -> Tensor:
-    """Return the mean of the targets that the outputs predict."""
+    """Return the mean of the predicted targets."""
     if loss == "mse":
         return f
     return f.softmax(1) if loss == "cross_entropy" else f.sigmoid()
@@ -130,8 +129,8 @@ def _targets(labels: Tensor | None, f: Tensor, loss: Loss, label_smoothing: floa
             (targets >= 0).all() and ((targets.sum(1) - 1).abs() < 1e-3).all()
         ):
             raise FeatureError(
-                "expected soft targets that are probabilities (not negative, each row summing to "
-                f"1), got values from {targets.min():.3g} to {targets.max():.3g}"
+                "expected probabilities as soft targets (not negative, each row summing to 1), "
+                f"got values from {targets.min():.3g} to {targets.max():.3g}"
             )
     elif (
         labels is not None

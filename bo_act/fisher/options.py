@@ -1,4 +1,4 @@
-"""The options of Fisher spectra, checked once and passed whole."""
+"""Options of Fisher spectra, checked once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Statistics = Literal["batch", "running"]
 
 @dataclass(frozen=True, kw_only=True)
 class FisherOptions:
-    """Which Fisher matrix, and how its spectra are summarized; ``fim_spectra`` explains each.
+    """Which Fisher matrix, and how to summarize its spectra; ``fim_spectra`` explains each.
 
     Raises:
-        FeatureError: one of them is unknown or out of range.
+        FeatureError: an option is unknown or out of range.
     """
 
     fisher: Fisher = "mc"
@@ -50,10 +50,10 @@ class FisherOptions:
 
 
 def check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    """Refuse an option that is none of those known.
+    """Refuse an unknown option.
 
     Raises:
-        FeatureError: it names the nearest one.
+        FeatureError: with the nearest known option.
     """
     if value not in known:
         raise FeatureError(

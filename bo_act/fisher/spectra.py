@@ -30,12 +30,12 @@ class FimSpectra:
 
     Attributes:
         quantiles: (L, Q) float64, quantiles (i + 1/2)/Q of the natural logarithms of the layer's
-            eigenvalues, ascending; ``NULL_LOG`` throughout where no gradient arrives.
-        null_mass: (L,) float64 in [0, 1], share of the layer's eigenvalues that cannot be told
-            from zero.
+            eigenvalues, ascending; ``NULL_LOG`` throughout if no gradient arrives.
+        null_mass: (L,) float64 in [0, 1], share of the layer's eigenvalues that are zero up to
+            rounding.
         weights: (L,) int64, number of the layer's weights and biases.
         layers: names of the layers.
-        uncovered: names of layers and parameters that are in no block.
+        uncovered: names of layers and parameters without a block.
         kinds: of the layers: ``weight`` (linear, convolution), ``norm`` or ``embedding``.
 
     Examples:
@@ -75,20 +75,20 @@ def fim_spectra(
 
     Args:
         network: returns (B, C) outputs, (B, T, V) with one distribution for each token, or (B,);
-            or a dict with "logits", or an object with ``logits``, that are so. Left as it was.
+            or a dict with such "logits", or an object with such ``logits``. It stays unchanged.
         inputs: one batch, as the network takes it: a tensor or array (B, ...), of images, tokens
             or numbers, or a dict or tuple of some for ``network(**inputs)`` or
             ``network(*inputs)``, the first with B first. Tensors are on the network's device and,
             where floating, of its dtype; arrays are put there.
         targets: (B,) integers in [0, C), or (B, C) probabilities (for ``mse`` targets of any size,
             for ``binary_cross_entropy`` from 0 to 1 each; (B,) for (B,) outputs); for tokens
-            (B, T) or (B, T, V), where tokens with the target -100 have no loss. Used by
-            ``fisher="empirical"`` alone but for that, else may be None.
+            (B, T) or (B, T, V), where tokens with the target -100 have no loss. Apart from that,
+            only ``fisher="empirical"`` needs them.
         fisher: where the targets in the Fisher matrix come from: one drawn for each example from
             the network's prediction (``mc``), all of them weighted by it (``exact``, C backward
-            passes, or C for each token), or the true ones (``empirical``).
+            passes, or C per token), or the true ones (``empirical``).
         loss: what the outputs mean: ``cross_entropy`` (logits of classes),
-            ``binary_cross_entropy`` (of labels that are 0 or 1 each) or ``mse`` (means). None:
+            ``binary_cross_entropy`` (of 0/1 labels) or ``mse`` (means). None:
             ``mse`` if the targets are floating-point numbers shaped like the outputs,
             ``cross_entropy`` if they are classes or there are none.
         label_smoothing: of the true classes, as in ``nn.CrossEntropyLoss``.
@@ -96,7 +96,7 @@ def fim_spectra(
             separate images (``expand``), or summed first (``reduce``).
         statistics: of layers that keep running statistics: those of the batch (``batch``), leaving
             the running ones as they are, or the running ones (``running``).
-        quantiles: Q, numbers that each layer's spectrum is summarized as.
+        quantiles: Q, numbers per layer's spectrum.
         seed: of the targets drawn for ``mc``.
 
     Examples:
@@ -108,10 +108,10 @@ def fim_spectra(
         (('0', '2'), (2, 16), [400, 450])
 
     Raises:
-        FeatureError: an option is unknown or does not fit; no layer is covered, or the layers of
-            the network cannot be seen; its outputs are random, or it changes in place what its
-            gradients need; a value is not finite (the message names the layer); or the
-            eigenvalues do not converge.
+        FeatureError: an option is unknown or does not fit; no layer is covered, or the network
+            hides its layers; its outputs are random, or it changes in place what its gradients
+            need; a value is not finite (the message names the layer); or the eigenvalues do not
+            converge.
     """
     options = FisherOptions(
         fisher=fisher,
@@ -134,15 +134,15 @@ def network_spectra(
     options: FisherOptions,
     shared: InputFactorCache | None = None,
 ) -> FimSpectra:
-    """Compute what ``fim_spectra`` does, for one of many functions of a network.
+    """Compute ``fim_spectra`` for one of many functions of a network.
 
     Args:
         network: as for ``fim_spectra``, and so are the next two.
         inputs: one batch.
-        targets: what is to be predicted, or None.
-        options: which Fisher matrix, and how it is summarized.
-        shared: given for each of many functions of one network on the same images, it saves what
-            they have in common; the network is then checked for randomness once, not each time.
+        targets: of the predictions, or None.
+        options: which Fisher matrix, and how to summarize it.
+        shared: cache for many functions of one network on the same images; with it, the network is
+            checked for randomness once.
 
     Raises:
         FeatureError: as ``fim_spectra``.

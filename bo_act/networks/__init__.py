@@ -1,4 +1,4 @@
-"""Networks: model files of one's own, and those of libraries, with activations replaced."""
+"""Networks from model files and libraries, with replaced activations."""
 
 from bo_act.networks.builder import Activations, NetworkBuilder, load_network
 from bo_act.networks.in_place import check_gradients

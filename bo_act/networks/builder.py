@@ -1,18 +1,18 @@
-"""Loading networks: one PyTorch file each, which defines ``build``.
+"""Loading networks: PyTorch files that define ``build``.
 
 The contract of a model file::
 
     def build(activation, *, <facts>, <options>) -> nn.Module
 
-Facts are those of the data that its signature asks for by name: ``in_channels``, ``image_size`` and
+Facts describe the data; the signature asks for them by name: ``in_channels``, ``image_size`` and
 ``num_classes`` of images, ``in_features`` and ``out_features`` of tables, ``vocabulary`` and
 ``context`` of tokens (all: ``bo_act.data.data.Data``).
-``activation()`` returns a fresh module; ``build`` calls it once for each place where the searched
-function stands. ``activation`` is a module as well: where it stands itself, its place is given a
-fresh one. A network may name its places, ``activation("early")``: a study whose file names the same
-ones searches a function for each, and in any other the same function stands in all. Options are
-further keyword arguments with defaults. Networks of libraries go by ``torchvision:NAME``,
-``timm:NAME`` and ``transformers:NAME`` and take the library's own options.
+``activation()`` returns a fresh module; ``build`` calls it once for each place of the searched
+function. ``activation`` is a module, too; used directly, a fresh one replaces it. A network may
+name its places, ``activation("early")``: a study with the same names searches a function for each,
+other studies use one function everywhere. Options are further keyword arguments with defaults.
+Library networks are named ``torchvision:NAME``, ``timm:NAME`` and ``transformers:NAME`` and take
+the library's own options.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ Activations = Callable[[], nn.Module] | Mapping[str, Callable[[], nn.Module]]
 
 
 class _Places(nn.Module):
-    """What ``build`` gets as ``activation``: knows which places were asked for.
+    """The ``activation`` of ``build``: records the requested places.
 
-    A network may also use it as the module itself; ``fill`` then puts fresh ones in its places.
+    A network may also use it as a module; ``fill`` then replaces it by fresh ones.
     """
 
     def __init__(self, path: Path, activation: Activations) -> None:
         super().__init__()
         self.path = path
-        self.given = (activation,)  # no part of a network
+        self.given = (activation,)  # a tuple hides it from torch
         self.asked: set[str] = set()
 
     @property
@@ -64,7 +64,7 @@ class _Places(nn.Module):
         return self.given[0]
 
     def __call__(self, name: Any = "", *, inplace: bool = False) -> Any:
-        del inplace  # which networks ask of nn.ReLU and the like
+        del inplace  # as for nn.ReLU
         return self.fresh(name) if isinstance(name, str) else super().__call__(name)
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -85,23 +85,23 @@ class _Places(nn.Module):
             asks = f"activation({name!r})" if name else "activation() without a name"
             raise NetworkError(
                 f"{self.path}: build calls {asks}, and the study's activations are {known}"
-                f"{nearest(name, self.activation)}; name the same ones in both"
+                f"{nearest(name, self.activation)}; use the same names in both"
             )
         return self.activation[name]()
 
     def check(self) -> None:
-        """Refuse a network in which a function has no place."""
+        """Refuse a network without a place for a function."""
         if not self.asked:
             raise NetworkError(
-                f"{self.path}: build never called activation(), so no activation function would "
-                f"change this network; call it once for each activation layer"
+                f"{self.path}: build never called activation(), so the activation function would "
+                "not change this network; call it once for each activation layer"
             )
         if isinstance(self.activation, Mapping):
             for name in self.activation:
                 if name not in self.asked:
                     raise NetworkError(
-                        f"{self.path}: build never called activation({name!r}), which is one of "
-                        f"the study's activations; it calls those of "
+                        f"{self.path}: build never called activation({name!r}), one of the "
+                        "study's activations; it calls "
                         f"{', '.join(sorted(self.asked))}"
                     )
 
@@ -111,14 +111,14 @@ class NetworkBuilder:
     """A network that can be built with any activation function.
 
     Attributes:
-        name: the name or path that the study gives.
+        name: name or path from the study.
         source_hash: sha256 (hexadecimal) of the file's content, or a library's name and version,
             and the options.
         options: keyword arguments for ``build`` besides facts of the data.
         build: the file's function.
-        file: the model file with its content, which travels with a pickled builder: another
-            process builds from exactly what was hashed, whatever has become of the file. For a
-            network of a library the name stands for the path, its version for the content.
+        file: the model file with its content, pickled with the builder, so that other processes
+            build from the hashed content even if the file changes. For a library network, its name
+            instead of the path, the version instead of the content.
     """
 
     name: str
@@ -142,7 +142,7 @@ class NetworkBuilder:
         seed: int,
         **facts: Any,
     ) -> nn.Module:
-        """Build the network; its initial weights follow from ``seed`` alone.
+        """Build the network; its initial weights depend only on ``seed``.
 
         torch's global random state is left as it was.
 
@@ -151,14 +151,14 @@ class NetworkBuilder:
                 network that names its places.
             seed: of the initial weights.
             facts: of the data, by name (``in_channels=1, image_size=8, num_classes=10``), see
-                ``Data``; ``build`` gets those that its signature asks for.
+                ``Data``; ``build`` gets those in its signature.
 
         Returns:
             The network, from inputs (b, ...) to logits or numbers.
 
         Raises:
-            NetworkError: ``build`` asks for a fact that there is not, failed, returned something
-                else, never used ``activation``, or does not use the names of several.
+            NetworkError: ``build`` asks for an unknown fact, fails, returns something else, or
+                does not use ``activation`` or all of its names.
         """
         seed = checked_seed(seed, error=NetworkError)
         asked = self.asked(facts)
@@ -171,7 +171,7 @@ class NetworkBuilder:
             except BoActError:
                 raise
             except USERS as error:
-                if is_machines(error):  # out of memory is no fault of the file
+                if is_machines(error):  # out of memory is not the file's fault
                     raise
                 raise NetworkError(
                     f"{self.path}: build failed for {_in_words(asked)}: {one_line(error)}"
@@ -186,10 +186,10 @@ class NetworkBuilder:
         return network
 
     def asked(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those facts of the data that ``build`` asks for.
+        """Return the facts of the data that ``build`` requests.
 
         Raises:
-            NetworkError: it asks for others, or one of these is no fact.
+            NetworkError: a requested fact is missing, or a given one unknown.
         """
         for name in facts:
             if name not in FACTS:
@@ -203,24 +203,24 @@ class NetworkBuilder:
             if one.name in self.options or one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL):
                 continue
             needed = one.default is one.empty
-            # Of images, options may have the names of other facts.
+            # For images, options may have the names of other facts.
             if one.name in facts and (needed or not of_images or one.name in CONTRACT):
                 asked[one.name] = facts[one.name]
             elif needed:
                 there = ", ".join(f"{name} = {value}" for name, value in facts.items())
                 raise NetworkError(
-                    f"{self.path}: build asks for {one.name!r}, which there is not of this data "
-                    f"set; its facts are {there}{_of_images(one.name)}"
+                    f"{self.path}: build asks for {one.name!r}, which this data set does not "
+                    f"have; its facts are {there}{_of_images(one.name)}"
                 )
         if not asked and any(one.kind is one.VAR_KEYWORD for one in parameters):
             asked = {k: v for k, v in facts.items() if not of_images or k in CONTRACT}
         return {name: value for name, value in asked.items() if name not in self.options}
 
     def with_options(self, options: Mapping[str, Any]) -> NetworkBuilder:
-        """Return the builder with other options, from the same source.
+        """Return a builder with other options, from the same source.
 
         Raises:
-            NetworkError: an option is not one of its options.
+            NetworkError: an option is unknown.
         """
         return _builder(self.name, self.file, dict(options))
 
@@ -230,8 +230,8 @@ def load_network(spec: ModelSpec) -> NetworkBuilder:
 
     Raises:
         ContentNotFoundError: no such file.
-        NetworkError: the library has no such network; the file cannot be imported or does not
-            fulfil the contract; or an option is not one of its options.
+        NetworkError: the library has no such network, the file cannot be imported or breaks the
+            contract, or an option is unknown.
     """
     if libraries.split_name(spec.name):
         file = UserFile(Path(spec.name), libraries.source_of(spec.name))
@@ -274,7 +274,7 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         signature = inspect.signature(build)
     except (TypeError, ValueError) as error:
         raise NetworkError(
-            f"{path}: expected {EXPECTED}, got a build whose arguments cannot be read"
+            f"{path}: expected {EXPECTED}, got a build without readable arguments"
         ) from error
     parameters = list(signature.parameters.values())
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -315,16 +315,16 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
 
 
 def _of_images(name: str) -> str:
-    """Say when there would be what is asked for."""
+    """Say when a missing fact would exist."""
     if name in ("in_channels", "image_size"):
-        return "; images are square, of the shape (n, channels, height, width)"
+        return "; images are square, of shape (n, channels, height, width)"
     if name == "num_classes":
-        return "; classes are whole numbers of the shape (n,)"
+        return "; classes are whole numbers of shape (n,)"
     return ""
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:
-    """Return facts as people read them."""
+    """Return facts as text."""
     if facts.keys() == set(CONTRACT):
         side = facts["image_size"]
         return (

@@ -1,4 +1,4 @@
-"""Calls of activation functions in forward methods: watched, and redirected to a module."""
+"""Calls of activation functions in forward methods: watching and redirecting them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plain(name: str) -> str:
 
 
 def _functions(modules: set[str]) -> dict[Any, str]:
-    """Return whatever torch has under the names of such modules."""
+    """Return torch's functions of such names."""
     named: dict[Any, str] = {}
     for home, shown in ((functional, "functional"), (torch, "torch"), (Tensor, "Tensor")):
         for name in dir(home):
@@ -38,16 +38,16 @@ def _functions(modules: set[str]) -> dict[Any, str]:
 FUNCTIONS = _functions({plain(name) for name in activation_modules.__all__ if name not in LEFT})
 """The calls that are replaced."""
 GATES = _functions({"sigmoid", "hardsigmoid"})
-"""Calls that stay, and are told of."""
+"""Calls that stay, and are reported."""
 _KINDS = {function: plain(name) for function, name in FUNCTIONS.items()}
 
 
 class _Redirect(TorchFunctionMode):
-    """Has activation modules do what activation functions are called for.
+    """Redirects calls of activation functions to modules.
 
     Args:
-        activations: by the kinds of the calls; other calls of activation functions are made.
-        stores: write the values of calls that work in place over their input.
+        activations: by the kinds of calls; other calls run unchanged.
+        stores: let in-place calls write their values over the input.
     """
 
     def __init__(self, activations: nn.ModuleDict, *, stores: bool) -> None:
@@ -59,7 +59,7 @@ class _Redirect(TorchFunctionMode):
         if func not in FUNCTIONS:
             return func(*args, **kwargs)
         if _KINDS[func] not in self.activations:
-            with without_torch_function():  # nor is it for the module around this one
+            with without_torch_function():  # hidden from the outer module, too
                 return func(*args, **kwargs)
         activation = self.activations[_KINDS[func]]
         x = args[0] if args else kwargs["input"]
@@ -72,13 +72,13 @@ class _Redirect(TorchFunctionMode):
 
 
 def redirect(module: nn.Module, activations: dict[str, nn.Module], *, stores: bool) -> None:
-    """Redirect a module's own calls of activation functions, those of its children left aside.
+    """Redirect a module's own calls of activation functions, not those of its children.
 
     Args:
         module: its class becomes a subclass.
-        activations: by the kinds of calls; without any, all calls are made, whatever the modules
-            around this one redirect.
-        stores: whether the input of calls that work in place is read again.
+        activations: by the kinds of calls; if empty, all calls run unchanged, whatever outer
+            modules redirect.
+        stores: whether the input of in-place calls is read again.
     """
     made: Any = module
     if not is_redirecting(made):
@@ -95,7 +95,7 @@ def is_redirecting(module: nn.Module) -> bool:
 
 
 def class_before(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module that knows nothing of redirection."""
+    """Return the original class of a redirected module."""
     kind: type[nn.Module] = getattr(type(module), "class_before", type(module))
     return kind
 
@@ -104,18 +104,18 @@ def class_before(module: nn.Module) -> type[nn.Module]:
 def _redirecting(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass whose own calls of activation functions go to ``activation_of_calls``."""
 
-    @wraps(kind.forward)  # for those who trace a network by its arguments
+    @wraps(kind.forward)  # tracers inspect the arguments
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _Redirect(self.activation_of_calls, stores=self.stores_calls):
             return kind.forward(self, *args, **kwargs)
 
     def reduced(self: Any) -> tuple[Any, ...]:
-        return _new, (kind,), vars(self)  # by its own name pickle would find the class it is of
+        return _new, (kind,), vars(self)  # pickle finds the original class by its name
 
     def prepared(_: Any) -> nn.Module:
         raise NetworkError(
-            f"torch.jit.script reads the source of {kind.__name__}, whose calls of activation "
-            "functions were replaced while it runs: use torch.jit.trace or torch.export"
+            f"torch.jit.script reads the source of {kind.__name__}, where calls of activation "
+            "functions are replaced at run time: use torch.jit.trace or torch.export"
         )
 
     content = {
@@ -136,7 +136,7 @@ def _new(kind: type[nn.Module]) -> nn.Module:
 
 
 class StandIn(nn.Module):
-    """Passes its input on, where an activation layer that works in place was and will be.
+    """Stands in for an in-place activation layer and returns its input.
 
     Attributes:
         place: its name in the network.
@@ -148,18 +148,18 @@ class StandIn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a copy."""
-        return x.clone()  # what follows may change it in place
+        return x.clone()  # later layers may change it in place
 
 
 class CallWatcher(TorchFunctionMode):
-    """Keeps calls of activation functions with the name of the module that made them.
+    """Records calls of activation functions with the names of the calling modules.
 
     Args:
-        replaced: whether a call of this function by the module of this name will be replaced.
+        replaced: whether a call of a function by a named module will be replaced.
 
     Attributes:
         found: names of modules and calls.
-        reads: what was read after it was changed in place.
+        reads: tensors read after an in-place change.
     """
 
     def __init__(self, replaced: Callable[[str, str], bool]) -> None:
@@ -170,14 +170,14 @@ class CallWatcher(TorchFunctionMode):
         self.reads = Reads()
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
-        """Go back to the module outside, as a forward hook."""
+        """Return to the outer module, as a forward hook."""
         self.stack.pop()
         if isinstance(module, StandIn):
             self.reads.changed(module.place, *args, *kwargs.values())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "__get__":  # to ask for its shape is not to read it
+        if getattr(func, "__name__", "") != "__get__":  # reading a shape does not read values
             self.reads.look(args, kwargs)
         if func in FUNCTIONS or func in GATES:
             call = (self.stack[-1], FUNCTIONS.get(func) or GATES[func])
@@ -186,13 +186,13 @@ class CallWatcher(TorchFunctionMode):
             if func in FUNCTIONS and is_in_place(call[1], kwargs) and self.replaced(*call):
                 x = args[0] if args else kwargs["input"]
                 self.reads.changed(call[0], x)
-                return x.clone()  # another tensor, so that the two are told apart from here on
+                return x.clone()  # another tensor, to distinguish the two
         return func(*args, **kwargs)
 
 
 @contextmanager
 def watched(network: nn.Module, replaced: Callable[[str, str], bool]) -> Iterator[CallWatcher]:
-    """Watch calls of activation functions during forward passes of a network nobody else uses."""
+    """Watch calls of activation functions in forward passes of a private copy of a network."""
     watch = CallWatcher(replaced)
     for place, module in network.named_modules():
         module.__class__ = class_before(module)

@@ -1,11 +1,11 @@
-"""Networks that change tensors in place, before and after an activation function reads them.
+"""Networks with in-place changes, before and after an activation function.
 
-``functional.relu(x, inplace=True)`` as a statement of its own, or ``self.relu(x)`` with
-``nn.ReLU(inplace=True)``, changes ``x`` and lets its result go. A function in its place that leaves
-``x`` as it was would be no part of the network.
+The statement ``functional.relu(x, inplace=True)``, or ``self.relu(x)`` with
+``nn.ReLU(inplace=True)``, changes ``x`` and discards the result. A replacement that left ``x``
+unchanged would have no effect.
 
-What an ``Activation`` puts out may be changed in place. What it has read may not: most functions
-need it for their slope. A network that does so works with ReLU alone.
+A network may change the output of an ``Activation`` in place, but not its input, which most
+functions need for their slope. Networks that do so work only with ReLU.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ KEEP = ("swish(x)", "tanh(x)")
 
 
 class Reads:
-    """Finds the places whose input, changed in place, is read again, during one forward pass.
+    """Finds places whose input is changed in place and read again, in one forward pass.
 
-    A tensor is told by its memory, so that a view of it counts as well.
+    Tensors are identified by their memory, so views count, too.
 
     Attributes:
         again: names of the places.
@@ -41,7 +41,7 @@ class Reads:
     def __init__(self) -> None:
         self.again: set[str] = set()
         self._places: dict[int, set[str]] = {}
-        # Kept, so that no other tensor gets the same memory.
+        # Hold it, so that no other tensor gets the same memory.
         self._changed: list[Tensor] = []
 
     def changed(self, place: str, x: Tensor) -> None:
@@ -51,7 +51,7 @@ class Reads:
             self._places.setdefault(_memory(x), set()).add(place)
 
     def look(self, *values: Any) -> None:
-        """Look for such tensors in what is being read."""
+        """Look for changed tensors among those being read."""
         if self._places:
             for tensor in _tensors(values):
                 self.again |= self._places.pop(_memory(tensor), set())
@@ -77,22 +77,22 @@ def is_in_place(name: str, options: dict[str, Any]) -> bool:
 
 
 def store(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Write a function's values over its input, and return that.
+    """Write a function's values over its input, and return the input.
 
-    The function gets a copy: what it keeps for the backward pass must stay as it is.
+    The function gets a copy, because what it saves for the backward pass must not change.
     """
     return x.copy_(activation(x.clone()))
 
 
 class Storing(nn.Module):
-    """An activation module that works in place."""
+    """An in-place activation module."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input, changed."""
+        """Return the changed input."""
         return store(self.activation, x)
 
 
@@ -100,18 +100,18 @@ class Storing(nn.Module):
 def check_gradients(
     build: Callable[[Callable[[], nn.Module]], nn.Module], inputs: Inputs, *, name: str
 ) -> None:
-    """Refuse a network that changes in place what the gradient of a function needs.
+    """Refuse a network that changes a tensor in place that a function's gradient needs.
 
-    A forward and a backward pass in training mode find it out. torch's global random state is left
-    as it was; an error of another kind is left to those who train.
+    Runs a forward and a backward pass in training mode. torch's global random state stays
+    unchanged; other errors are left to the training.
 
     Args:
-        build: called with ``activation``, returns a network that nobody else uses.
+        build: called with ``activation``, returns a new network.
         inputs: some training samples.
         name: of the network, for messages.
 
     Raises:
-        NetworkError: it does; the message names the places.
+        NetworkError: the message names the places.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     for text in KEEP:
@@ -128,14 +128,14 @@ def check_gradients(
             places = dict.fromkeys(place for place, x, before in read if version_of(x) != before)
             where = f"the function at {', '.join(places)} has read" if places else "is needed later"
             raise NetworkError(
-                f"{name}: the network changes in place what {where}, so that it cannot be trained "
-                f"with functions such as {text}; there, write x = x + y for x += y, and leave out "
+                f"{name}: the network changes a tensor in place that {where}, so functions such "
+                f"as {text} cannot be trained; there, write x = x + y for x += y, and leave out "
                 "inplace=True"
             ) from error
 
 
 def _watch(network: nn.Module, read: list[tuple[str, Tensor, int]]) -> None:
-    """Keep what the functions of a network read: place, tensor and the tensor's version."""
+    """Record the inputs of a network's functions: place, tensor and the tensor's version."""
     for place, module in network.named_modules():
         if isinstance(module, Activation):
             module.register_forward_pre_hook(

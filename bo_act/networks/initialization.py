@@ -1,7 +1,7 @@
 """Initial weights that suit the activation function.
 
-The usual initializations are made for ReLU. Behind a function with other moments the signal grows
-or fades from layer to layer, and a good function looks bad because it began badly.
+The usual initializations are made for ReLU. With other moments the signal grows or fades from
+layer to layer, and a good function looks bad because of a bad start.
 """
 
 from __future__ import annotations
@@ -29,18 +29,16 @@ def initialize(network: nn.Module, how: Initialization, *, inputs: Inputs, seed:
     ``kaiming`` draws the weights of linear layers and convolutions as in He et al. 2015
     (https://arxiv.org/abs/1502.01852), for ReLU, with biases of zero. ``unit_variance`` keeps the
     weights as drawn, sets these biases to zero, and scales each layer so that its outputs have a
-    mean square of 1 on standard normal inputs (whole numbers, as tokens, are taken as they are). So
-    each layer is scaled by the moments of the activation before it, which is the aim of AutoInit
-    (Bingham and Miikkulainen 2023); they are measured rather than derived, so that any network will
-    do, as in LSUV (Mishkin and Matas 2016,
-    https://arxiv.org/abs/1511.06422). A layer that puts out zeros or no finite numbers stays as it
-    is, and so do layers that the network computes without calling them (the projections into
-    ``nn.MultiheadAttention``).
+    mean square of 1 on standard normal inputs (integer inputs, such as tokens, stay unchanged). So
+    each layer is scaled by the moments of the activation before it, as in AutoInit (Bingham and
+    Miikkulainen 2023), but measured, for any network, as in LSUV (Mishkin and Matas 2016,
+    https://arxiv.org/abs/1511.06422). Layers with zero or non-finite outputs stay unchanged, and
+    so do layers that run without a call (the projections into ``nn.MultiheadAttention``).
 
     Args:
-        network: on the CPU or a GPU; buffers and modes are left as they were.
-        how: ``default`` leaves everything as it was built.
-        inputs: some samples, of which shapes and dtypes count, and the values of whole numbers.
+        network: on the CPU or a GPU; buffers and modes stay unchanged.
+        how: ``default`` changes nothing.
+        inputs: some samples: only shapes and dtypes matter, and the values of integers.
         seed: of the random numbers.
     """
     if how == "default":
@@ -61,7 +59,7 @@ def initialize(network: nn.Module, how: Initialization, *, inputs: Inputs, seed:
 
 
 def _drawn(values: Tensor, like: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Return samples of this form: of standard normal numbers, or the given whole ones again."""
+    """Return standard normal samples of this form; integers stay."""
     if values.is_floating_point():
         shape = (_SAMPLES, *values.shape[1:])
         drawn = torch.randn(shape, device="cpu", dtype=torch.float32, generator=generator)
@@ -77,7 +75,7 @@ def _scale(network: nn.Module, layers: list[Any], inputs: Inputs) -> None:
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     hooks = [layer.register_forward_hook(_scale_once(set())) for layer in layers]
     try:
-        # Normalization as in training, where it takes the moments of the batch; no dropout.
+        # Normalize by the batch, as in training, but without dropout.
         network.train()
         for module in modes:
             if isinstance(module, Dropout):

@@ -1,10 +1,9 @@
-"""Which modules of a network are activation layers, and which are gates and stay.
+"""Recognizing activation layers, and the gates that stay.
 
-A module is one if torch, timm or transformers have its class among their activations; or if it is
-a module of anybody's without parameters, buffers and children that computes each number from that
-number alone, which is found out by trying. Such a module must also be deterministic, finite,
-smooth enough not to be a rounding, the same in training and in evaluation, and no straight line:
-so dropout, normalizations, reshaping and scaling are none.
+A module is an activation layer if its class is among the activations of torch, timm or
+transformers. A custom module without parameters, buffers and children is one if trials show that
+it is elementwise, deterministic, finite, smooth enough not to be a rounding, the same in training
+and evaluation, and not linear: this excludes dropout, normalization, reshaping and scaling.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ LEFT = {
 }
 """Classes of activation modules that stay as they are, and why; so do the calls of their names."""
 RECURRENT = "a recurrent layer, which computes its gates and tanh in one kernel"
-SCRIPTED = "compiled by torch.jit, which leaves nothing to replace"
+SCRIPTED = "compiled by torch.jit, so there is nothing to replace"
 INSIDE_NORMS = "timm.layers.norm_act"
 TIMM_GLU = ("timm.layers.mlp.GluMlp", "act")
 """Where a sigmoid is what it is in ``nn.GLU``."""
@@ -50,7 +49,7 @@ _POINTS = 96
 
 
 class Apart(nn.Module):
-    """An activation module whose own calls of torch are not taken for the network's."""
+    """An activation module; its own torch calls do not count as the network's."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -84,13 +83,13 @@ class Gated(nn.Module):
 
 @dataclass(frozen=True)
 class Layer:
-    """A place where an activation layer stands.
+    """The place of an activation layer.
 
     Attributes:
-        parent: name of the module that holds it.
+        parent: name of the parent module.
         key: its name there.
-        kinds: what stands there, or stood there before anything was replaced: its class as it is
-            shown, then the full names of the class and its bases.
+        kinds: of the original layer: its class for display, then the full names of the class and
+            its bases.
         reason: why it stays; empty for an activation layer.
         inside_norm: it is the ``act`` of the normalization layer at this place.
     """
@@ -110,7 +109,7 @@ class Layer:
 
 
 def layers_of(network: nn.Module) -> Iterator[Layer]:
-    """Return activation layers, and what resembles one and stays, in the network's order."""
+    """Return activation layers, and similar modules that stay, in the network's order."""
     within: list[str] = []
     for prefix, parent in network.named_modules():
         if any(prefix == one or prefix.startswith(f"{one}.") for one in within):
@@ -155,9 +154,9 @@ def _layer(prefix: str, parent: nn.Module, key: str, child: nn.Module) -> Layer 
 
 
 def kinds_of(module: nn.Module) -> tuple[str, ...]:
-    """Return the class of an activation layer as it is shown, and the full names of its bases.
+    """Return the class of an activation layer for display, and the full names of its bases.
 
-    What was put in the place of another layer has the kinds of that one.
+    A replacement has the kinds of the original layer.
     """
     if hasattr(module, "stands_for"):
         kinds: tuple[str, ...] = module.stands_for  # type: ignore[assignment]
@@ -173,7 +172,7 @@ def full_name(kind: type) -> str:
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Tell whether a module by itself is an activation layer."""
+    """Tell whether a single module is an activation layer."""
     if isinstance(module, Activation):
         return True
     reason = _of_a_library(module)
@@ -181,7 +180,7 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def _of_a_library(module: nn.Module) -> str | None:
-    """Return why such a module stays, "" if it is an activation layer, None if it is unknown."""
+    """Return why a module stays, "" for an activation layer, None if unknown."""
     known = [one for one in type(module).__mro__ if one.__module__.startswith(ACTIVATION_MODULES)]
     if not known:
         return None
@@ -189,7 +188,7 @@ def _of_a_library(module: nn.Module) -> str | None:
 
 
 def _by_trying(module: nn.Module) -> str | None:
-    """The same for a module of a class that no library calls an activation."""
+    """The same for a module of a custom class."""
     if type(module).__module__.startswith(("torch.", "bo_act.")) or next(module.children(), None):
         return None
     if any(True for _ in (*module.parameters(), *module.buffers())) or not _takes_one(module):
@@ -197,7 +196,7 @@ def _by_trying(module: nn.Module) -> str | None:
     try:
         with torch.random.fork_rng(()), torch.no_grad():
             values = [_elementwise(copy.deepcopy(module).train(mode)) for mode in (True, False)]
-    except Exception:  # whatever it is, it does not take any shape, and so is no such function
+    except Exception:  # it does not take any shape, so it is not elementwise
         return None
     if any(y is None for y in values) or not torch.equal(*values):  # type: ignore[arg-type]
         return None
@@ -216,8 +215,8 @@ def _takes_one(module: nn.Module) -> bool:
 
 
 def _elementwise(function: nn.Module) -> Tensor | None:
-    """Return the values of an elementwise function that is no straight line, else None."""
-    # Numbers of no symmetry, far enough out for what is bent outside of the usual range.
+    """Return the values of a nonlinear elementwise function, else None."""
+    # Asymmetric numbers, far enough out for kinks outside the usual range.
     x = torch.linspace(-7.3, 7.9, _POINTS, device="cpu", dtype=torch.float32)
     y = function(x.reshape(12, 8).clone())
     if not isinstance(y, Tensor) or y.shape != (12, 8) or y.dtype != x.dtype:

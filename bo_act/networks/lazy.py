@@ -1,4 +1,4 @@
-"""Lazy layers, whose weights have no shape before the first samples have come by."""
+"""Lazy layers, whose weights get their shapes from the first samples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def materialize(network: nn.Module, path: Path, *, inputs: Inputs, seed: int) ->
     """Give lazy layers their weights in place; torch's global random state is left as it was.
 
     Args:
-        network: on the CPU; one without lazy layers is left as it is.
+        network: on the CPU; without lazy layers it stays unchanged.
         path: of its file, for messages.
-        inputs: some samples, on the CPU, of which shapes and dtypes count.
+        inputs: some samples, on the CPU; only shapes and dtypes matter.
         seed: of these weights.
 
     Raises:
-        NetworkError: the network fails on them, or does not use such a layer.
+        NetworkError: the network fails on the samples, or does not use a lazy layer.
     """
     if not any(map(is_lazy, (*network.parameters(), *network.buffers()))):
         return
@@ -38,13 +38,13 @@ def materialize(network: nn.Module, path: Path, *, inputs: Inputs, seed: int) ->
                 raise
             raise NetworkError(
                 f"{path}: the network fails on inputs of shape {shown_shape(inputs)}, which its "
-                f"lazy layers need to see: {one_line(error)}"
+                f"lazy layers need: {one_line(error)}"
             ) from error
     for module, training in modes.items():
         module.training = training
     left = [name for name, weight in network.named_parameters() if is_lazy(weight)]
     if left:
         raise NetworkError(
-            f"{path}: forward does not use the lazy layer of {left[0]!r}, so it has no weights; "
-            "leave it out"
+            f"{path}: forward does not use the lazy layer of {left[0]!r}, so that layer has no "
+            "weights; remove it"
         )

@@ -40,7 +40,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def source_of(name: str) -> bytes:
-    """Return what stands for the file of such a network: its name and the library's version.
+    """Return name and library version of such a network, instead of a file.
 
     Raises:
         NetworkError: the library is not installed, or has no such network for classification.
@@ -50,9 +50,9 @@ def source_of(name: str) -> bytes:
     if network not in known:
         if library == "transformers" and network in _all_of_transformers():
             raise NetworkError(
-                f"{name}: transformers {version} has no classifier of images of this kind, which "
-                "takes pixel_values and returns logits; from Python, "
-                "bo_act.replace_activations(network, ...) takes any network"
+                f"{name}: transformers {version} has no image classifier of this kind "
+                "(pixel_values in, logits out); from Python, bo_act.replace_activations(network, "
+                "...) takes any network"
             )
         hint = nearest(network, known) or f"; it has {len(known)} networks for classification"
         raise NetworkError(f"{name}: {library} {version} has no network {network!r}{hint}")
@@ -60,17 +60,17 @@ def source_of(name: str) -> bytes:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse pretrained weights, and options that the study has elsewhere.
+    """Refuse pretrained weights, and options with another place in the study file.
 
     Raises:
-        NetworkError: one of these is among them.
+        NetworkError: there is such an option.
     """
     for option, value in options.items():
         if option in PRETRAINED:
             raise NetworkError(
-                f"{name}: option {option!r} is refused, got {value!r}: weights were trained with "
-                "another activation function, and networks here start from random ones; leave "
-                "it out"
+                f"{name}: option {option!r} is refused, got {value!r}: pretrained weights belong "
+                "to another activation function, and networks here start from random weights; "
+                "leave it out"
             )
         if option in OURS:
             raise NetworkError(
@@ -79,7 +79,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def build_function(name: str) -> Callable[..., nn.Module]:
-    """Return ``build`` of such a network, with the contract of model files."""
+    """Return ``build`` of such a network, as in model files."""
     library, network = name.split(":", 1)
     create = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[library]
 
@@ -114,7 +114,7 @@ def replace_in_classifier(
         activation: returns a fresh module.
         name: of the network, for messages.
         image: shape (c, h, w) of the images of a trial pass.
-        num_classes: number of values that it has to return for each image.
+        num_classes: number of logits per image.
 
     Raises:
         NetworkError: there is nothing to replace, or the network does not return logits
@@ -186,7 +186,7 @@ def _other_channels(network: nn.Module, name: str, in_channels: int) -> None:
     if layer.in_channels != 3 or layer.groups != 1:
         raise NetworkError(
             f"torchvision:{name}: expected its first convolution to read 3 channels, "
-            f"got {layer.in_channels}; this network takes no images of {in_channels} channels"
+            f"got {layer.in_channels}; this network cannot take images of {in_channels} channels"
         )
     deviation = float(layer.weight.detach().std()) * (3 / in_channels) ** 0.5
     weight = layer.weight.detach().new_empty(layer.out_channels, in_channels, *layer.kernel_size)
@@ -206,7 +206,7 @@ def _timm(
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        # Networks of convolutions alone take any size, and have no such argument.
+        # Purely convolutional networks take any size, and have no such argument.
         network = timm.create_model(name, pretrained=False, **shape, **options)
     return network
 
@@ -228,11 +228,11 @@ def _transformers(
 ) -> nn.Module:
     transformers = _imported("transformers")
     known = vars(transformers.AutoConfig.for_model(name))
-    for option in options:  # of an unknown one a configuration would make an attribute
+    for option in options:  # a configuration accepts unknown options silently
         if option not in known:
             raise NetworkError(
-                f"transformers:{name}: unknown option {option!r}{nearest(option, known)}; its "
-                f"options are those of {transformers.AutoConfig.for_model(name).__class__.__name__}"
+                f"transformers:{name}: unknown option {option!r}{nearest(option, known)}; see the "
+                f"options of {transformers.AutoConfig.for_model(name).__class__.__name__}"
             )
     config = transformers.AutoConfig.for_model(
         name, num_channels=in_channels, image_size=image_size, num_labels=num_classes, **options

@@ -1,12 +1,11 @@
-"""Every activation function of a network that knows nothing of the search, replaced.
+"""Replacing every activation function of an existing network.
 
-Found are modules (``layers``) and what forward methods call by themselves (``calls``): by reading
-the code, or exactly by a forward pass on example inputs. Gates are no activation functions and
-stay: sigmoids and hard sigmoids, softmax, and attention. Arithmetic that happens to be one, such as
-``x.clamp(min=0)``, is not found.
+It finds modules (``layers``) and calls in forward methods (``calls``): by reading the code, or
+exactly, by a forward pass on example inputs. Gates stay: sigmoids and hard sigmoids, softmax, and
+attention. Arithmetic such as ``x.clamp(min=0)`` is not found.
 
-What works in place (``functional.relu(x, inplace=True)``, ``x.relu_()``, ``nn.ReLU(inplace=True)``)
-goes on to do so, unless a forward pass on example inputs shows that nobody reads the changed tensor
+In-place functions (``functional.relu(x, inplace=True)``, ``x.relu_()``, ``nn.ReLU(inplace=True)``)
+stay in place, unless a forward pass on example inputs shows that the changed tensor is not read
 again.
 """
 
@@ -63,9 +62,8 @@ class Place:
     """A place of an activation function in a network.
 
     Attributes:
-        name: of the module that stands there; of the module that calls where a call was left.
-        kind: class or call that stood there before anything was replaced, such as ``ReLU`` or
-            ``functional.relu``.
+        name: of the module; for a call that was left, of the calling module.
+        kind: original class or call, such as ``ReLU`` or ``functional.relu``.
         reason: why it was left; empty if it was replaced.
     """
 
@@ -76,7 +74,7 @@ class Place:
 
 @dataclass(frozen=True, repr=False)
 class Replaced:
-    """What ``replace_activations`` did.
+    """Result of ``replace_activations``.
 
     Attributes:
         replaced: the places of the new modules; ``network.get_submodule(place.name)`` is one.
@@ -101,7 +99,7 @@ class Replaced:
 
 
 def _summary(places: Iterable[Place]) -> list[str]:
-    """Return a line for each place, and one for those that differ in numbers alone."""
+    """Return one line per place; places that differ only in numbers share a line."""
     groups: dict[tuple[str, str, str], list[Place]] = {}
     for place in places:
         pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", place.name)
@@ -123,35 +121,34 @@ def replace_activations(
 ) -> Replaced:
     """Replace the activation functions of any network in place.
 
-    Replaced are activation modules of torch, timm and transformers, modules of your own without
-    parameters that are elementwise, and calls of torch's activation functions such as
-    ``functional.relu(x)`` or ``x.tanh()``. In gated units (``nn.GLU``, SwiGLU, GEGLU) the
-    nonlinearity is replaced and the product stays. Sigmoids that are gates, softmax, attention
-    and recurrent layers are left.
+    It replaces activation modules of torch, timm and transformers, your own elementwise modules
+    without parameters, and calls of torch's activation functions such as ``functional.relu(x)`` or
+    ``x.tanh()``. In gated units (``nn.GLU``, SwiGLU, GEGLU) the nonlinearity is replaced and the
+    product stays. Sigmoid gates, softmax, attention and recurrent layers stay, too.
 
-    Without ``inputs`` calls are found by reading the code of forward methods, and what works in
-    place still does. With them, one forward pass of a copy in training mode finds calls exactly,
-    those chosen while it runs too.
+    Without ``inputs``, calls are found by reading the code of forward methods, and in-place
+    functions stay in place. With ``inputs``, one forward pass of a copy in training mode finds
+    calls exactly, including those chosen at run time.
 
-    A network can be replaced again; names and kinds stay those of the original network.
+    You can replace again; names and kinds stay those of the original network.
 
     Args:
-        network: changed in place. If an error is raised, it is as it was.
+        network: changed in place; after an error it is unchanged.
         activation: an ``Activation``, the text of an expression, or a function or class that
             makes a module, a fresh one for each place; or a mapping of prefixes of module names
-            to these, the longest prefix counts and ``""`` stands for the rest.
-        only: names of modules (with all that is inside of them) and kinds: classes, or names such
-            as ``"gelu"``, which mean modules and calls alike. Nothing else is replaced.
-        except_: the same for what is left.
+            to these; the longest prefix counts, and ``""`` means the rest.
+        only: replace only these: names of modules (including their children) and kinds: classes,
+            or names such as ``"gelu"`` for modules and calls.
+        except_: leave these; as for ``only``.
         inputs: a tensor, a tuple of arguments, or a dict of keyword arguments for the network.
 
     Returns:
-        What was replaced and what was left.
+        The replaced places, and those left.
 
     Raises:
-        NetworkError: there is nothing to replace, a name is unknown, or ``activation`` makes no
-            fresh modules.
-        ExpressionError: a text is no expression.
+        NetworkError: there is nothing to replace, a name is unknown, or ``activation`` does not
+            make fresh modules.
+        ExpressionError: a text is not an expression.
 
     Examples:
         >>> from torch import nn
@@ -203,7 +200,7 @@ def _selected(given: Any, what: str) -> tuple[str | type, ...] | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """A layer or a call that may be replaced."""
+    """A replaceable layer or call."""
 
     name: str
     kinds: tuple[str, ...]
@@ -224,7 +221,7 @@ class _Found:
 
 
 class _Choice:
-    """What is to be replaced, by what the caller says."""
+    """The caller's choice of replacements."""
 
     def __init__(
         self,
@@ -250,7 +247,7 @@ class _Choice:
         return "" if self._stage(one) is not None else "in no stage of the mapping"
 
     def check(self, network: nn.Module, found: list[_Found]) -> None:
-        """Refuse names that mean nothing."""
+        """Refuse unknown names."""
         names = [name for name, _ in network.named_modules() if name]
         kinds = {plain(one.kind) for one in found}
         for what, entries in (("only", self.only or ()), ("stage", tuple(self.makers))):
@@ -265,13 +262,13 @@ class _Choice:
                 if entry and meant:
                     raise NetworkError(
                         f"{what} {_shown(entry)}: {meant[0].kind} at {meant[0].name or '(root)'} "
-                        f"is left: {meant[0].reason}"
+                        f"cannot be replaced: {meant[0].reason}"
                     )
                 if entry in names:
                     raise NetworkError(
                         f"{what} {_shown(entry)}: no activation function there; {_contents(found)}"
                     )
-                if entry and isinstance(entry, str):  # a class that is not there is no mistake
+                if entry and isinstance(entry, str):  # a missing class is no mistake
                     raise _unknown(what, entry, names, kinds, found)
         known = kinds | {plain(name) for name in (*FUNCTIONS.values(), *GATES.values(), *LEFT)}
         for entry in self.except_:
@@ -309,11 +306,11 @@ def replace(
     choice: _Choice | None = None,
     inputs: Any = None,
 ) -> tuple[Replaced, Any]:
-    """Replace activation functions; return what was, and what the trial pass on inputs returned.
+    """Replace activation functions; return the replacements and the outputs of the trial pass.
 
-    A module that stands in several places gets one for each; one that is called several times in
-    its place stays one module, and calls of one kind in one forward method share one.
-    Normalization layers of timm that hold an activation inside become a sequence of the two.
+    A module with several names gets one replacement per name; a module called several times gets
+    one, and calls of one kind in a forward method share one. timm's normalization layers with an
+    activation become a sequence of both.
     """
     if is_activation(network):
         raise NetworkError("the network is an activation layer itself")
@@ -333,8 +330,8 @@ def replace(
     fresh = {one: _fresh(maker(one), one) for one in chosen}
     if len({id(module) for module in fresh.values()}) < len(fresh):
         raise NetworkError(
-            "expected a fresh module for each place, got the same one twice; give a function that "
-            "makes one whenever it is called"
+            "expected a fresh module for each place, got the same module twice; give a function "
+            "that makes a new one in each call"
         )
     names = _put(network, fresh, left, again)
     replaced = tuple(Place(names[one], one.kind) for one in chosen)
@@ -349,7 +346,7 @@ def _nothing(network: nn.Module, left: Mapping[_Found, str], inputs: Any) -> str
         some = [f"{one.kind} at {one.name or '(root)'} ({why})" for one, why in left.items()]
         text += f"; left {', '.join(some[:3])}{' and others' if len(some) > 3 else ''}"
     if inputs is None:
-        text += "; with inputs=..., calls that are chosen while the network runs are found too"
+        text += "; with inputs=..., bo-act also finds calls that are chosen at run time"
     return text
 
 
@@ -367,7 +364,7 @@ def _fresh(maker: Callable[[], nn.Module], one: _Found) -> nn.Module:
 # --- finding calls --------------------------------------------------------------------------
 
 
-_OF_A_LOSS = "perhaps of a loss; with inputs=..., what forward calls for them is replaced"
+_OF_A_LOSS = "perhaps of a loss; with inputs=..., the function that forward calls is replaced"
 
 
 def _call(network: nn.Module, place: str, call: str, *, is_seen: bool) -> _Found:
@@ -375,12 +372,12 @@ def _call(network: nn.Module, place: str, call: str, *, is_seen: bool) -> _Found
     if not is_seen and plain(call) == "logsigmoid":
         reason = _OF_A_LOSS
     if not reason and "forward" in vars(network.get_submodule(place)):
-        reason = "called by a forward that was set on the module and not on its class"
+        reason = "called by a forward that is set on the module instead of its class"
     return _Found(place, (call,), reason)
 
 
 def _is_new(network: nn.Module, place: str, call: str, layers: list[_Found]) -> bool:
-    """Tell whether a call is of none of the layers, and was not replaced before."""
+    """Tell whether a call belongs to no layer, and was not replaced before."""
     for one in layers:
         layer = one.layer
         if layer is None:
@@ -409,7 +406,7 @@ def _scanned(network: nn.Module, layers: list[_Found]) -> list[_Found]:
 def _by_kind(
     network: nn.Module, calls: list[tuple[str, str]], layers: list[_Found], *, is_seen: bool
 ) -> list[_Found]:
-    """Return one for all calls of a kind in a module: ``x.relu()`` and ``torch.relu(x)``."""
+    """Return one item for all calls of a kind in a module: ``x.relu()`` and ``torch.relu(x)``."""
     found: dict[tuple[str, str], _Found] = {}
     for place, call in calls:
         if _is_new(network, place, call, layers):
@@ -420,7 +417,7 @@ def _by_kind(
 def _tried(
     network: nn.Module, layers: list[_Found], choice: _Choice, inputs: Any
 ) -> tuple[list[_Found], set[str], Any]:
-    """Run a copy in training: some networks return more than logits then, or call more."""
+    """Run a copy in training mode, in which some networks return or call more."""
     trial = copy.deepcopy(network).train()
     for one in layers:
         if one.layer and one.layer.in_place and not one.layer.inside_norm:
@@ -456,7 +453,7 @@ def _put(
 ) -> dict[_Found, str]:
     """Put fresh modules in their places; return their names.
 
-    ``again`` has the places whose input, changed in place, is read again; None if unknown.
+    ``again`` has the places whose changed input is read again; None if unknown.
     """
     calls = {one: module for one, module in fresh.items() if one.layer is None}
     redirects = bool(calls) or any(map(is_redirecting, network.modules()))
@@ -490,7 +487,7 @@ def _put_layer(
 ) -> str:
     parent: Any = network.get_submodule(layer.parent)
     name = f"{layer.parent}.{layer.key}".lstrip(".")
-    if isinstance(parent, Apart | Storing | Gated):  # which was put there before
+    if isinstance(parent, Apart | Storing | Gated):  # from an earlier replacement
         setattr(parent, layer.key, module)
         return name
     before = getattr(parent, layer.key)
@@ -506,13 +503,13 @@ def _put_layer(
         whole, inner = nn.Sequential(before, whole), f".1{inner}"
     setattr(parent, layer.key, whole)
     if isinstance(parent, nn.TransformerEncoderLayer):
-        # torch would else compute the layer in one kernel, with ReLU or GELU in it.
+        # Else torch computes the layer in one kernel, with its own ReLU or GELU.
         parent.activation_relu_or_gelu = 0
     return name + inner
 
 
 def _shield(network: nn.Module, one: _Found) -> None:
-    """Have what is left make its own calls, although a module around it redirects them."""
+    """Let unreplaced modules make their own calls, although an outer module redirects them."""
     if one.layer is None:
         redirect(network.get_submodule(one.name), {}, stores=False)
         return
@@ -535,7 +532,7 @@ def check_logits(outputs: Any, num_classes: int) -> None:
 
     Args:
         outputs: of the trial pass on two images.
-        num_classes: number of values that it has to return for each image.
+        num_classes: number of logits per image.
 
     Raises:
         NetworkError: it does not.

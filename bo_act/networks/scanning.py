@@ -1,11 +1,11 @@
-"""Calls of activation functions that a module's ``forward`` may make, found without running it.
+"""Finding calls of activation functions in ``forward`` methods without running them.
 
-The compiled code of ``forward`` is read, and that of what it leads to: methods and properties of
-the module, base classes, decorators, and functions of the same package. A name is looked up where
-Python would look: among the globals, in closures, and in attributes of the module. A method such as
-``tanh`` of something unknown is taken for that of a tensor. What is computed while it runs
-(``getattr(functional, name)``, a dictionary of functions) is not found. Functions with "attention"
-in their names are not read: a tanh in there caps the scores.
+The scan reads the compiled code of ``forward`` and of everything it leads to: methods and
+properties of the module, base classes, decorators, and functions of the same package. It looks up
+names as Python would: in globals, closures and attributes of the module. A method such as ``tanh``
+of an unknown object counts as a tensor's. Calls computed at run time (``getattr(functional,
+name)``, a dictionary of functions) are not found. Functions with "attention" in their names are
+skipped: a tanh there caps the scores.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Scan:
         self.children = {name.rpartition(".")[2] for name, _ in module.named_modules()}
 
     def value(self, one: Any, *, method: bool = False) -> None:
-        """Note a function that is called by name, or follow it."""
+        """Record a function called by name, or follow it."""
         if isinstance(one, nn.Module):
             if one is not self.module:
                 self._outside(one)
@@ -70,14 +70,14 @@ class _Scan:
                 self._follow(one, method=method)
 
     def _outside(self, function: nn.Module) -> None:
-        """Look at a module that is a global variable: it may be no more than one call."""
+        """Look at a module in a global variable: it may be a single call."""
         x = torch.linspace(-4, 4, 9, device="cpu", dtype=torch.float32)
         try:
             with torch.no_grad(), CallWatcher(lambda *_: False) as watch:
                 y = function(x)
             ((_, name),) = watch.found
             same = torch.equal(y, next(f for f, one in FUNCTIONS.items() if one == name)(x))
-        except Exception:  # of several calls, of none, or nothing that takes a tensor
+        except Exception:  # several calls, none, or not a function of a tensor
             return
         if same:
             self.found.setdefault(name)
@@ -96,7 +96,7 @@ class _Scan:
         ):
             try:
                 cells[name] = cell.cell_contents
-            except ValueError:  # not yet there
+            except ValueError:  # not yet defined
                 continue
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
         me = arguments[0] if method and arguments else ""
@@ -166,5 +166,5 @@ class _Scan:
 def _named(one: Any) -> str | None:
     try:
         return FUNCTIONS.get(one) or GATES.get(one)
-    except TypeError:  # nothing that can be looked up
+    except TypeError:  # not hashable
         return None

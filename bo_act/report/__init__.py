@@ -1,4 +1,4 @@
-"""What people look at: figures for papers, and reports as one HTML file each.
+"""Figures for papers, and reports as single HTML files.
 
-What a report or a figure shows is gathered first, as plain values; drawing them is apart.
+Data are gathered first, as plain values; drawing is separate.
 """

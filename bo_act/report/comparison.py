@@ -1,4 +1,4 @@
-"""The report of a comparison: who ends with less regret, and how sure that is."""
+"""The report of a comparison: final regret of each method, and its uncertainty."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LEVEL = 0.05  # of p, adjusted
 
 
 def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
-    """Return the report of a comparison as one HTML page, which asks for nothing else.
+    """Return the report of a comparison as one self-contained HTML page.
 
     Args:
-        found: runs and what they say.
-        title: above it all.
+        found: the comparison.
+        title: of the page.
     """
     frame = found.table
     methods = list(found.summary["methods"])
@@ -56,7 +56,7 @@ def _panels(found: Comparison) -> list[dict[str, Any]]:
         for (on, method), one in runs.items():
             if on != name:
                 continue
-            # Where all runs found the best, a logarithm needs an end.
+            # If all runs found the best, the logarithm needs a lower end.
             least = floor(benchmark) / len(one.seeds)
             low, mean, high = (
                 np.maximum(part, least) for part in bootstrap(np.maximum(one.normalized, 0))
@@ -73,7 +73,7 @@ def _short(values: NDArray[np.float64]) -> list[float]:
 
 
 def _words(summed: Mapping[str, Any]) -> str:
-    """Say which method beats the others, where p adjusted for all pairs leaves little doubt."""
+    """Return a sentence on significant differences, with p adjusted for all pairs."""
     sure: dict[str, list[str]] = {}
     for one in summed["comparisons"]:
         if one["p_holm"] is None or one["p_holm"] >= _LEVEL:
@@ -87,13 +87,13 @@ def _words(summed: Mapping[str, Any]) -> str:
         return "There is one method, and so nothing to compare."
     winner = max(sure, key=lambda name: len(sure[name]), default="")
     if not winner:
-        return f"No method beats another (p < {_LEVEL}, adjusted by Holm for all pairs)."
+        return f"No method beats another (p < {_LEVEL}, adjusted for all pairs by Holm's method)."
     if len(sure[winner]) == others:
-        return f"{winner} beats all others (p < {_LEVEL}, adjusted by Holm for all pairs)."
+        return f"{winner} beats all others (p < {_LEVEL}, adjusted for all pairs by Holm's method)."
     beaten = ", ".join(sure[winner])
     return (
-        f"{winner} beats {beaten} (p < {_LEVEL}, adjusted by Holm for all pairs), and is not told "
-        "from the others."
+        f"{winner} beats {beaten} (p < {_LEVEL}, adjusted by Holm for all pairs), and is not "
+        "distinguishable from the others."
     )
 
 

@@ -1,4 +1,4 @@
-"""All that a study's report and figures show, computed when it is first asked for."""
+"""Data of a study's report and figures, computed when first needed."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from bo_act.study.results.confirmation import Confirmed
 from bo_act.study.results.failures import failures, nothing_found
 from bo_act.study.results.summary import StudyResult, read_result
 from bo_act.study.results.verdict import Verdict, verdict
-from bo_act.study.storage.trials import averaged
+from bo_act.study.storage.trials import averaged, repetition
 from bo_act.tasks.configuration import REFERENCE, functions_of
 from bo_act.tasks.failures import FailureGroup
 
-_TOP = 3  # functions found that are drawn large, where nothing was confirmed
+_TOP = 3  # functions drawn large if nothing was confirmed
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that the report of a study shows, as plain values; computed when first asked for."""
+    """Data of a study's report as plain values, computed when first needed."""
 
     subject: LoadedStudy
 
     @property
     def metric(self) -> Metric:
-        """What is measured."""
+        """The metric."""
         return self.subject.metric
 
     @cached_property
@@ -44,13 +44,15 @@ class ReportData:
     @cached_property
     def ranked(self) -> list[Row]:
         """The complete trials, the best first; those of a repeated function as one, their mean."""
+        if not any(map(repetition, self.subject.trials)):
+            return ranked(self.rows, self.metric)
         means = {trial.number: trial.value for trial in averaged(self.subject.trials)}
         some = [replace(row, value=means[row.number]) for row in self.rows if row.number in means]
         return ranked(some, self.metric)
 
     @cached_property
     def result(self) -> StudyResult | None:
-        """What the study found; None of a study without a file."""
+        """The study's result; None for a study without a file."""
         return read_result(self.subject.spec) if self.subject.spec else None
 
     @property
@@ -60,17 +62,17 @@ class ReportData:
 
     @cached_property
     def verdict(self) -> Verdict | None:
-        """To believe or not; None before the confirmation."""
+        """The verdict; None before the confirmation."""
         return verdict(self.confirmed, self.metric)
 
     @cached_property
     def failures(self) -> Sequence[FailureGroup]:
-        """What failed, and why."""
+        """The failures, with reasons."""
         return self.result.failures if self.result else failures(self.subject.trials)
 
     @cached_property
     def lacking(self) -> str:
-        """Why there is no best function; empty where there is one."""
+        """Why there is no best function; empty if there is one."""
         if self.result:
             return self.result.lacking
         return nothing_found(self.subject.trials, objective=True)
@@ -80,10 +82,10 @@ class ReportData:
         return dict(self.subject.study.user_attrs.get("operator_times", {}))
 
     def times(self, functions: Sequence[Expression]) -> Mapping[str, float]:
-        """Of the operators of some functions: as the study noted them, or measured on the CPU."""
+        """Times of some functions' operators: from the study, or measured on the CPU."""
         unknown = [one for one in functions if not operators_of(one) <= self._times.keys()]
         if unknown or not self._times:
-            # The least of several: other work on the machine only makes them longer.
+            # The minimum of several: other work on the machine only adds time.
             some = [operator_times(of=unknown) for _ in range(3)]
             for name in some[0]:
                 self._times.setdefault(name, min(one[name] for one in some))
@@ -95,12 +97,12 @@ class ReportData:
 
     @cached_property
     def predictions(self) -> list[Predictions]:
-        """What the surrogate expects of each function, one for each activation."""
+        """The surrogate's prediction of each function, one per activation."""
         return predictions(self.subject, self._seen)
 
     @cached_property
     def calibration(self) -> tuple[Calibration | None, str]:
-        """The surrogate, cross-validated, or why it was not."""
+        """The cross-validated surrogate, or why there is none."""
         return calibration(self._seen)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The embedding in two dimensions, and the spectra: what is known before any training.
+"""The embedding in two dimensions, and the spectra: features before any training.
 
 N  functions      m  of them, those that are shown      d  dimensions of the embedding
 """
@@ -19,9 +19,9 @@ from bo_act.study.storage.trials import own_trials
 
 MOST = 6_000
 """Functions on a map: what a browser moves smoothly, at about 100 bytes each."""
-_TOP = 1_000  # of them the best predicted
+_TOP = 1_000  # of them the best by prediction
 _CELLS = 96  # along each side of a map, over which the others are spread
-_LAYERS = 6  # of a network that spectra are shown of
+_LAYERS = 6  # of a network whose spectra are shown
 
 Floats = NDArray[np.float64]
 
@@ -34,8 +34,8 @@ class EmbeddingMap:
         shown: (m,) ascending indices in the catalogue.
         texts: of the m functions.
         points: (m, 2) first two principal components of the embedding.
-        explained: share of the embedding's variance that they hold.
-        total: functions that have a place.
+        explained: their share of the embedding's variance.
+        total: functions in the embedding.
         trials: place → (number of the trial, position among the m), in the order of the trials.
     """
 
@@ -52,8 +52,8 @@ def embedding_map(
 ) -> EmbeddingMap | None:
     """Project the embedding of a study; None without a sampler.
 
-    Where more than ``most`` functions have a place, all evaluated ones are shown, the best
-    predicted, and others that are spread evenly over the plane.
+    Of more than ``most`` functions, it shows all evaluated ones, the best predicted ones, and
+    others spread evenly over the plane.
     """
     sampler = subject.sampler
     if sampler is None:
@@ -80,7 +80,7 @@ def embedding_map(
 
 
 def _tried(subject: LoadedStudy, place: int) -> list[tuple[int, int]]:
-    """Return (trial, index of its function) for all trials that have one."""
+    """Return (trial, index of its function) for all trials with a function."""
     found = []
     for trial in own_trials(subject.study):
         texts = subject.functions(trial)
@@ -88,7 +88,7 @@ def _tried(subject: LoadedStudy, place: int) -> list[tuple[int, int]]:
             continue
         try:
             found.append((trial.number, subject.sampler.catalogue.index(texts[place])))
-        except ExpressionError:  # a person enqueued what is not of the space
+        except ExpressionError:  # enqueued by hand, and outside the space
             continue
     return found
 
@@ -112,17 +112,16 @@ def _chosen(
 
 
 def spread(points: Floats, count: int) -> NDArray[np.int64]:
-    """Choose points so that every corner of the plane has some.
+    """Choose points from every part of the plane.
 
-    By turns one point of each cell of a grid that has any left, at random within the cell: where
-    functions are few all of them are chosen, where they crowd a small share.
+    Takes a random point of each nonempty grid cell in turn, so that sparse regions are complete
+    and dense ones thinned.
 
     Args:
         points: (n, 2).
-        count: how many, at most.
+        count: at most this many.
 
-    Returns:
-        Their numbers, in the order of being chosen.
+    Returns: Their numbers, in the order of choice.
     """
     extent = np.ptp(points, axis=0) if len(points) else np.ones(2)
     extent[extent == 0] = 1.0
@@ -132,7 +131,7 @@ def spread(points: Floats, count: int) -> NDArray[np.int64]:
     by_cell = order[np.argsort(cells[order], kind="stable")]
     _, first, sizes = np.unique(cells[by_cell], return_index=True, return_counts=True)
     turn = np.arange(len(points)) - np.repeat(first, sizes)
-    # Within a turn in random order, too: the last turn is cut off somewhere.
+    # Random order within a turn, since the last turn is cut off.
     mixed = np.random.default_rng(1).permutation(len(points))
     return np.asarray(by_cell[mixed[np.argsort(turn[mixed], kind="stable")]][:count])
 
@@ -170,16 +169,16 @@ class LayerSpectra:
 def spectra(
     subject: LoadedStudy, functions: Sequence[str], features: FeatureTable | None = None
 ) -> tuple[list[LayerSpectra], str]:
-    """Return the spectra of some functions, layer by layer; at most six layers, evenly chosen.
+    """Return the spectra of some functions by layer, of at most six evenly chosen layers.
 
     Returns:
-        The layers, and ``""`` or what is left out; or nothing, and why.
+        The layers, and ``""`` or a note on omitted ones; or nothing, and the reason.
     """
     features = features or subject.features
     if subject.sampler is None or features is None:
-        return [], subject.lacking or "The search went by output features alone."
+        return [], subject.lacking or "The search used output features only."
     if "fim" not in features.blocks:
-        return [], "The search went by output features alone (features.fim = false)."
+        return [], "The search used output features only (features.fim = false)."
     fim, null = features.blocks["fim"], features.blocks["fim_null"]
     count = null.values.shape[1]
     names = features.provenance.get("layers") or tuple(str(k) for k in range(count))

@@ -1,4 +1,4 @@
-"""Figures of studies, for papers: as wide as a column."""
+"""Figures of studies for papers, one column wide."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _MARKS = {
 def progress(found: ReportData) -> Figure:
     """Draw the value of every trial, the best so far, and ReLU's level.
 
-    What lies beyond the axis stands at its edge: functions that diverged, as crosses, and pruned
-    ones, as open triangles at their last value.
+    Values beyond the axis are at its edge. Crosses are diverged functions, open triangles pruned
+    ones at their last value.
 
     Raises:
         SearchError: no trial is complete.
@@ -73,7 +73,7 @@ def progress(found: ReportData) -> Figure:
 
 
 def _label(found: ReportData, what: str = "") -> str:
-    """Return the label of an axis, in which no sign begins a formula."""
+    """Return the label of an axis, with dollar signs escaped."""
     return f"{what} {found.metric.axis}".strip().replace("$", r"\$")
 
 
@@ -86,20 +86,20 @@ def _points(axes: Axes, some: Sequence[Row], height: Any, **style: Any) -> None:
 def embedding_map(found: ReportData, *, place: int = 0) -> Figure:
     """Draw the first two principal components of the embedding, coloured by the predicted value.
 
-    Evaluated functions are squares, in the colour of what was measured.
+    Evaluated functions are squares, coloured by the measured value.
 
     Args:
         found: of a study with a sampler.
-        place: which of several activations of one study.
+        place: one of several activations of a study.
 
     Raises:
         SearchError: there is no embedding.
     """
     land = found.embedding_map
     if land is None:
-        raise SearchError(f"there is no embedding to draw: {found.subject.lacking or 'no sampler'}")
+        raise SearchError(f"there is no embedding to plot: {found.subject.lacking or 'no sampler'}")
     scale, sign = found.metric.scale, found.metric.sign
-    colours_of = SCALE if sign > 0 else f"{SCALE}_r"  # what is good is bright
+    colours_of = SCALE if sign > 0 else f"{SCALE}_r"  # good values are bright
     figure, (axes,) = panels(height=2.7)
     x, y = land.points.T
     of_trial = {row.number: row.value for row in found.rows if row.state == "complete"}
@@ -141,13 +141,13 @@ def gallery(expressions: Sequence[str | Expression], *, titles: Sequence[str] = 
 
     Args:
         expressions: at least one.
-        titles: what stands above each; default: the expressions.
+        titles: above each graph; default: the expressions.
 
     Raises:
         SearchError: there is none.
     """
     if not expressions:
-        raise SearchError("expected at least one function to draw, got none")
+        raise SearchError("expected at least one function to plot, got none")
     shown = [parse(e) if isinstance(e, str) else e for e in expressions]
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
@@ -208,14 +208,14 @@ def _wrapped(text: str) -> str:
 
 @styled
 def spectra(found: ReportData) -> Figure:
-    """Draw the Fisher spectra of the best functions and of ReLU, one panel a layer.
+    """Draw the Fisher spectra of the best functions and of ReLU, one panel per layer.
 
     Raises:
         SearchError: there are none.
     """
     layers, note = found.spectra
     if not layers:
-        raise SearchError(f"there are no Fisher spectra to draw: {note}")
+        raise SearchError(f"there are no Fisher spectra to plot: {note}")
     columns = min(len(layers), 2)
     rows = -(-len(layers) // columns)
     figure, grid = panels(rows, columns, height=1.25 * rows + 0.45)
@@ -244,14 +244,14 @@ def spectra(found: ReportData) -> Figure:
 
 @styled
 def calibration(found: ReportData) -> Figure:
-    """Draw cross-validated predictions of the surrogate against what was measured.
+    """Draw cross-validated predictions of the surrogate against measured values.
 
     Raises:
-        SearchError: there is too little.
+        SearchError: there are too few evaluations.
     """
     fitted, note = found.calibration
     if fitted is None:
-        raise SearchError(f"there is nothing to draw: {note}")
+        raise SearchError(f"there is nothing to plot: {note}")
     scale, sign = found.metric.scale, found.metric.sign
     edge = sign * end_of_interest((sign * fitted.measured).tolist(), found.metric)
     x, y, low, high = (

@@ -1,4 +1,4 @@
-"""What a report is about: a study, and whatever can be loaded of what made it."""
+"""Loading a study for its report, with its sampler and features if possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bo_act.events import Events
 from bo_act.features.table import FeatureTable
 from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
-from bo_act.study.running.worker import look_at_functions, make_sampler
+from bo_act.study.running.worker import compute_candidate_features, make_sampler
 from bo_act.study.sampling.recorded import sampler_of
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.metric import metric_of
@@ -25,14 +25,14 @@ from bo_act.tasks.task import Task
 
 @dataclass(frozen=True)
 class LoadedStudy:
-    """A study with its sampler and features, where they are there.
+    """A study with its sampler and features, if available.
 
     Attributes:
-        study: any whose trials have a function of bo-act.
-        spec: of its file; None of a study that a program of one's own runs.
-        sampler: knows the embedding and the surrogate.
+        study: any study with bo-act functions.
+        spec: of its file; None for a study of a program.
+        sampler: has the embedding and the surrogate.
         features: of the space's functions.
-        lacking: why there is no sampler, ``""`` where there is.
+        lacking: why there is no sampler, or ``""``.
     """
 
     study: optuna.Study
@@ -43,7 +43,7 @@ class LoadedStudy:
 
     @property
     def activations(self) -> tuple[str, ...]:
-        """Names of the places that a configuration has functions for; ``("",)`` for one."""
+        """Names of a configuration's activations; ``("",)`` for one."""
         if self.sampler is not None:
             return self.sampler.activations
         names: dict[str, None] = {}
@@ -61,12 +61,12 @@ class LoadedStudy:
 
     @cached_property
     def metric(self) -> Metric:
-        """What is measured."""
+        """The metric."""
         given = self.sampler.metric if self.sampler else None
         return given or metric_of(self.study)
 
     def functions(self, trial: FrozenTrial) -> tuple[str, ...]:
-        """Return the texts of a trial's functions, one for each place; empty where it has none."""
+        """Return the texts of a trial's functions, one per place; empty if it has none."""
         texts = []
         for name in self.activations:
             text = trial.user_attrs.get(f"{name}.activation" if name else "activation")
@@ -77,9 +77,9 @@ class LoadedStudy:
 
 
 def load_for_report(spec: StudySpec, events: Events | None = None) -> LoadedStudy:
-    """Open the study of a file, and load what its report can show.
+    """Open the study of a file, and load the data of its report.
 
-    Where data, network or features cannot be had, the report does without them and says why.
+    If data, network or features are missing, the report omits them and says why.
 
     Raises:
         StorageError: there is no such study.
@@ -87,20 +87,20 @@ def load_for_report(spec: StudySpec, events: Events | None = None) -> LoadedStud
     study = load_study(spec)
     try:
         task = Task.load(spec)
-        features = look_at_functions(task, events or Events())
+        features = compute_candidate_features(task, events or Events())
         return LoadedStudy(study, spec, make_sampler(task, features, study), features)
     except BoActError as error:
         return LoadedStudy(study, spec, lacking=str(error))
 
 
 def named_for_report(study: optuna.Study) -> LoadedStudy:
-    """Return the study of a program, with its sampler where the study notes enough of it."""
+    """Return the study of a program, with its sampler if the study records enough of it."""
     sampler, lacking = sampler_of(study)
     return LoadedStudy(study, sampler=sampler, lacking=lacking)
 
 
 def readable(text: str) -> Expression | None:
-    """Return the canonical expression of a text; None where it is none."""
+    """Return the canonical expression of a text, or None."""
     try:
         return canonical(parse(text))
     except ExpressionError:

@@ -1,4 +1,4 @@
-"""Writing a report: one HTML file that holds its style, its scripts and its data."""
+"""Writing a report: one HTML file with style, scripts and data."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _PAGE = Path(__file__).parent / "templates"
 
 
 def check_installed() -> None:
-    """Make sure that a report can be written, before the work that it is to tell of.
+    """Check that a report can be written, before any work for it.
 
     Raises:
-        MissingExtraError: what a report needs is not installed.
+        MissingExtraError: the extra ``report`` is not installed.
     """
     require_extra("report", "a report", modules=("jinja2", "plotly"))
 
 
 def render(template: str, data: Mapping[str, Any], **content: Any) -> str:
-    """Fill a template; all that is no markup is escaped.
+    """Fill a template, escaping everything except markup.
 
     Args:
         template: name of the file.
-        data: what the page's scripts draw; JSON.
-        content: what the template names.
+        data: for the page's scripts; JSON.
+        content: the template's variables.
 
     Raises:
-        MissingExtraError: what a report needs is not installed.
+        MissingExtraError: the extra ``report`` is not installed.
     """
     check_installed()
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -68,21 +68,21 @@ def _file(name: str) -> Markup:
 
 
 def as_script(data: Mapping[str, Any]) -> Markup:
-    """Return data as JSON that can stand within a script element."""
+    """Return data as JSON that is safe inside a script element."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", " ").replace("\u2029", " "))
 
 
 def numbers(values: NDArray[np.float64], digits: int = 4) -> list[float | None]:
-    """Return numbers with so many significant digits; null for what is not finite."""
+    """Return numbers rounded to significant digits; null if not finite."""
     return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
 def packed(values: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> str:
-    """Return (n, k) curves as a byte a point, base64.
+    """Return (n, k) curves with one byte per point, base64.
 
-    0 to 250 are the window from ``low`` to ``high``, 251 and 252 lie below and above it, 255 is not
-    finite.
+    0 to 250 span the window from ``low`` to ``high``, 251 and 252 are below and above it, 255 is
+    not finite.
     """
     scaled = np.rint(250 * (values - low[:, None]) / (high - low)[:, None])
     codes = np.full(values.shape, 255, dtype=np.uint8)
@@ -99,9 +99,9 @@ def packed(values: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[
 def whisker(
     mean: float, low: float | None, high: float | None, ends: tuple[float, float]
 ) -> Markup:
-    """Draw a mean and its interval on an axis from one end to the other, as a small SVG.
+    """Draw a mean and its interval on an axis, as a small SVG.
 
-    What lies beyond the ends stands there.
+    Values beyond the ends are at the ends.
     """
     width, height = 104, 18
 
@@ -126,7 +126,7 @@ def whisker(
 
 
 def line(values: Sequence[float]) -> Markup:
-    """Draw a course of values as a small SVG without axes; nothing of fewer than two."""
+    """Draw a curve as a small SVG without axes; nothing for fewer than two values."""
     if len(values) < 2:
         return Markup("")
     low, high = min(values), max(values)
@@ -142,7 +142,7 @@ def line(values: Sequence[float]) -> Markup:
 
 
 def write(page: str, path: Path) -> Path:
-    """Write a report; the file appears whole or not at all.
+    """Write a report atomically.
 
     Raises:
         BoActError: it cannot be written.

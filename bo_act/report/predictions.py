@@ -1,4 +1,4 @@
-"""What the surrogate says: of every function, and of evaluated ones that were kept from it.
+"""Predictions of the surrogate: of all functions, and of held-out evaluated ones.
 
 N  functions      n  usable observations
 """
@@ -28,12 +28,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the surrogate of a study is fitted to.
+    """The training data of a study's surrogate.
 
     Attributes:
         searcher: of the study.
         embedding: of its functions.
-        observations: n values of configurations that have a place.
+        observations: n values of configurations in the embedding.
     """
 
     searcher: Searcher
@@ -51,25 +51,25 @@ class Seen:
 
 
 def seen(subject: LoadedStudy) -> Seen | None:
-    """Read what the surrogate of a study is fitted to; None without a sampler."""
+    """Return the training data of a study's surrogate; None without a sampler."""
     sampler = subject.sampler
     if sampler is None:
         return None
     view = sampler.view(subject.study)
-    embedding = sampler.embedding  # after the view: functions are met in reading it
+    embedding = sampler.embedding  # after the view, which may add functions
     placed = view.observations.measured.placed(embedding)
     return Seen(view.searcher, embedding, view.observations.among(placed))
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What the surrogate expects of every function.
+    """The surrogate's predictions of every function.
 
     Attributes:
-        median: (N,) in units of the objective, larger is better; NaN where it has no place. Read
-            from the observed values, and so never beyond the best or the worst of them.
+        median: (N,) in units of the objective, larger is better; NaN outside the embedding. Mapped
+            to observed values, so within their range.
         deviation: (N,) of the noiseless value, in ``unit``.
-        unit: ``objective``, or ``target``: of the warped target, whose deviation is about 1.
+        unit: ``objective``, or ``target``: the warped target, with a standard deviation of about 1.
     """
 
     median: Floats
@@ -78,12 +78,12 @@ class Predictions:
 
 
 def predictions(subject: LoadedStudy, told: Seen | None) -> list[Predictions]:
-    """Predict every function of the space, in each place that a configuration has.
+    """Predict every function of the space, in each place of a configuration.
 
-    Other places and parameters are those of the best configuration observed.
+    Other places and parameters are those of the best observed configuration.
 
     Returns:
-        One for each activation of the study; nothing where nothing can be predicted.
+        One per activation of the study; empty if predictions are impossible.
     """
     sampler = subject.sampler
     if sampler is None or told is None or not told.enough:
@@ -117,13 +117,13 @@ def _predict(fit: Fit, valid: NDArray[np.int64], place: int) -> tuple[Floats, Fl
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Evaluated functions, predicted without their own value.
+    """Predictions of evaluated functions without their own values.
 
     Attributes:
         measured: (n,) larger is better.
         predicted, low, high: (n,) median and ends of the central interval of a measurement.
         inside: share of the measured values in their interval of ``LEVEL``.
-        tau: Kendall's rank correlation of predicted and measured; None where it has none.
+        tau: Kendall's rank correlation of predicted and measured; None if undefined.
         folds: of the cross-validation.
     """
 
@@ -139,18 +139,18 @@ class Calibration:
 def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
     """Cross-validate a study's surrogate on its own observations.
 
-    Each fold is predicted by a surrogate fitted to the others. A value beyond all of those counts
-    as their end, where the warped scale ends.
+    Each fold is predicted by a surrogate fitted to the others. Values beyond the range of those
+    are clipped to it, where the warped scale ends.
 
     Returns:
-        What came of it, and ``""``; or None, and why.
+        The result, and ``""``; or None, and the reason.
     """
     if told is None:
-        return None, "There is no surrogate to ask."
+        return None, "There is no surrogate."
     measured = told.observations.values
     count = len(measured)
     if count < _LEAST:
-        return None, f"It takes {_LEAST} evaluated functions; there are {count}."
+        return None, f"At least {_LEAST} evaluated functions are needed; there are {count}."
     folds = min(_FOLDS, count)
     fold = np.random.default_rng(0).permutation(count) % folds
     mean, away, target = np.zeros((3, count))

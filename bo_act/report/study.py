@@ -1,4 +1,4 @@
-"""The report of a study: what was found, whether to believe it, and how it came about."""
+"""The report of a study: result, verdict, and the course of the search."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bo_act.html import Markup, escape
 from bo_act.io import expanded
 from bo_act.report.data import ReportData
 from bo_act.report.embedding_map import LayerSpectra
+from bo_act.report.front import front_report
 from bo_act.report.loaded_study import LoadedStudy, readable
 from bo_act.report.page import line, numbers, packed, render, whisker, write
 from bo_act.report.predictions import LEVEL, Calibration
@@ -31,16 +32,18 @@ from bo_act.study.storage.provenance import environments
 from bo_act.tasks.configuration import REFERENCE, functions_of, shown
 
 _CURVE = 41  # points of a graph on the map
-_LEARNT = 12  # places of a network whose functions are drawn
+_LEARNT = 12  # places of a network with drawn functions
 _BASELINES = ("relu(x)", "gelu(x)", "swish(x)")
 
 
 def study_report(subject: LoadedStudy) -> str:
-    """Return the report of a study as one HTML page, which asks for nothing else.
+    """Return the report of a study as one self-contained HTML page.
 
     Args:
         subject: see ``load_for_report``, or made by hand from a study and its sampler.
     """
+    if len(subject.study.directions) > 1:
+        return front_report(subject)
     found = ReportData(subject)
     spec = subject.spec
     counts = {
@@ -103,14 +106,14 @@ def _value(value: float | None, found: ReportData) -> str:
 
 
 def _picture(text: str, *, width: int = 84, height: int = 56) -> Markup:
-    """Draw the function of a configuration, or each of them."""
+    """Draw the functions of a configuration."""
     shown_ = [readable(function) for function in functions_of(text).values()]
     graphs = [graph(e, beside=REFERENCE, width=width, height=height) for e in shown_ if e]
     return Markup("".join(graphs))
 
 
 def _formula(text: str) -> Markup:
-    """Typeset the function of a configuration, or each of them with its name."""
+    """Typeset the functions of a configuration, with names if there are several."""
     parts = []
     for name, function in functions_of(text).items():
         expression = readable(function)
@@ -120,7 +123,7 @@ def _formula(text: str) -> Markup:
 
 
 def _cost(text: str, found: ReportData) -> str:
-    """Return what a function costs in units of ReLU's; of several, the mean."""
+    """Return the cost of a function in units of ReLU's; of several, the mean."""
     expressions = [readable(function) for function in functions_of(text).values()]
     known = [expression for expression in expressions if expression]
     if not known or len(known) < len(expressions):
@@ -141,7 +144,7 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
     if row is not None:
         numbers_.append(
             (
-                f"test {found.metric.name}",
+                row.of(found.metric),
                 with_interval(row.test, found.metric),
                 f"{row.seeds} fresh seeds",
             )
@@ -173,7 +176,7 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
 
 
 def _options(found: ReportData) -> str:
-    """Return what ``Activation`` was given besides the function."""
+    """Return the options of ``Activation``."""
     spec = found.subject.spec
     options = spec.activation.options if spec else {}
     return "".join(f", {name}={value!r}" for name, value in options.items() if value)
@@ -202,7 +205,7 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
     if REFERENCE not in baselines:
         baselines.insert(0, REFERENCE)
     seconds = _seconds(found)
-    # One that diverged with some seeds would press all others together.
+    # A function that diverged with some seeds would compress all others.
     steady = [row.test for row in found.confirmed if not row.diverged] or [
         row.test for row in found.confirmed
     ]
@@ -234,12 +237,19 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 "seconds": f"{seconds[row.activation]:.3g} s" if row.activation in seconds else "",
             }
         )
-    return {"baselines": baselines, "lines": lines, "seeds": found.confirmed[0].seeds}
+    return {
+        "baselines": baselines,
+        "lines": lines,
+        "seeds": found.confirmed[0].seeds,
+        "on": found.confirmed[0].on,
+        "data": found.confirmed[0].data,
+    }
 
 
 def _learnt(found: ReportData) -> dict[str, Any] | None:
-    """Return the functions of the best trial that learnt scales, before and after training."""
-    trials = {trial.number: trial for trial in found.subject.trials}
+    """Return the functions of the best trial with learnt scales, before and after training."""
+    subject = found.subject
+    trials = {trial.number: trial for trial in subject.trials}
     for row in found.ranked:
         places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
         if places:
@@ -383,11 +393,11 @@ def _calibration(fitted: Calibration | None, found: ReportData) -> dict[str, Any
 def write_report(
     study: optuna.Study, sampler: ActivationSampler | None, path: str | os.PathLike[str]
 ) -> Path:
-    """Write the report of a study of your own: one HTML file that holds all it needs.
+    """Write the report of your own study: one self-contained HTML file.
 
     Args:
-        study: with trials whose functions came from ``space.suggest``, in any storage.
-        sampler: of the study, for what the surrogate says and the map of the space; None: without.
+        study: with functions from ``space.suggest``, in any storage.
+        sampler: of the study, for predictions and the map of the space; None: without them.
         path: of the file.
 
     Returns:

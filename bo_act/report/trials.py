@@ -1,4 +1,4 @@
-"""Trials as rows: what was tried in which order, how it was chosen, and what came of it."""
+"""Trials as rows: functions in order, how they were chosen, and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.storage.trials import is_diverged, own_only, own_trials
 from bo_act.tasks.configuration import shown
 
-_FEWEST = 5  # trials that importances are estimated from
+_FEWEST = 5  # trials for estimating importances
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,16 @@ class Row:
 
     Attributes:
         number: from 0.
-        functions: one text for each place; empty where the trial was not given any.
-        settings: values of other parameters, as people read them.
+        functions: one text per place; empty if the trial has none.
+        settings: values of other parameters, as text.
         state: ``complete``, ``diverged``, ``pruned``, ``failed``, ``running`` or ``waiting``.
-        value: of the objective; None where there is none, or none that is finite.
+        value: of the objective; None if there is none, several, or it is not finite.
         by: how it was chosen: baseline, random, acquisition, strategy, enqueued.
         seconds: of training.
-        cost: at inference in units of ReLU's; None where the search did not ask.
-        curve: values reported, epoch by epoch.
-        note: why it failed, or what went other than planned.
+        cost: at inference in units of ReLU's; None if the search did not need it.
+        curve: reported values, epoch by epoch.
+        note: why it failed, deviations from the plan, or the constraints it violates.
+        violated: whether it violates any.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Row:
     cost: float | None
     curve: tuple[float, ...]
     note: str
+    violated: bool = False
 
 
 def rows(subject: LoadedStudy) -> list[Row]:
@@ -61,7 +63,9 @@ def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
     if is_diverged(trial):
         state = "diverged"
     proposal = attributes.get("proposal", {})
-    value = trial.value if trial.state == TrialState.COMPLETE else None
+    (value, *further) = trial.values or [None]
+    if further or trial.state != TrialState.COMPLETE:
+        value = None
     seconds = attributes.get("seconds")
     if seconds is None and trial.duration is not None:
         seconds = trial.duration.total_seconds()
@@ -76,8 +80,16 @@ def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
         seconds,
         attributes.get("cost"),
         tuple(float(v) for v in reported if math.isfinite(v)),
-        str(failure_of_trial(trial) or proposal.get("note") or ""),
+        str(failure_of_trial(trial) or proposal.get("note") or _violated(trial)),
+        bool(_violated(trial)),
     )
+
+
+def _violated(trial: FrozenTrial) -> str:
+    """Say which constraints a trial violates; ``""`` of one that violates none."""
+    if is_diverged(trial) or not (some := [n for n, v in trial.constraints.items() if v > 0]):
+        return ""
+    return f"violates the constraint{'s' * (len(some) > 1)} {', '.join(some)}"
 
 
 def _others(trial: FrozenTrial, subject: LoadedStudy) -> dict[str, Any]:
@@ -96,27 +108,29 @@ def best_so_far(found: Sequence[Row], metric: Metric) -> list[float | None]:
     best: float | None = None
     course = []
     for row in found:
-        if row.state == "complete" and row.value is not None and metric.better(row.value, best):
+        good = row.state == "complete" and not row.violated
+        if good and row.value is not None and metric.better(row.value, best):
             best = row.value
         course.append(best)
     return course
 
 
 def ranked(found: Sequence[Row], metric: Metric) -> list[Row]:
-    """Return the complete trials, the best first; of equal ones the earlier."""
+    """Return the complete, feasible trials, the best first, ties by number."""
     complete = [row for row in found if row.state == "complete" and row.value is not None]
+    complete = [row for row in complete if not row.violated]
     return sorted(complete, key=lambda row: (-metric.sign * (row.value or 0.0), row.number))
 
 
 def end_of_interest(values: Sequence[float], metric: Metric, within: Iterable[float] = ()) -> float:
-    """Return where an axis of values may end on the side of the bad ones.
+    """Return the end of an axis of values on the bad side.
 
-    What lies beyond is far from all that matters: the lower fence of the winsorized targets.
+    It is the lower fence of the winsorized targets; values beyond do not matter.
 
     Args:
         values: at least one.
         metric: of the values.
-        within: values that are to be on the axis in any case.
+        within: values that must be on the axis.
     """
     array = metric.sign * np.asarray(values, dtype=np.float64)
     lowest = float(max(array.min(), fences(array)[0]))
@@ -126,11 +140,11 @@ def end_of_interest(values: Sequence[float], metric: Metric, within: Iterable[fl
 def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
     """Estimate how much each slot and each other parameter matters, by fANOVA.
 
-    Values are winsorized as the surrogate sees them; else the importances would be those of
-    training at all.
+    Values are winsorized as for the surrogate; else the importances would only tell trained from
+    diverged.
 
     Returns:
-        Name → share of the variance, the largest first, and ``""``; or nothing, and why.
+        Name → share of the variance, the largest first, and ``""``; or nothing, and the reason.
     """
     study = subject.study
     complete = [
@@ -139,7 +153,7 @@ def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
         if t.value is not None and math.isfinite(t.value)
     ]
     if len(complete) < _FEWEST:
-        return {}, f"It takes {_FEWEST} complete trials; there are {len(complete)}."
+        return {}, f"At least {_FEWEST} complete trials are needed; there are {len(complete)}."
     sign = subject.metric.sign
     warped = warp_targets(np.array([sign * (t.value or 0) for t in complete]), "winsorized")
     of_trial = {t.number: float(y) for t, y in zip(complete, warped, strict=True)}

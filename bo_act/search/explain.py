@@ -89,19 +89,19 @@ def explain(
     """
     if not can_explain(searcher.surrogate):
         raise SearchError(
-            "only the surrogate 'gp', or one of your own, can be asked why, and this one is "
+            "only the surrogate 'gp', or your own, can explain a prediction; this one is "
             f"{searcher.surrogate.name!r}"
         )
     one = Configurations.of([one] if isinstance(one, int) else one)
     if not one.placed(embedding)[0]:
-        raise SearchError("the function has no place in the embedding: a feature of it is missing")
+        raise SearchError("the function is not in the embedding: it lacks a feature")
     others = ~Taken(one, ()).among(observations.measured)
     seen = observations.among(others)
     placed = seen.measured.placed(embedding)
     if count_different(seen.values[placed]) < 2:
         raise SearchError(
             f"expected at least two evaluated functions with different values, got "
-            f"{int(placed.sum())}; nothing was predicted then"
+            f"{int(placed.sum())}; there was no prediction yet"
         )
     fit = searcher.fit(embedding, seen)
     model, point = fit.model, fit.space.points(one)

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bo_act.errors import ExhaustedError
-from bo_act.search.acquisition.own import AnyAcquisition
-from bo_act.search.acquisition.pool import make_scorer, promising
+from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.configurations import Configurations, ConfigurationSpace, Taken
-from bo_act.search.surrogate.surrogate import Surrogate
 
 _REPRESENTATIVES = 512  # configurations that stand for all
-_POOL = 4_096  # functions looked at for a start
+_POOL = 4_096  # functions scored at the start
 _COARSE = 4  # settings that they are scored at, besides those of the best observed
-_SHORT = 256  # functions looked at after that, for each place
+_SHORT = 256  # functions scored after that, for each place
 _STARTS = 4
 _SWEEPS = 3
 _SETTINGS = 64  # scored at a time: as many spread out as near
@@ -30,9 +28,8 @@ class Climb:
     """Maximizing the acquisition function over configurations.
 
     Args:
-        acquisition: what is maximized.
+        scoring: what is maximized.
         space: what places configurations.
-        model: the surrogate.
         candidates: indices of functions that may be proposed.
         taken: what is not to be proposed.
         generator: of what is drawn.
@@ -40,36 +37,32 @@ class Climb:
 
     def __init__(
         self,
-        acquisition: AnyAcquisition,
+        scoring: Scoring,
         space: ConfigurationSpace,
-        model: Surrogate,
         *,
         candidates: NDArray[np.int64],
         taken: Taken,
         generator: np.random.Generator,
     ) -> None:
-        self.acquisition, self.space, self.model = acquisition, space, model
+        self.scoring, self.space = scoring, space
         self.candidates, self.taken, self.generator = candidates, taken, generator
 
-    def best(self, measured: Configurations, y: Tensor) -> tuple[Configurations, float]:
+    def best(self, measured: Configurations, merits: Tensor) -> tuple[Configurations, float]:
         """Return the best configuration that is not taken, and its score.
 
         Args:
             measured: n configurations that the surrogate was fitted to.
-            y: (n,) their warped values.
+            merits: (n,) by which the best of them are told.
 
         Raises:
             ExhaustedError: all are taken, as far as it looks.
         """
-        incumbents = measured[np.argsort(-y.numpy(), kind="stable")[:_STARTS]]
+        incumbents = measured[np.argsort(-merits.numpy(), kind="stable")[:_STARTS]]
         self.places = incumbents.functions.shape[1]
         self.pool = self._pool(incumbents)
         drawn = self._random()
-        self.raw = make_scorer(
-            self.acquisition,
-            self.model,
-            float(y.max()),
-            pool=self.space.points(Configurations.join(incumbents, drawn)),
+        self.raw = self.scoring.scorer(
+            self.space.points(Configurations.join(incumbents, drawn)),
             seed=int(self.generator.integers(2**31)),
         )
         found = self._coarse(incumbents)
@@ -83,7 +76,7 @@ class Climb:
         if self.taken.among(chosen)[0]:
             chosen = self._best_of(drawn)
         if self.taken.among(chosen)[0]:
-            raise ExhaustedError("nothing is left to propose: all configurations were tried")
+            raise ExhaustedError("there is nothing left to propose: all configurations were tried")
         return chosen, float(self._score(chosen)[0])
 
     def _score(self, some: Configurations) -> NDArray[np.float64]:
@@ -99,7 +92,7 @@ class Climb:
             return self.candidates
         points = self.space.points(incumbents.with_functions(0, self.candidates))
         with torch.no_grad():
-            chosen = promising(self.model, points, _POOL)
+            chosen = self.scoring.promising(points, _POOL)
         return np.asarray(self.candidates[chosen.numpy()])
 
     def _random(self) -> Configurations:

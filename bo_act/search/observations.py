@@ -27,11 +27,15 @@ class Observations:
     Args:
         measured: the configurations; where functions alone are searched, (n,) their indices in the
             catalogue.
-        values: (n,) float64; a diverged function has its chance-level value.
+        values: (n,) float64; a diverged function has its chance-level value. Of several objectives
+            the first one's.
         pruned: those whose evaluation was stopped early: the value is unknown, but not good.
         closed: functions given up, an index or K of them each: not to be proposed again.
         seconds: (n,) duration of each evaluation, NaN if unknown or diverged; None if not needed.
         variances: (n,) of the values, as of means over several seeds; None where nobody knows them.
+        others: (n, M - 1) values of further objectives, larger is better; None of one objective.
+        constraints: (n, C) values of constraints, at most 0 where they are satisfied, NaN where
+            nobody knows; None where there are none.
 
     Examples:
         >>> import numpy as np
@@ -47,6 +51,8 @@ class Observations:
     closed: frozenset[tuple[int, ...]]
     seconds: np.ndarray | None
     variances: np.ndarray | None
+    others: np.ndarray
+    constraints: np.ndarray
 
     def __init__(
         self,
@@ -57,6 +63,8 @@ class Observations:
         seconds: np.ndarray | None = None,
         *,
         variances: np.ndarray | None = None,
+        others: np.ndarray | None = None,
+        constraints: np.ndarray | None = None,
     ) -> None:
         if np.ndim(values) != 1 or len(measured) != len(values):
             raise SearchError(
@@ -66,7 +74,7 @@ class Observations:
             bad = int(np.flatnonzero(~np.isfinite(values))[0])
             raise SearchError(
                 f"observation {bad} has the value {values[bad]}; expected a finite number "
-                "(a diverged function is given its chance-level value)"
+                "(a diverged function gets the chance-level value)"
             )
         if variances is not None:
             given = np.asarray(variances, dtype=np.float64)
@@ -74,6 +82,18 @@ class Observations:
                 raise SearchError(
                     f"expected {len(values)} finite variances of at least 0, one for each value, "
                     f"got {shortened(repr(variances))}"
+                )
+        nothing = np.empty((len(values), 0))
+        others = nothing if others is None else np.asarray(others, dtype=np.float64)
+        constraints = nothing if constraints is None else np.asarray(constraints, dtype=np.float64)
+        for what, some, wrong in (
+            ("further objectives", others, ~np.isfinite(others)),
+            ("constraints", constraints, np.isinf(constraints)),
+        ):
+            if some.ndim != 2 or len(some) != len(values) or wrong.any():
+                raise SearchError(
+                    f"expected finite values of {what} for each of {len(values)} observations, "
+                    f"(n, number), got {shortened(repr(some))}"
                 )
         measured = Configurations.of(measured)
         given_up = (one if isinstance(one, tuple) else (int(one),) for one in closed)
@@ -83,6 +103,8 @@ class Observations:
         object.__setattr__(self, "closed", frozenset(given_up))
         object.__setattr__(self, "seconds", seconds)
         object.__setattr__(self, "variances", variances)
+        object.__setattr__(self, "others", others)
+        object.__setattr__(self, "constraints", constraints)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -92,12 +114,62 @@ class Observations:
         """Indices of the evaluated functions in the catalogue, (n,); the first of several."""
         return self.measured.functions[:, 0]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether one value without constraints is all that was observed."""
+        return not self.others.shape[1] and not self.constraints.shape[1]
+
+    def is_any_feasible(self, rows: np.ndarray) -> bool:
+        """Tell whether one of some observations is known to satisfy all constraints, if any."""
+        if not self.constraints.shape[1]:
+            return True
+        return bool(satisfied(self.constraints[rows]).any())
+
+    @property
+    def objectives(self) -> np.ndarray:
+        """Values of all objectives, (n, M)."""
+        return np.column_stack([self.values, self.others])
+
+    @property
+    def merits(self) -> np.ndarray:
+        """By what the best of them are told, (n,), larger is better.
+
+        The value; of several objectives how few beat it in all of them, and whatever violates a
+        constraint after all that does not.
+        """
+        if self.is_plain:
+            return self.values
+        worth = self.objectives
+        no_worse = (worth[:, None] >= worth[None]).all(axis=2)
+        beaten = (no_worse & ~no_worse.T).sum(axis=0)
+        violated = np.nan_to_num(self.constraints, nan=0.0).max(axis=1, initial=0.0) > 0
+        return np.asarray(-(beaten + len(worth) * violated), dtype=np.float64)
+
     def among(self, rows: np.ndarray) -> Observations:
         """Return the observations with those values alone that ``rows`` chooses."""
         seconds = None if self.seconds is None else self.seconds[rows]
         variances = None if self.variances is None else self.variances[rows]
         some, values = self.measured[rows], self.values[rows]
-        return Observations(some, values, self.pruned, self.closed, seconds, variances=variances)
+        return Observations(
+            some,
+            values,
+            self.pruned,
+            self.closed,
+            seconds,
+            variances=variances,
+            others=self.others[rows],
+            constraints=self.constraints[rows],
+        )
+
+
+def satisfied(constraints: np.ndarray) -> np.ndarray:
+    """Tell which observations are known to satisfy all constraints that they tell of, (n,).
+
+    Args:
+        constraints: (n, C) as ``Observations`` has them.
+    """
+    known = np.isfinite(constraints)
+    return np.asarray((np.where(known, constraints, 0.0) <= 0).all(axis=1) & known.any(axis=1))
 
 
 def count_different(values: np.ndarray) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
+from bo_act.search.acquisition.outcomes import ScoringOutcomes
 from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
-from bo_act.search.acquisition.pool import score_pool
+from bo_act.search.acquisition.pool import Scoring, ScoringValue, score_pool
 from bo_act.search.configurations import (
     ONE,
     Configurations,
@@ -36,6 +37,7 @@ from bo_act.search.local_search import Climb
 from bo_act.search.observations import Observations, count_different, inverse_warp, unit
 from bo_act.search.strategies import Strategy, chosen_by
 from bo_act.search.surrogate.factory import fit_points
+from bo_act.search.surrogate.outcomes import Outcomes, fit_outcomes
 from bo_act.search.surrogate.own import AnySurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.search.unenumerated import ExpressionPool, TreeClimb
@@ -60,6 +62,9 @@ class Proposal:
         score: of the acquisition function, if it chose.
         repetition: how often the function had been evaluated before.
         note: anything unexpected, for people.
+        outcomes: of several objectives the expected value of each, in place of mean, deviation and
+            ``expected``.
+        feasible: the probability that all constraints are satisfied, where there are some.
 
     Examples:
         >>> Proposal((3,), by="random").index
@@ -74,6 +79,8 @@ class Proposal:
     expected: float | None = None
     score: float | None = None
     note: str = ""
+    outcomes: tuple[float, ...] = ()
+    feasible: float | None = None
     repetition: int = 0
 
     @property
@@ -99,6 +106,7 @@ class Fit:
         y: (n,) warped.
         places: (n,) among the observations; those without a place in the embedding were left out.
         note: what went other than planned.
+        outcomes: further objectives and constraints, where there are some.
     """
 
     space: ConfigurationSpace
@@ -108,6 +116,7 @@ class Fit:
     y: Tensor
     places: NDArray[np.int64]
     note: str
+    outcomes: Outcomes | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Searcher:
         activations: K names; ``("",)`` for one.
         parameters: what else is searched.
         defaults: (p,) settings that all baselines are evaluated with; None draws them by the seed.
-        pool: functions met, where the space is searched from tree to tree; a proposal may add one.
+        pool: functions met so far, in local search over trees; a proposal may add one.
 
     Raises:
         SearchError: costs are needed and there are none, or a number is invalid.
@@ -157,8 +166,8 @@ class Searcher:
         whole(self.initial, "initial", error=SearchError)
         if self.acquisition.needs_costs and self.costs is None:
             raise SearchError(
-                f"the acquisition function {self.acquisition.name!r} needs to know what functions "
-                "cost; give their costs (costs=), or choose another"
+                f"the acquisition function {self.acquisition.name!r} needs the functions' costs; "
+                "give costs=, or choose another"
             )
         if self.repeats and self.surrogate.name != "gp":
             raise SearchError(
@@ -213,13 +222,14 @@ class Searcher:
         candidates = np.flatnonzero(free)
         if not len(candidates):
             raise ExhaustedError(
-                f"nothing is left to propose: of {len(embedding)} functions "
-                f"{int(embedding.valid.sum())} have a place in the embedding, and all of them "
-                "were evaluated or are being evaluated"
+                f"there is nothing left to propose: {int(embedding.valid.sum())} of "
+                f"{len(embedding)} functions are in the embedding, and all of them were evaluated "
+                "or are being evaluated"
             )
         generator = np.random.default_rng([self.seed, number])
         usable = observations.measured.placed(embedding)
-        if taken.count(starts) < self.initial or count_different(observations.values[usable]) < 2:
+        different = max(map(count_different, observations.objectives[usable].T))
+        if taken.count(starts) < self.initial or different < 2:
             return self._random(candidates, taken, generator)
         if self.strategy is not None:
             chosen = chosen_by(
@@ -232,16 +242,23 @@ class Searcher:
             )
             return Proposal((chosen,), "strategy")
         if self.repeats:
+            if not observations.is_plain:
+                raise SearchError(
+                    "acquisition.repeat = 'auto' needs one objective without constraints, whose "
+                    "mean a repeated function counts by; leave repeat out"
+                )
             others = Configurations.join(observations.pruned, pending)
             free, waiting = embedding.valid.copy(), Taken(others, observations.closed).functions
             free[[index for (index,) in waiting]] = False
             candidates = np.flatnonzero(free)
-        fit = self.fit(embedding, observations, pending=pending, number=number)
+        fit = self.fit(embedding, observations, pending=pending, number=number, outcomes=True)
         one, score = self._best(
             fit, observations, pending, candidates, taken=taken, number=number, generator=generator
         )
         if self.pool is not None:  # which has met it now
             fit = replace(fit, space=self._space(self.pool.embedding))
+        if fit.outcomes is not None:
+            return _of_outcomes(one, score, fit, fit.outcomes, observations)
         mean, variance = fit.model.mean_and_variance(fit.space.points(one))
         (expected,) = inverse_warp(mean.tolist(), fit.y.numpy(), fit.values)
         return Proposal(
@@ -253,7 +270,7 @@ class Searcher:
             float(expected),
             score,
             fit.note,
-            self._count(observations, one) if self.repeats else 0,
+            repetition=self._count(observations, one) if self.repeats else 0,
         )
 
     def propose_batch(
@@ -281,7 +298,7 @@ class Searcher:
             SearchError: q is less than 1, or nothing is left.
         """
         if q < 1:
-            raise SearchError(f"expected a batch of at least one, got {q}")
+            raise SearchError(f"expected a batch size of at least one, got {q}")
         batch: list[Proposal] = []
         waiting = Configurations.of(pending, like=observations.measured)
         for place in range(q):
@@ -309,11 +326,20 @@ class Searcher:
         """Return the largest expected improvement of any candidate over the best observed value.
 
         The surrogate sees winsorized values, which unlike ranks keep their unit. Arguments as for
-        ``propose``; infinity while fewer than three different values are known.
+        ``propose``; infinity while fewer than three different values are known, or none that
+        satisfies the constraints.
+
+        Raises:
+            SearchError: there are several objectives.
         """
+        if observations.others.shape[1]:
+            raise SearchError(
+                "the expected improvement is that of one objective, and the study has "
+                f"{1 + observations.others.shape[1]}"
+            )
         usable = observations.measured.placed(embedding)
         values = observations.values[usable]
-        if count_different(values) < 3:
+        if count_different(values) < 3 or not observations.is_any_feasible(usable):
             return math.inf
         searcher = replace(
             self,
@@ -338,6 +364,7 @@ class Searcher:
         *,
         pending: Configurations | Collection[int] = (),
         number: int = 0,
+        outcomes: bool = False,
     ) -> Fit:
         """Fit the surrogate to what was observed; arguments as in ``propose``.
 
@@ -346,6 +373,7 @@ class Searcher:
             observations: at least two different values.
             pending: as in ``propose``.
             number: as in ``propose``.
+            outcomes: fit further objectives and constraints, too, where there are some.
         """
         space = self._space(embedding)
         usable = observations.measured.placed(embedding)
@@ -354,18 +382,32 @@ class Searcher:
         pending = pending[~Taken(observations.pruned, ()).among(pending)]
         pruned = observations.pruned  # of those with a value, a repetition
         pruned = pruned[~Taken(observations.measured, ()).among(pruned)]
+        x, more = space.points(measured), observations.among(usable)
+        options: dict[str, Any] = {
+            "pending": space.placed(pending.distinct()),
+            "pruned": space.placed(pruned.distinct()),
+            # BoTorch's functions of several objectives draw what pending points bring.
+            "believe": not (isinstance(self.acquisition, OwnAcquisition) or more.others.shape[1]),
+            "seed": derived_seed(self.seed, number),
+        }
         model, y, note = fit_points(
-            self.surrogate,
-            space.points(measured),
-            values,
-            space.blocks,
-            variances=None if observations.variances is None else observations.variances[usable],
-            pending=space.placed(pending.distinct()),
-            pruned=space.placed(pruned.distinct()),
-            believe=not isinstance(self.acquisition, OwnAcquisition),
-            seed=derived_seed(self.seed, number),
+            self.surrogate, x, values, space.blocks, variances=more.variances, **options
         )
-        return Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+        found = Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+        if not outcomes or observations.is_plain:
+            return found
+        every = fit_outcomes(
+            self.surrogate,
+            x,
+            (model, y),
+            space.blocks,
+            others=more.others,
+            constraints=more.constraints,
+            **options,
+        )
+        if every.constraints or len(every.objectives) > 1:
+            return replace(found, outcomes=every)
+        return found  # too little is known of the constraints
 
     @staticmethod
     def _count(observations: Observations, one: Configurations) -> int:
@@ -384,7 +426,7 @@ class Searcher:
             if not taken.among(drawn)[0]:
                 (chosen,), (settings,) = drawn.functions.tolist(), drawn.settings.tolist()
                 return Proposal(tuple(chosen), "random", tuple(settings))
-        raise ExhaustedError("nothing is left to propose: all configurations were tried")
+        raise ExhaustedError("there is nothing left to propose: all configurations were tried")
 
     def _best(
         self,
@@ -398,16 +440,20 @@ class Searcher:
         generator: np.random.Generator,
     ) -> tuple[Configurations, float]:
         """Return the best configuration by the acquisition function, and its score."""
-        spec, model = self.acquisition, fit.model
+        scoring: Scoring = ScoringValue(self.acquisition, fit.model, float(fit.y.max()))
+        merits = fit.y
+        if fit.outcomes is not None:
+            scoring = ScoringOutcomes(self.acquisition, fit.outcomes)
+            merits = torch.from_numpy(observations.merits[fit.places])
         if not self.of_functions:
             climb = Climb(
-                spec, fit.space, model, candidates=candidates, taken=taken, generator=generator
+                scoring, fit.space, candidates=candidates, taken=taken, generator=generator
             )
-            return climb.best(fit.measured, fit.y)
+            return climb.best(fit.measured, merits)
         if self.pool is not None:
             seen = [index for (index,) in taken.functions]
-            trees = TreeClimb(spec, self.pool, model, taken=seen, generator=generator)
-            chosen, score = trees.best(fit.space.embedding, observations, candidates, fit.y)
+            trees = TreeClimb(scoring, self.pool, taken=seen, generator=generator)
+            chosen, score = trees.best(fit.space.embedding, observations, candidates)
             return Configurations.of([chosen]), score
         scores = self._scores(fit, observations, pending, candidates, number)
         # Models of few neighbours give many the same score: the first is no better than another.
@@ -425,17 +471,57 @@ class Searcher:
         """Score functions, each of them, (m,)."""
         spec, costs, model, y = self.acquisition, self.costs, fit.model, fit.y
         points = fit.space.points(Configurations.of(candidates))
+        # No two pairs of seed and number draw the same.
+        seed = int(np.random.SeedSequence([self.seed, number, 1]).generate_state(1)[0])
+        if fit.outcomes is not None:
+            with torch.no_grad():
+                return ScoringOutcomes(spec, fit.outcomes).scorer(points, seed=seed)(points)
         if costs is not None and spec.name == "hypervolume":
             had = Configurations.join(observations.measured, pending.distinct())
             had = had[had.placed(fit.space.embedding)]
             old = fit.space.points(had), torch.from_numpy(costs[had.functions[:, 0]])
             new = points, torch.from_numpy(costs[candidates])
             return score_hypervolume(model, new, old, least=float(y.median()))
-        # No two pairs of seed and number draw the same.
-        seed = int(np.random.SeedSequence([self.seed, number, 1]).generate_state(1)[0])
         scores = score_pool(spec, model, points, float(y.max()), seed=seed)
         if costs is not None and isinstance(spec, AcquisitionSpec) and spec.per_second:
             seconds = predicted_seconds(costs, observations.indices, observations.seconds)
             if seconds is not None:
                 return per_second_of(spec, scores, torch.from_numpy(seconds[candidates]))
         return scores
+
+
+def _of_outcomes(
+    one: Configurations,
+    score: float,
+    fit: Fit,
+    outcomes: Outcomes,
+    observations: Observations,
+) -> Proposal:
+    """Return what the acquisition function chose by several outcomes."""
+    point = fit.space.points(one)
+    feasible = None
+    if outcomes.constraints:
+        feasible = math.exp(float(outcomes.log_feasibility(point)))
+    measured = observations.objectives[fit.places]
+    found = [model.mean_and_variance(point) for model in outcomes.objectives]
+    expected = [
+        float(inverse_warp(mean.tolist(), targets.numpy(), values)[0])
+        for (mean, _), targets, values in zip(found, outcomes.targets.T, measured.T, strict=True)
+    ]
+    proposal = Proposal(
+        tuple(one.functions[0].tolist()),
+        "acquisition",
+        tuple(one.settings[0].tolist()),
+        score=score,
+        note=fit.note,
+        feasible=feasible,
+    )
+    if len(found) > 1:
+        return replace(proposal, outcomes=tuple(expected))
+    ((mean, variance),) = found
+    return replace(
+        proposal,
+        mean=float(mean),
+        deviation=math.sqrt(float(variance)),
+        expected=expected[0],
+    )

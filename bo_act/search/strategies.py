@@ -107,6 +107,11 @@ class Evolution:
         generator: np.random.Generator,
     ) -> int:
         """Return a child of a good living function, or a random candidate where all fail."""
+        if not observations.is_plain:
+            raise SearchError(
+                "evolution chooses parents by one value, and the trials of this study have several "
+                "objectives, or constraints; leave the strategy out"
+            )
         alive = observations.indices[-self.population :]
         values = observations.values[-self.population :]
         if len(alive):

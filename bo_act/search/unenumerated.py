@@ -1,4 +1,4 @@
-"""Searching spaces that are too large to list, from tree to tree.
+"""Local search over expression trees, in spaces that are too large to list.
 
 A sample of the space takes the catalogue's place: the embedding is learnt from it, and a search
 starts in it. Each proposal then climbs: the trees that score best, and those observed to be best,
@@ -24,16 +24,14 @@ from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.rank_pca import RankPca, output_frame, place_outputs
-from bo_act.search.acquisition.own import AnyAcquisition
-from bo_act.search.acquisition.pool import make_scorer
+from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
 _REPRESENTATIVES = 1_024  # of them, that stand for all candidates
-_BEAM = 8  # trees whose children are looked at in each round
+_BEAM = 8  # trees expanded in each round
 _CHILDREN = 48  # of each of them
 _ROUNDS = 12
 _PATIENCE = 2  # rounds without a better one
@@ -81,7 +79,7 @@ class ExpressionPool:
         if not len(present):
             raise SearchError(
                 f"no function of a sample of the space {space.name!r} has output features, so "
-                "nothing can be embedded"
+                "there is nothing to embed"
             )
         self._frame = output_frame(blocks, present, components)
         self.add(expressions, sample)
@@ -126,8 +124,8 @@ class ExpressionPool:
         number = self._numbers[index]
         if number is None:
             raise ExpressionError(
-                f"{self.text(index)} is not in the space {self.space.name!r}: no schema has a "
-                "place for it; add it to the file's expressions"
+                f"{self.text(index)} is not in the space {self.space.name!r}: no schema can "
+                "express it; add it to the file's expressions"
             )
         return self.space.params(number)
 
@@ -216,7 +214,7 @@ class ExpressionPool:
 
     def _learnt(self) -> RankPca:
         if self._frame is None:
-            raise SearchError("the embedding has not been learnt yet")
+            raise SearchError("the embedding has not been fitted yet")
         return self._frame
 
 
@@ -224,23 +222,21 @@ class TreeClimb:
     """Maximizing the acquisition function over all trees of a space, met or not.
 
     Args:
-        acquisition: what is maximized.
+        scoring: what is maximized.
         pool: the functions met.
-        model: the surrogate.
         taken: indices of functions that are not to be proposed.
         generator: of what is drawn.
     """
 
     def __init__(
         self,
-        acquisition: AnyAcquisition,
+        scoring: Scoring,
         pool: ExpressionPool,
-        model: Surrogate,
         *,
         taken: Collection[int],
         generator: np.random.Generator,
     ) -> None:
-        self.acquisition, self.pool, self.model = acquisition, pool, model
+        self.scoring, self.pool = scoring, pool
         self.taken = {pool.key(index) for index in taken}
         self.generator = generator
 
@@ -249,7 +245,6 @@ class TreeClimb:
         embedding: Embedding,
         observations: Observations,
         candidates: NDArray[np.int64],
-        y: torch.Tensor,
     ) -> tuple[int, float]:
         """Return the best tree found, met from now on, and its score.
 
@@ -257,14 +252,10 @@ class TreeClimb:
             embedding: of the functions met before.
             observations: n values.
             candidates: indices of functions met that may be proposed.
-            y: warped values that the surrogate was fitted to.
         """
         with single_threaded():
-            self.score = make_scorer(
-                self.acquisition,
-                self.model,
-                float(y.max()),
-                pool=torch.from_numpy(embedding.points[candidates[:_REPRESENTATIVES]]),
+            self.score = self.scoring.scorer(
+                torch.from_numpy(embedding.points[candidates[:_REPRESENTATIVES]]),
                 seed=int(self.generator.integers(2**31)),
             )
             with torch.no_grad():
@@ -281,7 +272,7 @@ class TreeClimb:
         for place in order:
             if (number := pool.number(int(candidates[place]))) is not None:
                 beam[number] = float(scores[place])
-        observed = np.argsort(-observations.values, kind="stable")[: _BEAM // 2]
+        observed = np.argsort(-observations.merits, kind="stable")[: _BEAM // 2]
         parents = [
             number
             for index in observations.indices[observed]

@@ -51,8 +51,8 @@ class Source:
     def __post_init__(self) -> None:
         if not np.isfinite(self.values).any():
             raise SearchError(
-                f"{self.name!r} has no value of any function of the space, so a search there can "
-                "learn nothing from it"
+                f"{self.name!r} has no value for any function of the space, so a search there "
+                "cannot learn from it"
             )
 
 

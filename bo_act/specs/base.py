@@ -44,7 +44,7 @@ class Spec(BaseModel):
                 raise ValueError(f"expected a number, got {str(value).lower()}")
         elif isinstance(value, float):
             if int in kinds and float not in kinds:
-                raise ValueError(f"expected a whole number, without a point, got {value}")
+                raise ValueError(f"expected a whole number, got {value}")
         elif abs(value) >= 2**63:
             raise ValueError(f"expected a number of less than 2^63, got {shown(value)}")
         return value

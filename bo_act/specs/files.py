@@ -85,7 +85,7 @@ def _loaded(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError as error:
-        raise SpecError(f"{where}: not valid TOML: it is nested too deeply") from error
+        raise SpecError(f"{where}: not valid TOML: it is too deeply nested") from error
     except ValueError as error:  # an integer of thousands of digits is none of TOML's own errors
         why = str(error).partition(";")[0]
         raise SpecError(f"{where}: not valid TOML: {why}") from error

@@ -45,9 +45,9 @@ class MetricSpec(Spec):
         usual = ACCURACY if self.name is None and not own else METRICS.get(self.name or "")
         if usual is None and not own:
             raise ValueError(
-                f"metric.name: the built-in training measures {', '.join(METRICS)}, got "
-                f"{self.name!r}{nearest(self.name or '', METRICS)}; another one needs an objective "
-                "of your own"
+                f"metric.name: expected a metric of the built-in training ({', '.join(METRICS)}), "
+                f"got {self.name!r}{nearest(self.name or '', METRICS)}; other metrics need your "
+                "own objective"
             )
         base = usual or Metric("value" if self.name is None else self.name)
         found = Metric(
@@ -58,7 +58,7 @@ class MetricSpec(Spec):
         )
         if not own and found != base:
             raise ValueError(
-                f"metric: expected the name alone with the built-in training, whose "
+                f"metric: expected only the name with the built-in training, whose "
                 f"{self.name or 'accuracy'} is {base}; leave direction, unit and worst out"
             )
         return found

@@ -86,7 +86,7 @@ class PrunerSpec(Spec):
             # A resolved file names every option, so a default is no mistake.
             if option not in ("name", *known) and getattr(self, option) != field.default:
                 raise ValueError(
-                    f"{option} is no option of the pruner {self.name!r}, which has "
+                    f"{option} is not an option of the pruner {self.name!r}; its options: "
                     f"{', '.join(known) or 'none'}"
                 )
         if self.name == "threshold" and self.lower is self.upper is None:

@@ -165,7 +165,7 @@ class SurrogateSpec(MethodPart):
         if self.noise is not None and (not takes or self.targets == "rank_normal"):
             raise ValueError(
                 f"expected noise with the surrogate 'gp' on winsorized or standardized targets, "
-                f"got the surrogate {self.name!r} on {self.targets!r} ones; leave noise out"
+                f"got the surrogate {self.name!r} on {self.targets!r} targets; leave noise out"
             )
         return self
 
@@ -219,7 +219,7 @@ class AcquisitionSpec(MethodPart):
     def _gains(self) -> AcquisitionSpec:
         if self.per_second and self.name not in GAINS:
             raise ValueError(
-                f"expected per_second with an acquisition function that says how much is gained "
+                f"expected per_second with an acquisition function that measures a gain "
                 f"({', '.join(GAINS)}), got {self.name!r}"
             )
         if self.repeats and (self.name != "max_value_entropy" or self.per_second):

@@ -200,7 +200,7 @@ class StudySpec(Spec):
         if self.warm_start.as_trials and self.pruner.name != "none":
             raise ValueError(
                 "warm_start.as_trials: a pruner would count trials of sources as the study's own; "
-                "leave one of the two out"
+                "leave either out"
             )
         return self
 
@@ -223,8 +223,8 @@ class StudySpec(Spec):
         if searched and self.acquisition.needs_list:
             name = "per_second" if self.acquisition.per_second else repr(self.acquisition.name)
             raise ValueError(
-                f"acquisition: {name} needs a list of all that can be proposed, and there is none "
-                f"where {searched} are searched; choose another, as 'log_ei'"
+                f"acquisition: {name} needs a list of all candidates, and there is none when "
+                f"{searched} are searched; choose another, such as 'log_ei'"
             )
         return self
 
@@ -251,8 +251,8 @@ class StudySpec(Spec):
         if wrong:
             kind, other = ("folders", "memory") if in_folders else ("memory", "folders")
             raise ValueError(
-                f"augmentation.{wrong} is for images in {other}, and those of {self.data.name!r} "
-                f"are in {kind}; leave it out"
+                f"augmentation.{wrong} is for images in {other}, but {self.data.name!r} has them "
+                f"in {kind}; leave it out"
             )
         return self
 
@@ -264,7 +264,7 @@ class StudySpec(Spec):
                 known = sorted(set(TrainingSpec.model_fields) - _NOT_SEARCHED)
                 if name not in known:
                     raise ValueError(
-                        f"parameters: {key!r} is nothing to search; of the training: "
+                        f"parameters: {key!r} cannot be searched; training parameters: "
                         f"{', '.join(known)}"
                     )
             elif table != "model.options":
@@ -273,13 +273,12 @@ class StudySpec(Spec):
                 )
             elif name not in self._options:
                 raise ValueError(
-                    f"parameters: give {name} a value in [model.options], which the baselines are "
-                    "evaluated with"
+                    f"parameters: give {name} a value in [model.options] for the baselines"
                 )
             if not one.holds(self.defaults[key]):
                 raise ValueError(
-                    f"parameters: {key} = {self.defaults[key]!r} in this file, which the baselines "
-                    "are evaluated with, is not among what is searched"
+                    f"parameters: {key} = {self.defaults[key]!r} in this file, the baselines' "
+                    "value, is outside the searched values"
                 )
             for value in one.choices or (one.low, one.high):
                 self.with_settings({key: value})

@@ -50,7 +50,7 @@ class ActivationSpec(Spec):
     def _of_scales(self) -> ActivationSpec:
         if self.learnable == "none" and (self.scale_operators or self.channel_dim is not None):
             raise ValueError(
-                "scale_operators and channel_dim are of learnable = 'layer' or 'channel'"
+                "scale_operators and channel_dim need learnable = 'layer' or 'channel'"
             )
         return self
 
@@ -107,8 +107,8 @@ class DataSpec(Spec):
         known = (*SMALL_SETS, *FILE_SETS, *FOLDER_SETS)
         shown = name if len(name) <= 60 else name[:57] + "..."
         raise ValueError(
-            f"expected {', '.join(known)}, or FILE.py:FUNCTION of your own, "
-            f"got {shown!r}{nearest(name, known)}"
+            f"expected {', '.join(known)}, or your own FILE.py:FUNCTION, got "
+            f"{shown!r}{nearest(name, known)}"
         )
 
     @property

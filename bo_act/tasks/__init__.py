@@ -1,1 +1,1 @@
-"""Tasks: what a study file names, loaded and ready to train."""
+"""Tasks: space, data, network and objective of a study file, loaded."""

@@ -1,7 +1,7 @@
-"""What is looked at before the first trial, and not found out after the last.
+"""Checks before the first trial, so that faults do not show only after the last.
 
-It costs two training steps of the untrained network and reads the targets of the test samples; what
-is learnt of those is whether they fit.
+They cost two training steps of the untrained network, and read the test targets only to see
+whether they fit.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from bo_act.training.losses import check_outputs, loss_name, mean_loss, outputs_
 from bo_act.training.optimization import autocast, make_optimizer
 from bo_act.training.trainer import cpu_threads, pick_device
 
-_USUAL, _OTHER = "relu(x)", "sigmoid(x)"  # they differ wherever pre-activations are
-_FEW = 4  # samples that show whether a function matters
+_USUAL, _OTHER = "relu(x)", "sigmoid(x)"  # they differ at all pre-activations
+_FEW = 4  # samples to see whether a function matters
 
 
 def check_before_search(task: Task) -> None:
-    """Look for what would be found out after the first trial, or after the last.
+    """Check for faults that would show only after the first or the last trial.
 
     Raises:
-        SpecError: a baseline is no function; the training function cannot be called.
+        SpecError: a baseline is not a function, or the training function cannot be called.
         DataError: the test samples do not fit the training samples.
         NetworkError: the network cannot be trained, or does not depend on its activation function.
     """
@@ -59,11 +59,11 @@ def _check_baselines(spec: StudySpec) -> None:
 
 
 def check_trains(task: Task) -> None:
-    """Make a step of training with the untrained network, as a trial would.
+    """Train the untrained network for one step, as in a trial.
 
     Raises:
         SpecError: the loss, the metric or the recipe does not fit the data.
-        NetworkError: it fails, or nothing changes when the activation function does.
+        NetworkError: it fails, or the activation function makes no difference.
     """
     spec = task.spec.training
     loss_name(task.data, spec)
@@ -77,18 +77,17 @@ def check_trains(task: Task) -> None:
             network = _network(task, _USUAL)
             check_network(network, task.data, train, spec.precision)
             make_optimizer(network, spec)
-            # ReLU keeps its output for the backward pass: what changes that in place fails here.
+            # ReLU saves its output for the backward pass, so in-place changes of it fail here.
             _step(task, network, inputs, targets, at_a_time=spec.micro_batch)
             _check_function_matters(task, rows(inputs, slice(_FEW)), targets[:_FEW])
         except Exception as error:
-            # Whether it is better by then a trial will tell, which is tried again, and which passes
-            # fewer images through at a time where there is too little memory.
+            # A trial tries again later, and with too little memory it halves its batches.
             if not is_machines(error):
                 raise
 
 
 def _network(task: Task, usual: str, **others: str) -> nn.Module:
-    """Build the untrained network with a function, and with others in the places that are named."""
+    """Build the untrained network with a function, and others in the named places."""
     fresh = {name: partial(Activation, others.get(name, usual)) for name in places(task.spec)}
     activation: Activations = fresh.get("", fresh)
     network = task.network(seed=task.spec.seed)(activation)
@@ -103,7 +102,7 @@ def _step(
     *,
     at_a_time: int | None = None,
 ) -> list[Tensor]:
-    """Pass samples forward and back, as a step of training does.
+    """Pass samples forward and back, as in a training step.
 
     Returns:
         The outputs and the gradients of all weights.
@@ -145,9 +144,9 @@ def _advice(error: BaseException, what: str) -> str:
 
 
 def _check_function_matters(task: Task, inputs: Inputs, targets: Tensor) -> None:
-    """Refuse a network that does the same whatever the function in one of its places is.
+    """Refuse a network that does not depend on the function in one of its places.
 
-    Outputs alone do not tell: many networks begin with a last layer of zeros.
+    Outputs are not enough: many networks start with a last layer of zeros.
     """
     for name in places(task.spec):
         networks = [_network(task, _USUAL), _network(task, _USUAL, **{name: _OTHER})]
@@ -157,14 +156,14 @@ def _check_function_matters(task: Task, inputs: Inputs, targets: Tensor) -> None
             outcomes.append(_step(task, network, inputs, targets))
         if _differ(*outcomes):
             continue
-        with torch.no_grad():  # where training drops whole layers at random
+        with torch.no_grad():  # training may drop whole layers at random
             outputs = [outputs_of(call(network.eval(), inputs)) for network in networks]
         if not _differ(outputs[:1], outputs[1:]):
             which = f"activation({name!r})" if name else "activation()"
             raise NetworkError(
-                f"{task.builder.path}: the network does the very same with {_USUAL} and with "
-                f"{_OTHER}, so it makes no use of what {which} gives; call the module in forward, "
-                "and go on with what it returns"
+                f"{task.builder.path}: the network computes the same with {_USUAL} and with "
+                f"{_OTHER}, so it does not use {which}; call the module in forward, and use its "
+                "result"
             )
 
 

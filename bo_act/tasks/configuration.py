@@ -1,4 +1,4 @@
-"""What a trial of a study file trains: functions, and other parameters of the file."""
+"""Configurations: the functions and parameters that a trial trains."""
 
 from __future__ import annotations
 
@@ -29,16 +29,18 @@ class Configuration:
     """A function, or one for each activation of the study, and the settings of its training.
 
     Attributes:
-        functions: by name of the activation; the only one of a study has the name ``""``.
+        functions: by name of the activation; ``""`` if there is only one.
         settings: values of the study's other parameters, by key of the study file.
+        asked: all parameters of a trial, which your own objective may request again.
     """
 
     functions: Mapping[str, Expression]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        """The function as text where it stands in all places, else each with its name."""
+        """The function as text if there is one for all places, else each with its name."""
         texts = {name: str(function) for name, function in self.functions.items()}
         if len(set(texts.values())) == 1:
             return next(iter(texts.values()))
@@ -46,19 +48,23 @@ class Configuration:
 
     @property
     def trained(self) -> Expression | Mapping[str, Expression]:
-        """What ``Task.train`` takes."""
+        """The argument of ``Task.train``."""
         return self.functions.get("", self.functions)
 
     @classmethod
     def everywhere(
-        cls, expression: Expression, spec: StudySpec, settings: Mapping[str, Any]
+        cls,
+        expression: Expression,
+        spec: StudySpec,
+        settings: Mapping[str, Any],
+        asked: Mapping[str, Any] | None = None,
     ) -> Configuration:
         """Return the same function in all places of a study."""
-        return cls(dict.fromkeys(places(spec), expression), settings)
+        return cls(dict.fromkeys(places(spec), expression), settings, asked or {})
 
     @classmethod
     def suggest(cls, trial: Trial, space: Space, spec: StudySpec) -> Configuration:
-        """Ask a trial for its functions and settings, and note the functions' texts in it."""
+        """Ask a trial for its functions and settings, and record the functions' texts in it."""
         functions = {name: space.suggest_expression(trial, name) for name in places(spec)}
         found = cls(functions, suggest(trial, spec))
         if "" not in functions:
@@ -67,18 +73,18 @@ class Configuration:
 
     @classmethod
     def of_trial(cls, trial: FrozenTrial, spec: StudySpec) -> Configuration:
-        """Return what a trial trained."""
+        """Return the configuration of a trial."""
         attributes = {name: slot_of(name, "activation") for name in places(spec)}
         lacking = [name for name in attributes.values() if name not in trial.user_attrs]
         if lacking:
             raise StorageError(
-                f"trial {trial.number} has no {lacking[0]!r} among its attributes: the study "
-                f"{spec.name!r} is of another program, or its storage is damaged"
+                f"trial {trial.number} has no {lacking[0]!r} among its attributes: another "
+                f"program made the study {spec.name!r}, or its storage is damaged"
             )
         texts = {name: str(trial.user_attrs[key]) for name, key in attributes.items()}
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
         params = {name: trial.params[name] for name in spec.parameters if name in trial.params}
-        return cls(functions, params)
+        return cls(functions, params, trial.params if spec.objective else {})
 
 
 def functions_of(text: str) -> dict[str, str]:
@@ -89,12 +95,12 @@ def functions_of(text: str) -> dict[str, str]:
 
 
 def places(spec: StudySpec) -> tuple[str, ...]:
-    """Return the names of a study's activations; the only one of a study has none."""
+    """Return the names of a study's activations; ``""`` if there is only one."""
     return spec.activations or ("",)
 
 
 def shown(settings: Mapping[str, Any]) -> str:
-    """Return settings as people read them, ``""`` where there are none."""
+    """Return settings as text, ``""`` if there are none."""
     return ", ".join(f"{key.rpartition('.')[2]} {_short(v)}" for key, v in settings.items())
 
 

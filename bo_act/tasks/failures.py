@@ -1,4 +1,4 @@
-"""Why trainings failed and whose that is, grouped by reason."""
+"""Failures of trainings, their causes and who is to blame, grouped by reason."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any
 from bo_act.errors import BoActError, NetworkError, StorageError
 from bo_act.failures import Blame, Failure
 
-_SHOWN = 3  # functions of a group that are named
+_SHOWN = 3  # functions named per group
 
 
 def failure_of(error: BaseException, *, objective: bool = False) -> Failure | None:
-    """Return why a training failed, and whose that is.
+    """Return why a training failed, and who is to blame.
 
     Args:
         error: what ended the training.
-        objective: whether a training function of the user's was at work, whose every error is its
-            own.
+        objective: whether the user's own training function ran; all errors are then its own.
 
     Returns:
-        None where neither the machine nor code of the user's is to blame.
+        None if neither the machine nor the user's code is to blame.
     """
     failure = Failure.of(error)
     if failure.blame == "machine":
@@ -34,7 +33,7 @@ def failure_of(error: BaseException, *, objective: bool = False) -> Failure | No
         return failure if users else None
     if objective or failure.file:
         return failure
-    # Of libraries alone: a device that is lost says so in many ways.
+    # Only for libraries: a lost device shows in many ways.
     return Failure.of(error, blame="machine") if isinstance(error, RuntimeError | OSError) else None
 
 
@@ -43,11 +42,11 @@ class FailureGroup:
     """Failures of one reason.
 
     Attributes:
-        reason: on one line, with the user's own file and line where there is one.
+        reason: on one line, with the user's file and line if known.
         phase: ``search``, ``confirmation`` or ``build``.
         count: how many.
         activations: the functions that were trained, each once.
-        trials: their numbers; none of those that are no trials.
+        trials: their numbers, if they are trials.
         type, message, file, line, blame: of the first of them, see ``Failure``.
     """
 
@@ -64,7 +63,7 @@ class FailureGroup:
 
     @property
     def functions(self) -> str:
-        """The functions, as people read them."""
+        """The functions as text."""
         more = len(self.activations) - _SHOWN
         shown = ", ".join(self.activations[:_SHOWN])
         return f"{shown} and {more} more" if more > 0 else shown
@@ -77,8 +76,8 @@ Failed = tuple[Failure, str, int | None, int]
 def group(phase: str, failed: Iterable[Failed]) -> list[FailureGroup]:
     """Group failures by their reason, the most frequent first.
 
-    Failures at one line of the user's are one reason; elsewhere messages are, but for the numbers
-    in them, such as the bytes that could not be had.
+    Failures at one line of the user's code have one reason; others are grouped by their messages,
+    ignoring numbers such as missing bytes.
     """
     kinds: dict[tuple[Any, ...], list[Failed]] = {}
     for one in failed:
@@ -104,6 +103,6 @@ def group(phase: str, failed: Iterable[Failed]) -> list[FailureGroup]:
 
 
 def failures_of_runs(phase: str, runs: Iterable[Mapping[str, Any]]) -> list[FailureGroup]:
-    """Return what failed in runs that are no trials: each has ``activation`` and ``failure``."""
+    """Return the failures of runs with ``activation`` and ``failure`` that are not trials."""
     read = [(Failure.read(run.get("failure")), str(run.get("activation", ""))) for run in runs]
     return group(phase, [(failure, text, None, 1) for failure, text in read if failure])

@@ -1,4 +1,4 @@
-"""Parts of a search method that are a user's own, as a study file names them."""
+"""A user's own parts of a search method, named in a study file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ METHOD_PARTS = {
 
 @dataclass(frozen=True)
 class OwnMethod:
-    """One of them, loaded.
+    """A loaded part.
 
     Attributes:
         source_hash: sha256 of its file's content, see ``UserFile``.
-        function: what the file has under the name.
+        function: object of that name in the file.
     """
 
     source_hash: str
@@ -36,7 +36,7 @@ class OwnMethod:
 
     @classmethod
     def load(cls, spec: StudySpec, key: str) -> OwnMethod | None:
-        """Return the part that a study file names by a file; None where it names one of ours.
+        """Return the user's part named in a study file; None for a built-in one.
 
         Raises:
             SpecError: there is no such file or function, or it cannot be imported.

@@ -1,4 +1,4 @@
-"""A user's own training function in place of ours."""
+"""A user's own training function."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ _RETURNED = (
 
 @dataclass(frozen=True)
 class Measured:
-    """What an objective returned.
+    """The result of an objective.
 
     Attributes:
-        value: what the search is told, the mean where there are several; NaN where the training
-            diverged.
-        values: each of several runs; empty of a single one.
-        test: on data that no search is told of; None where there are none.
+        value: for the search, the mean if there are several; NaN if the training diverged.
+        values: of several runs; empty for a single one.
+        test: on test data, hidden from the search; None if there are none.
     """
 
     value: float
@@ -46,7 +45,7 @@ class Measured:
 
     @property
     def variance(self) -> float | None:
-        """Of the mean of several runs; None of a single one."""
+        """Of the mean of several runs; None for a single one."""
         count = len(self.values)
         if count < 2 or not all(map(math.isfinite, self.values)):
             return None
@@ -55,14 +54,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Objective:
-    """A function of a user's file, which trains a network and returns what came of it.
+    """A function in a user's file that trains a network and returns its value.
 
     Attributes:
         path: the file.
         source_hash: sha256 of its content, see ``UserFile``.
         function: called with the trial, ``activation`` (fresh modules, or a mapping of names to
-            such), and what it asks for by name of ``seed``, ``device``, ``settings``, ``network``
-            and ``data``.
+            them), and, as its signature asks, ``seed``, ``device``, ``settings``, ``network`` and
+            ``data``.
     """
 
     path: Path
@@ -86,23 +85,23 @@ class Objective:
         context: Mapping[str, Any],
         options: Mapping[str, Any] | None = None,
     ) -> Measured:
-        """Call the function; NaN where it says that the training diverged.
+        """Call the function; NaN if it reports a diverged training.
 
         Args:
-            trial: that asks for a value.
+            trial: to evaluate.
             function: the activation function, or several by name.
-            context: what there is by name.
-            options: of the modules that it gets.
+            context: available arguments by name.
+            options: of its activation modules.
 
         Raises:
-            SpecError: it asks for what is not there, or returns something else than expected.
-            BaseException: whatever else it raised.
+            SpecError: it asks for unknown arguments, or returns an unexpected value.
+            BaseException: from the function itself.
         """
         activation: Any = activations_of(function, options or {})
         asked = self._asked(context)
         try:
             with warnings.catch_warnings():
-                # A trial that was taken over has reported some steps before.
+                # A trial taken over has reported some steps before.
                 warnings.filterwarnings("ignore", message="The reported value is ignored")
                 value = self.function(trial, activation, **asked)
         except Diverged:
@@ -115,28 +114,33 @@ class Objective:
                 f"{_shown(value)}"
             ) from None
 
+    def asks_for(self, name: str) -> bool:
+        """Tell whether the function takes an argument of that name, or any."""
+        parameters = list(inspect.signature(self.function).parameters.values())[2:]
+        return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
+
     def check(self, context: Mapping[str, Any]) -> None:
-        """Look whether the function can be called at all.
+        """Check that the function can be called.
 
         Args:
-            context: what there will be, by name.
+            context: available arguments by name.
 
         Raises:
-            SpecError: it takes no trial and activation, or asks for what is not there.
+            SpecError: it takes no trial and activation, or asks for unknown arguments.
         """
         asked = self._asked(context)
         try:
             inspect.signature(self.function).bind(None, None, **asked)
         except TypeError as error:
             raise SpecError(
-                f"{self.path}: expected {EXPECTED}, got one{self._line} that cannot be called so: "
-                f"{error}"
+                f"{self.path}: expected {EXPECTED}, got an objective{self._line} with other "
+                f"arguments: {error}"
             ) from None
         for kind in ("coroutine", "generator", "asyncgen"):
             if getattr(inspect, f"is{kind}function")(self.function):
                 raise SpecError(
-                    f"{self.path}: expected the objective{self._line} to return a number, and it "
-                    f"is a {kind} function; without async and yield it may be one"
+                    f"{self.path}: expected the objective{self._line} to return a number, but it "
+                    f"is a {kind} function; remove async and yield"
                 )
 
     @property
@@ -145,7 +149,7 @@ class Objective:
         return "" if code is None else f" (line {code.co_firstlineno})"
 
     def _asked(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the function asks for by name."""
+        """Return the arguments in the function's signature."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
         if any(one.kind is one.VAR_KEYWORD for one in parameters):
             return dict(context)
@@ -158,14 +162,14 @@ class Objective:
         ]
         if missing:
             raise SpecError(
-                f"{self.path}: the objective asks for {', '.join(missing)}; in this study there "
-                f"are {', '.join(context)} (network and data need [model] and [data])"
+                f"{self.path}: the objective asks for {', '.join(missing)}; this study offers "
+                f"{', '.join(context)} (network and data need [model] and [data])"
             )
         return {one.name: context[one.name] for one in parameters if one.name in context}
 
 
 def _as_measured(value: Any) -> Measured:
-    """Read what an objective returned.
+    """Read the return value of an objective.
 
     Raises:
         TypeError, ValueError, OverflowError, RuntimeError: it is something else.
@@ -184,7 +188,7 @@ def _as_measured(value: Any) -> Measured:
 
 
 def _as_numbers(value: Any) -> tuple[float, ...]:
-    """Return a number, or each of a list, tuple, or array of one dimension."""
+    """Return one number, or those of a list, tuple, or array of one dimension."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
@@ -201,17 +205,18 @@ def _mean(values: tuple[float, ...]) -> float:
 
 
 def _as_number(value: Any) -> float:
-    """Return a number as a float; of tensors and arrays, those of one element.
+    """Return a number, or a tensor or array of one element, as a float.
 
     Raises:
-        TypeError, ValueError, OverflowError, RuntimeError: it is none, or beyond all floats.
+        TypeError, ValueError, OverflowError, RuntimeError: it is not a number, or beyond all
+            floats.
     """
     if hasattr(value, "dtype") and hasattr(value, "item"):
         value = value.item()
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
-    # float() takes texts as well, and true is a comparison, not a value.
+    # float() accepts texts; a bool is a comparison, not a value.
     if isinstance(value, str | bytes | bytearray | bool) or is_complex:
-        raise TypeError("no real number")
+        raise TypeError("not a real number")
     return float(value)
 
 

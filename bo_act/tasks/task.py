@@ -1,4 +1,4 @@
-"""Task: what a study file names, loaded: space, data, network, features."""
+"""Task: space, data, network and features of a study file, loaded."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ SPACE = "the space's functions"
 
 @dataclass(frozen=True)
 class StudyNetwork:
-    """A study's network but for its activation function; travels to other processes.
+    """A study's network without its activation function; can be pickled.
 
     Attributes:
         builder: the model file.
         facts: of the data, see ``Data``.
-        example: some inputs, of which shapes and dtypes count.
+        example: some inputs: only shapes and dtypes matter.
         seed: of the initial weights.
-        init: how they are set.
+        init: the method of initialization.
     """
 
     builder: NetworkBuilder
@@ -90,7 +90,7 @@ class StudyNetwork:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What the network follows from, besides its activation function and the seed."""
+        """Everything that determines the network, except its activation function and the seed."""
         init = {} if self.init == "default" else {"init": self.init}
         return {
             "source": self.builder.source_hash,
@@ -105,10 +105,10 @@ class Task:
 
     Attributes:
         spec: the study file.
-        space: what it names.
-        given_data, given_builder: what it names; an objective of your own does without.
-        objective: a training function of your own.
-        methods: parts of the search method of your own, by their keys of the study file.
+        space: of the study.
+        given_data, given_builder: of the study; None with your own objective.
+        objective: your own training function.
+        methods: your own parts of the search method, by their keys in the study file.
     """
 
     spec: StudySpec
@@ -120,7 +120,7 @@ class Task:
 
     @classmethod
     def load(cls, spec: StudySpec) -> Task:
-        """Load everything that a study file names; the cheapest errors come first."""
+        """Load everything in a study file, with the cheapest checks first."""
         space = load_space(spec.space)
         builder = None if spec.model is None else load_network(spec.model)
         objective = None if spec.objective is None else Objective.load(spec.objective)
@@ -139,7 +139,7 @@ class Task:
             SpecError: the study has none.
         """
         if self.given_data is None:
-            raise SpecError("this needs [data], and the study has an objective of its own without")
+            raise SpecError("this needs [data], which a study with its own objective may lack")
         return self.given_data
 
     @property
@@ -150,20 +150,20 @@ class Task:
             SpecError: the study has none.
         """
         if self.given_builder is None:
-            raise SpecError("this needs [model], and the study has an objective of its own without")
+            raise SpecError("this needs [model], which a study with its own objective may lack")
         return self.given_builder
 
     @property
-    def from_tree_to_tree(self) -> bool:
-        """Whether functions are looked at as they are met, for want of a list of them."""
+    def is_unenumerated(self) -> bool:
+        """Whether the search is local, over expression trees, because the space is not listed."""
         wanted = self.spec.candidates
         return wanted == "trees" or (wanted == "auto" and not self.space.can_be_listed)
 
     @property
     def content(self) -> dict[str, str]:
-        """What the study file names, by its hash: trials of other content do not compare."""
+        """Hashes of the study's content: trials of different content are not comparable."""
         content = {
-            SPACE: (self.space.hash if self.from_tree_to_tree else self.space.catalogue.hash),
+            SPACE: (self.space.hash if self.is_unenumerated else self.space.catalogue.hash),
         }
         if self.given_data is not None and self.given_builder is not None:
             content["the data"] = self.data.digest
@@ -185,16 +185,16 @@ class Task:
         return replace(self, spec=spec, given_builder=builder)
 
     def network(self, *, seed: int) -> StudyNetwork:
-        """Return the untrained network with the seed's weights, but for its activation function."""
+        """Return the untrained network with the seed's weights, without its activation function."""
         data = self.data
         init: Initialization = self.spec.model.init if self.spec.model else "default"
         return StudyNetwork(self.builder, data.facts, data.example, seed, init)
 
     def check(self) -> None:
-        """Refuse, before the first trial, a network that does not train with every function.
+        """Refuse a network that cannot be trained with every function, before the first trial.
 
         Raises:
-            NetworkError: it changes in place what the gradient of a function needs.
+            NetworkError: it changes a tensor in place that a function's gradient needs.
         """
         if self.given_data is not None and self.given_builder is not None:
             inputs, _ = self.data.train.take(
@@ -211,12 +211,12 @@ class Task:
         workers: int = 1,
         executor: Executor = "process",
     ) -> FeatureTable:
-        """Compute the feature table, or read it where it was computed before.
+        """Compute the feature table, or read it from the cache.
 
         Args:
             progress: called with (spectra done, spectra in all).
-            workers: how many compute spectra at a time, see ``compute_features``.
-            executor: where they are, see ``compute_features``.
+            workers: parallel workers, see ``compute_features``.
+            executor: of the workers, see ``compute_features``.
         """
         spec = self._features_spec
         if not spec.fim or self.given_builder is None:
@@ -244,18 +244,18 @@ class Task:
                 raise
             raise NetworkError(
                 f"{self.builder.path}: the network fails when its features are computed: "
-                f"{one_line(error)}; mend it, or do without them (features.fim = false)"
+                f"{one_line(error)}; fix it, or turn them off (features.fim = false)"
             ) from error
 
     def act_bench_vectors(
         self, features: FeatureTable, progress: Progress | None = None
     ) -> Callable[[int], NDArray[np.float64] | None] | None:
-        """Return what computes vectors in the form of Act-Bench; None without Fisher spectra.
+        """Return a function that computes Act-Bench vectors; None without Fisher spectra.
 
-        They are of the network and the batch of the spectra, in float32 as the released ones.
+        They use the network and batch of the spectra, in float32 like the released ones.
 
         Args:
-            features: of this task; what has no spectrum there has no vector.
+            features: of this task; without a spectrum there is no vector.
             progress: called with (vectors done, vectors in all).
 
         Returns:
@@ -286,18 +286,18 @@ class Task:
 
     @property
     def _features_spec(self) -> FeaturesSpec:
-        """The options of the features, with the loss of the training where they name none.
+        """The options of the features, by default with the loss of the training.
 
-        A mean absolute error has the matrix of a squared one: that of any distribution about a mean
-        is the same for each output, but for a factor.
+        A mean absolute error has the Fisher matrix of a squared one, up to a factor: so has any
+        distribution around a mean.
         """
         spec = self.spec.features
         if self.given_data is None or spec.loss is not None or self.data.kind != "labels":
-            return spec  # what the targets' dtype tells
+            return spec  # the targets' dtype decides
         return spec.model_copy(update={"loss": "binary_cross_entropy"})
 
     def _features_batch(self) -> tuple[Inputs, Tensor]:
-        """Return the inputs and targets that spectra are computed on."""
+        """Return the inputs and targets of the spectra."""
         spec, train_set = self.spec.features, self.data.train
         order = torch.randperm(
             len(train_set), device="cpu", generator=torch.Generator().manual_seed(spec.seed)
@@ -317,19 +317,19 @@ class Task:
         """Build the network with a function and train it.
 
         Args:
-            function: the activation function, or one for each activation that the network names.
+            function: the activation function, or one for each of the network's names.
             settings: values that replace those of the study file, by dotted key.
-            seed: of the initial weights and, separately drawn from it, the order of the data.
+            seed: of the initial weights and, independently, of the order of the data.
             report: called after each epoch with its number and the metric's value.
-            checkpoint: where the state is kept, and gone on from; see ``checkpoint``.
+            checkpoint: file to save the state to and resume from; see ``checkpoint``.
             stop: asked after each step whether to save the state and stop.
         """
         if self.objective is not None:
-            raise SpecError("the study has an objective of its own, which trains no other network")
+            raise SpecError("the study has its own objective, which cannot train another network")
         task = self.with_settings(settings or {})
         fresh: Activations = activations_of(function, task.spec.activation.options)
         network = task.network(seed=seed)(fresh)
-        # Apart, so that the order of the data does not repeat the weights' random numbers.
+        # Independent of the weights' random numbers.
         result = train(
             network,
             self.data,
@@ -345,7 +345,7 @@ class Task:
     def measure(self, network: nn.Module, samples: Samples) -> tuple[float, float]:
         """Return the study's metric and the mean loss of a trained network, see ``measure``.
 
-        A value that is not finite is that of a diverged training.
+        A diverged training has a value that is not finite.
         """
         spec = self.spec.training
         metric = metric_name(self.data, self.metric)
@@ -362,7 +362,7 @@ class Task:
         return value if math.isfinite(value) or worst is None else worst, loss
 
     def per_example(self, network: nn.Module, samples: Samples) -> NDArray[Any]:
-        """Return what each sample adds to the study's metric, (n,)."""
+        """Return each sample's contribution to the study's metric, (n,)."""
         spec = self.spec.training
         return per_example(
             network,
@@ -386,7 +386,7 @@ class Task:
         seed: int,
         settings: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
-        """Return where the state of a training is kept, by all that the training follows from."""
+        """Return the checkpoint of a training, identified by everything that determines it."""
         task = self.with_settings(settings or {})
         spec = task.spec
         follows_from = {
@@ -407,7 +407,7 @@ class Task:
         return Checkpoint(Path("runs") / spec.name / "checkpoints" / f"{key[:16]}.pt", key)
 
     def context(self, *, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what an objective of your own may ask for by name."""
+        """Return the arguments available to your own objective, by name."""
         task = self.with_settings(settings)
         found: dict[str, Any] = {
             "seed": seed,

@@ -1,6 +1,6 @@
-"""What people see in a terminal: progress on stderr, tables and plots on stdout.
+"""Terminal output: progress on stderr, tables and plots on stdout.
 
-Nothing is drawn on a stderr that is not a terminal, except one line a phase.
+If stderr is not a terminal, it gets one line per phase.
 """
 
 from bo_act.terminal.console import duration, err, key_values, out, plot, size

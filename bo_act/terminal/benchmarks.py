@@ -1,4 +1,4 @@
-"""What people see of benchmarks and comparisons."""
+"""Tables of benchmarks and comparisons."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def downloading(*, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
-    """Show how far a download is."""
+    """Show the progress of a download."""
     bars = Progress(
         TextColumn("download"),
         BarColumn(bar_width=30),
@@ -54,7 +54,7 @@ def show(
     top: int = 10,
     as_json: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Print what a benchmark holds; with ``as_json``, hand that over instead."""
+    """Print the content of a benchmark, or pass it to ``as_json``."""
     content = described(benchmark, top=top)
     if as_json is not None:
         as_json(content)
@@ -86,7 +86,7 @@ def show(
 
 
 def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
-    """Return what ``bo-act bench show --json`` prints."""
+    """Return the JSON of ``bo-act bench show``."""
     from bo_act.benchmark.selection_bias import luck
 
     there = np.isfinite(benchmark.runs["validation_value"])
@@ -136,7 +136,7 @@ def _histogram(benchmark: Benchmark) -> None:
     metric, values = benchmark.metric, benchmark.values[benchmark.measured]
     ends = 0.0, max(1e-9, float(values.max()))
     if not metric.in_percent:
-        # What is far worse than all that matters would leave no room for the rest.
+        # Very bad values would leave no room for the rest.
         far = np.quantile(metric.sign * values, 0.05)
         ends = float(values.min()), float(values.max())
         ends = (far, ends[1]) if metric.sign > 0 else (ends[0], -far)
@@ -185,21 +185,21 @@ def _luck(found: dict[str, float], metric: Metric) -> None:
     unit = " points" if metric.in_percent else f" {metric.unit}".rstrip()
     lucky = f"{_amount(found['shrinkage'], metric)}{unit}"
     rows = {
-        "a run with the mean of the others": f"Spearman {found['correlation']:.2f} over all, "
-        f"{found['correlation_top']:.2f} within their best fifth",
+        "one run against the mean of the others": f"Spearman {found['correlation']:.2f} over all, "
+        f"{found['correlation_top']:.2f} within the best fifth",
         "s.d. of runs in that fifth": f"{_amount(found['deviation'], metric)}{unit} (median)",
-        "best by the others": f"{metric.text(found['chosen'])} there, "
-        f"{metric.text(found['held_out'])} in the run held out: {lucky} "
+        "chosen by the other runs": f"{metric.text(found['chosen'])} there, "
+        f"{metric.text(found['held_out'])} in the held-out run: {lucky} "
         + ("were luck" if found["shrinkage"] >= 0 else "better there"),
         "regret": f"{_amount(found['regret_of_mean'], metric)}{unit} worse than the best by all "
         "runs",
     }
     rows = {name: escape(text) for name, text in rows.items()}
-    terminal.key_values("How much of the top is luck", rows)
+    terminal.key_values("Selection bias of the best", rows)
 
 
 def comparison(found: Comparison) -> None:
-    """Print the table of a comparison, and who beats whom."""
+    """Print the table of a comparison, and the probabilities that methods beat others."""
     frame = found.table
     regrets = [column for column in frame.columns if column.startswith("regret ")]
     compared_at = found.summary["compared_at"]
@@ -222,9 +222,9 @@ def comparison(found: Comparison) -> None:
     for remark in remarks(found.summary):
         terminal.out.print(remark, style="dim")
     for name, told in found.summary.get("told", {}).items():
-        said = f"{name} was told by {', '.join(told['by'])}"
+        said = f"{name} was warm-started from {', '.join(told['by'])}"
         if told["not_by"]:
-            said += f"; not by {', '.join(told['not_by'])}: the same task, or the same source again"
+            said += f"; not from {', '.join(told['not_by'])}: the same task or data"
         terminal.out.print(said, style="dim")
     first = next(iter(found.summary["methods"]))
     rows = {
@@ -237,8 +237,8 @@ def comparison(found: Comparison) -> None:
     if rows:
         when = f"after {compared_at} evaluations"
         terminal.key_values(
-            f"Probability that {escape(first)} beats, {when} (95% over such benchmarks; p of one "
-            f"half, adjusted by Holm for {len(rows)})",
+            f"Probability that {escape(first)} beats, {when} (95% over similar benchmarks; p "
+            f"against one half, Holm-adjusted for {len(rows)})",
             rows,
         )
 
@@ -252,10 +252,9 @@ _HEADS = {
 }
 
 _CAPTION = (
-    "The best first, by regret over the whole search. By columns: mean regret after that many "
-    "evaluations, on validation data; ± where methods are compared, 95%; median rank of what was "
-    "found; its regret on test data; median evaluations until the best found is in the top "
-    "hundredth; median time of a suggestion."
+    "Methods by regret over the whole search, best first. Columns: mean validation regret after "
+    "that many evaluations (± 95% where methods are compared); median rank of the best function; "
+    "its test regret; median evaluations until it is in the top 1%; median time of a suggestion."
 )
 
 

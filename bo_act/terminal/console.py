@@ -1,4 +1,4 @@
-"""Where things are shown, and the small forms that all of them share."""
+"""The consoles, and formats shared by all output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Return a number of bytes in a suitable unit."""
     value = float(count)
     for unit in ("bytes", "kB", "MB"):
         if value < 1000:
@@ -43,7 +43,7 @@ def key_values(title: str, rows: dict[str, Any]) -> None:
 
 
 def plot(x: Sequence[float], curves: dict[str, Sequence[float]], *, title: str) -> None:
-    """Draw curves over x in the terminal; what is not finite is left out."""
+    """Draw curves over x in the terminal, without values that are not finite."""
     import plotext
 
     plotext.clear_figure()
@@ -64,6 +64,6 @@ def plot(x: Sequence[float], curves: dict[str, Sequence[float]], *, title: str) 
 
 
 def with_settings(activation: str, settings: Mapping[str, Any]) -> str:
-    """Return a function with the settings it is used with, as markup."""
+    """Return a function with its settings, as markup."""
     text = shown_settings(settings)
     return f"{activation} [dim]{text}[/]" if text else activation

@@ -1,6 +1,6 @@
-"""What a study does at this moment, below the bars: the best, what runs, trials by state.
+"""Live view of a study below the bars: the best, running trials, trials by state.
 
-It is read from the storage, so that trials of other processes are seen, too.
+It reads the storage, so it includes trials of other processes.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     import optuna
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_EPOCHS = 16  # shown of a learning curve, the last ones
-_LOOK = 1.0  # seconds between looks into the storage
-_ROWS = 8  # running trials that are shown
+_EPOCHS = 16  # last epochs of a learning curve
+_LOOK = 1.0  # seconds between reads of the storage
+_ROWS = 8  # running trials shown
 
 
 class Now:
-    """A part of the live view that follows the trials of a study.
+    """The part of the live view that follows the trials of a study.
 
     Args:
         study: only read.
 
     Attributes:
-        awaited: whom a worker waits for that has nothing to do, one line each.
+        awaited: trials that an idle worker waits for, one line each.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -49,11 +49,11 @@ class Now:
         self._metric = metric_of(study)
         self._trials: list[FrozenTrial] = []
         self._looked = -_LOOK
-        # Rich draws from a thread of its own, and from ours where a line is printed.
+        # Rich draws from its own thread, and from ours when a line is printed.
         self._lock = threading.Lock()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the lines, none of them longer than the terminal is wide."""
+        """Draw the lines, cut to the terminal's width."""
         table = Table.grid(padding=(0, 1))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(
@@ -64,7 +64,7 @@ class Now:
         yield table
 
     def lines(self) -> list[tuple[str, Text]]:
-        """Return what is shown now, as names and lines."""
+        """Return the current names and lines."""
         trials = self._read()
         rows = []
         best = next(iter(rank(trials, self._metric)), None)
@@ -94,7 +94,7 @@ class Now:
     def _read(self) -> list[FrozenTrial]:
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
-                # A busy database; whoever works on the study sees to it.
+                # A busy database; the workers handle its errors.
                 with suppress(StorageError, OptunaError):
                     self._trials = own_trials(self._study)
                 self._looked = time.monotonic()
@@ -102,7 +102,7 @@ class Now:
 
 
 def sparkline(values: list[float]) -> str:
-    """Return a curve as one character a value, from its lowest to its highest."""
+    """Return a curve as one character per value, scaled from lowest to highest."""
     low, high = min(values), max(values)
     step = (high - low) / (len(_BLOCKS) - 1)
     return "".join(_BLOCKS[round((value - low) / step) if step > 0 else 0] for value in values)

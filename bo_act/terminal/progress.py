@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar a phase, what the study does now, and one line a trial."""
+"""Progress on stderr: a bar per phase, the live view, and a line per trial."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _NARROW = 90  # columns of a terminal below which there is no room for bars
 
 
 class Live(Events):
-    """Progress of a study: one bar a phase, what it does now, and one line a trial."""
+    """Progress of a study: a bar per phase, the live view, and a line per trial."""
 
     def __init__(self, bars: Progress, *, quiet: bool) -> None:
         self.bars = bars
@@ -63,24 +63,24 @@ class Live(Events):
         self.awaited: set[tuple[int, str]] = set()
 
     def features(self, done: int, total: int) -> None:
-        """Show features computed so far, how fast, and how long it takes yet."""
+        """Show the features done so far, their rate, and the time left."""
         self._show_paced(FEATURES, "functions", done, total)
 
     def vectors(self, done: int, total: int) -> None:
-        """Show vectors computed so far, how fast, and how long it takes yet."""
-        self._show_paced("vectors in the form of Act-Bench", "functions", done, total)
+        """Show the vectors done so far, their rate, and the time left."""
+        self._show_paced("vectors in the Act-Bench format", "functions", done, total)
 
     def runs(self, done: int, total: int, what: str) -> None:
-        """Show runs done so far, how fast, and how long it takes yet."""
+        """Show the runs done so far, their rate, and the time left."""
         self._show_paced(what, "runs", done, total)
 
     def opened(self, study: Study) -> None:
-        """Follow the trials of a study from now on."""
+        """Follow the trials of a study."""
         self.now = Now(study)
         self.metric = metric_of(study)
 
     def search(self, done: int, total: int, trial: FrozenTrial | None, best: float | None) -> None:
-        """Show a finished trial, how fast trials end, and the best value so far."""
+        """Show a finished trial, the rate of trials, and the best value so far."""
         pace = self.paces.setdefault("search", _Pace(done))
         if trial is not None and not self.quiet:
             better = best is not None and self.metric.better(best, self.best)
@@ -88,7 +88,7 @@ class Live(Events):
             if self.screen is not None:
                 self.screen.print(self._line(trial), whole=failed)
             elif failed or pace.due() or better or done == total:
-                # A log: what is better than all before, what failed, and a line a minute.
+                # A log: new best trials, failures, and a line per minute.
                 err.print(f"search: {done} of {total}{self._line(trial)}", soft_wrap=True)
         self.best = best
         rate = 60 * pace.rate(done)
@@ -96,19 +96,19 @@ class Live(Events):
         self._show("search", "search", done, total, ", ".join(parts))
 
     def waiting(self, trials: Sequence[Awaited]) -> None:
-        """Show whom is waited for; in a log, once until that changes."""
+        """Show the awaited trials; in a log, once until they change."""
         before, self.awaited = self.awaited, {(one.trial, one.kind) for one in trials}
         if self.screen is not None:
             if self.now is not None:
                 self.now.awaited = [one.text for one in trials]
             return
         for one in trials:
-            # Who is waited for without end is said even where nothing else is.
+            # Report endless waiting even with --quiet.
             if (one.trial, one.kind) not in before and (not self.quiet or one.kind == "mute"):
                 err.print(one.text, soft_wrap=True, markup=False)
 
     def confirmation(self, done: int, total: int, text: str) -> None:
-        """Show fresh-seed runs done so far."""
+        """Show the fresh-seed runs done so far."""
         self.now = None
         self._show("confirmation", "confirmation with fresh seeds", done, total, text)
 
@@ -117,7 +117,7 @@ class Live(Events):
         rate = pace.rate(done)
         note = f"{rate:.3g} {unit}/s" if rate else ""
         self._show(title, title, done, total, note)
-        # Hours of work may go to a log file: a line a minute, then.
+        # In a log file, one line per minute.
         if rate and not (self.quiet or err.is_terminal) and pace.due():
             left = duration((total - done) / rate)
             err.print(f"{title}: {done:,} of {total:,}, {note}, {left} left", soft_wrap=True)
@@ -152,19 +152,19 @@ class Live(Events):
 
 
 class _Pace:
-    """How fast something goes that was at ``first`` when the clock started."""
+    """Rate of progress since the clock started at ``first``."""
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.started = self.said = time.monotonic()
 
     def rate(self, done: int) -> float:
-        """Return how much is done a second, 0 as long as nothing was."""
+        """Return the rate per second, 0 before any progress."""
         seconds = time.monotonic() - self.started
         return (done - self.first) / seconds if seconds > 0 else 0.0
 
     def due(self) -> bool:
-        """Return whether a minute has gone by since this was last the case."""
+        """Return True once a minute."""
         now = time.monotonic()
         if now - self.said < 60:
             return False
@@ -184,7 +184,7 @@ def live(*, quiet: bool) -> Iterator[Events]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}[/]", table_column=Column(no_wrap=True)),
         console=err,
-        # A shard of features may take minutes; rich looks at the last 30 seconds otherwise.
+        # A shard of features may take minutes; rich's default is 30 seconds.
         speed_estimate_period=3600,
     )
     events = Live(bars, quiet=quiet)
@@ -201,10 +201,10 @@ def live(*, quiet: bool) -> Iterator[Events]:
 
 
 class _Screen:
-    """Draws again and again below what is printed.
+    """Redraws the live view below the printed lines.
 
-    Rich draws from a thread of its own as well, but may do so between finding the place of a line
-    and printing it, and then the next drawing goes over that line. Here both are under one lock.
+    Rich's own drawing thread may draw between placing a line and printing it, and then draw over
+    that line. Here one lock guards both.
     """
 
     def __init__(self, picture: Callable[[], RenderableType]) -> None:
@@ -218,12 +218,12 @@ class _Screen:
         self._thread.start()
 
     def print(self, line: str, *, whole: bool = False) -> None:
-        """Print a line above the drawing, cut where the terminal ends unless it is to be whole."""
+        """Print a line above the drawing, cut to the terminal's width unless ``whole``."""
         with self._lock:
             err.print(line, no_wrap=not whole, overflow="fold" if whole else "ellipsis")
 
     def close(self) -> None:
-        """Draw a last time and give the cursor back."""
+        """Draw a last time and restore the cursor."""
         self._over.set()
         self._thread.join()
         self._live.refresh()
@@ -237,7 +237,7 @@ class _Screen:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far something about a space is, where it takes more than a moment."""
+    """Show the progress of work on a space that takes more than a moment."""
     bars = Progress(
         TextColumn(what),
         BarColumn(bar_width=30),
@@ -259,5 +259,5 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield progress
     finally:
-        if bars.live.is_started:  # else it would end a line that was never begun
+        if bars.live.is_started:  # else stop() prints an empty line
             bars.stop()

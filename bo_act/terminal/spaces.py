@@ -1,4 +1,4 @@
-"""What a search space is, on stdout."""
+"""Descriptions of search spaces on stdout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def listed_space(catalogue: Catalogue, counted: Count) -> None:
-    """Print what a space is, and how many functions it has."""
+    """Print a space with its number of functions."""
     space = catalogue.space
     domain = space.spec.domain
     finite = {f"finite on [{domain.low:g}, {domain.high:g}]": f"{int(catalogue.finite.sum()):,}"}
@@ -21,8 +21,8 @@ def listed_space(catalogue: Catalogue, counted: Count) -> None:
 
 
 def large_space(space: Space, counted: Count) -> None:
-    """Print what a space is that is too large to list."""
-    _space(space, "not counted: searched from tree to tree", _satisfying(counted))
+    """Print a space that is too large to list."""
+    _space(space, "not counted: too large to list, searched locally", _satisfying(counted))
 
 
 def _space(space: Space, distinct: str, counts: dict[str, str], identity: str = "") -> None:
@@ -42,7 +42,7 @@ def _space(space: Space, distinct: str, counts: dict[str, str], identity: str = 
 
 
 def _satisfying(counted: Count) -> dict[str, str]:
-    """Say how many functions satisfy what a space may require."""
+    """Return how many functions satisfy each possible requirement of a space."""
     said = {}
     for name, number in counted.satisfying.items():
         share = f"{100 * number / counted.of:.0f}% of {counted.of:,} drawn at random"

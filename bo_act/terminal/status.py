@@ -1,4 +1,4 @@
-"""How a study is doing, as a table."""
+"""The status of a study as a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def status_table(status: StudyStatus) -> RenderableType:
-    """Return how a study is doing, to be printed."""
+    """Return the status of a study for printing."""
     return Group(*_parts(status))
 
 
@@ -32,7 +32,7 @@ def _parts(status: StudyStatus) -> list[Table | str]:
         "rate": "" if status.per_hour is None else f"{status.per_hour:,.3g} trials an hour",
         "time left": "none" if status.done else _left(status),
         "best so far": _best(status),
-        "measured": escape(str(status.metric)),
+        "measured": escape("; ".join(map(str, status.metrics or (status.metric,)))),
     }
     if status.total is None:
         del rows["time left"]
@@ -43,14 +43,14 @@ def _parts(status: StudyStatus) -> list[Table | str]:
         facts.add_row(name, text)
     said: list[Table | str] = [facts, *failure_lines(status.failures)]
     if not status.workers:
-        return [*said, "Nobody is at work."]
-    table = Table(title="At work", title_justify="left")
+        return [*said, "No worker is running."]
+    table = Table(title="Workers", title_justify="left")
     for name in ("host", "pid", "trial"):
         table.add_column(name, justify="left" if name == "host" else "right")
     table.add_column("activation", overflow="fold")
-    # In memory nobody says that he is alive; the room is the function's, then.
+    # In-memory studies have no heartbeats: leave the room to the function.
     heard = any(one.silent is not None or not one.alive for one in status.workers)
-    for name in ("epochs", "for", *(["last heard"] if heard else [])):
+    for name in ("epochs", "for", *(["heartbeat"] if heard else [])):
         table.add_column(name, justify="right")
     for one in status.workers:
         table.add_row(
@@ -66,7 +66,7 @@ def _parts(status: StudyStatus) -> list[Table | str]:
 
 
 def show_status(status: StudyStatus) -> None:
-    """Print how a study is doing."""
+    """Print the status of a study."""
     for part in _parts(status):
         out.print(part, soft_wrap=isinstance(part, str))
 
@@ -74,7 +74,7 @@ def show_status(status: StudyStatus) -> None:
 def _heard(one: AtWork) -> str:
     heard = [] if one.silent is None else [f"{one.silent:.0f} s ago"]
     if not one.alive:
-        heard.append("[yellow]gone; waits to be taken over[/]")
+        heard.append("[yellow]gone; trial waits for another worker[/]")
     return "\n".join(heard) or "never"
 
 
@@ -83,6 +83,9 @@ def _left(status: StudyStatus) -> str:
 
 
 def _best(status: StudyStatus) -> str:
+    if status.front:
+        many = len(status.front)
+        return f"{many} function{'s' * (many > 1)} on the Pareto front (see bo-act best)"
     best = status.best
     if best is None or best.value is None:
         return status.lacking or "none"

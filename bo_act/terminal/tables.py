@@ -1,4 +1,4 @@
-"""Tables on stdout: what a study found, why a trial was made, what is known of a space."""
+"""Tables on stdout: results of a study, explanation of a trial, features of a space."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from bo_act.study.results.summary import FRONT
 from bo_act.study.results.verdict import caveats, sampled, verdict, with_interval
 from bo_act.terminal.console import key_values, out, size, with_settings
 
@@ -21,20 +22,22 @@ if TYPE_CHECKING:
 
 
 def study_tables(result: StudyResult) -> None:
-    """Print what a study found: the search's best and the confirmation."""
+    """Print the results of a study: the search's best and the confirmation."""
     counts = result.trials
     out.print(
         f"[bold]{result.study}[/]: {counts.complete} complete ({counts.diverged} diverged), "
         f"{counts.pruned} pruned, {counts.failed} failed; trials in {result.storage}",
         soft_wrap=True,
     )
-    if result.best is None:
+    if result.metrics and result.front:
+        out.print(_front_table(result.front, result.metrics))
+    elif result.best is None:
         out.print(escape(result.lacking or "No function has been evaluated yet."))
     else:
         title = f"Best of the search ({result.metric.name}, one seed)"
         out.print(_found_table(title, result.top, result.metric))
-    if result.front:
-        title = "Better than all that cost less (cost at inference in units of ReLU's)"
+    if result.front and not result.metrics:
+        title = f"Pareto front: {result.metric.name} against inference cost (ReLU = 1)"
         out.print(_found_table(title, result.front, result.metric))
     baseline = result.baseline
     if result.best is not None and (baseline.value is not None or baseline.state):
@@ -59,7 +62,7 @@ def study_tables(result: StudyResult) -> None:
 
 
 def failure_lines(groups: Sequence[FailureGroup]) -> list[str]:
-    """Return what failed and why, a line a reason."""
+    """Return the failures, one line per reason."""
     return [
         f"[yellow]Failed in the {one.phase}[/], {_times(one.count)}: {escape(one.reason)}"
         + (f" [dim]{escape(one.functions)}[/]" if one.functions else "")
@@ -88,22 +91,35 @@ def _found_table(title: str, functions: Sequence[Found], metric: Metric) -> Tabl
     return table
 
 
+def _front_table(functions: Sequence[Found], metrics: Sequence[Metric]) -> Table:
+    table = Table(title=FRONT, title_justify="left")
+    table.add_column("activation", overflow="fold")
+    for metric in metrics:
+        table.add_column(escape(str(metric)), justify="right")
+    table.add_column("trial", justify="right")
+    columns = [m.texts([f.values[i] for f in functions]) for i, m in enumerate(metrics)]
+    for found, *values in zip(functions, *columns, strict=True):
+        what = with_settings(found.activation, found.settings)
+        table.add_row(what, *map(escape, values), str(found.trial))
+    return table
+
+
 def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     seeds = confirmed[0].seeds
     over = sampled([row.test for row in confirmed])
     fresh = "1 fresh seed" if seeds == 1 else f"{seeds} fresh seeds, mean and 95% interval {over}"
     table = Table(
-        title=f"Confirmed on the test set ({fresh})",
+        title=f"Confirmed on {confirmed[0].data} ({fresh})",
         title_justify="left",
     )
     table.add_column("activation", overflow="fold")
-    table.add_column(escape(f"test {metric.name}"), justify="right")
+    table.add_column(escape(confirmed[0].of(metric)), justify="right")
     table.add_column("minus ReLU", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("in the search", justify="right")
     for place, row in enumerate(confirmed):
         note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
-        after = confirmed[place + 1 : place + 2]  # all baselines may be among those found
+        after = confirmed[place + 1 : place + 2]  # all baselines may be among the best
         last_found = row.role == "found" and any(one.role == "baseline" for one in after)
         table.add_row(
             with_settings(row.activation, row.settings) + note,
@@ -117,7 +133,7 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
 
 
 _HOW = {
-    "baseline": "given at the start",
+    "baseline": "given at the start (baseline)",
     "random": "at random",
     "acquisition": "by the acquisition function",
     "strategy": "by a strategy without a model",
@@ -126,30 +142,39 @@ _HOW = {
 
 
 def explanation(found: TrialExplanation) -> None:
-    """Print what was expected of a trial, and by which evidence."""
+    """Print the prediction for a trial, and its evidence."""
     metric = found.metric
     measured = {"complete": f"{metric.text(found.value)} ({metric.name})", "running": "not yet"}
     rows = {
         "chosen": _HOW.get(found.by, found.by),
         "measured": escape(measured.get(found.state, found.state)),
     }
+    for one in found.outcomes:
+        said_ = [] if one.value is None else [one.metric.text(one.value)]
+        said_ += [] if one.expected is None else [f"expected {one.metric.text(one.expected)}"]
+        rows[escape(str(one.metric))] = escape(", ".join(said_))
+    if found.outcomes and found.state == "complete":
+        del rows["measured"]
+    if found.feasible is not None:
+        rows["constraints"] = f"satisfied with probability {found.feasible:.2g}, as expected then"
     if found.failure:
-        rows["why it failed"] = escape(found.failure)
+        rows["failure"] = escape(found.failure)
     said = found.explanation
     if said is None:
         if found.expected is not None:
-            rows["expected"] = escape(f"{metric.text(found.expected)}, as the trial noted")
+            rows["expected"] = escape(f"{metric.text(found.expected)}, as recorded in the trial")
         key_values(f"Trial {found.trial}: {found.activation}", rows)
-        what = "Nothing was predicted" if found.expected is None else "No more can be said"
+        told = found.expected is not None or any(o.expected is not None for o in found.outcomes)
+        what = "No further explanation" if told else "No prediction"
         out.print(escape(f"{what}: {found.lacking}."), soft_wrap=True)
         return
     predicted, low, high = metric.texts([said.predicted, said.low, said.high])
     rows["expected"] = escape(
-        f"{predicted}, with 90% between {low} and {high}, after {said.observed} functions"
+        f"{predicted}, 90% interval {low} to {high}, after {said.observed} functions"
     )
     rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
     key_values(f"Trial {found.trial}: {found.activation}", rows)
-    table = Table(title="Most similar before it", title_justify="left")
+    table = Table(title="Most similar earlier functions", title_justify="left")
     table.add_column("activation", overflow="fold")
     table.add_column(escape(metric.name), justify="right")
     table.add_column("similarity", justify="right")
@@ -157,16 +182,16 @@ def explanation(found: TrialExplanation) -> None:
     for text, neighbour, value in zip(found.neighbours, said.neighbours, values, strict=True):
         table.add_row(text, escape(value), f"{neighbour.similarity:.2f}")
     out.print(table)
-    better = "" if metric.sign > 0 else ", above 0 where they make it smaller"
+    better = "" if metric.sign > 0 else "; positive parts lower the metric"
     out.print(
-        "Expected values are among those observed. Parts of the prediction are in units of the "
-        f"warped target, whose deviation is 1{better}: the prior, each block, and all blocks "
-        "together."
+        "The expected value is on the metric's scale. The parts of the prediction (prior, each "
+        f"block, interaction of blocks) are in units of the warped target, with standard "
+        f"deviation 1{better}."
     )
 
 
 def feature_table(table: FeatureTable, seconds: float) -> None:
-    """Print what is known of a space and what is missing, with the reasons."""
+    """Print the features of a space, and the reasons for missing ones."""
     shown = Table(
         title=f"Features of {len(table)} functions ({seconds:.1f} s)", title_justify="left"
     )
@@ -192,16 +217,16 @@ def feature_table(table: FeatureTable, seconds: float) -> None:
 
 
 def feature_store(table: FeatureTable) -> None:
-    """Print which layers the spectra are of and where they are kept."""
+    """Print the layers of the spectra, and the folder that holds them."""
     found = table.provenance
     if "layers" not in found:
         return
     uncovered = ", ".join(found["uncovered"])
     rows = {"layers": ", ".join(found["layers"])}
     if uncovered:
-        rows["in no block"] = f"{uncovered} (the spectra say nothing of them)"
+        rows["not covered"] = f"{uncovered} (the spectra do not reflect them)"
     if found["store"]:
-        rows["kept in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
+        rows["saved in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
     key_values("Fisher spectra", rows)
 
 

@@ -1,7 +1,7 @@
-"""A training's state on disk, so that a killed one goes on where it was.
+"""Checkpoints: a training's state on disk, so that a killed training can resume.
 
-Tensors, numbers and texts alone: files are read with ``weights_only``, which runs no code of
-theirs. A kill leaves the one before, and a damaged one is not used.
+They hold only tensors, numbers and texts: ``weights_only`` reads them without running code. A
+killed write leaves the previous checkpoint, and damaged ones are ignored.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import torch
 from bo_act.io import one_line, read_checked, reason, remove_abandoned, write_checked
 
 _FORMAT = 1
-WORTH_SAVING = 1.0  # seconds of training that are rather repeated than saved
-SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints
+WORTH_SAVING = 1.0  # seconds of training that are cheaper to repeat than to save
+SAVING_SHARE = 0.02  # largest share of the time for checkpoints
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that holds the state of one training.
+    """A file with the state of one training.
 
     Attributes:
-        path: the file; its folder is made when something is saved.
-        key: of everything that the training follows from. The state of another one is not read.
+        path: the file; the first save makes its folder.
+        key: of everything that determines the training; states with another key are ignored.
     """
 
     path: Path
     key: str
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a state in place of the one before.
+        """Replace the saved state.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
         """
-        # In memory first: on a full disk, torch's own writer does not say what is wrong.
+        # In memory first: torch's own writer has no clear error for a full disk.
         buffer = io.BytesIO()
         torch.save({"format": _FORMAT, "key": self.key, "state": state}, buffer)
         write_checked(self.path, buffer.getbuffer(), sync=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state that was saved; None, with a warning, where it cannot be used."""
+        """Return the saved state, or None, with a warning if it cannot be used."""
         if not self.path.is_file():
             return None
         try:
@@ -58,25 +58,25 @@ class Checkpoint:
                 state: dict[str, Any] = content["state"]
                 return state
             why = "it belongs to another training"
-        except Exception as error:  # whatever it is, the training can do without
+        except Exception as error:  # the training can do without
             why = one_line(error)
         warn_of(self.path, why)
         return None
 
     def delete(self) -> None:
-        """Remove the file; the training is over, and a file that stays does it no harm."""
+        """Remove the file of a finished training; a leftover is harmless."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
         remove_abandoned(self.path.parent)
 
 
 class SafeState:
-    """The state that a training can go back to: in memory and, with a checkpoint, on disk.
+    """The state to resume a training from: in memory and, with a checkpoint, on disk.
 
     Attributes:
-        state: the last one that was kept.
-        seconds: that keeping took.
-        notes: why no checkpoint can be written, where that is so.
+        state: the last saved one.
+        seconds: spent on saving.
+        notes: why no checkpoint can be written, if so.
     """
 
     def __init__(self, checkpoint: Checkpoint | None, state: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ class SafeState:
         self.kept_at = time.perf_counter()
 
     def resume(self, restore: Callable[[dict[str, Any]], None]) -> None:
-        """Go back to the checkpoint, where there is one that fits."""
+        """Restore the checkpoint, if there is a matching one."""
         state = None if self.checkpoint is None else self.checkpoint.load()
         if self.checkpoint is None or state is None:
             return
@@ -99,14 +99,15 @@ class SafeState:
 
     @property
     def is_due(self) -> bool:
-        """Whether more was trained than one would repeat."""
+        """Whether there is more training to lose than is cheap to repeat."""
         since = time.perf_counter() - self.kept_at
         return since >= max(WORTH_SAVING, self.last / SAVING_SHARE)
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Keep a state in place of the one before.
+        """Replace the saved state.
 
-        The first checkpoint that cannot be written is warned of; the next ones are tried as well.
+        If a checkpoint cannot be written, bo-act warns once and continues; later ones are tried
+        again.
         """
         began = time.perf_counter()
         self.state = state()
@@ -132,7 +133,7 @@ class SafeState:
 
 
 def warn_of(path: Path, why: str) -> None:
-    """Say that a checkpoint is not used."""
+    """Warn of an unused checkpoint."""
     warnings.warn(f"the checkpoint {path} is not used, training starts over: {why}", stacklevel=3)
 
 

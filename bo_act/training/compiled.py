@@ -1,4 +1,4 @@
-"""Compiling a network, or its activation functions alone, where that can be done."""
+"""Compiling a network, or only its activation functions, if possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bo_act.training.optimization import autocast
 def compiled(
     network: nn.Module, samples: Samples, spec: TrainingSpec
 ) -> tuple[Callable[..., Any], str | None]:
-    """Compile what a recipe says, and try it; the network is left as it was.
+    """Compile and test the part that the recipe names; the network stays unchanged.
 
     Args:
         network: on the device.
@@ -29,15 +29,15 @@ def compiled(
         spec: the recipe.
 
     Returns:
-        What to call in training in place of the network, and, where nothing could be compiled,
-        why: then that is the network itself.
+        The callable to train with, and, if nothing could be compiled, the reason; the callable is
+        then the network itself.
     """
     if spec.compile == "none":
         return network, None
     functions = [module for module in network.modules() if isinstance(module, Activation)]
     if spec.compile == "activation" and not functions:
         return network, _told("the network has no activation module of ours to compile")
-    torch.compiler.reset()  # what was compiled for the function before is of no use any more
+    torch.compiler.reset()  # forget the previous function
     forward: Callable[..., Any] = network
     for function in functions:
         function.fused = spec.compile == "activation"
@@ -46,8 +46,8 @@ def compiled(
             forward = torch.compile(network)
         _try(forward, network, samples, spec)
     except torch.OutOfMemoryError:
-        pass  # the compiler was not to blame; training halves the batch
-    except Exception as error:  # a compiler fails in as many ways as it has parts
+        pass  # not the compiler's fault; training halves the batch
+    except Exception as error:  # compilers fail in many ways
         for function in functions:
             function.fused = False
         return network, _told(f"{type(error).__name__}: {error}")
@@ -64,7 +64,7 @@ def _told(why: str) -> str:
 def _try(
     forward: Callable[..., Any], network: nn.Module, samples: Samples, spec: TrainingSpec
 ) -> None:
-    """Make a step's forward and backward pass, and forget what they did to the network."""
+    """Run a forward and a backward pass, and undo their effects on the network."""
     count = min(spec.micro_batch or spec.batch_size, spec.batch_size, len(samples))
     batch, targets = samples.take(torch.arange(count, device="cpu"))
     device = targets.device

@@ -1,4 +1,4 @@
-"""Where a training runs: the device, CPU threads, random states, deterministic kernels."""
+"""Device, CPU threads, random states and deterministic kernels of a training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bo_act.errors import SpecError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is the GPU where there is one, else the CPU.
+    """Return the named device; ``auto`` is the GPU if there is one, else the CPU.
 
     Raises:
-        SpecError: the device is not there.
+        SpecError: there is no such device.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
@@ -31,7 +31,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def rng_devices(device: torch.device) -> list[torch.device]:
-    """Return the devices besides the CPU whose random state a training uses."""
+    """Return the devices besides the CPU with random states of a training."""
     return [device] if device.type == "cuda" else []
 
 
@@ -42,7 +42,7 @@ def channels_last(images: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with so many CPU threads inside; None leaves them as they are."""
+    """Set the number of torch's CPU threads inside; None changes nothing."""
     if count is None:
         yield
         return
@@ -56,9 +56,9 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic_kernels(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic kernels alone inside; its flags are as before afterwards.
+    """Restrict torch to deterministic kernels inside, and restore its flags.
 
-    cuBLAS reads ``CUBLAS_WORKSPACE_CONFIG`` when it is first used, so it is set and stays.
+    ``CUBLAS_WORKSPACE_CONFIG`` stays set, because cuBLAS reads it only at first use.
     """
     if not wanted:
         yield

@@ -1,4 +1,4 @@
-"""Measuring a network on samples, and telling whether it fits them.
+"""Measuring a network on samples, and checking that it fits them.
 
 Symbols, with shapes: B samples of a batch, C classes, V tokens of the vocabulary, k labels or
 numbers of a sample.
@@ -22,7 +22,7 @@ from bo_act.torch_state import plain_torch
 from bo_act.training.losses import Loss, check_outputs, mean_loss, outputs_of, terms
 from bo_act.training.optimization import Precision, autocast
 
-EVALUATION_BATCH = 512  # without gradients, larger batches than in training fit
+EVALUATION_BATCH = 512  # larger than in training: there are no gradients
 
 FITTING: dict[Kind, tuple[str, ...]] = {
     "classes": ("accuracy", "balanced_accuracy", "auroc"),
@@ -34,7 +34,7 @@ FITTING: dict[Kind, tuple[str, ...]] = {
 
 
 def metric_name(data: Data, metric: str | None) -> str:
-    """Return the metric that is measured on a data set; None is the usual one.
+    """Return the metric for a data set; None is the default.
 
     Raises:
         SpecError: it does not fit the targets.
@@ -99,20 +99,21 @@ def measure(
         batch_size: samples at a time.
         device: where to compute.
         precision: as in ``TrainingSpec``.
-        metric: a key of ``METRICS`` that fits the targets, see ``FITTING``.
+        metric: a key of ``METRICS`` that fits the targets, see
+            ``FITTING``.
         loss: of the training.
 
     Returns:
-        Value, as it is stored (accuracy is a fraction), and the loss, without label smoothing;
-        cross-entropy in nats. Either may be infinite or NaN where the network's outputs are, and
-        AUROC is NaN where all samples are of one class.
+        Value as stored (accuracy is a fraction), and loss without label smoothing, cross-entropy
+        in nats. Both may be infinite or NaN if the network's outputs are; AUROC is NaN if all
+        samples have one class.
     """
     device = torch.device(device)
     network.to(device)
     samples = samples.to(device)
     was_training = network.training
     network.eval()
-    # Sums of float32 losses over a whole data set would lose digits.
+    # Float32 sums over a whole data set would lose digits.
     wide = torch.float32 if device.type == "mps" else torch.float64
     score = _SCORES[metric](samples.targets, loss, wide)
     total = torch.zeros((), device=device, dtype=wide)
@@ -129,16 +130,16 @@ def measure(
 
 
 def check_network(network: nn.Module, data: Data, samples: Samples, precision: Precision) -> None:
-    """Pass a few samples through, so that a misfit is named as such.
+    """Pass a few samples through the network, for a clear error if it does not fit.
 
     Args:
         network: on the device of the samples.
-        data: that they are of.
+        data: of the samples.
         samples: of the training.
         precision: as in ``TrainingSpec``.
 
     Raises:
-        NetworkError: the network does not map the inputs to outputs as the targets need them.
+        NetworkError: the network's outputs do not fit the targets.
     """
     few, targets = samples.take(torch.arange(min(2, len(samples)), device="cpu"))
     network.eval()
@@ -159,25 +160,25 @@ def check_network(network: nn.Module, data: Data, samples: Samples, precision: P
 
 
 class _Score(Protocol):
-    """A metric, of one batch after the other.
+    """A metric, accumulated over batches.
 
     Args:
-        targets: of all samples that are to be measured on.
-        loss: of the training, which tells labels from classes.
+        targets: of all samples.
+        loss: of the training, which distinguishes labels from classes.
         wide: dtype of sums.
     """
 
     def __init__(self, targets: Tensor, loss: Loss, wide: torch.dtype) -> None: ...
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take note of a batch."""
+        """Add a batch."""
 
     def value(self, loss: float) -> float:
-        """Return the metric of all batches, whose mean loss this is."""
+        """Return the metric of all batches, given their mean loss."""
 
 
 class _Accuracy:
-    """Share of the classes, tokens or labels that the largest output, or its sign, tells."""
+    """Share of classes or tokens predicted by the largest output, or of labels by the sign."""
 
     def __init__(self, targets: Tensor, loss: Loss, _: torch.dtype) -> None:
         self.count = targets.numel() if loss != "cross_entropy" else int(terms(targets, loss))
@@ -186,14 +187,14 @@ class _Accuracy:
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         found = (outputs > 0).to(targets.dtype) if self.labels else outputs.argmax(-1)
-        self.correct += (found == targets).sum()  # an ignored token is none of the vocabulary
+        self.correct += (found == targets).sum()  # IGNORED is never predicted
 
     def value(self, _: float) -> float:
         return int(self.correct) / self.count
 
 
 class _Recalls:
-    """Mean share of right answers over the classes there are; of labels, over 0 and 1 of each."""
+    """Mean recall over the present classes; for labels, over 0 and 1 of each."""
 
     def __init__(self, _: Tensor, loss: Loss, wide: torch.dtype) -> None:
         self.labels = loss != "cross_entropy"
@@ -224,8 +225,8 @@ class _Recalls:
 class _Auroc:
     """Area under the receiver operating characteristic (Hanley and McNeil 1982), ties as halves.
 
-    Of two classes; of several, the mean over each against the others; of labels, over these.
-    Those of which all samples, or none, are positive have none and are left out.
+    Of two classes; of several, the mean over each against the others; of labels, their mean.
+    Classes and labels without both positive and negative samples are left out.
     """
 
     def __init__(self, targets: Tensor, loss: Loss, _: torch.dtype) -> None:
@@ -271,9 +272,9 @@ class _Squares:
 
 
 class _Explained(_Squares):
-    """Share of the targets' variance that is explained, the mean over several numbers a sample.
+    """Explained share of the targets' variance (R²), the mean over all numbers per sample.
 
-    As in scikit-learn, numbers that are all alike count as 1 where they are met, else as 0.
+    As in scikit-learn, a constant target counts as 1 if predicted exactly, else as 0.
     """
 
     def value(self, _: float) -> float:
@@ -285,7 +286,7 @@ class _Explained(_Squares):
 
 
 class _OfLoss:
-    """A metric that follows from the mean loss."""
+    """A metric derived from the mean loss."""
 
     def __init__(self, targets: Tensor, loss: Loss, wide: torch.dtype) -> None:
         del targets, loss, wide

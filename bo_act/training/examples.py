@@ -1,9 +1,9 @@
-"""What each example of a test set has to do with a metric: its part, where that is a mean.
+"""Contributions of single test examples to a metric.
 
-A metric that is a mean over the examples has their own values. Any other is a smooth function of
-such means, and has its linearization (the influence function, Hampel 1974): numbers whose mean is
-the metric, and whose spread is that of the metric over further examples (the delta method; of the
-area under the ROC curve that of DeLong, DeLong and Clarke-Pearson 1988).
+If a metric is a mean over the examples, the contributions are its terms. Any other metric is a
+smooth function of such means, and the contributions are its linearization (the influence function,
+Hampel 1974): numbers with the metric as mean, and with the metric's spread over further examples
+(the delta method; for the area under the ROC curve that of DeLong, DeLong and Clarke-Pearson 1988).
 
 Symbols, with shapes: N examples, k labels or numbers of each, C classes, T tokens.
 """
@@ -39,11 +39,11 @@ def per_example(
     metric: str = "accuracy",
     loss: Loss = "cross_entropy",
 ) -> NDArray[Any]:
-    """Return what each of N samples adds to a metric, (N,); see ``measure``.
+    """Return the contribution of each of N samples to a metric, (N,); see ``measure``.
 
     Returns:
-        Numbers whose mean is the metric: for the accuracy of one class a sample whether it is
-        right, bool; else float64, not finite where the metric is not.
+        Numbers with the metric as mean: for the accuracy of one class per sample bool, whether it
+        is right; else float64, not finite if the metric is not.
     """
     device = torch.device(device)
     network.to(device)
@@ -67,7 +67,7 @@ def per_example(
 
 
 def _parts(metric: str, outputs: Tensor, targets: Tensor, loss: Loss) -> tuple[Tensor, ...]:
-    """Return what of a batch is kept, (B, ...) each; all that is as long as a vocabulary goes."""
+    """Return the stored parts of a batch, (B, ...) each, none as long as a vocabulary."""
     if metric in ("mse", "r2"):
         return ((outputs - targets).square(),)
     if metric == "auroc":
@@ -77,7 +77,7 @@ def _parts(metric: str, outputs: Tensor, targets: Tensor, loss: Loss) -> tuple[T
     if metric == "balanced_accuracy" or (metric == "accuracy" and targets.dim() == 1):
         return (outputs.argmax(-1) == targets,)
     counts = (targets != IGNORED).sum(1)
-    if metric == "accuracy":  # an ignored token is none of the vocabulary
+    if metric == "accuracy":  # IGNORED is never predicted
         return (outputs.argmax(-1) == targets).sum(1), counts
     losses = functional.cross_entropy(
         outputs.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED
@@ -86,7 +86,7 @@ def _parts(metric: str, outputs: Tensor, targets: Tensor, loss: Loss) -> tuple[T
 
 
 def _influences(metric: str, parts: list[Floats], y: Floats, loss: Loss) -> Floats:
-    """Return the numbers of N examples from what was kept of them, and their targets."""
+    """Return the contributions of N examples from their stored parts and targets."""
     if len(parts) == 2:
         each = _ratio(*parts)
         if metric == "bits_per_token":
@@ -112,7 +112,7 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 def _recalls(right: Floats, y: Floats) -> Floats:
-    """Return the influences on the mean recall, (N,); of labels the mean over these."""
+    """Return the influences on the mean recall, (N,); for labels their mean."""
     columns = []
     for of_right, of_y in zip(right.T, y.T, strict=True):
         values = np.unique(of_y)
@@ -126,7 +126,7 @@ def _recalls(right: Floats, y: Floats) -> Floats:
 
 
 def _explained(squares: Floats, y: Floats) -> Floats:
-    """Return the influences on the share of the variance that is explained, (N,)."""
+    """Return the influences on the explained share of the variance, (N,)."""
     away = np.square(y - y.mean(axis=0))
     variance, error = away.mean(axis=0), squares.mean(axis=0)
     alike = variance == 0
@@ -136,7 +136,7 @@ def _explained(squares: Floats, y: Floats) -> Floats:
 
 
 def _areas(outputs: Floats, y: Floats, loss: Loss) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return scores and which are positive, (N, k) each; see ``measure`` for the metric."""
+    """Return scores and positives, (N, k) each; see ``measure`` for the metric."""
     if loss != "cross_entropy":
         return outputs.reshape(len(y), -1), y.reshape(len(y), -1) > 0.5
     if outputs.shape[1] == 2:
@@ -158,7 +158,7 @@ def _of_columns(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
         among_own = np.empty(len(score))
         for kind in (good, ~good):
             among_own[kind] = rankdata(score[kind])
-        # The share of the other kind that an example is rightly above, or below; ties count half.
+        # The share of the other kind on the correct side of an example; ties count half.
         below = (among_all - among_own) / np.where(good, (~good).sum(), good.sum())
         placed = np.where(good, below, 1 - below)
         area = placed[good].mean()

@@ -1,4 +1,4 @@
-"""What is minimized, and what of a network's answer it is computed of.
+"""Losses, and the outputs of a network that they need.
 
 Symbols, with shapes:
 
@@ -29,7 +29,7 @@ def loss_name(data: Data, spec: TrainingSpec) -> Loss:
     """Return the loss of a recipe on a data set.
 
     Raises:
-        SpecError: it does not fit the targets, or the recipe asks for what only other losses have.
+        SpecError: it does not fit the targets, or the recipe has an option of other losses.
     """
     fit = LOSSES[data.kind]
     loss = fit[0] if spec.loss == "auto" else spec.loss
@@ -67,11 +67,11 @@ def mean_loss(
 
     Args:
         outputs: (B, C) or (B, T, V) logits, or (B, k) logits or numbers.
-        targets: (B,) classes or (B, C) their probabilities, (B, T) tokens, those of which that are
-            ``IGNORED`` have no loss, or (B, k).
+        targets: (B,) classes or (B, C) probabilities, (B, T) tokens (``IGNORED`` ones have no
+            loss), or (B, k).
         loss: ``mse`` and the binary cross-entropy are means over all k.
         label_smoothing: of cross-entropy.
-        reduction: or the sum over all that the mean is of.
+        reduction: ``mean``, or the sum of the same terms.
     """
     outputs = outputs.float()
     if loss == "cross_entropy":
@@ -86,7 +86,7 @@ def mean_loss(
             reduction="sum",
             ignore_index=IGNORED,
         )
-        # A batch of ignored tokens alone has the loss 0.
+        # A batch with only ignored tokens has the loss 0.
         return total if reduction == "sum" else total / terms(targets, loss).clamp(min=1)
     outputs = outputs.reshape(targets.shape)
     if loss == "binary_cross_entropy":
@@ -97,7 +97,7 @@ def mean_loss(
 
 
 def terms(targets: Tensor, loss: Loss) -> Tensor:
-    """Return how many numbers the mean loss of a batch is the mean of."""
+    """Return the number of terms in a batch's mean loss."""
     if loss == "cross_entropy" and targets.dim() == 2 and not targets.is_floating_point():
         return (targets != IGNORED).sum()
     count = len(targets) if loss == "cross_entropy" else targets.numel()
@@ -105,14 +105,14 @@ def terms(targets: Tensor, loss: Loss) -> Tensor:
 
 
 def share(piece: Tensor, batch: Tensor, loss: Loss) -> Tensor | float:
-    """Return what the mean loss of a piece of a batch counts in that of the batch."""
+    """Return the weight of a micro-batch's mean loss in that of its batch."""
     if piece.dtype == torch.int64 and piece.dim() == 2:  # some tokens have no loss
         return terms(piece, loss) / terms(batch, loss).clamp(min=1)
     return len(piece) / len(batch)
 
 
 def outputs_of(found: Any) -> Tensor:
-    """Return a network's outputs; of a mapping or an object, its logits.
+    """Return a network's outputs, or the logits of a mapping or object.
 
     Raises:
         NetworkError: there are none.
@@ -126,16 +126,16 @@ def outputs_of(found: Any) -> Tensor:
 
 
 def check_outputs(found: object, inputs: Inputs, targets: Tensor, data: Data) -> Tensor:
-    """Return a network's outputs, if they are such as the targets need.
+    """Return a network's outputs, checked against the targets.
 
     Args:
-        found: what it returned.
+        found: returned by the network.
         inputs: of the batch.
         targets: of the batch.
-        data: that they are of.
+        data: of the batch.
 
     Raises:
-        NetworkError: they are not.
+        NetworkError: they do not fit.
     """
     outputs = data.facts["out_features"]
     expected: tuple[int, ...] = tuple(targets.shape)

@@ -1,4 +1,4 @@
-"""What changes a network's weights: optimizer, learning rates, precision, moving average."""
+"""Optimizer, learning rates, precision and moving average of a training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def make_optimizer(network: nn.Module, spec: TrainingSpec) -> torch.optim.Optimi
     if not weights:
         raise NetworkError("expected a network with weights to train, got one without any")
     groups: Any = weights
-    # Scales, shifts and biases have one axis; to shrink them regularizes nothing. Scales of an
-    # activation function would take the function with them.
+    # Scales, shifts and biases have one axis; weight decay on them regularizes nothing, and would
+    # change an activation function with learnt scales.
     scales = {id(scale) for scale in scale_parameters(network)}
     if spec.decay == "matrices" or scales:
         spared = [
@@ -64,10 +64,10 @@ START_DIVISOR, END_DIVISOR = 25.0, 1e4  # of the one-cycle schedule, as in torch
 def learning_rate(spec: TrainingSpec, *, step: int, steps: int) -> float:
     """Return the learning rate of a step, from 0, out of ``steps`` in the whole run.
 
-    ``one_cycle`` is torch's OneCycleLR (cosine, two phases; Smith and Topin 2018), which divides
-    by zero where the warm-up is exactly one step. ``cosine`` rises linearly, then falls to zero
-    by half a cosine (Loshchilov and Hutter 2017). ``constant`` has no warm-up. A cool-down at the
-    end keeps the final rate.
+    ``one_cycle`` is torch's OneCycleLR (cosine, two phases; Smith and Topin 2018), but allows a
+    warm-up of exactly one step. ``cosine`` rises linearly, then falls to zero by half a cosine
+    (Loshchilov and Hutter 2017). ``constant`` has no warm-up. A cool-down at the end keeps the
+    final rate.
     """
     if spec.schedule == "constant":
         return spec.learning_rate
@@ -100,7 +100,7 @@ _NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def narrow_dtype(device: torch.device, precision: Precision) -> torch.dtype | None:
     """Return the dtype of matrix products and convolutions, None for float32.
 
-    ``auto`` is bfloat16 on a GPU that has it.
+    ``auto`` is bfloat16 on a GPU that supports it.
     """
     if precision == "auto":
         has_it = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -109,12 +109,12 @@ def narrow_dtype(device: torch.device, precision: Precision) -> torch.dtype | No
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which a network computes."""
+    """Return the autocast context of a network."""
     dtype = narrow_dtype(device, precision)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def loss_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
-    """Return what keeps float16 gradients from vanishing; it does nothing for other dtypes."""
+    """Return a gradient scaler for float16; it does nothing for other dtypes."""
     enabled = narrow_dtype(device, precision) == torch.float16
     return torch.amp.GradScaler(device.type, enabled=enabled)

@@ -1,4 +1,4 @@
-"""How a training ends."""
+"""Outcomes of a training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class Diverged(Exception):
-    """For your own training function to raise: a result, no better than the worst.
+    """Raise this in your own training function: a result, as bad as the worst.
 
     Examples:
         >>> import bo_act
@@ -25,22 +25,20 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of one training run.
+    """Result of one training run.
 
     Attributes:
-        status: ``diverged`` where a training loss, or the metric, was infinite or NaN, or where
-            accuracy and loss stayed at chance for ``collapse_epochs``; else ``completed``, at
-            whatever value.
-        curve: the metric on the validation samples after each finished epoch, as it is stored:
-            accuracy is a fraction.
+        status: ``diverged`` if a training loss or the metric was infinite or NaN, or if accuracy
+            and loss stayed at chance for ``collapse_epochs``; else ``completed``.
+        curve: validation metric after each finished epoch, as stored: accuracy is a fraction.
         train_loss: mean training loss of each finished epoch.
-        value: the last epoch's, or of a diverged run what guessing has, see ``Data.worst``.
-        seconds: wall time of training and validation; of a run that was gone on with, from there.
-        epoch_of_divergence: the epoch, from 0, in which the loss or the metric ceased to be finite,
-            or in which accuracy was taken to stay at chance.
-        collapsed: it was the accuracy.
-        notes: what was not done as the recipe says.
-        saving: seconds of ``seconds`` that went into checkpoints.
+        value: of the last epoch, or the chance level of a diverged run, see ``Data.worst``.
+        seconds: wall time of training and validation, of a resumed run from there.
+        epoch_of_divergence: the epoch, from 0, when the loss or the metric ceased to be finite, or
+            accuracy was judged to stay at chance.
+        collapsed: whether the accuracy stayed at chance.
+        notes: deviations from the recipe.
+        saving: part of ``seconds`` spent on checkpoints.
     """
 
     status: Literal["completed", "diverged"]

@@ -1,8 +1,8 @@
 """Training one network: a plain PyTorch loop, deterministic on a CPU.
 
-A batch is a slice of a random permutation. A training loss that is not finite ends the run, and
-that is a result ("diverged"), not an error. Too little memory halves what is passed through at a
-time. A checkpoint lets a killed training go on where it was.
+A batch is a slice of a random permutation. A training loss that is not finite ends the run with a
+result ("diverged"), not an error. Too little memory halves the micro-batch. A checkpoint lets a
+killed training resume.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
     "train",
 ]
 
-STEPS_BETWEEN_LOOKS = 50  # reading a loss waits for the GPU; a diverged run wastes at most these
+STEPS_BETWEEN_LOOKS = 50  # reading a loss waits for the GPU; a diverged run wastes at most so many
 
 
 def train(
@@ -76,28 +76,28 @@ def train(
     """Train a network in place and measure it on the validation samples after each epoch.
 
     The last, partial batch of each epoch is left out, unless it is the only one. torch's global
-    random state, thread count and flags are left as they were.
+    random state, thread count and flags stay unchanged.
 
     Args:
-        network: from inputs (b, ...) to logits (b, num_classes), or whatever the targets need (see
-            ``bo_act.training.losses``); it ends on the device.
+        network: from inputs (b, ...) to logits (b, num_classes), or other outputs for other
+            targets (see ``bo_act.training.losses``); it is moved to the device.
         data: training and validation samples.
         spec: how to train.
         metric: a key of ``METRICS`` that fits the targets; default: accuracy of classes and labels,
             bits per token, or the mean squared error.
         seed: of the order of the samples and of dropout. On a CPU, the same network, data, spec
             and seed give the same numbers bit for bit.
-        report: called after each epoch with the epoch, from 0, and the metric's value; of a
-            training that is gone on with, for the epochs before as well. What it raises ends the
-            training and passes through.
-        checkpoint: where the state is kept; gone on from where there is one, deleted at the end.
-        stop: asked after each step; where it says so, the state is saved and the training ends.
+        report: called after each epoch with the epoch, from 0, and the metric's value; a resumed
+            training reports earlier epochs again. Its exceptions end the training and pass through.
+        checkpoint: file for the state; training resumes from an existing one and deletes it at the
+            end.
+        stop: called after each step; if True, the state is saved and the training ends.
 
     Raises:
-        SpecError: the device is not there; loss, metric or recipe do not fit the data.
-        NetworkError: the network does not fit the data, has nothing to train, or has no
-            deterministic kernels where those were asked for.
-        TrainingStopped: ``stop`` said so.
+        SpecError: there is no such device, or loss, metric or recipe do not fit the data.
+        NetworkError: the network does not fit the data, has nothing to train, or lacks
+            deterministic kernels that the recipe requires.
+        TrainingStopped: ``stop`` returned True.
         torch.OutOfMemoryError: not even a single sample at a time fits.
     """
     seed = checked_seed(seed)
@@ -124,18 +124,16 @@ def train(
 class _Training:
     """One call of ``train``.
 
-    ``state`` and ``restore`` hold all that one more step depends on: what follows from a state is
-    bit for bit what would have followed without the interruption, on the same device with
-    deterministic kernels. What a network keeps outside of its parameters and persistent buffers is
-    not held.
+    ``state`` and ``restore`` cover everything that the next step depends on: a resumed training is
+    bit for bit the uninterrupted one, on the same device with deterministic kernels. Only state of
+    the network outside its parameters and persistent buffers is not saved.
 
     Attributes:
-        curve, losses: the metric on the validation samples, and the mean training loss, of each
-            finished epoch.
-        step, total: steps done in the epoch that is under way, and the sum of their losses.
-        order: draws the permutations; ``order_before`` is its state before the epoch's.
-        micro_batch: samples that are passed through at a time.
-        reported: epochs that were reported; some may be trained again after too little memory.
+        curve, losses: validation metric and mean training loss of each finished epoch.
+        step, total: steps done in the current epoch, and the sum of their losses.
+        order: generator of the permutations; ``order_before`` is its state before the epoch.
+        micro_batch: samples per forward pass.
+        reported: number of reported epochs; some may be repeated after running out of memory.
     """
 
     def __init__(
@@ -172,7 +170,7 @@ class _Training:
         self.curve: list[float] = []
         self.losses: list[float] = []
         self.step = 0
-        # Losses are not negative: one that is not finite stays visible in the sum.
+        # Losses are not negative, so the sum stays infinite or NaN once one is.
         self.total = torch.zeros((), device=device, dtype=torch.float32)
         self.reported = 0
 
@@ -219,14 +217,14 @@ class _Training:
         return self._result("completed", safe)
 
     def _tell(self, report: Callable[[int, float], None] | None) -> None:
-        """Report the epochs that were not reported yet."""
+        """Report the new epochs."""
         while self.reported < len(self.curve):
             self.reported += 1
             if report is not None:
                 report(self.reported - 1, self.curve[self.reported - 1])
 
     def _train_epoch(self, stop: Callable[[], bool]) -> float:
-        """Train to the end of the epoch; return its mean loss, early where that is not finite."""
+        """Train to the end of the epoch; return its mean loss, early if it is not finite."""
         epoch = len(self.curve)
         order = torch.randperm(len(self.samples), device="cpu", generator=self.order)
         order = order[self.step * self.batch_size : self.batches * self.batch_size]
@@ -245,7 +243,7 @@ class _Training:
         return loss
 
     def _train_step(self, inputs: Inputs, targets: Tensor, epoch: int) -> bool:
-        """Make a step; False, without changing the weights, where the loss is seen not finite."""
+        """Make a step; if the loss is not finite, return False without changing the weights."""
         spec, done = self.spec, self.step + 1
         rate = learning_rate(
             spec, step=epoch * self.batches + self.step, steps=spec.epochs * self.batches
@@ -280,7 +278,7 @@ class _Training:
         return True
 
     def _validate(self) -> float:
-        """Return the metric on validation samples, of the averaged weights where there are."""
+        """Return the validation metric, with averaged weights if there are any."""
         return evaluate(
             self.network if self.average is None else self.average,
             self.validation,
@@ -292,7 +290,7 @@ class _Training:
         )
 
     def _has_collapsed(self) -> bool:
-        """Tell whether accuracy and loss have stayed where guessing has them."""
+        """Tell whether accuracy and loss stayed at chance."""
         epochs = self.spec.collapse_epochs
         if not epochs or len(self.curve) < epochs:
             return False
@@ -331,7 +329,7 @@ class _Training:
     # --- going back and going on --------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of everything that the rest of the training follows from."""
+        """Return a copy of everything that determines the rest of the training."""
         cuda = self.device.type == "cuda"
         copied: dict[str, Any] = on_cpu(
             {
@@ -352,7 +350,7 @@ class _Training:
         return copied
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state, which is left as it is."""
+        """Restore a state, without changing it."""
         held = on_cpu(state)
         self.network.load_state_dict(held["network"])
         self.optimizer.load_state_dict(held["optimizer"])
@@ -369,7 +367,7 @@ class _Training:
         self.micro_batch = min(self.micro_batch, held["micro_batch"])
 
     def _halve(self) -> None:
-        """Pass half as many images through at a time."""
+        """Halve the micro-batch."""
         self.micro_batch = math.ceil(self.micro_batch / 2)
         self.evaluation_batch = math.ceil(self.evaluation_batch / 2)
         self.optimizer.zero_grad(set_to_none=True)
@@ -378,7 +376,7 @@ class _Training:
 
 
 def is_cheap_to_read(device: torch.device) -> bool:
-    """Tell whether reading a value from a device waits for nothing."""
+    """Tell whether reading a value from a device needs no waiting."""
     return device.type == "cpu"
 
 

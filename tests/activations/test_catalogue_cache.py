@@ -77,7 +77,7 @@ def test_a_damaged_file_is_built_again(big, damage):
             arrays["group"] = first.group[:-1]
         with path.open("wb") as file:
             np.savez(file, **arrays)
-    with pytest.warns(UserWarning, match="cannot be read and is built again"):
+    with pytest.warns(UserWarning, match="cannot be read and is rebuilt"):
         again, built = calls(big)
     assert built > 0
     assert_same(first, again)

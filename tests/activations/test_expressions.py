@@ -74,7 +74,7 @@ def test_depth_and_nodes():
         ("relu()", 5, "expected 'x' or an operator, got ')'"),
         (",", 0, "expected 'x' or an operator, got ','"),
         ("relu(x)+1", 7, "unexpected character '+'; write add(a,b) for a + b"),
-        ("relu( 2)", 6, "unexpected character '2'; numbers are zero(x), one(x)"),
+        ("relu( 2)", 6, "unexpected character '2'; build numbers from zero(x)"),
         ("relu(X)", 5, "unknown operator 'X'; the input is written x"),
         ("relu(é)", 5, "unexpected character 'é'"),
     ],

@@ -99,6 +99,7 @@ def test_a_normalized_function(traced):
     agree("swish(x)", torch.float64, normalize=True)
 
 
+@pytest.mark.slow
 def test_more_functions_than_the_compiler_keeps_of_one(traced):
     """Each is compiled: none falls back because there were others before it."""
     limit = 6  # one function has a few compilations of its own

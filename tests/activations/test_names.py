@@ -116,7 +116,7 @@ def test_aliases_are_no_operators():
         ("hardsigmoid(x)", "clip(x / 6 + 1/2, 0, 1); hard_sigmoid here is clip(0.2 x + 0.5, 0, 1)"),
         ("nn.Hardsigmoid(x)", "hard_sigmoid here is clip(0.2 x + 0.5, 0, 1)"),
         ("F.hardswish(x)", "swish(x) is x sigmoid(x)"),
-        ("sin(x)", "'sin', which is another function, and no operator here"),
+        ("sin(x)", "'sin', which is a different function, not an operator here"),
         ("sqrt(x)", "another function"),
         ("atanh(x)", "another function"),
         ("tanhshrink(x)", "write sub(x,tanh(x))"),

@@ -124,9 +124,9 @@ def test_every_quirk(tmp_path, space, monkeypatch, name, chunk):
     assert reasons["max(relu(x),cosh(x))"] == ""
     assert reasons["mul(relu(x),erf(x))"] == "no vector in the file"
     assert reasons["mul(elu(x),erf(x))"] == "no vector in the file"
-    assert reasons["mul(selu(x),erf(x))"] == "a vector of 3 numbers where 105 are usual"
-    assert reasons["mul(tanh(x),erf(x))"] == "a vector with numbers that are not finite"
-    assert "no distribution function" in reasons["mul(swish(x),erf(x))"]
+    assert reasons["mul(selu(x),erf(x))"] == "a vector of 3 numbers instead of the usual 105"
+    assert reasons["mul(tanh(x),erf(x))"] == "a vector with NaN or infinite numbers"
+    assert "not a distribution function" in reasons["mul(swish(x),erf(x))"]
     assert fim.reasons[index("add(relu(x),relu(x))")] == "not in the file"
     assert benchmark.chance == 0.1
     at_chance = {"div(one(x),zero(x))", "pow(one(x),zero(x))", "min(relu(x),erf(x))"}
@@ -144,7 +144,7 @@ def test_every_quirk(tmp_path, space, monkeypatch, name, chunk):
 
 
 DAMAGE = {
-    "truncated in a record": (lambda text: text[:-300], "in the middle; it is truncated"),
+    "truncated in a record": (lambda text: text[:-300], "the file is truncated"),
     "truncated between": (lambda text: text[: text.index("}") + 1], "truncated"),
     "no object": (lambda _: "[1, 2]", r"expected an object of records, got '\['"),
     "empty": (lambda _: "", "expected an object of records, got ''"),
@@ -159,7 +159,7 @@ DAMAGE = {
     ),
     "twice": (
         lambda _: '{"a": {"Validation Accuracy": 1}, "a": {"Validation Accuracy": 1}}',
-        "'a' is there twice",
+        "'a' appears twice",
     ),
     "bad JSON": (lambda _: '{"relu(x)": {"Validation Accuracy": 0.1,, "b": 1}}', "not valid JSON"),
 }
@@ -185,7 +185,7 @@ def test_damage_is_named(tmp_path, space, name, damage):
         ({"Train Loss": [1]}, "expected a number for 'Train Loss'"),
         ({"Train Accuracy": True}, "expected a number for 'Train Accuracy', got true"),
         ({CDF: "x"}, f"expected a list of numbers for '{CDF}'"),
-        ({CDF: [0.1, "x"]}, "expected numbers alone"),
+        ({CDF: [0.1, "x"]}, "expected only numbers"),
         ({CDF: [[0.1], [0.2]]}, "expected a flat list"),
         ({SAME: [3]}, "expected texts"),
     ],

@@ -212,7 +212,7 @@ def test_several_at_once_all_have_the_file(server, tmp_path):
 
 def test_a_folder_that_cannot_be_written_to(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(BenchmarkError, match=r"cannot write .*; move away the file that"):
+    with pytest.raises(BenchmarkError, match=r"cannot write .*; move the file that"):
         fetch(f"{server.address}/file.json", tmp_path / "file" / "data")
     (tmp_path / "file.json").mkdir()
     with pytest.raises(BenchmarkError, match=r"cannot write .*: Is a directory"):
@@ -241,7 +241,7 @@ def test_another_file_than_expected(server, tmp_path):
 def test_no_way_there(server, tmp_path):
     with pytest.raises(BenchmarkError, match=r"answers 404.*act-bench on GitHub.*give its path"):
         fetch(f"{server.address}/none.json", tmp_path)
-    with pytest.raises(BenchmarkError, match=r"cannot be fetched: .*act-bench on GitHub"):
+    with pytest.raises(BenchmarkError, match=r"cannot be downloaded: .*act-bench on GitHub"):
         fetch("http://127.0.0.1:9/file.json", tmp_path)
     with pytest.raises(BenchmarkError, match="cannot be fetched"):
         fetch("https://no-such-host.invalid/file.json", tmp_path)
@@ -267,12 +267,12 @@ def test_no_way_there(server, tmp_path):
     ],
 )
 def test_what_is_no_address(tmp_path, url):
-    with pytest.raises(BenchmarkError, match="expected the http or https address"):
+    with pytest.raises(BenchmarkError, match="expected an http or https URL"):
         fetch(url, tmp_path)
 
 
 def test_a_server_that_stops_answering(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "_ATTEMPTS", 1)
     server.breaks = [50_000]
-    with pytest.raises(BenchmarkError, match=r"What came so far is kept in .*file.json.part"):
+    with pytest.raises(BenchmarkError, match=r"The part received so far is in .*file.json.part"):
         fetch(f"{server.address}/file.json", tmp_path)

@@ -81,9 +81,9 @@ def test_no_search_is_told_by_its_own_benchmark_under_another_name(files, spelli
     alone = compare([OURS], ["default"], warm_start=["two.parquet"], **options)
     assert told.steps["index"].tolist() == alone.steps["index"].tolist()
     assert told.summary["told"] == {OURS: {"by": ["two.parquet"], "not_by": [again]}}
-    with pytest.raises(BenchmarkError, match="other benchmarks to learn from than the one"):
+    with pytest.raises(BenchmarkError, match="benchmarks of other tasks to learn from"):
         compare([OURS], ["default"], warm_start=[again], **options)
-    with pytest.raises(BenchmarkError, match="have the same runs, and would count twice"):
+    with pytest.raises(BenchmarkError, match="have the same runs, which would count twice"):
         compare([OURS, again], ["default"], **options)
 
 
@@ -93,7 +93,9 @@ def test_what_a_comparison_says_of_its_sources(files, bo_act):
     asked += ["--warm-start", "copy.parquet", "--warm-start", "two.parquet"]
     code, out, _ = bo_act(*asked)
     assert code == 0
-    assert "one.parquet was told by two.parquet; not by copy.parquet" in " ".join(out.split())
+    assert "one.parquet was warm-started from two.parquet; not from copy.parquet" in " ".join(
+        out.split()
+    )
     code, out, _ = bo_act(*asked, "--json")
     assert json.loads(out)["told"][OURS]["by"] == ["two.parquet"]
     code, _, err = bo_act("compare", "-b", OURS, "--warm-start", "copy.parquet")
@@ -221,7 +223,7 @@ def test_no_study_is_its_own_source(tmp_path, monkeypatch):
     # Before its first trial as well, when it has nothing to say yet.
     Path("own.toml").write_text(FILE.format("mine", "sqlite:///runs/mine/study.db"))
     own = StudySpec.model_validate(STUDY | {"warm_start": {"sources": ["own.toml"]}})
-    with pytest.raises(SearchError, match=r"own\.toml. has the trials of the study 'mine' itself"):
+    with pytest.raises(SearchError, match=r"own\.toml. is the study 'mine' itself"):
         run_study(own)
     run_study(StudySpec.model_validate(STUDY))
     where = tmp_path / "runs" / "mine" / "study.db"
@@ -239,7 +241,7 @@ def test_no_study_is_its_own_source(tmp_path, monkeypatch):
         study = optuna.load_study(
             study_name="mine", storage=open_storage(str(where)), sampler=sampler
         )
-        with pytest.raises(SearchError, match=f"'{name}' has the trials of the study 'mine'"):
+        with pytest.raises(SearchError, match=f"'{name}' is the study 'mine' itself"):
             study.optimize(lambda trial: len(str(space.suggest(trial).expression)), n_trials=1)
     # One and the same as two sources counts once, and another study may learn from it.
     sources = read_sources(space, ["roundabout.toml", "copied.toml"])

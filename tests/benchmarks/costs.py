@@ -33,7 +33,7 @@ def area(values: np.ndarray, logs: np.ndarray, least: float, most: float) -> flo
     """Return the area that functions dominate, of value above and logarithm of cost below."""
     above = values > least
     values, logs = values[above], logs[above]
-    steps = pareto_front(values.tolist(), logs.tolist())[::-1]
+    steps = pareto_front(values.tolist(), (-logs).tolist())[::-1]
     ends = [*(float(logs[i]) for i in steps[1:]), most]
     return float(
         sum((end - logs[i]) * (values[i] - least) for i, end in zip(steps, ends, strict=True))

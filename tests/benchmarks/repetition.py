@@ -13,8 +13,8 @@ a second call goes on where the first one stopped.
 
 Rules: each function once (``never``); the acquisition function's pool keeps those evaluated
 (``pool``, which is ``acquisition.repeat = "auto"``); one of the best is repeated where the
-knowledge gradient of that is more than the new one's (``gradient``; ``pooled``: the model gets means and
-their variances); the last fifth of the evaluations repeats the best (``final``).
+knowledge gradient of that is more than the new one's (``gradient``; ``pooled``: the model gets
+means and their variances); the last fifth of the evaluations repeats the best (``final``).
 """
 
 from __future__ import annotations

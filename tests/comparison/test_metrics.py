@@ -106,7 +106,7 @@ def test_of_equal_functions_the_first_stays():
 
 def test_runs_of_different_lengths_are_refused():
     steps = pd.concat([steps_of("one", "a", 0, [1, 2]), steps_of("one", "a", 1, [1])])
-    with pytest.raises(BenchmarkError, match="expected runs of one length of 'a' on 'one'"):
+    with pytest.raises(BenchmarkError, match="expected runs of equal length of 'a' on 'one'"):
         progress(steps, BENCHMARKS)
 
 

@@ -70,7 +70,7 @@ def test_a_file_keeps_the_metric(losses, tmp_path):
     read = load(tmp_path / "losses.parquet")
     assert read.metric == LOSS
     np.testing.assert_allclose(read.values, losses.values, rtol=1e-6)
-    with pytest.raises(BenchmarkError, match=r"holds accuracies, and .* measures loss"):
+    with pytest.raises(BenchmarkError, match=r"stores accuracies, but .* measures loss"):
         write_act_bench(losses, tmp_path / "losses.json")
     # Files from before say nothing of it.
     assert open_benchmark("digits_mlp").metric.name == "accuracy"
@@ -129,7 +129,7 @@ def compared(name: str, **options):
 def test_another_metric_is_learnt_from_by_rank(losses, tmp_path):
     space, source = losses.space, as_source(losses, losses.space)
     accuracy = optuna.create_study(direction="maximize")
-    with pytest.raises(SearchError, match=r"'losses' measures loss .* cannot be trials"):
+    with pytest.raises(SearchError, match=r"'losses' measures loss .* cannot become trials"):
         add_source_trials(accuracy, space, [source])
     study = optuna.create_study(direction="minimize")
     assert add_source_trials(study, space, [source], most=3) == 3

@@ -217,8 +217,8 @@ def test_two_methods_of_one_name_are_refused(files, methods):
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ({"random": make_sampler}, "'random'.*built-in method of that name"),
-        ({"random": "default"}, "'random'.*built-in method of that name"),
+        ({"random": make_sampler}, "'random'.*built-in method has that name"),
+        ({"random": "default"}, "'random'.*built-in method has that name"),
         ({"": make_sampler}, "expected a name"),
         ({"a\nb": make_sampler}, "expected a name"),
         ({"mine": "my_methods.py:make_sampler"}, "my_methods.py' cannot be read"),
@@ -381,7 +381,7 @@ def test_what_cannot_be_told_apart_is_run_again_and_said_once(files, ran):
     for _ in range(2):
         ran.clear()
         with pytest.warns(
-            UserWarning, match=r"runs of 'mine' are not kept.*'held'.*object"
+            UserWarning, match=r"runs of 'mine' are not saved.*'held'.*object"
         ) as said:
             found = compare(ONE, {"mine": mine, "random": "random"}, **FAST, out=out)
         assert len([one for one in said if "not kept" in str(one.message)]) == 1
@@ -424,6 +424,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_function_of_a_program_travels_and_has_its_runs_in_the_next(files):
     def run(code: str) -> list[str]:
         write("program.py", code)
@@ -442,6 +443,7 @@ def test_a_function_of_a_program_travels_and_has_its_runs_in_the_next(files):
         assert len(run(SCRIPT.replace(old, new))) == 2, old
 
 
+@pytest.mark.slow
 def test_a_function_that_a_worker_cannot_find_is_said_to_be_one(files):
     write(
         "program.py",

@@ -138,7 +138,7 @@ def test_data_of_any_form_are_taken_with_their_facts(load, returned, loss, kind,
         ("Items(lambda i: (rows[i], 1, 2), N)", "expected a pair of inputs and target, got 3"),
         ("Items(lambda i: ('text', 1), N)", "item 0 of its Dataset cannot be read"),
         ("Items(lambda i: (rows[i], rows[i, :i]), N)", "expected targets of one shape"),
-        ("Items(lambda i: (rows[i, :1 + i % 5], 1 * (i > 9)), N)", "samples of one shape"),
+        ("Items(lambda i: (rows[i, :1 + i % 5], 1 * (i > 9)), N)", "samples of equal shape"),
     ],
 )
 def test_a_dataset_that_cannot_be_read_is_told(load, returned, says):
@@ -150,11 +150,15 @@ def test_a_dataset_that_cannot_be_read_is_told(load, returned, says):
 @pytest.mark.parametrize(
     ("returned", "values", "says"),
     [
-        ("rows, labels", {"image_size": 8}, "data.image_size is for square images"),
+        ("rows, labels", {"image_size": 8}, "data.image_size needs square images"),
         ("rows, labels", {"context": 8}, "data.context is for text"),
         ("rows, labels", {"standardize": "both"}, "targets of 'mine.py:load' are classes, not num"),
-        ("tokens, labels", {"standardize": "inputs"}, "are no floating-point numbers"),
-        ("Items(lambda i: (rows[i], 1), N)", {"standardize": "inputs"}, "which does that itself"),
+        ("tokens, labels", {"standardize": "inputs"}, "are not floating-point numbers"),
+        (
+            "Items(lambda i: (rows[i], 1), N)",
+            {"standardize": "inputs"},
+            "which must do this itself",
+        ),
         ("torch.rand(N, 1, 8, 8) * 9, labels", {}, "any numbers as they are, set data.standardize"),
     ],
 )
@@ -166,10 +170,10 @@ def test_what_is_for_other_data_is_refused(load, returned, values, says):
 def test_images_alone_are_augmented(load):
     load("rows, labels")
     for name in ("mine.py:load", "diabetes"):
-        with pytest.raises(DataError, match="augmentation is for square images"):
+        with pytest.raises(DataError, match="augmentation needs square images"):
             load_data(DataSpec(name=name), AugmentationSpec(flip=True))
     load("torch.rand(N, 1, 8, 8), rows[:, 0]")
-    with pytest.raises(DataError, match="augmentation is for images with classes"):
+    with pytest.raises(DataError, match="augmentation needs images with classes"):
         load_data(DataSpec(name="mine.py:load"), AugmentationSpec(flip=True))
 
 

@@ -52,7 +52,7 @@ def test_test_images_are_read_only_when_asked_for(tmp_path):
     write_idx(folder, packed=False)
     (folder / "t10k-images-idx3-ubyte").write_bytes(b"not read before the end")
     data = load_data(fashion(tmp_path))
-    with pytest.raises(DataError, match="cannot be read, or are not the official ones"):
+    with pytest.raises(DataError, match="are unreadable or not the official ones"):
         data.load_test()
 
 

@@ -127,7 +127,7 @@ def test_so_few_training_images_that_one_class_is_left(root):
     inside = root / "train" / CLASS
     for number in range(60):
         shutil.copy(inside / "0.JPEG", inside / f"more{number}.JPEG")
-    assert "data.train: the training images (2) that are left" in refused(root, train=2)
+    assert "data.train: the training images (2) of" in refused(root, train=2)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ def test_so_few_training_images_that_one_class_is_left(root):
         ),
         (
             lambda root: (root / "train" / CLASS / "x.png").symlink_to(root / "nowhere"),
-            "x.png: expected a file, or a link to one, got neither",
+            "x.png: expected a file or a link to one",
         ),
         (
             lambda root: os.mkfifo(root / "train" / CLASS / "x.png"),
-            "x.png: expected a file, or a link to one, got neither",
+            "x.png: expected a file or a link to one",
         ),
         (
             lambda root: (root / "train" / CLASS / "x.png").touch(),

@@ -86,6 +86,7 @@ TOGETHER = [
 
 
 FRAMEWORKS = ROOT / "docs/how_to/recipes.md"  # test_framework_recipes.py runs it
+SEVERAL = ROOT / "docs/how_to/several_objectives.md"
 
 
 @pytest.mark.parametrize("network", [WithFresh, WithModule])
@@ -126,6 +127,20 @@ def test_pages_on_a_loop_of_ones_own_are_one_program(pages, network, tmp_path, m
         assert features.blocks["fim"].present.any()
 
 
+def test_the_page_on_several_objectives_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def train_and_time(network: nn.Module) -> tuple[float, float]:
+        return train_and_validate(network), 0.001 * (1 + len(str(network)) % 7)
+
+    names: dict = {"MyNetwork": WithFresh, "train_and_time": train_and_time}
+    for block in blocks(SEVERAL, "python"):
+        exec(block, names)
+    assert names["study"].best_trials
+    assert "Pareto front" in (tmp_path / "front.html").read_text()
+
+
 def space_trial(space: bo_act.Space) -> optuna.trial.FixedTrial:
     return optuna.trial.FixedTrial(space.catalogue.params(space.catalogue.index("silu")))
 
@@ -137,7 +152,7 @@ def output_features(act_bench):
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in with_blocks("python") if page not in (*TOGETHER, FRAMEWORKS)],
+    [page for page in with_blocks("python") if page not in (*TOGETHER, FRAMEWORKS, SEVERAL)],
     ids=name,
 )
 def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):

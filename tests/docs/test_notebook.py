@@ -36,6 +36,7 @@ def test_no_outputs_are_kept(notebook):
             assert cell.execution_count is None
 
 
+@pytest.mark.slow
 def test_it_runs_and_shows_what_it_finds(notebook, tmp_path):
     client = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
@@ -90,7 +91,7 @@ def test_results_show_the_verdict_and_every_function():
     assert "is better than ReLU: +2.00 ±1.00" in page
     assert page.count("<svg") == 3
     assert "learning_rate 0.1" in page
-    assert "tuned alone, it may be better" in page
+    assert "with its own tuning it may be better" in page
     alone = StudyResult("s", "x.db", Counts(complete=9), found, found, (found,))._repr_html_()
     assert "not confirmed" in alone
     assert "95.00%" in alone

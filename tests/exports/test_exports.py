@@ -216,7 +216,7 @@ def test_what_cannot_be_exported_is_said():
     with pytest.raises(ExportError, match="did you mean 'torch'"):
         bo_act.export("relu(x)", to="toch")
     for name in ("my gate", "lambda", "1st", ""):
-        with pytest.raises(ExportError, match="a name that Python allows"):
+        with pytest.raises(ExportError, match="a valid Python function name"):
             bo_act.export("relu(x)", name=name)
 
 

@@ -199,9 +199,9 @@ def test_a_block_is_checked(values, reasons, message):
 
 
 def test_a_table_is_checked():
-    with pytest.raises(FeatureError, match=r"blocks of one length, got .*'a': 3, 'b': 2"):
+    with pytest.raises(FeatureError, match=r"blocks of equal length, got .*'a': 3, 'b': 2"):
         FeatureTable("h", {"a": block(3), "b": block(2)})
-    with pytest.raises(FeatureError, match="blocks of one length"):
+    with pytest.raises(FeatureError, match="blocks of equal length"):
         FeatureTable("h", {})
     table = FeatureTable("h", {"a": block(3, missing=(1,)), "b": block(3)})
     assert len(table) == 3
@@ -452,7 +452,7 @@ def test_the_first_of_two_rows_holds(tiny):
 def test_a_store_that_loses_what_it_kept(tiny, monkeypatch):
     monkeypatch.setattr(computing.FeatureStore, "shards", lambda self: iter(()))
     first = features(tiny)  # what was computed just now is here
-    with pytest.raises(FeatureError, match="were kept and cannot be read any more"):
+    with pytest.raises(FeatureError, match="were saved but can no longer be read"):
         features(tiny)
     monkeypatch.undo()
     assert_same_table(features(tiny), first)
@@ -467,7 +467,7 @@ def test_a_store_that_cannot_keep_is_done_without(tiny, monkeypatch, tmp_path, t
     else:
         cache = tmp_path / "cache"
         monkeypatch.setattr(storing.FeatureStore, "_append", lambda *_: full())
-    with pytest.warns(UserWarning, match=r"cannot be kept in .*; (make room|move away)") as told:
+    with pytest.warns(UserWarning, match=r"cannot be kept in .*; (make room|move the)") as told:
         table = features(tiny, cache=cache)
     assert len(told) == 1
     monkeypatch.undo()
@@ -620,7 +620,7 @@ class Partly(nn.Module):
 
 
 def test_uncovered_parameters_are_named_once_and_kept(tiny):
-    with pytest.warns(UserWarning, match="say nothing of these parameters") as told:
+    with pytest.warns(UserWarning, match="do not reflect these parameters") as told:
         table = features(tiny, Partly)
     (warning,) = told
     assert "not covered by the Fisher matrix: scale; " in str(warning.message)

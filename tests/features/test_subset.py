@@ -20,7 +20,7 @@ from bo_act.features.subset import farthest, spread
 from bo_act.features.table import Block
 from bo_act.specs import SpaceSpec
 from bo_act.study.running.runner import run_study
-from bo_act.study.running.worker import look_at_functions
+from bo_act.study.running.worker import compute_candidate_features
 from bo_act.study.storage.opening import load_study
 from bo_act.tasks.task import Task
 
@@ -130,7 +130,7 @@ def test_a_larger_subset_holds_the_smaller_one(blocks):
 @pytest.mark.parametrize(("count", "include"), [(2, [5, 6, 7]), (0, []), (-1, [])])
 def test_fewer_than_are_to_be_included(blocks, count, include):
     assert blocks["outputs"].present[include].all()
-    with pytest.raises(FeatureError, match=f"of which {len(include)} are to be .* got {count};"):
+    with pytest.raises(FeatureError, match=f"including {len(include)} given ones, got {count};"):
         spread(blocks, count, include=include)
 
 
@@ -140,7 +140,7 @@ def test_a_study_proposes_with_spectra_and_without_and_goes_on_alike(tmp_path, m
     changes = {"features": {"subset": 12}, "confirm": {"seeds": 0}}
     once = make(**changes, trials=10)
     run_study(once)
-    fim = look_at_functions(Task.load(once), Events()).blocks["fim"]
+    fim = compute_candidate_features(Task.load(once), Events()).blocks["fim"]
     tried = [trial.user_attrs["index"] for trial in load_study(once).trials]
     assert 0 < fim.left_out[tried].sum() < 10
     run_study(make(**changes, name="stepwise", trials=4))

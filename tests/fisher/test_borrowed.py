@@ -147,12 +147,12 @@ def scripted() -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "images", "says"),
     [
-        (scripted, IMAGES, "layers run one by one, got one of torch.jit"),
+        (scripted, IMAGES, "layers run one by one, got a torch.jit module"),
         (lambda: torch.compile(nn.Linear(5, 3).forward), IMAGES, "Module, got .*; of a compiled"),
         (lambda: Network().bfloat16(), IMAGES, r"bfloat16 on cpu, got torch.float32 on cpu"),
         (Network, IMAGES.double(), r"float32 on cpu, got torch.float64 on cpu"),
         (lambda: Network().to("meta"), IMAGES, r"float32 on meta, got torch.float32 on cpu"),
-        (lambda: Network().to("meta"), IMAGES.to("meta"), "inputs with numbers .* meta device"),
+        (lambda: Network().to("meta"), IMAGES.to("meta"), "inputs with values, .* meta device"),
     ],
 )
 def test_what_cannot_be_looked_into_is_said_on_one_line(network, images, says):

@@ -154,7 +154,7 @@ def test_inputs_are_not_changed_in_place():
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
-        ("text", "dict or tuple of some, got str"),
+        ("text", "dict or tuple of them as inputs, got str"),
         ({"twice": True}, "batch of inputs, got no tensor"),
         ((), "batch of inputs, got no tensor"),
         ((torch.tensor(3.0), X), r"batch of inputs, got shape \(\)"),
@@ -298,7 +298,7 @@ CHOICES = "'cross_entropy'.*'binary_cross_entropy'.*'mse'"
         ("classes", randint(2, 3, 3).bool(), {}, f"torch.bool.*{CHOICES}"),
         ("classes", randn(3), {}, CHOICES),
         ("tokens", randint(3, 3), {}, r"a target for each token, shape \(3, 4\), got \(3,\)"),
-        ("tokens", torch.full((3, 4), -100), {}, "a token with a loss"),
+        ("tokens", torch.full((3, 4), -100), {}, "at least one token with a loss"),
         ("tokens", None, {"fisher": "empirical"}, "labels for the empirical Fisher.*None"),
         ("classes", randn(3, 3), {"fisher": "empirical", "loss": "binary_cross_entropy"},
          "from 0 to 1, got values from -"),

@@ -661,7 +661,7 @@ def test_integer_targets_of_mse_are_one_hot():
         (
             randn(4, 3),
             {"loss": "cross_entropy"},
-            r"probabilities \(not negative, each row summing to 1\)",
+            r"probabilities as soft targets \(not negative, each row summing to 1\)",
         ),
         (randn(4, 2), {"loss": "mse"}, r"targets of shape \(4, 3\), got torch.float64 of shape"),
         (

@@ -50,7 +50,7 @@ def test_what_is_installed_and_broken_is_not_called_missing(tmp_path, monkeypatc
     monkeypatch.delitem(sys.modules, "umap", raising=False)
     assert has_extra("umap")
     kind, said = raises.rstrip("')").split("('")
-    message = rf"umap-learn, which is installed and cannot be imported \({kind}: {said}\)"
+    message = rf"umap-learn, which is installed but cannot be imported \({kind}: {said}\)"
     with pytest.raises(MissingExtraError, match=message):
         require_extra("umap", 'the embedding "umap"')
 

@@ -131,12 +131,11 @@ def test_a_folder_or_a_file_in_the_way(tmp_path):
     with pytest.raises(IsADirectoryError) as error:
         atomic_write(tmp_path / "folder", "")
     assert reason(error.value) == (
-        "Is a directory; move away the folder that stands where a file is needed, or give another "
-        "place"
+        "Is a directory; move the folder that is in the file's place, or give another place"
     )
     with pytest.raises((NotADirectoryError, FileExistsError)) as error:
         atomic_write(tmp_path / "file" / "a", "")
-    assert "move away the file that stands where a folder is needed" in reason(error.value)
+    assert "move the file that is in the folder's place" in reason(error.value)
     assert names(tmp_path) == ["file", "folder"]
 
 

@@ -149,12 +149,12 @@ def test_counts_are_checked_at_every_door(name):
         (f"seed = {10**30}", "seed: expected a number of less than 2^63"),
         (f"seed = {'9' * 5_000}", "not valid TOML: Exceeds the limit (4300 digits)"),
         ("seed = true", "seed: expected a number, got true"),
-        ("trials = 3.0", "trials: expected a whole number, without a point, got 3.0"),
-        ("trials = inf", "trials: expected a whole number, without a point, got inf"),
+        ("trials = 3.0", "trials: expected a whole number, got 3.0"),
+        ("trials = inf", "trials: expected a whole number, got inf"),
         ("trials = 99999999999", "trials: input should be less than or equal to 2147483647"),
         ("grace = nan", "grace: input should be a finite number"),
         ("grace = true", "grace: expected a number, got true"),
-        ("x = " + "[" * 5_000, "not valid TOML: it is nested too deeply"),
+        ("x = " + "[" * 5_000, "not valid TOML: it is too deeply nested"),
     ],
 )
 def test_numbers_in_study_files(tmp_path, bo_act, change, said):
@@ -169,7 +169,7 @@ def test_numbers_in_study_files(tmp_path, bo_act, change, said):
 
 @pytest.mark.parametrize("text", ["9" * 5_000, "[" * 5_000], ids=["digits", "depth"])
 def test_overrides_are_read_as_files_are(text):
-    with pytest.raises(SpecError, match=r"^--set seed: not valid TOML: (Exceeds|it is nested)"):
+    with pytest.raises(SpecError, match=r"^--set seed: not valid TOML: (Exceeds|it is too deeply)"):
         read_study("quickstart", {"seed": text})
 
 
@@ -234,7 +234,7 @@ def test_the_smallest_act_bench_file_is_read(tmp_path):
         (GOOD.replace(b"0.5", b"9" * 400), "number"),
         (GOOD.replace(b"0.5", b"1e999"), r"in \[0, 1\]"),
         (GOOD.replace(b"0.5", b"null"), "expected a number"),
-        (GOOD.replace(b"0.5", b"[" * 100_000), "nested too deeply"),
+        (GOOD.replace(b"0.5", b"[" * 100_000), "too deeply nested"),
         (GOOD.replace(b"0.5", b'0.5, "Validation Accuracy": 0.6'), "twice"),
         (b'{"' + b"x" * 20_000 + b'": {}}', "expected an expression"),
         (b"[" * 100_000, "expected"),

@@ -79,10 +79,10 @@ def test_build_gets_what_its_signature_asks_for(tmp_path, head, options, facts, 
     ("head", "facts", "says"),
     [
         ("activation, *, in_channels", TABLE,
-         "build asks for 'in_channels', which there is not of this data set; its facts are "
+         "build asks for 'in_channels', which this data set does not have; its facts are "
          "in_features = 5, out_features = 1, input_shape = (5,); images are square"),
-        ("activation, *, vocabulary", IMAGES, "asks for 'vocabulary', which there is not"),
-        ("activation, *, num_classes", TABLE, "classes are whole numbers of the shape (n,)"),
+        ("activation, *, vocabulary", IMAGES, "asks for 'vocabulary', which this data set does"),
+        ("activation, *, num_classes", TABLE, "classes are whole numbers of shape (n,)"),
     ],
 )  # fmt: skip
 def test_a_fact_that_there_is_not_is_told_with_those_there_are(tmp_path, head, facts, says):
@@ -171,7 +171,7 @@ def test_networks_are_shown_inputs_of_any_form(tmp_path):
         network.ids.weight.mul_(100)
     initialize(network, "unit_variance", inputs=EXAMPLE, seed=3)
     found = []
-    network.lazy.register_forward_hook(lambda _, __, y: found.append(float(y.square().mean())))
+    network.lazy.register_forward_hook(lambda _, __, y: found.append(y.square().mean().item()))
     ids = EXAMPLE["ids"][torch.arange(256) % 2]
     network(ids=ids, x=torch.randn(256, 5, generator=torch.Generator().manual_seed(9)))
     assert found[0] == pytest.approx(1, rel=0.3)
@@ -195,5 +195,5 @@ def test_networks_are_shown_inputs_of_any_form(tmp_path):
         if kind is OfDict:
             check_gradients(build, EXAMPLE, name="net")
         else:
-            with pytest.raises(NetworkError, match="changes in place what the function at act"):
+            with pytest.raises(NetworkError, match="changes a tensor in place that the function"):
                 check_gradients(build, EXAMPLE, name="net")

@@ -279,7 +279,7 @@ def test_a_network_that_changes_what_a_function_has_read_is_refused_with_the_pla
         check_gradients(Careless, images(), name="net.py")
     check_gradients(lambda activation: Blocks(activation(), in_place=True), images(), name="net.py")
     assert torch.equal(state, torch.get_rng_state())
-    with pytest.raises(FeatureError, match="changes in place a tensor that its gradients need"):
+    with pytest.raises(FeatureError, match="changes a tensor in place that its gradients need"):
         kronecker_factors(Careless(nn.SiLU), images(), None)
 
 

@@ -707,7 +707,7 @@ def test_classifiers_of_transformers_by_name(name, options, places):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("gpt2", {}, r"transformers:gpt2: .* no classifier of images.*bo_act.replace_activations"),
+        ("gpt2", {}, r"transformers:gpt2: .* no image classifier.*bo_act.replace_activations"),
         ("vitt", {}, "no network 'vitt' .did you mean 'vit'"),
         ("vit", {"hidden_act": "relu"}, "option 'hidden_act' is refused"),
     ],

@@ -148,7 +148,7 @@ def test_the_commands_write_report_and_figures(small, monkeypatch, bo_act):
     assert "ends in .pdf, .png or .svg" in err
     code, _, err = bo_act("report", "small.toml", "--set", "name=never")
     assert code == 2
-    assert "`bo-act run` makes it" in err
+    assert "`bo-act run` creates it" in err
 
 
 def test_what_cannot_be_loaded_is_left_out_and_named(small, monkeypatch):
@@ -159,7 +159,7 @@ def test_what_cannot_be_loaded_is_left_out_and_named(small, monkeypatch):
     )
     page = study_report(load_for_report(spec))
     assert "There is no map: no model file &#39;gone.py&#39;" in page
-    assert "There is no surrogate to ask." in page
+    assert "There is no surrogate." in page
     assert data_of(page)["progress"]["value"]
 
 
@@ -170,7 +170,7 @@ def test_a_study_of_ones_own(own):
     page = study_report(own)
     shown = data_of(page)
     assert shown["metric"] == Metric("value").as_json() | {"axis": "value"}
-    assert "The search went by output features alone" in page
+    assert "The search used output features only" in page
     assert "Not confirmed yet." in page
     assert shown["progress"]["state"][11] == "pruned"
     assert "has not noted what it ran on" in page
@@ -214,9 +214,9 @@ def test_a_study_from_tree_to_tree():
 @pytest.mark.parametrize(
     ("state", "says"),
     [
-        (TrialState.PRUNED, "All 3 functions were pruned, so nothing was found"),
+        (TrialState.PRUNED, "All 3 functions were pruned, so there is no result"),
         (TrialState.RUNNING, "No function has been evaluated yet. 3 are in training."),
-        (TrialState.FAIL, "All 3 trials failed, so nothing was found"),
+        (TrialState.FAIL, "All 3 trials failed, so there is no result"),
     ],
 )
 def test_studies_without_any_result(state, says):
@@ -284,7 +284,7 @@ def test_calibration_counts_what_lies_inside():
     assert abs(calibration(told(generator.normal(size=60)))[0].tau) < 0.35
     assert calibration(told(smooth[:3]))[0] is None
     assert calibration(told(np.ones(60)))[0] is None
-    assert calibration(None) == (None, "There is no surrogate to ask.")
+    assert calibration(None) == (None, "There is no surrogate.")
 
 
 @pytest.mark.parametrize("targets", ["winsorized", "rank_normal", "standardized"])
@@ -398,7 +398,7 @@ def test_importances_find_what_matters_and_say_what_they_cannot():
     assert list(found) == ["a", "b"]
     assert found["a"] > 0.9
     assert (
-        "It takes 5 complete trials; there are 3"
+        "At least 5 complete trials are needed; there are 3"
         in importances(LoadedStudy(only(TrialState.COMPLETE)))[1]
     )
 

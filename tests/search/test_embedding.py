@@ -188,7 +188,7 @@ class EmbedderContract:
         blocks = {n: Block(np.full_like(b.values, np.nan), gone) for n, b in table.blocks.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with pytest.raises(SearchError, match="nothing can be embedded"):
+            with pytest.raises(SearchError, match="there is nothing to embed"):
                 self.embedder().fit(replace(table, blocks=blocks))
 
 

@@ -34,7 +34,7 @@ def test_observations_are_finite(value):
 
 
 def test_observations_are_of_one_length():
-    with pytest.raises(SearchError, match="as many indices as values, got 2"):
+    with pytest.raises(SearchError, match=r"as many indices as values, got \(2,\) and"):
         Observations(np.array([3, 4]), np.array([0.5]))
     assert len(Observations(np.array([3, 4]), np.array([0.5, 0.6]))) == 2
 

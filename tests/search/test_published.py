@@ -131,6 +131,7 @@ def test_outputs_are_those_for_clipped_normal_samples():
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_umap_leaves_the_threads_of_torch_alone(tmp_path):
     """Numba sets them to all cores, and two processes on two cores were ten times slower."""
     script = (

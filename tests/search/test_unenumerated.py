@@ -1,4 +1,4 @@
-"""Searching from tree to tree where a space cannot be listed."""
+"""Local search over trees where a space cannot be listed."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_function_is_met_once(six):
     first = frontier.index("softplus(relu(add(erf(x),erf(x))))")
     assert first == before
     assert frontier.index("softplus(relu(add(erf(x),erf(x))))") == first
-    with pytest.raises(ExpressionError, match="no schema has a place for it"):
+    with pytest.raises(ExpressionError, match="no schema can express it"):
         frontier.params(first)
     # The number of a spelling in a schema makes it one that can be tried.
     params = {
@@ -151,6 +151,7 @@ def test_neighbours_are_one_change_away(six):
 # --- searching ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_goes_beyond_the_sample_and_is_reproducible(six):
     study = search(six, 24, candidates="auto")  # too large to list
     sampler = study.sampler
@@ -249,7 +250,7 @@ def test_what_needs_a_list_is_refused(six, tiny, act_bench):
 STUDY = f"""
 name = "deep"
 space = "six_operators"
-trials = 16
+trials = 11
 {TASK}[confirm]
 top = 1
 seeds = 2
@@ -262,10 +263,10 @@ def test_a_study_of_a_large_space(tmp_path, monkeypatch, bo_act):
     (tmp_path / "deep.toml").write_text(STUDY)
     spec = read_study("deep.toml")
     result = run_study(spec)
-    assert result.trials.finished == 16
+    assert result.trials.finished == 11
     assert result.confirmed
     assert read_result(spec) == result
-    code, out, _ = bo_act("why", "deep.toml", "15")
+    code, out, _ = bo_act("why", "deep.toml", "10")
     assert code == 0, out
     code, out, _ = bo_act("space", "six_operators")
     assert code == 0
@@ -278,11 +279,11 @@ def test_a_study_of_a_large_space(tmp_path, monkeypatch, bo_act):
     assert "can be listed" in err
     # Another process goes on with it, and takes no function again.
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "bo_act.cli", "run", "deep.toml", "--set", "trials=20"]
+    command = [sys.executable, "-m", "bo_act.cli", "run", "deep.toml", "--set", "trials=13"]
     done = subprocess.run(
         [*command, "--json"], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["trials"]["complete"] == 20
+    assert json.loads(done.stdout)["trials"]["complete"] == 13
     texts = [t.user_attrs["activation"] for t in load_study(spec).trials]
-    assert len(set(texts)) == 20
+    assert len(set(texts)) == 13

@@ -59,7 +59,7 @@ def test_functions_are_matched_by_what_they_compute(one):
     np.testing.assert_array_equal(same.values[one.measured], one.values[one.measured])
     assert np.isnan(same.values[~one.measured]).all()
     alien = random_benchmark(Space(SpaceSpec(name="x", expressions=("cosh(x)", "sinh(x)"))))
-    with pytest.raises(SearchError, match="'random' has no value of any function of the space"):
+    with pytest.raises(SearchError, match="'random' has no value for any function of the space"):
         as_source(alien, one.space)
 
 
@@ -209,7 +209,7 @@ def test_no_benchmark_is_its_own_source(files):
         alone = compare([name], ["default"], evaluations=12, seeds=1, warm_start=[other])
         chosen = left_out.steps[left_out.steps["benchmark"] == name]
         assert chosen["index"].tolist() == alone.steps["index"].tolist()
-    with pytest.raises(BenchmarkError, match="other benchmarks to learn from"):
+    with pytest.raises(BenchmarkError, match="benchmarks of other tasks to learn from"):
         compare(both[:1], ["default"], evaluations=12, seeds=1, warm_start=both[:1])
 
 

@@ -58,7 +58,7 @@ def test_the_built_in_training_has_those_it_knows():
     ("text", "said"),
     [
         (f'{BUILT_IN}[metric]\nname = "acuracy"', "did you mean 'accuracy'"),
-        (f'{BUILT_IN}[metric]\nname = "loss"', "needs an objective of your own"),
+        (f'{BUILT_IN}[metric]\nname = "loss"', "other metrics need your own objective"),
         (f'{BUILT_IN}[metric]\nname = "mse"\ndirection = "maximize"', "name alone"),
         (f"{BUILT_IN}[metric]\nworst = 0.1", "name alone"),
         (f'{OWN}[metric]\ndirection = "minimise"', "did you mean 'minimize'"),

@@ -264,6 +264,6 @@ def test_a_value_of_a_study_file_has_to_lie_on_the_steps(tmp_path):
     assert read_study(str(file)).defaults == {"model.options.width": 96}
     file.write_text(text.format(100))
     with pytest.raises(
-        SpecError, match=r"width = 100 in this file, .* is not among what is searched"
+        SpecError, match=r"width = 100 in this file, .* is outside the searched values"
     ):
         read_study(str(file))

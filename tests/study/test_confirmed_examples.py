@@ -123,7 +123,7 @@ def test_runs_without_examples_are_read_and_said_to_be_over_seeds_alone(spec):
     assert (best.test.over, best.test.intervals) == ("seeds", {})
     relu = next(one for one in result.confirmed if one.minus_relu)
     assert sampled([relu.minus_relu]) == "over seeds alone"
-    assert any("was not kept with the runs" in one for one in caveats(result.confirmed))
+    assert any("the runs have no values per example" in one for one in caveats(result.confirmed))
 
 
 # --- loops of your own ----------------------------------------------------------------------
@@ -173,5 +173,5 @@ def test_what_is_no_number_and_no_list_of_them_is_told(wrong):
     space = bo_act.load_space("classic")
     study = optuna.create_study(direction="maximize")
     study.optimize(lambda t: len(str(space.suggest_expression(t))), n_trials=2)
-    with pytest.raises(bo_act.BoActError, match="to return a number, or one for each test example"):
+    with pytest.raises(bo_act.BoActError, match="to return a number, or a number per test example"):
         bo_act.confirm(study, lambda *_: wrong, space=space, seeds=1)

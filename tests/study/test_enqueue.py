@@ -118,7 +118,7 @@ def test_dotted_names_and_trials_that_are_there_already(space, features):
 
 def test_slots_are_no_other_parameters(space, features):
     study = new_study(space, features)
-    with pytest.raises(SearchError, match="got binary, which the function follows from"):
+    with pytest.raises(SearchError, match="got slots of the function itself, binary"):
         space.enqueue(study, "relu(x)", binary="add")
     assert not study.trials
 
@@ -135,7 +135,7 @@ def test_several_activations(space, features):
     assert texts[:2] == [["relu(x)", "gelu(x)"], ["swish(x)", "swish(x)"]]
     assert texts[2][1] == "erf(x)"
     assert why(study, study.sampler, 0).activation.startswith("early: relu(x), late: gelu(x) with")
-    with pytest.raises(ExpressionError, match="it has those named early, late"):
+    with pytest.raises(ExpressionError, match="its functions are named early, late"):
         space.activation_of(study.trials[0])
     with pytest.raises(ExpressionError, match="no function named 'middle'"):
         space.activation_of(study.trials[0], "middle")
@@ -145,7 +145,7 @@ def test_several_activations(space, features):
     with pytest.raises(SearchError, match="no activation ''; it has early, late"):
         study.ask()
     one = new_study(space, features)
-    with pytest.raises(SearchError, match="no activation 'early'; it has one alone, without"):
+    with pytest.raises(SearchError, match="no activation 'early'; it has one without"):
         space.enqueue(one, {"early": "relu(x)"})
 
 
@@ -224,17 +224,23 @@ def test_the_function_of_any_trial(space, features):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"activation": "relu(x)"}, "enqueue a function by space.enqueue(study, 'relu(x)')"),
+        ({"activation": "relu(x)"}, "enqueue a function with space.enqueue(study, 'relu(x)')"),
         ({"activation": "relu(" * 999}, "..."),
         ({"binray": "add"}, "'binray', which is neither a slot of the space nor a parameter (did"),
         ({"Left": "relu"}, "(did you mean 'left'?)"),
         ({"left": "rellu"}, "left = 'rellu', and the space 'small' has no such choice"),
         ({"left": "rellu"}, "(did you mean 'relu'?)"),
-        ({"left": "ReLU"}, "left = 'ReLU', and the space 'small' has no such choice there (did"),
+        (
+            {"left": "ReLU"},
+            "left = 'ReLU', which is not a choice of that slot in the space 'small' (did",
+        ),
         ({"schema": "expression", "expression": "silu(x)"}, "(did you mean 'swish(x)'?)"),
         ({"expression": "relu(x)"}, "expression = 'relu(x)'"),
-        ({"schema": "unary(x)", "left": "relu"}, "no schema of the space 'small' has these slots"),
-        ({"binary": "add", "expression": "gelu(x)"}, "has these slots together"),
+        (
+            {"schema": "unary(x)", "left": "relu"},
+            "no schema of the space 'small' has all of these slots",
+        ),
+        ({"binary": "add", "expression": "gelu(x)"}, "has all of these slots"),
         ({"rte": 0.1}, "'rte', which is neither a slot of the space nor a parameter (did you mean"),
     ],
 )

@@ -75,7 +75,7 @@ def test_a_functions_own_value_is_not_evidence(cloud):
     [
         (seen(1), 50, "gp", "at least two evaluated functions"),
         (seen(), 119, "gp", "no place in the embedding"),
-        (seen(), 50, "forest", "only the surrogate 'gp', or one of your own, can be asked why"),
+        (seen(), 50, "forest", "only the surrogate 'gp', or your own, can explain"),
     ],
 )
 def test_what_cannot_be_explained(cloud, observations, index, surrogate, message):
@@ -125,7 +125,7 @@ def test_trials_that_cannot_be_explained(searched):
         why(study, sampler, 99)
     empty = optuna.create_study()
     empty.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING))
-    with pytest.raises(SearchError, match="has not been given a function"):
+    with pytest.raises(SearchError, match="has no function yet"):
         why(empty, sampler, 0)
 
 
@@ -143,7 +143,7 @@ def test_the_command(tmp_path, monkeypatch, bo_act):
         assert part in out
     code, out, _ = bo_act("why", "s.toml", "12", "--json")
     assert json.loads(out)["trial"] == 12
-    assert "too little had been evaluated" in bo_act("why", "s.toml", "0")[1]
+    assert "too few functions had been evaluated" in bo_act("why", "s.toml", "0")[1]
     code, _, err = bo_act("why", "s.toml", "40")
     assert code == 2
     assert "has no trial 40; it has 13, from 0" in err

@@ -234,7 +234,7 @@ def test_a_line_that_is_no_record_is_left_out(line, caplog):
     assert told(follows) == read()
     assert len(read()) == 5
     for one in caplog.records:
-        assert "1 lines are no records of a study" in one.getMessage()
+        assert "1 lines are not study records" in one.getMessage()
 
 
 def test_flipped_bytes_in_a_journal():
@@ -270,7 +270,7 @@ def test_flipped_bytes_in_a_journal():
 )
 def test_another_file_is_left_as_it_is(content, bo_act):
     Path("train.log").write_text(content)
-    with pytest.raises(StorageError, match="is no journal of a study but another file") as caught:
+    with pytest.raises(StorageError, match="is another file, not a study journal") as caught:
         open_storage("train.log")
     assert "\n" not in str(caught.value)
     Path("study.toml").write_text(
@@ -304,10 +304,10 @@ def test_a_journal_in_whose_place_another_was_put():
     study = a_journal()
     whole = Path("study.log").read_bytes()
     Path("study.log").write_bytes(whole[:300])
-    with pytest.raises(StorageError, match="was replaced by another file while it was used"):
+    with pytest.raises(StorageError, match="was replaced by another file while in use"):
         study.trials  # noqa: B018
     study = optuna.load_study(study_name="one", storage=open_storage("study.log"))
     Path("copy.log").write_bytes(whole * 2)
     Path("copy.log").rename("study.log")
-    with pytest.raises(StorageError, match="was replaced by another file while it was used"):
+    with pytest.raises(StorageError, match="was replaced by another file while in use"):
         study.trials  # noqa: B018

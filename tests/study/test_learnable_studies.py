@@ -71,8 +71,8 @@ def test_an_objective_gets_functions_that_learn():
     ("table", "says"),
     [
         ('learnable = "chanel"', "'none', 'layer' or 'channel'"),
-        ("scale_operators = true", "are of learnable = 'layer' or 'channel'"),
-        ("channel_dim = 2", "are of learnable = 'layer' or 'channel'"),
+        ("scale_operators = true", "need learnable = 'layer' or 'channel'"),
+        ("channel_dim = 2", "need learnable = 'layer' or 'channel'"),
         ('learnabel = "layer"', "did you mean 'learnable'"),
     ],
 )

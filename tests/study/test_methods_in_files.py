@@ -94,6 +94,7 @@ def test_a_strategy_of_your_own_searches():
     assert ways(spec)[-3:] == ["strategy"] * 3
 
 
+@pytest.mark.slow
 def test_workers_and_why(bo_act):
     tables = {key: f'[{key}]\nname = "{part["name"]}"\n' for key, part in MODEL.items()}
     Path("s.toml").write_text(

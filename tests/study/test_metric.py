@@ -18,7 +18,7 @@ from bo_act.study.results.explanation import why
 from bo_act.study.results.stopping import improvement_left
 from bo_act.study.running.dashboard_notes import note
 from bo_act.study.running.runner import run_study
-from bo_act.study.running.worker import look_at_functions, make_sampler
+from bo_act.study.running.worker import compute_candidate_features, make_sampler
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.trials import StudyView, measured, own_trials
@@ -117,7 +117,7 @@ def test_a_known_worst_value_is_what_a_diverged_training_has(direction):
 
 def test_the_search_looks_for_small_values(study, spec):
     task = Task.load(spec)
-    sampler = make_sampler(task, look_at_functions(task, bo_act.Events()), study)
+    sampler = make_sampler(task, compute_candidate_features(task, bo_act.Events()), study)
     told = sampler.view(study).observations
     assert (told.values < 0).all()
     finite = [t for t in own_trials(study) if t.state.is_finished()]
@@ -162,7 +162,7 @@ def test_commands_show_an_error_as_an_error(bo_act):
     code, out, err = bo_act("why", "pinn.toml", "11")
     assert code == 0
     shows_no_percent(out)
-    assert re.search(r"expected +│ 0\.00\d+, with 90% between 0\.00\d+ and", out)
+    assert re.search(r"expected +│ 0\.00\d+, 90% interval 0\.00\d+ to", out)
     assert json.loads(bo_act("why", "pinn.toml", "11", "--json")[1])["value"] > 0
 
 
@@ -243,7 +243,7 @@ def test_a_sampler_notes_what_its_study_measures(classic):
 def test_a_metric_of_another_direction_is_refused(classic):
     study = optuna.create_study(direction="minimize")
     sampler = bo_act.ActivationSampler(classic, metric=bo_act.Metric("accuracy"))
-    with pytest.raises(SearchError, match="was created to minimize"):
+    with pytest.raises(SearchError, match="created to minimize"):
         loop(classic, study, sampler)
     assert not [t for t in study.trials if not t.state.is_finished()]
 

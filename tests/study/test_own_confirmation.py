@@ -118,7 +118,7 @@ def test_any_sampler_and_trials_without_texts(space):
 
 def test_what_does_not_fit_is_told(space):
     empty = optuna.create_study(direction="maximize")
-    with pytest.raises(SearchError, match="no function with a value to confirm"):
+    with pytest.raises(SearchError, match="no function to confirm"):
         bo_act.confirm(empty, train, space=space)
     study = searched(space)
     with pytest.raises(SearchError, match=r"expected train\(activation, seed\) to return a number"):

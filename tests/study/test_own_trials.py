@@ -191,7 +191,7 @@ def test_callbacks_are_told_of_own_trials_alone():
 def test_a_trial_of_a_source_is_not_explained(both):
     study = load_study(both[1])
     sampler = ActivationSampler(load_space("classic"))
-    with pytest.raises(SearchError, match=r"trial 3 .* source 'two' .* own begin with 30"):
+    with pytest.raises(SearchError, match=r"trial 3 .* source 'two' .* own trials begin at 30"):
         why(study, sampler, 3)
     assert why(study, sampler, 30).trial == 30
     with pytest.raises(SearchError, match="no trial 38; it has 38, from 0"):

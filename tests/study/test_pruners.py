@@ -55,7 +55,10 @@ def test_a_pruner_by_its_name(options, kind):
 @pytest.mark.parametrize(
     ("pruner", "says"),
     [
-        ({"name": "median", "percentile": 20.0}, "percentile is no option of the pruner 'median'"),
+        (
+            {"name": "median", "percentile": 20.0},
+            "percentile is not an option of the pruner 'median'",
+        ),
         ({"name": "hyperband", "early_stopping_rate": 1}, "which has first_epochs, reduction_fac"),
         ({"name": "threshold"}, "needs lower or upper"),
         ({"name": "patient", "wraps": {"name": "patient"}}, "another pruner to wrap"),

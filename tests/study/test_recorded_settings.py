@@ -198,7 +198,7 @@ def test_a_trial_that_an_error_gave_back_is_begun_anew_with_other_settings(monke
     assert run_study(mended).trials.complete == 2
     first, *others = load_study(mended).trials
     assert first.state == TrialState.FAIL
-    assert first.user_attrs["failure"] == "what it was begun with has changed"
+    assert first.user_attrs["failure"] == "what it started with has changed"
     assert [len(trial.intermediate_values) for trial in others] == [2, 2]
 
 

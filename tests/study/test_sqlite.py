@@ -105,7 +105,7 @@ def test_a_file_that_is_gone_is_missed_and_not_made_anew():
     assert study.ask().number == 1
     Path("study.db").rename("moved.db")
     Path("study.db").write_bytes(Path("moved.db").read_bytes())
-    with pytest.raises(StorageError, match="was replaced by another file while it was used"):
+    with pytest.raises(StorageError, match="was replaced by another file while in use"):
         study.ask()
 
 

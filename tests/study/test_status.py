@@ -65,7 +65,7 @@ def test_the_status_names_who_is_at_work():
     for width, heard in ((80, True), (120, False)):
         at_work = found if heard else replace(found, workers=found.workers[:1])
         Console(file=page, width=width).print(terminal.status_table(at_work))
-        assert ("waits to be" in page.getvalue()) == ("last heard" in page.getvalue()) == heard
+        assert ("trial waits" in page.getvalue()) == ("heartbeat" in page.getvalue()) == heard
         assert max(map(len, page.getvalue().splitlines())) <= width
         page.truncate(page.seek(0))
     ends = [trial.datetime_complete for trial in study.trials[:3]]
@@ -82,7 +82,7 @@ def test_a_worker_ends_with_the_study_and_confirms_nothing(bo_act):
     code, out, _ = bo_act("status", "tiny.toml")
     assert code == 0
     assert "5 of 5" in out
-    assert "Nobody is at work." in out
+    assert "No worker is running." in out
     assert bo_act("status", "tiny.toml", "--watch")[0] == 0  # done, so it ends
     code, out, _ = bo_act("status", "tiny.toml", "--json")
     assert json.loads(out)["trials"]["complete"] == 5
@@ -91,7 +91,7 @@ def test_a_worker_ends_with_the_study_and_confirms_nothing(bo_act):
 def test_a_study_that_nobody_has_begun(bo_act):
     code, _, err = bo_act("status", "tiny.toml")
     assert code == 2
-    assert "`bo-act run` makes it" in err
+    assert "`bo-act run` creates it" in err
 
 
 def test_a_dashboard_that_is_not_installed(bo_act, monkeypatch):

@@ -26,7 +26,7 @@ from bo_act.study.results.confirmation import interval, paired
 from bo_act.study.results.summary import read_result
 from bo_act.study.results.verdict import caveats
 from bo_act.study.running.runner import Events, run_study
-from bo_act.study.running.worker import _next_trial, _No, look_at_functions, make_sampler
+from bo_act.study.running.worker import _next_trial, _No, compute_candidate_features, make_sampler
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import CLAIM, DEATHS, OWNER, Owner, _born
 from bo_act.tasks.task import Task
@@ -346,7 +346,7 @@ def test_a_signal_finishes_the_step_and_gives_the_trial_back(asked, code):
     process.send_signal(asked)
     _, told = process.communicate(timeout=60)
     assert process.returncode == code, told
-    assert "the same command goes on from here" in told
+    assert "the same command resumes here" in told
     given_back = load_study(spec).trials[-1]
     assert given_back.state == TrialState.RUNNING
     assert given_back.system_attrs[OWNER] is None
@@ -512,7 +512,9 @@ def test_no_more_trials_are_begun_than_are_asked_for():
         study._study_id, create_trial(state=TrialState.RUNNING, system_attrs={OWNER: other})
     )
     more = spec.model_copy(update={"trials": 4})
-    sampler = make_sampler(Task.load(more), look_at_functions(Task.load(more), Events()), study)
+    sampler = make_sampler(
+        Task.load(more), compute_candidate_features(Task.load(more), Events()), study
+    )
     assert _next_trial(more, study, sampler) is _No.YET
     study.tell(3, 0.5)
     assert _next_trial(more, study, sampler) is _No.MORE

@@ -140,7 +140,7 @@ def test_an_activation_that_the_sampler_does_not_know(space, features):
     with pytest.raises(SearchError, match=r"activations=\(\.\.\., 'stage1'\)"):
         study.optimize(lambda trial: float(bool(space.suggest(trial, "stage1"))), n_trials=1)
     for names in [(), ("a", "a"), ("", "a")]:
-        with pytest.raises(SearchError, match="one name for each"):
+        with pytest.raises(SearchError, match="a different name for each"):
             ActivationSampler(space, features=features, activations=names)
 
 
@@ -171,6 +171,7 @@ def work(url: str, trials: int) -> None:
     study.optimize(lambda trial: made_up(space, trial), n_trials=trials)
 
 
+@pytest.mark.slow
 def test_workers_take_different_configurations(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     optuna.create_study(study_name="shared", storage=url, direction="maximize")
@@ -185,6 +186,7 @@ def test_workers_take_different_configurations(tmp_path):
     assert len({json.dumps(t.params, sort_keys=True) for t in trials}) == 16
 
 
+@pytest.mark.slow
 def test_it_beats_sampling_apart(act_bench):
     """The best rate depends on the function, which a delegate cannot see."""
     features = compute_features(act_bench)
@@ -348,7 +350,7 @@ def test_settings_are_trained_with(study_file):
         ('"training.threads" = { low = 1, high = 2 }', "nothing to search"),
         ('"data.train" = { low = 1, high = 2 }', "expected 'training.NAME' or 'model"),
         ('"model.options.depth" = { low = 1, high = 2 }', "give depth a value in"),
-        ('"training.momentum" = { low = 0.1, high = 0.5 }', "is not among what is searched"),
+        ('"training.momentum" = { low = 0.1, high = 0.5 }', "is outside the searched values"),
         ('"training.momentum" = { low = 0.5, high = 1.5 }', "momentum"),
         ('"training.momentum" = { low = 0.9, high = 0.1 }', "expected low < high"),
         ('"training.momentum" = { low = 0.9 }', "expected low and high, or choices"),

@@ -113,7 +113,7 @@ def test_studies_of_any_kind_run_to_the_end(kind, metric, training, loss):
         ("numbers", "mse", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("tokens", "accuracy", {"collapse_epochs": 1}, "collapse_epochs looks for the accuracy"),
         ("classes", "accuracy", {"loss": "binary_cross_entropy"}, "that are 0 or 1"),
-        ("numbers", "mse", {"loss": "cross_entropy"}, "labels that are whole numbers"),
+        ("numbers", "mse", {"loss": "cross_entropy"}, "whole numbers as labels"),
         ("classes", "accuracy", {"channels_last": True}, "is for images"),
     ],
 )

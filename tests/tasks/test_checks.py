@@ -239,7 +239,7 @@ def test_logits_are_looked_at_in_training_as_well():
     ],
 )
 def test_an_activation_that_changes_nothing_is_told(body):
-    refused(net(body), NetworkError, r"net\.py: the network does the very same with relu")
+    refused(net(body), NetworkError, r"net\.py: the network computes the same with relu")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_each_of_several_activations_has_to_matter():
     names = {"activations": ["early", "late"]}
     check_trains(Task.load(whole(text + forward + late.format("x = ") + TAIL, **names)))
     spec = whole(text + forward + late.format("") + TAIL, **names)
-    refused(spec, NetworkError, r"no use of what activation\('late'\) gives")
+    refused(spec, NetworkError, r"does not use activation\('late'\)")
 
 
 NORMED = """
@@ -343,7 +343,7 @@ def test_shipped_networks_pass_the_checks():
 def test_a_benchmark_is_checked_as_well():
     with pytest.raises(NetworkError, match=r"net\.py, line 11"):
         build_benchmark(net("if self.training: 1 / 0\n" + BODY), seeds=1)
-    with pytest.raises(NetworkError, match="does the very same"):  # mended, and still not right
+    with pytest.raises(NetworkError, match="computes the same"):  # mended, and still not right
         build_benchmark(net("return self.last(x.flatten(1))"), seeds=1)
 
 
@@ -378,16 +378,16 @@ def data(body: str, **changes) -> StudySpec:
         (f"{GOOD}\nreturn images[:, :0], labels", "at least one"),
         (f"{GOOD}\nreturn {{}}, labels", "an empty dict"),
         (f"{GOOD}\nreturn (), labels", "an empty tuple"),
-        (f"{GOOD}\nreturn (images, images[1:]), labels", "as many samples each"),
+        (f"{GOOD}\nreturn (images, images[1:]), labels", "the same number of samples"),
         (f"{GOOD}\nreturn images[0], labels", "expected 1 labels"),
         (f"{GOOD}\nreturn images, labels / 0", "finite numbers, .* 40 of them not"),
-        (f"{GOOD}\nreturn images[:, 0] / 0, labels", "inputs that are finite numbers"),
+        (f"{GOOD}\nreturn images[:, 0] / 0, labels", "expected finite inputs"),
         (f"{GOOD}\nreturn images, labels * 1j", "real numbers"),
         (f"{GOOD}\nimages[3] = float('nan')\nreturn images, labels", "64 that are not finite"),
         (f"{GOOD}\nreturn images * 255, labels", "numbers from 0 to 1, got"),
         (f"{GOOD}\nreturn images, labels * 10**9", "one of 3000000000 among 40 images"),
         (f"{GOOD}\nreturn images * 0, labels", "all of one gray"),
-        (f"{GOOD}\nreturn images[:5], labels[:5] * 0", "too few to hold a tenth of them out"),
+        (f"{GOOD}\nreturn images[:5], labels[:5] * 0", "too few to hold out a tenth"),
         ("raise SystemExit", r"SystemExit \(mine\.py, line 4\)"),
         ("raise MemoryError", r"MemoryError \(mine\.py, line 4\)"),
         ("raise ConnectionResetError('gone')", r"gone \(mine\.py, line 4\)"),
@@ -442,7 +442,7 @@ def test_data_in_any_form_is_taken(change):
         ("images = torch.rand(40, 3, 8, 8)", r"shape \(1, 8, 8\) .* got \(3, 8, 8\)"),
         (
             "labels = labels.float()",
-            "mine.py:load, with train = False: expected labels that are whole",
+            "mine.py:load, with train = False: expected whole numbers as labels",
         ),
         ("images = images[:0]", "at least one"),
         ("return None", "cannot unpack"),
@@ -500,7 +500,7 @@ def test_a_network_that_has_no_features_with_some_functions_is_told(workers):
         "x = self.act(x.flatten(1))\nassert (x.abs() < 9).all(), 'too large'\nreturn self.last(x)",
         features={"fim": True, "batch_size": 32, "quantiles": 8},
     )
-    with pytest.raises(NetworkError, match=r"too large \(net\.py, line 12\); mend it, or do"):
+    with pytest.raises(NetworkError, match=r"too large \(net\.py, line 12\); fix it, or turn"):
         Task.load(spec).features(workers=workers)
 
 

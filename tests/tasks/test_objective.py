@@ -1,4 +1,4 @@
-"""A user's own training function in place of ours."""
+"""A user's own training function."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_what_it_asks_for_by_name_it_gets():
     assert result.confirmed == ()
     assert 0.05 <= result.best.value <= 0.1
     assert "fim" in Task.load(spec).features().blocks
-    with pytest.raises(SpecError, match="objective of its own"):
+    with pytest.raises(SpecError, match="its own objective"):
         build_benchmark(spec, seeds=1)
 
 

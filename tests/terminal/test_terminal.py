@@ -62,7 +62,7 @@ def test_the_verdict_is_on_the_best_by_validation_not_by_test(screen):
     lucky = row("erf(x)", test=0.99, validation=0.91, gain=(0.09, 0.08, 0.10))
     chosen = row("tanh(x)", test=0.93, validation=0.94, gain=(0.03, 0.02, 0.04))
     text = " ".join(screen(result(lucky, chosen, RELU)).split())
-    assert "tanh(x), the best of them by validation, is better than ReLU: +3.00 ±1.00" in text
+    assert "tanh(x), the best by validation, is better than ReLU: +3.00 ±1.00" in text
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_loss_below_that_of_relu_is_better(screen):
     some = [replace(one, searched=1.9) for one in (worse, chosen)]
     shown = replace(result(*some, row("relu(x)", 2.13, 2.2, None, role="baseline")), metric=loss)
     text = " ".join(screen(shown).split())
-    assert "tanh(x), the best of them by validation, is better than ReLU: -0.030 ±0.010" in text
+    assert "tanh(x), the best by validation, is better than ReLU: -0.030 ±0.010" in text
     assert "in test loss against ReLU" in text
     assert "tanh(x) had 1.9 nats validation loss in the search and has 2 nats with fresh" in text
     assert "0.1 was luck" in text
@@ -194,7 +194,7 @@ def test_where_the_spectra_are_and_what_they_say_nothing_of(monkeypatch):
     block = Block(np.zeros((1, 1), dtype=np.float32), ("",))
     terminal.feature_store(FeatureTable("h", {"fim": block}, provenance))
     text = page.getvalue()
-    for shown in ("conv, head", "positions (the spectra say nothing", "/kept/abc (1.23 MB)"):
+    for shown in ("conv, head", "positions (the spectra do not", "/kept/abc (1.23 MB)"):
         assert shown in text
     page.truncate(0)
     terminal.feature_store(FeatureTable("h", {"fim": block}))

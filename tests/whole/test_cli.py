@@ -95,7 +95,7 @@ def test_run_best_and_features(bo_act):
     assert Path(found["store"]["folder"], "manifest.jsonl").is_file()
     code, out, err = bo_act("features", "tiny.toml")
     assert "fim_null" in out
-    assert "kept in" in out
+    assert "saved in" in out
     assert err == ""  # all was kept
 
 
@@ -239,7 +239,7 @@ BAD = {
     "model that fails": (lambda: ["run", bad_model("import nothing_like_this\n")], "net.py"),
     "model that changes what a function has read": (
         lambda: ["run", bad_model(IN_PLACE)],
-        "net.py: the network changes in place what the function at 1.act has read",
+        "net.py: the network changes a tensor in place that the function at 1.act has read",
     ),
     "bad --set": (lambda: ["run", "tiny.toml", "--set", "trials"], "expects KEY=VALUE"),
     "not run yet": (lambda: ["best", "tiny.toml"], "bo-act run"),
@@ -271,7 +271,7 @@ def test_interrupted(bo_act, monkeypatch):
     monkeypatch.setattr("bo_act.study.running.runner.run_study", interrupted)
     code, _, err = bo_act("run", "tiny.toml")
     assert code == 130
-    assert "goes on from here" in err
+    assert "resumes here" in err
 
 
 def test_defects_keep_their_traceback():

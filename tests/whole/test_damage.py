@@ -85,7 +85,7 @@ def test_a_catalogue_is_built_again(tiny, monkeypatch):
 
     for _ in damages(path):
         (said,) = quietly(same)
-        assert "cannot be read and is built again" in said
+        assert "cannot be read and is rebuilt" in said
         assert quietly(same) == []  # it is whole again
 
 

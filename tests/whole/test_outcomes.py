@@ -103,9 +103,9 @@ LACKING = {
     "nothing was found: lower training.learning_rate, or set training.gradient_clip.",
     "collapsed": "All 3 functions diverged (accuracy and loss stayed at chance), so",
     "infinite": "All 3 functions diverged",
-    "failed": "All 3 trials failed, so nothing was found",
-    "unknown": "The only trial failed, so nothing was found",
-    "pruned": "All 3 functions were pruned, so nothing was found: let the pruner wait",
+    "failed": "All 3 trials failed, so there is no result",
+    "unknown": "The only trial failed, so there is no result",
+    "pruned": "All 3 functions were pruned, so there is no result: let the pruner wait",
     "running": "No function has been evaluated yet. 1 is in training.",
     "back": "No function has been evaluated yet. 1 is in training.",
     "mixed": "No function has a value: 1 diverged, 1 pruned, 1 failed;",
@@ -242,17 +242,17 @@ OK, BAD = ("completed", 0.9), ("diverged", 0.1)
         (
             "nothing",
             {"erf(x)": [BAD] * 2, "relu(x)": [BAD] * 2, "gelu(x)": [BAD] * 2},
-            "every training of the functions found diverged",
+            "all trainings of the best functions diverged",
         ),
         (
             "found",
             {"erf(x)": [BAD] * 2, "relu(x)": [OK] * 2, "gelu(x)": [OK] * 2},
-            "every training of the functions found diverged",
+            "all trainings of the best functions diverged",
         ),
         (
             "relu",
             {"erf(x)": [OK] * 2, "relu(x)": [BAD] * 2, "gelu(x)": [OK, BAD]},
-            "erf(x), the best of them by validation, is better than ReLU",
+            "erf(x), the best by validation, is better than ReLU",
         ),
         (
             "half",

@@ -67,6 +67,7 @@ def test_the_wheel_ships_the_content(wheel):
     assert not [name for name in names if name.startswith(("tests", "spaces", "models"))]
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_a_new_environment_from_another_folder(wheel, tmp_path):
     home = tmp_path / "env"
     venv.create(home, with_pip=False)

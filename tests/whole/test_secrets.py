@@ -193,7 +193,7 @@ def test_a_wrong_password_is_not_waited_for(server, monkeypatch):
     monkeypatch.setattr("bo_act.study.storage.database.time.sleep", waits.append)
     for login in ("guarded:wrong", "guarded"):
         url = f"postgresql://{login}@127.0.0.1:{server.port}/postgres"
-        with pytest.raises(StorageError, match=r"give it by ~/\.pgpass or PGPASSWORD"):
+        with pytest.raises(StorageError, match=r"give it in ~/\.pgpass or PGPASSWORD"):
             open_storage(url, patience=300.0)
     assert waits == []
 
@@ -206,7 +206,7 @@ def test_what_is_said_while_a_database_is_away(server, monkeypatch, caplog):
     monkeypatch.setattr(database, "_FIRST_PAUSE", 0.1)
     server.stop()
     try:
-        with pytest.raises(StorageError, match="has been away") as caught:
+        with pytest.raises(StorageError, match="has been unreachable") as caught:
             study.set_user_attr("a", 1)
     finally:
         server.start()
@@ -246,7 +246,7 @@ def test_a_defect_says_no_password(bo_act, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError(f"cannot read postgresql://me:{PW}@server/db")
 
-    monkeypatch.setattr("bo_act.study.results.summary.load_study", broken)
+    monkeypatch.setattr("bo_act.study.storage.opening.load_study", broken)
     code, out, err = bo_act("best", "secret.toml")
     assert (code, out) == (1, "")
     assert err.startswith("Traceback")

@@ -262,7 +262,7 @@ def test_a_full_stdout_is_one_line(monkeypatch, command):
     assert code == 2
     assert err.splitlines()[-1] == (
         "error: the results cannot be printed to stdout: No space left on device; make room "
-        "there, or print them elsewhere; nothing that was kept is lost"
+        "there, or print them elsewhere; everything saved is safe"
     )
     assert "Traceback" not in err
 

@@ -195,7 +195,7 @@ def test_a_file_in_the_place_of_runs(folder, tmp_path, monkeypatch):
         one_line(run_apart(tmp_path, lambda: None, *arguments), "runs")
     ended = run_apart(tmp_path, lambda: None, "doctor", "tiny.toml")
     assert ended.code == 1
-    assert "runs is no folder" in " ".join(ended.out.replace("│", " ").split())
+    assert "runs is not a folder" in " ".join(ended.out.replace("│", " ").split())
 
 
 def test_a_working_folder_that_was_removed(folder, tmp_path):
@@ -238,7 +238,7 @@ def test_no_place_for_temporary_files(folder, tmp_path):
 @pytest.mark.parametrize("storage", ["study.db", "study.log"])
 @pytest.mark.parametrize("size", [8, 24, 120, 140, 160])
 def test_a_full_disk_ends_a_run_with_one_line(small_disk, tmp_path, monkeypatch, storage, size):
-    """With more room, the same command goes on."""
+    """With more room, the same command resumes."""
     monkeypatch.chdir(small_disk)
     subprocess.run(["mount", "-o", f"remount,size={size}k", small_disk], check=True)
     Path("tiny.toml").write_text(STUDY)

@@ -1,1 +1,1 @@
-"""What a function does with numbers: slopes, faults, smoothness, and which are the same."""
+"""Numerical properties of functions: slopes, faults, smoothness, equality."""

@@ -1,10 +1,10 @@
-"""Grouping: which expressions of a space are the same function, how stable and how short each is.
+"""Deduplication: which expressions of a space are the same function, how stable and short each is.
 
-Made for millions of expressions: none of them is built. Every inner subtree is evaluated once for
-each filling, and rows that agree in every bit are kept once, since equal operands give equal
-results. An expression is then an operator and the numbers of its operands' rows; each distinct
-such tuple is evaluated in a chunk that stays in the processor's cache, and only a key of 64 bits
-is kept of its values.
+It handles millions of expressions without building any. Every inner subtree is evaluated once per
+filling, and rows that agree in every bit are stored once, since equal operands give equal results.
+An expression is then an operator and the row numbers of its operands; each distinct tuple is
+evaluated in a chunk that stays in the processor's cache, and only a 64-bit key of its values
+remains.
 
 Symbols: P points, E expressions, F fillings of a subtree, k operands, M tuples of operands.
 """
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-# Values evaluated at once: 256 kB of float64 stay in the second-level cache, and torch does not
-# spread so few over threads, so that results do not depend on their number.
+# Values evaluated at once: 256 kB of float64 fit in the second-level cache, and torch does not
+# split so few over threads, so results do not depend on the number of threads.
 _CHUNK = 32_768
 
-# A kernel's last few values may go through other instructions, with other rounding. With points
-# in multiples of this there is no such remainder, and a row is the same alone or among others.
+# A kernel may round its last few values differently. Multiples of this leave no such remainder, so
+# a row has the same values alone and among others.
 _LANES = 16
 
-# Adding 1.5 · 2^52 to a float64 rounds it to an integer, which the low bits then hold.
+# Adding 1.5 · 2^52 to a float64 rounds it to an integer in the low bits.
 _TO_INTEGER = 6755399441055744.0
-# Cells of what is not finite. Odd, lest differences be multiples of a high power of two, which
-# would weaken the key; larger than every finite cell, arcsinh(1.8e308) / 1e-12 = 7e14.
+# Cells of values that are not finite. Odd, because differences by a high power of two would weaken
+# the key; larger than every finite cell, arcsinh(1.8e308) / 1e-12 = 7e14.
 _NAN, _INFINITY = 2.0**50 - 1, 2.0**50 - 7
 
 
@@ -54,13 +54,13 @@ _CODES = {name: code for code, name in enumerate(("x", *OPERATORS))}
 
 @dataclass(frozen=True)
 class Grouping:
-    """What is known of each of E expressions.
+    """Properties of each of E expressions.
 
     Attributes:
         keys: (E,) uint64, equal where the functions are.
         finite: (E,) whether the function is finite at every point.
-        faults: (E,) int64, how unstable the spelling is at zero and in the tails; 0 where the
-            function is not finite anyway.
+        faults: (E,) int64, how unstable the spelling is at zero and in the tails; 0 if the
+            function is not finite.
         lengths: (E,) characters of the canonical form.
     """
 
@@ -77,7 +77,7 @@ def grid(domain: DomainSpec) -> Tensor:
 
 
 def fingerprints(values: Tensor, domain: DomainSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Return a key a function, equal where the functions are, and whether it is finite.
+    """Return a key per function, equal if the functions are, and whether it is finite.
 
     The key is the multilinear hash of the cells, sum of cell · weight modulo 2^64 with odd random
     weights. Among a million different functions the chance that any two have one key is below 1e-7.
@@ -121,7 +121,7 @@ def group(space: Space, progress: Progress | None = None) -> Grouping:
     work: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = defaultdict(list)
     start = 0
     for shape in shapes:
-        # x alone is the same function as identity(x), and is written as short.
+        # x alone is the same function as identity(x).
         root = Expression("identity", (X,)) if shape.tree == X else shape.tree
         rows, forms = trees.operands(root, shape)
         for name in _choices(root, shape):
@@ -171,14 +171,13 @@ def _inner_fillings(shape: Schema) -> int:
 def _distinct_operands(
     name: str, places: list[tuple[int, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct tuples of operands of all places together, and the inverse."""
+    """Return the distinct tuples of operands over all places, and the inverse."""
     tuples = np.concatenate([rows for _, rows in places], axis=1)
     if name in CONSTANTS:
         tuples[:] = 0
     elif OPERATORS[name].commutative:
-        # Exact but for the sign of zero, which keys do not see. Three and more operands are
-        # folded from the left, and rounding makes a sum or product depend on the order of the
-        # later ones.
+        # Exact but for the sign of zero, which keys ignore. Three and more operands are folded
+        # from the left, so the order of the later ones changes the rounding.
         swapped = len(tuples) if name in ("max_n", "min_n") else 2
         tuples[:swapped] = np.sort(tuples[:swapped], axis=0)
     return _distinct(tuples)
@@ -195,7 +194,7 @@ def _distinct(tuples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keys(values: Tensor, probed: list[Rows]) -> list[bytes]:
-    """Return the bits of each row: values on the grid, and what is known at the probes."""
+    """Return the bits of each row: values on the grid and at the probes."""
     parts = [values.numpy(), *(part.numpy() for rows in probed for part in rows)]
     return [b"".join(part.tobytes() for part in row) for row in zip(*parts, strict=True)]
 
@@ -209,7 +208,7 @@ class _Trees:
     """
 
     def __init__(self, x: Tensor, limit: int) -> None:
-        # Memory that is never written to costs nothing.
+        # Untouched memory costs nothing.
         self.values = x.new_empty(limit, len(x))
         self.values[0] = x
         self.probes = tuple(Probes(dtype, limit) for dtype in DTYPES)
@@ -259,7 +258,7 @@ class _Trees:
         return self.values.index_select(0, torch.from_numpy(numbers))
 
     def _rows(self, name: str, tuples: np.ndarray) -> np.ndarray:
-        """Evaluate (k, M) operands, keep new rows, and return the (M,) numbers of all."""
+        """Evaluate (k, M) operands, store new rows, and return the (M,) row numbers."""
         found = np.empty(tuples.shape[1], dtype=np.int64)
         for chunk, values in self.evaluate(name, tuples):
             known = len(self.rows)
@@ -286,8 +285,8 @@ class _Trees:
     def lengths(self, name: str, forms: np.ndarray) -> np.ndarray:
         """Return the (F,) lengths of an operator's canonical forms with (k, F) operands.
 
-        An operator of one operand simplifies by the operand's own operator alone, one of several
-        where operands are equal, zero or one. All else is written out.
+        A unary operator simplifies by its operand's operator only, others if operands are equal,
+        zero or one. Everything else is written out.
         """
         length = np.array([len(text) for text in self.texts])
         if len(forms) == 1:

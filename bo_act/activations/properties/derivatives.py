@@ -1,7 +1,7 @@
-"""Values and slopes of functions, one or many at once, the slopes as autograd gives them.
+"""Values and slopes of one or many functions, with slopes by autograd.
 
-Functions are evaluated operator by operator: those whose trees have one structure together, so
-that a few thousand take as many calls as one.
+Functions with trees of one structure are evaluated together, operator by operator, so a few
+thousand take as many calls as one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FUNCTIONS: list[Callable[..., Tensor]] = [operator.function for operator in OPE
 
 
 class Functions(Protocol):
-    """N functions by index; a ``Catalogue`` is one."""
+    """N functions by index, such as a ``Catalogue``."""
 
     def __len__(self) -> int: ...
 
@@ -39,7 +39,7 @@ class Functions(Protocol):
 
 @plain_torch()
 def value_and_slope(expression: Expression | Scaled, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return f(x) and f'(x) elementwise, the slope as autograd gives it.
+    """Return f(x) and f'(x) elementwise, by autograd.
 
     Args:
         expression: the function f.
@@ -56,7 +56,7 @@ def value_and_slope(expression: Expression | Scaled, x: Tensor) -> tuple[Tensor,
 def values_and_slopes(
     functions: Functions, x: Tensor
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Yield indices (n,), values (n, points) and slopes (n, points) of some functions, until all.
+    """Yield indices (n,), values (n, points) and slopes (n, points), batch by batch.
 
     Args:
         functions: N of them.
@@ -69,7 +69,7 @@ def values_and_slopes(
 
 @dataclass(frozen=True)
 class Batch:
-    """Functions whose trees have one structure, to be evaluated together.
+    """Functions with trees of one structure, evaluated together.
 
     Attributes:
         operands: of each step, numbers of earlier values; 0 is x.
@@ -85,17 +85,17 @@ class Batch:
         return len(self.codes)
 
     def rows(self, which: Sequence[int]) -> Batch:
-        """Return some of the functions, any of them several times."""
+        """Return some of the functions, possibly repeated."""
         codes, indices = zip(*((self.codes[i], self.indices[i]) for i in which), strict=True)
         return Batch(self.operands, codes, indices)
 
-    @plain_torch()  # a caller without gradients would be told that all slopes are zero
+    @plain_torch()  # under no_grad all slopes would be zero
     def derivatives(self, x: Tensor, order: int) -> tuple[Tensor, ...]:
-        """Return values and derivatives up to an order, (n, points) each, as autograd gives them.
+        """Return values and derivatives up to an order by autograd, (n, points) each.
 
         Args:
             x: (points,) or, for each function its own, (n, points).
-            order: 0 is the values alone.
+            order: 0 for values only.
         """
         start = x.expand(len(self), -1).clone().requires_grad_()
         values = [start]
@@ -111,14 +111,14 @@ class Batch:
                 found[-1].sum(), start, create_graph=left > 0, materialize_grads=True
             )
             found.append(slope)
-        # Copied, as zeros that autograd made are no memory yet.
+        # Copied, because autograd's zeros have no memory yet.
         return tuple(torch.empty_like(start).copy_(one.detach()) for one in found)
 
 
 def batches(functions: Functions) -> Iterator[Batch]:
     """Sort functions by the structure of their trees, a few hundred at a time.
 
-    In order, so that neighbours have most of their operators in common.
+    Ordered, so that neighbours share most operators.
     """
     found: dict[tuple[tuple[int, ...], ...], list[tuple[bytes, int]]] = defaultdict(list)
     for index in range(len(functions)):
@@ -133,7 +133,7 @@ def batches(functions: Functions) -> Iterator[Batch]:
 
 
 def _apply(codes: np.ndarray, operands: Sequence[Tensor]) -> Tensor:
-    """Apply to each row its own operator, given as (rows,) codes."""
+    """Apply each row's own operator, given as (rows,) codes."""
     names, counts = np.unique(codes, return_counts=True)
     if len(names) == 1:
         return _FUNCTIONS[int(names[0])](*operands)

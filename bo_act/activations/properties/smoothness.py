@@ -1,4 +1,4 @@
-"""Smoothness: what a space file may require of its functions, found by evaluating them.
+"""Smoothness requirements of a space file, checked by evaluating the functions.
 
 ``finite_at_zero``          the value at 0.0 and at -0.0 is finite
 ``differentiable_at_zero``  so are the slopes there, and they are the derivative: the limit of the
@@ -6,10 +6,9 @@
 ``twice_differentiable``    value, first and second derivative are finite and without a jump at
                             every point of the domain, zero as above included
 
-all of it as torch computes it, at zero in float64 and in float32. Zero is where padding and zero
-biases put every network. A network whose loss contains second derivatives, as those informed by
-physics, needs the last one: the second derivative of ELU jumps, that of ReLU is zero but for the
-kink.
+All as torch computes it, at zero in float64 and float32. Padding and zero biases put every network
+at zero. Losses with second derivatives, as in physics-informed networks, need the last one: ELU's
+second derivative jumps, ReLU's is zero except at the kink.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ from bo_act.specs.space import Requirement
 
 REQUIREMENTS: tuple[Requirement, ...] = get_args(Requirement)
 
-_COUNTED = 20_000  # functions up to which all are looked at: half a minute
-_DRAWN = 1_000  # of more: shares to two in a hundred
+_COUNTED = 20_000  # functions up to which all are checked: half a minute
+_DRAWN = 1_000  # sample of larger spaces: shares within two percent
 
 _ZEROS = (0.0, -0.0)
 _STEPS = (1e-3, 1e-6)  # of difference quotients
 _AGREE = 1e-3  # relative: derivatives in float32 and float64, quotients and slopes
 
-# The domain is parted into intervals. In each, a cubic through every second of seven points has to
-# meet the three others; where it does not, the interval is parted again. What is smooth meets it
-# soon (the error falls with the fourth power of the width), a jump never does.
+# The domain is split into intervals. In each, a cubic through every second of seven points must
+# meet the other three; if not, the interval is split again. Smooth functions soon pass (the error
+# falls with the fourth power of the width), a jump never does.
 _INTERVALS = 63  # odd, so that zero is inside one
 _PARTS = 4
 _NARROWEST = 1e-6  # of the domain's width
 _MEETS = 1e-4  # relative to the largest of the seven
-_NOTHING = 1e-9  # what is smaller is rounding
+_NOTHING = 1e-9  # anything smaller is rounding
 _INSIDE = (
     np.array([[5, 15, -5, 1], [-1, 9, 9, -1], [1, -5, 15, 5]], dtype=np.float64) / 16
 )  # cubic at 1/6, 3/6 and 5/6 of the width from its values at 0, 1/3, 2/3 and 1
@@ -58,16 +57,16 @@ def satisfied(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Requirement, NDArray[np.bool_]]:
-    """Tell which of N functions satisfy what is wanted.
+    """Tell which of N functions satisfy the requirements.
 
     Args:
-        functions: by index; spellings as they would be trained.
-        domain: where they have to be twice differentiable.
-        wanted: which requirements.
-        progress: called with (functions looked at, functions in all).
+        functions: by index; spellings for training.
+        domain: where they must be twice differentiable.
+        wanted: requirements.
+        progress: called with (functions checked, functions in all).
 
     Returns:
-        (N,) bool for each requirement that is wanted, in the order of ``REQUIREMENTS``.
+        (N,) bool for each wanted requirement, in the order of ``REQUIREMENTS``.
     """
     chosen = [name for name in REQUIREMENTS if name in wanted]
     found = {name: np.zeros(len(functions), dtype=bool) for name in chosen}
@@ -87,7 +86,7 @@ def satisfied(
 def unsatisfied(
     expression: Expression, domain: DomainSpec, wanted: Collection[Requirement]
 ) -> tuple[Requirement, ...]:
-    """Return what of that is wanted one function does not satisfy."""
+    """Return the wanted requirements that one function violates."""
     found = satisfied(_One((expression,)), domain, wanted)
     return tuple(name for name, good in found.items() if not good.all())
 
@@ -98,8 +97,8 @@ class Count:
 
     Attributes:
         satisfying: by requirement.
-        of: functions that were looked at.
-        drawn: whether these are a random part of all.
+        of: functions checked.
+        drawn: whether these are a random sample.
     """
 
     satisfying: dict[Requirement, int]
@@ -110,7 +109,7 @@ class Count:
 def count(
     functions: Functions, domain: DomainSpec, *, progress: Callable[[int, int], None] | None = None
 ) -> Count:
-    """Count the functions that satisfy each requirement, in a random part where there are many."""
+    """Count the functions that satisfy each requirement, in a sample of a large space."""
     total = len(functions)
     drawn = total > _COUNTED
     some: Functions = functions
@@ -122,7 +121,7 @@ def count(
 
 
 def left_out(expression: Expression, spec: SpaceSpec) -> ExpressionError:
-    """Return the error that says why a function does not belong to a space."""
+    """Return an error that says why a function is not in a space."""
     missing = " or ".join(unsatisfied(expression, spec.domain, spec.require))
     return ExpressionError(
         f"{expression} is not in the space {spec.name!r}, which requires "
@@ -153,7 +152,7 @@ def _differentiable_at_zero(batch: Batch, domain: DomainSpec) -> NDArray[np.bool
     good &= _near(values, value) & _near(narrow[0], value)
     good &= _near(slopes, slope) & _near(narrow[1], slope)
     near, far = (_quotient_error(batch, value, slope, step) for step in _STEPS[::-1])
-    # The error falls with the step: with its root at least, though rounding may keep it up.
+    # The error falls at least with the root of the step, though rounding may limit it.
     bound = torch.maximum(0.1 * far, 1e-6 * (1 + slope.abs() + value.abs())[:, 0])
     right: NDArray[np.bool_] = (torch.isfinite(near) & (near <= bound)).numpy()
     return good & right
@@ -168,7 +167,7 @@ def _at_zero(batch: Batch, dtype: torch.dtype, order: int) -> tuple[Tensor, ...]
 
 
 def _quotient_error(batch: Batch, value: Tensor, slope: Tensor, step: float) -> Tensor:
-    """Return how far the two difference quotients are from the slope, the worse of the two."""
+    """Return the larger deviation of the two difference quotients from the slope."""
     sides = torch.tensor([step, -step], dtype=torch.float64, device="cpu")
     (there,) = batch.derivatives(sides, 0)
     return (((there - value) / sides) - slope).abs().nan_to_num(torch.inf, torch.inf).amax(dim=1)
@@ -218,14 +217,14 @@ def _twice_differentiable(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]
 def _looked_at(
     batch: Batch, rows: NDArray[np.int64], starts: NDArray[np.float64], width: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return of each interval whether all is smooth in it, and whether all is finite."""
+    """Return whether each interval is smooth, and whether it is finite."""
     smooth = np.empty(len(rows), dtype=bool)
     finite = np.empty(len(rows), dtype=bool)
     points = width * np.arange(7) / 6
     for first in range(0, len(rows), _AT_ONCE):
         chunk = slice(first, first + _AT_ONCE)
         places = starts[chunk][:, np.newaxis] + points
-        places[np.abs(places) < 1e-6 * width] = 0.0  # but for rounding: there kernels are noisy
+        places[np.abs(places) < 1e-6 * width] = 0.0  # kernels are noisy next to zero
         x = torch.from_numpy(places)
         found = [one.numpy() for one in batch.rows(rows[chunk].tolist()).derivatives(x, 2)]
         finite[chunk] = np.isfinite(found).all(axis=(0, 2))
@@ -237,7 +236,7 @@ _AT_ONCE = 8_192
 
 
 def _meets(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell of each row of seven whether the cubic through every second meets the others."""
+    """Tell for each row of seven whether the cubic through every second point meets the others."""
     with np.errstate(all="ignore"):
         error = np.abs(numbers[:, ::2] @ _INSIDE.T - numbers[:, 1::2]).max(axis=1)
         return np.asarray(error <= _MEETS * np.abs(numbers).max(axis=1) + _NOTHING)

@@ -1,4 +1,4 @@
-"""Stability: where a spelling fails although the function that it spells does not.
+"""Stability: where a spelling fails although its function does not.
 
 2 sigmoid(x) may be written ``div(expm1(x),sinh(x))``, which is 0 / 0 at zero and infinity by
 infinity in the tails. Values and slopes of all subtrees are followed through the points of
@@ -41,20 +41,20 @@ class Probes:
 
     def __init__(self, dtype: torch.dtype, limit: int) -> None:
         x = torch.tensor(PROBES, dtype=dtype, device="cpu")
-        # Memory that is never written to costs nothing.
+        # Untouched memory costs nothing.
         self.values = x.new_empty(limit, len(x))
         self.slopes = x.new_empty(limit, len(x))
-        # Whether a gradient passes. Where it does not (constants, relu below zero) the slope is
-        # zero even if what is outside has an infinite one.
+        # Whether a gradient passes. If not (constants, relu below zero), the slope is zero even if
+        # the outer function has an infinite one.
         self.passes = torch.empty(self.values.shape, dtype=torch.bool, device="cpu")
         self.values[0], self.slopes[0], self.passes[0] = x, 1.0, True
 
     def rows(self, which: slice) -> Rows:
-        """Return what is known of some rows."""
+        """Return the values and slopes of some rows."""
         return self.values[which], self.slopes[which], self.passes[which]
 
     def keep(self, where: slice, rows: Rows, new: Tensor) -> None:
-        """Write those rows of what ``evaluate`` returned that are new."""
+        """Write the new rows of a result of ``evaluate``."""
         for kept, part in zip(self.rows(where), rows, strict=True):
             kept.copy_(part[new])
 
@@ -73,7 +73,7 @@ class Probes:
         if name in CONSTANTS:
             return value.detach(), slope, passes
         partials = torch.autograd.grad(value.sum(), operands, retain_graph=True)
-        # What stays zero under an infinite gradient was masked, not multiplied by zero.
+        # Zero under an infinite gradient means masked, not multiplied by zero.
         endless = torch.autograd.grad(value, operands, torch.full_like(value, torch.inf))
         for partial, most, row in zip(partials, endless, numbers, strict=True):
             inner = self.slopes[row]
@@ -86,8 +86,8 @@ class Probes:
 def faults(name: str, tuples: np.ndarray, probes: tuple[Probes, ...]) -> np.ndarray:
     """Return how unstable an operator is at each of (k, M) operands; 0 is not at all.
 
-    What is not finite is counted in both dtypes. A value at zero weighs more than any number of
-    slopes there, these more than values in the tails, and those more than slopes in the tails.
+    Counts what is not finite in both dtypes. A value at zero outweighs any number of slopes there,
+    those outweigh values in the tails, and those outweigh slopes in the tails.
 
     Returns:
         (M,) int64.
@@ -101,7 +101,7 @@ def faults(name: str, tuples: np.ndarray, probes: tuple[Probes, ...]) -> np.ndar
 
 
 def faults_of(expression: Expression) -> int:
-    """Return how unstable an expression is, as autograd has it; see ``faults``."""
+    """Return how unstable an expression is by autograd; see ``faults``."""
     found = (
         value_and_slope(expression, torch.tensor(PROBES, dtype=dtype, device="cpu"))
         for dtype in DTYPES

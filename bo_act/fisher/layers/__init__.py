@@ -1,1 +1,1 @@
-"""What each kind of layer contributes to K-FAC, and the products that it is made of."""
+"""K-FAC factors of each kind of layer, and the matrix products for them."""

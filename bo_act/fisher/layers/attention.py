@@ -1,7 +1,7 @@
 """``nn.MultiheadAttention`` as the four linear layers that it is.
 
-The module multiplies by its weights without calling any layer, so that no hook sees it. While it
-is traced its forward pass is this one: the same projections, each one seen, with torch's own
+The module multiplies by its weights without calling layers, so hooks do not see them. While it is
+traced, this forward pass replaces it: the same projections as separate layers, with torch's own
 attention between them.
 """
 
@@ -22,12 +22,12 @@ PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class AttentionTrace:
-    """The projections of one attention module, each with a block of its own.
+    """The projections of one attention module, each with its own block.
 
     Args:
         name: of the module.
         module: with any of its options; in evaluation mode.
-        make: returns the trace of a linear layer from its name and whether it has a bias.
+        make: returns the trace of a linear layer, given its name and whether it has a bias.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class AttentionTrace:
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what the module's own forward pass returns."""
+        """Compute the module's own forward pass."""
         module = self.module
         if has_one_weight(module):
             weights = list(module.in_proj_weight.chunk(3))
@@ -67,7 +67,7 @@ class AttentionTrace:
 
     def _project(self, place: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = nn.functional.linear(x, weight, bias)
-        # Traces take the images to be the first dimension.
+        # Traces expect images in the first dimension.
         turned = x.dim() == 3 and not self.module.batch_first
         if turned:
             x, y = x.transpose(0, 1), y.transpose(0, 1)
@@ -77,8 +77,8 @@ class AttentionTrace:
 
 
 def _bare(module: nn.MultiheadAttention) -> nn.MultiheadAttention:
-    """Return the same attention with projections that change nothing."""
-    # On the meta device, so that its own weights, which are not used, draw no random numbers.
+    """Return the same attention with identity projections."""
+    # On the meta device, so that its unused weights draw no random numbers.
     bare = nn.MultiheadAttention(
         module.embed_dim,
         module.num_heads,

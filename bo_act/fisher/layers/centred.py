@@ -1,4 +1,4 @@
-"""Input factors by products in float32, with the mean of the inputs put back in float64.
+"""Input factors by products in float32, with the mean of the inputs added in float64.
 
 Symbols, with shapes:
 
@@ -7,14 +7,13 @@ Symbols, with shapes:
     u, v   taps: places in the kernel, T of them, K along an axis; a linear layer has one
     p      numbers of a patch: c·T, and one more for a bias
 
-A patch is x = x' + m, where m is μ at the taps that see the image and zero beyond its border, so
-that
+A patch is x = x' + m, where m is μ at taps inside the image and zero beyond its border, so that
 
     Σ x xᵀ = Σ x' x'ᵀ + Σ x' mᵀ + Σ m x'ᵀ + Σ m mᵀ
 
 and the last three are sums of x' over rectangles of pixels, and numbers of positions, times μ.
-The mean mostly has the largest part of the trace, and rounding errors are a share of what is
-multiplied.
+The mean usually dominates the trace, and rounding errors are proportional to the multiplied
+numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Products = Callable[[Tensor], Tensor]
 def centred_products(
     x: Tensor, convolution: Convolution | None, biased: bool, products: Products
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum of x xᵀ over all positions, and the diagonal of what was multiplied.
+    """Return the sum of x xᵀ over all positions, and the diagonal of the float32 product.
 
     Args:
         x: (B, c, ...) images, with padding of zeros or none; (rows, c) for a linear layer.
@@ -44,7 +43,7 @@ def centred_products(
         products: returns the sum, (1, p, p) float64, for inputs like ``x``.
 
     Returns:
-        (1, p, p) and (p,), float64; what the 1 is multiplied with is exact.
+        (1, p, p) and (p,), float64; products with the 1 are exact.
     """
     mean = x.mean([0, *range(2, x.dim())])
     centred = x - mean.view(-1, *[1] * (x.dim() - 2))
@@ -67,7 +66,7 @@ def centred_products(
 def _overlaps(
     pixels: Tensor, images: int, convolution: Convolution | None
 ) -> tuple[Tensor, Tensor]:
-    """Return sums over the positions at which two taps see the image both.
+    """Return sums over the positions with two taps inside the image.
 
     Args:
         pixels: (c, ...) sums of x' over the images, float64.
@@ -84,14 +83,14 @@ def _overlaps(
         if convolution is None:  # pragma: no cover - a linear layer has no axes
             break
         seen = _seen(convolution, axis, sizes).to(pixels.device)
-        # Of the axes that are left, and of all taps along those before.
+        # Over the remaining axes, for all taps along the earlier ones.
         cross = torch.einsum("ci...uv,sti->c...usvt", cross, seen).flatten(-2).flatten(-3, -2)
         both = torch.einsum("uv,sti->usvt", both, seen).flatten(2).flatten(0, 1)
     return cross.reshape(len(pixels), *both.shape), both
 
 
 def _seen(convolution: Convolution, axis: int, sizes: tuple[int, ...]) -> Tensor:
-    """Return for two taps along one axis the pixels that the first sees while both see some.
+    """Return for two taps along one axis the first one's pixels while both are inside.
 
     Returns:
         (K, K, pixels) float64, 1 or 0.

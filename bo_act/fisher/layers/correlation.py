@@ -1,22 +1,22 @@
-"""Input factors of convolutions without patches, from the images' correlations with themselves.
+"""Input factors of convolutions without patches, from the images' autocorrelations.
 
 Symbols, with shapes (those of ``bo_act.fisher.layers.patches`` besides):
 
     H, W     pixels of an image; one-dimensional layers have W = 1
     u        a tap: one place in the kernel
-    s        stride, φ = a phase: one of the sub-lattices of pixels that a stride leaves apart
+    s        stride, φ = a phase: one of the sub-lattices of pixels of a stride
     q, f     a pixel, a frequency
 
-Patches copied and multiplied cost 2·k·p² operations a position. But two taps u and u' see the
-same image, shifted: their block is a correlation of the image with itself,
+Copying and multiplying patches costs 2·k·p² operations per position. But two taps u and u' see the
+same image, shifted: their block is an autocorrelation of the image,
 
     S(δ) = sum over images and pixels q of x[q] x[q + δ]ᵀ,   δ = u' - u,
 
-so that a 3x3 kernel has 13 blocks instead of 81, less what lies beyond the border: a tap does not
-see the rows at the far side of the image, and their products are subtracted exactly. All S(δ) come
-from the discrete Fourier transforms X(f), as 1/n · sum over f of Re(conj(X) Xᵀ exp(iθδ)): one
-product of the images' coefficients a frequency, however many offsets there are. A stride of s
-makes s² images of every s-th pixel, correlated with one another.
+so a 3x3 kernel has 13 blocks instead of 81. A tap does not see the rows at the far side of the
+image; their products are subtracted exactly. All S(δ) come from the discrete Fourier transforms
+X(f), as 1/n · sum over f of Re(conj(X) Xᵀ exp(iθδ)): one product of the images' coefficients per
+frequency, for any number of offsets. A stride of s makes s² images of every s-th pixel, correlated
+with one another.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from bo_act.fisher.layers.patches import Convolution, double
 
 __all__ = ["correlated_products", "worthwhile"]
 
-# Bytes of Fourier coefficients and their products that are held at once.
+# Bytes of Fourier coefficients and their products at a time.
 _CHUNK = 1 << 25
 
-# Channels of a group from which a matrix product is a better use of a processor than a copy.
+# Channels per group from which matrix products beat copies.
 _FEW_CHANNELS = 8
 
 
@@ -46,7 +46,7 @@ def worthwhile(x: Tensor, convolution: Convolution) -> bool:
         return False
     lattice = _Lattice(x, convolution)
     if any(count <= reach for count, reach in zip(lattice.counts, lattice.reach, strict=True)):
-        return False  # hardly more than border
+        return False  # mostly border
     plain = math.prod(lattice.counts) * (c * len(lattice.taps)) ** 2
     phases = len(lattice.phases)
     frequencies = lattice.frequencies[0] * lattice.frequencies[1]
@@ -63,14 +63,14 @@ Key = tuple[Phase, Phase, tuple[int, int]]
 
 
 class _Lattice:
-    """Taps of a convolution of one or two axes as shifts of sub-lattices of the image.
+    """Taps of a convolution of one or two axes, as shifts of sub-lattices of the image.
 
     Output position i and tap u meet at pixel s·i + t, t = dilation·u - padding, which is pixel
     i + a of phase φ, where t = s·a + φ.
 
     Attributes:
         taps: (phase, a) of each tap, both pairs (of the vertical and horizontal axis).
-        phases: those that a tap uses.
+        phases: those of any tap.
         counts: output positions along both axes.
         image: H, W.
         sizes: of the largest phase.
@@ -109,7 +109,7 @@ class _Lattice:
         )
 
     def seen(self, phase: Phase, a: tuple[int, int]) -> list[range]:
-        """Return the rows and columns of a phase that a tap sees."""
+        """Return the rows and columns of a phase inside a tap's view."""
         size = self.size(phase)
         return [
             range(max(a[axis], 0), max(0, min(a[axis] + self.counts[axis], size[axis])))
@@ -118,7 +118,7 @@ class _Lattice:
 
 
 def correlated_products(x: Tensor, convolution: Convolution, one: float | None) -> Tensor:
-    """Return what ``patch_products`` returns, for layers of one or two spatial axes."""
+    """Return the result of ``patch_products``, for layers of one or two spatial axes."""
     if convolution.mode != "constant":
         x, convolution = convolution.padded(x)
     lattice = _Lattice(x, convolution)
@@ -131,7 +131,7 @@ def correlated_products(x: Tensor, convolution: Convolution, one: float | None) 
         phase: x[:, phase[0] :: lattice.stride[0], phase[1] :: lattice.stride[1]].contiguous()
         for phase in lattice.phases
     }
-    # Which pairs of taps share a correlation; each pair once, the other half is its transpose.
+    # Pairs of taps by correlation; each pair once, its transpose is the other half.
     pairs: dict[Key, list[tuple[int, int]]] = defaultdict(list)
     for left, right in product(range(taps), repeat=2):
         (phase, a), (other, b) = lattice.taps[left], lattice.taps[right]
@@ -193,7 +193,7 @@ def _correlations(
             angle = (
                 where[:, :1, None] * (chosen * theta[0])[:, None] + where[:, 1:, None] * columns
             ).flatten(1)  # (offsets, frequencies)
-            # A row stands for itself and its conjugate, which the first and n1/2 are themselves.
+            # A row represents itself and its conjugate; rows 0 and n1/2 are their own conjugates.
             single = (chosen == 0) | (2 * chosen == n1)
             weight = ((2.0 - single.double()) / (n1 * n2)).repeat_interleave(n2)
             cosine = (torch.cos(angle) * weight).to(some)
@@ -201,7 +201,7 @@ def _correlations(
             real, imaginary = spectra[phase]
             if phase == other:
                 # Rᵀ(R + I) + Iᵀ(I - R): its symmetric part is even, its antisymmetric one odd, and
-                # two products tell what three would.
+                # two products do the work of three.
                 both = real.mT @ (real + imaginary)
                 both.baddbmm_(imaginary.mT, imaginary - real)
                 both = both.view(cosine.shape[1], -1)
@@ -225,8 +225,8 @@ def _correlations(
 def _transform(image: Tensor, angles: Tensor, n2: int, k: int) -> tuple[Tensor, Tensor]:
     """Return real and imaginary parts of the Fourier coefficients at some rows of frequencies.
 
-    Both axes are products with small matrices: for the sizes of a network's layers that is faster
-    than a fast Fourier transform, and the result comes in the order that the products want.
+    Both axes are products with small matrices: for a network's layers that is faster than a fast
+    Fourier transform, and the result is already in the order of the later products.
 
     Args:
         image: (B, H, W, C).
@@ -257,7 +257,7 @@ def _transform(image: Tensor, angles: Tensor, n2: int, k: int) -> tuple[Tensor, 
 
 
 class _Border:
-    """Products of pixels that a pair of taps does not see, for one key of correlations."""
+    """Products of pixels outside the view of a pair of taps, for one key of correlations."""
 
     def __init__(self, images: dict[Phase, Tensor], key: Key, lattice: _Lattice, k: int) -> None:
         phase, other, self.delta = key
@@ -273,7 +273,7 @@ class _Border:
     def within(
         self, correlation: Tensor, left: tuple[Phase, Phase], right: tuple[Phase, Phase]
     ) -> Tensor:
-        """Return the correlation less what is beyond what both taps see, (k, c, c)."""
+        """Return the correlation without the pixels outside both taps' view, (k, c, c)."""
         lost = []
         for full, one, other, delta in zip(
             self.full, self.lattice.seen(*left), self.lattice.seen(*right), self.delta, strict=True

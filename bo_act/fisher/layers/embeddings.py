@@ -1,15 +1,15 @@
-"""``nn.Embedding`` as the linear layer that it is, on unit vectors.
+"""``nn.Embedding`` as a linear layer on unit vectors.
 
 Symbols, with shapes:
 
     V, q   tokens of the table, and the numbers of each of its vectors
     x      (V,) the unit vector of one position's token
-    A      (V, V) = 1/(B·T) · sum over images and positions of x xᵀ: the share of positions that
-           each token has, on a diagonal of which alone is kept
+    A      (V, V) = 1/(B·T) · sum over images and positions of x xᵀ: each token's share of the
+    positions; only its diagonal is stored
 
-A product of two one-hot vectors of one position has one number, so the diagonal is the whole of A
-in K-FAC-expand. K-FAC-reduce would have a histogram of tokens for x, and V² numbers: embeddings are
-expanded there, too.
+The product of a one-hot vector with itself has one number, so A is diagonal in K-FAC-expand. In
+K-FAC-reduce, x would be a histogram of tokens and A have V² numbers, so embeddings are expanded
+there, too.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["EmbeddingTrace"]
 
 
 class EmbeddingTrace(WeightTrace):
-    """A table of vectors, one for each token: how often each is looked up, and the sums over d.
+    """A table of token vectors: look-up counts, and the sums over d.
 
-    Positions of ``padding_idx`` do not train its vector, and are no positions here. Indices that
-    are the same for all images come as (1, T), mostly numbers of positions: each image gets a copy
-    of their vectors, so that each has a gradient of its own.
+    Positions of ``padding_idx`` do not train its vector and do not count. Indices shared by all
+    images come as (1, T), mostly position numbers: each image gets a copy of their vectors, and so
+    its own gradient.
 
     Args:
         name: of the layer.
@@ -44,10 +44,10 @@ class EmbeddingTrace(WeightTrace):
     def __init__(self, name: str, images: int, layer: nn.Embedding) -> None:
         super().__init__(name, images, biased=False)
         self.layer = layer
-        self.masks: list[Tensor] = []  # of each call: positions that train the table
+        self.masks: list[Tensor] = []  # trained positions of each call
 
     def see(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """See the indices and the vectors of one call."""
+        """Record the indices and the vectors of one call."""
         if self.images == 1 or x.dim() < 2 or x.shape[0] != 1:
             return super().see(x, y)
         x = x.expand(self.images, *x.shape[1:])
@@ -64,7 +64,7 @@ class EmbeddingTrace(WeightTrace):
             return False
         expected = nn.functional.embedding(x, layer.weight).to(y.dtype)
         if not torch.allclose(y, expected, equal_nan=True):
-            return False  # a subclass that scales its vectors, or shifts its indices
+            return False  # a subclass that scales vectors or shifts indices
         trained = tokens != (-1 if layer.padding_idx is None else layer.padding_idx)
         counts = double(torch.bincount(tokens[trained], minlength=count))
         self.inputs = counts if self.inputs is None else self.inputs + counts
@@ -74,9 +74,9 @@ class EmbeddingTrace(WeightTrace):
         return True
 
     def _by_image(self, x: Tensor) -> bool:
-        """Tell whether the images are the first dimension, so that each has positions of its own.
+        """Tell whether the images are the first dimension, each with its own positions.
 
-        (T,) numbers of positions in order are the same for all images, if there are B of them, too.
+        (T,) position numbers in order are shared by all images, even if T = B.
         """
         if self.images == 1:
             return True
@@ -94,7 +94,7 @@ class EmbeddingTrace(WeightTrace):
 
     def factors(self) -> LayerFactors:
         """Return the diagonal of the mean over all positions, (1, V), and the mean over B."""
-        if self.inputs is None:  # pragma: no cover - asked of covered layers alone
+        if self.inputs is None:  # pragma: no cover - covered layers only
             raise FeatureError(f"layer {self.name!r} was not called")
         a, q = self.inputs[None] / max(self.positions, 1), self.outputs
         g = a.new_zeros(1, q, q) if self.gradients is None else self.gradients / self.images

@@ -3,7 +3,7 @@
 Symbols, with shapes:
 
     B, T   images; positions of one image, over all calls of the layer
-    k      channels, or elements, that have a scale of their own
+    k      channels, or elements, with their own scale
     x̂, d   (B, T, k) normalized inputs; gradients with respect to the layer's outputs
 """
 
@@ -24,15 +24,15 @@ __all__ = ["NormTrace", "normalizes"]
 
 NORMS = (RunningNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
-# How libraries call what RMSNorm adds to the mean square.
+# Libraries' names of RMSNorm's epsilon.
 EPS = ("eps", "variance_epsilon", "epsilon")
 
 
 def normalizes(module: nn.Module) -> bool:
     """Tell whether a module is a normalization layer with a scale, by its class or its name.
 
-    Libraries have classes of their own called RMSNorm, LlamaRMSNorm, RmsNorm and the like, whose
-    one parameter is a ``weight``.
+    Libraries have their own RMSNorm, LlamaRMSNorm, RmsNorm and the like, with a ``weight`` as the
+    only parameter.
     """
     if isinstance(module, NORMS):
         return getattr(module, "weight", None) is not None
@@ -41,7 +41,7 @@ def normalizes(module: nn.Module) -> bool:
 
 
 class NormTrace(Trace):
-    """The scale gamma and shift beta of a normalization layer: one block (2, 2) a channel.
+    """The scale gamma and shift beta of a normalization layer: one block (2, 2) per channel.
 
     y = gamma x̂ + beta, so an image's gradients are the sums over its positions of d x̂ and of d.
     Blocks across channels are left out, as Osawa et al. 2019 (arXiv 1811.12019, unit-wise Fisher)
@@ -66,10 +66,10 @@ class NormTrace(Trace):
         if x.shape[0] % self.images or x.dim() < 2:
             return False
         if self.last and x.shape[-len(self._shape()) :] != self._shape():
-            return False  # a subclass that normalizes other axes, such as channels of images
+            return False  # a subclass for other axes, such as channels of images
         normalized = _normalize(self.layer, x)
         if not type(self.layer).__module__.startswith("torch.nn."):
-            # A class of others may do anything, at axes of equal lengths too: look at its answers.
+            # Check the outputs: an unknown class may do anything, even on axes of equal length.
             expected, same = self._scaled(normalized), y.to(x.dtype)
             far = 1e-3 * float(expected.abs().nan_to_num().max()) if x.numel() else 0.0
             if not torch.allclose(same, expected, rtol=0, atol=far, equal_nan=True):
@@ -116,7 +116,7 @@ class NormTrace(Trace):
         return LayerFactors(self.name, a, ones, k * p, floor, kind="norm")
 
     def _shape(self) -> tuple[int, ...]:
-        """Return the sizes of the axes that are normalized, where these are the last."""
+        """Return the sizes of the normalized axes, which must be the last ones."""
         return tuple(getattr(self.layer, "normalized_shape", self.layer.weight.shape))
 
     def _by_image(self, values: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _is_rms(layer: nn.Module) -> bool:
 
 
 def _normalize(layer: Any, x: Tensor) -> Tensor:
-    """Return what the layer computes before its scale and shift."""
+    """Return the normalized inputs, before scale and shift."""
     functional = nn.functional
     if isinstance(layer, nn.LayerNorm):
         return functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)

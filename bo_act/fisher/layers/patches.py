@@ -19,17 +19,17 @@ __all__ = ["Convolution", "double", "gram", "patch_means", "patch_products"]
 
 ConvLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-# Bytes of patches that are held at once.
+# Bytes of patches at a time.
 _CHUNK = 1 << 27
 
-# Strips of a product of a matrix with itself, and the least width of one.
+# Strips of a product of a matrix with itself, and their least width.
 _STRIPS = 4
 _STRIP = 32
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """What a convolution does with its input, axis by axis.
+    """Options of a convolution, axis by axis.
 
     Attributes:
         kernel, stride, dilation: of each spatial axis.
@@ -68,12 +68,12 @@ class Convolution:
 
     @property
     def pointwise(self) -> bool:
-        """Whether a patch is a pixel and each pixel is one, so that this is a linear layer."""
+        """Whether each pixel is a patch, so that this is a linear layer."""
         ones = {*self.kernel, *self.stride, self.groups}
         return ones == {1} and not any(map(any, self.padding))
 
     def patch(self, channels: int) -> int:
-        """Return the numbers of one group's patch in an input of so many channels."""
+        """Return the size of one group's patch for a number of input channels."""
         return channels // self.groups * math.prod(self.kernel)
 
     def outputs(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -97,12 +97,12 @@ def patch_products(x: Tensor, convolution: Convolution, one: float | None) -> Te
 
     Args:
         x: (B, C, ...) images with one to three spatial axes.
-        convolution: how patches are taken.
-        one: appended to each patch, for a bias; None appends nothing.
+        convolution: its options.
+        one: number to append to each patch, for a bias, or None.
 
     Returns:
-        (k, p, p) float64, or p + 1 with ``one``; rows in the order of the layer's weight. The
-        products are formed in the dtype of ``x``.
+        (k, p, p) float64, or p + 1 with ``one``; rows in the order of the layer's weight. Products
+        are in the dtype of ``x``.
     """
     total: Tensor | None = None
     for rows in patches(x, convolution, one):
@@ -126,14 +126,14 @@ def patch_means(x: Tensor, convolution: Convolution, one: float | None) -> Tenso
 
 
 def double(values: Tensor) -> Tensor:
-    """Return values in float64, on the CPU where the device has no such numbers."""
+    """Return values in float64, on the CPU if the device lacks float64."""
     return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def gram(rows: Tensor) -> Tensor:
     """Return the sum of x xᵀ over rows x, (..., n, n) from (..., rows, n).
 
-    On the CPU a large one is computed in strips from the diagonal on, and what is below is copied:
+    On the CPU a large product is computed in strips above the diagonal, and the rest is copied:
     five eighths of the work.
     """
     n = rows.shape[-1]

@@ -1,4 +1,4 @@
-"""What is seen of any layer during a forward and backward passes, and the factors in the end.
+"""Tracing a layer through forward and backward passes, for its factors.
 
 Symbols, with shapes, as in ``bo_act.fisher.kfac``:
 
@@ -22,7 +22,7 @@ from bo_act.fisher.rounding import RESOLUTION
 
 __all__ = ["LayerFactors", "Trace", "at_least_float32", "in_range"]
 
-# Squares of values in this range, and their sums, are far from the ends of float32's range.
+# Squares of values in this range, and their sums, are well inside float32's range.
 SAFE_RANGE = (2.0**-30, 2.0**30)
 
 
@@ -33,15 +33,13 @@ class LayerFactors:
     Attributes:
         name: the layer's name in the network; ``(root)`` for the network itself.
         a: (k, p, p) float64, input factor; of an embedding its diagonal, (1, p).
-        g: (k, q, q) float64, output-gradient factor; zero where no gradient arrives.
+        g: (k, q, q) float64, output-gradient factor; zero if no gradient arrives.
         weights: k·p·q, number of the layer's weights and biases.
-        floor: share of a factor's trace that its rounding errors stay below, see
-            ``rounding_floor``.
-        kind: ``weight``, or ``norm`` for the scale and shift of a normalization layer: there the
-            k blocks (2, 2) of ``a`` are those of one channel's pair, and ``g`` is 1. ``embedding``
-            for a table of vectors.
+        floor: bound of a factor's rounding errors as a share of its trace, see ``rounding_floor``.
+        kind: ``weight``, or ``norm`` for the scale and shift of a normalization layer: then ``a``
+            has a block (2, 2) per channel, and ``g`` is 1. ``embedding`` for a table of vectors.
         shared: whether ``a`` is the same for every activation function.
-        biased: whether the last row of ``a`` is that of a bias.
+        biased: whether the last row of ``a`` belongs to a bias.
         linear: whether it is a linear layer.
     """
 
@@ -57,7 +55,7 @@ class LayerFactors:
 
 
 class Trace:
-    """What is known of one layer after the forward pass: where its outputs stand in the graph."""
+    """A layer after the forward pass: its input sums, and its outputs' places in the graph."""
 
     def __init__(self, name: str, images: int) -> None:
         self.name = name
@@ -65,31 +63,31 @@ class Trace:
         self.edges: list[GradientEdge] = []
         self.regular = True
         self.reached = False  # by a gradient
-        self.eps = 0.0  # of the coarsest dtype that inputs or gradients came in
+        self.eps = 0.0  # of the coarsest dtype of inputs and gradients
 
     @property
     def covered(self) -> bool:
-        """Whether the layer was called, and each call used its inputs as its class does."""
+        """Whether the layer was called, and each call computed what its class computes."""
         return self.regular and bool(self.edges)
 
     def hook(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     ) -> Tensor | None:
-        """See one call of the layer, as a forward hook."""
+        """Record one call of the layer, as a forward hook."""
         del layer
         return self.see(args[0] if args else next(iter(kwargs.values())), output)
 
     def see(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """See the input and the output of one call.
+        """Record the input and the output of one call.
 
-        Inputs are used at once and the output is kept as an edge of the graph, not as a tensor,
-        because what follows may change both tensors in place.
+        Inputs are used at once, and the output is stored as an edge of the graph, not as a tensor,
+        because later layers may change both tensors in place.
 
         Returns:
-            What to go on with instead of ``y``, or None.
+            A replacement of ``y``, or None.
         """
         if not torch.is_grad_enabled():
-            # By torch.no_grad in the network, or checkpointing that runs the layer again later.
+            # By torch.no_grad in the network, or by checkpointing, which reruns the layer later.
             self.regular = False
             return None
         with torch.no_grad():
@@ -97,12 +95,12 @@ class Trace:
             if values.is_floating_point() and y.is_floating_point():
                 self.eps = max(self.eps, torch.finfo(x.dtype).eps, torch.finfo(y.dtype).eps)
             if not self._see(values, y):
-                self.regular = False  # a subclass whose forward does more than its class
+                self.regular = False  # a subclass with a different forward
                 return None
         if y.requires_grad:
             self.edges.append(get_gradient_edge(y))
             return None
-        # The layer is frozen, and so is all before it or the graph is cut: one begins here.
+        # The layer and all before it are frozen, or the graph is cut: start a graph here.
         leaf = y.detach().requires_grad_()
         self.edges.append(get_gradient_edge(leaf))
         return leaf.clone()
@@ -111,27 +109,27 @@ class Trace:
         raise NotImplementedError
 
     def backward(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add the gradients of one backward pass, one for each call; None where none arrived."""
+        """Add the gradients of one backward pass, one per call; None if none arrived."""
         raise NotImplementedError
 
     def factors(self) -> LayerFactors:
-        """Return the layer's factors once all passes are done."""
+        """Return the layer's factors after all passes."""
         raise NotImplementedError
 
     def _scale(self, values: Tensor, where: str, least: float = 0.0) -> float:
-        """Return a power of two by which values are divided so that their squares are in range.
+        """Return a power of two as divisor, so that the values' squares are in range.
 
         Args:
             values: of any shape.
             where: ``forward`` or ``backward``.
-            least: another value among them.
+            least: another value to include.
 
         Raises:
-            FeatureError: one of them is not finite.
+            FeatureError: a value is not finite.
         """
         largest = 0.0
         if values.numel():
-            # In the order of memory, and not as a norm: that takes many times as long on the CPU.
+            # In memory order, and not as a norm, which takes many times as long on the CPU.
             order = sorted(range(values.dim()), key=values.stride, reverse=True)
             low, high = torch.aminmax(values.permute(order).flatten())
             largest = float(torch.maximum(-low, high).item())
@@ -149,15 +147,14 @@ class Trace:
         multiply: Callable[[Tensor, float], Tensor],
         least: float = 0.0,
     ) -> Tensor:
-        """Return sums of products of values, which are scaled where they left the range.
+        """Return sums of products of values, scaled if they leave the range.
 
-        The products themselves tell whether they did, so that the usual case needs no look at the
-        values before.
+        The products show whether they do, so the usual case needs no scan of the values.
 
         Args:
             values: of any shape.
             where: ``forward`` or ``backward``.
-            multiply: from values and what they were divided by, (k, n, n) float64.
+            multiply: from values and their divisor, (k, n, n) float64.
             least: as in ``_scale``.
         """
         sums = multiply(values, 1.0)
@@ -173,12 +170,12 @@ class Trace:
 
 
 def in_range(squares: Tensor) -> bool:
-    """Tell whether the largest of some sums of squares is far from the ends of float32's range."""
+    """Tell whether the largest of some sums of squares is well inside float32's range."""
     largest = float(squares.max().item())
     return SAFE_RANGE[0] ** 2 < largest < SAFE_RANGE[1] ** 2
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Return values cut from the graph, half precision as float32."""
+    """Return detached values, half precision as float32."""
     values = values.detach()
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -35,8 +35,8 @@ __all__ = ["CONVOLUTIONS", "WeightTrace", "weighted"]
 
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-# Multiplications of a factor up to which float64 costs little: 0.02 s on two CPU cores. A larger
-# one is summed in float32, and again in float64 where rounding would tell in its spectrum.
+# Multiplications per factor up to which float64 costs little: 0.02 s on two CPU cores. Larger
+# factors are summed in float32, and again in float64 if rounding would change the spectrum.
 _CHEAP = 1e9
 
 
@@ -58,9 +58,9 @@ class WeightTrace(Trace):
         name: of the layer.
         images: B.
         biased: whether the layer has a bias.
-        convolution: what a convolution does with its input; None for a linear layer.
+        convolution: options of a convolution; None for a linear layer.
         sharing: ``expand`` or ``reduce``.
-        shared: input factors that other networks of the batch have in common with this one.
+        shared: cache of the input factors that networks share on the same images.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class WeightTrace(Trace):
         """Return this call's sum of x xᵀ (``expand``), or of x by image, (k, p, B) (``reduce``)."""
         if self.convolution is not None and self.convolution.pointwise:
             x = x.movedim(1, -1)
-        least = float(self.biased)  # the 1 of the bias is one of the values
+        least = float(self.biased)  # includes the 1 of the bias
         if self.sharing == "reduce":
             scale = self._scale(x, "forward", least)
             share = self._share(x, positions)
@@ -126,7 +126,7 @@ class WeightTrace(Trace):
         return self._squares(double(x), "forward", self._products, least)
 
     def _rough_sums(self, x: Tensor) -> Tensor | None:
-        """Return the sum of x xᵀ by products in float32; None where rounding tells in it."""
+        """Return the sum of x xᵀ by products in float32; None if rounding would matter."""
         convolution = self.convolution
         if convolution is None or convolution.pointwise:
             x, convolution = x.reshape(-1, x.shape[-1]), None
@@ -195,18 +195,18 @@ class WeightTrace(Trace):
         self.gradients = product if self.gradients is None else self.gradients.add_(product)
 
     def _share(self, values: Tensor, positions: int) -> int:
-        """Return the positions of one image in one call; images come first in memory."""
+        """Return the number of positions of one image in one call; images are the first axis."""
         if positions % self.images:
             raise FeatureError(
                 f"expected the {self.images} images in the first dimension at layer "
                 f"{self.name!r}, got shape {tuple(values.shape)}; weight_sharing='expand' does "
-                "not need to know which image a position belongs to"
+                "not need the image of each position"
             )
         return positions // self.images
 
     def factors(self) -> LayerFactors:
         """Return the means over B·T and B."""
-        if self.inputs is None:  # pragma: no cover - asked of covered layers alone
+        if self.inputs is None:  # pragma: no cover - covered layers only
             raise FeatureError(f"layer {self.name!r} was not called")
         k, q = self.groups, self.outputs // self.groups
         inputs = self.inputs
@@ -231,7 +231,7 @@ class WeightTrace(Trace):
 
 
 def products(x: Tensor, convolution: Convolution | None, one: float | None) -> Tensor:
-    """Return the sum of x xᵀ over all positions, see ``patch_products``; (..., c) where linear."""
+    """Return the sum of x xᵀ over all positions, see ``patch_products``; (..., c) if linear."""
     if convolution is None or convolution.pointwise:
         return _linear_products(x.reshape(-1, x.shape[-1]), one)
     way = correlated_products if worthwhile(x, convolution) else patch_products

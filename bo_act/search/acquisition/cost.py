@@ -108,7 +108,7 @@ def expected_hypervolume_improvement(
         reference: the least value and the largest cost that are of interest.
     """
     least, most = reference
-    at = pareto_front(values.tolist(), of.tolist())[::-1]  # by cost, ascending
+    at = pareto_front(values.tolist(), (-of).tolist())[::-1]  # by cost, ascending
     steps = [(-math.inf, least)]
     steps += [(float(of[i]), float(values[i])) for i in at if values[i] > least]
     ends = [start for start, _ in steps[1:]] + [most]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bo_act.errors import SearchError
 from bo_act.failures import USERS, is_machines, one_line
+from bo_act.search.surrogate.outcomes import Outcomes
 from bo_act.search.surrogate.own import given_spec
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
@@ -35,7 +36,10 @@ class OwnAcquisition:
             fitted BoTorch model; ``best_f``, the largest warped value observed; ``X_baseline``
             (n, d) observed points; ``X_pending`` (p, d) points under evaluation, None where there
             are none; ``candidates`` (m, d), a sample of them where they are not listed, also as
-            ``candidate_set``; ``seed``. torch's random state is seeded before each call.
+            ``candidate_set``; ``seed``. With several objectives or constraints, ``model`` has an
+            output for each, the objectives first, and there are ``ref_point`` (M,), ``objective``
+            and ``constraints``, as BoTorch's functions take them. torch's random state is
+            seeded before each call.
         name: for messages.
 
     Examples:
@@ -77,16 +81,23 @@ AnyAcquisition = AcquisitionSpec | OwnAcquisition
 
 
 def own_scorer(
-    own: OwnAcquisition, model: Surrogate, best: float, *, candidates: Tensor, seed: int
+    own: OwnAcquisition,
+    model: Surrogate | Outcomes,
+    best: float,
+    *,
+    candidates: Tensor,
+    seed: int,
+    more: Mapping[str, Any] | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return an acquisition function of your own, points (m, d) → scores (m,), in chunks.
 
     Args:
         own: what makes it.
-        model: the surrogate, with its observed and pending points.
+        model: the surrogate, with its observed and pending points; those of several outcomes.
         best: the largest warped target observed.
         candidates: (m, d) that it is made for.
         seed: of what it draws.
+        more: what else it may ask for.
 
     Raises:
         SearchError: the function fails, or makes something else.
@@ -100,6 +111,7 @@ def own_scorer(
         "candidates": candidates,
         "candidate_set": candidates,  # as BoTorch's own classes call them
         "seed": seed,
+        **(more or {}),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,7 +43,7 @@ from bo_act.specs import AcquisitionSpec
 # system and took it again, for up to twice the time.
 _CHUNK = 512
 # Pools that are scored in two steps, the second for those that may be the best.
-_SCREENED = 20_000
+SCREENED = 20_000
 _PROMISING = 16_384
 _GROWING = ("ucb", "log_ei")  # by mean and by deviation, so that an upper bound bounds the score
 _DRAWING = ("thompson", "log_nei")
@@ -98,6 +100,41 @@ class PoolMarginals(Model):
         )
 
 
+class Scoring(Protocol):
+    """How candidates are scored that are not listed beforehand."""
+
+    def scorer(self, pool: Tensor, *, seed: int) -> Callable[[Tensor], Tensor]:
+        """Return the acquisition function, points (m, d) → scores (m,); see ``make_scorer``."""
+        ...
+
+    def promising(self, points: Tensor, count: int) -> Tensor:
+        """Return the numbers of those points that may be good, (count,)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringValue:
+    """How candidates are scored by one value.
+
+    Attributes:
+        spec: which acquisition function.
+        model: the surrogate.
+        best: the largest warped target observed.
+    """
+
+    spec: AnyAcquisition
+    model: Surrogate
+    best: float
+
+    def scorer(self, pool: Tensor, *, seed: int) -> Callable[[Tensor], Tensor]:
+        """Return the acquisition function; see ``make_scorer``."""
+        return make_scorer(self.spec, self.model, self.best, pool=pool, seed=seed)
+
+    def promising(self, points: Tensor, count: int) -> Tensor:
+        """Return the numbers of those points that may be good; see ``promising``."""
+        return promising(self.model, points, count)
+
+
 def make_acquisition(
     spec: AcquisitionSpec, pool: PoolMarginals, best: float, *, seed: int = 0
 ) -> AcquisitionFunction:
@@ -152,7 +189,7 @@ def score_pool(
     with torch.no_grad():
         if isinstance(model, GaussianProcess) and spec.name == "knowledge_gradient":
             return _knowledge_gradient(model, points)
-        if isinstance(model, GaussianProcess) and len(points) >= _SCREENED:
+        if isinstance(model, GaussianProcess) and len(points) >= SCREENED:
             # What divides the scores is not in the bound.
             if spec.name in _GROWING and not spec.per_second:
                 return _score_screened(_by_marginals(spec, model, best, seed), model, points)
@@ -167,8 +204,8 @@ def _check_surrogate(spec: AnyAcquisition, model: Surrogate) -> None:
     )
     if spec.name in together and not can:
         raise SearchError(
-            f"the acquisition function {spec.name!r} needs to know how values vary together, which "
-            "the surrogate 'gp' does; choose that surrogate, or another acquisition"
+            f"the acquisition function {spec.name!r} needs a joint posterior; choose the "
+            "surrogate 'gp', or another acquisition"
         )
 
 
@@ -182,8 +219,8 @@ def check_unlisted(spec: AnyAcquisition) -> None:
         raise SearchError(
             f"the acquisition function {spec.name!r}{' per second' if spec.per_second else ''}"
             f"{' with repeat' if spec.repeats else ''} "
-            "needs a list of all candidates, so it can be had neither with other parameters or "
-            "several activations nor from tree to tree; choose another acquisition, as log_ei"
+            "needs a list of all candidates, so it works neither with other parameters or several "
+            "activations nor in an unenumerated space; choose another acquisition, such as log_ei"
         )
 
 
@@ -222,7 +259,7 @@ def make_scorer(
     if isinstance(model, GaussianProcess) and spec.name in _DRAWING:
         generator = torch.Generator().manual_seed(seed)
         draw = _path if spec.name == "thompson" else _noisy_improvement
-        return _by_chunks(draw(model, generator))
+        return by_chunks(draw(model, generator))
     acquisition = make_acquisition(spec, marginals(model, pool), best, seed=seed)
 
     def score(points: Tensor) -> Tensor:
@@ -230,7 +267,7 @@ def make_scorer(
         scores: Tensor = acquisition(some.numbers.unsqueeze(1))
         return scores
 
-    return _by_chunks(score)
+    return by_chunks(score)
 
 
 def _score_all(
@@ -248,7 +285,8 @@ def marginals(model: Surrogate, points: Tensor) -> PoolMarginals:
     return PoolMarginals(mean, variance, float(getattr(model, "noise", 0.0)))
 
 
-def _by_chunks(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def by_chunks(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a function of points (m, d) that is asked for some of them at a time."""
     return lambda points: torch.cat([score(chunk) for chunk in points.split(_CHUNK)])
 
 
@@ -284,12 +322,16 @@ def promising(model: Surrogate, points: Tensor, count: int) -> Tensor:
             deviations are taken; for a model without bounds, mean plus three deviations itself.
         count: at most m.
     """
-    if isinstance(model, GaussianProcess):
-        mean, variance = _upper_bounds(model, points)
-    else:
-        pool = marginals(model, points)
-        mean, variance = pool.mean, pool.variance
+    mean, variance = bounds(model, points)
     return (mean + 3 * variance.sqrt()).topk(count).indices
+
+
+def bounds(model: Surrogate, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return upper bounds of mean and variance, (m,) each, or what they are bounds of."""
+    if isinstance(model, GaussianProcess):
+        return _upper_bounds(model, points)
+    pool = marginals(model, points)
+    return pool.mean, pool.variance
 
 
 def _upper_bounds(model: GaussianProcess, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,7 @@ class Embedding:
             row, column = np.argwhere(~np.isfinite(points) & valid[:, None])[0].tolist()
             raise SearchError(
                 f"row {row}, column {column} of the embedding is {points[row, column]}; expected "
-                "finite numbers (a function without a place is False in `valid`)"
+                "finite numbers (for a function without coordinates set `valid` to False)"
             )
         _check_blocks(self.blocks, points.shape[1])
         outside = ((placed < -_ROUNDING) | (placed > 1 + _ROUNDING)).any(axis=0)
@@ -177,7 +177,7 @@ class PcaEmbedder:
             valid &= fim.present | fim.left_out
         if not valid.any():
             raise SearchError(
-                "no function of the space has all its features, so nothing can be embedded; "
+                "no function of the space has all its features, so there is nothing to embed; "
                 "`bo-act features` shows the reasons"
             )
         outputs = output_coordinates(table.blocks, np.flatnonzero(valid), self.outputs)

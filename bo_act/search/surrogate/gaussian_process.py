@@ -195,7 +195,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         some = self.covariance(self.x[few], self.x[few])
         # More noise than there is bounds the variance from above, too, and steadies float32.
         most = self.prior_variance
-        some.diagonal().add_(max(float(self.likelihood.noise.max()), 1e-3 * most))
+        some.diagonal().add_(max(float(self.likelihood.noise.detach().max()), 1e-3 * most))
         factor = torch.linalg.cholesky(some)
         return self.x.float(), self.exact.weights.float(), factor.float(), few, most
 

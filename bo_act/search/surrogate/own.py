@@ -94,7 +94,7 @@ def given_spec(given: object, spec: type[Part], *, part: str, makes: str) -> Par
     if isinstance(given, spec):
         if given.is_own:
             raise SearchError(
-                f"the {part} {given.name!r} is a file's; from Python, give the function"
+                f"the {part} {given.name!r} names a file; from Python, give the function"
             )
         return given
     if not callable(given):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from bo_act.study.results.confirmation_runs import Run, measured
 from bo_act.study.results.failures import state_of
 from bo_act.study.results.per_example import KEY, Floats, table
 from bo_act.study.storage.trials import is_diverged, own_trials
+from bo_act.study.storage.trials import measured as finite
 from bo_act.tasks.configuration import REFERENCE, Configuration
 from bo_act.tasks.task import Task
 
@@ -91,6 +93,7 @@ class Confirmed:
         seeds: how many were trained.
         diverged: how many of them diverged; they count as networks that learn nothing.
         test, validation: of the metric, as values are stored: an accuracy is a fraction.
+        on: ``test``; or ``validation``, where an objective of your own returns nothing else.
         searched: its best value in the search, of one seed; None where it has none.
         state: what came of it in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
             ``running``; empty where it was not tried.
@@ -108,6 +111,16 @@ class Confirmed:
     searched: float | None = None
     state: str = ""
     minus: Mapping[str, Difference] = field(default_factory=dict)
+    on: Literal["test", "validation"] = "test"
+
+    @property
+    def data(self) -> str:
+        """What it was confirmed on, for people."""
+        return "the test set" if self.on == "test" else "validation data"
+
+    def of(self, metric: Metric) -> str:
+        """Return the name of what was confirmed, for people."""
+        return f"{self.on} {metric.name}"
 
     @property
     def minus_relu(self) -> Difference | None:
@@ -211,19 +224,51 @@ def confirm(
     for run, row in measured(task, todo, workers):
         key = _attribute(run.configuration, run.seed)
         content = {"activation": run.configuration.text, "seed": run.seed, **row}
+        if row.get("test", 0.0) is None:
+            content |= dict.fromkeys(("test", "validation"), _worst(task.spec, study))
         failed = "failure" in row
         study.set_user_attr(_failed(key) if failed else key, content)
         in_a_row = in_a_row + 1 if failed else 0
         if in_a_row >= _FAILURES_IN_A_ROW:
             raise SearchError(
-                f"{in_a_row} trainings of the confirmation failed one after the other; the last: "
-                f"{Failure.read(row['failure'])}; what was measured is kept, and the same command "
-                "makes the others again"
+                f"{in_a_row} trainings of the confirmation failed in a row; the last: "
+                f"{Failure.read(row['failure'])}; finished trainings are saved, and the same "
+                "command repeats the others"
             )
         done += 1
         if progress:
             progress(done, len(runs), run.configuration.text)
     return read_confirmed(task.spec, study, found)
+
+
+def takes_fresh_seeds(task: Task) -> bool:
+    """Tell whether a study has a confirmation.
+
+    An objective of your own is confirmed where the study file has a table ``[confirm]``, since its
+    trainings may be expensive, and where it asks for ``seed``: else all runs would be the same.
+    """
+    spec = task.spec
+    if task.objective is None or not spec.confirm.seeds:
+        return bool(spec.confirm.seeds)
+    if "confirm" not in spec.model_fields_set:
+        return False
+    if not task.objective.asks_for("seed"):
+        warnings.warn(
+            f"{task.objective.path}: the objective takes no seed, so nothing is confirmed with "
+            "fresh ones; add the argument seed, or set confirm.seeds = 0",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _worst(spec: StudySpec, study: optuna.Study) -> float:
+    """Return what a diverged training of an objective of your own counts as."""
+    if spec.measured.worst is not None:
+        return spec.measured.worst
+    sign = spec.measured.sign
+    values = [trial.value for trial in finite(own_trials(study)) if trial.value is not None]
+    return min(values, key=lambda value: sign * value)
 
 
 def read_confirmed(
@@ -311,16 +356,21 @@ def _wanted(
     wanted = {one.text: one for one in found}
     for text in (REFERENCE, *spec.confirm.baselines):
         expression = canonical(parse(text))
-        wanted.setdefault(str(expression), _best_of(expression, spec, study))
+        wanted.setdefault(str(expression), _best_of(expression, spec, study, found[0].asked))
     return wanted
 
 
-def _best_of(expression: Expression, spec: StudySpec, study: optuna.Study) -> Configuration:
-    """Return a function with the best settings it was tried with, else those of the file."""
+def _best_of(
+    expression: Expression, spec: StudySpec, study: optuna.Study, asked: Mapping[str, Any]
+) -> Configuration:
+    """Return a function with the best settings it was tried with, else those of the file.
+
+    What else an objective of your own asks for is, of one that was not tried, that of the best.
+    """
     trials = _trials_of(str(expression), study)
     tried = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not tried:
-        return Configuration.everywhere(expression, spec, spec.defaults)
+        return Configuration.everywhere(expression, spec, spec.defaults, asked)
     sign = spec.measured.sign
     best = min(tried, key=lambda t: (-sign * (t.value or 0.0), t.number))
     return Configuration.of_trial(best, spec)
@@ -332,8 +382,8 @@ def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
 
 def _attribute(one: Configuration, seed: int) -> str:
     text = one.text
-    if one.settings:
-        text += json.dumps(one.settings, sort_keys=True)
+    for settings in (one.settings, one.asked):
+        text += json.dumps(dict(settings), sort_keys=True) if settings else ""
     return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
 
 
@@ -400,4 +450,5 @@ def _summarize(
         searched=max(searched, key=lambda value: metric.sign * value, default=None),
         state=state_of(trials),
         minus=minus,
+        on="test" if all(row.get("of", "test") == "test" for row in rows) else "validation",
     )

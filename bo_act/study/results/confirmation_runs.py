@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
 import torch
 
 from bo_act.activations.expressions import canonical, parse
@@ -27,7 +30,7 @@ class Run:
     """One training of the confirmation; travels to other processes.
 
     Attributes:
-        what: the functions' texts by place, and the settings, as JSON.
+        what: the functions' texts by place, the settings, and what else is asked for, as JSON.
         seed: which of the fresh seeds, from 0.
         trained_with: the seed itself.
     """
@@ -43,14 +46,15 @@ class Run:
     def of(cls, one: Configuration, seed: int, *, first: int) -> Run:
         """Return the training of a configuration; ``first`` is the first of the seeds."""
         texts = {name: str(function) for name, function in one.functions.items()}
-        return cls(json.dumps([texts, dict(one.settings)]), seed, derived_seed(first, seed))
+        what = json.dumps([texts, dict(one.settings), dict(one.asked)])
+        return cls(what, seed, derived_seed(first, seed))
 
     @property
     def configuration(self) -> Configuration:
         """What is trained."""
-        texts, settings = json.loads(self.what)
+        texts, settings, asked = json.loads(self.what)
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
-        return Configuration(functions, settings)
+        return Configuration(functions, settings, asked)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class ConfirmationJob:
         """Load the study's task on a device; what comes back trains."""
         training = self.spec.training.model_copy(update={"device": str(device)})
         task = Task.load(self.spec.model_copy(update={"training": training}))
-        test = task.data.load_test()
+        test = _test_of(task)
 
         def measure(run: Run) -> tuple[Run, dict[str, Any]]:
             with cpu_threads(training.threads):
@@ -88,17 +92,22 @@ def measured(task: Task, runs: Sequence[Run], workers: int) -> Iterator[tuple[Ru
             ),
         )
     elif runs:
-        test = task.data.load_test()
+        test = _test_of(task)
         for run in runs:
             yield run, _measure_or_fail(task, run, test)
 
 
-def _measure_or_fail(task: Task, run: Run, test: Samples) -> dict[str, Any]:
+def _test_of(task: Task) -> Samples | None:
+    """Return the test samples; None where an objective of your own has them, if there are any."""
+    return None if task.objective else task.data.load_test()
+
+
+def _measure_or_fail(task: Task, run: Run, test: Samples | None) -> dict[str, Any]:
     """Measure a run, or return why it failed."""
     try:
-        return _measure(task, run, test)
+        return _asked(task, run) if test is None else _measure(task, run, test)
     except USERS as error:
-        failure = failure_of(error)
+        failure = failure_of(error, objective=task.objective is not None)
         if failure is None:
             raise
         if torch.cuda.is_available():
@@ -119,4 +128,28 @@ def _measure(task: Task, run: Run, test: Samples) -> dict[str, Any]:
         "status": result.status,
         "seconds": round(result.seconds, 3),
         KEY: examples,
+    }
+
+
+def _asked(task: Task, run: Run) -> dict[str, Any]:
+    """Return what an objective of your own measures with a fresh seed.
+
+    A training that diverged has no values; whoever keeps the runs knows the worst.
+    """
+    if task.objective is None:
+        raise AssertionError("the study has no objective of its own")
+    one, started = run.configuration, time.perf_counter()
+    context = task.context(seed=run.trained_with, settings=one.settings)
+    # It reports to nobody and is never pruned.
+    trial: Any = optuna.trial.FixedTrial(dict(one.asked))
+    found = task.objective(trial, one.trained, context, task.spec.activation.options)
+    finite = all(math.isfinite(value) for value in (found.value, found.test or 0.0))
+    test = found.value if found.test is None else found.test
+    return {
+        "test": test if finite else None,
+        "validation": found.value if finite else None,
+        "of": "validation" if found.test is None else "test",
+        "status": "completed" if finite else "diverged",
+        "seconds": round(time.perf_counter() - started, 3),
+        KEY: None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,9 +17,24 @@ from bo_act.study.results.failures import failure_of_trial, state_of
 from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.sampling.configurations import params_of
 from bo_act.study.sampling.sampler import ActivationSampler
-from bo_act.study.storage.metric import metric_of
-from bo_act.study.storage.trials import StudyView, own_trial, own_trials
+from bo_act.study.storage.metric import metrics_of
+from bo_act.study.storage.trials import StudyView, is_diverged, own_trial, own_trials
 from bo_act.tasks.configuration import shown
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One of several objectives of a trial.
+
+    Attributes:
+        metric: what it is.
+        value: as measured; None where it was not.
+        expected: when the function was proposed; None where nothing was.
+    """
+
+    metric: Metric
+    value: float | None
+    expected: float | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,9 @@ class TrialExplanation:
         neighbours: texts of the similar functions.
         expected: the value that was expected when it was proposed, as the trial noted it.
         lacking: why there is no explanation; empty where there is one.
+        outcomes: of each objective, where there are several; ``metric`` is the first, then, and
+            there is neither a value nor an explanation.
+        feasible: the probability, when it was proposed, that it satisfies the constraints.
     """
 
     trial: int
@@ -52,6 +71,8 @@ class TrialExplanation:
     failure: str | None = None
     expected: float | None = None
     lacking: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+    feasible: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -91,8 +112,13 @@ def why(
     trial = own_trial(study, number)
     text = _noted(trial) if sampler is None else _activation(trial, sampler)
     if not text:
-        raise SearchError(f"trial {number} has not been given a function yet")
-    metric = metric_of(study)
+        raise SearchError(f"trial {number} has no function yet")
+    metric, *further = metrics_of(study)
+    proposal = trial.user_attrs.get("proposal", {})
+    outcomes: tuple[Outcome, ...] = ()
+    if further:
+        outcomes = _outcomes(trial, (metric, *further), proposal.get("expected"))
+        sampler, lacking = None, "predictions are explained of one objective, not of several"
     explanation: Explanation | None = None
     similar: tuple[str, ...] = ()
     if sampler is not None:
@@ -101,11 +127,10 @@ def why(
         except SearchError:
             if not can_explain(sampler.searcher.surrogate):
                 raise
-            lacking = "too little had been evaluated"
-    value = trial.value if trial.state == TrialState.COMPLETE else None
+            lacking = "too few functions had been evaluated"
+    value = trial.value if trial.state == TrialState.COMPLETE and not further else None
     if value is not None and not math.isfinite(value):  # of an objective that diverged
         value = None
-    proposal = trial.user_attrs.get("proposal", {})
     return TrialExplanation(
         number,
         text,
@@ -116,9 +141,20 @@ def why(
         similar,
         state_of([trial]),
         None if (failure := failure_of_trial(trial)) is None else str(failure),
-        proposal.get("expected"),
-        "" if explanation else lacking or "there is no sampler to ask",
+        None if further else proposal.get("expected"),
+        "" if explanation else lacking or "there is no sampler",
+        outcomes,
+        proposal.get("feasible"),
     )
+
+
+def _outcomes(
+    trial: FrozenTrial, metrics: Sequence[Metric], expected: Sequence[float] | None
+) -> tuple[Outcome, ...]:
+    done = trial.state == TrialState.COMPLETE and not is_diverged(trial)
+    nothing: list[float | None] = [None] * len(metrics)
+    values, each = trial.values if done else nothing, expected or nothing
+    return tuple(Outcome(*one) for one in zip(metrics, values, each, strict=True))
 
 
 def _explained(
@@ -127,7 +163,7 @@ def _explained(
     """Return what the surrogate said of a trial, and the similar functions."""
     trials = own_trials(study)
     known = [t for t in trials if t.number != trial.number and _finished_before(t, trial)]
-    before = StudyView.of_some(known, study.direction, worst=metric.worst)
+    before = StudyView.of_some(known, study.directions, worst=metric.worst)
     view = sampler.view(study, before)
     one = sampler.configuration(trial, view)
     found = explain(view.searcher, sampler.embedding, view.observations, one)

@@ -9,11 +9,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_act.failures import Failure
 from bo_act.study.storage.owner import DEATHS
-from bo_act.study.storage.trials import is_diverged
+from bo_act.study.storage.trials import is_diverged, is_feasible, measured
 from bo_act.tasks.failures import Failed, FailureGroup, group
 from bo_act.training.outcomes import DIVERGED
 
-_DIED = "the process died over it, and another one took the trial over"
+_DIED = "the process died, and another process took the trial over"
 _GIVEN_UP = re.compile(r"\d+ processes died over it")
 
 
@@ -30,7 +30,7 @@ def failure_of_trial(trial: FrozenTrial) -> Failure | None:
     """Return why a trial failed, or was given back; None where it was not."""
     failure = Failure.read(trial.user_attrs.get("failure"))
     if trial.state == TrialState.FAIL:
-        return failure or Failure("", "it failed for a reason that was not noted")
+        return failure or Failure("", "it failed for an unknown reason")
     return failure if trial.state == TrialState.RUNNING else None
 
 
@@ -99,6 +99,11 @@ def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> 
         objective: whether a training function of the user's gave the values.
     """
     states = [_state(trial) for trial in trials]
+    done = measured(trials)
+    if done and not any(map(is_feasible, done)):
+        names = {name for one in done for name, value in one.constraints.items() if value > 0}
+        every = f"All {len(done)} functions violate" if len(done) > 1 else "The only one violates"
+        return f"{every} a constraint ({', '.join(sorted(names))}), so none is the best."
     if "complete" in states:
         return ""
     kinds = {
@@ -111,7 +116,7 @@ def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> 
     advice = {
         "diverged": "return a finite value" if objective else _divergence(trials),
         "pruned": "let the pruner wait longer (pruner.startup_trials, pruner.warmup_epochs)",
-        "failed": "see what failed",
+        "failed": "see the failures",
     }
     if len(kinds) == 1 and not running:
         ((kind, count),) = kinds.items()
@@ -121,7 +126,7 @@ def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> 
         if kind == "failed":
             every = "The only trial" if count == 1 else f"All {count} trials"
         how = _when(trials, objective=objective) if kind == DIVERGED else ""
-        return f"{every} {verb}{how}, so nothing was found: {advice[kind]}."
+        return f"{every} {verb}{how}, so there is no result: {advice[kind]}."
     said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     more = f", {running} in training" if running else ""
     return f"No function has a value: {said}{more}; {'; '.join(advice[kind] for kind in kinds)}."

@@ -22,7 +22,7 @@ from bo_act.study.results.confirmation import FRESH, Difference, interval, teste
 from bo_act.study.results.per_example import KEY, packed
 from bo_act.study.results.verdict import sampled
 from bo_act.study.storage.metric import metric_of
-from bo_act.study.storage.trials import measured, own_trials
+from bo_act.study.storage.trials import is_feasible, measured, own_trials
 from bo_act.training.outcomes import Diverged
 
 Train = Callable[[Activation, int], float | ArrayLike]
@@ -120,7 +120,9 @@ def confirm(
     whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=SearchError)
     best = _best(study, space, top)
     if not best:
-        raise SearchError(f"the study {study.study_name!r} has no function with a value to confirm")
+        raise SearchError(
+            f"the study {study.study_name!r} has no function to confirm: none has a value"
+        )
     compared = [str(canonical(parse(text))) for text in baselines]
     texts = list(dict.fromkeys([*best, *compared]))
     runs: dict[str, list[dict[str, Any]]] = {text: [] for text in texts}
@@ -137,7 +139,8 @@ def _best(study: optuna.Study, space: Space, top: int) -> dict[str, float]:
     """Return the best functions of a search and their values, each once."""
     sign = metric_of(study).sign
     found: dict[str, float] = {}
-    for trial in sorted(measured(own_trials(study)), key=lambda t: -sign * (t.value or 0.0)):
+    done = filter(is_feasible, measured(own_trials(study)))
+    for trial in sorted(done, key=lambda t: -sign * (t.value or 0.0)):
         if len(found) < top and (text := _text(trial, space)):
             found.setdefault(text, float(trial.value or 0.0))
     return found
@@ -159,7 +162,7 @@ def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> dict[st
             value, examples = math.nan, None
         except TypeError as error:
             raise SearchError(
-                f"expected train(activation, seed) to return a number, or one for each test "
+                f"expected train(activation, seed) to return a number, or a number per test "
                 f"example, for {text} with seed {seed}: {error}"
             ) from error
         kept = {"activation": text, "seed": seed, "value": value if math.isfinite(value) else None}

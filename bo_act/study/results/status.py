@@ -65,7 +65,9 @@ class StudyStatus:
         done: whether all trials have finished.
         failures: what failed, and why, grouped by reason.
         lacking: why there is no best function; empty where there is one.
-        metric: what is measured.
+        metric: what is measured, of several objectives the first.
+        front: of several objectives the Pareto front, the best value of the first one first.
+        metrics: of all objectives, where there are several.
     """
 
     study: str
@@ -80,6 +82,8 @@ class StudyStatus:
     failures: tuple[FailureGroup, ...] = ()
     lacking: str = ""
     metric: Metric = ACCURACY
+    front: tuple[Found, ...] = ()
+    metrics: tuple[Metric, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -102,7 +106,7 @@ def read_status(
     """
     if study is None:
         if spec is None:
-            raise SearchError("expected a study, or the file of one, got neither")
+            raise SearchError("expected a study, or a study file, got neither")
         study = load_study(spec)
     view = StudyView.of(study)
     silent = silences(study, view.running)
@@ -128,6 +132,8 @@ def read_status(
         done=left == 0,
         failures=found.failures,
         lacking=found.lacking,
+        front=found.front if found.metrics else (),
+        metrics=found.metrics,
     )
 
 

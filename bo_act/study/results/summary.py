@@ -18,11 +18,13 @@ from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confi
 from bo_act.study.results.failures import baseline_notes, failures, nothing_found, state_of
 from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.results.verdict import notes_on_failures, verdict, with_interval
-from bo_act.study.storage.metric import metric_of
+from bo_act.study.storage.metric import metric_of, metrics_of
 from bo_act.study.storage.opening import load_study, location
-from bo_act.study.storage.trials import Counts, averaged, count, own_trials
+from bo_act.study.storage.trials import Counts, averaged, count, is_feasible, measured, own_trials
 from bo_act.tasks.configuration import REFERENCE, Configuration, functions_of, shown
 from bo_act.tasks.failures import FailureGroup, failures_of_runs
+
+FRONT = "Pareto front: none of the others is better in all objectives (one run each)"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Found:
         cost: what it costs at inference, in units of ReLU's; None where the search did not ask.
         state: what came of it: ``complete``, ``diverged``, ``pruned``, ``failed`` or ``running``;
             empty where it was not tried.
+        values: of all objectives, where there are several.
     """
 
     activation: str
@@ -45,6 +48,7 @@ class Found:
     settings: Mapping[str, Any] = field(default_factory=dict)
     cost: float | None = None
     state: str = ""
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,17 @@ class StudyResult:
     Attributes:
         study, storage: location of its trials.
         trials: by state.
-        best: the best function by what the search was told; None before any has completed.
+        best: the best function by what the search was told, of those that satisfy the study's
+            constraints; None before any has completed, and of several objectives.
         baseline: ReLU in the same study.
         top: the best functions, best first.
         confirmed: fresh-seed results on the test set; empty before the confirmation.
-        front: if cost is an objective, the Pareto front, the best value first.
+        front: of several objectives, and if cost is one, the Pareto front, the best value first.
         failures: failed trials, grouped by reason.
         lacking: why there is no best function; empty if there is one.
         notes: caveats of the verdict.
-        metric: what was measured.
+        metric: what was measured, of several objectives the first.
+        metrics: of all objectives, where there are several.
 
     Examples:
         >>> import bo_act
@@ -82,6 +88,7 @@ class StudyResult:
     lacking: str = ""
     notes: tuple[str, ...] = ()
     metric: Metric = ACCURACY
+    metrics: tuple[Metric, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -109,6 +116,8 @@ class StudyResult:
                 *notes,
                 *more,
             )
+        if self.front and self.metrics:
+            return box(title, said, FRONT, _html_front(self.front, self.metrics), *more)
         if self.best is None:
             return box(title, said, self.lacking, *more)
         what = f"Best of the search, by {self.metric.name} with one seed; not confirmed:"
@@ -132,6 +141,16 @@ def _html_table(functions: Sequence[Found], metric: Metric) -> Markup:
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 
+def _html_front(functions: Sequence[Found], metrics: Sequence[Metric]) -> Markup:
+    columns = [m.texts([f.values[i] for f in functions]) for i, m in enumerate(metrics)]
+    rows = [
+        (_drawn(f.activation), f.activation, shown(f.settings), *values, f.trial)
+        for f, *values in zip(functions, *columns, strict=True)
+    ]
+    headers = ("", "activation", "settings", *map(str, metrics), "trial")
+    return table(headers, rows, numbers=frozenset(range(3, 4 + len(metrics))))
+
+
 def _html_confirmed(confirmed: Sequence[Confirmed], metric: Metric) -> Markup:
     rows = [
         (
@@ -143,7 +162,13 @@ def _html_confirmed(confirmed: Sequence[Confirmed], metric: Metric) -> Markup:
         )
         for row in confirmed
     ]
-    headers = ("", "activation", "settings", f"test {metric.name}", "minus ReLU")
+    headers = (
+        "",
+        "activation",
+        "settings",
+        confirmed[0].of(metric) if confirmed else "",
+        "minus ReLU",
+    )
     return table(headers, rows, numbers=frozenset({3, 4}))
 
 
@@ -169,6 +194,8 @@ def summarize(
         storage: where the trials are; default: as the file says.
         top: how many of the best.
     """
+    if len(study.directions) > 1:
+        return _of_several(study, storage)
     own, metric = own_trials(study), metric_of(study)
     ranked = rank(own, metric)
     baselines = [REFERENCE, *(row.activation for row in confirmed if row.role == "baseline")]
@@ -183,7 +210,7 @@ def summarize(
         trials=count(own),
         metric=metric,
         best=_found(ranked[0], spec) if ranked else None,
-        baseline=_baseline(own, ranked, spec),
+        baseline=_baseline(own, metric, spec),
         top=tuple(_found(trial, spec) for trial in ranked[:top]),
         front=tuple(_found(trial, spec) for trial in _front(ranked, spec, metric)),
         confirmed=tuple(confirmed),
@@ -196,11 +223,49 @@ def summarize(
     )
 
 
-def _baseline(
-    own: Sequence[FrozenTrial], ranked: Sequence[FrozenTrial], spec: StudySpec | None
-) -> Found:
+def _of_several(study: optuna.Study, storage: str) -> StudyResult:
+    """Return the outcome of a study with several objectives: its Pareto front."""
+    own, metrics = own_trials(study), metrics_of(study)
+    return StudyResult(
+        study=study.study_name,
+        storage=storage,
+        trials=count(own),
+        best=None,
+        baseline=Found(REFERENCE, None, None),
+        front=tuple(
+            Found(
+                text_of(trial),
+                trial.values[0],
+                trial.number,
+                settings_of(trial, None),
+                state="complete",
+                values=tuple(trial.values),
+            )
+            for trial in front_of(own, metrics)
+        ),
+        failures=tuple(failures(own)),
+        lacking=nothing_found(own, objective=True),
+        metric=metrics[0],
+        metrics=metrics,
+    )
+
+
+def front_of(trials: Sequence[FrozenTrial], metrics: Sequence[Metric]) -> list[FrozenTrial]:
+    """Return the trials that none beats in all objectives, the best first value first.
+
+    Args:
+        trials: of a study with several objectives; those that violate a constraint are left out.
+        metrics: of the objectives.
+    """
+    done = [trial for trial in measured(trials) if is_feasible(trial)]
+    values = [[m.sign * trial.values[i] for trial in done] for i, m in enumerate(metrics)]
+    return [done[number] for number in pareto_front(*values)]
+
+
+def _baseline(own: Sequence[FrozenTrial], metric: Metric, spec: StudySpec | None) -> Found:
     """Return what came of ReLU."""
-    best = next((trial for trial in ranked if text_of(trial) == REFERENCE), None)
+    of_relu = [trial for trial in averaged(own) if text_of(trial) == REFERENCE]
+    best = min(of_relu, key=lambda t: (-metric.sign * _value(t), t.number), default=None)
     if best is not None:
         return _found(best, spec)
     tried = [trial for trial in own if text_of(trial) == REFERENCE]
@@ -239,16 +304,18 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
 def best_value(study: optuna.Study) -> float | None:
     """Return the best value so far as it is stored, None before any."""
     sign = metric_of(study).sign
-    values = [sign * _value(trial) for trial in averaged(own_trials(study))]
+    values = [sign * _value(t) for t in averaged(own_trials(study)) if is_feasible(t)]
     return sign * max(values) if values else None
 
 
 def rank(trials: Sequence[FrozenTrial], metric: Metric) -> list[FrozenTrial]:
-    """Return the trials that came to a value, the best first; a repeated function by its mean.
+    """Return the trials that came to a value and violate no constraint, the best first.
 
-    Of equal values the earlier trial is the better one: it does not depend on the storage.
+    A repeated function is one trial, its value the mean. Of equal values the earlier trial is the
+    better one: it does not depend on the storage.
     """
-    return sorted(averaged(trials), key=lambda t: (-metric.sign * _value(t), t.number))
+    done = filter(is_feasible, averaged(trials))
+    return sorted(done, key=lambda t: (-metric.sign * _value(t), t.number))
 
 
 def _front(
@@ -257,7 +324,7 @@ def _front(
     if spec is None or spec.acquisition.name != "hypervolume":
         return []
     priced = [trial for trial in ranked if "cost" in trial.user_attrs]
-    costs = [trial.user_attrs["cost"] for trial in priced]
+    costs = [-trial.user_attrs["cost"] for trial in priced]
     values = [metric.sign * _value(trial) for trial in priced]
     return [priced[number] for number in pareto_front(values, costs)]
 

@@ -58,23 +58,24 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
     gain = best.minus_relu
     if best.diverged == best.seeds:
         text = (
-            "With fresh seeds every training of the functions found diverged, so nothing is "
-            "confirmed: the search's values were luck, or its seed was."
+            "With fresh seeds, all trainings of the best functions diverged, so nothing is "
+            "confirmed: the search's values, or its seed, were luck."
         )
         return Verdict("open", best, text, note)
     if gain is None and any(row.activation == REFERENCE for row in confirmed):
-        text = f"Of the functions found, ReLU itself has the best fresh validation {metric.name}."
+        text = f"ReLU itself has the best fresh validation {metric.name} of all confirmed "
+        "functions."
         return Verdict("reference", best, text, note)
     if gain is None:
         text = (
-            f"{best.activation} is the best of them by validation; ReLU's trainings failed, so "
-            "there is nothing to compare with."
+            f"{best.activation} is the best by validation; ReLU's trainings failed, so there is "
+            "no comparison."
         )
         return Verdict("open", best, text, note)
-    unit = f"points of test {metric.name}" if metric.in_percent else f"in test {metric.name}"
+    unit = f"points of {best.of(metric)}" if metric.in_percent else f"in {best.of(metric)}"
     what = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
     shown = f"{what} (95%, {sampled([gain])})"
-    name = f"{best.activation}, the best of them by validation,"
+    name = f"{best.activation}, the best by validation,"
     if gain.low is None or gain.high is None:
         text = f"{name} has {what}; one seed gives no interval (confirm.seeds)."
         return Verdict("open", best, text, note)
@@ -122,7 +123,7 @@ def _unequal(confirmed: Sequence[Confirmed]) -> str:
         return ""
     times = "once" if relu.tried == 1 else f"{relu.tried} times"
     return (
-        f"Settings are searched as well, and ReLU was tried {times}: tuned alone, it may be "
+        f"Settings are searched too, and ReLU was tried {times}: with its own tuning it may be "
         "better than here."
     )
 
@@ -161,14 +162,14 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         )
         many = sum(len(row.minus) for row in confirmed if row.role == "found")
         said.append(
-            f"The table makes {many} comparisons: of so many, {0.05 * many:.1f} would leave out "
-            "zero by chance alone."
+            f"The table makes {many} comparisons: {0.05 * many:.1f} of them would exclude zero by "
+            "chance alone."
         )
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
         said.append(
-            "The intervals are over seeds alone, for these very test examples, since what each of "
-            "them had was not kept with the runs: over other examples too they would be wider."
+            f"The intervals cover seeds only, for this {best.on} set, since the runs have no "
+            "values per example: over other examples too they would be wider."
         )
     return said
 
@@ -192,10 +193,10 @@ def notes_on_failures(
     without = sorted({text for one in groups for text in one.activations} - there)
     if confirmed and without:
         missing = ", ".join(without)
-        notes.append(f"Not among the confirmed, because all its trainings failed: {missing}.")
+        notes.append(f"Not confirmed, because all trainings failed: {missing}.")
     if confirmed and confirmed[0].seeds < seeds:
         notes.append(
-            f"The table is over the {confirmed[0].seeds} of {seeds} seeds that all in it have; the "
-            "same command makes the failed trainings again."
+            f"The table is over the {confirmed[0].seeds} of {seeds} seeds that all rows share; "
+            "the same command repeats the failed trainings."
         )
     return notes

@@ -1,4 +1,4 @@
-"""What is told of each trial that has ended: TensorBoard, Weights & Biases, MLflow, a user's own.
+"""Callbacks to run after each trial: TensorBoard, Weights & Biases, MLflow, your own.
 
 A callback is ``callback(study, trial)``, as in ``optuna.Study.optimize``; ``trial`` is frozen. The
 clients are used directly: the classes of optuna-integration want TensorFlow (TensorBoard) or are
@@ -64,8 +64,8 @@ class Callbacks:
                 if name not in self._reported:
                     self._reported.add(name)
                     warnings.warn(
-                        f"the callback {name} failed at trial {trial.number} and is called again "
-                        f"at the next one; said once: {one_line(error)}",
+                        f"the callback {name} failed at trial {trial.number} (warned once; bo-act "
+                        f"still calls it after later trials): {one_line(error)}",
                         stacklevel=2,
                     )
 

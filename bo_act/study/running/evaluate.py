@@ -162,7 +162,7 @@ def _failed(
 
 
 def _to_be_mended(task: Task, error: BaseException, failure: Failure) -> BoActError:
-    advice = "mend it, and the same command goes on"
+    advice = "fix it, and the same command resumes"
     if task.objective is not None:
         said = str(error) if isinstance(error, SpecError) else ""
         what = said or f"{task.objective.path}: the objective failed: {failure}"

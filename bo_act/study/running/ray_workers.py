@@ -82,9 +82,7 @@ def search_with_ray(
                 try:
                     answer = ray.get(one)
                 except ray.exceptions.RayError as error:
-                    raise WorkerError(
-                        f"a worker on Ray was lost for good: {one_line(error)}"
-                    ) from error
+                    raise WorkerError(f"a Ray worker was lost: {one_line(error)}") from error
                 if isinstance(answer, BaseException):
                     raise answer
 

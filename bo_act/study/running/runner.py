@@ -20,12 +20,12 @@ from bo_act.events import Events
 from bo_act.io import atomic_write, reason
 from bo_act.specs import StudySpec
 from bo_act.specs.base import MOST_WORKERS, whole
-from bo_act.study.results.confirmation import confirm
+from bo_act.study.results.confirmation import confirm, takes_fresh_seeds
 from bo_act.study.results.summary import StudyResult, best_configurations, summarize
 from bo_act.study.running.callbacks import Callback, Callbacks
 from bo_act.study.running.ray_workers import search_with_ray
-from bo_act.study.running.supervisor import search_with_crew
-from bo_act.study.running.worker import finished, look_at_functions, make_sampler, search
+from bo_act.study.running.supervisor import search_with_workers
+from bo_act.study.running.worker import compute_candidate_features, finished, make_sampler, search
 from bo_act.study.sampling.warm_start import add_source_trials, read_sources, refuse_itself
 from bo_act.study.storage.opening import open_study
 from bo_act.study.storage.provenance import keep_environment
@@ -62,8 +62,8 @@ def run_study(
 
     Examples:
         >>> import bo_act
-        >>> spec = bo_act.read_study("quickstart", {"trials": 3, "confirm.seeds": 0})
-        >>> run_study(spec).trials.complete
+        >>> quick = {"trials": 3, "confirm.seeds": 0, "features.fim": False}
+        >>> run_study(bo_act.read_study("quickstart", quick)).trials.complete
         3
     """
     whole(workers, "workers", low=1, high=MOST_WORKERS)
@@ -72,6 +72,7 @@ def run_study(
     events = events or Events()
     told = Callbacks.of(spec, callbacks)
     task = Task.load(spec)
+    confirms = takes_fresh_seeds(task)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
     _keep_spec(spec)
     events.opened(study)
@@ -79,7 +80,7 @@ def run_study(
         check_before_search(task)
         keep_environment(study)
         refuse_itself(study, spec.warm_start.sources)
-        features = look_at_functions(task, events, workers=workers)
+        features = compute_candidate_features(task, events, workers=workers)
         study.sampler = sampler = make_sampler(task, features, study)
         if most := spec.warm_start.as_trials:
             sources = read_sources(task.space, spec.warm_start.sources)
@@ -87,13 +88,13 @@ def run_study(
         if executor == "ray":
             search_with_ray(spec, study, workers=workers, events=events, told=told)
         elif workers > 1:
-            search_with_crew(spec, study, workers=workers, events=events, told=told)
+            search_with_workers(spec, study, workers=workers, events=events, told=told)
         else:
             with cpu_threads(spec.training.threads):
                 search(task, study, sampler, events, told)
     found = best_configurations(study, spec)
     confirmed = []
-    if spec.confirm.seeds and not spec.objective:
+    if confirms:
         confirmed = confirm(task, study, found, events.confirmation, workers=workers)
     return summarize(study, spec, confirmed)
 

@@ -42,7 +42,7 @@ _WARNING, _ERROR, _STOPPED = "warning: ", "error: ", 2
 _TRACE, _DEFECT = "Traceback (most recent call last)", 1
 
 
-def search_with_crew(
+def search_with_workers(
     spec: StudySpec, study: optuna.Study, *, workers: int, events: Events, told: Callbacks
 ) -> None:
     """Run a study with worker processes until it is done.
@@ -77,13 +77,13 @@ def search_with_crew(
 
 
 class TrialWatcher:
-    """Tells of the trials of a study as they end.
+    """Reports the trials of a study as they end.
 
     Args:
         study: any.
         total: trials that it is to have.
-        events: who is told.
-        callbacks: who is told, too.
+        events: the progress listener.
+        callbacks: to call as well.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class WorkerProcess:
         if self.deaths >= _MOST_DEATHS:
             raise WorkerError(
                 f"{self.deaths} workers died one after the other (exit code {code}) without "
-                "ending a trial; what was found is kept. Too little memory is the usual cause: "
+                "finishing a trial; all results are saved. Too little memory is the usual cause: "
                 "use fewer workers or a smaller batch_size"
             )
         self._close()

@@ -53,13 +53,15 @@ _LOOK = 1.0  # seconds between looks at what the other workers do, where there i
 class _No(Enum):
     """Why there is no trial to run: for now, or for good."""
 
-    YET = "others still run the last trials"
+    YET = "other workers run the last trials"
     MORE = "the study is done"
 
 
-def look_at_functions(task: Task, events: Events, *, workers: int = 1) -> FeatureTable | None:
-    """Return the features of all functions; None where they are computed as they are met."""
-    if task.from_tree_to_tree:
+def compute_candidate_features(
+    task: Task, events: Events, *, workers: int = 1
+) -> FeatureTable | None:
+    """Return the features of all functions; None where the space is not enumerated."""
+    if task.is_unenumerated:
         return None
     return task.features(events.features, workers=workers)
 
@@ -70,7 +72,7 @@ def make_sampler(
     """Return the sampler that a study file describes, for its study."""
     spec = task.spec
     costs = None
-    if spec.acquisition.needs_costs and not task.from_tree_to_tree:
+    if spec.acquisition.needs_costs and not task.is_unenumerated:
         costs = study_costs(study, task.space, pick_device(spec.training.device))
     method = Method.of(task)
     cold = spec.warm_start.baselines or not spec.warm_start.sources
@@ -125,7 +127,7 @@ def work(
     refuse_itself(study, spec.warm_start.sources)
     if not checked:
         check_before_search(task)
-    study.sampler = sampler = make_sampler(task, look_at_functions(task, events), study)
+    study.sampler = sampler = make_sampler(task, compute_candidate_features(task, events), study)
     with cpu_threads(spec.training.threads):
         return search(task, study, sampler, events, told or Callbacks([]))
 
@@ -172,8 +174,8 @@ def search(
         failed.add(str(frozen.user_attrs.get("activation") if functions else trial.number))
         if len(failed) >= _FAILURES_IN_A_ROW:
             raise SearchError(
-                f"{len(failed)} {'functions' if functions else 'trials'} failed one after the "
-                f"other, so the cause is not the function; the last: {failure}"
+                f"{len(failed)} {'functions' if functions else 'trials'} failed in a row, so the "
+                f"cause is not the function; the last: {failure}"
             )
     clean_up_checkpoints(task, study)
     forget_ended(study, own_trials(study))
@@ -200,7 +202,7 @@ def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
         warnings.warn(
             f"the first {enough} functions all have the value "
             f"{task.spec.measured.text(next(iter(values.values())))}: "
-            f"does {task.objective.path.name} use the activation that it is given?",
+            f"does {task.objective.path.name} use its activation?",
             stacklevel=3,
         )
 

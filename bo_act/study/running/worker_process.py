@@ -33,8 +33,8 @@ def work_for_parent() -> None:
         spec = StudySpec.model_validate_json(line)
     except ValidationError as error:
         raise SpecError(
-            "expected a study as one line of JSON on stdin, as bo-act run sends it to its "
-            "workers; give bo-act worker the name of a study, or the path of its .toml file"
+            "expected a study as one line of JSON on stdin (bo-act run writes it); give bo-act "
+            "worker the name of a study, or the path of its .toml file"
         ) from error
     # Code of the user's may read from stdin, or close it.
     parent, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What a study chooses among: all functions of a space, or those met from tree to tree."""
+"""What a study chooses among: all functions of a space, or those met by local search over trees."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Candidates:
         if self.fixed is not None:
             return self.fixed
         if not isinstance(self.catalogue, ExpressionPool):
-            raise SearchError("functions that are listed need an embedding")
+            raise SearchError("listed functions need an embedding")
         return self.catalogue.embedding
 
     def attributes(self, params: Mapping[str, Any], activations: Sequence[str]) -> dict[str, Any]:
@@ -91,19 +91,25 @@ class Candidates:
         return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
 
 
-def how_chosen(proposal: Proposal, direction: StudyDirection) -> dict[str, Any]:
+def how_chosen(proposal: Proposal, directions: Sequence[StudyDirection]) -> dict[str, Any]:
     """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
 
     Args:
         proposal: of the trial.
-        direction: of the study.
+        directions: of the study's objectives.
     """
     how: dict[str, Any] = {"by": proposal.by}
     if proposal.mean is not None and proposal.deviation is not None:
         how |= {"mean": round(proposal.mean, 4), "deviation": round(proposal.deviation, 4)}
+    signs = StudyView.of_some([], directions).signs
     if proposal.expected is not None:
-        sign = StudyView.of_some([], direction).sign
-        how["expected"] = float(f"{sign * proposal.expected:.7g}")
+        how["expected"] = float(f"{signs[0] * proposal.expected:.7g}")
+    if proposal.outcomes:
+        how["expected"] = [
+            float(f"{sign * one:.7g}") for sign, one in zip(signs, proposal.outcomes, strict=True)
+        ]
+    if proposal.feasible is not None:
+        how["feasible"] = round(proposal.feasible, 4)
     if proposal.repetition:
         how["repetition"] = proposal.repetition
     if proposal.note:
@@ -144,7 +150,7 @@ def listed_candidates(
             raise SearchError(
                 f"expected the costs of the {len(catalogue)} functions of the space "
                 f"{space.name!r}, finite and above 0, got "
-                + ("some that are not" if fits else f"an array of shape {costs.shape}")
+                + ("others" if fits else f"an array of shape {costs.shape}")
             )
     start = [catalogue.index(function) for function in baselines]
     if sources:
@@ -191,9 +197,9 @@ def _embedded(
     features = compute_features(space) if features is None else features
     if features.catalogue_hash != space.catalogue.hash:
         raise SearchError(
-            f"the features were computed for another catalogue ({features.catalogue_hash[:12]})"
-            f" than that of the space {space.name!r} ({space.catalogue.hash[:12]}); compute them "
-            "again with compute_features(space, ...)"
+            f"the features belong to another catalogue ({features.catalogue_hash[:12]}) than the "
+            f"space {space.name!r} ({space.catalogue.hash[:12]}); compute them again with "
+            "compute_features(space, ...)"
         )
     fitted = fit(features)
     if isinstance(fitted, Embedding):
@@ -232,7 +238,7 @@ def check_trees(
     }
     if any(asked.values()):
         raise SearchError(
-            f"{' and '.join(name for name in asked if asked[name])} cannot be had where the space "
-            f"{space.name!r} of {len(space):,} expressions is searched from tree to tree; a "
-            "smaller space has a catalogue of all functions"
+            f"{' and '.join(name for name in asked if asked[name])} cannot be used in the space "
+            f"{space.name!r}, which has too many expressions ({len(space):,}) for a catalogue; "
+            "choose a smaller space"
         )

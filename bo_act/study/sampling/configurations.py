@@ -63,12 +63,12 @@ def checked_names(activations: Sequence[str], strategy: Strategy | None) -> tupl
     names = tuple(activations)
     if not names or len(set(names)) < len(names) or ("" in names and names != ONE):
         raise SearchError(
-            f"expected one name for each activation of the study, each once, got {names}"
+            f"expected a different name for each activation of the study, got {names}"
         )
     if strategy is not None and names != ONE:
         raise SearchError(
-            f"a strategy chooses one function at a time, and the study has the activations {names};"
-            " leave it out, so that the surrogate chooses them together"
+            f"a strategy chooses one function at a time, but the study has the activations "
+            f"{names}; leave it out to let the surrogate choose them together"
         )
     return names
 
@@ -138,7 +138,7 @@ class TrialReader:
         self.catalogue, self.activations = catalogue, activations
         self.max_retries = max_retries
         self._rows: dict[int, tuple[FrozenTrial, Parameters, _Row | None]] = {}
-        self._parameters: tuple[Mapping[str, BaseDistribution], Parameters] = {}, Parameters()
+        self._known: tuple[Mapping[str, BaseDistribution], Parameters] = {}, Parameters()
 
     def view(
         self,
@@ -172,16 +172,19 @@ class TrialReader:
             self.read(trials.pruned, parameters)[0],
             frozenset(functions for functions, n in failures.items() if n > self.max_retries),
             trials.seconds(complete),
-            variances=trials.variances(complete),
+            # The variance that a trial notes is that of one value.
+            variances=trials.variances(complete) if len(trials.directions) == 1 else None,
+            others=trials.others(complete),
+            constraints=trials.constraints(complete),
         )
         return View(searcher, observations, pending, trials.number, complete)
 
     def coordinates(self, others: Mapping[str, BaseDistribution]) -> Parameters:
         """Return the coordinates of parameters; of the same ones the same object."""
-        known, parameters = self._parameters
+        known, parameters = self._known
         if known != others:
             parameters = Parameters(others)
-            self._parameters = others, parameters
+            self._known = others, parameters
         return parameters
 
     def read(

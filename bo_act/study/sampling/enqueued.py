@@ -39,13 +39,13 @@ def check_keys(
         if key.rpartition(".")[2] == "activation":
             value = shortened(repr(fixed[key]))
             raise SearchError(
-                f"a trial was enqueued with {key} = {value}, which is no parameter; enqueue a "
-                f"function by space.enqueue(study, {value})"
+                f"a trial was enqueued with {key} = {value}, which is not a parameter; enqueue a "
+                f"function with space.enqueue(study, {value})"
             )
         place, _, slot = key.rpartition(".")
         if any(slot == known_slot.rpartition(".")[2] for known_slot in slots):
             names = sorted({one.rpartition(".")[0] for one in slots})
-            has = ", ".join(names) or "one alone, without a name"
+            has = ", ".join(names) or "one without a name"
             raise SearchError(
                 f"a trial was enqueued with {key!r}, and the study has no activation {place!r}"
                 f"{nearest(place, names)}; it has {has}"
@@ -109,7 +109,7 @@ def warn_of_unasked(trial: FrozenTrial, defaults: Collection[str]) -> None:
     ):
         if unasked := [name for name in names if name not in asked]:
             warnings.warn(
-                f"{what} {', '.join(unasked)}, which the objective did not ask for; it asked for "
+                f"{what} {', '.join(unasked)}, which the objective did not request; it requested "
                 f"{', '.join(asked) or 'nothing'}",
                 stacklevel=3,
             )

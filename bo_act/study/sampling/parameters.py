@@ -66,7 +66,7 @@ class SharedSettings:
         for name, value in self.defaults.items():
             if name in slots:
                 raise SearchError(
-                    f"defaults: {name!r} is a slot of the functions, and defaults are values of "
+                    f"defaults: {name!r} is a slot of the functions, but defaults are values of "
                     "the other parameters; leave it out"
                 )
             if parameters is None:

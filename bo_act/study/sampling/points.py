@@ -21,6 +21,7 @@ from bo_act.search.configurations import ONE
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel
+from bo_act.study.sampling.endings import Constraints
 from bo_act.study.sampling.sampler import ActivationSampler
 
 
@@ -47,6 +48,7 @@ class EmbeddingSampler(ActivationSampler):
         seed: as in ``ActivationSampler``.
         max_retries: as in ``ActivationSampler``.
         metric: as in ``ActivationSampler``.
+        constraints_func: as in ``ActivationSampler``.
 
     Raises:
         SearchError: points, labels or baselines do not fit together.
@@ -80,6 +82,7 @@ class EmbeddingSampler(ActivationSampler):
         seed: int = 0,
         max_retries: int = 2,
         metric: Metric | None = None,
+        constraints_func: Constraints | None = None,
     ) -> None:
         embedding = points if isinstance(points, Embedding) else Embedding.of(points)
         items = _Items(len(embedding), labels, embedding.hash)
@@ -97,6 +100,7 @@ class EmbeddingSampler(ActivationSampler):
             seed=seed,
             max_retries=max_retries,
             metric=metric,
+            constraints_func=constraints_func,
         )
 
     def suggest(self, trial: BaseTrial, name: str = "") -> int:
@@ -114,8 +118,8 @@ class EmbeddingSampler(ActivationSampler):
         """
         if name not in self.activations:
             raise SearchError(
-                f"expected one of the names that the sampler was given, {self.activations!r}, got "
-                f"{name!r}; give it names=(..., {name!r})"
+                f"expected one of the sampler's names {self.activations!r}, got {name!r}; give it "
+                f"names=(..., {name!r})"
             )
         number = trial.suggest_int(slot_of(name, ITEM), 0, len(self.catalogue) - 1)
         trial.set_user_attr(slot_of(name, ITEM), self.catalogue.text(number))
@@ -167,7 +171,7 @@ class _Items:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or not 0 <= int(cast(int, number)) < self._count:
             raise SearchError(
-                f"expected the number of one of {self._count} items, from 0, got "
+                f"expected the number of one of {self._count} items, from 0, got  "
                 f"{shortened(repr(number))}"
             )
         return int(cast(int, number))

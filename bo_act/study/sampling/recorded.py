@@ -23,20 +23,20 @@ def sampler_of(study: Study) -> tuple[ActivationSampler | None, str]:
     """
     noted = study.user_attrs.get(SEARCH)
     if not isinstance(noted, dict):
-        return None, "the study does not say which sampler chose its functions"
+        return None, "the study has no record of its sampler"
     if noted.get("lacking"):
-        return None, f"{noted['lacking']}: from Python, give it the sampler"
+        return None, f"{noted['lacking']}: from Python, give the sampler"
     try:
         sampler = ActivationSampler(Space(SpaceSpec.model_validate(noted["space"])), **_read(noted))
     except (BoActError, ValidationError, KeyError, TypeError) as error:
-        return None, f"the sampler cannot be made from what the study notes of it: {error}"
+        return None, f"the sampler cannot be rebuilt from the study's record: {error}"
     pool = sampler.catalogue if isinstance(sampler.catalogue, ExpressionPool) else None
     here = (pool or sampler.embedding).hash[:16]
     there = {t.user_attrs["embedding"] for t in own_trials(study) if "embedding" in t.user_attrs}
     if there and here not in there:
         return None, (
-            "the sampler had other features than those of the functions' outputs, which the study "
-            "does not keep: from Python, give it the sampler"
+            "the sampler used features beyond the functions' outputs, which the study does not "
+            "store: from Python, give the sampler"
         )
     return sampler, ""
 

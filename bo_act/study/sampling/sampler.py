@@ -42,8 +42,9 @@ from bo_act.study.sampling.configurations import (
     View,
     checked_names,
 )
-from bo_act.study.sampling.endings import mark_diverged, stop
+from bo_act.study.sampling.endings import Constraints, mark_diverged, note_constraints, stop
 from bo_act.study.sampling.enqueued import warn_of_unasked
+from bo_act.study.sampling.outcomes import check_constrained, check_several
 from bo_act.study.sampling.parameters import SharedSettings, StudyParameters, is_compared
 from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
@@ -63,6 +64,9 @@ class ActivationSampler(BaseSampler):
     on the learning rate and the like; ``delegate`` samples them separately. The proposal depends
     only on the study and on ``seed``, never on the process, so a resumed study continues as an
     uninterrupted one would have.
+
+    A study may have several directions, as accuracy and inference time: proposals then enlarge the
+    hypervolume that its Pareto front dominates.
 
     Several processes or threads may work on one study: each records ownership of its function in
     the storage and yields to any other owner.
@@ -102,6 +106,10 @@ class ActivationSampler(BaseSampler):
         delegate: samples all other parameters instead of the surrogate; default with a
             ``strategy``, which has no surrogate: Optuna's TPE.
         max_retries: how often a function is proposed again after its trial failed.
+        constraints_func: values of a trial that ends, at most 0 where all is well, as Optuna's
+            samplers take it. Like those that an objective notes by ``trial.set_constraint``, they
+            guide the choice: the gain of a function counts by the probability that it satisfies
+            them.
         metric: what the study measures, noted in it at the first trial, so that tables, reports and
             commands show values as they are; default: what the study has noted, else a value
             without a unit in the study's direction.
@@ -110,8 +118,8 @@ class ActivationSampler(BaseSampler):
         ExpressionError: a baseline is not in the space.
         SearchError: the features belong to another space, the acquisition function does not
             support this search, or ``defaults`` names an unknown parameter. The first proposal
-            raises it, too, if the study is its own source, or the
-            metric is not the study's.
+            raises it, too, if the study is its own source, the metric is not the study's, or it has
+            several objectives and the sampler has what is of one alone.
 
     Examples:
         >>> import optuna, bo_act
@@ -148,6 +156,7 @@ class ActivationSampler(BaseSampler):
         delegate: BaseSampler | None = None,
         max_retries: int = 2,
         metric: Metric | None = None,
+        constraints_func: Constraints | None = None,
     ) -> None:
         if initial is None:
             initial = 0 if warm_start else 2
@@ -156,6 +165,9 @@ class ActivationSampler(BaseSampler):
         surrogate = OwnSurrogate.of(surrogate or SurrogateSpec())
         acquisition = OwnAcquisition.of(acquisition or AcquisitionSpec())
         needs_costs = acquisition.needs_costs
+        if constraints_func is not None:
+            check_constrained(constraints_func, acquisition, strategy)
+        self._constraints_func = constraints_func
         self._search = _noted(
             space,
             {
@@ -169,6 +181,7 @@ class ActivationSampler(BaseSampler):
             activations=list(activations),
             seed=seed,
         )
+        self._is_warm = bool(warm_start)
         self._told_by = [one for one in warm_start if isinstance(one, str)]
         usual = () if warm_start else space.baselines
         given = usual if baselines is None else baselines
@@ -246,7 +259,6 @@ class ActivationSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Choose a function or a configuration, take ownership, and return its parameters."""
-        self._raise_error_if_multi_objective(study)
         if self._told_by:
             refuse_itself(study, self._told_by)
             self._told_by = []  # once is enough: another study's trials stay another's
@@ -282,12 +294,11 @@ class ActivationSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Leave parameters unknown beforehand to the delegate."""
-        self._raise_error_if_multi_objective(study)
         name, _, slot = param_name.rpartition(".")
         if slot in self.space.distributions and name and name not in self.activations:
             raise SearchError(
-                f"the objective asks for an activation named {name!r}, which the sampler does not "
-                f"know; give it activations=(..., {name!r})"
+                f"the objective asks for an activation named {name!r}, unknown to the sampler; "
+                f"give it activations=(..., {name!r})"
             )
         if param_name not in self.parameters.slots and is_compared(trial):
             return self.parameters.shared(study, {param_name: param_distribution})[param_name]
@@ -321,6 +332,8 @@ class ActivationSampler(BaseSampler):
     ) -> None:
         """Record a divergence, pass the result to the delegate, and end an exhausted search."""
         Heartbeat(study, id_of(trial)).end()
+        if self._constraints_func is not None:
+            note_constraints(self._constraints_func, study, trial, state)
         diverged = mark_diverged(study, trial, state, values)
         self.delegate.after_trial(own_only(study, trial), trial, state, values)
         if state == TrialState.COMPLETE or diverged:
@@ -358,7 +371,7 @@ class ActivationSampler(BaseSampler):
         """
         one, _ = self._reader.read([trial], view.searcher.parameters)
         if not len(one):
-            raise SearchError(f"trial {trial.number} lacks a parameter that the study searches")
+            raise SearchError(f"trial {trial.number} lacks a searched parameter")
         return one
 
     def remaining(self, study: Study) -> float:
@@ -401,6 +414,10 @@ class ActivationSampler(BaseSampler):
             return
         study = whole_study(study)
         try:
+            if len(study.directions) > 1:
+                check_several(
+                    study, self.searcher, metric=self.metric is not None, warm=self._is_warm
+                )
             if self.metric is not None:
                 note_metric(study, self.metric)
         except SearchError as error:
@@ -468,7 +485,7 @@ class ActivationSampler(BaseSampler):
             if not taken.among(one)[0]:
                 break
             contested.append(one)
-        self._note(study, trial, params, how_chosen(proposal, study.direction))
+        self._note(study, trial, params, how_chosen(proposal, study.directions))
         return params
 
     def _note(
@@ -494,10 +511,10 @@ def _noted(
 ) -> dict[str, Any]:
     """Return what is noted of a sampler, or what it has that cannot be."""
     if not isinstance(space, Space):
-        return {"lacking": "the points of its items are not kept in the study"}
+        return {"lacking": "the study does not store the points of its items"}
     own = [name for name, one in parts.items() if not isinstance(one, Spec)]
     own += ["strategy"] * (strategy is not None)
     if own:
-        return {"lacking": f"the program's own {' and '.join(own)} cannot be kept in the study"}
+        return {"lacking": f"the program's own {' and '.join(own)} cannot be stored in the study"}
     specs = {name: one.model_dump(mode="json") for name, one in parts.items()}
     return {"space": space.spec.model_dump(mode="json"), **specs, **options}

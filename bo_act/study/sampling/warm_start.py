@@ -79,8 +79,8 @@ def refuse_itself(study: Study, names: Sequence[str]) -> None:
         theirs = {trial.datetime_start for trial in own_trials(other)} - {None}
         if ours & theirs or (not theirs and other.study_name == study.study_name):
             raise SearchError(
-                f"warm_start.sources: {name!r} has the trials of the study {study.study_name!r} "
-                "itself, which it learns from anyway; leave it out"
+                f"warm_start.sources: {name!r} is the study {study.study_name!r} itself, which "
+                "learns from its own trials anyway; leave it out"
             )
 
 
@@ -164,8 +164,8 @@ def add_source_trials(
     for source in sources:
         if source.metric is not None and source.metric.direction != metric.direction:
             raise SearchError(
-                f"the source {source.name!r} measures {source.metric}, and the study {metric}: a "
-                "search learns from its ranks, but its values cannot be trials of the study; leave "
+                f"the source {source.name!r} measures {source.metric}, and the study {metric}: "
+                "its ranks can inform the search, but its values cannot become trials; leave "
                 "warm_start.as_trials out"
             )
     there = {

@@ -179,8 +179,8 @@ class PatientDatabase(RDBStorage):
                 began = began or time.monotonic()
                 if time.monotonic() - began > PATIENCE:
                     raise StorageError(
-                        f"the database {where} has been away for an hour: {reason}; the same "
-                        "command goes on once it is back"
+                        f"the database {where} has been unreachable for an hour: {reason}; the "
+                        "same command resumes when it is back"
                     ) from error
                 _log.warning(
                     "the database %s is away (%s); next attempt in %.1f s", where, reason, pause

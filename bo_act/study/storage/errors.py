@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bo_act.errors import StorageError
 
-_ROOM = "make room on the disk, and the same command goes on"
+_ROOM = "make room on the disk, and the same command resumes"
 _WRITABLE = "make the file and its folder writable, or give another --storage"
 
 # What SQLite and those who read what it returns say of content that nobody has written.
@@ -22,12 +22,12 @@ _ADVICE = {
     "readonly": _WRITABLE,
     "read-only": _WRITABLE,
     "permission denied": "give the user the right to read and write it, or another --storage",
-    "disk i/o error": "look at the disk or its network; the same command goes on",
-    "unable to open": "look at the path and at who may write to its folder",
-    "no such table": "it has no study yet, or is damaged: `bo-act run` makes one",
+    "disk i/o error": "check the disk or its network; the same command resumes",
+    "unable to open": "check the path and who may write to its folder",
+    "no such table": "it has no study yet, or is damaged; `bo-act run` creates one",
     'database "': "create it (createdb NAME), or give another --storage",
-    'relation "': "it has no study yet: `bo-act run` makes one",
-    "password": "give it by ~/.pgpass or PGPASSWORD",
+    'relation "': "it has no study yet; `bo-act run` creates one",
+    "password": "give it in ~/.pgpass or PGPASSWORD",
 }
 
 
@@ -65,8 +65,8 @@ def unusable(where: str, reason: str, what: str = "used") -> StorageError:
 def replaced(where: Path) -> StorageError:
     """Return the error that a file is not the one that was opened."""
     return StorageError(
-        f"the study storage {where} was replaced by another file while it was used; the same "
-        "command goes on with what is there now"
+        f"the study storage {where} was replaced by another file while in use; the same command "
+        "continues with the new file"
     )
 
 

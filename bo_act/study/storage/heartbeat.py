@@ -127,7 +127,7 @@ class _Pulse:
         except Exception as error:
             if not self._failed and not is_lost(error):
                 _log.warning(
-                    "workers elsewhere will take this one for dead: no heartbeat can be written "
+                    "other workers will consider this one dead: its heartbeat cannot be written "
                     "(%s: %s)",
                     type(error).__name__,
                     error,

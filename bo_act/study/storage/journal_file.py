@@ -99,7 +99,7 @@ class _JournalFile(JournalFileBackend):
         unreadable = [number + at for at, record in enumerate(records, start=1) if not record]
         if unreadable:
             _log.warning(
-                "%s: %d lines are no records of a study, from line %d on; they are left out",
+                "%s: %d lines are not study records, from line %d on; bo-act ignores them",
                 *(self._path, len(unreadable), unreadable[0]),
             )
         for line, record in zip(lines, records, strict=False):
@@ -191,6 +191,6 @@ def _check_is_journal(path: Path) -> None:
     if _BEGINS.startswith(content[: len(_BEGINS)]) or any(map(_record, content.split(b"\n"))):
         return
     raise StorageError(
-        f"{path} is no journal of a study but another file, which is left as it is; give a path "
-        "that is free (--storage runs/NAME.log)"
+        f"{path} is another file, not a study journal, and stays unchanged; give another path "
+        "(--storage runs/NAME.log)"
     )

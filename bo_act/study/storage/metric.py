@@ -16,8 +16,23 @@ SPEC = "bo_act:spec"
 
 
 def direction_of(study: Study) -> Direction:
-    """Return the direction of a study as a metric has it."""
-    return "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
+    """Return the direction of a study as a metric has it.
+
+    Raises:
+        SearchError: it has several.
+    """
+    if (count := len(study.directions)) > 1:
+        names = ", ".join(whole_study(study).metric_names or ())
+        raise SearchError(
+            f"the study {study.study_name!r} has {count} objectives{names and f' ({names})'}, and "
+            "this is of studies with one; bo-act best shows its Pareto front, as "
+            "study.best_trials does"
+        )
+    return _direction(study.directions[0])
+
+
+def _direction(one: StudyDirection) -> Direction:
+    return "maximize" if one == StudyDirection.MAXIMIZE else "minimize"
 
 
 def metric_of(study: Study) -> Metric:
@@ -25,6 +40,9 @@ def metric_of(study: Study) -> Metric:
 
     Where nobody has noted it, it is a value without a unit in the study's own direction, called
     as Optuna's ``study.metric_names`` say.
+
+    Raises:
+        SearchError: it has several objectives; see ``metrics_of``.
     """
     direction = direction_of(study)
     study = whole_study(study)  # a bracket of Hyperband has no attributes
@@ -35,6 +53,18 @@ def metric_of(study: Study) -> Metric:
     return Metric.read({"name": name, "direction": direction}) or Metric("value", direction)
 
 
+def metrics_of(study: Study) -> tuple[Metric, ...]:
+    """Return what a study measures, one metric for each objective."""
+    if len(study.directions) == 1:
+        return (metric_of(study),)
+    names = whole_study(study).metric_names or [f"value {i}" for i in range(len(study.directions))]
+    return tuple(
+        Metric.read({"name": name, "direction": _direction(one)})
+        or Metric(f"value {place}", _direction(one))
+        for place, (name, one) in enumerate(zip(names, study.directions, strict=True))
+    )
+
+
 def note_metric(study: Study, metric: Metric) -> None:
     """Note in a study what it measures.
 
@@ -43,14 +73,14 @@ def note_metric(study: Study, metric: Metric) -> None:
     """
     if metric.direction != (direction := direction_of(study)):
         raise SearchError(
-            f"the metric {metric} has another direction than the study {study.study_name!r}, which "
-            f"was created to {direction}; give both the same"
+            f"the metric {metric} and the study {study.study_name!r}, created to {direction}, "
+            "have different directions; give both the same"
         )
     noted = Metric.read(study.user_attrs.get(METRIC))
     if noted is not None and noted != metric:
         raise SearchError(
-            f"the study {study.study_name!r} measures {noted}, and now is to measure {metric}; "
-            "values of two metrics do not compare, so give the new one another name"
+            f"the study {study.study_name!r} measures {noted}, not {metric}; values of two "
+            "metrics do not compare, so give the new study another name"
         )
     if noted is None:
         study.set_user_attr(METRIC, metric.as_json())

@@ -93,7 +93,7 @@ def _parsed(where: str) -> URL:
         raise StorageError(
             f"the study storage {shown_url(where)} cannot be reached: expected a URL as "
             "postgresql://USER@SERVER/NAME; a password belongs in ~/.pgpass or PGPASSWORD, and "
-            "in a URL its @ : / ? # and % are written %40 %3A %2F %3F %23 and %25"
+            "in a URL, write its @ : / ? # and % as %40 %3A %2F %3F %23 and %25"
         )
     return url
 
@@ -102,7 +102,7 @@ def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
     with one_line(path, "opened"):
         there = path.exists()
     if not create and not there:
-        raise StorageError(f"there is no study storage at {path}; `bo-act run` makes it")
+        raise StorageError(f"there is no study storage at {path}; `bo-act run` creates it")
     if journal:
         return open_journal(path, stale=_STALE_LOCK)
     with one_line(path, "opened"):
@@ -194,8 +194,7 @@ def load_named(where: str, name: str) -> tuple[optuna.Study, StudySpec | None]:
         The study, and the file that made it; None where a program did.
 
     Raises:
-        StorageError: the storage cannot be reached, has no such study, or one of several
-            objectives.
+        StorageError: the storage cannot be reached, or has no such study.
     """
     storage = open_storage(where, create=False)
     try:
@@ -207,11 +206,6 @@ def load_named(where: str, name: str) -> tuple[optuna.Study, StudySpec | None]:
         raise StorageError(
             f"the storage {shown_url(where)} has no study {name!r}; {held}{more}"
         ) from error
-    if len(study.directions) > 1:
-        raise StorageError(
-            f"the study {name!r} in {shown_url(where)} has {len(study.directions)} objectives; "
-            "bo-act knows those of one"
-        )
     try:
         spec = StudySpec.model_validate(study.user_attrs.get(SPEC))
     except ValidationError:  # of a program, or of another version
@@ -230,7 +224,7 @@ def load_study(spec: StudySpec) -> optuna.Study:
         study = optuna.load_study(study_name=spec.name, storage=storage)
     except KeyError as error:
         raise StorageError(
-            f"the storage {location(spec)} has no study {spec.name!r}; `bo-act run` makes it"
+            f"the storage {location(spec)} has no study {spec.name!r}; `bo-act run` creates it"
         ) from error
     with suppress(StorageError):  # it may be somebody else's, who alone may write
         hide_old_secrets(study)

@@ -26,19 +26,19 @@ def check_mine(study: optuna.Study, trial: Trial) -> None:
     on to say is not to stand beside what the new owner says.
 
     Raises:
-        TrialTaken: it has another owner, was given back by hand, or was ended from elsewhere.
+        TrialTaken: it has another owner, was released by hand, or was ended from elsewhere.
     """
     found = read_again(study, trial)
     owner = Owner.read(found.system_attrs.get(OWNER))
     if OWNER in found.system_attrs and owner != Owner.me():
-        what = "given back by hand" if owner is None else f"taken over by {owner}"
+        what = "released by hand" if owner is None else f"taken over by {owner}"
     elif found.state.is_finished():
-        what = f"ended from elsewhere, as {found.state.name}"
+        what = f"ended by another process, as {found.state.name}"
     else:
         return
     raise TrialTaken(
-        f"trial {trial.number} was {what} while this process had it; what it measured of it is "
-        "left out, and it goes on with another trial"
+        f"trial {trial.number} was {what} while this process ran it; this process discards its "
+        "result and continues with another trial"
     )
 
 
@@ -65,7 +65,7 @@ def give_back(study: optuna.Study, trial: Trial) -> None:
 
 @dataclass(frozen=True)
 class Released:
-    """A trial that was given back by hand.
+    """A trial that was released by hand.
 
     Attributes:
         study, trial: which.
@@ -103,19 +103,19 @@ def release(study: optuna.Study, number: int, *, force: bool = False) -> Release
         trial = own_trial(study, number)
         if trial.state != TrialState.RUNNING:
             state = {
-                TrialState.WAITING: "has not been begun",
+                TrialState.WAITING: "has not started",
                 TrialState.FAIL: "has failed",
                 TrialState.PRUNED: "was pruned",
             }.get(trial.state, "is complete")
             raise WorkerError(
-                f"trial {number} of the study {study.study_name!r} {state}; only one that runs can "
-                "be given back"
+                f"trial {number} of the study {study.study_name!r} {state}; only a running trial "
+                "can be released"
             )
         attributes = trial.system_attrs
         owner = Owner.read(attributes.get(OWNER))
         if owner is None and OWNER in attributes:
             raise WorkerError(
-                f"trial {number} of the study {study.study_name!r} was given back before; the next "
+                f"trial {number} of the study {study.study_name!r} was already released; the next "
                 "worker takes it over"
             )
         silence = silences(study, [trial]).get(number, Silence())
@@ -144,10 +144,10 @@ def _refuse_the_living(number: int, owner: Owner, silence: Silence) -> None:
     if owner.is_alive():
         known = f"process {owner.pid} of this machine, which is alive"
     elif not owner.is_gone() and silence.seconds is not None and silence.seconds < 2 * pause:
-        known = f"{owner}, which said {silence.seconds:.0f} s ago that it is alive"
+        known = f"{owner}, whose last heartbeat was {silence.seconds:.0f} s ago"
     else:
         return
     raise WorkerError(
-        f"trial {number} is run by {known}; end that first, or give --force, if it is known to do "
-        "nothing any more"
+        f"trial {number} is run by {known}; end that process first, or give --force if you know "
+        "that it is stuck"
     )

@@ -171,7 +171,7 @@ def _chooses(changed: Iterable[str]) -> bool:
 
 
 def _give_up(study: optuna.Study, trial: FrozenTrial) -> None:
-    storage, why = storage_of(study), "what it was begun with has changed"
+    storage, why = storage_of(study), "what it started with has changed"
     storage.set_trial_user_attr(id_of(trial), "failure", why)
     storage.set_trial_state_values(id_of(trial), TrialState.FAIL)
 
@@ -257,6 +257,6 @@ def _other_content(spec: StudySpec, changed: list[str]) -> StorageError:
 
 def _foreign(spec: StudySpec, where: str) -> StorageError:
     return StorageError(
-        f"the study {spec.name!r} in {where} was made by a program, not by a study file; give this "
-        "one another name (--set name=...), or another storage"
+        f"the study {spec.name!r} in {where} was made by a program, not by a study file; give "
+        "this study another name (--set name=...), or another storage"
     )

@@ -73,8 +73,8 @@ def own_trial(study: Study, number: int) -> FrozenTrial:
     trial = trials[number]
     if not own([trial]):
         raise SearchError(
-            f"trial {number} is what the source {trial.user_attrs[SOURCE]!r} says, none of the "
-            f"study {study.study_name!r} itself, whose own begin with "
+            f"trial {number} comes from the source {trial.user_attrs[SOURCE]!r}, not from the "
+            f"study {study.study_name!r}, whose own trials begin at "
             f"{next((t.number for t in own(trials)), len(trials))}"
         )
     return trial
@@ -137,7 +137,12 @@ def is_diverged(trial: FrozenTrial) -> bool:
         return False
     if trial.user_attrs.get("status") == DIVERGED:
         return True
-    return trial.value is not None and not math.isfinite(trial.value)
+    return not all(map(math.isfinite, trial.values or ()))
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Tell whether a trial violates none of its constraints; one without any violates none."""
+    return all(value <= 0 for value in trial.constraints.values())
 
 
 def has_values(study: Study) -> bool:
@@ -232,7 +237,7 @@ class StudyView:
 
     Attributes:
         trials: all of them by their numbers.
-        direction: of the study.
+        directions: of the study's objectives.
         abandoned: numbers of those that still run although they were given back, or their process
             has ended or been silent for too long.
         before: number of the trial that is to be begun, which is left out.
@@ -240,7 +245,7 @@ class StudyView:
     """
 
     trials: tuple[FrozenTrial, ...]
-    direction: StudyDirection
+    directions: tuple[StudyDirection, ...]
     abandoned: frozenset[int] = frozenset()
     before: int | None = None
     worst: float | None = None
@@ -256,25 +261,27 @@ class StudyView:
         trials, abandoned = _read(study)
         before = None if trial is None else trial.number
         others = tuple(other for other in trials if other.number != before)
-        worst = metric_of(study).worst if any(map(is_diverged, others)) else None
-        return cls(others, study.direction, abandoned, before, worst)
+        directions, worst = tuple(study.directions), None
+        if len(directions) == 1 and any(map(is_diverged, others)):
+            worst = metric_of(study).worst
+        return cls(others, directions, abandoned, before, worst)
 
     @classmethod
     def of_some(
         cls,
         trials: Iterable[FrozenTrial],
-        direction: StudyDirection,
+        directions: Sequence[StudyDirection],
         *,
         worst: float | None = None,
     ) -> StudyView:
         """Return a view of some trials of a study, none of which was abandoned."""
-        return cls(tuple(own(trials)), direction, worst=worst)
+        return cls(tuple(own(trials)), tuple(directions), worst=worst)
 
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
         """Those with a value, or diverged."""
         some = self._of(TrialState.COMPLETE, TrialState.FAIL)
-        return tuple(trial for trial in some if trial.value is not None or is_diverged(trial))
+        return tuple(trial for trial in some if trial.values is not None or is_diverged(trial))
 
     @cached_property
     def pruned(self) -> tuple[FrozenTrial, ...]:
@@ -315,9 +322,9 @@ class StudyView:
         )
 
     @property
-    def sign(self) -> float:
-        """1 where larger is better, else -1."""
-        return 1.0 if self.direction == StudyDirection.MAXIMIZE else -1.0
+    def signs(self) -> tuple[float, ...]:
+        """Of each objective 1 where larger is better, else -1."""
+        return tuple(1.0 if one == StudyDirection.MAXIMIZE else -1.0 for one in self.directions)
 
     @property
     def in_order(self) -> list[FrozenTrial]:
@@ -325,20 +332,43 @@ class StudyView:
         every = (*self.complete, *self.pruned, *self.failed, *self.waiting)
         return sorted(every, key=lambda trial: trial.number)
 
-    def values(self, some: Sequence[FrozenTrial]) -> np.ndarray:
+    def values(self, some: Sequence[FrozenTrial], objective: int = 0) -> np.ndarray:
         """Return finite values of complete trials, (n,), larger is better.
 
         An objective may return NaN or infinity for a network that diverged: no better than the
-        worst.
+        worst, in each objective.
+
+        Args:
+            some: of the study.
+            objective: which one, from 0.
         """
-        told = [math.nan if trial.value is None else trial.value for trial in some]
-        measured = self.sign * np.array(told, dtype=np.float64)
+        told = [_told(trial, objective) for trial in some]
+        sign = self.signs[objective]
+        measured = sign * np.array(told, dtype=np.float64)
         finite = np.isfinite(measured)
         if self.worst is not None:
-            measured[~finite] = self.sign * self.worst
+            measured[~finite] = sign * self.worst
         else:
             measured[~finite] = measured[finite].min() if finite.any() else 0.0
         return measured
+
+    def others(self, some: Sequence[FrozenTrial]) -> np.ndarray:
+        """Return finite values of the further objectives, (n, M - 1), as ``values`` does."""
+        further = [self.values(some, place) for place in range(1, len(self.directions))]
+        return np.array(further).reshape(len(further), len(some)).T
+
+    @staticmethod
+    def constraints(some: Sequence[FrozenTrial]) -> np.ndarray:
+        """Return values of constraints, (n, C), NaN where a trial does not tell.
+
+        The mark of trials that diverged is none of them: what diverges has the worst value anyway.
+        """
+        names = dict.fromkeys(n for trial in some for n in trial.constraints if n != DIVERGED)
+        told = [[trial.constraints.get(name, math.nan) for name in names] for trial in some]
+        values = np.array(told, dtype=np.float64).reshape(len(some), len(names))
+        # Without a bound is as far away as the farthest.
+        finite = np.abs(values[np.isfinite(values)]).max(initial=1.0)
+        return np.where(np.isinf(values), np.sign(values) * finite, values)
 
     @staticmethod
     def variances(some: Sequence[FrozenTrial]) -> np.ndarray | None:
@@ -446,6 +476,14 @@ def _is_inherited(trial: FrozenTrial) -> bool:
         return False
     owner = Owner.read(trial.system_attrs[OWNER])
     return owner is None or owner.grace is not None  # of a study's runner, which takes over
+
+
+def _told(trial: FrozenTrial, objective: int) -> float:
+    """Return one of a trial's values, NaN where it has none; of a diverged one several are none."""
+    values = trial.values
+    if values is None or (len(values) > 1 and is_diverged(trial)):
+        return math.nan
+    return float(values[objective])
 
 
 def _variance(trial: FrozenTrial) -> float:

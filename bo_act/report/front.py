@@ -1,0 +1,79 @@
+"""The report of a study with several objectives: its Pareto front, and its trials."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from optuna.trial import TrialState
+
+from bo_act.activations.formulas import mathml
+from bo_act.activations.plots import graph
+from bo_act.html import Markup
+from bo_act.metrics import Metric
+from bo_act.report.loaded_study import LoadedStudy, readable
+from bo_act.report.page import render
+from bo_act.report.trials import rows
+from bo_act.study.results.summary import result_of
+from bo_act.study.storage.metric import metrics_of
+from bo_act.study.storage.provenance import environments
+from bo_act.tasks.configuration import REFERENCE, functions_of, shown
+
+
+def front_report(subject: LoadedStudy) -> str:
+    """Return the report of a study with several objectives as one HTML page.
+
+    Args:
+        subject: see ``study_report``.
+    """
+    study, metrics = subject.study, metrics_of(subject.study)
+    found, trials = result_of(study, None), rows(subject)
+    done = [t.values if t.state == TrialState.COMPLETE else None for t in subject.trials]
+    return render(
+        "front.html",
+        {"metric": {**metrics[0].as_json(), "axis": metrics[0].axis}},
+        title=study.study_name,
+        counts=Counter(row.state for row in trials),
+        metrics=list(map(str, metrics)),
+        front=[
+            {
+                "text": one.activation,
+                "graph": _drawn(one.activation),
+                "formula": _formulas(one.activation),
+                "settings": shown(one.settings),
+                "cells": cells,
+                "trial": one.trial,
+            }
+            for one, cells in zip(
+                found.front, _cells([one.values for one in found.front], metrics), strict=True
+            )
+        ],
+        nothing=found.lacking,
+        failures=found.failures,
+        rows=[
+            {"row": row, "cells": cells}
+            for row, cells in zip(trials, _cells(done, metrics), strict=True)
+        ],
+        environments=environments(study),
+    )
+
+
+def _cells(
+    values: Sequence[Sequence[float] | None], metrics: Sequence[Metric]
+) -> list[tuple[str, ...]]:
+    """Return the values of each line as text, those of a column with as many decimals each."""
+    columns = [
+        metric.texts([None if one is None else one[place] for one in values])
+        for place, metric in enumerate(metrics)
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def _drawn(text: str) -> Markup:
+    found = [readable(function) for function in functions_of(text).values()]
+    return Markup("".join(graph(e, beside=REFERENCE, width=84, height=56) for e in found if e))
+
+
+def _formulas(text: str) -> Markup:
+    found = [readable(function) for function in functions_of(text).values()]
+    return Markup(" ".join(mathml(e) for e in found if e))
