@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from bo_act.study.results.confirmation import Confirmed
 from bo_act.study.results.failures import failures, nothing_found
 from bo_act.study.results.summary import StudyResult, read_result
 from bo_act.study.results.verdict import Verdict, verdict
+from bo_act.study.storage.trials import averaged, repetition
 from bo_act.tasks.configuration import REFERENCE, functions_of
 from bo_act.tasks.failures import FailureGroup
 
@@ -42,8 +43,12 @@ class ReportData:
 
     @cached_property
     def ranked(self) -> list[Row]:
-        """The complete trials, the best first."""
-        return ranked(self.rows, self.metric)
+        """The complete trials, the best first; those of a repeated function as one, their mean."""
+        if not any(map(repetition, self.subject.trials)):
+            return ranked(self.rows, self.metric)
+        means = {trial.number: trial.value for trial in averaged(self.subject.trials)}
+        some = [replace(row, value=means[row.number]) for row in self.rows if row.number in means]
+        return ranked(some, self.metric)
 
     @cached_property
     def result(self) -> StudyResult | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import model_validator
+
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, StrategySpec, SurrogateSpec
 
 
@@ -33,6 +35,15 @@ class MethodSpec(Spec):
     fim: bool = True
     warm_start: bool = True
     baselines: bool = False
+
+    @model_validator(mode="after")
+    def _evaluates_once(self) -> MethodSpec:
+        if self.acquisition.repeats:
+            raise ValueError(
+                "expected repeat = 'never' in a comparison, whose benchmarks tell the same value "
+                "of a function each time, got 'auto'; leave acquisition.repeat out"
+            )
+        return self
 
 
 METHODS: Mapping[str, MethodSpec] = {

@@ -60,6 +60,7 @@ class Proposal:
         mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
         expected: the mean in units of the value, larger is better.
         score: of the acquisition function, if it chose.
+        repetition: how often the function had been evaluated before.
         note: anything unexpected, for people.
         outcomes: of several objectives the expected value of each, in place of mean, deviation and
             ``expected``.
@@ -80,6 +81,7 @@ class Proposal:
     note: str = ""
     outcomes: tuple[float, ...] = ()
     feasible: float | None = None
+    repetition: int = 0
 
     @property
     def index(self) -> int:
@@ -167,11 +169,22 @@ class Searcher:
                 f"the acquisition function {self.acquisition.name!r} needs the functions' costs; "
                 "give costs=, or choose another"
             )
+        if self.repeats and self.surrogate.name != "gp":
+            raise SearchError(
+                "acquisition.repeat = 'auto' needs to know how noisy a measurement is, which the "
+                f"surrogate 'gp' fits, got {self.surrogate.name!r}; choose that surrogate, or "
+                "leave repeat out"
+            )
 
     @property
     def of_functions(self) -> bool:
         """Whether one function is all that a configuration is, so that each is tried once."""
         return len(self.activations) == 1 and not self.parameters.width
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a function may be evaluated again; a strategy chooses new ones."""
+        return self.acquisition.repeats and self.strategy is None
 
     @plain_torch()
     def propose(
@@ -228,6 +241,16 @@ class Searcher:
                 generator=generator,
             )
             return Proposal((chosen,), "strategy")
+        if self.repeats:
+            if not observations.is_plain:
+                raise SearchError(
+                    "acquisition.repeat = 'auto' needs one objective without constraints, whose "
+                    "mean a repeated function counts by; leave repeat out"
+                )
+            others = Configurations.join(observations.pruned, pending)
+            free, waiting = embedding.valid.copy(), Taken(others, observations.closed).functions
+            free[[index for (index,) in waiting]] = False
+            candidates = np.flatnonzero(free)
         fit = self.fit(embedding, observations, pending=pending, number=number, outcomes=True)
         one, score = self._best(
             fit, observations, pending, candidates, taken=taken, number=number, generator=generator
@@ -247,6 +270,7 @@ class Searcher:
             float(expected),
             score,
             fit.note,
+            repetition=self._count(observations, one) if self.repeats else 0,
         )
 
     def propose_batch(
@@ -356,10 +380,12 @@ class Searcher:
         measured, values = observations.measured[usable], observations.values[usable]
         pending = Configurations.of(pending, like=observations.measured)
         pending = pending[~Taken(observations.pruned, ()).among(pending)]
+        pruned = observations.pruned  # of those with a value, a repetition
+        pruned = pruned[~Taken(observations.measured, ()).among(pruned)]
         x, more = space.points(measured), observations.among(usable)
         options: dict[str, Any] = {
             "pending": space.placed(pending.distinct()),
-            "pruned": space.placed(observations.pruned.distinct()),
+            "pruned": space.placed(pruned.distinct()),
             # BoTorch's functions of several objectives draw what pending points bring.
             "believe": not (isinstance(self.acquisition, OwnAcquisition) or more.others.shape[1]),
             "seed": derived_seed(self.seed, number),
@@ -382,6 +408,11 @@ class Searcher:
         if every.constraints or len(every.objectives) > 1:
             return replace(found, outcomes=every)
         return found  # too little is known of the constraints
+
+    @staticmethod
+    def _count(observations: Observations, one: Configurations) -> int:
+        """Count the evaluations of a function."""
+        return int((observations.indices == one.functions[0, 0]).sum())
 
     def _space(self, embedding: Embedding) -> ConfigurationSpace:
         return ConfigurationSpace(embedding, self.activations, self.parameters)

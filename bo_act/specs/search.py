@@ -200,6 +200,9 @@ class AcquisitionSpec(MethodPart):
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
         per_second: divide the gain of an evaluation (entropy, improvement) by its predicted
             seconds of training.
+        repeat: ``auto``: evaluated functions stay candidates of ``max_value_entropy``, so that one
+            is trained again, with another seed, where that tells more of the maximum than a new
+            one does. ``never``: each is evaluated once.
 
     Examples:
         >>> AcquisitionSpec(name="ucb", beta=2.0).beta
@@ -210,6 +213,7 @@ class AcquisitionSpec(MethodPart):
     name: Annotated[str, Field(json_schema_extra=_names(ACQUISITIONS))] = "max_value_entropy"
     beta: Annotated[float, Field(ge=0)] = 3.0
     per_second: bool = False
+    repeat: Literal["never", "auto"] = "never"
 
     @model_validator(mode="after")
     def _gains(self) -> AcquisitionSpec:
@@ -218,7 +222,18 @@ class AcquisitionSpec(MethodPart):
                 f"expected per_second with an acquisition function that measures a gain "
                 f"({', '.join(GAINS)}), got {self.name!r}"
             )
+        if self.repeats and (self.name != "max_value_entropy" or self.per_second):
+            raise ValueError(
+                "expected repeat = 'auto' with 'max_value_entropy', which knows what one more "
+                f"noisy measurement tells, and without per_second, got {self.name!r}"
+                f"{' per second' if self.per_second else ''}; leave repeat out"
+            )
         return self
+
+    @property
+    def repeats(self) -> bool:
+        """Whether evaluated functions may be evaluated again."""
+        return self.repeat == "auto"
 
     @property
     def needs_costs(self) -> bool:
@@ -228,7 +243,7 @@ class AcquisitionSpec(MethodPart):
     @property
     def needs_list(self) -> bool:
         """Whether it needs a list of all functions."""
-        return self.needs_costs or self.name == "knowledge_gradient"
+        return self.needs_costs or self.repeats or self.name == "knowledge_gradient"
 
 
 class WarmStartSpec(Spec):

@@ -79,6 +79,9 @@ NOT_RUN = {
     },
     "docs/results/benchmarks.md": {
         "python tests/benchmarks/intervals.py": "takes a minute; test_metrics.py has a part",
+        "python tests/benchmarks/repetition.py --seeds 30": "takes half an hour",
+        "python tests/benchmarks/repetition.py --first-seed 30 --seeds 30 "
+        "--rules never pool": "takes a quarter of an hour",
     },
     "docs/results/speed.md": {
         "make benchmark-fim": "takes minutes; test_benchmarks.py runs it on a small network",

@@ -55,6 +55,7 @@ class OwnAcquisition:
     per_second: ClassVar[bool] = False
     needs_costs: ClassVar[bool] = False
     needs_list: ClassVar[bool] = False
+    repeats: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.name:

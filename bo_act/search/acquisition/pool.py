@@ -217,7 +217,8 @@ def check_unlisted(spec: AnyAcquisition) -> None:
     """
     if spec.needs_list:
         raise SearchError(
-            f"the acquisition function {spec.name!r}{' per second' if spec.per_second else ''} "
+            f"the acquisition function {spec.name!r}{' per second' if spec.per_second else ''}"
+            f"{' with repeat' if spec.repeats else ''} "
             "needs a list of all candidates, so it works neither with other parameters or several "
             "activations nor in an unenumerated space; choose another acquisition, such as log_ei"
         )

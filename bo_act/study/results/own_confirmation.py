@@ -22,7 +22,7 @@ from bo_act.study.results.confirmation import FRESH, Difference, interval, teste
 from bo_act.study.results.per_example import KEY, packed
 from bo_act.study.results.verdict import sampled
 from bo_act.study.storage.metric import metric_of
-from bo_act.study.storage.trials import is_feasible, measured, own_trials
+from bo_act.study.storage.trials import averaged, is_feasible, own_trials
 from bo_act.training.outcomes import Diverged
 
 Train = Callable[[Activation, int], float | ArrayLike]
@@ -139,7 +139,7 @@ def _best(study: optuna.Study, space: Space, top: int) -> dict[str, float]:
     """Return the best functions of a search and their values, each once."""
     sign = metric_of(study).sign
     found: dict[str, float] = {}
-    done = filter(is_feasible, measured(own_trials(study)))
+    done = filter(is_feasible, averaged(own_trials(study)))
     for trial in sorted(done, key=lambda t: -sign * (t.value or 0.0)):
         if len(found) < top and (text := _text(trial, space)):
             found.setdefault(text, float(trial.value or 0.0))

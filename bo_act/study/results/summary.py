@@ -20,7 +20,7 @@ from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.results.verdict import notes_on_failures, verdict, with_interval
 from bo_act.study.storage.metric import metric_of, metrics_of
 from bo_act.study.storage.opening import load_study, location
-from bo_act.study.storage.trials import Counts, count, is_feasible, measured, own_trials
+from bo_act.study.storage.trials import Counts, averaged, count, is_feasible, measured, own_trials
 from bo_act.tasks.configuration import REFERENCE, Configuration, functions_of, shown
 from bo_act.tasks.failures import FailureGroup, failures_of_runs
 
@@ -264,7 +264,7 @@ def front_of(trials: Sequence[FrozenTrial], metrics: Sequence[Metric]) -> list[F
 
 def _baseline(own: Sequence[FrozenTrial], metric: Metric, spec: StudySpec | None) -> Found:
     """Return what came of ReLU."""
-    of_relu = [trial for trial in measured(own) if text_of(trial) == REFERENCE]
+    of_relu = [trial for trial in averaged(own) if text_of(trial) == REFERENCE]
     best = min(of_relu, key=lambda t: (-metric.sign * _value(t), t.number), default=None)
     if best is not None:
         return _found(best, spec)
@@ -304,16 +304,17 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
 def best_value(study: optuna.Study) -> float | None:
     """Return the best value so far as it is stored, None before any."""
     sign = metric_of(study).sign
-    values = [sign * _value(t) for t in measured(own_trials(study)) if is_feasible(t)]
+    values = [sign * _value(t) for t in averaged(own_trials(study)) if is_feasible(t)]
     return sign * max(values) if values else None
 
 
 def rank(trials: Sequence[FrozenTrial], metric: Metric) -> list[FrozenTrial]:
     """Return the trials that came to a value and violate no constraint, the best first.
 
-    Of equal values the earlier trial is the better one: it does not depend on the storage.
+    A repeated function is one trial, its value the mean. Of equal values the earlier trial is the
+    better one: it does not depend on the storage.
     """
-    done = filter(is_feasible, measured(trials))
+    done = filter(is_feasible, averaged(trials))
     return sorted(done, key=lambda t: (-metric.sign * _value(t), t.number))
 
 

@@ -19,10 +19,11 @@ from bo_act.activations.learnt import LEARNT, learnt_scales
 from bo_act.errors import BoActError, NetworkError, SpecError
 from bo_act.failures import Failure
 from bo_act.metrics import Metric
+from bo_act.specs.base import derived_seed
 from bo_act.study.running.signals import Signals, finishing_steps, noting
 from bo_act.study.storage.owner import TrialTaken
 from bo_act.study.storage.ownership import check_mine, give_back, keeping
-from bo_act.study.storage.trials import VALUES, VARIANCE, has_values, read_again
+from bo_act.study.storage.trials import VALUES, VARIANCE, has_values, read_again, repetition
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.failures import failure_of
 from bo_act.tasks.objective import Objective
@@ -203,7 +204,8 @@ def _trained(
 ) -> TrainingResult:
     """Train by the recipe of the study file."""
     reported = read_again(study, trial).intermediate_values
-    checkpoint = task.checkpoint(asked.trained, seed=task.spec.seed, settings=asked.settings)
+    seed = _seed(task, trial)
+    checkpoint = task.checkpoint(asked.trained, seed=seed, settings=asked.settings)
 
     def report(epoch: int, value: float) -> None:
         check_mine(study, trial)
@@ -216,7 +218,7 @@ def _trained(
 
     network, result = task.train(
         asked.trained,
-        seed=task.spec.seed,
+        seed=seed,
         settings=asked.settings,
         report=report,
         checkpoint=checkpoint,
@@ -228,11 +230,16 @@ def _trained(
     return result
 
 
+def _seed(task: Task, trial: Trial) -> int:
+    """Return a trial's training seed: the study's, and a fresh one for each repetition."""
+    return derived_seed(task.spec.seed, repetition(trial))
+
+
 def _own_objective(
     task: Task, study: optuna.Study, trial: Trial, objective: Objective, asked: Configuration
 ) -> TrainingResult:
     """Evaluate by the training function of a user's file."""
-    context = task.context(seed=task.spec.seed, settings=asked.settings)
+    context = task.context(seed=_seed(task, trial), settings=asked.settings)
     started = time.perf_counter()
     found = objective(trial, asked.trained, context, task.spec.activation.options)
     value, finite = found.value, math.isfinite(found.value)

@@ -110,6 +110,8 @@ def how_chosen(proposal: Proposal, directions: Sequence[StudyDirection]) -> dict
         ]
     if proposal.feasible is not None:
         how["feasible"] = round(proposal.feasible, 4)
+    if proposal.repetition:
+        how["repetition"] = proposal.repetition
     if proposal.note:
         how["note"] = proposal.note
     return how

@@ -93,8 +93,13 @@ class View:
     trials: Sequence[FrozenTrial]
 
     @property
+    def waiting(self) -> Taken:
+        """What others are evaluating."""
+        return Taken(self.pending, ())
+
+    @property
     def taken(self) -> Taken:
-        """What is not to be proposed."""
+        """What is not to be proposed, but for repetitions."""
         observations = self.observations
         known = Configurations.join(observations.measured, observations.pruned, self.pending)
         return Taken(known, observations.closed)

@@ -481,7 +481,8 @@ class ActivationSampler(BaseSampler):
             params = self._claim(study, trial, slots, values)
             # Another may have claimed it meanwhile, or have finished it.
             now = read(StudyView.of(study, trial), self.searcher, others, shared)
-            if not now.taken.among(one)[0]:
+            taken = now.waiting if proposal.repetition else now.taken
+            if not taken.among(one)[0]:
                 break
             contested.append(one)
         self._note(study, trial, params, how_chosen(proposal, study.directions))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -159,6 +160,46 @@ def _counts(trial: FrozenTrial) -> bool:
 def measured(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Return those trials that came to a value and have not diverged."""
     return [t for t in trials if t.state == TrialState.COMPLETE and not is_diverged(t)]
+
+
+def repetition(trial: FrozenTrial | Trial) -> int:
+    """Return how often a trial's function had been evaluated when the sampler chose it again."""
+    proposal = trial.user_attrs.get("proposal")
+    return int(proposal.get("repetition", 0)) if isinstance(proposal, dict) else 0
+
+
+def averaged(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return trials that came to a value, those of one repeated function as one, their mean.
+
+    It has the first one's number. Where one of them diverged, its value counts as it was told;
+    where none was, the function has no mean and is left out.
+    """
+    trials = list(trials)
+    again = {_params(trial) for trial in trials if repetition(trial)}
+    if not again:
+        return measured(trials)
+    groups: dict[Any, list[FrozenTrial]] = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE or is_diverged(trial):
+            repeated = (key := _params(trial)) in again
+            groups.setdefault(key if repeated else trial.number, []).append(trial)
+    found = []
+    for some in groups.values():
+        values = [math.nan if one.value is None else one.value for one in some]
+        if (first := next(iter(measured(some)), None)) is None:
+            continue
+        if len(some) > 1:
+            mean = math.fsum(values) / len(values)
+            if not math.isfinite(mean):
+                continue
+            first = copy(first)
+            first.value = mean
+        found.append(first)
+    return found
+
+
+def _params(trial: FrozenTrial) -> tuple[Any, ...]:
+    return tuple(sorted(trial.params.items()))
 
 
 @dataclass(frozen=True)
