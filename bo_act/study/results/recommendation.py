@@ -168,7 +168,10 @@ def recommend(
         tuple(
             Recommended(
                 space.catalogue.text(index),
-                *(float(one[index]) for one in (found.gain, found.low, found.high, found.chance)),
+                float(found.gain[index]),
+                float(found.low[index]),
+                float(found.high[index]),
+                float(found.chance[index]),
                 tuple(float(one) if np.isfinite(one) else None for one in measured[index]),
             )
             for index in chosen
