@@ -8,6 +8,7 @@ from functools import partial
 from typing import get_args
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from botorch.exceptions.errors import ModelFittingError
@@ -19,6 +20,7 @@ from made_up import BLOCKS, CLOUD, smooth
 from pydantic import ValidationError
 from scipy.spatial.distance import cdist
 
+from bo_act import ActivationSampler, load_space
 from bo_act.search.acquisition import pool as pools
 from bo_act.search.acquisition.pool import score_pool
 from bo_act.search.embedding.embedding import Embedding
@@ -31,6 +33,7 @@ from bo_act.search.surrogate.fitting import fit, is_written_out
 from bo_act.search.surrogate.gaussian_process import GaussianProcess, fit_gaussian_process
 from bo_act.search.surrogate.kernel import CORRELATIONS
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.study.sampling.recorded import sampler_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning")
 
@@ -209,6 +212,18 @@ def test_a_kernel_explains_and_says_what_is_left_to_gain():
     assert found[0].predicted != found[1].predicted
     gains = [one.expected_improvement(EMBEDDING, OBSERVED) for one in (usual, other)]
     assert gains[0] != gains[1]
+
+
+def test_a_study_notes_its_kernel():
+    space = load_space("classic")
+    spec = SurrogateSpec(kernel="rbf", ard=True)
+    study = optuna.create_study(
+        direction="maximize", sampler=ActivationSampler(space, surrogate=spec, initial=2)
+    )
+    study.optimize(lambda trial: len(str(space.suggest_expression(trial))), n_trials=3)
+    again, why_not = sampler_of(study)
+    assert why_not == ""
+    assert again.searcher.surrogate == spec
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [-1.0, 1.0]], ids=str)

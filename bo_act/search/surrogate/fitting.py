@@ -28,7 +28,7 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihoo
 from gpytorch.means import ConstantMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
-from linear_operator.utils.errors import NotPSDError
+from linear_operator.utils.errors import NanError, NotPSDError
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import pdist, squareform
@@ -100,7 +100,7 @@ def _fit_by_botorch(model: SingleTaskGP) -> str:
             torch.manual_seed(0)  # after a failure it starts again from a draw of the priors
             warnings.simplefilter("ignore", BotorchWarning)
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-    except (ModelFittingError, NotPSDError) as error:
+    except (ModelFittingError, NanError, NotPSDError) as error:
         model.load_state_dict(before)
         failure = one_line(error)
     model.eval()

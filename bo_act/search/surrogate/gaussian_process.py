@@ -47,7 +47,8 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
             model misses more.
         train_Yvar: (n, 1) known variance of each measurement, where it is known; more, the same for
             all, is fitted.
-        kernel, ard: see ``BlockKernel``.
+        kernel: of a block, see ``BlockKernel``.
+        ard: a length scale for each column, see ``BlockKernel``.
     """
 
     def __init__(
@@ -344,7 +345,8 @@ def fit_gaussian_process(
         known_noise: (n,) the same of each measurement.
         believed: (p, d) points without a value, see ``GaussianProcess.believe``.
         ceiling: (p,) what their values are known not to exceed.
-        kernel, ard: see ``BlockKernel``.
+        kernel: of a block, see ``BlockKernel``.
+        ard: a length scale for each column, see ``BlockKernel``.
 
     Returns:
         The model, and ``""`` or the reason for which it kept its priors.

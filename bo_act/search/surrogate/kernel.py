@@ -158,8 +158,8 @@ class Correlation:
 
     Attributes:
         make: GPyTorch's kernel.
-        at: of distances in units of the length scale, of any shape. Both may be overwritten, so that
-            it is a copy where automatic differentiation needs it as it is.
+        at: of distances in units of the length scale, of any shape. Both may be overwritten: it is
+            a copy where automatic differentiation needs it as it is.
         degrees: of freedom of Student's t, which is its spectral density; infinite for a normal
             one.
     """
