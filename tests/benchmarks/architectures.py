@@ -3,8 +3,8 @@
 Each network is built without thinking of bo-act, of a tiny configuration where its library has one
 (no downloads, random weights). With each of five functions in turn all activation functions are
 replaced (``replace_activations``), and one step of AdamW is made, after which loss and weights
-have to be finite. Then the Fisher spectra of the network with tanh are computed. *Covered* is the
-share of its parameters that they are of.
+have to be finite. Then the Fisher factors of the network with tanh are computed, whose spectra are
+features. *Covered* is the share of its parameters that they are of.
 
 Every finished network is kept as one line of a file, so that a second call goes on where the first
 one stopped.
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import bo_act
 from bo_act.fisher.calls import call, logits_of
+from bo_act.fisher.kfac import kronecker_factors
 
 FUNCTIONS = ("relu(x)", "tanh(x)", "swish(x)", "erf(x)", "mul(arctan(x),sigmoid(x))")
 VOCABULARY, LENGTH, CLASSES = 99, 12, 10
@@ -154,7 +155,8 @@ def scanned(library: str, name: str) -> dict[str, Any]:
         row["parameters"] = sum(weight.numel() for weight in network.parameters())
         network, inputs = built(library, name)
         bo_act.replace_activations(network, "tanh(x)", inputs=inputs)
-        found = bo_act.fim_spectra(network.eval(), inputs, quantiles=16)
+        # Their eigenvalues, which take the time, depend on no architecture.
+        found = kronecker_factors(network, inputs, None)
         row["covered"] = round(covered(network, found.uncovered), 6)
         row["uncovered"] = list(found.uncovered)
     except Exception as error:
@@ -172,8 +174,8 @@ def shown(covered: float | None) -> str:
 
 def left(uncovered: list[str]) -> str:
     """Return names of layers without their places, each once: ``norm``, ``cls_token``."""
-    last = [[part for part in name.split(".") if not part.isdigit()][-1:] for name in uncovered]
-    return ", ".join(f"`{name}`" for name in dict.fromkeys(sum(last, [])))
+    parts = ([part for part in name.split(".") if not part.isdigit()] for name in uncovered)
+    return ", ".join(dict.fromkeys(f"`{one[-1]}`" for one in parts))
 
 
 def table(rows: dict[tuple[str, str], dict[str, Any]]) -> str:
@@ -184,9 +186,10 @@ def table(rows: dict[tuple[str, str], dict[str, Any]]) -> str:
     ]
     for (library, name), row in rows.items():
         trained = sum(row.get(text) == "yes" for text in FUNCTIONS)
+        missing = left(row.get("uncovered", []))
         lines.append(
             f"| {library} `{name}` | {row.get('parameters', 0):,} | {row.get('replaced', 0)} | "
-            f"{trained} of {len(FUNCTIONS)} | {shown(row.get('covered'))} | {left(row.get('uncovered', []))} |"
+            f"{trained} of {len(FUNCTIONS)} | {shown(row.get('covered'))} | {missing} |"
         )
         if "failed" in row:
             lines.append(f"{library}:{name}: {row['failed']}")
