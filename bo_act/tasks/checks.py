@@ -42,10 +42,10 @@ def check_before_search(task: Task) -> None:
     """
     spec = task.spec
     _check_baselines(spec)
-    if task.own_network is not None and task.from_tree_to_tree:
+    if task.own_network is not None and task.is_unenumerated:
         raise SpecError(
-            "features.of: functions of this space are looked at as they are met (candidates = "
-            "'trees', or too many to be listed), by output features alone; leave it out"
+            "features.of: a search in an unenumerated space (candidates = 'trees', or a space too "
+            "large for a list) uses output features alone; leave features.of out"
         )
     if task.objective is not None:
         task.objective.check(task.context(seed=spec.seed, settings=spec.defaults))

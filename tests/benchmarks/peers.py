@@ -184,7 +184,7 @@ def hebo(space: bo_act.Space, seed: int) -> PeerSampler:
     import numpy as np
     import torch
 
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
     torch.manual_seed(seed)
     return PeerSampler(space, Hebo(space, seed))
 

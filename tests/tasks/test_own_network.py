@@ -156,9 +156,9 @@ def test_several_activations_come_by_name():
         ("return tokens, network", r"got \(Tensor, Sequential\)"),
         ("return network, tokens, None, 1", r"got \(Sequential, Tensor, NoneType, int\)"),
         ("return network, None", "needs? a batch"),
-        ("return network, 'tokens'", "inputs that are a tensor"),
+        ("return network, 'tokens'", "a dict or tuple of them as inputs"),
         ("1 / 0", r"ZeroDivisionError: .*\(my_train.py, line 13\)"),
-        ("return nn.ReLU(), torch.rand(3, 2)", "cut from the graph"),
+        ("return nn.ReLU(), torch.rand(3, 2)", "the logits have no gradient"),
     ],
 )
 def test_what_is_returned_wrongly_is_told_on_one_line(returns, says):
