@@ -28,7 +28,7 @@ from bo_act.fisher.spectra import FimSpectra
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
 
-ALGORITHM = 5
+ALGORITHM = 6
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
 
 Progress = Callable[[int, int], None]
