@@ -153,6 +153,9 @@ class SurrogateSpec(MethodPart):
         noise: for ``gp`` and your own: standard deviation between trainings of one function with
             different seeds, in units of the value, if it is known; a lower bound for the fitted
             noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
+        kernel: for ``gp``: of each feature block, Matérn of smoothness 5/2, 3/2 or 1/2, or squared
+            exponential (``rbf``).
+        ard: for ``gp``: a length scale for each coordinate, instead of one for each block.
         neighbours: for ``knn``.
         trees: for ``forest``.
 
@@ -165,6 +168,8 @@ class SurrogateSpec(MethodPart):
     name: Annotated[str, Field(json_schema_extra=_names(SURROGATES))] = "gp"
     targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
     noise: Annotated[float, Field(gt=0)] | None = None
+    kernel: Literal["matern_5_2", "matern_3_2", "matern_1_2", "rbf"] = "matern_5_2"
+    ard: bool = False
     neighbours: PositiveInt = 3
     trees: PositiveInt = 100
 
@@ -175,6 +180,15 @@ class SurrogateSpec(MethodPart):
             raise ValueError(
                 f"expected noise with the surrogate 'gp' on winsorized or standardized targets, "
                 f"got the surrogate {self.name!r} on {self.targets!r} targets; leave noise out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_kernel(self) -> SurrogateSpec:
+        if self.name != "gp" and (self.ard or self.kernel != "matern_5_2"):
+            raise ValueError(
+                f"expected kernel and ard with the surrogate 'gp', got the surrogate "
+                f"{self.name!r}; leave them out"
             )
         return self
 

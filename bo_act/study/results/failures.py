@@ -27,11 +27,14 @@ def failures(trials: Sequence[FrozenTrial]) -> list[FailureGroup]:
 
 
 def failure_of_trial(trial: FrozenTrial) -> Failure | None:
-    """Return why a trial failed, or was given back; None where it was not."""
+    """Return why a trial failed, or was given back; None where it was not.
+
+    One that diverged has not failed, unless it says why: Optuna makes a failure of NaN.
+    """
     failure = Failure.read(trial.user_attrs.get("failure"))
-    if trial.state == TrialState.FAIL:
-        return failure or Failure("", "it failed for an unknown reason")
-    return failure if trial.state == TrialState.RUNNING else None
+    if trial.state == TrialState.FAIL and failure is None and not is_diverged(trial):
+        return Failure("", "it failed for an unknown reason")
+    return failure if trial.state in (TrialState.FAIL, TrialState.RUNNING) else None
 
 
 def _of_trial(trial: FrozenTrial) -> Iterator[Failed]:
