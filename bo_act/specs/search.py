@@ -10,12 +10,18 @@ from pydantic import Field, field_validator, model_validator
 from bo_act.errors import nearest
 from bo_act.specs.base import Count, Fraction, PositiveInt, Seed, Spec
 
+OWN = r"^.+\.py:[A-Za-z_]\w*$"
+"""How a function of your own is named in a file: ``FILE.py:FUNCTION``."""
+
 
 class FeaturesSpec(Spec):
     """Features of each function, computed before training.
 
     Attributes:
         fim: compute Fisher spectra of the untrained network (else only output features).
+        of: your own network and batch for the spectra, ``"my_train.py:network_and_batch"``, instead
+            of ``[model]`` and ``[data]``: a function of ``activation`` and ``seed`` that returns
+            ``(network, inputs)`` or ``(network, inputs, targets)``.
         fisher: how labels enter the Fisher matrix: sampled from the model's predictive
             distribution (``mc``), all of them weighted by it (``exact``), or the true ones
             (``empirical``).
@@ -42,6 +48,7 @@ class FeaturesSpec(Spec):
     """
 
     fim: bool = True
+    of: Annotated[str, Field(pattern=OWN)] | None = None
     fisher: Literal["mc", "exact", "empirical"] = "mc"
     loss: Literal["cross_entropy", "mse", "binary_cross_entropy"] | None = None
     label_smoothing: Fraction = 0.0
@@ -53,9 +60,11 @@ class FeaturesSpec(Spec):
     subset: PositiveInt | None = None
     seed: Seed = 0
 
-
-OWN = r"^.+\.py:[A-Za-z_]\w*$"
-"""How a method of your own is named in a file: ``FILE.py:FUNCTION``."""
+    @model_validator(mode="after")
+    def _spectra_of_something(self) -> FeaturesSpec:
+        if self.of is not None and not self.fim:
+            raise ValueError("of names the network of Fisher spectra, and fim = false has none")
+        return self
 
 
 class MethodPart(Spec):
