@@ -50,7 +50,7 @@ def worker(
     from bo_act.study.running.worker import work
 
     with terminal.live(quiet=quiet) as events:
-        ran = work(spec, events=events, told=Callbacks.of(spec, ()))
+        ran = work(spec, events=events, callbacks=Callbacks.of(spec, ()))
     if as_json:
         print_json({"study": spec.name, "trials": ran})
     else:
