@@ -265,7 +265,7 @@ def test_a_log_says_whom_is_waited_for_once(study, monkeypatch):
         for _ in range(3):
             events.waiting(awaited(study))
     (line,) = page.getvalue().splitlines()  # what has no end is said even then
-    assert line.startswith(f"waiting for trial {mute} of host-b (pid 12), which never says")
+    assert line.startswith(f"waiting for trial {mute} of host-b (pid 12), which sends no")
     page.truncate(page.seek(0))
     with terminal.live(quiet=False) as events:
         for _ in range(3):
