@@ -20,6 +20,7 @@ from bo_act.cli.options import (
     SpaceName,
     Storage,
     StudyName,
+    completing,
     open_to_read,
     print_json,
     read,
@@ -177,6 +178,49 @@ def run(
         print_json(result.as_json())
     else:
         terminal.study_tables(result)
+
+
+@commands.command(
+    epilog="Example: bo-act recommend quickstart --top 5",
+    rich_help_panel=Panel.SEARCH,
+)
+def recommend(
+    study: StudyName,
+    *,
+    top: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of functions to recommend.")
+    ] = 10,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FUNCTION",
+            help="Your present function (default: the study's first baseline, else relu(x)).",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="NAME",
+            help="Benchmark to learn from; repeatable (default: all known by name).",
+            autocompletion=completing("studies/benchmarks"),
+        ),
+    ] = None,
+    changes: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Recommend functions by their gains on other tasks; trains nothing."""
+    spec = read(study, changes)
+    from bo_act import terminal
+    from bo_act.study.results.recommendation import recommend as recommended
+
+    with terminal.counting("reading benchmarks", quiet=quiet) as progress:
+        found = recommended(spec, top=top, over=over, sources=source or None, progress=progress)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        terminal.recommendation(found)
 
 
 @commands.command(

@@ -36,11 +36,11 @@ def progress(found: ReportData) -> Figure:
     ones at their last value.
 
     Raises:
-        SearchError: no trial is complete.
+        SearchError: no trial has a value that counts.
     """
     values = [row.value for row in found.ranked if row.value is not None]
     if not values:
-        raise SearchError("expected at least one complete trial, got none; run the study first")
+        raise _nothing(found)
     sign, scale = found.metric.sign, found.metric.scale
     relu = [row.value for row in found.ranked if set(row.functions) == {"relu(x)"}]
     edge = end_of_interest(values, found.metric, [v for v in relu[:1] if v is not None])
@@ -70,6 +70,11 @@ def progress(found: ReportData) -> Figure:
     axes.set_ylabel(_label(found))
     figure.legend(loc="outside upper center", ncols=4)
     return figure
+
+
+def _nothing(found: ReportData) -> SearchError:
+    """Return why there is no best function, as an error."""
+    return SearchError(f"there is nothing to plot: {found.lacking.rstrip('.')}")
 
 
 def _label(found: ReportData, what: str = "") -> str:
@@ -182,7 +187,7 @@ def gallery_of(found: ReportData, top: int = 9) -> Figure:
     """Draw the best functions of a study, each with its best value.
 
     Raises:
-        SearchError: no trial is complete.
+        SearchError: no trial has a value that counts.
     """
     best: dict[str, float | None] = {}
     for row in found.ranked:
@@ -190,7 +195,7 @@ def gallery_of(found: ReportData, top: int = 9) -> Figure:
             best.setdefault(text, row.value)
     some = list(best.items())[:top]
     if not some:
-        raise SearchError("expected at least one complete trial, got none; run the study first")
+        raise _nothing(found)
     values = [text.replace("$", r"\$") for text in found.metric.texts([v for _, v in some])]
     titles = [f"{_wrapped(text)}\n{value}" for (text, _), value in zip(some, values, strict=True)]
     figure: Figure = gallery([text for text, _ in some], titles=titles)

@@ -35,12 +35,18 @@ def check_before_search(task: Task) -> None:
     """Check for faults that would show only after the first or the last trial.
 
     Raises:
-        SpecError: a baseline is not a function, or the training function cannot be called.
+        SpecError: a baseline is not a function, the training function cannot be called, or
+            ``features.of`` is set in a search without features.
         DataError: the test samples do not fit the training samples.
         NetworkError: the network cannot be trained, or does not depend on its activation function.
     """
     spec = task.spec
     _check_baselines(spec)
+    if task.own_network is not None and task.is_unenumerated:
+        raise SpecError(
+            "features.of: a search in an unenumerated space (candidates = 'trees', or a space too "
+            "large for a list) uses output features alone; leave features.of out"
+        )
     if task.objective is not None:
         task.objective.check(task.context(seed=spec.seed, settings=spec.defaults))
         return

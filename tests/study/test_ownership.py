@@ -327,10 +327,10 @@ def test_a_trial_is_given_back_by_hand_and_taken_over(bo_act, study):
     number = begin(study, MUTE, user_attrs=claim)
     code, out, err = bo_act("release", "own.toml", str(number))
     assert (code, err) == (0, "")
-    said = "trial 0 of host-b (pid 12) was given back; the next worker takes it over under its"
+    said = "trial 0 of host-b (pid 12) was released; the next worker runs it again under the same"
     assert out == f"{said} number\n"
     code, _, err = bo_act("release", "own.toml", str(number))
-    assert (code, "trial 0 of the study 'own' was given back before" in err) == (2, True)
+    assert (code, "trial 0 of the study 'own' was already released" in err) == (2, True)
     assert StudyView.of(study).abandoned == {number}
     of_file(study, read_study("own.toml"))
     assert bo_act("worker", "own.toml", "-q")[0] == 0
@@ -347,7 +347,14 @@ def test_no_heartbeat_outlives_the_study(study):
     for number in (often, ended):
         beats_of(study).beat(study.trials[number]._trial_id)
     study.tell(ended, state=TrialState.FAIL)
-    spec = make(name="own", objective="mine.py:objective", trials=1, model=None, data=None)
+    spec = make(
+        name="own",
+        objective="mine.py:objective",
+        trials=1,
+        model=None,
+        data=None,
+        confirm={"seeds": 0},
+    )
     of_file(study, spec)
     run_study(spec)
     assert study.trials[often].state == TrialState.FAIL

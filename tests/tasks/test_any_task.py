@@ -112,7 +112,7 @@ def test_studies_of_any_kind_run_to_the_end(kind, metric, training, loss):
         ("classes", "mse", {}, "those that do: accuracy, balanced_accuracy, auroc"),
         ("numbers", "mse", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("tokens", "accuracy", {"collapse_epochs": 1}, "collapse_epochs looks for the accuracy"),
-        ("classes", "accuracy", {"loss": "binary_cross_entropy"}, "that are 0 or 1"),
+        ("classes", "accuracy", {"loss": "binary_cross_entropy"}, "of zeros and ones"),
         ("numbers", "mse", {"loss": "cross_entropy"}, "whole numbers as labels"),
         ("classes", "accuracy", {"channels_last": True}, "is for images"),
     ],
@@ -143,7 +143,7 @@ def test_a_metric_beyond_all_numbers_counts_as_a_divergence():
     assert task.measure(network, task.data.validation)[0] == task.data.worst("mse")
 
 
-@pytest.mark.parametrize("name", ["tiny_gpt", "diabetes_mlp", "breast_cancer_mlp"])
+@pytest.mark.parametrize("name", ["tiny_gpt", "diabetes_mlp", "breast_cancer_mlp", "friedman_mlp"])
 def test_a_shipped_study_passes_its_checks_and_learns(name):
     values = tomllib.loads(content.find("studies", name).read_text())
     spec = StudySpec.model_validate(values)

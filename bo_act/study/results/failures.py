@@ -27,11 +27,14 @@ def failures(trials: Sequence[FrozenTrial]) -> list[FailureGroup]:
 
 
 def failure_of_trial(trial: FrozenTrial) -> Failure | None:
-    """Return why a trial failed or was given back, or None."""
+    """Return why a trial failed or was given back, or None.
+
+    A diverged trial, whose NaN Optuna counts as a failure, has only the reason it records.
+    """
     failure = Failure.read(trial.user_attrs.get("failure"))
-    if trial.state == TrialState.FAIL:
-        return failure or Failure("", "it failed for an unknown reason")
-    return failure if trial.state == TrialState.RUNNING else None
+    if trial.state == TrialState.FAIL and failure is None and not is_diverged(trial):
+        return Failure("", "it failed for an unknown reason")
+    return failure if trial.state in (TrialState.FAIL, TrialState.RUNNING) else None
 
 
 def _of_trial(trial: FrozenTrial) -> Iterator[Failed]:

@@ -171,7 +171,7 @@ class _Items:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or not 0 <= int(cast(int, number)) < self._count:
             raise SearchError(
-                f"expected the number of one of {self._count} items, from 0, got  "
+                f"expected the number of one of {self._count} items, from 0, got "
                 f"{shortened(repr(number))}"
             )
         return int(cast(int, number))
