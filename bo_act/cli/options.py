@@ -169,14 +169,14 @@ def open_to_read(
     from bo_act.study.storage.trials import own_trials
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    loaded, spec = load_named(storage, named)
+    loaded, file_spec = load_named(storage, named)
     trials = own_trials(loaded)
     if trials and not any(map(text_of, trials)):
         raise SpecError(
             f"the study {named!r} in {shown_url(storage)} has no trial with a bo-act function; "
             "make some with space.suggest(trial)"
         )
-    return Opened(loaded, spec, shown_url(storage))
+    return Opened(loaded, file_spec, shown_url(storage))
 
 
 def print_json(content: dict[str, Any]) -> None:

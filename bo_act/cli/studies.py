@@ -319,8 +319,8 @@ def show(
     from bo_act import terminal
 
     if png is None:
-        curves = {"value": summary.value, "slope": summary.slope}
-        terminal.plot(summary.x, curves, title=summary.activation)
+        title = summary.activation
+        terminal.plot(summary.x, {"value": summary.value, "slope": summary.slope}, title=title)
     else:
         print(f"wrote {png}", file=sys.stderr)
     terminal.key_values(summary.activation, summary.rows())

@@ -166,8 +166,8 @@ def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> dict[st
                 f"expected train(activation, seed) to return a number, or a number per test "
                 f"example, for {text} with seed {seed}: {error}"
             ) from error
-        value = value if math.isfinite(value) else None
-        record = {"activation": text, "seed": seed, "value": value}
+        finite = value if math.isfinite(value) else None
+        record = {"activation": text, "seed": seed, "value": finite}
         record |= {} if examples is None else {KEY: examples}
         study.set_user_attr(key, record)
     return record
