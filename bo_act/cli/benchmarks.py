@@ -27,6 +27,14 @@ def build(
     study: StudyName,
     *,
     seeds: Seeds = 3,
+    repeat_best: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Seeds after the first only for the baselines and the best, N in all.",
+        ),
+    ] = None,
     functions: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Train a part: the first N in shuffled order."),
@@ -58,7 +66,13 @@ def build(
     out = out or folder / f"{spec.name}.parquet"
     with terminal.live(quiet=quiet) as events:
         built = build_benchmark(
-            spec, seeds=seeds, functions=functions, workers=workers, folder=folder, events=events
+            spec,
+            seeds=seeds,
+            repeat_best=repeat_best,
+            functions=functions,
+            workers=workers,
+            folder=folder,
+            events=events,
         )
         save(built, out)
         message = f"wrote {out}"
