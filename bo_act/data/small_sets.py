@@ -22,6 +22,8 @@ TEST_SEED = 1797  # fixed, so that every study has the same test samples
 TEXT_SHARE = 0.1
 """Of a text, for the test and again for the validation: its last part, and the one before."""
 CONTEXT = 64
+FRIEDMAN_ROWS = 20_000
+FRIEDMAN_SEED = 1991
 
 
 def open_small(spec: DataSpec) -> Source:
@@ -31,9 +33,10 @@ def open_small(spec: DataSpec) -> Source:
     if spec.name == "python_topics":
         return _topics(spec.context or CONTEXT)
     read = partial(_table, spec.name)
-    standardized = "both" if spec.name == "diabetes" else "inputs"
+    standardized = "inputs" if spec.name == "breast_cancer" else "both"
+    held_out = FRIEDMAN_ROWS // 5 if spec.name == "friedman1" else 100
     return Source(
-        partial(read, False), partial(read, True), validation=100, standardized=standardized
+        partial(read, False), partial(read, True), validation=held_out, standardized=standardized
     )
 
 
@@ -49,10 +52,16 @@ def _table(name: str, test: bool) -> Part:
     """Return a part of a table.
 
     Diabetes: 442 patients, 10 numbers each, and the disease progression in a year (Efron et al.
-    2004). Breast cancer (Wisconsin): 569 samples, 30 numbers each, malignant or benign.
+    2004). Breast cancer (Wisconsin): 569 samples, 30 numbers each, malignant or benign. Friedman 1
+    (Friedman 1991): 20,000 rows of 10 uniform numbers, and a function of five of them, without
+    noise.
     """
     from sklearn import datasets
 
+    if name == "friedman1":
+        inputs, values = datasets.make_friedman1(FRIEDMAN_ROWS, random_state=FRIEDMAN_SEED)
+        rows, targets = torch.from_numpy(inputs).float(), torch.from_numpy(values).float()
+        return _part(rows, targets, test, stratified=False)
     load: Callable[[], Any] = getattr(datasets, f"load_{name}")
     content = load()
     rows = torch.from_numpy(content.data).float()

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from bo_act.errors import nearest
 from bo_act.specs.base import Count, Fraction, PositiveFloat, PositiveInt, Seed, Spec
 
-SMALL_SETS = ("digits", "diabetes", "breast_cancer", "python_topics")
+SMALL_SETS = ("digits", "diabetes", "breast_cancer", "friedman1", "python_topics")
 FILE_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 FOLDER_SETS = ("imagenette", "imagenet", "folder")
 OWN_SET = re.compile(r".+\.py:[A-Za-z_]\w*")
@@ -81,8 +81,8 @@ class DataSpec(Spec):
         standardize: scale to mean 0 and standard deviation 1, by the training samples: each
             channel or column of the inputs (``inputs``), each number of the targets of a
             regression (``targets``; its errors are in these units, then), ``both``, or ``none``.
-            ``auto``: images in memory, the inputs of ``diabetes`` and ``breast_cancer``, the
-            targets of ``diabetes``, and nothing else.
+            ``auto``: images in memory, the inputs of ``diabetes``, ``breast_cancer`` and
+            ``friedman1``, the targets of ``diabetes`` and ``friedman1``, and nothing else.
         seed: decides which samples are held out.
         workers: processes that read images in folders, or your own ``Dataset``; samples in memory
             need none.

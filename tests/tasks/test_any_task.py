@@ -143,7 +143,7 @@ def test_a_metric_beyond_all_numbers_counts_as_a_divergence():
     assert task.measure(network, task.data.validation)[0] == task.data.worst("mse")
 
 
-@pytest.mark.parametrize("name", ["tiny_gpt", "diabetes_mlp", "breast_cancer_mlp"])
+@pytest.mark.parametrize("name", ["tiny_gpt", "diabetes_mlp", "breast_cancer_mlp", "friedman_mlp"])
 def test_a_shipped_study_passes_its_checks_and_learns(name):
     values = tomllib.loads(content.find("studies", name).read_text())
     spec = StudySpec.model_validate(values)
