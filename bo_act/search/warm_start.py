@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from bo_act.errors import SearchError
 from bo_act.metrics import Metric
@@ -63,9 +63,8 @@ class WarmStart:
     Attributes:
         ranks: (N, S) in (0, 1): each function's rank in each source, 1 the best; where a source
             does not know it, its rank by what a Gaussian process says from those it knows.
-        best: functions to begin with, the best first: by their winsorized value in the source
-            in which that is the worst. What is good in all is more often good elsewhere than what
-            excels in one.
+        best: functions to begin with, the best first: by the mean over the sources of the normal
+            quantile of their rank.
     """
 
     ranks: NDArray[np.float64]
@@ -119,9 +118,9 @@ def make_warm_start(
     sources = distinct(sources)
     scores = np.stack([_scores(source.values, embedding) for source in sources], axis=1)
     known = embedding.valid & np.isfinite([source.values for source in sources]).any(axis=0)
-    worst = np.where(known, scores.min(axis=1), -np.inf)
-    order = np.argsort(-worst, kind="stable")[: min(first, int(known.sum()))]
     ranks = (rankdata(scores, axis=0) - 0.5) / len(scores)
+    mean = np.where(known, norm.ppf(ranks).mean(axis=1), -np.inf)
+    order = np.argsort(-mean, kind="stable")[: min(first, int(known.sum()))]
     return WarmStart(np.asarray(ranks), tuple(int(index) for index in order))
 
 

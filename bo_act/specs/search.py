@@ -274,7 +274,7 @@ class WarmStartSpec(Spec):
 
     Attributes:
         sources: benchmarks (names or files) and studies (names or ``.toml`` files).
-        first: number of functions, good in all sources, to evaluate first.
+        first: number of functions, good in the sources on average, to evaluate first.
         baselines: then also evaluate the baselines and ``initial`` random functions, as in a
             search without sources.
         as_trials: how many of each source's best functions are added to the study as finished

@@ -13,7 +13,7 @@ import torch
 from benchmarks_of_tests import random_benchmark
 from made_up import BLOCKS, CLOUD, smooth
 from optuna.trial import TrialState, create_trial
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import open_benchmark, save
@@ -24,7 +24,7 @@ from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, ContentNotFoundError, SearchError, StorageError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.method import METHODS
-from bo_act.search.observations import Observations, fences, warp_targets
+from bo_act.search.observations import Observations, fences
 from bo_act.search.searcher import Searcher
 from bo_act.search.warm_start import SOURCES, Source, make_warm_start
 from bo_act.specs import SpaceSpec, StudySpec
@@ -73,8 +73,18 @@ def test_ranks_and_the_best(cloud):
         top = values > floor
         np.testing.assert_allclose(found.ranks[top, column], (below[top] + 0.5) / 120)
         assert (found.ranks[~top, column] < found.ranks[top, column].min()).all()
-    scores = np.min([warp_targets(values, "winsorized") for values in (first, second)], axis=0)
+    scores = norm.ppf(found.ranks).mean(axis=1)
     assert list(found.best) == np.argsort(-scores)[:4].tolist()
+
+
+def test_what_is_good_on_average_is_begun_with_before_what_is_never_bad(cloud):
+    one = np.arange(120.0)
+    other = one[::-1].copy()
+    other[[95, 24]] = 95, 24  # good in both
+    other[[119, 49]] = 70, 0  # the best in one, above the middle in the other
+    found = make_warm_start([Source("a", one), Source("b", other)], cloud, first=2)
+    assert found.best[0] == 119
+    assert np.argmax(np.minimum(one, other)) == 95
 
 
 def test_what_has_no_place_is_not_begun_with(cloud):

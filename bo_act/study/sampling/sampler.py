@@ -95,7 +95,7 @@ class ActivationSampler(BaseSampler):
             start); ``auto``: the catalogue if the space can be listed.
         warm_start: sources: names of benchmarks and studies, or ``Source`` objects. They inform
             only the surrogate and never become trials of the study.
-        first: number of functions, good in all sources, to evaluate first.
+        first: number of functions, good in the sources on average, to evaluate first.
         activations: names of several activations of one study, one per stage of the network, which
             the objective asks for by ``space.suggest(trial, "stage1")``; baselines fill all.
         parameters: the other parameters as Optuna distributions; default: those that all finished
