@@ -5,7 +5,7 @@ N  functions of a space      S  sources, tasks on which gains over one function 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ LEVEL = 0.8
 FEWEST = 2
 """Sources of which a difference between tasks can be told."""
 
+_GOOD = 0.75  # quantile, above which values are of interest
 _SHORTLIST = 20  # functions, the best first, whose gains tell how much tasks differ
 _MOST = 500  # known functions that unknown ones are judged by
 _COMPONENTS = 6
@@ -54,13 +55,12 @@ class Forecast:
 def forecast(gains: Floats, variances: Floats | None = None) -> Forecast:
     """Predict the gains on the next task, as if tasks were drawn from one population.
 
-    The expected gain is the mean over the sources. A loss counts at most as much as the largest
-    gain in any source: whether a function fails by 10 points or by 80, nobody uses it. The
-    interval is Student's t of S - 1 degrees of freedom: the variance between sources, which is the
-    mean over the best functions, times 1 + 1/S for a mean of S.
+    The expected gain is the mean over the sources. The interval is Student's t of S - 1 degrees of
+    freedom; its variance is that between sources, on average over the best functions, times
+    1 + 1/S for a mean of S. So it is meant for the best functions.
 
     Args:
-        gains: (N, S) in each source, all in one unit, larger is better; NaN if unknown.
+        gains: (N, S) in each source, winsorized, in one unit, larger is better; NaN if unknown.
         variances: (N, S) of gains that were predicted themselves.
 
     Raises:
@@ -72,7 +72,6 @@ def forecast(gains: Floats, variances: Floats | None = None) -> Forecast:
             f"expected gains on at least {FEWEST} tasks, got {sources}; one alone does not tell "
             "how much tasks differ"
         )
-    gains = winsorized(gains)
     mean = gains.mean(axis=1)
     known = np.flatnonzero(np.isfinite(mean))
     order = known[np.argsort(-mean[known], kind="stable")]
@@ -86,9 +85,17 @@ def forecast(gains: Floats, variances: Floats | None = None) -> Forecast:
     return Forecast(mean, mean - half, mean + half, np.asarray(chance), order)
 
 
-def winsorized(gains: Floats) -> Floats:
-    """Return gains of which none is a greater loss than the greatest gain."""
-    return np.asarray(np.maximum(gains, -np.nanmax(gains, initial=0.0)))
+def winsorized(gains: Sequence[Floats]) -> list[Floats]:
+    """Return the gains in each source, without the differences among functions that fail.
+
+    None is farther below the best one of its source than the upper quartile is in that source
+    where this is farthest: whether a function fails by 10 points or by 80, nobody uses it.
+
+    Args:
+        gains: of each source, (M,) of its functions, all in one unit; NaN if unknown.
+    """
+    reach = max(np.nanmax(one) - np.nanquantile(one, _GOOD, method="lower") for one in gains)
+    return [np.asarray(np.maximum(one, np.nanmax(one) - reach)) for one in gains]
 
 
 def predicted(

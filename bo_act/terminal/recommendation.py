@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -12,34 +13,31 @@ from bo_act.terminal.console import out
 if TYPE_CHECKING:
     from bo_act.study.results.recommendation import Recommendation
 
+_WIDE = 24  # characters of a function that stay on one line
+
 
 def recommendation(found: Recommendation) -> None:
     """Print recommended functions with their expected gains, and those in each source."""
-    in_unit = found.metric.differences if found.metric else "normal scores of ranks"
+
+    def texts(gains: Sequence[float | None]) -> list[str]:
+        if found.metric is not None:
+            return [found.metric.difference(one) for one in gains]
+        return ["-" if one is None else f"{one:+.2f}" for one in gains]
+
     table = Table(
-        title=escape(f"To try on {found.study}: gain over {found.over} in {in_unit}"),
+        title=escape(f"To try on {found.study}: gain over {found.over} in {found.unit}"),
         title_justify="left",
     )
-    table.add_column("activation", overflow="fold")
-    table.add_column("expected", justify="right")
-    table.add_column("80% interval", justify="right")
-    table.add_column("better", justify="right")
-    for name in found.sources:
-        table.add_column(escape(name), justify="right", overflow="fold")
-
-    def text(gain: float | None) -> str:
-        if gain is None:
-            return "-"
-        return f"{gain:+.2f}" if found.metric is None else found.metric.difference(gain)
-
+    longest = max((len(one.activation) for one in found.functions), default=0)
+    table.add_column("activation", overflow="fold", no_wrap=longest <= _WIDE)
+    table.add_column("expected", justify="right", no_wrap=True)
+    table.add_column(f"{found.level:.0%} interval", justify="right", no_wrap=True)
+    table.add_column("better", justify="right", no_wrap=True)
+    table.add_column("in each source")
     for one in found.functions:
-        table.add_row(
-            one.activation,
-            text(one.gain),
-            f"{text(one.low)} to {text(one.high)}",
-            f"{one.chance:.0%}",
-            *map(text, one.measured),
-        )
+        gain, low, high = texts([one.gain, one.low, one.high])
+        where = " ".join(texts(one.measured))
+        table.add_row(one.activation, gain, f"{low} to {high}", f"{one.chance:.0%}", where)
     out.print(table)
     for note in notes(found):
         out.print(f"[dim]{escape(note)}[/]")
@@ -48,12 +46,15 @@ def recommendation(found: Recommendation) -> None:
 def notes(found: Recommendation) -> list[str]:
     """Return what has to be known beside the table."""
     said = [
-        f"Expected from gains on {len(found.sources)} other tasks (right); nothing was trained, "
-        "and neither network nor data was read. Functions near the top hardly differ: train some, "
-        f"and {found.over}, with several seeds."
+        f"Sources: {', '.join(found.sources)}. Nothing was trained, and neither this network nor "
+        "its data was read. The first functions hardly differ: train some of them and "
+        f"{found.over}, with several seeds."
     ]
     if found.metric is None:
-        said.append("The tasks measure something else than this study, so gains are in ranks.")
+        said.append(
+            "Not all sources measure what this study does, so gains are differences between the "
+            "normal quantiles of ranks: 1 is from the median to the best sixth."
+        )
     if found.left_out:
         said.append(
             f"Left out, of this very task: {', '.join(found.left_out)}; bo-act bench show "

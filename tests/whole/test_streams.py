@@ -46,6 +46,7 @@ COMMANDS = {
     "show": ["mul(sigmoid(x),erf(x))"],
     "run": ["tiny.toml"],
     "worker": ["tiny.toml"],
+    "recommend": ["quickstart", "--top", "1"],
     "best": ["tiny.toml"],
     "why": ["tiny.toml", "3"],
     "status": ["tiny.toml"],

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from bo_act import content
@@ -18,7 +17,7 @@ from bo_act.benchmark.sources import is_task_of, matched, same_runs
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError, SpecError
 from bo_act.features.outputs import output_blocks
-from bo_act.metrics import Metric
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.search.recommendation import (
     FEWEST,
     LEVEL,
@@ -44,6 +43,10 @@ class Recommended:
         low, high: 80% interval of the gain.
         chance: probability of being better than the present function.
         measured: gain in each source, in their order; None if the source lacks the function.
+
+    Examples:
+        >>> Recommended("tanh(x)", 0.01, -0.02, 0.04, 0.7, (0.03, -0.01)).chance
+        0.7
     """
 
     activation: str
@@ -59,7 +62,7 @@ class Recommendation:
     """Functions to try on a task, most promising first.
 
     Attributes:
-        study: its name.
+        study: its name, or that of the space.
         over: the present function.
         sources: names of the benchmarks.
         metric: with the unit of the gains; None if sources and study have different metrics: gains
@@ -68,10 +71,10 @@ class Recommendation:
         left_out: unused benchmarks, of the study's own task.
 
     Examples:
-        >>> import bo_act
-        >>> recommendation = bo_act.recommend(bo_act.read_study("quickstart"), top=3)
-        >>> [0 < function.chance < 1 for function in recommendation.functions]
-        [True, True, True]
+        >>> one = Recommended("tanh(x)", 0.1, -0.2, 0.4, 0.7, (0.3, -0.1))
+        >>> found = Recommendation("mine", "relu(x)", ("a", "b"), None, (one,))
+        >>> found.as_json()["functions"][0]["measured"]
+        {'a': 0.3, 'b': -0.1}
     """
 
     study: str
@@ -81,25 +84,29 @@ class Recommendation:
     functions: tuple[Recommended, ...]
     left_out: tuple[str, ...] = ()
 
+    @property
+    def unit(self) -> str:
+        """The unit of gains, for display."""
+        return RANKS if self.metric is None else self.metric.differences
+
+    @property
+    def level(self) -> float:
+        """The share of intervals that is to hold."""
+        return LEVEL
+
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``--json``."""
         return {
             "study": self.study,
             "over": self.over,
-            "unit": RANKS if self.metric is None else self.metric.differences,
+            "unit": self.unit,
             "metric": None if self.metric is None else self.metric.as_json(),
-            "level": LEVEL,
+            "level": self.level,
             "sources": list(self.sources),
             "left_out": list(self.left_out),
             "functions": [
-                {
-                    "activation": function.activation,
-                    "gain": function.gain,
-                    "low": function.low,
-                    "high": function.high,
-                    "chance": function.chance,
-                    "measured": dict(zip(self.sources, function.measured, strict=True)),
-                }
+                asdict(function)
+                | {"measured": dict(zip(self.sources, function.measured, strict=True))}
                 for function in self.functions
             ],
         }
@@ -110,7 +117,7 @@ RANKS = "normal scores of ranks"
 
 
 def recommend(
-    study: StudySpec,
+    study: StudySpec | Space,
     *,
     top: int = 10,
     over: str | Expression | None = None,
@@ -124,7 +131,7 @@ def recommend(
     data is read. Sources of the study's own task are left out.
 
     Args:
-        study: with a space, a metric and a task.
+        study: its space, metric and task; or a space, to search with accuracy as the metric.
         top: number of functions.
         over: the present function; default: the first of ``confirm.baselines``, else ReLU.
         sources: names or paths of benchmarks; default: all known by name.
@@ -141,10 +148,13 @@ def recommend(
         (5, 'relu(x)')
     """
     whole(top, "top", low=1)
-    space = _space(study)
-    present = parse(str(over or next(iter(study.confirm.baselines), REFERENCE)))
-    used, left_out = _read(study, sources, progress)
-    metric = study.measured
+    space = _listed(study)
+    spec = study if isinstance(study, StudySpec) else None
+    if over is None:
+        over = next(iter(spec.confirm.baselines if spec else ()), REFERENCE)
+    present = parse(str(over))
+    used, left_out = _read(spec, sources, progress)
+    metric = spec.measured if spec else ACCURACY
     same = all(_is_alike(source.metric, metric) for source in used)
     gains = [_gains(source, present, in_ranks=not same) for source in used]
     predicted_gains, measured = _forecast(space, used, gains)
@@ -170,15 +180,17 @@ def recommend(
     )
 
 
-def _space(study: StudySpec) -> Space:
-    if study.activations:
+def _listed(study: StudySpec | Space) -> Space:
+    """Return the space of a study, whose functions must be listed."""
+    if isinstance(study, StudySpec) and study.activations:
         raise SpecError(
             f"recommendations are of one function for the whole network, and {study.name!r} has "
             f"{len(study.activations)} activations ({', '.join(study.activations)}); leave "
             "activations out of the study"
         )
-    space = load_space(study.space)
-    if study.candidates == "trees" or not space.can_be_listed:
+    trees = isinstance(study, StudySpec) and study.candidates == "trees"
+    space = load_space(study.space) if isinstance(study, StudySpec) else study
+    if trees or not space.can_be_listed:
         raise SpecError(
             f"recommendations need a list of all functions, and the space {space.name!r} of "
             f"{len(space):,} expressions is searched without one; name a smaller space: "
@@ -188,7 +200,9 @@ def _space(study: StudySpec) -> Space:
 
 
 def _read(
-    study: StudySpec, names: Sequence[str] | None, progress: Callable[[int, int], None] | None
+    study: StudySpec | None,
+    names: Sequence[str] | None,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Benchmark], tuple[str, ...]]:
     """Return the benchmarks to learn from, and the names of those of the study's own task."""
     wanted = list(dict.fromkeys(content.names("studies/benchmarks") if names is None else names))
@@ -198,7 +212,7 @@ def _read(
         if progress:
             progress(number, len(wanted))
         benchmark = open_benchmark(name)
-        if is_task_of(benchmark, study):
+        if study is not None and is_task_of(benchmark, study):
             left_out.append(benchmark.name)
         elif not any(same_runs(benchmark, other) for other in used):
             used.append(benchmark)
@@ -242,20 +256,21 @@ def _index(space: Space, function: Expression) -> int | None:
 
 def _forecast(
     space: Space, used: Sequence[Benchmark], gains: Sequence[Floats]
-) -> tuple[Forecast, NDArray[np.float64]]:
+) -> tuple[Forecast, Floats]:
     """Return the forecast for the functions of a space, and their measured gains, (N, S)."""
     catalogue = space.catalogue
-    measured = np.full((len(catalogue), len(used)), np.nan)
-    for column, (benchmark, gain) in enumerate(zip(used, gains, strict=True)):
-        theirs, ours = matched(benchmark, space)
-        measured[ours, column] = gain[theirs]
     blocks = output_blocks(catalogue)
+    present = blocks["outputs"].present  # others are not finite: nothing to recommend
+    measured = np.full((len(catalogue), len(used)), np.nan)
     filled, variances = measured.copy(), np.zeros_like(measured)
-    for column, (benchmark, gain) in enumerate(zip(used, gains, strict=True)):
-        rows = np.flatnonzero(np.isnan(measured[:, column]) & blocks["outputs"].present)
+    for column, (benchmark, gain, kept) in enumerate(
+        zip(used, gains, winsorized(gains), strict=True)
+    ):
+        theirs, ours = matched(benchmark, space)
+        measured[ours, column], filled[ours, column] = gain[theirs], kept[theirs]
+        rows = np.flatnonzero(np.isnan(filled[:, column]) & present)
         if len(rows):
-            filled[rows, column], variances[rows, column] = predicted(
-                winsorized(gain), benchmark.features.blocks, blocks, rows
-            )
-    filled[~blocks["outputs"].present] = np.nan  # not finite, so nothing to recommend
+            known = benchmark.features.blocks
+            filled[rows, column], variances[rows, column] = predicted(kept, known, blocks, rows)
+    filled[~present] = np.nan
     return forecast(filled, variances), measured
