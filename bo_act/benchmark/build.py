@@ -114,6 +114,7 @@ def build_benchmark(
     spec: StudySpec,
     *,
     seeds: int = 3,
+    repeat_best: int | None = None,
     functions: int | None = None,
     workers: int = 1,
     folder: Path | None = None,
@@ -129,6 +130,8 @@ def build_benchmark(
         spec: space, model, data, training and features; run r of a function has the seed
             ``spec.seed + r``.
         seeds: runs of each function.
+        repeat_best: how many functions get more than one run: the baselines, then the best by the
+            first run; default: all.
         functions: how many functions of the order to train; default: all. Fewer give a partial
             benchmark, of these and any other runs in the folder.
         workers: parallel processes. Several share one GPU, since small networks do not fill it;
@@ -154,59 +157,89 @@ def build_benchmark(
     """
     whole(seeds, "seeds", low=1, high=MOST_SEEDS, error=BenchmarkError)
     whole(workers, "workers", low=1, high=MOST_WORKERS, error=BenchmarkError)
-    if functions is not None:
-        whole(functions, "functions", low=1, error=BenchmarkError)
+    for name_of, count in (("repeat_best", repeat_best), ("functions", functions)):
+        if count is not None:
+            whole(count, name_of, low=1, error=BenchmarkError)
     events = events or Events()
     task = Task.load(spec)
     task.check()
     folder = folder or Path("runs") / spec.name / "benchmark"
-    catalogue = task.space.catalogue
     wanted = build_order(task)[:functions]
+    repeated = len(wanted) if repeat_best is None else min(repeat_best, len(wanted))
+    total = len(wanted) + (seeds - 1) * repeated
     with RunJournal(folder / "runs.jsonl", made_from(task), key=("index", "seed")) as journal:
         # Seed by seed: a build stopped early has each function once.
-        todo = [
-            Run(index, catalogue.text(index), seed)
-            for seed in range(seeds)
-            for index in wanted
-            if (index, seed) not in journal
-        ]
-        total = seeds * len(wanted)
-        done = total - len(todo)
-        if todo:
-            check_trains(task)
-        events.runs(done, total, "runs")
-        failed: list[dict[str, Any]] = []
-        in_a_row = 0
-        device = pick_device(spec.training.device)
-        threads = spec.training.threads or cores_each(workers)
-        for record in compute_in_processes(
-            BuildJob(spec),
-            todo,
-            device=device,
-            workers=workers,
-            threads=threads,
-            lost=lambda run, error: _failed(run, Failure.of(error, blame="machine")),
-        ):
-            if "failure" in record:
-                failed.append(record)
-                in_a_row += 1
-                if in_a_row >= _FAILURES_IN_A_ROW:
-                    raise _incomplete(failed, total, done)
-                continue
-            in_a_row = 0
-            journal.add(record)
-            done += 1
-            events.runs(done, total, "runs")
-        if failed:
-            raise _incomplete(failed, total, done)
+        if repeated == len(wanted):
+            runs = [(index, seed) for seed in range(seeds) for index in wanted]
+            _run(task, runs, journal, total=total, workers=workers, events=events)
+        else:
+            runs = [(index, 0) for index in wanted]
+            _run(task, runs, journal, total=total, workers=workers, events=events)
+            best = _best(task, journal, wanted)[:repeated]
+            runs += [(index, seed) for seed in range(1, seeds) for index in best]
+            _run(task, runs, journal, total=total, workers=workers, events=events)
         records = [
             journal[index, seed]
-            for index in range(len(catalogue))
+            for index in range(len(task.space.catalogue))
             for seed in range(seeds)
             if (index, seed) in journal
         ]
     features = task.features(events.features, workers=workers)
     return assemble(task, records, features, seeds=seeds, name=name or spec.name)
+
+
+def _run(
+    task: Task,
+    runs: Sequence[tuple[int, int]],
+    journal: RunJournal,
+    *,
+    total: int,
+    workers: int,
+    events: Events,
+) -> None:
+    """Train what the journal lacks of some runs (function, seed).
+
+    Args:
+        task: to train.
+        runs: the first of the build, up to the last to be done now.
+        journal: of finished runs; gets the others.
+        total: runs of the build, for progress.
+        workers: parallel processes.
+        events: called after each run.
+
+    Raises:
+        BenchmarkError: runs failed.
+    """
+    spec, catalogue = task.spec, task.space.catalogue
+    todo = [Run(index, catalogue.text(index), seed) for index, seed in runs]
+    todo = [run for run in todo if (run.index, run.seed) not in journal]
+    done = len(runs) - len(todo)
+    events.runs(done, total, "runs")
+    if not todo:
+        return
+    check_trains(task)
+    failed: list[dict[str, Any]] = []
+    in_a_row = 0
+    for record in compute_in_processes(
+        BuildJob(spec),
+        todo,
+        device=pick_device(spec.training.device),
+        workers=workers,
+        threads=spec.training.threads or cores_each(workers),
+        lost=lambda run, error: _failed(run, Failure.of(error, blame="machine")),
+    ):
+        if "failure" in record:
+            failed.append(record)
+            in_a_row += 1
+            if in_a_row >= _FAILURES_IN_A_ROW:
+                raise _incomplete(failed, total, done)
+            continue
+        in_a_row = 0
+        journal.add(record)
+        done += 1
+        events.runs(done, total, "runs")
+    if failed:
+        raise _incomplete(failed, total, done)
 
 
 def build_order(task: Task) -> list[int]:
@@ -215,13 +248,30 @@ def build_order(task: Task) -> list[int]:
     The baselines, with which every search begins, then the others at random, by the study's seed,
     because a catalogue is sorted by operators.
     """
-    catalogue = task.space.catalogue
-    first = []
+    count = len(task.space.catalogue)
+    shuffled = np.random.default_rng(task.spec.seed).permutation(count).tolist()
+    return list(dict.fromkeys([*_baselines(task), *shuffled]))
+
+
+def _baselines(task: Task) -> list[int]:
+    found = []
     for baseline in task.space.baselines:
         with suppress(ExpressionError):  # a baseline need not be a function of the space
-            first.append(catalogue.index(baseline))
-    shuffled = np.random.default_rng(task.spec.seed).permutation(len(catalogue)).tolist()
-    return list(dict.fromkeys([*first, *shuffled]))
+            found.append(task.space.catalogue.index(baseline))
+    return found
+
+
+def _best(task: Task, journal: RunJournal, wanted: Sequence[int]) -> list[int]:
+    """Return the functions in the order of repetition: baselines, then by their first run."""
+    sign = task.spec.measured.sign
+
+    def place(index: int) -> tuple[bool, float, int]:
+        record = journal[index, 0]
+        return record["status"] == DIVERGED, -sign * _measured(record, "validation_value"), index
+
+    among = set(wanted)
+    first = [index for index in _baselines(task) if index in among]
+    return list(dict.fromkeys([*first, *sorted(wanted, key=place)]))
 
 
 def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> BenchmarkError:
@@ -239,6 +289,13 @@ def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> Benc
 def made_from(task: Task) -> dict[str, Any]:
     """Return everything that the runs of a build depend on."""
     return {"content": task.content, "study": described(task.spec)}
+
+
+def _measured(record: dict[str, Any], what: str) -> float:
+    """Return one of ``MEASURED`` of a run; NaN if it was not finite."""
+    # Runs of versions with accuracies only call them so.
+    value = record[what if what in record else what.replace("value", "accuracy")]
+    return math.nan if value is None else float(value)
 
 
 def assemble(
@@ -265,9 +322,7 @@ def assemble(
     for record in records:
         place = record["index"], record["seed"]
         for one in MEASURED:
-            # Runs of versions with accuracies only call them so.
-            value = record[one if one in record else one.replace("value", "accuracy")]
-            runs[one][place] = np.nan if value is None else value
+            runs[one][place] = _measured(record, one)
         diverged[place] = record["status"] == DIVERGED
         curves[place][: len(record["curve"])] = record["curve"]
     guessing = task.data.worst(task.metric)

@@ -18,7 +18,7 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     that they were chosen by are biased upwards; the held-out run is not.
 
     Args:
-        benchmark: with at least two runs of each function.
+        benchmark: with at least two runs; functions without all of them are left out.
         top: number of best functions.
 
     Returns:
@@ -29,8 +29,8 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
         ``held_out``, its value in the held-out run; ``shrinkage``, their difference; ``regret``,
         how much worse ``held_out`` is than the best value of the held-out run (itself biased);
         ``regret_of_mean``, how much worse the chosen one is than the best by the mean of all runs,
-        in that mean; and ``kept``, the share of the ``top`` that is also in the top of the
-        held-out run.
+        in that mean; ``kept``, the share of the ``top`` that is also in the top of the held-out
+        run; and the number of ``runs`` and ``functions``.
 
     Raises:
         BenchmarkError: there is only one run of each function.
@@ -45,7 +45,7 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
             f"{count} runs of {len(runs)} functions; build with more --seeds"
         )
     mean = runs.mean(axis=1)
-    found: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
     for held_out in range(count):
         others = np.delete(runs, held_out, axis=1).mean(axis=1)
         fresh = runs[:, held_out]
@@ -64,5 +64,6 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
             "regret_of_mean": mean.max() - mean[best],
             "kept": len(set(again) & set(order[:size])) / size,
         }.items():
-            found.setdefault(name, []).append(float(value))
-    return {name: float(np.mean(values)) for name, values in found.items()} | {"runs": count}
+            figures.setdefault(name, []).append(float(value))
+    means = {name: float(np.mean(values)) for name, values in figures.items()}
+    return means | {"runs": count, "functions": len(runs)}

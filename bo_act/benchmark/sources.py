@@ -101,7 +101,7 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
 
 
 def matched(benchmark: Benchmark, space: Space) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the measured functions of a benchmark in a space, and their indices there, (M,) each."""
+    """Return the measured functions of a benchmark and their indices in a space, (M,) each."""
     measured = np.flatnonzero(benchmark.measured)
     if benchmark.space.catalogue.hash == space.catalogue.hash:
         return measured, measured

@@ -112,15 +112,20 @@ class Benchmark:
     def of_runs(self, some: Sequence[int]) -> Benchmark:
         """Return the benchmark with only some of its S runs.
 
-        Raises:
-            BenchmarkError: no function has one of them.
+        A function with none of these keeps its first other run: if only the best functions were
+        repeated, a search would else know which they are.
         """
         columns = list(some)
+        there = np.isfinite(self.runs["validation_value"])
+        taken = np.tile(columns, (len(self), 1))
+        lost = ~there[:, columns].any(axis=1)
+        taken[lost, 0] = there[lost].argmax(axis=1)
+        rows = np.arange(len(self))[:, None]
         return replace(
             self,
-            runs={metric: values[:, columns] for metric, values in self.runs.items()},
-            diverged=self.diverged[:, columns],
-            curves=None if self.curves is None else self.curves[:, columns],
+            runs={metric: values[rows, taken] for metric, values in self.runs.items()},
+            diverged=self.diverged[rows, taken],
+            curves=None if self.curves is None else self.curves[rows, taken],
         )
 
     @cached_property

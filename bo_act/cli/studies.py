@@ -280,17 +280,17 @@ def why(
         else:
             task = Task.load(opened.spec)
             sampler = make_sampler(task, compute_candidate_features(task, events), opened.study)
-    found = explained(opened.study, sampler, number, lacking=lacking)
+    explanation = explained(opened.study, sampler, number, lacking=lacking)
     if as_json:
-        print_json(found.as_json())
+        print_json(explanation.as_json())
     else:
-        terminal.explanation(found)
+        terminal.explanation(explanation)
 
 
 def _number(trial: str | None) -> int:
     if trial is None or not (trial.isascii() and trial.isdigit()):
-        came = "nothing" if trial is None else repr(trial)
-        raise SpecError(f"expected the number of a trial, from 0, as TRIAL, got {came}")
+        given = "nothing" if trial is None else repr(trial)
+        raise SpecError(f"expected the number of a trial, from 0, as TRIAL, got {given}")
     return int(trial)
 
 
@@ -310,16 +310,17 @@ def show(
     from bo_act.features.function_summary import draw, function_summary
     from bo_act.plot_style import save
 
-    found = function_summary(parse(expression))
+    summary = function_summary(parse(expression))
     if png is not None:
-        save(draw(found), png, parents=False)
+        save(draw(summary), png, parents=False)
     if as_json:
-        print_json(found.as_json())
+        print_json(summary.as_json())
         return
     from bo_act import terminal
 
     if png is None:
-        terminal.plot(found.x, {"value": found.value, "slope": found.slope}, title=found.activation)
+        title = summary.activation
+        terminal.plot(summary.x, {"value": summary.value, "slope": summary.slope}, title=title)
     else:
         print(f"wrote {png}", file=sys.stderr)
-    terminal.key_values(found.activation, found.rows())
+    terminal.key_values(summary.activation, summary.rows())

@@ -118,7 +118,9 @@ def predicted(
     x, y = place_outputs(frame, blocks, known), values[known]
     centre, unit = y.mean(), y.std() or 1.0
     model, _ = fit_gaussian_process(
-        torch.from_numpy(x), torch.from_numpy((y - centre) / unit), {"outputs": slice(0, x.shape[1])}
+        torch.from_numpy(x),
+        torch.from_numpy((y - centre) / unit),
+        {"outputs": slice(0, x.shape[1])},
     )
     means, variances = [], []
     for chunk in np.array_split(rows, 1 + len(rows) // _CHUNK):

@@ -121,11 +121,11 @@ def _step(
     try:
         for start in range(0, count, size):
             piece = slice(start, start + size)
-            some, its = rows(inputs, piece), targets[piece]
-            with autocast(its.device, spec.precision):
+            some, piece_targets = rows(inputs, piece), targets[piece]
+            with autocast(piece_targets.device, spec.precision):
                 returned = call(network, some)
-            outputs = check_outputs(returned, some, its, data)
-            mean_loss(outputs, its, loss).backward()
+            outputs = check_outputs(returned, some, piece_targets, data)
+            mean_loss(outputs, piece_targets, loss).backward()
             outcome.append(outputs.detach())
     except USERS as error:
         if isinstance(error, BoActError) or is_machines(error):

@@ -385,12 +385,12 @@ class Task:
     def context(self, *, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments available to your own objective, by name."""
         task = self.with_settings(settings)
-        found: dict[str, Any] = {
+        offered: dict[str, Any] = {
             "seed": seed,
             "device": pick_device(task.spec.training.device),
             "settings": dict(settings),
             "training": task.spec.training,
         }
         if self.given_data is not None:
-            found |= {"network": task.network(seed=seed), "data": self.data}
-        return found
+            offered |= {"network": task.network(seed=seed), "data": self.data}
+        return offered

@@ -82,7 +82,7 @@ def show(
     _histogram(benchmark)
     _best(benchmark, content)
     if content["luck"] is not None:
-        _selection_bias(content["luck"], benchmark.metric)
+        _selection_bias(content["luck"], benchmark)
 
 
 def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _histogram(benchmark: Benchmark) -> None:
 def _best(benchmark: Benchmark, content: dict[str, Any]) -> None:
     several, metric = benchmark.seeds > 1, benchmark.metric
     title = f"Best by {metric.name} on validation data"
-    title += f" (mean of {benchmark.seeds} runs)" if several else ""
+    title += f" (mean of {_runs(benchmark)})" if several else ""
     table = Table(title=escape(title), title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("activation", overflow="fold")
@@ -175,7 +175,14 @@ def _best(benchmark: Benchmark, content: dict[str, Any]) -> None:
 
 
 def _runs(benchmark: Benchmark) -> str:
-    return "1 run" if benchmark.seeds == 1 else f"{benchmark.seeds} runs"
+    if benchmark.seeds == 1:
+        return "1 run"
+    counts = np.isfinite(benchmark.runs["validation_value"]).sum(axis=1)[benchmark.measured]
+    return (
+        f"{benchmark.seeds} runs"
+        if counts.min() == benchmark.seeds
+        else f"{counts.min()} to {benchmark.seeds} runs"
+    )
 
 
 def _amount(value: float, metric: Metric) -> str:
@@ -183,7 +190,11 @@ def _amount(value: float, metric: Metric) -> str:
     return metric.difference(value).lstrip("+-")
 
 
-def _selection_bias(found: dict[str, float], metric: Metric) -> None:
+def _selection_bias(found: dict[str, Any], benchmark: Benchmark) -> None:
+    metric = benchmark.metric
+    title = "Selection bias of the best"
+    if found["functions"] < benchmark.measured.sum():
+        title += f", among the {found['functions']:,} functions with all runs"
     unit = " points" if metric.in_percent else f" {metric.unit}".rstrip()
     lucky = f"{_amount(found['shrinkage'], metric)}{unit}"
     rows = {
@@ -197,7 +208,7 @@ def _selection_bias(found: dict[str, float], metric: Metric) -> None:
         "runs",
     }
     rows = {name: escape(text) for name, text in rows.items()}
-    terminal.key_values("Selection bias of the best", rows)
+    terminal.key_values(title, rows)
 
 
 def comparison(found: Comparison) -> None:

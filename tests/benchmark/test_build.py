@@ -249,6 +249,50 @@ def test_a_part_of_a_space_is_a_benchmark(built, tmp_path, bo_act, monkeypatch):
         build_benchmark(spec, functions=0, folder=tmp_path / "r")
 
 
+def test_only_the_best_are_repeated(built, tmp_path, bo_act, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = np.where(built.diverged[:, 0], -1, built.runs["validation_value"][:, 0])
+    worst, count = int(first.argmin()), len(built)
+    space = SPACE.replace("relu(x)", built.space.catalogue.text(worst))
+    Path("mine.toml").write_text(space)
+    spec = study(tmp_path, space="mine.toml")
+    watch = Interrupt(count + 2)
+    with pytest.raises(KeyboardInterrupt):
+        build_benchmark(spec, seeds=2, repeat_best=6, folder=tmp_path / "r", events=watch)
+    assert watch.seen[0] == (0, count + 6)
+    watch = Interrupt(10_000)
+    found = build_benchmark(spec, seeds=2, repeat_best=6, folder=tmp_path / "r", events=watch)
+    assert count + 2 in [done for done, _ in watch.seen]
+    assert watch.seen[-1] == (count + 6, count + 6)
+    repeated = np.isfinite(found.runs["validation_value"][:, 1])
+    assert repeated.sum() == 6
+    assert repeated[worst]  # the only baseline
+    assert sorted(first[repeated])[1] >= first[~repeated].max()
+    for metric in MEASURED[:-1]:
+        np.testing.assert_array_equal(found.runs[metric][:, 0], built.runs[metric][:, 0])
+        np.testing.assert_array_equal(found.runs[metric][repeated], built.runs[metric][repeated])
+    assert not found.is_part
+    save(found, tmp_path / "best.parquet")
+    code, out, err = bo_act("bench", "show", "best.parquet")
+    assert code == 0, err
+    assert f"{count}, 1 to 2 runs each" in out
+    assert "Selection bias of the best, among the 6 functions with all runs" in out
+    # A search that observes the second run may propose the other functions, too.
+    for run in (0, 1):
+        alone = found.of_runs([run])
+        assert alone.measured.all()
+        assert alone.seeds == 1
+        expected = built.runs["test_value"][:, run]
+        np.testing.assert_array_equal(alone.test[repeated], expected[repeated])
+        np.testing.assert_array_equal(alone.test[~repeated], built.runs["test_value"][~repeated, 0])
+    told = compare(["best.parquet"], ["random"], evaluations=12, seeds=2, told="run")
+    assert told.steps.groupby("seed")["index"].nunique().tolist() == [12, 12]
+    # All are repeated later.
+    assert_same(build_benchmark(spec, seeds=2, folder=tmp_path / "r"), built)
+    with pytest.raises(BenchmarkError, match="repeat_best: expected a whole number from 1"):
+        build_benchmark(spec, repeat_best=0, folder=tmp_path / "r")
+
+
 def test_runs_of_something_else_are_refused(built, tmp_path):
     build_benchmark(study(tmp_path), seeds=1, folder=tmp_path / "r")
     training = {"epochs": 3, "threads": 1, "device": "cpu", "learning_rate": 0.3}

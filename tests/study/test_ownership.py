@@ -225,12 +225,15 @@ def test_waiting_says_for_whom_and_until_when(study):
         heard: ("alive", whom.format(0) + "heard 4 s ago"),
         silent: (
             "silent",
-            whom.format(1) + "silent for 45 s; taken over in 20 s unless it speaks",
+            whom.format(1) + "silent for 45 s; taken over in 20 s unless a heartbeat arrives",
         ),
-        never: ("silent", whom.format(2) + "not heard so far; taken over in 60 s unless it speaks"),
+        never: (
+            "silent",
+            whom.format(2) + "no heartbeat so far; taken over in 60 s unless a heartbeat arrives",
+        ),
         mute: (
             "mute",
-            f"{whom.format(3)}which never says whether it is alive; to give it back: {release} 3",
+            f"{whom.format(3)}which sends no heartbeats; to give it back: {release} 3",
         ),
         here: (
             "alive",
@@ -244,7 +247,7 @@ def test_waiting_says_for_whom_and_until_when(study):
     assert stopped.endswith(said)
     nobodys = study.ask().number  # begun by a program that does not say who it is
     (text,) = [one.text for one in awaited(study) if one.trial == nobodys]
-    assert text.endswith(f"of which nothing says who runs it; to give it back: {release} 6")
+    assert text.endswith(f"of an unknown process; to give it back: {release} 6")
 
 
 def set_back(study: optuna.Study, number: int, seconds: float) -> None:
@@ -262,7 +265,7 @@ def test_a_log_says_whom_is_waited_for_once(study, monkeypatch):
         for _ in range(3):
             events.waiting(awaited(study))
     (line,) = page.getvalue().splitlines()  # what has no end is said even then
-    assert line.startswith(f"waiting for trial {mute} of host-b (pid 12), which never says")
+    assert line.startswith(f"waiting for trial {mute} of host-b (pid 12), which sends no")
     page.truncate(page.seek(0))
     with terminal.live(quiet=False) as events:
         for _ in range(3):

@@ -40,11 +40,10 @@ class Recommended:
 
     Attributes:
         activation: the function.
-        gain: expected over the present function, larger is better; in the unit of the
-            recommendation.
-        low, high: the interval that the gain is in with a probability of 80 %.
+        gain: expected over the present function, larger is better, in the recommendation's unit.
+        low, high: 80% interval of the gain.
         chance: probability of being better than the present function.
-        measured: gain in each source, in their order; None if the source does not know it.
+        measured: gain in each source, in their order; None if the source lacks the function.
     """
 
     activation: str
@@ -63,15 +62,15 @@ class Recommendation:
         study: its name.
         over: the present function.
         sources: names of the benchmarks.
-        metric: in whose unit gains are; None: they are differences of the normal scores of ranks,
-            because sources and study do not all measure the same.
+        metric: with the unit of the gains; None if sources and study have different metrics: gains
+            are then differences of normal scores of ranks.
         functions: the recommended ones.
-        left_out: benchmarks of the study's own task, which were not used.
+        left_out: unused benchmarks, of the study's own task.
 
     Examples:
         >>> import bo_act
-        >>> found = bo_act.recommend(bo_act.read_study("quickstart"), top=3)
-        >>> [0 < one.chance < 1 for one in found.functions]
+        >>> recommendation = bo_act.recommend(bo_act.read_study("quickstart"), top=3)
+        >>> [0 < function.chance < 1 for function in recommendation.functions]
         [True, True, True]
     """
 
@@ -83,7 +82,7 @@ class Recommendation:
     left_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         return {
             "study": self.study,
             "over": self.over,
@@ -94,20 +93,20 @@ class Recommendation:
             "left_out": list(self.left_out),
             "functions": [
                 {
-                    "activation": one.activation,
-                    "gain": one.gain,
-                    "low": one.low,
-                    "high": one.high,
-                    "chance": one.chance,
-                    "measured": dict(zip(self.sources, one.measured, strict=True)),
+                    "activation": function.activation,
+                    "gain": function.gain,
+                    "low": function.low,
+                    "high": function.high,
+                    "chance": function.chance,
+                    "measured": dict(zip(self.sources, function.measured, strict=True)),
                 }
-                for one in self.functions
+                for function in self.functions
             ],
         }
 
 
 RANKS = "normal scores of ranks"
-"""The unit of gains where metrics differ."""
+"""The unit of gains if metrics differ."""
 
 
 def recommend(
@@ -118,27 +117,27 @@ def recommend(
     sources: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recommendation:
-    """Recommend functions for a task by what they gained on others; nothing is trained.
+    """Recommend functions for a task by their gains on other tasks, without any training.
 
-    The expected gain is the mean over the sources, see ``forecast``. A function that a source does
-    not know gets the value predicted from its outputs by a Gaussian process. Neither the network
-    nor the data is read. Sources of the study's own task are left out.
+    The expected gain is the mean over the sources, see ``forecast``. If a source lacks a function,
+    a Gaussian process predicts its value from the function's outputs. Neither the network nor the
+    data is read. Sources of the study's own task are left out.
 
     Args:
-        study: its space, metric and task.
-        top: how many functions.
+        study: with a space, a metric and a task.
+        top: number of functions.
         over: the present function; default: the first of ``confirm.baselines``, else ReLU.
         sources: names or paths of benchmarks; default: all known by name.
-        progress: called with (sources read, sources in all).
+        progress: called with (sources read, number of sources).
 
     Raises:
         SpecError: the study has several activations, or its space is too large to be listed.
-        BenchmarkError: fewer than two sources remain, or one does not know the present function.
+        BenchmarkError: fewer than two sources remain, or a source lacks the present function.
 
     Examples:
         >>> import bo_act
-        >>> found = recommend(bo_act.read_study("quickstart"), top=5)
-        >>> len(found.functions), found.over
+        >>> recommendation = recommend(bo_act.read_study("quickstart"), top=5)
+        >>> len(recommendation.functions), recommendation.over
         (5, 'relu(x)')
     """
     whole(top, "top", low=1)
@@ -146,21 +145,24 @@ def recommend(
     present = parse(str(over or next(iter(study.confirm.baselines), REFERENCE)))
     used, left_out = _read(study, sources, progress)
     metric = study.measured
-    same = all(_is_alike(one.metric, metric) for one in used)
-    gains = [_gains(one, present, in_ranks=not same) for one in used]
-    found, measured = _forecast(space, used, gains)
+    same = all(_is_alike(source.metric, metric) for source in used)
+    gains = [_gains(source, present, in_ranks=not same) for source in used]
+    predicted_gains, measured = _forecast(space, used, gains)
     own = _index(space, present)
-    chosen = [int(index) for index in found.order if index != own][:top]
+    chosen = [int(index) for index in predicted_gains.order if index != own][:top]
     return Recommendation(
         study.name,
         str(present),
-        tuple(one.name for one in used),
+        tuple(source.name for source in used),
         metric if same else None,
         tuple(
             Recommended(
                 space.catalogue.text(index),
-                *(float(one[index]) for one in (found.gain, found.low, found.high, found.chance)),
-                tuple(float(one) if np.isfinite(one) else None for one in measured[index]),
+                float(predicted_gains.gain[index]),
+                float(predicted_gains.low[index]),
+                float(predicted_gains.high[index]),
+                float(predicted_gains.chance[index]),
+                tuple(float(gain) if np.isfinite(gain) else None for gain in measured[index]),
             )
             for index in chosen
         ),
@@ -189,12 +191,12 @@ def _read(
     study: StudySpec, names: Sequence[str] | None, progress: Callable[[int, int], None] | None
 ) -> tuple[list[Benchmark], tuple[str, ...]]:
     """Return the benchmarks to learn from, and the names of those of the study's own task."""
-    asked = list(dict.fromkeys(content.names("studies/benchmarks") if names is None else names))
+    wanted = list(dict.fromkeys(content.names("studies/benchmarks") if names is None else names))
     used: list[Benchmark] = []
     left_out = []
-    for number, name in enumerate(asked):
+    for number, name in enumerate(wanted):
         if progress:
-            progress(number, len(asked))
+            progress(number, len(wanted))
         benchmark = open_benchmark(name)
         if is_task_of(benchmark, study):
             left_out.append(benchmark.name)
@@ -203,7 +205,7 @@ def _read(
     if len(used) < FEWEST:
         raise BenchmarkError(
             f"expected at least {FEWEST} benchmarks of other tasks, got "
-            f"{', '.join(one.name for one in used) or 'none'}"
+            f"{', '.join(source.name for source in used) or 'none'}"
             + (f" besides {', '.join(left_out)}, of the study's own task" if left_out else "")
             + "; name more, or leave the sources out to use those that bo-act ships"
         )
