@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from bo_act.specs.files import read_study
     from bo_act.study.results.explanation import why
     from bo_act.study.results.own_confirmation import ConfirmedFunction, confirm
+    from bo_act.study.results.recommendation import Recommendation, Recommended, recommend
     from bo_act.study.results.stopping import improvement_left
     from bo_act.study.results.summary import StudyResult
     from bo_act.study.running.runner import run_study
@@ -98,6 +99,8 @@ _HOME = {
     "Space": "activations.space",
     "SpaceSpec": "specs",
     "Strategy": "search.strategies",
+    "Recommendation": "study.results.recommendation",
+    "Recommended": "study.results.recommendation",
     "Replaced": "networks.replacement",
     "StudyResult": "study.results.summary",
     "StudySpec": "specs",
@@ -116,6 +119,7 @@ _HOME = {
     "parse": "activations.expressions",
     "read_sources": "study.sampling.warm_start",
     "read_study": "specs.files",
+    "recommend": "study.results.recommendation",
     "replace_activations": "networks.replacement",
     "replay": "comparison.replay",
     "run_study": "study.running.runner",

@@ -458,9 +458,9 @@ class _Scanner:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object, if its keys are unique."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:60]!r} appears twice")
-    return found
+    return record

@@ -17,14 +17,14 @@ import torch
 
 from bo_act.activations.expressions import parse
 from bo_act.benchmark.journal import RunJournal
+from bo_act.benchmark.sources import described
 from bo_act.benchmark.table import MEASURED, PART, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.events import Events
 from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
-from bo_act.metrics import ACCURACY
 from bo_act.process_pool import compute_in_processes, cores_each
-from bo_act.specs import AugmentationSpec, StudySpec
+from bo_act.specs import StudySpec
 from bo_act.specs.base import MOST_SEEDS, MOST_WORKERS, derived_seed, whole
 from bo_act.tasks.checks import check_trains
 from bo_act.tasks.failures import failure_of, failures_of_runs
@@ -289,16 +289,7 @@ def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> Benc
 
 def made_from(task: Task) -> dict[str, Any]:
     """Return everything that the runs of a build depend on."""
-    spec = task.spec.model_dump(mode="json", include={"model", "data", "training", "seed"})
-    for key in ("root", "download", "workers"):
-        del spec["data"][key]
-    for key in ("device", "threads"):
-        del spec["training"][key]
-    if task.spec.measured != ACCURACY:
-        spec["metric"] = task.spec.metric.model_dump(mode="json")
-    if task.spec.augmentation != AugmentationSpec():
-        spec["augmentation"] = task.spec.augmentation.model_dump(mode="json")
-    return {"content": task.content, "study": spec}
+    return {"content": task.content, "study": described(task.spec)}
 
 
 def _measured(record: dict[str, Any], what: str) -> float:

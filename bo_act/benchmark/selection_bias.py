@@ -45,7 +45,7 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
             f"{count} runs of {len(runs)} functions; build with more --seeds"
         )
     mean = runs.mean(axis=1)
-    found: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
     for held_out in range(count):
         others = np.delete(runs, held_out, axis=1).mean(axis=1)
         fresh = runs[:, held_out]
@@ -64,6 +64,6 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
             "regret_of_mean": mean.max() - mean[best],
             "kept": len(set(again) & set(order[:size])) / size,
         }.items():
-            found.setdefault(name, []).append(float(value))
-    means = {name: float(np.mean(values)) for name, values in found.items()}
+            figures.setdefault(name, []).append(float(value))
+    means = {name: float(np.mean(values)) for name, values in figures.items()}
     return means | {"runs": count, "functions": len(runs)}

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from bo_act.activations.space import Space
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import ExpressionError
+from bo_act.metrics import ACCURACY
 from bo_act.search.warm_start import Source
+from bo_act.specs import AugmentationSpec, StudySpec
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +31,7 @@ def as_source(benchmark: Benchmark, space: Space) -> Source:
         SearchError: it has no function of the space.
     """
     values = np.full(len(space.catalogue), np.nan)
-    theirs, ours = _matched(benchmark, space)
+    theirs, ours = matched(benchmark, space)
     values[ours] = benchmark.metric.sign * benchmark.values[theirs]
     return Source(benchmark.name, values, benchmark.metric)
 
@@ -43,6 +45,35 @@ def same_task(one: Benchmark, other: Benchmark) -> bool:
     return (made is not None and made == _task(other)) or same_runs(one, other)
 
 
+def is_task_of(benchmark: Benchmark, study: StudySpec) -> bool:
+    """Tell whether a benchmark was built from a study, except for seed and space.
+
+    Neither data nor network is read.
+    """
+    made = benchmark.provenance.get("study")
+    if not isinstance(made, dict):
+        return False
+    try:
+        theirs = StudySpec.model_validate({"name": "theirs", **made})  # of an older version, too
+    except ValueError:
+        return False
+    return {**described(theirs), "seed": None} == {**described(study), "seed": None}
+
+
+def described(study: StudySpec) -> dict[str, Any]:
+    """Return the part of a study file that decides what its trainings measure."""
+    spec = study.model_dump(mode="json", include={"model", "data", "training", "seed"})
+    for key in ("root", "download", "workers"):
+        (spec["data"] or {}).pop(key, None)
+    for key in ("device", "threads"):
+        del spec["training"][key]
+    if study.measured != ACCURACY:
+        spec["metric"] = study.metric.model_dump(mode="json")
+    if study.augmentation != AugmentationSpec():
+        spec["augmentation"] = study.augmentation.model_dump(mode="json")
+    return spec
+
+
 def same_runs(one: Benchmark, other: Benchmark) -> bool:
     """Tell whether most common functions of two benchmarks have a run in common.
 
@@ -51,7 +82,7 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
     loss tell nothing: most of those diverged, and are at chance in any task. Where no function has
     a loss, those tell nothing that have the most frequent value.
     """
-    theirs, ours = _matched(other, one.space)
+    theirs, ours = matched(other, one.space)
     there = one.measured[ours]
     ours, theirs = ours[there], theirs[there]
     pairs = np.ones((len(ours), 1, 1), dtype=bool)
@@ -69,8 +100,8 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
     return bool(telling.any() and same[telling].mean() > _SHARE)
 
 
-def _matched(benchmark: Benchmark, space: Space) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the measured functions of a benchmark in a space, and their indices there."""
+def matched(benchmark: Benchmark, space: Space) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the measured functions of a benchmark and their indices in a space, (M,) each."""
     measured = np.flatnonzero(benchmark.measured)
     if benchmark.space.catalogue.hash == space.catalogue.hash:
         return measured, measured

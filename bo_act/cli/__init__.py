@@ -42,11 +42,11 @@ class _InPanels(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         panels = list(Panel)
 
-        def place(name: str) -> int:
+        def order(name: str) -> int:
             panel = getattr(self.commands[name], "rich_help_panel", None)
             return panels.index(panel) if panel in panels else len(panels)
 
-        return sorted(super().list_commands(ctx), key=place)
+        return sorted(super().list_commands(ctx), key=order)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; errors about its arguments hide passwords."""
@@ -69,8 +69,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"bo-act {__version__}")
         raise typer.Exit
 
@@ -101,7 +101,7 @@ def _warn_briefly() -> None:
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    # One line, without the place in our code.
+    # One line, without the source location.
     sys.stderr.write(f"warning: {' '.join(without_secrets(str(message)).split())}\n")
 
 
@@ -129,9 +129,9 @@ def _run() -> int | str | None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer exits with this code, silently, after Ctrl-C
             terminated = was_terminated()
-            what = "terminated" if terminated else "interrupted"
+            event = "terminated" if terminated else "interrupted"
             code = TERMINATED if terminated else INTERRUPTED
-            return _complain(f"{what}; the same command resumes here", code=code)
+            return _complain(f"{event}; the same command resumes here", code=code)
         return end.code
     except Exception as error:
         fault = _fault(error)
@@ -150,8 +150,8 @@ def _fault(error: BaseException | None) -> str | None:
                 os.getcwd()
             except FileNotFoundError:
                 return "the working folder was removed; change to an existing one"
-            place = f"{error.filename}: " if error.filename else ""
-            return place + reason(error)
+            path = f"{error.filename}: " if error.filename else ""
+            return path + reason(error)
         if isinstance(error, sqlite3.Error):
             return (
                 f"the database of the study: {error}; make room there, allow writing to it and its "

@@ -75,13 +75,13 @@ def build(
             events=events,
         )
         save(built, out)
-        said = f"wrote {out}"
+        message = f"wrote {out}"
         if built.metric == ACCURACY:  # the only metric of Act-Bench files
             vectors = Task.load(spec).act_bench_vectors(built.features, events.vectors)
             released = out.with_suffix(".json.gz")
             write_act_bench(built, released, vectors=vectors)
-            said += f" and, in the Act-Bench format, {released}"
-    benchmarks.say(said)
+            message += f" and, in the Act-Bench format, {released}"
+    benchmarks.say(message)
     benchmarks.show(built, as_json=print_json if as_json else None)
 
 
@@ -212,9 +212,9 @@ def compare(
         "told": told,
         "warm_start": warm_start,
     }
-    plan = read_plan(file, {key: one for key, one in given.items() if one not in (None, [])})
+    plan = read_plan(file, {key: value for key, value in given.items() if value not in (None, [])})
     with terminal.live(quiet=quiet) as events:
-        found = run_comparison(
+        comparison = run_comparison(
             plan.benchmarks,
             plan.chosen(),
             evaluations=plan.evaluations,
@@ -229,14 +229,14 @@ def compare(
             events=events,
         )
     if out is not None:
-        for path in found.save(out):
+        for path in comparison.save(out):
             benchmarks.say(f"wrote {path}")
     if report is not None:
         from bo_act.report.comparison import comparison_report
 
         title = out.resolve().name if out else Path(file or "comparison").stem
-        benchmarks.say(f"wrote {write(comparison_report(found, title=title), report)}")
+        benchmarks.say(f"wrote {write(comparison_report(comparison, title=title), report)}")
     if as_json:
-        print_json(dict(found.summary))
+        print_json(dict(comparison.summary))
     else:
-        benchmarks.comparison(found)
+        benchmarks.comparison(comparison)

@@ -52,20 +52,20 @@ class Finding:
 
 def examine(study: str | None = None) -> list[Finding]:
     """Check the environment, and the needs of a study if one is given."""
-    looks = {
+    checks = {
         "versions": _versions(),
         "devices": _devices(),
         "folders": _folders(),
         "extras": _extras(),
         **({f"study {study}": _study(study)} if study else {}),
     }
-    return [finding for what, look in looks.items() for finding in _each(what, look)]
+    return [finding for what, check in checks.items() for finding in _each(what, check)]
 
 
-def _each(what: str, look: Iterator[Finding]) -> Iterator[Finding]:
+def _each(what: str, check: Iterator[Finding]) -> Iterator[Finding]:
     """Yield the findings of a check; a check that fails is itself a finding."""
     try:
-        yield from look
+        yield from check
     except BoActError as error:
         yield Finding("problem", what, str(error))
     except Exception as error:  # an environment can be wrong in any way
@@ -113,16 +113,16 @@ def _folders() -> Iterator[Finding]:
 
 def _cache() -> Iterator[Finding]:
     cache = content.cache_dir()
-    found = _folder("cache", cache, content.MOVE_CACHE)
-    if found.level == "ok" and not (os.environ.get("BO_ACT_CACHE_DIR") or content.has_home()):
-        why = f"{found.found}; among temporary files, because there is no home folder"
-        found = Finding("warning", "cache", why, "set BO_ACT_CACHE_DIR to a permanent folder")
-    yield found
+    finding = _folder("cache", cache, content.MOVE_CACHE)
+    if finding.level == "ok" and not (os.environ.get("BO_ACT_CACHE_DIR") or content.has_home()):
+        why = f"{finding.found}; among temporary files, because there is no home folder"
+        finding = Finding("warning", "cache", why, "set BO_ACT_CACHE_DIR to a permanent folder")
+    yield finding
     if cache.is_dir() and os.access(cache, os.R_OK | os.X_OK):
-        for part in sorted(one for one in cache.iterdir() if one.is_dir()):
+        for part in sorted(path for path in cache.iterdir() if path.is_dir()):
             size = 0
             for file in part.rglob("*"):
-                with suppress(OSError):  # gone in this moment
+                with suppress(OSError):  # deleted meanwhile
                     size += file.stat().st_size if file.is_file() else 0
             yield Finding("ok", f"cache of {part.name}", f"{size / 1e6:.3g} MB in {part}")
 
@@ -152,10 +152,10 @@ def _temporary_files() -> Iterator[Finding]:
 
 
 def _folder(what: str, path: Path, advice: str) -> Finding:
-    there = next(one for one in (path, *path.parents) if one.exists())
-    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
         return Finding("problem", what, f"{path} cannot be written to", advice)
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing).free
     if free < _LEAST_FREE:
         return Finding(
             "warning", what, f"{path}, {free / 1e9:.3g} GB free", f"make room, or {advice}"
@@ -234,14 +234,14 @@ def _images(data: Data) -> Iterator[Finding]:
         sets.append(data.load_test())
     except BoActError as error:
         yield Finding("problem", "test images", "cannot be loaded", str(error))
-    paths = [path for one in sets if isinstance(one, FolderImages) for path in one.paths]
+    paths = [path for images in sets if isinstance(images, FolderImages) for path in images.paths]
     if not paths:
         return
-    wrong, count = damaged(paths, seconds=_READING)
-    looked = f"{count:,} of {len(paths):,} read"
-    if not wrong:
-        yield Finding("ok", "images", looked)
+    bad, count = damaged(paths, seconds=_READING)
+    read = f"{count:,} of {len(paths):,} read"
+    if not bad:
+        yield Finding("ok", "images", read)
         return
-    more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-    advice = "; ".join(wrong[:_SHOWN]) + more
-    yield Finding("problem", "images", f"{looked}, {len(wrong)} damaged", advice)
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    advice = "; ".join(bad[:_SHOWN]) + more
+    yield Finding("problem", "images", f"{read}, {len(bad)} damaged", advice)

@@ -30,17 +30,17 @@ def schema(
 ) -> None:
     """Print the JSON Schema of study or space files, for completion and checks in an editor."""
     from bo_act.specs.schema import FORMS
-    from bo_act.specs.schema import schema as found
+    from bo_act.specs.schema import schema as json_schema
 
     if kind not in FORMS:
         raise SpecError(
             f"there is no schema of {kind!r}{nearest(kind, FORMS)}; expected study or space"
         )
     if out is None:
-        print_json(found(kind))
+        print_json(json_schema(kind))
         return
     try:
-        atomic_write(out, json.dumps(found(kind), indent=2) + "\n", parents=False)
+        atomic_write(out, json.dumps(json_schema(kind), indent=2) + "\n", parents=False)
     except OSError as error:
         raise SpecError(f"cannot write {out}: {reason(error)}") from error
     print(f"wrote {out}", file=sys.stderr)
@@ -66,7 +66,7 @@ def doctor(
 
     findings = examine(study)
     if as_json:
-        print_json({"findings": [one.as_json() for one in findings]})
+        print_json({"findings": [finding.as_json() for finding in findings]})
     else:
         from rich.table import Table
 
@@ -76,9 +76,10 @@ def doctor(
         for _ in range(3):
             table.add_column(overflow="fold")
         style = {"ok": "green", "warning": "yellow", "problem": "bold red"}
-        for one in findings:
-            said = f"{one.found}\n{one.advice}" if one.advice else one.found
-            table.add_row(f"[{style[one.level]}]{one.level}[/]", one.what, escape(said))
+        for finding in findings:
+            text = f"{finding.found}\n{finding.advice}" if finding.advice else finding.found
+            level = f"[{style[finding.level]}]{finding.level}[/]"
+            table.add_row(level, finding.what, escape(text))
         out.print(table)
-    if any(one.level == "problem" for one in findings):
+    if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)

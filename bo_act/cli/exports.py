@@ -47,17 +47,17 @@ def export(
     """Export a function as standalone code, model or formula, independent of bo-act."""
     from bo_act.exports.exporter import export as exported
 
-    written = exported(expression, to=to, name=name)  # type: ignore[arg-type]
+    content = exported(expression, to=to, name=name)  # type: ignore[arg-type]
     if out is None:
-        if isinstance(written, str):
-            print(written, end="")
+        if isinstance(content, str):
+            print(content, end="")
         elif sys.stdout.isatty():
             raise ExportError("an ONNX model is a binary file; give its name: -o model.onnx")
         else:
-            sys.stdout.buffer.write(written)
+            sys.stdout.buffer.write(content)
         return
     try:
-        atomic_write(out, written, parents=False)
+        atomic_write(out, content, parents=False)
     except OSError as error:
         raise ExportError(f"cannot write {out}: {reason(error)}") from error
     print(f"wrote {out}", file=sys.stderr)

@@ -46,7 +46,7 @@ def completing(kind: content.Kind) -> Callable[[str], list[str]]:
             for path in sorted(Path(folder or ".").glob("*"))
             if path.suffix == ending or (path.is_dir() and not path.name.startswith("."))
         ]
-        return [one for one in [*content.names(kind), *paths] if one.startswith(incomplete)]
+        return [name for name in [*content.names(kind), *paths] if name.startswith(incomplete)]
 
     return complete
 
@@ -169,14 +169,14 @@ def open_to_read(
     from bo_act.study.storage.trials import own_trials
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found, known = load_named(storage, named)
-    trials = own_trials(found)
+    loaded, file_spec = load_named(storage, named)
+    trials = own_trials(loaded)
     if trials and not any(map(text_of, trials)):
         raise SpecError(
             f"the study {named!r} in {shown_url(storage)} has no trial with a bo-act function; "
             "make some with space.suggest(trial)"
         )
-    return Opened(found, known, shown_url(storage))
+    return Opened(loaded, file_spec, shown_url(storage))
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -116,21 +116,21 @@ def plot(
     from bo_act.report import figures
 
     if (kind in _OF_COMPARISONS) != (study is not None and Path(study).is_dir()):
-        wanted = "a comparison's folder" if kind in _OF_COMPARISONS else "a study"
-        raise BoActError(f"{kind.value} needs {wanted}, got {study or named!r}")
+        needed = "a comparison's folder" if kind in _OF_COMPARISONS else "a study"
+        raise BoActError(f"{kind.value} needs {needed}, got {study or named!r}")
     if kind in _OF_COMPARISONS and study is not None:
         from bo_act.comparison.compare import load_comparison
 
-        drawn = load_comparison(Path(study)).figures(width=COLUMN)[kind.value]
+        figure = load_comparison(Path(study)).figures(width=COLUMN)[kind.value]
     else:
         opened = open_to_read(study, changes, storage, named)
         from bo_act import terminal
         from bo_act.report.data import ReportData
 
         with terminal.live(quiet=quiet) as events:
-            found = ReportData(_loaded(opened, events))
+            data = ReportData(_loaded(opened, events))
         if kind == Kind.gallery:
-            drawn = figures.gallery_of(found, top)
+            figure = figures.gallery_of(data, top)
         else:
             draw = {
                 Kind.progress: figures.progress,
@@ -138,5 +138,5 @@ def plot(
                 Kind.spectra: figures.spectra,
                 Kind.calibration: figures.calibration,
             }[kind]
-            drawn = draw(found)
-    print(save(drawn, out))
+            figure = draw(data)
+    print(save(figure, out))

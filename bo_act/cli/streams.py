@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""stdout and stderr of a command, wherever they lead.
+"""stdout and stderr of a command, on any terminal, pipe or file.
 
 A terminal or pipe that is not UTF-8 gets plain characters instead of those it cannot show.
 Progress may get lost, results may not: if stdout cannot be written to, the command ends with one
@@ -59,14 +59,14 @@ def steady_streams() -> Iterator[None]:
     _fill_gaps()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _steady(sys.stdout, True), _steady(sys.stderr, False)
-    # What users print in processes that are started from here.
-    was = os.environ.get(_CHILDREN)
+    # Child processes inherit the encoding.
+    previous = os.environ.get(_CHILDREN)
     os.environ[_CHILDREN] = f"{sys.stdout.encoding or 'utf-8'}:backslashreplace"
     try:
         yield
     finally:
         os.environ.pop(_CHILDREN)
-        os.environ.update({} if was is None else {_CHILDREN: was})
+        os.environ.update({} if previous is None else {_CHILDREN: previous})
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
 
@@ -78,7 +78,7 @@ def _fill_gaps() -> None:
             os.fstat(number)
         except OSError as error:
             if error.errno == errno.EBADF:
-                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
 
 
 def _steady(stream: TextIO | None, needed: bool) -> TextIO:
@@ -132,7 +132,7 @@ def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     character = error.object[error.start]
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no text
+    if 0xDC80 <= code <= 0xDCFF:  # an undecodable byte of a file name
         return bytes([code - 0xDC00]), error.start + 1
     if character in _PLAIN:
         plain = _PLAIN[character]
@@ -140,7 +140,7 @@ def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
         plain = "+"
     elif 0x2580 <= code < 0x25A0:  # blocks
         plain = "#"
-    elif 0x2800 <= code < 0x2900:  # braille, of which curves are drawn
+    elif 0x2800 <= code < 0x2900:  # braille, used for curves
         plain = " .:"[min(2, (code - 0x2800).bit_count())]
     else:
         plain = character.encode("ascii", "backslashreplace").decode()

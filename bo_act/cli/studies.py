@@ -20,6 +20,7 @@ from bo_act.cli.options import (
     SpaceName,
     Storage,
     StudyName,
+    completing,
     open_to_read,
     print_json,
     read,
@@ -180,6 +181,49 @@ def run(
 
 
 @commands.command(
+    epilog="Example: bo-act recommend quickstart --top 5",
+    rich_help_panel=Panel.SEARCH,
+)
+def recommend(
+    study: StudyName,
+    *,
+    top: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of functions to recommend.")
+    ] = 10,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FUNCTION",
+            help="Your present function (default: the study's first baseline, else relu(x)).",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="NAME",
+            help="Benchmark to learn from; repeatable (default: all known by name).",
+            autocompletion=completing("studies/benchmarks"),
+        ),
+    ] = None,
+    changes: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Recommend functions by their gains on other tasks; trains nothing."""
+    spec = read(study, changes)
+    from bo_act import terminal
+    from bo_act.study.results.recommendation import recommend as recommended
+
+    with terminal.counting("reading benchmarks", quiet=quiet) as progress:
+        found = recommended(spec, top=top, over=over, sources=source or None, progress=progress)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        terminal.recommendation(found)
+
+
+@commands.command(
     epilog="Example: bo-act best --storage sqlite:///mine.db --study mine",
     rich_help_panel=Panel.RESULTS,
 )
@@ -236,17 +280,17 @@ def why(
         else:
             task = Task.load(opened.spec)
             sampler = make_sampler(task, compute_candidate_features(task, events), opened.study)
-    found = explained(opened.study, sampler, number, lacking=lacking)
+    explanation = explained(opened.study, sampler, number, lacking=lacking)
     if as_json:
-        print_json(found.as_json())
+        print_json(explanation.as_json())
     else:
-        terminal.explanation(found)
+        terminal.explanation(explanation)
 
 
 def _number(trial: str | None) -> int:
     if trial is None or not (trial.isascii() and trial.isdigit()):
-        came = "nothing" if trial is None else repr(trial)
-        raise SpecError(f"expected the number of a trial, from 0, as TRIAL, got {came}")
+        given = "nothing" if trial is None else repr(trial)
+        raise SpecError(f"expected the number of a trial, from 0, as TRIAL, got {given}")
     return int(trial)
 
 
@@ -266,16 +310,17 @@ def show(
     from bo_act.features.function_summary import draw, function_summary
     from bo_act.plot_style import save
 
-    found = function_summary(parse(expression))
+    summary = function_summary(parse(expression))
     if png is not None:
-        save(draw(found), png, parents=False)
+        save(draw(summary), png, parents=False)
     if as_json:
-        print_json(found.as_json())
+        print_json(summary.as_json())
         return
     from bo_act import terminal
 
     if png is None:
-        terminal.plot(found.x, {"value": found.value, "slope": found.slope}, title=found.activation)
+        title = summary.activation
+        terminal.plot(summary.x, {"value": summary.value, "slope": summary.slope}, title=title)
     else:
         print(f"wrote {png}", file=sys.stderr)
-    terminal.key_values(found.activation, found.rows())
+    terminal.key_values(summary.activation, summary.rows())

@@ -50,7 +50,7 @@ def worker(
     from bo_act.study.running.worker import work
 
     with terminal.live(quiet=quiet) as events:
-        ran = work(spec, events=events, told=Callbacks.of(spec, ()))
+        ran = work(spec, events=events, callbacks=Callbacks.of(spec, ()))
     if as_json:
         print_json({"study": spec.name, "trials": ran})
     else:
@@ -92,9 +92,9 @@ def status(
 
     with Live(console=terminal.out, auto_refresh=False) as screen:
         while True:
-            found = now()
-            screen.update(terminal.status_table(found), refresh=True)
-            if found.done:
+            current = now()
+            screen.update(terminal.status_table(current), refresh=True)
+            if current.done:
                 return
             time.sleep(every)
 
@@ -116,14 +116,17 @@ def release(
     from bo_act.study.storage.opening import load_study
     from bo_act.study.storage.ownership import release as give_back
 
-    done = give_back(load_study(spec), trial, force=force)
+    released = give_back(load_study(spec), trial, force=force)
     if as_json:
-        print_json(done.as_json())
+        print_json(released.as_json())
         return
-    whose = f" of {done.host} (pid {done.pid})" if done.host else ""
-    silent = "" if done.silent is None else f", with no heartbeat for {done.silent:.0f} s,"
-    what = f"trial {done.trial}{whose}{silent} was released"
-    print(f"{what}; the next worker runs it again under the same number")
+    process = f" of {released.host} (pid {released.pid})" if released.host else ""
+    seconds = released.silent
+    silent = "" if seconds is None else f", with no heartbeat for {seconds:.0f} s,"
+    print(
+        f"trial {released.trial}{process}{silent} was released; the next worker runs it again "
+        "under the same number"
+    )
 
 
 @commands.command(
@@ -146,7 +149,7 @@ def dashboard(
 
     opened = load_study(spec)
     address = f"http://{host}:{port}/dashboard/studies/{study_id(opened)}"
-    print(f"{address} (Ctrl-C ends it)", flush=True)  # a pipe would wait for more
+    print(f"{address} (Ctrl-C ends it)", flush=True)  # pipes are buffered
     try:
         run_server(storage_of(opened), host=host, port=port)
     except OSError as error:

@@ -248,22 +248,22 @@ def compare(
             for run in runs
         }
         # Perhaps of another name: a method's name does not matter.
-        kept = {run: journal[key] for run, key in keys.items() if key in journal}
-        events.runs(len(kept), len(runs), "searches")
-        for record in _replayed(job, [run for run in runs if run not in kept], workers):
+        finished = {run: journal[key] for run, key in keys.items() if key in journal}
+        events.runs(len(finished), len(runs), "searches")
+        for record in _replayed(job, [run for run in runs if run not in finished], workers):
             run = ReplayRun(record["benchmark"], record["method"], record["seed"])
             _, benchmark_hash, code, _ = keys[run]
-            kept[run] = record | {"benchmark_hash": benchmark_hash, "method_spec": code}
+            finished[run] = record | {"benchmark_hash": benchmark_hash, "method_spec": code}
             if isinstance(code, str):
-                journal.add(kept[run])
-            events.runs(len(kept), len(runs), "searches")
-        records = [kept[run] | {"method": run.method} for run in runs]
+                journal.add(finished[run])
+            events.runs(len(finished), len(runs), "searches")
+        records = [finished[run] | {"method": run.method} for run in runs]
     steps = _frame(records)
     summed = summary(steps, opened, compared_at=at)
     if warm_start:
         summed["told"] = {
-            name: {"by": list(some), "not_by": [one for one in warm_start if one not in some]}
-            for name, some in by.items()
+            name: {"by": list(names), "not_by": [one for one in warm_start if one not in names]}
+            for name, names in by.items()
         }
     return Comparison(steps, opened, summed)
 
@@ -289,13 +289,15 @@ def load_comparison(folder: Path) -> Comparison:
     except Exception as error:  # Arrow and pandas raise many kinds over damaged files
         raise _unreadable(file, error) from error
     opened = {name: open_benchmark(name) for name in dict.fromkeys(names)}
-    kept = folder / "summary.json"
+    summary_file = folder / "summary.json"
     try:
-        noted = json.loads(kept.read_bytes()) if kept.is_file() else {"methods": None}
-        before, at = noted["methods"], noted.get("compared_at")
+        saved = (
+            json.loads(summary_file.read_bytes()) if summary_file.is_file() else {"methods": None}
+        )
+        before, at = saved["methods"], saved.get("compared_at")
         at = at if at is None else whole(at, "compared_at", low=1, error=BenchmarkError)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(kept, error) from error
+        raise _unreadable(summary_file, error) from error
     try:
         summed = summary(steps, opened, compared_at=at)
     except Exception as error:  # wrong columns or impossible numbers
@@ -320,9 +322,13 @@ def _plain(summed: Mapping[str, Any]) -> Any:
 
 
 def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Iterator[dict[str, Any]]:
-    away = {name: one for name, one in job.methods.items() if _travels(one)} if workers > 1 else {}
-    shared = [run for run in runs if run.method in away]
-    here = [run for run in runs if run.method not in away]
+    portable = (
+        {name: method for name, method in job.methods.items() if _travels(method)}
+        if workers > 1
+        else {}
+    )
+    shared = [run for run in runs if run.method in portable]
+    here = [run for run in runs if run.method not in portable]
     if len(shared) == 1:
         here, shared = list(runs), []
     # In this process first: these are new, and may fail.
@@ -330,7 +336,7 @@ def _replayed(job: CompareJob, runs: Sequence[ReplayRun], workers: int) -> Itera
     yield from map(replayer, here)
     if shared:
         yield from compute_in_processes(
-            replace(job, methods=away),
+            replace(job, methods=portable),
             shared,
             device=torch.device("cpu"),
             workers=workers,
@@ -389,16 +395,16 @@ def _check_runs(name: str, benchmark: Benchmark, *, evaluations: int, told: Told
 
 def _distinct(sources: Mapping[str, Benchmark]) -> dict[str, Benchmark]:
     """Remove sources with the runs of an earlier one."""
-    kept: dict[str, Benchmark] = {}
+    distinct: dict[str, Benchmark] = {}
     for name, source in sources.items():
-        if not any(same_runs(source, other) for other in kept.values()):
-            kept[name] = source
-    return kept
+        if not any(same_runs(source, other) for other in distinct.values()):
+            distinct[name] = source
+    return distinct
 
 
 def _others(name: str, benchmark: Benchmark, sources: Mapping[str, Benchmark]) -> tuple[str, ...]:
     """Return the sources with other tasks than a benchmark's."""
-    others = tuple(one for one, source in sources.items() if not same_task(source, benchmark))
+    others = tuple(other for other, source in sources.items() if not same_task(source, benchmark))
     if sources and not others:
         raise BenchmarkError(
             f"expected benchmarks of other tasks to learn from, got "

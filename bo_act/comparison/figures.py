@@ -107,8 +107,8 @@ def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:
     return np.stack([f.regret[np.isin(f.seeds, seeds), :length] for f in there])
 
 
-def _names(runs: Mapping[tuple[str, str], Any], place: int) -> list[str]:
-    return list(dict.fromkeys(key[place] for key in runs))
+def _names(runs: Mapping[tuple[str, str], Any], position: int) -> list[str]:
+    return list(dict.fromkeys(key[position] for key in runs))
 
 
 def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:

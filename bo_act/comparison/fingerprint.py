@@ -147,10 +147,10 @@ def _used(function: FunctionType) -> dict[str, Any]:
 
 def _origin(module: str) -> str | None:
     try:
-        found = importlib.util.find_spec(module.partition(".")[0])
+        spec = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
         return None
-    return None if found is None else found.origin
+    return None if spec is None else spec.origin
 
 
 def _file_of(value: Any) -> Iterator[str]:

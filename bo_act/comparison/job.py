@@ -73,10 +73,10 @@ class _Replayer:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         benchmark = self._benchmark(run.benchmark)
-        told = {}
+        observed = {}
         if self.job.told == "run":
-            told = {TOLD_RUN: run.seed % benchmark.seeds}
-            benchmark = benchmark.of_runs([told[TOLD_RUN]])
+            observed = {TOLD_RUN: run.seed % benchmark.seeds}
+            benchmark = benchmark.of_runs([observed[TOLD_RUN]])
         method = self.job.methods[run.method]
         own = method if isinstance(method, OwnSampler) else None
         spec = MethodSpec() if isinstance(method, OwnSampler) else method
@@ -94,8 +94,8 @@ class _Replayer:
             steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
         columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
         columns["suggest_seconds"] = [float(f"{s:.4g}") for s in columns["suggest_seconds"]]
-        said = {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **told}
-        return {**said, **columns}
+        labels = {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **observed}
+        return {**labels, **columns}
 
     def _sampler(self, run: ReplayRun, method: MethodSpec, warm: WarmStart | None) -> BaseSampler:
         benchmark = self._benchmark(run.benchmark)

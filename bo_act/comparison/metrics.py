@@ -68,7 +68,7 @@ def progress(
     Raises:
         BenchmarkError: the runs of a method differ in length.
     """
-    found = {}
+    runs = {}
     signs = steps["benchmark"].map({n: one.metric.sign for n, one in benchmarks.items()})
     steps = steps.assign(value=signs.astype(float) * steps["value"])  # larger is better
     ordered = steps.sort_values(["seed", "evaluation"], kind="stable")
@@ -86,28 +86,31 @@ def progress(
         seconds = rows["suggest_seconds"].to_numpy(dtype=np.float64).reshape(shape)
         benchmark = benchmarks[str(name)]
         if TOLD_RUN not in rows:
-            found[str(name), str(method)] = _progress(benchmark, seeds, index, value, seconds)
+            runs[str(name), str(method)] = _progress(benchmark, seeds, index, value, seconds)
             continue
-        told = rows[TOLD_RUN].to_numpy(dtype=np.int64).reshape(shape)[:, 0]
+        observed = rows[TOLD_RUN].to_numpy(dtype=np.int64).reshape(shape)[:, 0]
         parts = [
-            (told == run, benchmark.of_runs(np.delete(np.arange(benchmark.seeds), run).tolist()))
-            for run in np.unique(told)
+            (
+                observed == run,
+                benchmark.of_runs(np.delete(np.arange(benchmark.seeds), run).tolist()),
+            )
+            for run in np.unique(observed)
         ]
-        found[str(name), str(method)] = _joined(
+        runs[str(name), str(method)] = _joined(
             [
                 _progress(judge, seeds[those], index[those], value[those], seconds[those])
                 for those, judge in parts
             ]
         )
-    return found
+    return runs
 
 
 def _joined(parts: Sequence[Progress]) -> Progress:
     """Collect the runs of a method, ascending by seed."""
     order = np.argsort(np.concatenate([part.seeds for part in parts]))
     columns = {
-        one.name: np.concatenate([getattr(part, one.name) for part in parts])[order]
-        for one in fields(Progress)
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
+        for field in fields(Progress)
     }
     return Progress(**columns)
 
@@ -147,8 +150,8 @@ def _progress(
 def spread(benchmark: Benchmark) -> float:
     """Return the mean regret of a random function."""
     best = benchmark.values[benchmark.best]
-    found = benchmark.metric.sign * float(best - benchmark.expectation)
-    return 1.0 if negligible(found, best) else found
+    regret = benchmark.metric.sign * float(best - benchmark.expectation)
+    return 1.0 if negligible(regret, best) else regret
 
 
 def floor(benchmark: Benchmark) -> float:
@@ -200,19 +203,19 @@ def probability_of_beating(
         benchmark ``benchmarks``, and on how many of them it wins more than half of the pairs,
         ``ahead``.
     """
-    place = -1 if at is None else at - 1
+    column = -1 if at is None else at - 1
     wins = {}
     for name in one.keys() & other.keys():
         _, mine, theirs = np.intersect1d(one[name].seeds, other[name].seeds, return_indices=True)
         if len(mine):
-            difference = other[name].regret[theirs, place] - one[name].regret[mine, place]
+            difference = other[name].regret[theirs, column] - one[name].regret[mine, column]
             wins[name] = (np.sign(difference) + 1) / 2
     wins = dict(sorted(wins.items()))
     if not wins:
         nothing = {"probability": None, "ci95": None, "p": None}
         return nothing | {"pairs": 0, "benchmarks": {}, "ahead": 0}
-    shares = {name: float(some.mean()) for name, some in wins.items()}
-    counts = [(some.sum(), len(some)) for some in wins.values()]
+    shares = {name: float(outcomes.mean()) for name, outcomes in wins.items()}
+    counts = [(outcomes.sum(), len(outcomes)) for outcomes in wins.values()]
     return {
         "probability": float(np.mean(list(shares.values()))),
         "ci95": list(share_interval(counts)),
@@ -246,16 +249,16 @@ def summary(
         of accuracy is one percentage point).
     """
     runs = progress(steps, benchmarks)
-    asked = () if compared_at is None else (compared_at,)
+    requested = () if compared_at is None else (compared_at,)
     methods: dict[str, dict[str, Progress]] = {}
-    for (benchmark, method), found in runs.items():
-        methods.setdefault(method, {})[benchmark] = found
+    for (benchmark, method), run in runs.items():
+        methods.setdefault(method, {})[benchmark] = run
     return {
         "methods": {
             method: {
                 "benchmarks": {
-                    name: _figures(found, benchmarks[name], (*at, *asked))
-                    for name, found in on.items()
+                    name: _figures(run, benchmarks[name], (*at, *requested))
+                    for name, run in on.items()
                 }
             }
             for method, on in methods.items()
@@ -270,62 +273,66 @@ def summary(
         "searches_were_told": "run" if TOLD_RUN in steps else "mean",
         "benchmarks": {
             name: {
-                "metric": one.metric.as_json(),
-                "functions": len(one),
-                "measured": int(one.measured.sum()),
+                "metric": table.metric.as_json(),
+                "functions": len(table),
+                "measured": int(table.measured.sum()),
             }
-            for name, one in benchmarks.items()
+            for name, table in benchmarks.items()
         },
     }
 
 
 def remarks(summed: Mapping[str, Any]) -> list[str]:
     """Return remarks on a summary: partial benchmarks, and the observed runs."""
-    said = [
-        f"{name}: {one['measured']:,} of {one['functions']:,} functions "
-        f"({one['measured'] / one['functions']:.0%}) are measured; regret is relative to the best "
-        "of them"
-        for name, one in summed["benchmarks"].items()
-        if one["measured"] < one["functions"]
+    sentences = [
+        f"{name}: {counts['measured']:,} of {counts['functions']:,} functions "
+        f"({counts['measured'] / counts['functions']:.0%}) are measured; regret is relative to the "
+        "best of them"
+        for name, counts in summed["benchmarks"].items()
+        if counts["measured"] < counts["functions"]
     ]
     if summed["searches_were_told"] == "run":
-        said.append(
+        sentences.append(
             "Searches observed one run of each function; the mean of the other runs judges their "
             "choice, and the best function that regret is relative to (itself selected by luck)"
         )
-    return said
+    return sentences
 
 
 def adjusted(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return comparisons with p adjusted for the number shown, as ``p_holm``."""
-    known = [number for number, one in enumerate(comparisons) if one["p"] is not None]
+    known = [number for number, comparison in enumerate(comparisons) if comparison["p"] is not None]
     p = dict(zip(known, holm([comparisons[number]["p"] for number in known]), strict=True))
-    return [{**one, "p_holm": p.get(number)} for number, one in enumerate(comparisons)]
+    return [
+        {**comparison, "p_holm": p.get(number)} for number, comparison in enumerate(comparisons)
+    ]
 
 
-def _figures(found: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[str, Any]:
-    last = found.regret.shape[1]
-    places = sorted({place for place in at if place < last} | {last})
-    regret = {place: mean_interval(found.regret[:, place - 1]) for place in places}
-    logs = np.log10(np.maximum(found.normalized, floor(benchmark)))
+def _figures(runs: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[str, Any]:
+    last = runs.regret.shape[1]
+    evaluations = sorted({evaluation for evaluation in at if evaluation < last} | {last})
+    regret = {
+        evaluation: mean_interval(runs.regret[:, evaluation - 1]) for evaluation in evaluations
+    }
+    logs = np.log10(np.maximum(runs.normalized, floor(benchmark)))
     return {
-        "runs": len(found.seeds),
-        "regret": {str(place): mean for place, (mean, _) in regret.items()},
-        "ci95": {str(place): ends and list(ends) for place, (_, ends) in regret.items()},
-        "normalized_regret": _means(found.normalized, places),
-        "test_regret": _means(found.test_regret, places),
-        "median_rank": {str(p): float(np.median(found.rank[:, p - 1])) for p in places},
+        "runs": len(runs.seeds),
+        "regret": {str(evaluation): mean for evaluation, (mean, _) in regret.items()},
+        "ci95": {str(evaluation): ends and list(ends) for evaluation, (_, ends) in regret.items()},
+        "normalized_regret": _means(runs.normalized, evaluations),
+        "test_regret": _means(runs.test_regret, evaluations),
+        "median_rank": {str(p): float(np.median(runs.rank[:, p - 1])) for p in evaluations},
         "area_log_regret": float(logs.mean()),
-        "evaluations_to_top_1pct": evaluations_to_top(found.rank, int(benchmark.measured.sum())),
+        "evaluations_to_top_1pct": evaluations_to_top(runs.rank, int(benchmark.measured.sum())),
         "suggest_seconds": {
-            "median": float(np.median(found.seconds)),
-            "p95": float(np.quantile(found.seconds, 0.95)),
+            "median": float(np.median(runs.seconds)),
+            "p95": float(np.quantile(runs.seconds, 0.95)),
         },
     }
 
 
-def _means(values: Floats, places: Sequence[int]) -> dict[str, float]:
-    return {str(place): float(values[:, place - 1].mean()) for place in places}
+def _means(values: Floats, evaluations: Sequence[int]) -> dict[str, float]:
+    return {str(evaluation): float(values[:, evaluation - 1].mean()) for evaluation in evaluations}
 
 
 def table(summed: Mapping[str, Any]) -> DataFrame:
@@ -337,25 +344,28 @@ def table(summed: Mapping[str, Any]) -> DataFrame:
     import pandas as pd
 
     rows = []
-    place = str(summed["compared_at"])
+    compared_at = str(summed["compared_at"])
     for method, on in summed["methods"].items():
-        for name, found in on["benchmarks"].items():
-            last = place if place in found["regret"] else list(found["regret"])[-1]
-            interval = found["ci95"][last]
-            top = found["evaluations_to_top_1pct"]
+        for name, figures in on["benchmarks"].items():
+            last = compared_at if compared_at in figures["regret"] else list(figures["regret"])[-1]
+            interval = figures["ci95"][last]
+            top = figures["evaluations_to_top_1pct"]
             metric = Metric.read(summed["benchmarks"][name]["metric"]) or ACCURACY
             rows.append(
                 {"benchmark": name, "method": method}
-                | {f"regret {one}": metric.scale * mean for one, mean in found["regret"].items()}
+                | {
+                    f"regret {evaluation}": metric.scale * mean
+                    for evaluation, mean in figures["regret"].items()
+                }
                 | {
                     "± 95%": None
                     if interval is None
                     else metric.scale * (interval[1] - interval[0]) / 2,
-                    "median rank": found["median_rank"][last],
-                    "test regret": metric.scale * found["test_regret"][last],
-                    "area": found["area_log_regret"],
+                    "median rank": figures["median_rank"][last],
+                    "test regret": metric.scale * figures["test_regret"][last],
+                    "area": figures["area_log_regret"],
                     "to top 1%": None if top["median"] is None else top["median"],
-                    "seconds": found["suggest_seconds"]["median"],
+                    "seconds": figures["suggest_seconds"]["median"],
                 }
             )
     frame = pd.DataFrame(rows)

@@ -73,7 +73,7 @@ def surrogate_quality(
             f"expected searches of at least {observations} evaluations, got one of {shortest[0]}"
         )
     good = benchmark.metric.sign * benchmark.values  # larger is better
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for seed, one in enumerate(searched):
         seen = np.array([i for i in one[:observations] if i in placed], dtype=np.int64)
         unseen = np.setdiff1d(usable, seen)
@@ -86,9 +86,9 @@ def surrogate_quality(
         )
         noise = float(getattr(model, "noise", 0.0))
         best = np.argsort(-truth, kind="stable")[: len(truth) // 5]
-        found.setdefault("tau", []).append(rank_correlation(mean, truth, kind="kendall"))
+        scores.setdefault("tau", []).append(rank_correlation(mean, truth, kind="kendall"))
         top_tau = rank_correlation(mean[best], truth[best], kind="kendall")
-        found.setdefault("tau_top", []).append(top_tau)
+        scores.setdefault("tau_top", []).append(top_tau)
         inside = (truth >= known.min()) & (truth <= known.max())
         target = _warped(known, truth[inside], y.numpy())
         distance = np.abs(target - mean[inside])
@@ -98,9 +98,9 @@ def surrogate_quality(
             within = distance <= stats.norm.ppf(0.5 + level / 2) * deviation
             for name, part in (("coverage", within), ("coverage_top", within[top])):
                 if part.size:
-                    found.setdefault(f"{name} {level:g}", []).append(float(part.mean()))
+                    scores.setdefault(f"{name} {level:g}", []).append(float(part.mean()))
     summed: dict[str, Any] = {"coverage": {}, "coverage_top": {}}
-    for name, values in found.items():
+    for name, values in scores.items():
         middle, ends = mean_interval(values)
         which, _, share = name.partition(" ")
         said = {"mean": middle, "ci95": ends and list(ends)}

@@ -327,9 +327,9 @@ def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
     """
     classes = _class_names(folder)
     if len(classes) < 2:
-        found = f"one alone ({classes[0]!r})" if classes else "none"
+        given = f"one alone ({classes[0]!r})" if classes else "none"
         raise DataError(
-            f"{folder}: expected a folder of images for each class, two or more, got {found}"
+            f"{folder}: expected a folder of images for each class, two or more, got {given}"
         )
     paths, labels, empty = [], [], []
     for label, name in enumerate(classes):
@@ -348,7 +348,7 @@ def _listed(folder: Path) -> tuple[list[str], Tensor, list[str]]:
 
 def _images_in(folder: str) -> list[str]:
     """Return the image files below a folder, following links, each folder once."""
-    found = []
+    images = []
     seen: set[tuple[int, int]] = set()
     for inside, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(inside)
@@ -365,9 +365,9 @@ def _images_in(folder: str) -> list[str]:
                 raise DataError(f"{path}: expected a file or a link to one")
             if not os.path.getsize(path):
                 raise DataError(f"{path}: cannot be read as an image: it is empty")
-            found.append((inside, name))
+            images.append((inside, name))
     # torchvision's order, which is part of a study's digest.
-    return [os.path.join(*one) for one in sorted(found)]
+    return [os.path.join(*image) for image in sorted(images)]
 
 
 def _short(names: Sequence[str]) -> str:

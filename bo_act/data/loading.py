@@ -275,12 +275,12 @@ def _form(inputs: Inputs, targets: Tensor) -> Form:
 
 
 def _digest(*sets: SampleSet) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for samples in sets:
         if isinstance(samples.inputs, Mapping):
-            found.update(repr([*samples.inputs]).encode())
+            digest.update(repr([*samples.inputs]).encode())
         for one in (*tensors(samples.inputs), samples.targets):
             if one is not samples.targets or one.ndim > 1:
-                found.update(repr(tuple(one.shape)).encode())
-            found.update(one.contiguous().numpy().data)
-    return found.hexdigest()
+                digest.update(repr(tuple(one.shape)).encode())
+            digest.update(one.contiguous().numpy().data)
+    return digest.hexdigest()

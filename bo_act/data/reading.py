@@ -87,20 +87,21 @@ def together(samples: Sequence[Any]) -> Inputs | str:
 
 def as_tensor(content: Any) -> Tensor:
     """Return an array, a tensor on any device, or a list as a tensor on the CPU."""
-    found = (
+    tensor = (
         torch.as_tensor(content, device=None if isinstance(content, Tensor) else "cpu")
         .detach()
         .cpu()
     )
-    return found if found.layout == torch.strided else found.to_dense()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def as_input(content: Any) -> Tensor:
     """Return numbers as float32 or int64; bool and bytes stay."""
-    found = as_tensor(content)
-    if found.is_floating_point():
-        return found.float()
-    return found if found.is_complex() or found.dtype in (torch.bool, torch.uint8) else found.long()
+    values = as_tensor(content)
+    if values.is_floating_point():
+        return values.float()
+    stays = values.is_complex() or values.dtype in (torch.bool, torch.uint8)
+    return values if stays else values.long()
 
 
 def without_bytes(values: Tensor) -> Tensor:
@@ -115,10 +116,10 @@ def as_inputs(content: Any) -> Inputs:
         ValueError, TypeError, RuntimeError: they have another form.
     """
     if isinstance(content, Mapping) or hasattr(content, "keys"):
-        found = {str(name): as_input(content[name]) for name in content.keys()}  # noqa: SIM118
-        if not found:
+        inputs = {str(name): as_input(content[name]) for name in content.keys()}  # noqa: SIM118
+        if not inputs:
             raise ValueError("the inputs are an empty dict")
-        return found
+        return inputs
     if isinstance(content, tuple):
         if not content:
             raise ValueError("the inputs are an empty tuple")

@@ -48,11 +48,11 @@ def split(
             "hold out a tenth; choose a number"
         )
     strata = targets if stratified else torch.zeros(count, device="cpu", dtype=torch.int64)
-    found = strata.unique().tolist()
-    if stratified and len(found) < 2:
+    labels = strata.unique().tolist()
+    if stratified and len(labels) < 2:
         raise DataError(
             f"{spec.name!r}: expected {what} of at least two classes, got "
-            f"{f'class {found[0]} alone' if found else 'no image'}"
+            f"{f'class {labels[0]} alone' if labels else 'no image'}"
         )
     generator = torch.Generator().manual_seed(spec.seed)
     if in_order:

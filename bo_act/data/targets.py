@@ -100,8 +100,8 @@ def as_targets(
         raise DataError(
             f"{where}: expected labels of shape ({count},), or tokens ({count}, T), {came}{hint}"
         )
-    kept = targets != IGNORED
-    if not bool(kept.any()) or int(targets[kept].min()) < 0:
+    counted = targets != IGNORED
+    if not bool(counted.any()) or int(targets[counted].min()) < 0:
         raise DataError(
             f"{where}: expected whole numbers from 0 as tokens ({IGNORED} for no loss), "
             f"{came}{_range(targets)}"

@@ -28,7 +28,7 @@ from bo_act.fisher.spectra import FimSpectra
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
 
-ALGORITHM = 5
+ALGORITHM = 6
 """Raised whenever the numbers change for the same inputs, so that old caches are left aside."""
 
 Progress = Callable[[int, int], None]
@@ -97,6 +97,10 @@ def compute_features(
     whole(workers, "workers", low=1, high=MOST_WORKERS, error=FeatureError)
     if executor not in get_args(Executor):
         raise FeatureError(f"expected the executor 'process' or 'ray', got {executor!r}")
+    if spec.of is not None:
+        raise FeatureError(
+            f"features.of = {spec.of!r} is for study files; here, give network and inputs"
+        )
     blocks = output_blocks(catalogue)
     provenance: dict[str, Any] = {"algorithm": ALGORITHM, "catalogue": catalogue.hash}
     if network is None or not spec.fim:
@@ -114,7 +118,7 @@ def compute_features(
         "network": key,
         "batch": job.batch_digest(),
         # The other options choose functions and batch; they change no number.
-        "options": spec.model_dump(exclude={"fim", "subset", "batch_size"})
+        "options": spec.model_dump(exclude={"fim", "of", "subset", "batch_size"})
         | {"loss": inferred(spec.loss, job.targets)},
     }
     store = None if key is None else _open_store(provenance, cache)

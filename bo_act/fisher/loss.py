@@ -45,7 +45,8 @@ def _not_plain(targets: Tensor) -> FeatureError:
     return FeatureError(
         f"the loss cannot be inferred from targets of {targets.dtype} and shape "
         f"{tuple(targets.shape)}: set it to 'cross_entropy' (outputs are logits of classes), "
-        "'binary_cross_entropy' (logits of 0/1 labels) or 'mse' (numbers)"
+        "'binary_cross_entropy' (logits of 0/1 labels) or 'mse' (numbers); in a study file it is "
+        "features.loss"
     )
 
 
@@ -72,7 +73,8 @@ def output_gradients(
         raise FeatureError(
             "the softmax of one output is 1 whatever the network does, so its Fisher matrix is "
             "zero; for a regression set the loss to 'mse', for two classes to "
-            "'binary_cross_entropy', or give the network two outputs"
+            "'binary_cross_entropy' (in a study file it is features.loss), or give the network two "
+            "outputs"
         )
     f = outputs.detach().cpu().double()
     generator = torch.Generator().manual_seed(int(options.seed))

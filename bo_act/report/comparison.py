@@ -17,41 +17,41 @@ from bo_act.study.storage.provenance import environment
 _LEVEL = 0.05  # of p, adjusted
 
 
-def comparison_report(found: Comparison, *, title: str = "comparison") -> str:
+def comparison_report(comparison: Comparison, *, title: str = "comparison") -> str:
     """Return the report of a comparison as one self-contained HTML page.
 
     Args:
-        found: the comparison.
+        comparison: the comparison.
         title: of the page.
     """
-    frame = found.table
-    methods = list(found.summary["methods"])
+    frame = comparison.table
+    methods = list(comparison.summary["methods"])
     return render(
         "comparison.html",
-        {"panels": _panels(found), "metric": {"unit": "", "direction": "maximize"}},
+        {"panels": _panels(comparison), "metric": {"unit": "", "direction": "maximize"}},
         title=title,
-        panels=list(found.benchmarks),
+        panels=list(comparison.benchmarks),
         methods=methods,
-        unit=found.unit,
-        verdict=_words(found.summary),
+        unit=comparison.unit,
+        verdict=_words(comparison.summary),
         columns=[(name, place >= 2) for place, name in enumerate(frame.columns)],
         lines=[
             [f"{v:.3g}" if isinstance(v, float) else v for v in row]
             for row in frame.astype(object).where(frame.notna(), "").itertuples(index=False)
         ],
-        beaten=_beaten(found.summary, methods),
-        runs=int(found.steps.groupby(["benchmark", "method"])["seed"].nunique().min()),
-        evaluations=int(found.steps["evaluation"].max()),
-        remarks=remarks(found.summary),
-        compared_at=found.summary["compared_at"],
+        beaten=_beaten(comparison.summary, methods),
+        runs=int(comparison.steps.groupby(["benchmark", "method"])["seed"].nunique().min()),
+        evaluations=int(comparison.steps["evaluation"].max()),
+        remarks=remarks(comparison.summary),
+        compared_at=comparison.summary["compared_at"],
         here=environment(),
     )
 
 
-def _panels(found: Comparison) -> list[dict[str, Any]]:
-    runs = progress(found.steps, found.benchmarks)
+def _panels(comparison: Comparison) -> list[dict[str, Any]]:
+    runs = progress(comparison.steps, comparison.benchmarks)
     panels = []
-    for name, benchmark in found.benchmarks.items():
+    for name, benchmark in comparison.benchmarks.items():
         lines = []
         for (on, method), one in runs.items():
             if on != name:

@@ -79,18 +79,18 @@ def embedding_map(
     )
 
 
-def _tried(subject: LoadedStudy, place: int) -> list[tuple[int, int]]:
+def _tried(subject: LoadedStudy, activation: int) -> list[tuple[int, int]]:
     """Return (trial, index of its function) for all trials with a function."""
-    found = []
+    tried = []
     for trial in own_trials(subject.study):
         texts = subject.functions(trial)
         if not texts or subject.sampler is None:
             continue
         try:
-            found.append((trial.number, subject.sampler.catalogue.index(texts[place])))
+            tried.append((trial.number, subject.sampler.catalogue.index(texts[activation])))
         except ExpressionError:  # enqueued by hand, and outside the space
             continue
-    return found
+    return tried
 
 
 def _chosen(
@@ -102,13 +102,13 @@ def _chosen(
 ) -> NDArray[np.int64]:
     if len(valid) <= most:
         return valid
-    kept = set(evaluated)
+    chosen = set(evaluated)
     if predicted:
         best = valid[np.argsort(-predicted[0].median[valid], kind="stable")]
-        kept |= set(best[: min(_TOP, max(most - len(kept), 0) // 2)].tolist())
-    others = np.flatnonzero(~np.isin(valid, list(kept)))
-    drawn = valid[others[spread(plane[others], max(most - len(kept), 0))]]
-    return np.array(sorted(kept | set(drawn.tolist())), dtype=np.int64)
+        chosen |= set(best[: min(_TOP, max(most - len(chosen), 0) // 2)].tolist())
+    others = np.flatnonzero(~np.isin(valid, list(chosen)))
+    drawn = valid[others[spread(plane[others], max(most - len(chosen), 0))]]
+    return np.array(sorted(chosen | set(drawn.tolist())), dtype=np.int64)
 
 
 def spread(points: Floats, count: int) -> NDArray[np.int64]:

@@ -70,8 +70,8 @@ def _cells(
 
 
 def _drawn(text: str) -> Markup:
-    found = [readable(function) for function in functions_of(text).values()]
-    return Markup("".join(graph(e, beside=REFERENCE, width=84, height=56) for e in found if e))
+    functions = [readable(function) for function in functions_of(text).values()]
+    return Markup("".join(graph(e, beside=REFERENCE, width=84, height=56) for e in functions if e))
 
 
 def _formulas(text: str) -> Markup:

@@ -77,7 +77,7 @@ class Predictions:
     unit: str
 
 
-def predictions(subject: LoadedStudy, told: Seen | None) -> list[Predictions]:
+def predictions(subject: LoadedStudy, seen: Seen | None) -> list[Predictions]:
     """Predict every function of the space, in each place of a configuration.
 
     Other places and parameters are those of the best observed configuration.
@@ -86,29 +86,29 @@ def predictions(subject: LoadedStudy, told: Seen | None) -> list[Predictions]:
         One per activation of the study; empty if predictions are impossible.
     """
     sampler = subject.sampler
-    if sampler is None or told is None or not told.enough:
+    if sampler is None or seen is None or not seen.enough:
         return []
-    fit = told.fit(np.arange(len(told.observations)))
-    targets = told.searcher.surrogate.targets
+    fit = seen.fit(np.arange(len(seen.observations)))
+    targets = seen.searcher.surrogate.targets
     scale = 1.0 if targets == "rank_normal" else unit(fit.values, targets)
     kind = "target" if targets == "rank_normal" else "objective"
-    valid = np.flatnonzero(told.embedding.valid)
-    found = []
-    for place in range(len(sampler.activations)):
-        mean, variance = _predict(fit, valid, place)
-        median = np.full(len(told.embedding), np.nan)
+    valid = np.flatnonzero(seen.embedding.valid)
+    results = []
+    for activation in range(len(sampler.activations)):
+        mean, variance = _predict(fit, valid, activation)
+        median = np.full(len(seen.embedding), np.nan)
         deviation = median.copy()
         median[valid] = inverse_warp(mean, fit.y.numpy(), fit.values)
         deviation[valid] = scale * np.sqrt(variance)
-        found.append(Predictions(median, deviation, kind))
-    return found
+        results.append(Predictions(median, deviation, kind))
+    return results
 
 
-def _predict(fit: Fit, valid: NDArray[np.int64], place: int) -> tuple[Floats, Floats]:
+def _predict(fit: Fit, valid: NDArray[np.int64], activation: int) -> tuple[Floats, Floats]:
     best = fit.measured[[int(fit.values.argmax())]]
     means, variances = [], []
     for some in np.array_split(valid, 1 + len(valid) // _CHUNK):
-        points = fit.space.points(best.with_functions(place, some))
+        points = fit.space.points(best.with_functions(activation, some))
         mean, variance = fit.model.mean_and_variance(points)
         means.append(mean.numpy())
         variances.append(variance.numpy())
@@ -136,7 +136,7 @@ class Calibration:
     folds: int
 
 
-def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
+def calibration(seen: Seen | None) -> tuple[Calibration | None, str]:
     """Cross-validate a study's surrogate on its own observations.
 
     Each fold is predicted by a surrogate fitted to the others. Values beyond the range of those
@@ -145,9 +145,9 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
     Returns:
         The result, and ``""``; or None, and the reason.
     """
-    if told is None:
+    if seen is None:
         return None, "There is no surrogate."
-    measured = told.observations.values
+    measured = seen.observations.values
     count = len(measured)
     if count < _LEAST:
         return None, f"At least {_LEAST} evaluated functions are needed; there are {count}."
@@ -159,9 +159,9 @@ def calibration(told: Seen | None) -> tuple[Calibration | None, str]:
         others, own = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if count_different(measured[others]) < 2:
             return None, "The evaluated functions do not differ enough."
-        fit = told.fit(others)
+        fit = seen.fit(others)
         values, y = fit.values, fit.y.numpy()
-        points = fit.space.points(told.observations.measured[own])
+        points = fit.space.points(seen.observations.measured[own])
         m, v = (part.numpy() for part in fit.model.mean_and_variance(points))
         noise = float(getattr(fit.model, "noise", 0.0))
         mean[own] = m

@@ -44,22 +44,22 @@ def study_report(subject: LoadedStudy) -> str:
     """
     if len(subject.study.directions) > 1:
         return front_report(subject)
-    found = ReportData(subject)
+    report = ReportData(subject)
     spec = subject.spec
     counts = {
-        state: sum(row.state == state for row in found.rows)
+        state: sum(row.state == state for row in report.rows)
         for state in ("complete", "diverged", "pruned", "failed", "running", "waiting")
     }
-    layers, spectra_note = found.spectra
-    fitted, calibration_note = found.calibration
-    values = found.metric.texts([row.value for row in found.rows])
+    layers, spectra_note = report.spectra
+    fitted, calibration_note = report.calibration
+    values = report.metric.texts([row.value for row in report.rows])
     data = {
         "metric": {**subject.metric.as_json(), "axis": subject.metric.axis},
-        "progress": _progress(found),
-        "map": _map(found),
+        "progress": _progress(report),
+        "map": _map(report),
         "spectra": _spectra(layers),
-        "calibration": _calibration(fitted, found),
-        "importances": found.importances[0],
+        "calibration": _calibration(fitted, report),
+        "importances": report.importances[0],
     }
     return render(
         "study.html",
@@ -67,33 +67,33 @@ def study_report(subject: LoadedStudy) -> str:
         title=subject.study.study_name,
         description=spec.description if spec else "",
         metric=subject.metric,
-        verdict=found.verdict,
+        verdict=report.verdict,
         caveats=[
-            *(found.result.notes if found.result else ()),
-            *caveats(found.confirmed, found.metric),
+            *(report.result.notes if report.result else ()),
+            *caveats(report.confirmed, report.metric),
         ],
-        failures=found.failures,
-        nothing=found.lacking,
-        hero=_hero(found),
-        confirmed=_confirmed(found),
-        top=_top(found),
-        learnt=_learnt(found),
+        failures=report.failures,
+        nothing=report.lacking,
+        hero=_hero(report),
+        confirmed=_confirmed(report),
+        top=_top(report),
+        learnt=_learnt(report),
         counts={state: count for state, count in counts.items() if count},
         wanted=spec.trials if spec else None,
         lacking=subject.lacking,
-        embedding_map=found.embedding_map,
-        predicted=bool(found.predictions),
+        embedding_map=report.embedding_map,
+        predicted=bool(report.predictions),
         places=[name or "function" for name in subject.activations],
         layers=bool(layers),
         spectra_note=spectra_note,
         fitted=fitted,
         level=round(100 * LEVEL),
         calibration_note=calibration_note,
-        importances_note=found.importances[1],
-        rows=[_cells(*pair) for pair in zip(found.rows, values, strict=True)],
-        has_settings=any(row.settings for row in found.rows),
+        importances_note=report.importances[1],
+        rows=[_cells(*pair) for pair in zip(report.rows, values, strict=True)],
+        has_settings=any(row.settings for row in report.rows),
         resolved=json.dumps(json.loads(spec.model_dump_json()), indent=2) if spec else "",
-        storage=found.result.storage if found.result else "",
+        storage=report.result.storage if report.result else "",
         environments=environments(subject.study),
     )
 
@@ -101,8 +101,8 @@ def study_report(subject: LoadedStudy) -> str:
 # --- the answer -----------------------------------------------------------------------------
 
 
-def _value(value: float | None, found: ReportData) -> str:
-    return "" if value is None else found.metric.text(value)
+def _value(value: float | None, data: ReportData) -> str:
+    return "" if value is None else data.metric.text(value)
 
 
 def _picture(text: str, *, width: int = 84, height: int = 56) -> Markup:
@@ -122,52 +122,52 @@ def _formula(text: str) -> Markup:
     return Markup("<br>".join(parts))
 
 
-def _cost(text: str, found: ReportData) -> str:
+def _cost(text: str, data: ReportData) -> str:
     """Return the cost of a function in units of ReLU's; of several, the mean."""
     expressions = [readable(function) for function in functions_of(text).values()]
     known = [expression for expression in expressions if expression]
     if not known or len(known) < len(expressions):
         return ""
-    times = found.times(known)
+    times = data.times(known)
     costs = [cost(expression, times) for expression in known]
     mean = sum(costs) / len(costs)
     return f"{mean:.1f}x" if mean < 10 else f"{mean:.0f}x"
 
 
-def _hero(found: ReportData) -> dict[str, Any] | None:
+def _hero(data: ReportData) -> dict[str, Any] | None:
     """Return the best function, drawn large."""
-    if not found.best:
+    if not data.best:
         return None
-    text = found.best[0]
-    row = found.verdict.winner if found.verdict else None
+    text = data.best[0]
+    row = data.verdict.winner if data.verdict else None
     numbers_ = []
     if row is not None:
         numbers_.append(
             (
-                row.of(found.metric),
-                with_interval(row.test, found.metric),
+                row.of(data.metric),
+                with_interval(row.test, data.metric),
                 f"{row.seeds} fresh seeds",
             )
         )
         if row.minus_relu is not None:
-            shown_ = with_interval(row.minus_relu, found.metric, signed=True)
-            what = "points" if found.metric.in_percent else "difference"
+            shown_ = with_interval(row.minus_relu, data.metric, signed=True)
+            what = "points" if data.metric.in_percent else "difference"
             over = f"paired, 95% {sampled([row.minus_relu])}"
             numbers_.append((f"{what} against ReLU", shown_, over))
-    elif found.ranked:
-        best = found.ranked[0]
-        value, what = _value(best.value, found), f"best {found.metric.name}"
+    elif data.ranked:
+        best = data.ranked[0]
+        value, what = _value(best.value, data), f"best {data.metric.name}"
         numbers_.append((what, value, f"trial {best.number}, one run"))
-    if price := _cost(text, found):
+    if price := _cost(text, data):
         numbers_.append(("cost of the function", f"{price} ReLU", "operator by operator"))
-    seconds = _seconds(found)
+    seconds = _seconds(data)
     if text in seconds and seconds.get(REFERENCE):
         ratio = seconds[text] / seconds[REFERENCE]
         numbers_.append(("time of a training", f"{ratio:.2f}x ReLU", "median, as measured"))
     return {
         "text": text,
         "functions": functions_of(text),
-        "options": _options(found),
+        "options": _options(data),
         "formula": _formula(text),
         "graph": _picture(text, width=300, height=200),
         "settings": shown(row.settings) if row else "",
@@ -175,52 +175,52 @@ def _hero(found: ReportData) -> dict[str, Any] | None:
     }
 
 
-def _options(found: ReportData) -> str:
+def _options(data: ReportData) -> str:
     """Return the options of ``Activation``."""
-    spec = found.subject.spec
+    spec = data.subject.spec
     options = spec.activation.options if spec else {}
     return "".join(f", {name}={value!r}" for name, value in options.items() if value)
 
 
-def _runs(found: ReportData) -> dict[str, list[dict[str, Any]]]:
-    spec, study = found.subject.spec, found.subject.study
-    if spec is None or not found.confirmed:
+def _runs(data: ReportData) -> dict[str, list[dict[str, Any]]]:
+    spec, study = data.subject.spec, data.subject.study
+    if spec is None or not data.confirmed:
         return {}
     return confirmed_runs(spec, study, best_configurations(study, spec))
 
 
-def _seconds(found: ReportData) -> dict[str, float]:
+def _seconds(data: ReportData) -> dict[str, float]:
     return {
         text: float(np.median([run["seconds"] for run in runs]))
-        for text, runs in _runs(found).items()
+        for text, runs in _runs(data).items()
         if runs and all("seconds" in run for run in runs)
     }
 
 
-def _confirmed(found: ReportData) -> dict[str, Any] | None:
+def _confirmed(data: ReportData) -> dict[str, Any] | None:
     """Return the table of the confirmation, with differences from every baseline."""
-    if not found.confirmed:
+    if not data.confirmed:
         return None
-    baselines = [row.activation for row in found.confirmed if row.role == "baseline"]
+    baselines = [row.activation for row in data.confirmed if row.role == "baseline"]
     if REFERENCE not in baselines:
         baselines.insert(0, REFERENCE)
-    seconds = _seconds(found)
+    seconds = _seconds(data)
     # A function that diverged with some seeds would compress all others.
-    steady = [row.test for row in found.confirmed if not row.diverged] or [
-        row.test for row in found.confirmed
+    steady = [row.test for row in data.confirmed if not row.diverged] or [
+        row.test for row in data.confirmed
     ]
     edges = [edge for one in steady for edge in (one.mean, one.low, one.high) if edge is not None]
     ends = (min(edges), max(edges))
     lines = []
-    for row in found.confirmed:
+    for row in data.confirmed:
         differences = []
         for other in baselines:
             if other not in row.minus:
                 differences.append(("", ""))
                 continue
             one = row.minus[other]
-            sure = {"better": "better", "worse": "worse"}.get(judged(one, found.metric), "")
-            differences.append((with_interval(one, found.metric, signed=True), sure))
+            sure = {"better": "better", "worse": "worse"}.get(judged(one, data.metric), "")
+            differences.append((with_interval(one, data.metric, signed=True), sure))
         lines.append(
             {
                 "role": row.role,
@@ -229,28 +229,28 @@ def _confirmed(found: ReportData) -> dict[str, Any] | None:
                 "graph": _picture(row.activation),
                 "settings": shown(row.settings),
                 "diverged": f"{row.diverged} of {row.seeds} diverged" if row.diverged else "",
-                "test": with_interval(row.test, found.metric),
+                "test": with_interval(row.test, data.metric),
                 "whisker": whisker(row.test.mean, row.test.low, row.test.high, ends),
                 "differences": differences,
-                "validation": _value(row.validation.mean, found),
-                "cost": _cost(row.activation, found),
+                "validation": _value(row.validation.mean, data),
+                "cost": _cost(row.activation, data),
                 "seconds": f"{seconds[row.activation]:.3g} s" if row.activation in seconds else "",
             }
         )
     return {
         "baselines": baselines,
         "lines": lines,
-        "seeds": found.confirmed[0].seeds,
-        "on": found.confirmed[0].on,
-        "data": found.confirmed[0].data,
+        "seeds": data.confirmed[0].seeds,
+        "on": data.confirmed[0].on,
+        "data": data.confirmed[0].data,
     }
 
 
-def _learnt(found: ReportData) -> dict[str, Any] | None:
+def _learnt(data: ReportData) -> dict[str, Any] | None:
     """Return the functions of the best trial with learnt scales, before and after training."""
-    subject = found.subject
+    subject = data.subject
     trials = {trial.number: trial for trial in subject.trials}
-    for row in found.ranked:
+    for row in data.ranked:
         places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
         if places:
             some = np.unique(np.linspace(0, len(places) - 1, min(len(places), _LEARNT)).round())
@@ -273,9 +273,9 @@ def _drawn(one: Learnt) -> dict[str, Any]:
     }
 
 
-def _top(found: ReportData) -> list[dict[str, Any]]:
-    best = found.ranked[:10]
-    values = found.metric.texts([row.value for row in best])
+def _top(data: ReportData) -> list[dict[str, Any]]:
+    best = data.ranked[:10]
+    values = data.metric.texts([row.value for row in best])
     return [
         {
             "parts": [(text, _formula(text), _picture(text)) for text in row.functions],
@@ -301,42 +301,42 @@ def _cells(row: Row, value: str) -> dict[str, Any]:
 # --- what the scripts draw ------------------------------------------------------------------
 
 
-def _progress(found: ReportData) -> dict[str, Any] | None:
-    if not found.rows:
+def _progress(data: ReportData) -> dict[str, Any] | None:
+    if not data.rows:
         return None
-    values = [row.value for row in found.ranked if row.value is not None]
-    places = len(found.subject.activations)
+    values = [row.value for row in data.ranked if row.value is not None]
+    places = len(data.subject.activations)
     lines = {}
     for text in _BASELINES:
-        own = [row.value or 0.0 for row in found.ranked if row.functions == (text,) * places]
+        own = [row.value or 0.0 for row in data.ranked if row.functions == (text,) * places]
         if own:
             lines[text] = own[0]
     return {
-        "number": [row.number for row in found.rows],
-        "value": [row.value for row in found.rows],
-        "last": [row.curve[-1] if row.curve else None for row in found.rows],
-        "state": [row.state for row in found.rows],
-        "by": [row.by for row in found.rows],
+        "number": [row.number for row in data.rows],
+        "value": [row.value for row in data.rows],
+        "last": [row.curve[-1] if row.curve else None for row in data.rows],
+        "state": [row.state for row in data.rows],
+        "by": [row.by for row in data.rows],
         "text": [
             ", ".join(row.functions) + (f" ({row.settings})" if row.settings else "")
-            for row in found.rows
+            for row in data.rows
         ],
-        "best": best_so_far(found.rows, found.metric),
+        "best": best_so_far(data.rows, data.metric),
         "lines": lines,
-        "from": end_of_interest(values, found.metric, lines.values()) if values else None,
+        "from": end_of_interest(values, data.metric, lines.values()) if values else None,
     }
 
 
-def _map(found: ReportData) -> dict[str, Any] | None:
-    land = found.embedding_map
+def _map(data: ReportData) -> dict[str, Any] | None:
+    land = data.embedding_map
     if land is None or not len(land.shown):
         return None
     expressions = [readable(text) for text in land.texts]
     values = sample([e for e in expressions if e is not None], _CURVE)
     low, high = windows(values)
-    sign = found.metric.sign
-    of_trial = {row.number: row for row in found.rows}
-    good = [row.value for row in found.ranked if row.value is not None]
+    sign = data.metric.sign
+    of_trial = {row.number: row for row in data.rows}
+    good = [row.value for row in data.ranked if row.value is not None]
     return {
         "text": land.texts,
         "total": land.total,
@@ -346,10 +346,10 @@ def _map(found: ReportData) -> dict[str, Any] | None:
         "points": _CURVE,
         "low": numbers(low, 3),
         "high": numbers(high, 3),
-        "median": [numbers(sign * p.median[land.shown], 5) for p in found.predictions],
-        "deviation": [numbers(p.deviation[land.shown], 3) for p in found.predictions],
-        "unit": found.predictions[0].unit if found.predictions else "",
-        "from": end_of_interest(good, found.metric) if good else None,
+        "median": [numbers(sign * p.median[land.shown], 5) for p in data.predictions],
+        "deviation": [numbers(p.deviation[land.shown], 3) for p in data.predictions],
+        "unit": data.predictions[0].unit if data.predictions else "",
+        "from": end_of_interest(good, data.metric) if good else None,
         "trials": [
             [
                 [number, position, of_trial[number].value, of_trial[number].state]
@@ -373,10 +373,10 @@ def _spectra(layers: Sequence[LayerSpectra]) -> list[dict[str, Any]]:
     ]
 
 
-def _calibration(fitted: Calibration | None, found: ReportData) -> dict[str, Any] | None:
+def _calibration(fitted: Calibration | None, data: ReportData) -> dict[str, Any] | None:
     if fitted is None:
         return None
-    sign = found.metric.sign
+    sign = data.metric.sign
     columns = (fitted.measured, fitted.predicted, fitted.low, fitted.high)
     measured, predicted, low, high = (numbers(sign * column, 5) for column in columns)
     if sign < 0:
@@ -386,7 +386,7 @@ def _calibration(fitted: Calibration | None, found: ReportData) -> dict[str, Any
         "predicted": predicted,
         "low": low,
         "high": high,
-        "from": end_of_interest([v for v in measured if v is not None], found.metric),
+        "from": end_of_interest([v for v in measured if v is not None], data.metric),
     }
 
 

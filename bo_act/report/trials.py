@@ -103,11 +103,11 @@ def _others(trial: FrozenTrial, subject: LoadedStudy) -> dict[str, Any]:
     return {name: value for name, value in trial.params.items() if name not in slots}
 
 
-def best_so_far(found: Sequence[Row], metric: Metric) -> list[float | None]:
+def best_so_far(rows: Sequence[Row], metric: Metric) -> list[float | None]:
     """Return the best value after each trial; None before any."""
     best: float | None = None
     course = []
-    for row in found:
+    for row in rows:
         good = row.state == "complete" and not row.violated
         if good and row.value is not None and metric.better(row.value, best):
             best = row.value
@@ -115,9 +115,9 @@ def best_so_far(found: Sequence[Row], metric: Metric) -> list[float | None]:
     return course
 
 
-def ranked(found: Sequence[Row], metric: Metric) -> list[Row]:
+def ranked(rows: Sequence[Row], metric: Metric) -> list[Row]:
     """Return the complete, feasible trials, the best first, ties by number."""
-    complete = [row for row in found if row.state == "complete" and row.value is not None]
+    complete = [row for row in rows if row.state == "complete" and row.value is not None]
     complete = [row for row in complete if not row.violated]
     return sorted(complete, key=lambda row: (-metric.sign * (row.value or 0.0), row.number))
 

@@ -345,7 +345,7 @@ class Searcher:
             self,
             baselines=(),
             initial=0,
-            surrogate=SurrogateSpec(targets="winsorized"),
+            surrogate=_in_units(self.surrogate),
             acquisition=AcquisitionSpec(name="log_ei"),
             strategy=None,
             pool=None,  # of functions that were met: looking on would meet others
@@ -488,6 +488,13 @@ class Searcher:
             if seconds is not None:
                 return per_second_of(spec, scores, torch.from_numpy(seconds[candidates]))
         return scores
+
+
+def _in_units(surrogate: AnySurrogate) -> SurrogateSpec:
+    """Return a Gaussian process of values that keep their unit."""
+    if isinstance(surrogate, SurrogateSpec) and surrogate.name == "gp":
+        return surrogate.model_copy(update={"targets": "winsorized", "noise": None})
+    return SurrogateSpec()
 
 
 def _of_outcomes(

@@ -10,12 +10,18 @@ from pydantic import Field, field_validator, model_validator
 from bo_act.errors import nearest
 from bo_act.specs.base import Count, Fraction, PositiveInt, Seed, Spec
 
+OWN = r"^.+\.py:[A-Za-z_]\w*$"
+"""How a function of your own is named in a file: ``FILE.py:FUNCTION``."""
+
 
 class FeaturesSpec(Spec):
     """Features of each function, computed before training.
 
     Attributes:
         fim: compute Fisher spectra of the untrained network (else only output features).
+        of: your own network and batch for the spectra, ``"my_train.py:network_and_batch"``, instead
+            of ``[model]`` and ``[data]``: a function of ``activation`` and ``seed`` that returns
+            ``(network, inputs)`` or ``(network, inputs, targets)``.
         fisher: how labels enter the Fisher matrix: sampled from the model's predictive
             distribution (``mc``), all of them weighted by it (``exact``), or the true ones
             (``empirical``).
@@ -42,6 +48,7 @@ class FeaturesSpec(Spec):
     """
 
     fim: bool = True
+    of: Annotated[str, Field(pattern=OWN)] | None = None
     fisher: Literal["mc", "exact", "empirical"] = "mc"
     loss: Literal["cross_entropy", "mse", "binary_cross_entropy"] | None = None
     label_smoothing: Fraction = 0.0
@@ -53,9 +60,11 @@ class FeaturesSpec(Spec):
     subset: PositiveInt | None = None
     seed: Seed = 0
 
-
-OWN = r"^.+\.py:[A-Za-z_]\w*$"
-"""How a method of your own is named in a file: ``FILE.py:FUNCTION``."""
+    @model_validator(mode="after")
+    def _spectra_of_something(self) -> FeaturesSpec:
+        if self.of is not None and not self.fim:
+            raise ValueError("of names the network of Fisher spectra, and fim = false has none")
+        return self
 
 
 class MethodPart(Spec):
@@ -144,6 +153,9 @@ class SurrogateSpec(MethodPart):
         noise: for ``gp`` and your own: standard deviation between trainings of one function with
             different seeds, in units of the value, if it is known; a lower bound for the fitted
             noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
+        kernel: for ``gp``: of each feature block, Matérn of smoothness 5/2, 3/2 or 1/2, or squared
+            exponential (``rbf``).
+        ard: for ``gp``: a length scale for each coordinate, instead of one for each block.
         neighbours: for ``knn``.
         trees: for ``forest``.
 
@@ -156,6 +168,8 @@ class SurrogateSpec(MethodPart):
     name: Annotated[str, Field(json_schema_extra=_names(SURROGATES))] = "gp"
     targets: Literal["winsorized", "rank_normal", "standardized"] = "winsorized"
     noise: Annotated[float, Field(gt=0)] | None = None
+    kernel: Literal["matern_5_2", "matern_3_2", "matern_1_2", "rbf"] = "matern_5_2"
+    ard: bool = False
     neighbours: PositiveInt = 3
     trees: PositiveInt = 100
 
@@ -166,6 +180,15 @@ class SurrogateSpec(MethodPart):
             raise ValueError(
                 f"expected noise with the surrogate 'gp' on winsorized or standardized targets, "
                 f"got the surrogate {self.name!r} on {self.targets!r} targets; leave noise out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_kernel(self) -> SurrogateSpec:
+        if self.name != "gp" and (self.ard or self.kernel != "matern_5_2"):
+            raise ValueError(
+                f"expected kernel and ard with the surrogate 'gp', got the surrogate "
+                f"{self.name!r}; leave them out"
             )
         return self
 

@@ -1,1 +1,1 @@
-"""The Optuna side: sampler, storage, runner, confirmation and results."""
+"""Studies in Optuna: sampler, storage, runner, confirmation and results."""

@@ -35,12 +35,18 @@ def check_before_search(task: Task) -> None:
     """Check for faults that would show only after the first or the last trial.
 
     Raises:
-        SpecError: a baseline is not a function, or the training function cannot be called.
+        SpecError: a baseline is not a function, the training function cannot be called, or
+            ``features.of`` is set in a search without features.
         DataError: the test samples do not fit the training samples.
         NetworkError: the network cannot be trained, or does not depend on its activation function.
     """
     spec = task.spec
     _check_baselines(spec)
+    if task.own_network is not None and task.is_unenumerated:
+        raise SpecError(
+            "features.of: a search in an unenumerated space (candidates = 'trees', or a space too "
+            "large for a list) uses output features alone; leave features.of out"
+        )
     if task.objective is not None:
         task.objective.check(task.context(seed=spec.seed, settings=spec.defaults))
         return
@@ -115,11 +121,11 @@ def _step(
     try:
         for start in range(0, count, size):
             piece = slice(start, start + size)
-            some, its = rows(inputs, piece), targets[piece]
-            with autocast(its.device, spec.precision):
+            some, piece_targets = rows(inputs, piece), targets[piece]
+            with autocast(piece_targets.device, spec.precision):
                 returned = call(network, some)
-            outputs = check_outputs(returned, some, its, data)
-            mean_loss(outputs, its, loss).backward()
+            outputs = check_outputs(returned, some, piece_targets, data)
+            mean_loss(outputs, piece_targets, loss).backward()
             outcome.append(outputs.detach())
     except USERS as error:
         if isinstance(error, BoActError) or is_machines(error):

@@ -20,24 +20,25 @@ from bo_act.activations.module import activations_of
 from bo_act.activations.space import Space, load_space
 from bo_act.data.loading import Data, load_data
 from bo_act.data.samples import Inputs, Samples, mapped
-from bo_act.errors import BoActError, NetworkError, SpecError
-from bo_act.failures import USERS, Failure, is_machines, one_line
+from bo_act.errors import BoActError, FeatureError, NetworkError, SpecError
+from bo_act.failures import USERS, Failure, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
-from bo_act.features.fisher_worker import FisherJob, Spectra
+from bo_act.features.fisher_worker import FisherJob, MakeNetwork, Spectra
 from bo_act.features.table import FeatureTable
+from bo_act.fisher.calls import Targets
 from bo_act.networks import (
     Activations,
     NetworkBuilder,
     check_gradients,
-    initialize,
     load_network,
-    materialize,
 )
 from bo_act.networks.initialization import Initialization
 from bo_act.specs import FeaturesSpec, StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.tasks.methods import METHOD_PARTS, OwnMethod
 from bo_act.tasks.objective import Objective
+from bo_act.tasks.own_network import OwnNetwork
+from bo_act.tasks.study_network import StudyNetwork
 from bo_act.training.checkpoint import Checkpoint
 from bo_act.training.evaluation import metric_name
 from bo_act.training.examples import per_example
@@ -56,50 +57,6 @@ SPACE = "the space's functions"
 
 
 @dataclass(frozen=True)
-class StudyNetwork:
-    """A study's network without its activation function; can be pickled.
-
-    Attributes:
-        builder: the model file.
-        facts: of the data, see ``Data``.
-        example: some inputs: only shapes and dtypes matter.
-        seed: of the initial weights.
-        init: the method of initialization.
-    """
-
-    builder: NetworkBuilder
-    facts: Mapping[str, Any]
-    example: Inputs
-    seed: int
-    init: Initialization = "default"
-
-    def __call__(self, activation: Activations) -> nn.Module:
-        """Build the untrained network with fresh activation modules."""
-        network = self.builder(activation, seed=self.seed, **self.facts)
-        materialize(network, self.builder.path, inputs=self.example, seed=self.seed)
-        try:
-            initialize(network, self.init, inputs=self.example, seed=self.seed)
-        except USERS as error:
-            if is_machines(error):
-                raise
-            raise NetworkError(
-                f"{self.builder.path}: the network fails when its weights are set (model.init = "
-                f"{self.init!r}): {one_line(error)}"
-            ) from error
-        return network
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """Everything that determines the network, except its activation function and the seed."""
-        init = {} if self.init == "default" else {"init": self.init}
-        return {
-            "source": self.builder.source_hash,
-            **self.builder.asked(self.facts),
-            **init,
-        }
-
-
-@dataclass(frozen=True)
 class Task:
     """One network on one data set, and the space of functions for it.
 
@@ -109,6 +66,7 @@ class Task:
         given_data, given_builder: of the study; None with your own objective.
         objective: your own training function.
         methods: your own parts of the search method, by their keys in the study file.
+        own_network: your own network and batch for Fisher spectra.
     """
 
     spec: StudySpec
@@ -117,6 +75,7 @@ class Task:
     given_builder: NetworkBuilder | None
     objective: Objective | None = None
     methods: Mapping[str, OwnMethod] = field(default_factory=dict)
+    own_network: OwnNetwork | None = None
 
     @classmethod
     def load(cls, spec: StudySpec) -> Task:
@@ -125,11 +84,12 @@ class Task:
         builder = None if spec.model is None else load_network(spec.model)
         objective = None if spec.objective is None else Objective.load(spec.objective)
         methods = {key: own for key in METHOD_PARTS if (own := OwnMethod.load(spec, key))}
+        own_network = OwnNetwork.load(spec)
         pick_device(spec.training.device)
         data = None
         if spec.data is not None:
             data = load_data(spec.data, spec.augmentation, loss=spec.training.loss)
-        return cls(spec, space, data, builder, objective, methods)
+        return cls(spec, space, data, builder, objective, methods, own_network)
 
     @property
     def data(self) -> Data:
@@ -170,6 +130,8 @@ class Task:
             content["the network's file"] = self.builder.source_hash
         if self.objective is not None:
             content["the objective's file"] = self.objective.source_hash
+        if self.own_network is not None:
+            content["the file of features.of"] = self.own_network.source_hash
         for key, own in self.methods.items():
             content[f"the {key}'s file"] = own.source_hash
         return content
@@ -218,11 +180,18 @@ class Task:
             workers: parallel workers, see ``compute_features``.
             executor: of the workers, see ``compute_features``.
         """
-        spec = self._features_spec
-        if not spec.fim or self.given_builder is None:
+        spec, own = self._features_spec, self.own_network
+        if not spec.fim or (own is None and self.given_builder is None):
             return compute_features(self.space, spec=spec)
-        inputs, targets = self._features_batch()
-        network = self.network(seed=spec.seed)
+        network: MakeNetwork
+        targets: Targets | None
+        if own is not None:
+            network, path = own, own.path
+            inputs, targets, key = own.batch()
+        else:
+            study = self.network(seed=spec.seed)
+            network, path, key = study, self.builder.path, study.key
+            inputs, targets = self._features_batch()
         threads = self.spec.training.threads
         try:
             with cpu_threads(threads):
@@ -233,18 +202,22 @@ class Task:
                     targets=targets,
                     spec=spec,
                     device=pick_device(self.spec.training.device),
-                    key=network.key,
+                    key=key,
                     progress=progress,
                     workers=workers,
                     executor=executor,
                     threads=threads,
                 )
+        except FeatureError as error:
+            if own is None:
+                raise
+            raise FeatureError(f"features.of: {path}: {error}") from error
         except USERS as error:
             if isinstance(error, BoActError) or not Failure.of(error).file:
                 raise
             raise NetworkError(
-                f"{self.builder.path}: the network fails when its features are computed: "
-                f"{one_line(error)}; fix it, or turn them off (features.fim = false)"
+                f"{path}: the network fails when its features are computed: {one_line(error)}; "
+                "fix it, or turn them off (features.fim = false)"
             ) from error
 
     def act_bench_vectors(
@@ -252,7 +225,8 @@ class Task:
     ) -> Callable[[int], NDArray[np.float64] | None] | None:
         """Return a function that computes Act-Bench vectors; None without Fisher spectra.
 
-        They use the network and batch of the spectra, in float32 like the released ones.
+        They use the network and batch of the spectra, in float32 like the released ones. There are
+        none of your own network (``features.of``).
 
         Args:
             features: of this task; without a spectrum there is no vector.
@@ -261,7 +235,7 @@ class Task:
         Returns:
             From an index of the catalogue to ``act_bench_vector``, or to None.
         """
-        if "fim" not in features.blocks or self.data.kind != "classes":
+        if "fim" not in features.blocks or self.own_network or self.data.kind != "classes":
             return None
         spec = self._features_spec.model_copy(update={"precision": "float32"})
         job = FisherJob(self.network(seed=spec.seed), *self._features_batch(), spec)
@@ -291,7 +265,9 @@ class Task:
         A mean absolute error has the Fisher matrix of a squared one, up to a factor: so has any
         distribution around a mean.
         """
-        spec = self.spec.features
+        spec = self.spec.features.model_copy(update={"of": None})
+        if self.own_network is not None:
+            return spec  # what its own targets tell
         if self.given_data is None or spec.loss is not None or self.data.kind != "labels":
             return spec  # the targets' dtype decides
         return spec.model_copy(update={"loss": "binary_cross_entropy"})
@@ -409,12 +385,12 @@ class Task:
     def context(self, *, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments available to your own objective, by name."""
         task = self.with_settings(settings)
-        found: dict[str, Any] = {
+        offered: dict[str, Any] = {
             "seed": seed,
             "device": pick_device(task.spec.training.device),
             "settings": dict(settings),
             "training": task.spec.training,
         }
         if self.given_data is not None:
-            found |= {"network": task.network(seed=seed), "data": self.data}
-        return found
+            offered |= {"network": task.network(seed=seed), "data": self.data}
+        return offered

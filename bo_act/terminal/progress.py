@@ -236,8 +236,8 @@ class _Screen:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of work on a space that takes more than a moment."""
+def counting(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of work that takes more than a moment."""
     bars = Progress(
         TextColumn(what),
         BarColumn(bar_width=30),
@@ -252,7 +252,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     task = bars.add_task("", total=None)
 
     def progress(done: int, total: int) -> None:
-        if err.is_terminal and time.monotonic() - started > _MOMENT:
+        if err.is_terminal and not quiet and time.monotonic() - started > _MOMENT:
             bars.start()
             bars.update(task, completed=done, total=total)
 

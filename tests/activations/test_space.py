@@ -376,7 +376,7 @@ def test_the_last_slot_runs_fastest(mixed):
     ],
 )
 def test_params_of_no_member(mixed, params):
-    with pytest.raises(ExpressionError, match=r"no member of the space 'mixed'.*its slots are"):
+    with pytest.raises(ExpressionError, match=r"not a member of the space 'mixed'.*its slots are"):
         mixed.number(params)
 
 

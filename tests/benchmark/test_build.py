@@ -143,7 +143,7 @@ def test_the_released_form_has_the_vectors_of_the_studys_network(bo_act, tmp_pat
     monkeypatch.setattr(fisher_worker, "act_bench_vector", fails_for_one)
     code, _, err = bo_act("bench", "build", "small.toml", "--seeds", "1", "--folder", "built")
     assert code == 0, err
-    assert "vectors in the form of Act-Bench: " in err
+    assert "vectors in the Act-Bench format: " in err
     content = json.loads(gzip.decompress(Path("built/small.json.gz").read_bytes()))
     kept = open_benchmark("built/small.parquet").features.blocks["fim"]
     assert 5 < kept.present.sum() < len(catalogue)

@@ -406,7 +406,7 @@ def test_compare_as_a_command(bo_act, files):
     assert code == 0, err
     assert "the mean of the other runs judges" in " ".join(out.split())
     code, out, err = bo_act("compare", *options)
-    assert "adjusted by Holm for 2" in " ".join(out.split())
+    assert "Holm-adjusted for 2" in " ".join(out.split())
     code, _, err = bo_act("compare", "--benchmark", "none")
     assert code != 0
     assert "no benchmark named 'none'" in err

@@ -122,7 +122,7 @@ def test_without_root_the_cache_folder_is_used(tmp_path, monkeypatch):
 def test_damaged_files_are_named(tmp_path, name, content):
     write_idx(tmp_path, packed=True)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=r"expected|cannot be read") as error:
+    with pytest.raises(DataError, match=r"expected|unreadable") as error:
         load_data(fashion(tmp_path))
     assert str(tmp_path) in said_by(error)
 

@@ -180,6 +180,23 @@ def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):
         names["study"].optimize(names["objective"], n_trials=2)
 
 
+@pytest.mark.parametrize(
+    "name", ["make_model", "warped", pytest.param("fully_bayesian", marks=pytest.mark.slow)]
+)
+def test_surrogates_of_the_page_on_own_methods_propose(name):
+    names: dict = {"bo_act": bo_act}
+    for block in blocks(ROOT / "docs/how_to/own_acquisition.md", "python"):
+        if f"def {name}(" in block or "make_model" in block:
+            exec(re.sub(r"^sampler = .*", "", re.sub(r"=128", "=4", block), flags=re.M), names)
+    if name == "fully_bayesian":
+        pytest.importorskip("numpyro")
+    points = np.random.default_rng(0).uniform(size=(60, 4))
+    sampler = bo_act.EmbeddingSampler(points, surrogate=names[name])
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(lambda trial: -float(points[sampler.suggest(trial)].sum()), n_trials=5)
+    assert study.trials[4].user_attrs["proposal"]["by"] == "acquisition"
+
+
 def test_what_the_pages_say_of_python(act_bench, output_features):
     names: dict = {"bo_act": bo_act, "space": act_bench, "features": output_features}
     names |= {"indices": np.arange(5), "values": np.linspace(0, 1, 5)}

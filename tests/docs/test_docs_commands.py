@@ -63,6 +63,7 @@ NOT_RUN = {
     },
     "docs/how_to/own_network.md": {
         "python tests/benchmarks/networks.py": "takes an hour",
+        "python tests/benchmarks/architectures.py": "takes minutes",
     },
     "docs/how_to/watch.md": {
         "pip install bo-act[dashboard]": "installs packages from the network",

@@ -187,7 +187,7 @@ def block(rows: int, width: int = 2, missing: tuple[int, ...] = ()) -> Block:
 @pytest.mark.parametrize(
     ("values", "reasons", "message"),
     [
-        (np.zeros((3, 2)), ("", ""), "each of its 3 rows, got 2"),
+        (np.zeros((3, 2)), ("", ""), "each of the block's 3 rows, got 2"),
         (np.array([[0.0, 1.0], [np.nan, 0.0]]), ("", ""), "row 1 is not finite and has no reason"),
         (np.array([[np.inf, 1.0]]), ("",), "row 0 is not finite"),
         (np.zeros(3), ("", "", ""), r"expected values \(N, k\), got shape \(3,\)"),
@@ -425,7 +425,7 @@ def test_a_damaged_shard_is_computed_again_and_nothing_else(tiny, monkeypatch, t
     path = manifest.parent / second["file"]
     path.write_bytes(path.read_bytes()[:-20])
     network = Counted()
-    with pytest.warns(UserWarning, match="the spectra of 8 functions are computed again") as told:
+    with pytest.warns(UserWarning, match="recomputing the spectra of 8 functions") as told:
         again = features(tiny, network, cache=cache)
     (warning,) = told
     assert path.name in str(warning.message)

@@ -212,13 +212,11 @@ class Same(nn.BatchNorm2d):
 @pytest.mark.parametrize(
     ("norm", "plain", "width"),
     [
-        (ChannelNorm(4), None, 3),
-        (ChannelNorm(4), None, 4),  # no shape tells it from what its class does
         (Activated(4), None, 3),
         (OwnWords(4), nn.LayerNorm(4), 4),
         (Same(4), nn.BatchNorm2d(4), 3),
     ],
-    ids=["channels", "as many channels as columns", "activated", "own words", "same"],
+    ids=["activated", "own words", "same"],
 )
 def test_a_subclass_of_a_norm_is_covered_if_it_does_what_its_class_does(norm, plain, width):
     def network(one: nn.Module) -> nn.Module:
@@ -242,6 +240,27 @@ def test_a_subclass_of_a_norm_is_covered_if_it_does_what_its_class_does(norm, pl
             assert names == ["0", "1", "4"]
             expected = block(network(plain).to(precision), images.to(precision), "1")
             torch.testing.assert_close(found.layers[1].a, expected.a, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [3, 4], ids=["fewer columns", "as many columns as channels"])
+def test_norms_over_the_channels_of_images_are_exact(width):
+    norm = ChannelNorm(4)
+    network = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3), norm, nn.Tanh(), nn.Flatten(), nn.Linear(4 * width**2, 3)
+        )
+    )
+    with torch.no_grad():
+        norm.weight.copy_(1 + 0.3 * randn(4))
+        norm.bias.copy_(randn(4, seed=1))
+    images = randn(6, 2, width + 2, width + 2)
+    expected = per_image_fisher(network, images, [norm.weight, norm.bias])
+    found = block(network, images, "1", fisher="exact")
+    for channel in range(4):
+        chosen = [channel, 4 + channel]
+        torch.testing.assert_close(
+            found.a[channel], expected[chosen][:, chosen], rtol=1e-11, atol=1e-15
+        )
 
 
 class PerImage(nn.Module):

@@ -318,6 +318,17 @@ class RmsNorm(OwnRMSNorm):
         return nn.functional.rms_norm(x, (len(self.weight),), self.weight, self.eps)
 
 
+class T5LayerNorm(OwnRMSNorm):
+    """As in Hugging Face's T5: by the name of another one."""
+
+
+class TwiceRMSNorm(OwnRMSNorm):
+    """As in no library: the scale is twice the parameter."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return 2 * super().forward(hidden_states)
+
+
 def torchs(width: int) -> nn.Module:
     norm = nn.RMSNorm(width, eps=1e-2)
     norm.load_state_dict(OwnRMSNorm(width).state_dict())
@@ -325,7 +336,7 @@ def torchs(width: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("fisher", ["exact", "empirical"])
-@pytest.mark.parametrize("norm", [OwnRMSNorm, RmsNorm, torchs])
+@pytest.mark.parametrize("norm", [OwnRMSNorm, OneMoreRMSNorm, RmsNorm, T5LayerNorm, torchs])
 def test_scales_of_rms_norms_are_exact(norm, fisher):
     """The mean square of an image's gradient by each of them, over all targets of each token."""
     network, targets = Transformer(norm=norm), TARGETS.clamp_min(0)
@@ -345,7 +356,7 @@ def test_scales_of_rms_norms_are_exact(norm, fisher):
 
 
 def test_a_norm_that_scales_otherwise_is_not_covered():
-    factors = kronecker_factors(Transformer(norm=OneMoreRMSNorm), TOKENS)
+    factors = kronecker_factors(Transformer(norm=TwiceRMSNorm), TOKENS)
     assert factors.uncovered == ("norm",)
 
 

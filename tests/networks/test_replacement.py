@@ -600,7 +600,9 @@ def test_networks_without_activation_functions():
         bo_act.replace_activations(nn.ReLU(), "tanh(x)")
     with pytest.raises(NetworkError, match=r"expected a torch.nn.Module, got str"):
         bo_act.replace_activations("resnet18", "tanh(x)")
-    with pytest.raises(NetworkError, match="only 'gate': Sigmoid at gate is left: a gate"):
+    with pytest.raises(
+        NetworkError, match="only 'gate': Sigmoid at gate cannot be replaced: a gate"
+    ):
         bo_act.replace_activations(
             nn.Sequential(OrderedDict(gate=nn.Sigmoid())), "tanh(x)", only="gate"
         )

@@ -326,6 +326,21 @@ def test_pending_configurations_are_told_to_an_acquisition_function():
     np.testing.assert_allclose(pending.numpy(), expected)
 
 
+def test_a_batch_tells_an_acquisition_function_what_it_has_so_far():
+    """As BoTorch's sequential greedy optimization does."""
+    told = []
+
+    def make_acquisition(model, X_baseline, X_pending):
+        told.append([] if X_pending is None else X_pending.tolist())
+        return of_botorch.qLogNoisyExpectedImprovement(model, X_baseline, X_pending=X_pending)
+
+    searcher = Searcher(acquisition=OwnAcquisition(make_acquisition))
+    batch = searcher.propose_batch(EMBEDDING, observed(), 3, number=20)
+    places = CLOUD[[proposal.index for proposal in batch]].tolist()
+    assert [sorted(one) for one in told] == [sorted(places[:count]) for count in range(3)]
+    assert len({proposal.index for proposal in batch}) == 3
+
+
 def test_a_function_of_your_own_chooses_what_ours_of_the_same_kind_does():
     ours = Searcher(acquisition=AcquisitionSpec(name="log_ei"))
     own = Searcher(acquisition=OwnAcquisition(ACQUISITIONS["LogExpectedImprovement"]))

@@ -183,7 +183,7 @@ def test_what_is_taken_is_never_proposed(data):
         return searcher.propose(embedding, observations, pending=pending, number=5)
 
     if not open_baselines and not free:
-        with pytest.raises(SearchError, match="nothing is left to propose"):
+        with pytest.raises(SearchError, match="nothing left to propose"):
             propose()
         return
     proposal = propose()
@@ -213,7 +213,7 @@ def test_a_batch_of_what_is_left(cloud, cloud_embedding):
     observations = Observations(np.arange(97), smooth(cloud[:97]))
     batch = Searcher().propose_batch(cloud_embedding, observations, 9, number=97)
     assert sorted(proposal.index for proposal in batch) == [97, 98, 99]
-    with pytest.raises(SearchError, match="nothing is left"):
+    with pytest.raises(SearchError, match="nothing left"):
         Searcher().propose_batch(cloud_embedding, observations, 2, pending=[97, 98, 99], number=97)
     with pytest.raises(SearchError, match="at least one, got 0"):
         Searcher().propose_batch(cloud_embedding, observations, 0, number=97)
@@ -222,7 +222,7 @@ def test_a_batch_of_what_is_left(cloud, cloud_embedding):
 def test_an_exhausted_space(cloud_embedding):
     indices = np.arange(90)
     observations = Observations(indices, np.zeros(90), closed=frozenset(range(90, 97)))
-    with pytest.raises(SearchError, match="of 120 functions 100 have a place"):
+    with pytest.raises(SearchError, match="100 of 120 functions are in the embedding"):
         Searcher().propose(cloud_embedding, observations, pending=[97, 98, 99], number=3)
     left = Searcher().propose(cloud_embedding, observations, pending=[97, 99], number=3)
     assert left.index == 98

@@ -130,7 +130,7 @@ def test_the_whole_space_is_walked_through_once(searcher, embedding):
         observations = Observations(np.array(indices), values[indices])
         indices.append(searcher.propose(embedding, observations, number=number).index)
     assert sorted(indices) == free.tolist()
-    with pytest.raises(SearchError, match="nothing is left"):
+    with pytest.raises(SearchError, match="nothing left to propose"):
         searcher.propose(embedding, Observations(np.array(indices), values[indices]), number=999)
 
 

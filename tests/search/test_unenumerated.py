@@ -120,7 +120,7 @@ def test_a_function_is_met_once(six):
     index = frontier.index("add(x,x)")
     assert frontier.index(params) == index
     assert frontier.params(index) == params
-    with pytest.raises(ExpressionError, match="no member of the space"):
+    with pytest.raises(ExpressionError, match="not a member of the space"):
         frontier.index({"schema": "nothing"})
 
 

@@ -59,8 +59,8 @@ def test_the_built_in_training_has_those_it_knows():
     [
         (f'{BUILT_IN}[metric]\nname = "acuracy"', "did you mean 'accuracy'"),
         (f'{BUILT_IN}[metric]\nname = "loss"', "other metrics need your own objective"),
-        (f'{BUILT_IN}[metric]\nname = "mse"\ndirection = "maximize"', "name alone"),
-        (f"{BUILT_IN}[metric]\nworst = 0.1", "name alone"),
+        (f'{BUILT_IN}[metric]\nname = "mse"\ndirection = "maximize"', "only the name"),
+        (f"{BUILT_IN}[metric]\nworst = 0.1", "only the name"),
         (f'{OWN}[metric]\ndirection = "minimise"', "did you mean 'minimize'"),
         (f'{OWN}[metric]\nname = ""', "metric.name: expected a line"),
         (f'{OWN}[metric]\nname = "a\\nb"', "metric.name: expected a line"),

@@ -178,7 +178,7 @@ def test_parameters_of_some_branch(space, features):
             return trial.suggest_float("momentum", 0.0, 1.0) + trial.suggest_float("decay", 0, 1)
         return trial.suggest_float("rate", 0.0, 1.0)
 
-    with pytest.warns(UserWarning, match="defaults momentum, which the objective did not ask for"):
+    with pytest.warns(UserWarning, match="defaults momentum, which the objective did not request"):
         study.optimize(run, n_trials=4)
     assert [trial.params.get("momentum") for trial in study.trials] == [None, 0.25, None, 0.25]
     for name, trials in (("rate", study.trials[::2]), ("decay", study.trials[1::2])):

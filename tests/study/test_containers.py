@@ -171,7 +171,7 @@ def test_a_killed_container_that_is_started_again_goes_on(storage, host):
     assert [t.system_attrs.get(DEATHS) for t in trials] == [None, None, 1]
     told = Path("again.txt").read_text()
     assert "waiting for trial 2 of one (pid " in told
-    assert "unless it speaks" in told
+    assert "unless a heartbeat arrives" in told
     assert told.count("waiting") <= 2  # once, and once more where that changes
 
 

@@ -228,7 +228,10 @@ def test_the_function_of_any_trial(space, features):
         ({"activation": "relu(" * 999}, "..."),
         ({"binray": "add"}, "'binray', which is neither a slot of the space nor a parameter (did"),
         ({"Left": "relu"}, "(did you mean 'left'?)"),
-        ({"left": "rellu"}, "left = 'rellu', and the space 'small' has no such choice"),
+        (
+            {"left": "rellu"},
+            "left = 'rellu', which is not a choice of that slot in the space 'small'",
+        ),
         ({"left": "rellu"}, "(did you mean 'relu'?)"),
         (
             {"left": "ReLU"},
@@ -278,7 +281,9 @@ def test_a_parameter_that_no_trial_has_had_may_be_that_of_a_branch(space, featur
     study.optimize(branch, n_trials=1)
     assert study.trials[1].params["momentum"] == 0.5
     space.enqueue(study, "swish(x)", nesterov=True)
-    with pytest.warns(UserWarning, match="enqueued with nesterov, which the objective did not ask"):
+    with pytest.warns(
+        UserWarning, match="enqueued with nesterov, which the objective did not request"
+    ):
         study.optimize(branch, n_trials=1)
 
 

@@ -101,7 +101,7 @@ def test_a_diverged_training_is_no_better_than_the_worst(study):
     worst = -max(t.value for t in measured(view.trials))
     assert values.min() == pytest.approx(worst)
     assert set(values[[t in diverged for t in view.complete]]) == {worst}
-    known = StudyView.of_some(diverged, study.direction, worst=7.0)
+    known = StudyView.of_some(diverged, study.directions, worst=7.0)
     assert set(known.values(diverged)) == {-7.0}
 
 

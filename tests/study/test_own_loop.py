@@ -200,7 +200,7 @@ def test_an_ended_study_that_is_run_again(five):
         with pytest.warns(UserWarning, match="every function"):
             study.optimize(lambda trial: len(str(five.suggest(trial))), n_trials=50)
     assert [trial.state.name for trial in study.trials[-2:]] == ["COMPLETE", "PRUNED"]
-    with pytest.raises(ExhaustedError, match="nothing is left to propose"):
+    with pytest.raises(ExhaustedError, match="nothing left to propose"):
         five.suggest(study.ask())
 
 

@@ -225,12 +225,15 @@ def test_waiting_says_for_whom_and_until_when(study):
         heard: ("alive", whom.format(0) + "heard 4 s ago"),
         silent: (
             "silent",
-            whom.format(1) + "silent for 45 s; taken over in 20 s unless it speaks",
+            whom.format(1) + "silent for 45 s; taken over in 20 s unless a heartbeat arrives",
         ),
-        never: ("silent", whom.format(2) + "not heard so far; taken over in 60 s unless it speaks"),
+        never: (
+            "silent",
+            whom.format(2) + "no heartbeat so far; taken over in 60 s unless a heartbeat arrives",
+        ),
         mute: (
             "mute",
-            f"{whom.format(3)}which never says whether it is alive; to give it back: {release} 3",
+            f"{whom.format(3)}which sends no heartbeats; to give it back: {release} 3",
         ),
         here: (
             "alive",
@@ -244,7 +247,7 @@ def test_waiting_says_for_whom_and_until_when(study):
     assert stopped.endswith(said)
     nobodys = study.ask().number  # begun by a program that does not say who it is
     (text,) = [one.text for one in awaited(study) if one.trial == nobodys]
-    assert text.endswith(f"of which nothing says who runs it; to give it back: {release} 6")
+    assert text.endswith(f"of an unknown process; to give it back: {release} 6")
 
 
 def set_back(study: optuna.Study, number: int, seconds: float) -> None:
@@ -262,7 +265,7 @@ def test_a_log_says_whom_is_waited_for_once(study, monkeypatch):
         for _ in range(3):
             events.waiting(awaited(study))
     (line,) = page.getvalue().splitlines()  # what has no end is said even then
-    assert line.startswith(f"waiting for trial {mute} of host-b (pid 12), which never says")
+    assert line.startswith(f"waiting for trial {mute} of host-b (pid 12), which sends no")
     page.truncate(page.seek(0))
     with terminal.live(quiet=False) as events:
         for _ in range(3):
@@ -324,10 +327,10 @@ def test_a_trial_is_given_back_by_hand_and_taken_over(bo_act, study):
     number = begin(study, MUTE, user_attrs=claim)
     code, out, err = bo_act("release", "own.toml", str(number))
     assert (code, err) == (0, "")
-    said = "trial 0 of host-b (pid 12) was given back; the next worker takes it over under its"
+    said = "trial 0 of host-b (pid 12) was released; the next worker runs it again under the same"
     assert out == f"{said} number\n"
     code, _, err = bo_act("release", "own.toml", str(number))
-    assert (code, "trial 0 of the study 'own' was given back before" in err) == (2, True)
+    assert (code, "trial 0 of the study 'own' was already released" in err) == (2, True)
     assert StudyView.of(study).abandoned == {number}
     of_file(study, read_study("own.toml"))
     assert bo_act("worker", "own.toml", "-q")[0] == 0
@@ -344,7 +347,14 @@ def test_no_heartbeat_outlives_the_study(study):
     for number in (often, ended):
         beats_of(study).beat(study.trials[number]._trial_id)
     study.tell(ended, state=TrialState.FAIL)
-    spec = make(name="own", objective="mine.py:objective", trials=1, model=None, data=None)
+    spec = make(
+        name="own",
+        objective="mine.py:objective",
+        trials=1,
+        model=None,
+        data=None,
+        confirm={"seeds": 0},
+    )
     of_file(study, spec)
     run_study(spec)
     assert study.trials[often].state == TrialState.FAIL

@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, SingleOnlySamplerTestCase
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
 from bo_act import ActivationSampler, load_space
@@ -80,7 +80,7 @@ class TestBasicContract(BasicSamplerTestCase):
         return lambda: ActivationSampler(act_bench, features=act_bench_outputs)
 
 
-class TestSingleObjectiveContract(SingleOnlySamplerTestCase):
+class TestSeveralObjectivesContract(MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self, space, features):
         return lambda: ActivationSampler(space, features=features)
@@ -323,7 +323,7 @@ def test_nothing_left_is_said(space, features):
     valid = int(study.sampler.embedding.valid.sum())
     for index in np.flatnonzero(study.sampler.embedding.valid):
         study.add_trial(trial_of(space, int(index), TrialState.COMPLETE))
-    with pytest.raises(SearchError, match=f"{valid} have a place"):
+    with pytest.raises(SearchError, match=f"{valid} of {valid} functions are in the embedding"):
         space.suggest(study.ask())
 
 

@@ -284,6 +284,26 @@ def test_with_nothing_feasible_it_says_so(bo_act, storage):
     assert code == 0
     assert "All 6 functions violate a constraint (0), so none is the best." in out
     assert bo_act("status", *named)[0] == 0
+    code, _, err = bo_act("plot", "progress", *named, "-o", "p.pdf")
+    assert code != 0
+    assert "nothing to plot: All 6 functions violate a constraint (0), so none is the best" in err
+
+
+@pytest.mark.parametrize("directions", [["maximize"], BOTH], ids=["one", "two"])
+def test_what_diverged_has_not_failed(bo_act, storage, directions):
+    """Optuna makes a failure of NaN, which is a result here."""
+    sampler = EmbeddingSampler(POINTS)
+    study = optuna.create_study(
+        directions=directions, sampler=sampler, storage=storage, study_name="s"
+    )
+    bad = (math.nan,) * len(directions)
+    study.optimize(lambda trial: (sampler.suggest(trial), bad)[1], n_trials=3)
+    named = ("--storage", storage, "--study", "s")
+    found = json.loads(bo_act("best", *named, "--json")[1])
+    assert (found["trials"]["diverged"], found["failures"]) == (3, [])
+    assert "All 3 functions diverged" in found["lacking"]
+    assert "unknown reason" not in bo_act("why", *named, "2")[1]
+    assert why(study, sampler, 2).failure is None
 
 
 @pytest.mark.parametrize(

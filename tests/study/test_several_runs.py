@@ -121,7 +121,7 @@ def trials_of(*values: object) -> list[optuna.trial.FrozenTrial]:
 
 def test_variances_of_few_runs_are_drawn_together():
     direction = optuna.study.StudyDirection.MAXIMIZE
-    view = StudyView.of_some([], direction)
+    view = StudyView.of_some([], [direction])
     assert view.variances(trials_of(1.0, 2.0)) is None
     assert view.variances([]) is None
     generator = np.random.default_rng(0)
@@ -144,7 +144,7 @@ def test_a_program_may_note_the_variance_itself():
         optuna.trial.create_trial(value=2.0, user_attrs={"variance": -1.0}),
         optuna.trial.create_trial(value=2.0),
     ]
-    assert StudyView.of_some([], direction).variances(trials).tolist() == [0.04] * 4
+    assert StudyView.of_some([], [direction]).variances(trials).tolist() == [0.04] * 4
 
 
 @pytest.mark.parametrize("how", ["winsorized", "standardized"])

@@ -153,7 +153,7 @@ def test_the_real_dashboard_shows_the_study_and_ends_with_ctrl_c(tmp_path):
             taken, env=environment(), capture_output=True, text=True, check=False
         )
         assert second.returncode == 2
-        assert f"port {port} of 127.0.0.1 cannot be used" in second.stderr
+        assert f"port {port} of 127.0.0.1 is not available" in second.stderr
     finally:
         server.send_signal(signal.SIGINT)
         _, told = server.communicate(timeout=30)

@@ -380,7 +380,7 @@ def test_parameters_need_a_model(study_file):
     ],
 )
 def test_parameters_cannot_be_listed(study_file, key, value):
-    with pytest.raises(SpecError, match=r"needs a list of all .* where parameters are searched"):
+    with pytest.raises(SpecError, match=r"needs a list of all .* when parameters are searched"):
         read_study(str(study_file), {key: value})
 
 
@@ -415,5 +415,5 @@ def test_a_baseline_is_confirmed_with_the_best_settings_it_was_tried_with(study_
             user_attrs={"activation": "tanh(x)"},
         )
         study.add_trial(trial)
-    assert _best_of(parse("tanh(x)"), spec, study).settings == {"training.learning_rate": 0.1}
-    assert _best_of(parse("relu(x)"), spec, study).settings == spec.defaults
+    assert _best_of(parse("tanh(x)"), spec, study, {}).settings == {"training.learning_rate": 0.1}
+    assert _best_of(parse("relu(x)"), spec, study, {}).settings == spec.defaults

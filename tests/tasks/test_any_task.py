@@ -112,7 +112,7 @@ def test_studies_of_any_kind_run_to_the_end(kind, metric, training, loss):
         ("classes", "mse", {}, "those that do: accuracy, balanced_accuracy, auroc"),
         ("numbers", "mse", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("tokens", "accuracy", {"collapse_epochs": 1}, "collapse_epochs looks for the accuracy"),
-        ("classes", "accuracy", {"loss": "binary_cross_entropy"}, "that are 0 or 1"),
+        ("classes", "accuracy", {"loss": "binary_cross_entropy"}, "of zeros and ones"),
         ("numbers", "mse", {"loss": "cross_entropy"}, "whole numbers as labels"),
         ("classes", "accuracy", {"channels_last": True}, "is for images"),
     ],

@@ -380,10 +380,10 @@ def data(body: str, **changes) -> StudySpec:
         (f"{GOOD}\nreturn (), labels", "an empty tuple"),
         (f"{GOOD}\nreturn (images, images[1:]), labels", "the same number of samples"),
         (f"{GOOD}\nreturn images[0], labels", "expected 1 labels"),
-        (f"{GOOD}\nreturn images, labels / 0", "finite numbers, .* 40 of them not"),
+        (f"{GOOD}\nreturn images, labels / 0", "expected finite targets, .* 40 of them not"),
         (f"{GOOD}\nreturn images[:, 0] / 0, labels", "expected finite inputs"),
         (f"{GOOD}\nreturn images, labels * 1j", "real numbers"),
-        (f"{GOOD}\nimages[3] = float('nan')\nreturn images, labels", "64 that are not finite"),
+        (f"{GOOD}\nimages[3] = float('nan')\nreturn images, labels", "got 64 not finite"),
         (f"{GOOD}\nreturn images * 255, labels", "numbers from 0 to 1, got"),
         (f"{GOOD}\nreturn images, labels * 10**9", "one of 3000000000 among 40 images"),
         (f"{GOOD}\nreturn images * 0, labels", "have the same gray value"),
@@ -438,8 +438,8 @@ def test_data_in_any_form_is_taken(change):
     ("test", "says"),
     [
         ("labels = labels + 3", "among the 4 classes .* got 6"),
-        ("images = torch.rand(40, 1, 9, 9)", r"shape \(1, 8, 8\) .* got \(1, 9, 9\)"),
-        ("images = torch.rand(40, 3, 8, 8)", r"shape \(1, 8, 8\) .* got \(3, 8, 8\)"),
+        ("images = torch.rand(40, 1, 9, 9)", r"shape \(1, 8, 8\), .* got \(1, 9, 9\)"),
+        ("images = torch.rand(40, 3, 8, 8)", r"shape \(1, 8, 8\), .* got \(3, 8, 8\)"),
         (
             "labels = labels.float()",
             "mine.py:load, with train = False: expected whole numbers as labels",

@@ -51,8 +51,10 @@ VALUE = "float(activation()(torch.tensor([0.3])))"
 
 def test_the_example_of_the_docs_runs():
     page = ROOT / "docs/how_to/own_objective.md"
-    Path("my_train.py").write_text(blocks(page, "python")[0])
-    Path("poisson.toml").write_text(blocks(page, "toml")[0])
+    train, network = blocks(page, "python")
+    study, features = blocks(page, "toml")
+    Path("my_train.py").write_text(f"{train}\n\n{network}")
+    Path("poisson.toml").write_text(f"{study}\n{features}")
     spec = read_study("poisson.toml", {"trials": "13", "space": "few.toml"})
     result = run_study(spec)
     assert result.trials.finished == 13
@@ -60,6 +62,7 @@ def test_the_example_of_the_docs_runs():
     assert result.confirmed == ()
     curves = [len(t.intermediate_values) for t in load_study(spec).trials]
     assert max(curves) == 6
+    assert Task.load(spec).features().provenance["layers"] == ("0", "2", "4")
     assert read_result(spec).best == result.best
     json.dumps(result.as_json(), allow_nan=False)
 

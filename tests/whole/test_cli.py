@@ -73,7 +73,9 @@ def test_run_best_and_features(bo_act):
     assert found["storage"] == "runs/tiny/study.db"
     assert {"complete", "pruned", "failed", "diverged"} <= set(found["trials"])
     assert found["trials"]["complete"] == 5
-    assert {"activation", "value", "trial", "settings", "cost", "state"} == set(found["best"])
+    assert {"activation", "value", "values", "trial", "settings", "cost", "state"} == set(
+        found["best"]
+    )
     assert found["baseline"]["activation"] == "relu(x)"
     assert 0 < found["baseline"]["value"] <= found["best"]["value"]
     relu = next(row for row in found["confirmed"] if row["activation"] == "relu(x)")

@@ -117,7 +117,7 @@ def test_spectra_are_computed_again(tmp_path, file):
     wanted = np.arange(12)
     for _ in damages(path, DAMAGES):
         again = FeatureStore({"a": 1}, root=root)
-        for index in again.survey(wanted).missing:
+        for index in again.state(wanted).missing:
             again.add(shard(int(index)))
         rows = {
             int(index): row

@@ -53,7 +53,7 @@ def test_descriptions_are_those_of_the_docstrings():
     parts = found["$defs"]
     described = parts["SurrogateSpec"]["properties"]["targets"]["description"]
     assert described.startswith("transformation of the values: lower tail winsorized")
-    assert parts["DataSpec"]["description"].startswith("A data set and how it is split.")
+    assert parts["DataSpec"]["description"].startswith("A data set and its split.")
     assert set(found["properties"]) == set(StudySpec.model_fields)
 
 

@@ -634,7 +634,7 @@ def test_a_build_goes_on_past_what_fails_and_makes_it_again():
     with pytest.raises(BenchmarkError, match="1 runs failed: 1 times RuntimeError: mat1") as caught:
         build_benchmark(spec, seeds=1)
     assert "net.py, line 15" in str(caught.value)
-    assert "2 of 3 are kept" in str(caught.value)
+    assert "2 of 3 are saved" in str(caught.value)
     Path("calm").touch()
     assert len(build_benchmark(spec, seeds=1)) == 3
 

@@ -10,7 +10,7 @@ Symbols, with shapes:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,19 +31,27 @@ EPS = ("eps", "variance_epsilon", "epsilon")
 def normalizes(module: nn.Module) -> bool:
     """Tell whether a module is a normalization layer with a scale, by its class or its name.
 
-    Libraries have their own RMSNorm, LlamaRMSNorm, RmsNorm and the like, with a ``weight`` as the
-    only parameter.
+    Libraries have their own LlamaRMSNorm, RmsNorm, T5LayerNorm and the like, with a ``weight`` as
+    the only parameter. What they compute is checked against their outputs.
     """
     if isinstance(module, NORMS):
         return getattr(module, "weight", None) is not None
-    weights = dict(module.named_parameters())
-    return type(module).__name__.lower().endswith("rmsnorm") and [*weights] == ["weight"]
+    name, weights = type(module).__name__.lower(), dict(module.named_parameters())
+    return name.endswith(("rmsnorm", "layernorm")) and [*weights] == ["weight"]
+
+
+class _Spelling(NamedTuple):
+    """How a layer is written: over the last axes or axis 1; y = (offset + weight) x̂ + bias."""
+
+    last: bool
+    offset: float = 0.0
 
 
 class NormTrace(Trace):
     """The scale gamma and shift beta of a normalization layer: one block (2, 2) per channel.
 
-    y = gamma x̂ + beta, so an image's gradients are the sums over its positions of d x̂ and of d.
+    y = gamma x̂ + beta, where gamma is the weight, or 1 + the weight as in Gemma. So an image's
+    gradients are the sums over its positions of d x̂ and of d.
     Blocks across channels are left out, as Osawa et al. 2019 (arXiv 1811.12019, unit-wise Fisher)
     do; within a channel nothing is approximated.
 
@@ -57,7 +65,7 @@ class NormTrace(Trace):
         super().__init__(name, images)
         self.layer = layer
         self.shifted = getattr(layer, "bias", None) is not None
-        self.last = isinstance(layer, nn.LayerNorm) or _is_rms(layer)
+        self.spelling: _Spelling | None = None
         self.normalized: list[Tensor] = []
         self.blocks: Tensor | None = None
 
@@ -65,28 +73,50 @@ class NormTrace(Trace):
         self._scale(x, "forward")
         if x.shape[0] % self.images or x.dim() < 2:
             return False
-        if self.last and x.shape[-len(self._shape()) :] != self._shape():
-            return False  # a subclass for other axes, such as channels of images
-        normalized = _normalize(self.layer, x)
-        if not type(self.layer).__module__.startswith("torch.nn."):
+        known = type(self.layer).__module__.startswith("torch.nn.")
+        for spelling in self._spellings(x) if self.spelling is None else (self.spelling,):
+            normalized = self._normalized(x, spelling)
             # Check the outputs: an unknown class may do anything, even on axes of equal length.
-            expected, same = self._scaled(normalized), y.to(x.dtype)
-            far = 1e-3 * float(expected.abs().nan_to_num().max()) if x.numel() else 0.0
-            if not torch.allclose(same, expected, rtol=0, atol=far, equal_nan=True):
-                return False
-        self.normalized.append(self._by_image(normalized))
-        return True
+            if normalized is not None and (known or self._gives(y, normalized, spelling)):
+                self.spelling = spelling
+                self.normalized.append(self._by_image(normalized))
+                return True
+        return False
 
-    def _scaled(self, normalized: Tensor) -> Tensor:
-        """Return gamma x̂ + beta."""
-        shape = (-1,) + (1,) * (normalized.dim() - 2)
+    def _spellings(self, x: Tensor) -> list[_Spelling]:
+        """Return what the layer may compute: its axes, and whether gamma is ``weight``."""
+        if not isinstance(self.layer, nn.LayerNorm) and not _is_rms(self.layer):
+            return [_Spelling(last=False)]
+        spellings = [_Spelling(last=True)]
+        if not isinstance(self.layer, NORMS):
+            spellings.append(_Spelling(last=True, offset=1.0))
+        if len(self._shape()) == 1 and x.dim() > 2:  # channels of images
+            spellings.append(_Spelling(last=False))
+        return spellings
+
+    def _normalized(self, x: Tensor, spelling: _Spelling) -> Tensor | None:
+        """Return the normalized inputs before scale and shift; None if their shape is another."""
+        if not (isinstance(self.layer, nn.LayerNorm) or _is_rms(self.layer)):
+            return _normalize(self.layer, x)
+        placed = x if spelling.last else x.movedim(1, -1)
+        shape = self._shape()
+        if placed.shape[-len(shape) :] != shape:
+            return None
+        normalized = _normalize(self.layer, placed)
+        return normalized if spelling.last else normalized.movedim(-1, 1)
+
+    def _gives(self, y: Tensor, normalized: Tensor, spelling: _Spelling) -> bool:
+        """Tell whether y = gamma x̂ + beta."""
+        expected, shape = normalized, (-1,) + (1,) * (normalized.dim() - 2)
         for name in ("weight", "bias"):
             part = getattr(self.layer, name, None)
             if part is not None:
                 part = part.to(normalized.dtype)
-                part = part if self.last else part.reshape(shape)
-                normalized = normalized * part if name == "weight" else normalized + part
-        return normalized
+                part = part if spelling.last else part.reshape(shape)
+                scale = name == "weight"
+                expected = expected * (spelling.offset + part) if scale else expected + part
+        far = 1e-3 * float(expected.abs().nan_to_num().max()) if y.numel() else 0.0
+        return torch.allclose(y.to(expected.dtype), expected, rtol=0, atol=far, equal_nan=True)
 
     def backward(self, gradients: Sequence[Tensor | None]) -> None:
         """Add the gradients with respect to the outputs of each call, shaped like the outputs."""
@@ -121,7 +151,8 @@ class NormTrace(Trace):
 
     def _by_image(self, values: Tensor) -> Tensor:
         """Return (B, T, k)."""
-        values = values.flatten(-len(self._shape())) if self.last else values.movedim(1, -1)
+        last = self.spelling is not None and self.spelling.last
+        values = values.flatten(-len(self._shape())) if last else values.movedim(1, -1)
         return values.reshape(self.images, -1, values.shape[-1])
 
 

@@ -87,6 +87,8 @@ def fit_points(
             known_noise=known,
             believed=believed,
             ceiling=ceiling,
+            kernel=spec.kernel,
+            ard=spec.ard,
         )
     model.observed, model.pending = x, waiting
     return model, y, f"the surrogate kept its priors: {failure}" if failure else ""

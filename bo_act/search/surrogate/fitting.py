@@ -12,11 +12,15 @@ out, the same likelihood is maximized in a tenth of it.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 import numpy as np
 import torch
+from botorch.exceptions.errors import ModelFittingError
+from botorch.exceptions.warnings import BotorchWarning
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.utils.constraints import LogTransformedInterval
@@ -24,14 +28,15 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihoo
 from gpytorch.means import ConstantMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
-from linear_operator.utils.errors import NotPSDError
+from linear_operator.utils.errors import NanError, NotPSDError
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 from torch.nn import Parameter
 
-from bo_act.search.surrogate.kernel import BlockKernel, exact
+from bo_act.failures import one_line
+from bo_act.search.surrogate.kernel import CORRELATIONS, BlockKernel, exact
 from bo_act.torch_state import single_threaded
 
 Array = NDArray[np.float64]
@@ -46,18 +51,17 @@ _ROOT5 = math.sqrt(5.0)
 def fit(model: SingleTaskGP) -> str:
     """Fit a model's hyperparameters, from those that it has.
 
-    Models of a ``BlockKernel`` are fitted with the gradient written out, others by
-    ``fit_gpytorch_mll``.
+    Models of a ``BlockKernel`` as it is by default are fitted with the gradient written out, others
+    by ``fit_gpytorch_mll``.
 
     Args:
         model: to n observations.
 
     Returns:
-        ``""``, or the reason for which a model of a ``BlockKernel`` kept what it had.
+        ``""``, or the reason for which the model kept what it had.
     """
     if not is_written_out(model):
-        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-        return ""
+        return _fit_by_botorch(model)
     if not model.training:
         model.train()  # which forgets what was computed for the hyperparameters before
     failure = ""
@@ -88,10 +92,27 @@ def fit(model: SingleTaskGP) -> str:
     return failure
 
 
+def _fit_by_botorch(model: SingleTaskGP) -> str:
+    before = deepcopy(model.state_dict())
+    failure = ""
+    try:
+        with single_threaded(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.manual_seed(0)  # after a failure it starts again from a draw of the priors
+            warnings.simplefilter("ignore", BotorchWarning)
+            fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    except (ModelFittingError, NanError, NotPSDError) as error:
+        model.load_state_dict(before)
+        failure = one_line(error)
+    model.eval()
+    return failure
+
+
 def is_written_out(model: SingleTaskGP) -> bool:
     """Say whether ``Loss`` knows a model's likelihood and priors."""
     kernel, likelihood, mean = model.covar_module, model.likelihood, model.mean_module
     if (type(kernel), type(mean)) != (BlockKernel, ConstantMean):
+        return False
+    if kernel.ard or kernel.correlation is not CORRELATIONS["matern_5_2"]:
         return False
     if type(likelihood) is not GaussianLikelihood and not _has_known_noise(likelihood):
         return False

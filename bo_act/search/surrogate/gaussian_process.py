@@ -47,6 +47,8 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
             model misses more.
         train_Yvar: (n, 1) known variance of each measurement, where it is known; more, the same for
             all, is fitted.
+        kernel: of a block, see ``BlockKernel``.
+        ard: a length scale for each column, see ``BlockKernel``.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         *,
         least_noise: float = 0.0,
         train_Yvar: Tensor | None = None,
+        kernel: str = "matern_5_2",
+        ard: bool = False,
     ) -> None:
         super().__init__(
             train_X,
             train_Y,
             likelihood=_likelihood(least_noise, train_Yvar),
-            covar_module=BlockKernel(blocks),
+            covar_module=BlockKernel(blocks, kernel=kernel, ard=ard),
             outcome_transform=None,
         )
         self.blocks = dict(blocks)
@@ -180,24 +184,26 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         Args:
             points: (m, d).
         """
-        x, weights, factor, few, most = self._once("narrow", self._narrowed)
+        x, weights, factor, few, most, slack = self._once("narrow", self._narrowed)
         cross = self.covariance(x, points.float())
-        # A sum of n rounded products is off by at most n units in the last place of their sizes.
-        unit = torch.finfo(torch.float32).eps * most
-        slack = _UNITS * unit * float(self.exact.weights.abs().sum())
         mean = self.constant + (cross.mT @ weights).squeeze(-1).double() + slack
         half = torch.linalg.solve_triangular(factor, cross[few], upper=False)
         variance = most * (1 + 1e-4) - half.square().sum(dim=0).double()
         return mean, variance.clamp_min(1e-12)
 
-    def _narrowed(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    def _narrowed(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
         few = self._spread(min(_FEW, len(self.x)))
         some = self.covariance(self.x[few], self.x[few])
         # More noise than there is bounds the variance from above, too, and steadies float32.
         most = self.prior_variance
         some.diagonal().add_(max(float(self.likelihood.noise.detach().max()), 1e-3 * most))
         factor = torch.linalg.cholesky(some)
-        return self.x.float(), self.exact.weights.float(), factor.float(), few, most
+        weights = self.exact.weights
+        # A sum of n rounded products is off by at most n units in the last place of their sizes,
+        # and each product by what rounding the points does to it.
+        units = _UNITS + self.covar_module.steepness()
+        slack = units * torch.finfo(torch.float32).eps * most * float(weights.abs().sum())
+        return self.x.float(), weights.float(), factor.float(), few, most, slack
 
     def _spread(self, count: int) -> Tensor:
         """Return the observations that leave each other the most variance, by pivoted Cholesky."""
@@ -218,10 +224,10 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         """Draw one function from the posterior, points (m, d) → values (m,).
 
         Decoupled sampling (Wilson et al. 2020, eq. 13): a function of the prior by random Fourier
-        features, corrected by what it misses at the observations. The spectral density of the
-        Matérn-5/2 kernel is Student's t with five degrees of freedom.
+        features, corrected by what it misses at the observations. The spectral density of a
+        Matérn kernel is Student's t, of smoothness 5/2 with five degrees of freedom.
         """
-        x = self.x
+        x, degrees = self.x, self.covar_module.correlation.degrees
         options: dict[str, Any] = {"device": "cpu", "dtype": x.dtype, "generator": generator}
         frequencies, sizes = [], []
         for term, factors in zip(self.covar_module.kernels, self.covar_module.factors, strict=True):
@@ -229,9 +235,11 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
             for factor in factors:
                 columns = factor.active_dims
                 normal = torch.randn(len(columns), _FEATURES, **options)
-                # A chi-squared variable of five degrees is a sum of five squares.
-                chi = torch.randn(5, _FEATURES, **options).square().sum(dim=0)
-                frequency[columns] = normal * (5 / chi).sqrt() / factor.lengthscale.item()
+                if math.isfinite(degrees):
+                    # A chi-squared variable of so many degrees is a sum of so many squares.
+                    chi = torch.randn(int(degrees), _FEATURES, **options).square().sum(dim=0)
+                    normal = normal * (degrees / chi).sqrt()
+                frequency[columns] = normal / factor.lengthscale.detach().mT
             frequencies.append(frequency)
             size = math.sqrt(2 * term.outputscale.item() / _FEATURES)
             sizes.append(torch.full((_FEATURES,), size, device="cpu", dtype=x.dtype))
@@ -324,6 +332,8 @@ def fit_gaussian_process(
     known_noise: Tensor | None = None,
     believed: Tensor | None = None,
     ceiling: Tensor | None = None,
+    kernel: str = "matern_5_2",
+    ard: bool = False,
 ) -> tuple[GaussianProcess, str]:
     """Fit a model to observations, and have it believe in points without a value.
 
@@ -335,12 +345,22 @@ def fit_gaussian_process(
         known_noise: (n,) the same of each measurement.
         believed: (p, d) points without a value, see ``GaussianProcess.believe``.
         ceiling: (p,) what their values are known not to exceed.
+        kernel: of a block, see ``BlockKernel``.
+        ard: a length scale for each column, see ``BlockKernel``.
 
     Returns:
         The model, and ``""`` or the reason for which it kept its priors.
     """
     known = None if known_noise is None else known_noise.unsqueeze(-1)
-    model = GaussianProcess(x, y.unsqueeze(-1), blocks, least_noise=least_noise, train_Yvar=known)
+    model = GaussianProcess(
+        x,
+        y.unsqueeze(-1),
+        blocks,
+        least_noise=least_noise,
+        train_Yvar=known,
+        kernel=kernel,
+        ard=ard,
+    )
     failure = fit(model)
     if believed is not None:
         model.believe(believed, ceiling)

@@ -1,14 +1,23 @@
-"""The kernel over feature blocks: a Matérn-5/2 kernel for each block, and their product."""
+"""The kernel over feature blocks: a stationary kernel for each block, and their product."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from botorch.utils.constraints import LogTransformedInterval
-from gpytorch.kernels import AdditiveKernel, Kernel, MaternKernel, ProductKernel, ScaleKernel
+from gpytorch.kernels import (
+    AdditiveKernel,
+    Kernel,
+    MaternKernel,
+    ProductKernel,
+    RBFKernel,
+    ScaleKernel,
+)
 from gpytorch.priors import GammaPrior, LogNormalPrior
 from torch import Tensor
 from torch.nn import Parameter
@@ -19,11 +28,11 @@ _LEAST_VARIANCE = 1e-4
 MOST = 1e4
 """Above which no length scale and no variance is fitted."""
 _SCALE_SHAPE, _SCALE_RATE = 2.0, 3.0
-_ROOT5 = math.sqrt(5.0)
+_ROOT3, _ROOT5 = math.sqrt(3.0), math.sqrt(5.0)
 
 
 class BlockKernel(AdditiveKernel):
-    """The sum of one scaled Matérn-5/2 kernel a block, and of the scaled product of all blocks.
+    """The sum of one scaled kernel a block, and of the scaled product of all blocks.
 
     A block's own term lets it explain the value alone; the product lets functions be alike only
     where they are alike in every block. The parts are GPyTorch's kernels, with the log-normal
@@ -33,14 +42,21 @@ class BlockKernel(AdditiveKernel):
 
     Args:
         blocks: columns of each feature block.
+        kernel: of a block, a name in ``CORRELATIONS``.
+        ard: fit a length scale to each column of a block (automatic relevance determination),
+            instead of one to the block.
     """
 
-    def __init__(self, blocks: Mapping[str, slice]) -> None:
-        terms = [_scaled(_matern(columns)) for columns in blocks.values()]
+    def __init__(
+        self, blocks: Mapping[str, slice], *, kernel: str = "matern_5_2", ard: bool = False
+    ) -> None:
+        correlation = CORRELATIONS[kernel]
+        terms = [_scaled(_factor(correlation, columns, ard)) for columns in blocks.values()]
         if len(blocks) > 1:
-            product = ProductKernel(*[_matern(columns) for columns in blocks.values()])
-            terms.append(_scaled(product))
+            factors = [_factor(correlation, columns, ard) for columns in blocks.values()]
+            terms.append(_scaled(ProductKernel(*factors)))
         super().__init__(*terms)
+        self.correlation, self.ard = correlation, ard
         self.pieces = list(blocks.values())
         self.double()
         for term, factors in zip(self.kernels, self.factors, strict=True):
@@ -50,12 +66,24 @@ class BlockKernel(AdditiveKernel):
                 put(factor.raw_lengthscale, math.exp(prior.loc - prior.scale**2))  # its mode
 
     @property
-    def factors(self) -> list[list[MaternKernel]]:
-        """The Matérn kernels of each term, one a block in the last of several."""
+    def factors(self) -> list[list[Kernel]]:
+        """The kernels of each term, one a block in the last of several."""
         return [
             list(base.kernels) if isinstance(base, ProductKernel) else [base]
             for base in (term.base_kernel for term in self.kernels)
         ]
+
+    def steepness(self) -> float:
+        """Return by how many roundings of points in [0, 1] a correlation may change at most."""
+        # A length scale of each column divides before differences are taken: two more roundings.
+        share = 1.5 if self.ard else 0.5
+        return share * max(
+            sum(
+                float((1 / factor.lengthscale.detach()).expand(1, len(factor.active_dims)).norm())
+                for factor in factors
+            )
+            for factors in self.factors
+        )
 
     def terms(self, x1: Tensor, x2: Tensor, diag: bool = False) -> list[Tensor]:
         """Return each term of the covariance, of every block and of their product.
@@ -68,14 +96,18 @@ class BlockKernel(AdditiveKernel):
         Returns:
             Tensors of shape (..., n, m), or (..., n) for pairs of the same place.
         """
-        distances = [_distance(x1[..., b], x2[..., b], diag) for b in self.pieces]
+        pairs = [(x1[..., b], x2[..., b]) for b in self.pieces]
+        distances = [] if self.ard else [_distance(a, b, diag) for a, b in pairs]
         terms = []
         for number, (term, factors) in enumerate(zip(self.kernels, self.factors, strict=True)):
-            apart = distances if len(factors) > 1 else [distances[number]]
-            parts = [
-                matern52(s / _like(factor.lengthscale, s, diag))
-                for s, factor in zip(apart, factors, strict=True)
+            places = range(len(pairs)) if len(factors) > 1 else [number]
+            apart = [
+                _scaled_distance(*pairs[place], factor.lengthscale, diag)
+                if self.ard
+                else (s := distances[place]) / _like(factor.lengthscale, s, diag)
+                for place, factor in zip(places, factors, strict=True)
             ]
+            parts = [self.correlation.at(scaled) for scaled in apart]
             scale = term.outputscale[..., None, None]
             terms.append(math.prod(parts[1:], start=parts[0]).mul_(_like(scale, parts[0], diag)))
         return terms
@@ -107,6 +139,45 @@ def matern52(scaled: Tensor) -> Tensor:
     return correlation
 
 
+def _matern32(scaled: Tensor) -> Tensor:
+    root = _ROOT3 * scaled
+    return (1 + root) * (-root).exp()
+
+
+def _matern12(scaled: Tensor) -> Tensor:
+    return (-scaled).exp().clone()
+
+
+def _squared_exponential(scaled: Tensor) -> Tensor:
+    return (-0.5 * scaled.square()).exp().clone()
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A stationary correlation, no steeper than 1 per length scale.
+
+    Attributes:
+        make: GPyTorch's kernel.
+        at: of distances in units of the length scale, of any shape. Both may be overwritten: it is
+            a copy where automatic differentiation needs it as it is.
+        degrees: of freedom of Student's t, which is its spectral density; infinite for a normal
+            one.
+    """
+
+    make: Callable[..., Kernel]
+    at: Callable[[Tensor], Tensor]
+    degrees: float
+
+
+CORRELATIONS = {
+    "matern_5_2": Correlation(partial(MaternKernel, nu=2.5), matern52, 5),
+    "matern_3_2": Correlation(partial(MaternKernel, nu=1.5), _matern32, 3),
+    "matern_1_2": Correlation(partial(MaternKernel, nu=0.5), _matern12, 1),
+    "rbf": Correlation(RBFKernel, _squared_exponential, math.inf),
+}
+"""By the name in a study file."""
+
+
 def _distance(a: Tensor, b: Tensor, diag: bool) -> Tensor:
     distance: Tensor = (
         torch.linalg.vector_norm(a - b, dim=-1)
@@ -116,15 +187,23 @@ def _distance(a: Tensor, b: Tensor, diag: bool) -> Tensor:
     return distance
 
 
+def _scaled_distance(a: Tensor, b: Tensor, lengthscale: Tensor, diag: bool) -> Tensor:
+    """Return distances in units of a length scale of each column."""
+    units = lengthscale.to(a.dtype)
+    # A copy: automatic differentiation needs the distances themselves as they are.
+    return _distance(a / units, b / units, diag).clone()
+
+
 def _like(value: Tensor, other: Tensor, diag: bool) -> Tensor:
     """Return (..., 1, 1) hyperparameters in the precision of another tensor, for its shape."""
     return (value.squeeze(-1) if diag else value).to(other.dtype)
 
 
-def _matern(columns: slice) -> MaternKernel:
-    place = math.sqrt(2.0) + 0.5 * math.log(columns.stop - columns.start)
-    return MaternKernel(
-        nu=2.5,
+def _factor(correlation: Correlation, columns: slice, ard: bool) -> Kernel:
+    width = columns.stop - columns.start
+    place = math.sqrt(2.0) + 0.5 * math.log(width)
+    return correlation.make(
+        ard_num_dims=width if ard else None,
         active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
         lengthscale_prior=LogNormalPrior(exact(place), exact(math.sqrt(3.0)), validate_args=False),
         lengthscale_constraint=between(LEAST_LENGTHSCALE, MOST),

@@ -1,11 +1,10 @@
-"""Confirmation: the best functions trained anew with fresh seeds, and the test set read.
+"""Confirmation: the best functions trained again with fresh seeds and measured on the test set.
 
-The search selects on validation data, of one seed a function, so its best value is partly luck.
-What is claimed is therefore measured again: each of the best functions and each baseline with the
-same fresh seeds, on the test set, with intervals over further seeds and further test examples.
-Where other parameters are searched as well, each is trained with the best settings that the search
-saw for it. Results are kept in the study, seed by seed, with what each test example had, so that an
-interrupted confirmation goes on.
+The search selects by validation values of one seed, so its best value has a selection bias.
+Confirmation therefore measures the best functions and the baselines again, with the same fresh
+seeds, on the test set, with intervals over seeds and test examples. If other parameters are
+searched too, each function is trained with the best settings that the search tried with it. Every
+run is saved in the study, with its values per test example, so that you can resume a confirmation.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from bo_act.tasks.configuration import REFERENCE, Configuration
 from bo_act.tasks.task import Task
 
 FRESH = 10_000
-"""Added to a study's seed for the first confirmation seed; the search uses the seed itself."""
+"""Offset of the first confirmation seed from the study's seed, which the search uses."""
 
 _FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
@@ -46,12 +45,12 @@ class Interval:
     """A mean with its 95% interval by Student's t.
 
     Attributes:
-        mean: over the seeds, and the test examples.
+        mean: over the seeds and the test examples.
         low, high: ends of the interval; None for one seed.
-        over: what is taken for a sample: ``seeds`` alone, or ``both`` seeds and test examples,
-            whichever of the two is the wider.
-        intervals: ends by what is a sample: ``seeds``, ``examples``, ``both``; empty where single
-            examples are not known.
+        over: the samples of the interval: ``seeds``, or ``both`` seeds and test examples,
+            whichever interval is wider.
+        intervals: ends of the intervals over ``seeds``, ``examples`` and ``both``; empty without
+            values per example.
     """
 
     mean: float
@@ -71,10 +70,10 @@ class Difference(Interval):
     """The mean of differences paired by seed, and by test example.
 
     Attributes:
-        p: of the t-test that the interval is of, two-sided, not adjusted: how often as large a
-            difference would be seen over other seeds (and other test examples, see ``over``) if
-            there was none. None where the differences are equal, be it up to rounding.
-        p_values: the same by what is a sample, as ``intervals``.
+        p: of the interval's two-sided t-test, not adjusted: the probability of a difference at
+            least as large if the true one is zero, over other seeds (and test examples, see
+            ``over``). None if all differences are equal, up to rounding.
+        p_values: the same over ``seeds``, ``examples`` and ``both``.
     """
 
     p: float | None = None
@@ -88,16 +87,16 @@ class Confirmed:
     Attributes:
         activation: its text.
         settings: values of the study's other parameters.
-        tried: settings that the search tried it with.
-        role: ``found`` by the search or a ``baseline``.
-        seeds: how many were trained.
-        diverged: how many of them diverged; they count as networks that learn nothing.
-        test, validation: of the metric, as values are stored: an accuracy is a fraction.
-        on: ``test``; or ``validation``, where an objective of your own returns nothing else.
-        searched: its best value in the search, of one seed; None where it has none.
-        state: what came of it in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
-            ``running``; empty where it was not tried.
-        minus: its test value minus that of each baseline, by its text, paired by seed and example.
+        tried: number of settings that the search tried with it.
+        role: ``found`` by the search, or a ``baseline``.
+        seeds: number of trainings.
+        diverged: how many diverged; they count as networks that learn nothing.
+        test, validation: values of the metric; an accuracy is a fraction.
+        on: ``test``; or ``validation``, if your objective returns no test value.
+        searched: its best value in the search, of one seed, or None.
+        state: its state in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
+            ``running``; empty if it was not tried.
+        minus: text of each baseline → test value minus the baseline's, paired by seed and example.
     """
 
     activation: str
@@ -115,25 +114,25 @@ class Confirmed:
 
     @property
     def data(self) -> str:
-        """What it was confirmed on, for people."""
+        """The data of the confirmation, for people."""
         return "the test set" if self.on == "test" else "validation data"
 
     def of(self, metric: Metric) -> str:
-        """Return the name of what was confirmed, for people."""
+        """Return the name of the confirmed metric, for people."""
         return f"{self.on} {metric.name}"
 
     @property
     def minus_relu(self) -> Difference | None:
-        """Its test value minus that of ReLU, paired; None of ReLU itself."""
+        """Test value minus ReLU's, paired; None for ReLU itself."""
         return self.minus.get(REFERENCE)
 
     @property
     def shrinkage(self) -> float | None:
-        """The search's value minus that of fresh seeds."""
+        """The search's value minus the mean over fresh seeds."""
         return None if self.searched is None else self.searched - self.validation.mean
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``bo-act run --json`` prints."""
+        """Return the content of ``bo-act run --json``."""
         row = asdict(self)
         return row | {"minus_relu": row["minus"].get(REFERENCE), "shrinkage": self.shrinkage}
 
@@ -144,26 +143,26 @@ def paired(
     """Return the mean of a - b over n seeds, its 95% interval and the p of the t-test.
 
     Args:
-        a: means of each seed.
-        b: those of the other.
-        examples: (n, N) of each seed and test example, of which those are the means.
+        a: mean of each seed.
+        b: mean of each seed, of the other function.
+        examples: (n, N) values by seed and test example, with these means.
     """
-    found = statistics.paired(a, b)
+    seeds = statistics.paired(a, b)
     if examples is None:
-        low, high = found.interval or (None, None)
-        return Difference(found.mean, low, high, p=found.p)
+        low, high = seeds.interval or (None, None)
+        return Difference(seeds.mean, low, high, p=seeds.p)
     crossed = statistics.crossed(*examples)
-    said = crossed.both if crossed.wider == "both" else found
-    low, high = said.interval or (None, None)
-    parts = {"seeds": found, "examples": crossed.examples, "both": crossed.both}
+    widest = crossed.both if crossed.wider == "both" else seeds
+    low, high = widest.interval or (None, None)
+    parts = {"seeds": seeds, "examples": crossed.examples, "both": crossed.both}
     return Difference(
-        found.mean,
+        seeds.mean,
         low,
         high,
         crossed.wider,
-        {name: one.interval for name, one in parts.items()},
-        said.p,
-        {name: one.p for name, one in parts.items()},
+        {name: part.interval for name, part in parts.items()},
+        widest.p,
+        {name: part.p for name, part in parts.items()},
     )
 
 
@@ -171,17 +170,18 @@ def interval(values: Sequence[float], examples: Floats | None = None) -> Interva
     """Return the mean of n values and the 95% interval of the mean; none for n = 1.
 
     Args:
-        values: means of each seed.
-        examples: (n, N) of each seed and test example, of which those are the means.
+        values: mean of each seed.
+        examples: (n, N) values by seed and test example, with these means.
     """
     mean, ends = statistics.mean_interval(values)
     if examples is None:
         low, high = ends or (None, None)
         return Interval(mean, low, high)
-    found = statistics.crossed(examples)
-    intervals = {"seeds": ends, "examples": found.examples.interval, "both": found.both.interval}
-    low, high = intervals[found.wider] or (None, None)
-    return Interval(mean, low, high, found.wider, intervals)
+    crossed = statistics.crossed(examples)
+    both = crossed.both.interval
+    intervals = {"seeds": ends, "examples": crossed.examples.interval, "both": both}
+    low, high = intervals[crossed.wider] or (None, None)
+    return Interval(mean, low, high, crossed.wider, intervals)
 
 
 def confirm(
@@ -192,31 +192,31 @@ def confirm(
     *,
     workers: int = 1,
 ) -> list[Confirmed]:
-    """Train the found functions and the baselines with fresh seeds and read the test set.
+    """Train the found functions and the baselines with fresh seeds; measure them on the test set.
+
+    A failed training is recorded in the study; the next call repeats it.
 
     Args:
-        task: what to train on.
-        study: keeps the results; those it has are not measured again.
+        task: to train on.
+        study: stores the results; the ones it has are not measured again.
         found: the best functions of the search, best first.
-        progress: called with (runs done, runs in all, the function that is next).
-        workers: processes that train at a time; this one keeps the results.
-
-    A training that fails is noted in the study, and made again by the next call.
+        progress: called with (runs done, number of runs, the latest function).
+        workers: number of training processes; this one saves the results.
 
     Returns:
-        The found functions in their order, then the baselines; nothing where none was found.
+        The found functions in their order, then the baselines; empty if none was found.
 
     Raises:
-        SearchError: several trainings fail one after the other.
+        SearchError: several trainings in a row fail.
     """
     if not found:
         return []
     wanted = _wanted(task.spec, study, found)
     first = derived_seed(task.spec.seed, FRESH)
     seeds = range(task.spec.confirm.seeds)
-    runs = [Run.of(one, seed, first=first) for seed in seeds for one in wanted.values()]
-    kept = study.user_attrs
-    todo = [run for run in runs if _attribute(run.configuration, run.seed) not in kept]
+    runs = [Run.of(function, seed, first=first) for seed in seeds for function in wanted.values()]
+    saved = study.user_attrs
+    todo = [run for run in runs if _attribute(run.configuration, run.seed) not in saved]
     done = len(runs) - len(todo)
     if progress and runs:
         progress(done, len(runs), "")
@@ -244,8 +244,8 @@ def confirm(
 def takes_fresh_seeds(task: Task) -> bool:
     """Tell whether a study has a confirmation.
 
-    An objective of your own is confirmed where the study file has a table ``[confirm]``, since its
-    trainings may be expensive, and where it asks for ``seed``: else all runs would be the same.
+    Your own objective is confirmed only if the study file has a table ``[confirm]``, since its
+    trainings may be expensive, and if it takes ``seed``: otherwise all runs would be the same.
     """
     spec = task.spec
     if task.objective is None or not spec.confirm.seeds:
@@ -263,7 +263,7 @@ def takes_fresh_seeds(task: Task) -> bool:
 
 
 def _worst(spec: StudySpec, study: optuna.Study) -> float:
-    """Return what a diverged training of an objective of your own counts as."""
+    """Return the value of a diverged training of your own objective."""
     if spec.measured.worst is not None:
         return spec.measured.worst
     sign = spec.measured.sign
@@ -274,9 +274,9 @@ def _worst(spec: StudySpec, study: optuna.Study) -> float:
 def read_confirmed(
     spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
 ) -> list[Confirmed]:
-    """Return what has been confirmed, over the seeds that every function has by now.
+    """Return the confirmed functions, over the seeds that all of them have so far.
 
-    A function whose every training failed is left out.
+    A function is left out if all its trainings failed.
     """
     if not found:
         return []
@@ -287,18 +287,18 @@ def read_confirmed(
     baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
     tested = tested_runs(rows, value="test")
     against = {text: tested[text] for text in rows if text in baselines}
-    searched = {one.text for one in found}
+    searched = {configuration.text for configuration in found}
     return [
         _summarize(
             wanted[text],
-            some,
+            runs,
             tested=tested[text],
             against=against,
             metric=spec.measured,
             role="found" if text in searched else "baseline",
             trials=_trials_of(text, study),
         )
-        for text, some in rows.items()
+        for text, runs in rows.items()
     ]
 
 
@@ -308,8 +308,8 @@ def confirmed_runs(
     """Return the single runs of a confirmation, seed by seed.
 
     Returns:
-        Text of each function → its runs, as many of each: ``test`` and ``validation`` values,
-        ``status`` and ``seconds`` of training. The same place in two lists is the same seed.
+        Text of each function → its runs, with ``test`` and ``validation`` values, ``status`` and
+        ``seconds`` of training. All lists have the same seeds in the same order.
     """
     return _rows(spec, study, _wanted(spec, study, found))
 
@@ -317,43 +317,45 @@ def confirmed_runs(
 def failed_runs(
     spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
 ) -> list[dict[str, Any]]:
-    """Return the runs of a confirmation that failed: ``activation``, ``seed`` and ``failure``."""
-    kept, seeds = study.user_attrs, range(spec.confirm.seeds)
+    """Return the failed runs of a confirmation: ``activation``, ``seed`` and ``failure``."""
+    saved, seeds = study.user_attrs, range(spec.confirm.seeds)
     wanted = _wanted(spec, study, found).values() if found else ()
-    keys = [_attribute(one, seed) for seed in seeds for one in wanted]
-    return [kept[_failed(key)] for key in keys if key not in kept and _failed(key) in kept]
+    keys = [_attribute(function, seed) for seed in seeds for function in wanted]
+    return [saved[_failed(key)] for key in keys if key not in saved and _failed(key) in saved]
 
 
 def _rows(
     spec: StudySpec, study: optuna.Study, wanted: Mapping[str, Configuration]
 ) -> dict[str, list[dict[str, Any]]]:
-    kept, seeds = study.user_attrs, range(spec.confirm.seeds)
-    keys = {text: [_attribute(one, seed) for seed in seeds] for text, one in wanted.items()}
+    saved, seeds = study.user_attrs, range(spec.confirm.seeds)
+    keys = {
+        text: [_attribute(function, seed) for seed in seeds] for text, function in wanted.items()
+    }
 
     def failed(key: str) -> bool:
-        return key not in kept and _failed(key) in kept
+        return key not in saved and _failed(key) in saved
 
-    # One whose every training failed would take all seeds from the others.
+    # A function whose trainings all failed would leave no seed in common.
     rows: dict[str, list[dict[str, Any]]] = {
         text: []
-        for text, its in keys.items()
-        if any(key in kept for key in its) or not any(map(failed, its))
+        for text, run_keys in keys.items()
+        if any(key in saved for key in run_keys) or not any(map(failed, run_keys))
     }
     for seed in seeds:
         now = {text: keys[text][seed] for text in rows}
         if any(map(failed, now.values())):
             continue
-        if any(key not in kept for key in now.values()):
+        if any(key not in saved for key in now.values()):
             break
         for text, key in now.items():
-            rows[text].append(kept[key])
+            rows[text].append(saved[key])
     return rows
 
 
 def _wanted(
     spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
 ) -> dict[str, Configuration]:
-    wanted = {one.text: one for one in found}
+    wanted = {configuration.text: configuration for configuration in found}
     for text in (REFERENCE, *spec.confirm.baselines):
         expression = canonical(parse(text))
         wanted.setdefault(str(expression), _best_of(expression, spec, study, found[0].asked))
@@ -363,9 +365,9 @@ def _wanted(
 def _best_of(
     expression: Expression, spec: StudySpec, study: optuna.Study, asked: Mapping[str, Any]
 ) -> Configuration:
-    """Return a function with the best settings it was tried with, else those of the file.
+    """Return a function with the best settings it was tried with, or else the file's defaults.
 
-    What else an objective of your own asks for is, of one that was not tried, that of the best.
+    A function that was not tried gets the other parameters of your objective from the best one.
     """
     trials = _trials_of(str(expression), study)
     tried = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -380,27 +382,27 @@ def _trials_of(text: str, study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in own_trials(study) if trial.user_attrs.get("activation") == text]
 
 
-def _attribute(one: Configuration, seed: int) -> str:
-    text = one.text
-    for settings in (one.settings, one.asked):
+def _attribute(configuration: Configuration, seed: int) -> str:
+    text = configuration.text
+    for settings in (configuration.settings, configuration.asked):
         text += json.dumps(dict(settings), sort_keys=True) if settings else ""
     return f"bo_act:confirmed:{hashlib.sha256(text.encode()).hexdigest()[:16]}:{seed}"
 
 
 def _failed(key: str) -> str:
-    """Return the attribute of a training that failed, which that of its result overrules."""
+    """Return the attribute of a failed training; the attribute of a result takes precedence."""
     return f"{key}:failed"
 
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """The test results of a function's n runs, and, where known, of each example (n, N)."""
+    """The test results of a function's n runs, and if known the (n, N) values per example."""
 
     values: list[float]
     examples: Floats | None
 
     def minus(self, other: Tested) -> Difference:
-        """Return the differences, paired by seed, and by example where those are known."""
+        """Return the difference, paired by seed, and by example if both have values per example."""
         if self.examples is None or other.examples is None:
             return paired(self.values, other.values)
         return paired(self.values, other.values, (self.examples, other.examples))
@@ -409,14 +411,14 @@ class Tested:
 def tested_runs(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], *, value: str
 ) -> dict[str, Tested]:
-    """Return the test results of each function, with those of each example if all runs have them.
+    """Return the test results of each function, with values per example if all runs have them.
 
     Args:
         rows: records of the runs of each function.
         value: the key of a run's result.
     """
-    kept = (run[KEY]["count"] for runs in rows.values() for run in runs if run.get(KEY))
-    count = next(kept, 0)
+    counts = (run[KEY]["count"] for runs in rows.values() for run in runs if run.get(KEY))
+    count = next(counts, 0)
     tested = {}
     for text, runs in rows.items():
         values = [run[value] for run in runs]
@@ -425,7 +427,7 @@ def tested_runs(
 
 
 def _summarize(
-    one: Configuration,
+    configuration: Configuration,
     rows: list[dict[str, Any]],
     *,
     tested: Tested,
@@ -434,13 +436,13 @@ def _summarize(
     role: str,
     trials: Sequence[FrozenTrial],
 ) -> Confirmed:
-    text = one.text
+    text = configuration.text
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     searched = [t.value for t in complete if t.value is not None and not is_diverged(t)]
     minus = {name: tested.minus(theirs) for name, theirs in against.items() if name != text}
     return Confirmed(
         activation=text,
-        settings=one.settings,
+        settings=configuration.settings,
         tried=len(complete),
         role=role,
         seeds=len(rows),

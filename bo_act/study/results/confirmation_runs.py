@@ -1,4 +1,4 @@
-"""The trainings of a confirmation, one after the other or in worker processes."""
+"""The trainings of a confirmation, in this process or in workers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from bo_act.training.trainer import cpu_threads, pick_device
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the confirmation; travels to other processes.
+    """One training of the confirmation, sent to worker processes.
 
     Attributes:
-        what: the functions' texts by place, the settings, and what else is asked for, as JSON.
-        seed: which of the fresh seeds, from 0.
+        content: texts of the functions by activation, settings and other parameters, as JSON.
+        seed: index of the fresh seed, from 0.
         trained_with: the seed itself.
     """
 
-    what: str
+    content: str
     seed: int
     trained_with: int
 
@@ -43,28 +43,28 @@ class Run:
         return f"{self.configuration.text} with fresh seed {self.seed}"
 
     @classmethod
-    def of(cls, one: Configuration, seed: int, *, first: int) -> Run:
+    def of(cls, configuration: Configuration, seed: int, *, first: int) -> Run:
         """Return the training of a configuration; ``first`` is the first of the seeds."""
-        texts = {name: str(function) for name, function in one.functions.items()}
-        what = json.dumps([texts, dict(one.settings), dict(one.asked)])
-        return cls(what, seed, derived_seed(first, seed))
+        texts = {name: str(function) for name, function in configuration.functions.items()}
+        settings, asked = dict(configuration.settings), dict(configuration.asked)
+        return cls(json.dumps([texts, settings, asked]), seed, derived_seed(first, seed))
 
     @property
     def configuration(self) -> Configuration:
-        """What is trained."""
-        texts, settings, asked = json.loads(self.what)
+        """The configuration to train."""
+        texts, settings, asked = json.loads(self.content)
         functions = {name: canonical(parse(text)) for name, text in texts.items()}
         return Configuration(functions, settings, asked)
 
 
 @dataclass(frozen=True)
 class ConfirmationJob:
-    """Trains and reads the test set in a worker."""
+    """Trains and measures on the test set in a worker."""
 
     spec: StudySpec
 
     def __call__(self, device: torch.device) -> Callable[[Run], tuple[Run, dict[str, Any]]]:
-        """Load the study's task on a device; what comes back trains."""
+        """Load the study's task on a device, and return the function that trains."""
         training = self.spec.training.model_copy(update={"device": str(device)})
         task = Task.load(self.spec.model_copy(update={"training": training}))
         test = _test_of(task)
@@ -77,7 +77,7 @@ class ConfirmationJob:
 
 
 def measured(task: Task, runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Measure runs; the test set is read once, and only where there is something to measure."""
+    """Measure runs; the test set is loaded once, and only if there are runs."""
     if workers > 1 and len(runs) > 1:
         training = task.spec.training
         yield from compute_in_processes(
@@ -98,14 +98,14 @@ def measured(task: Task, runs: Sequence[Run], workers: int) -> Iterator[tuple[Ru
 
 
 def _test_of(task: Task) -> Samples | None:
-    """Return the test samples; None where an objective of your own has them, if there are any."""
+    """Return the test samples; None if the study has its own objective."""
     return None if task.objective else task.data.load_test()
 
 
 def _measure_or_fail(task: Task, run: Run, test: Samples | None) -> dict[str, Any]:
     """Measure a run, or return why it failed."""
     try:
-        return _asked(task, run) if test is None else _measure(task, run, test)
+        return _own_objective(task, run) if test is None else _measure(task, run, test)
     except USERS as error:
         failure = failure_of(error, objective=task.objective is not None)
         if failure is None:
@@ -116,9 +116,9 @@ def _measure_or_fail(task: Task, run: Run, test: Samples | None) -> dict[str, An
 
 
 def _measure(task: Task, run: Run, test: Samples) -> dict[str, Any]:
-    one = run.configuration
-    network, result = task.train(one.trained, seed=run.trained_with, settings=one.settings)
-    value, examples = result.value, None  # of guessing, where it diverged
+    functions, settings = run.configuration.trained, run.configuration.settings
+    network, result = task.train(functions, seed=run.trained_with, settings=settings)
+    value, examples = result.value, None  # of guessing, if it diverged
     if result.status == "completed":
         value, _ = task.measure(network, test)
         examples = packed(task.per_example(network, test))
@@ -131,24 +131,24 @@ def _measure(task: Task, run: Run, test: Samples) -> dict[str, Any]:
     }
 
 
-def _asked(task: Task, run: Run) -> dict[str, Any]:
-    """Return what an objective of your own measures with a fresh seed.
+def _own_objective(task: Task, run: Run) -> dict[str, Any]:
+    """Return the results of your own objective with a fresh seed.
 
-    A training that diverged has no values; whoever keeps the runs knows the worst.
+    A diverged training has no values; the caller replaces them by the worst.
     """
     if task.objective is None:
         raise AssertionError("the study has no objective of its own")
-    one, started = run.configuration, time.perf_counter()
-    context = task.context(seed=run.trained_with, settings=one.settings)
-    # It reports to nobody and is never pruned.
-    trial: Any = optuna.trial.FixedTrial(dict(one.asked))
-    found = task.objective(trial, one.trained, context, task.spec.activation.options)
-    finite = all(math.isfinite(value) for value in (found.value, found.test or 0.0))
-    test = found.value if found.test is None else found.test
+    configuration, started = run.configuration, time.perf_counter()
+    context = task.context(seed=run.trained_with, settings=configuration.settings)
+    # A fixed trial ignores reports and is never pruned.
+    trial: Any = optuna.trial.FixedTrial(dict(configuration.asked))
+    answer = task.objective(trial, configuration.trained, context, task.spec.activation.options)
+    finite = all(math.isfinite(value) for value in (answer.value, answer.test or 0.0))
+    test = answer.value if answer.test is None else answer.test
     return {
         "test": test if finite else None,
-        "validation": found.value if finite else None,
-        "of": "validation" if found.test is None else "test",
+        "validation": answer.value if finite else None,
+        "of": "validation" if answer.test is None else "test",
         "status": "completed" if finite else "diverged",
         "seconds": round(time.perf_counter() - started, 3),
         KEY: None,

@@ -1,4 +1,4 @@
-"""Why a trial was made: the study as it was then, explained."""
+"""Explanation of a trial by the study's state when it began."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Outcome:
     """One of several objectives of a trial.
 
     Attributes:
-        metric: what it is.
-        value: as measured; None where it was not.
-        expected: when the function was proposed; None where nothing was.
+        metric: of the objective.
+        value: as measured, if it was.
+        expected: at the time of the proposal, if anything was.
     """
 
     metric: Metric
@@ -39,25 +39,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TrialExplanation:
-    """A trial and what was expected of it before it was run.
+    """A trial, its result, and the prediction that led to it.
 
     Attributes:
-        trial, activation: which; with the values of other parameters where the study has any.
-        value: what was measured; None where it was not.
-        state: what came of the trial: ``complete``, ``diverged``, ``pruned``, ``failed``,
-            ``running``.
-        failure: why it failed; None where it did not.
-        by: how it was chosen: a baseline, at random, by the acquisition function, by a strategy,
-            or by a person (``enqueued``).
-        metric: what was measured.
-        explanation: by what had been evaluated then; None where there is none. Its values are as
-            the study stores them, and what its contributions add is good.
-        neighbours: texts of the similar functions.
-        expected: the value that was expected when it was proposed, as the trial noted it.
-        lacking: why there is no explanation; empty where there is one.
-        outcomes: of each objective, where there are several; ``metric`` is the first, then, and
-            there is neither a value nor an explanation.
-        feasible: the probability, when it was proposed, that it satisfies the constraints.
+        trial, activation: number and function, with the values of other parameters, if any.
+        value: as measured, or None.
+        state: ``complete``, ``diverged``, ``pruned``, ``failed`` or ``running``.
+        failure: the reason if it failed, or None.
+        by: how it was chosen: ``baseline``, at random, by the acquisition function, by a strategy,
+            or by you (``enqueued``).
+        metric: of the study; the first of several objectives.
+        explanation: by the trials evaluated before it, or None. Values are as stored; positive
+            contributions are improvements.
+        neighbours: texts of similar functions.
+        expected: predicted value at the time of the proposal, as recorded in the trial.
+        lacking: why there is no explanation; empty if there is one.
+        outcomes: of several objectives, one each; there is then no value and no explanation.
+        feasible: predicted probability, at the time of the proposal, that it satisfies the
+            constraints.
     """
 
     trial: int
@@ -75,15 +74,15 @@ class TrialExplanation:
     feasible: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        found = asdict(self)
+        """Return the content of ``--json``."""
+        content = asdict(self)
         if self.explanation is not None:
-            found["neighbours"] = [
+            content["neighbours"] = [
                 {"activation": text, "value": n.value, "similarity": n.similarity}
                 for text, n in zip(self.neighbours, self.explanation.neighbours, strict=True)
             ]
-            del found["explanation"]["neighbours"]
-        return found
+            del content["explanation"]["neighbours"]
+        return content
 
 
 def why(
@@ -93,7 +92,7 @@ def why(
 
     Args:
         study: of the sampler's space.
-        sampler: with the embedding that the study uses; None tells what the trial noted alone.
+        sampler: with the embedding that the study uses; None returns only the trial's own record.
         number: of the trial.
         lacking: why there is no sampler.
 
@@ -129,7 +128,7 @@ def why(
                 raise
             lacking = "too few functions had been evaluated"
     value = trial.value if trial.state == TrialState.COMPLETE and not further else None
-    if value is not None and not math.isfinite(value):  # of an objective that diverged
+    if value is not None and not math.isfinite(value):  # from your objective: it diverged
         value = None
     return TrialExplanation(
         number,
@@ -154,7 +153,7 @@ def _outcomes(
     done = trial.state == TrialState.COMPLETE and not is_diverged(trial)
     nothing: list[float | None] = [None] * len(metrics)
     values, each = trial.values if done else nothing, expected or nothing
-    return tuple(Outcome(*one) for one in zip(metrics, values, each, strict=True))
+    return tuple(Outcome(*row) for row in zip(metrics, values, each, strict=True))
 
 
 def _explained(
@@ -172,26 +171,27 @@ def _explained(
     return _as_stored(found, metric), similar
 
 
-def _as_stored(found: Explanation, metric: Metric) -> Explanation:
-    """Return an explanation whose values are as the study stores them."""
-    ends = sorted((metric.sign * found.low, metric.sign * found.high))
+def _as_stored(explanation: Explanation, metric: Metric) -> Explanation:
+    """Return an explanation with the signs of stored values."""
+    ends = sorted((metric.sign * explanation.low, metric.sign * explanation.high))
+    neighbours = explanation.neighbours
     return replace(
-        found,
-        predicted=metric.sign * found.predicted,
+        explanation,
+        predicted=metric.sign * explanation.predicted,
         low=ends[0],
         high=ends[1],
-        neighbours=tuple(replace(n, value=metric.sign * n.value) for n in found.neighbours),
+        neighbours=tuple(replace(n, value=metric.sign * n.value) for n in neighbours),
     )
 
 
 def _noted(trial: FrozenTrial) -> str:
-    """Return what a trial itself says that it tried."""
+    """Return a trial's functions and settings, from its own record."""
     others = settings_of(trial, None)
     return text_of(trial) + (f" with {shown(others)}" if others else "")
 
 
 def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:
-    """Return a trial's function or functions, with the other parameters where they are searched."""
+    """Return a trial's functions, with the values of other parameters, if any."""
     catalogue, space = sampler.catalogue, sampler.space
     parts = []
     for name in sampler.activations:
@@ -210,5 +210,5 @@ def _activation(trial: FrozenTrial, sampler: ActivationSampler) -> str | None:
 def _finished_before(other: FrozenTrial, trial: FrozenTrial) -> bool:
     if other.datetime_complete is None or not other.state.is_finished():
         return False
-    # One that waits in the queue begins after all that has ended by now.
+    # An enqueued trial begins after all trials that have ended.
     return trial.datetime_start is None or other.datetime_complete <= trial.datetime_start

@@ -1,4 +1,4 @@
-"""What failed in a study and why, grouped by reason, and what it means for its results."""
+"""Failures of a study, grouped by reason, and their meaning for its results."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ _GIVEN_UP = re.compile(r"\d+ processes died over it")
 
 
 def failures(trials: Sequence[FrozenTrial]) -> list[FailureGroup]:
-    """Return what failed in a search.
+    """Return the failures of a search.
 
     Args:
         trials: a study's own.
     """
-    return group("search", [one for trial in trials for one in _of_trial(trial)])
+    return group("search", [failed for trial in trials for failed in _of_trial(trial)])
 
 
 def failure_of_trial(trial: FrozenTrial) -> Failure | None:
-    """Return why a trial failed, or was given back; None where it was not."""
+    """Return why a trial failed or was given back, or None.
+
+    A diverged trial, whose NaN Optuna counts as a failure, has only the reason it records.
+    """
     failure = Failure.read(trial.user_attrs.get("failure"))
-    if trial.state == TrialState.FAIL:
-        return failure or Failure("", "it failed for an unknown reason")
-    return failure if trial.state == TrialState.RUNNING else None
+    if trial.state == TrialState.FAIL and failure is None and not is_diverged(trial):
+        return Failure("", "it failed for an unknown reason")
+    return failure if trial.state in (TrialState.FAIL, TrialState.RUNNING) else None
 
 
 def _of_trial(trial: FrozenTrial) -> Iterator[Failed]:
@@ -45,15 +48,14 @@ def _of_trial(trial: FrozenTrial) -> Iterator[Failed]:
         yield failure, text, trial.number, 1
 
 
-# --- what it means --------------------------------------------------------------------------
+# --- meaning --------------------------------------------------------------------------------
 
 
 def state_of(trials: Iterable[FrozenTrial]) -> str:
-    """Return what came of a function in a search, by the best of its trials.
+    """Return the state of a function in a search: the best state of its trials.
 
     Returns:
-        ``complete``, ``diverged``, ``pruned``, ``running``, ``failed``, or ``""`` where it has no
-        trial.
+        ``complete``, ``diverged``, ``pruned``, ``running``, ``failed``, or ``""`` without a trial.
     """
     states = {_state(trial) for trial in trials}
     order = ("complete", "diverged", "pruned", "running", "failed")
@@ -67,11 +69,11 @@ def _state(trial: FrozenTrial) -> str:
 
 
 def baseline_notes(trials: Sequence[FrozenTrial], baselines: Iterable[str]) -> list[str]:
-    """Say which baselines have no value in a search, and why.
+    """Return a sentence for each baseline without a value in a search.
 
     Args:
         trials: a study's own.
-        baselines: texts of functions; those that the search took as such need not be among them.
+        baselines: texts of functions, besides the baselines of the search itself.
     """
     by_text: dict[str, list[FrozenTrial]] = {text: [] for text in baselines}
     for trial in trials:
@@ -81,10 +83,10 @@ def baseline_notes(trials: Sequence[FrozenTrial], baselines: Iterable[str]) -> l
         if text in by_text:
             by_text[text].append(trial)
     notes = []
-    for text, some in by_text.items():
-        state = state_of(some)
+    for text, attempts in by_text.items():
+        state = state_of(attempts)
         if state == "failed":
-            reason = failure_of_trial(some[-1])
+            reason = failure_of_trial(attempts[-1])
             notes.append(f"The baseline {text} failed in the search, and has no value: {reason}.")
         elif state == DIVERGED:
             notes.append(f"The baseline {text} diverged in the search.")
@@ -92,16 +94,16 @@ def baseline_notes(trials: Sequence[FrozenTrial], baselines: Iterable[str]) -> l
 
 
 def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> str:
-    """Say why a study has no best function, and what to do; ``""`` where it has one.
+    """Return why a study has no best function, with advice; ``""`` if it has one.
 
     Args:
         trials: a study's own.
-        objective: whether a training function of the user's gave the values.
+        objective: whether the values come from a user's training function.
     """
     states = [_state(trial) for trial in trials]
     done = measured(trials)
     if done and not any(map(is_feasible, done)):
-        names = {name for one in done for name, value in one.constraints.items() if value > 0}
+        names = {name for trial in done for name, value in trial.constraints.items() if value > 0}
         every = f"All {len(done)} functions violate" if len(done) > 1 else "The only one violates"
         return f"{every} a constraint ({', '.join(sorted(names))}), so none is the best."
     if "complete" in states:
@@ -127,20 +129,20 @@ def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> 
             every = "The only trial" if count == 1 else f"All {count} trials"
         how = _when(trials, objective=objective) if kind == DIVERGED else ""
         return f"{every} {verb}{how}, so there is no result: {advice[kind]}."
-    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     more = f", {running} in training" if running else ""
-    return f"No function has a value: {said}{more}; {'; '.join(advice[kind] for kind in kinds)}."
+    return f"No function has a value: {counts}{more}; {'; '.join(advice[kind] for kind in kinds)}."
 
 
 def _when(trials: Sequence[FrozenTrial], *, objective: bool) -> str:
-    """Say how far the trainings came that diverged."""
+    """Return when the diverged trainings diverged, in brackets."""
     diverged = [trial for trial in trials if is_diverged(trial)]
     if objective:
         return " (the values are not finite)"
     collapsed = sum(bool(trial.user_attrs.get("collapsed")) for trial in diverged)
     if collapsed == len(diverged):
         return " (accuracy and loss stayed at chance)"
-    # The epochs that have a loss are those that were finished.
+    # Each finished epoch has a loss.
     last = max(
         len(trial.user_attrs.get("train_loss", ()))
         for trial in diverged

@@ -1,4 +1,4 @@
-"""Confirmation of a study of your own: its best functions trained again with fresh seeds."""
+"""Confirmation of your own study: its best functions trained again with fresh seeds."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class ConfirmedFunction:
     Attributes:
         activation: its text.
         role: ``found`` by the search, or a ``baseline``.
-        searched: its value in the search; None where it was not tried.
-        values: by seed, in the order of the seeds; NaN where a training diverged.
+        searched: its value in the search; None if it was not tried.
+        values: one per seed, in their order; NaN if a training diverged.
         mean: of the values; NaN if one diverged.
         interval: 95% interval of the mean by Student's t; None for one seed.
-        minus: by baseline, what the differences say, paired by seed, and by example if known.
-        over: what the interval takes for a sample: ``seeds``, or ``both`` seeds and examples.
-        intervals: each alone, where examples are known: over ``seeds``, ``examples`` and ``both``.
+        minus: difference from each baseline, paired by seed, and by example if known.
+        over: the samples of the interval: ``seeds``, or ``both`` seeds and examples.
+        intervals: with values per example, the intervals over ``seeds``, ``examples`` and ``both``.
 
     Examples:
         >>> print(ConfirmedFunction("relu(x)", "baseline", 0.9, (0.9, 0.92), 0.91, (0.78, 1.0), {}))
@@ -61,13 +61,14 @@ class ConfirmedFunction:
     intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        said = [f"{self.activation} ({self.role}): {_with_interval(self.mean, self.interval)}"]
-        for name, one in self.minus.items():
-            shown = _with_interval(one.mean, one.interval, "+")
-            said.append(f"minus {name} {shown}" + ("" if one.p is None else f", p = {one.p:.3f}"))
+        parts = [f"{self.activation} ({self.role}): {_with_interval(self.mean, self.interval)}"]
+        for name, gain in self.minus.items():
+            shown = _with_interval(gain.mean, gain.interval, "+")
+            p = "" if gain.p is None else f", p = {gain.p:.3f}"
+            parts.append(f"minus {name} {shown}{p}")
         if self.interval is not None:
-            said.append(f"95% {sampled([self, *self.minus.values()])}")
-        return "; ".join(said)
+            parts.append(f"95% {sampled([self, *self.minus.values()])}")
+        return "; ".join(parts)
 
 
 def confirm(
@@ -81,21 +82,21 @@ def confirm(
 ) -> list[ConfirmedFunction]:
     """Train a study's best functions and the baselines again, with fresh seeds.
 
-    The best value of a search is partly luck of its seed. What you claim is therefore measured
-    again: each function with the same seeds, which the search did not use. Every result is kept
-    in the study, so that an interrupted call goes on where it was. The study's other parameters
-    are yours to set: ``train`` receives the function and the seed.
+    The best value of a search has a selection bias. So confirm your result: this trains each
+    function with the same seeds, which the search did not use. It saves every result in the study,
+    so that an interrupted call resumes. Set the study's other parameters yourself: ``train``
+    receives only the function and the seed.
 
     Args:
         study: with trials of ``ActivationSampler`` or another sampler, in any storage.
-        train: called with a fresh ``Activation`` and a seed from 10,000; returns a value like the
-            study's, best of a test set that the search has not seen; or (N,) values, one for each
-            of its examples in the same order (right or wrong, squared errors), whose mean is that
-            value: then the intervals are over seeds and examples. ``bo_act.Diverged``, NaN and
-            infinity mean that the training diverged.
+        train: called with a fresh ``Activation`` and a seed, from 10,000. It returns a value like
+            the study's, preferably on a test set that the search has not seen; or one value per
+            example (right or wrong, squared errors), (N,), in the same order each time, with this
+            mean: then intervals are over seeds and examples. ``bo_act.Diverged``, NaN or infinity
+            mean that the training diverged.
         space: of the study.
-        top: how many of the best functions.
-        seeds: trainings of each.
+        top: number of functions, the best ones.
+        seeds: trainings per function.
         baselines: functions to compare with.
 
     Returns:
@@ -103,7 +104,7 @@ def confirm(
 
     Raises:
         SearchError: the study has no value yet, or ``train`` returns no number.
-        ExpressionError: a baseline is no expression.
+        ExpressionError: a baseline is not an expression.
 
     Examples:
         >>> import optuna, bo_act
@@ -112,8 +113,8 @@ def confirm(
         >>> study.optimize(lambda trial: len(str(space.suggest_expression(trial))), n_trials=5)
         >>> def train(activation, seed):
         ...     return len(str(activation)) + seed % 3
-        >>> found = bo_act.confirm(study, train, space=space, top=1, seeds=3)
-        >>> [one.role for one in found], len(found[0].values)
+        >>> confirmed = bo_act.confirm(study, train, space=space, top=1, seeds=3)
+        >>> [row.role for row in confirmed], len(confirmed[0].values)
         (['found', 'baseline'], 3)
     """
     whole(top, "top", low=1, error=SearchError)
@@ -130,20 +131,20 @@ def confirm(
         for text in texts:
             runs[text].append(_trained(study, train, text, seed))
     return [
-        _confirmed(text, best.get(text), runs, [one for one in compared if one != text])
+        _confirmed(text, best.get(text), runs, [other for other in compared if other != text])
         for text in texts
     ]
 
 
 def _best(study: optuna.Study, space: Space, top: int) -> dict[str, float]:
-    """Return the best functions of a search and their values, each once."""
+    """Return the distinct best functions of a search with their values."""
     sign = metric_of(study).sign
-    found: dict[str, float] = {}
+    best: dict[str, float] = {}
     done = filter(is_feasible, averaged(own_trials(study)))
     for trial in sorted(done, key=lambda t: -sign * (t.value or 0.0)):
-        if len(found) < top and (text := _text(trial, space)):
-            found.setdefault(text, float(trial.value or 0.0))
-    return found
+        if len(best) < top and (text := _text(trial, space)):
+            best.setdefault(text, float(trial.value or 0.0))
+    return best
 
 
 def _text(trial: FrozenTrial, space: Space) -> str:
@@ -152,10 +153,10 @@ def _text(trial: FrozenTrial, space: Space) -> str:
 
 
 def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> dict[str, Any]:
-    """Return the record of a run, with ``value``, None where it diverged."""
+    """Return the record of a run; its ``value`` is None if it diverged."""
     key = f"{_KEY}:{hashlib.sha256(text.encode()).hexdigest()[:12]}:{seed}"
-    kept: dict[str, Any] | None = study.user_attrs.get(key)
-    if kept is None:
+    record: dict[str, Any] | None = study.user_attrs.get(key)
+    if record is None:
         try:
             value, examples = _result(train(Activation(text), seed))
         except Diverged:
@@ -165,19 +166,20 @@ def _trained(study: optuna.Study, train: Train, text: str, seed: int) -> dict[st
                 f"expected train(activation, seed) to return a number, or a number per test "
                 f"example, for {text} with seed {seed}: {error}"
             ) from error
-        kept = {"activation": text, "seed": seed, "value": value if math.isfinite(value) else None}
-        kept |= {} if examples is None else {KEY: examples}
-        study.set_user_attr(key, kept)
-    return kept
+        finite = value if math.isfinite(value) else None
+        record = {"activation": text, "seed": seed, "value": finite}
+        record |= {} if examples is None else {KEY: examples}
+        study.set_user_attr(key, record)
+    return record
 
 
 def _result(given: Any) -> tuple[float, dict[str, Any] | None]:
-    """Return the value of a run, and its examples where there are some.
+    """Return the value of a run, and its packed values per example, if any.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: ``given`` is something else.
     """
-    if hasattr(given, "detach"):  # a tensor, perhaps on another device and of a type of its own
+    if hasattr(given, "detach"):  # a tensor, on any device, of any type
         given = given.detach().cpu()
         given = (given.double() if given.is_floating_point() else given).numpy()
     values = np.asarray(given)

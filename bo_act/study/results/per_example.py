@@ -1,7 +1,7 @@
-"""What each test example had of a training, small enough to be kept in the study.
+"""Values per test example of a training, packed to fit into the study.
 
-The mean over the examples is the metric. Right and wrong is a bit an example; other values are
-float32, and of large test sets means of random groups, whose spread says as much of the mean's.
+Their mean is the metric. Right and wrong take a bit per example; other values are float32. Large
+test sets are reduced to means of random groups, whose spread gives the same standard error.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_MOST = 4_096  # numbers of a training: 22 kB of text
+_MOST = 4_096  # numbers per training: 22 kB of text
 
 KEY = "examples"
-"""Where a run's record has them."""
+"""Key of the packed values in a run's record."""
 
 
 def packed(values: NDArray[Any]) -> dict[str, Any] | None:
-    """Return (N,) values of examples, bool or numbers, as JSON can hold them.
+    """Pack (N,) values of examples, bool or numbers, for JSON.
 
     Returns:
-        None where there are fewer than two, or one is not finite.
+        The packed values; None if there are fewer than two, or one is not finite.
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return None
@@ -38,7 +38,7 @@ def packed(values: NDArray[Any]) -> dict[str, Any] | None:
 
 
 def unpacked(kept: Mapping[str, Any]) -> Floats:
-    """Return what ``packed`` was given, (N,), or the means of its groups."""
+    """Return the (N,) values given to ``packed``, or the means of its groups."""
     if "bits" in kept:
         bits = np.frombuffer(base64.b64decode(kept["bits"]), dtype=np.uint8)
         return np.unpackbits(bits, count=kept["count"]).astype(np.float64)
@@ -46,11 +46,11 @@ def unpacked(kept: Mapping[str, Any]) -> Floats:
 
 
 def table(runs: Sequence[Mapping[str, Any]], values: Sequence[float], count: int) -> Floats | None:
-    """Return the examples of S runs, (S, N); None where they are not known of each run.
+    """Return the values per example of S runs, (S, N); None if a run has none.
 
     Args:
-        runs: records; one that diverged has the same value for every example.
-        values: of the S runs, the means.
+        runs: records; a diverged run has the same value for every example.
+        values: means of the S runs.
         count: N.
     """
     rows = []
@@ -72,9 +72,9 @@ def _text(values: NDArray[Any]) -> str:
 def _grouped(values: Floats) -> Floats:
     if len(values) <= _MOST:
         return values
-    # The same groups in every training, at random: neighbours in a file are often alike.
+    # Random, since neighbours in a file are often alike; the same groups in every training.
     order = np.random.default_rng(0).permutation(len(values))
     size = -(-len(values) // _MOST)
     means = np.array([part.mean() for part in np.array_split(values[order], len(values) // size)])
-    # Some groups have one example more.
+    # Correct the mean, since some groups have one example more.
     return np.asarray(means + (values.mean() - means.mean()))

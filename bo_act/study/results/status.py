@@ -1,4 +1,4 @@
-"""How a study is doing: who works on what, how fast, and how long it takes yet."""
+"""Status of a study: its workers, their rate, and the remaining time."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.study.storage.trials import Counts, StudyView, count
 from bo_act.tasks.failures import FailureGroup
 
-_RECENT = 30  # finished trials that the rate is taken from
+_RECENT = 30  # finished trials to compute the rate from
 
 
 @dataclass(frozen=True)
 class AtWork:
-    """One running trial and who runs it.
+    """One running trial and its worker.
 
     Attributes:
-        host, pid: of the worker; empty and None where it does not say, or has given it back.
+        host, pid: of the worker; empty and None if unknown, or if the trial was given back.
         trial: the trial's number.
         activation: the function; empty until it is chosen.
-        epochs: finished ones.
+        epochs: number of finished epochs.
         seconds: since the trial began.
-        silent: seconds since the last heartbeat; None before the first, and where there are none.
-        alive: False where the trial waits to be taken over, or is as soon as a worker has waited
-            for it.
+        silent: seconds since the last heartbeat; None before the first, or without heartbeats.
+        alive: False if the trial waits to be taken over, now or after a worker's grace period.
     """
 
     host: str
@@ -54,20 +53,20 @@ class StudyStatus:
     """A study at one moment.
 
     Attributes:
-        study, storage: where its trials are.
-        total: trials that it is to have; None where no file says so.
+        study, storage: location of its trials.
+        total: planned trials; None without a study file.
         trials: by state.
-        workers: running trials, and who runs them.
-        per_hour: finished trials an hour, of late; None before two have finished, or while all
-            have at one instant.
-        seconds_left: at that rate; None where there is none.
-        best: the best function by what the search was told; None before any.
+        workers: running trials with their workers.
+        per_hour: recently finished trials per hour; None before two have finished at different
+            times.
+        seconds_left: at that rate; None without a rate.
+        best: the best function in the search; None before any.
         done: whether all trials have finished.
-        failures: what failed, and why, grouped by reason.
-        lacking: why there is no best function; empty where there is one.
-        metric: what is measured, of several objectives the first.
-        front: of several objectives the Pareto front, the best value of the first one first.
-        metrics: of all objectives, where there are several.
+        failures: failed trials, grouped by reason.
+        lacking: why there is no best function; empty if there is one.
+        metric: of the study; the first of several objectives.
+        front: for several objectives, the Pareto front, the best first value first.
+        metrics: of all objectives, if there are several.
     """
 
     study: str
@@ -86,19 +85,19 @@ class StudyStatus:
     metrics: tuple[Metric, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         return asdict(self)
 
 
 def read_status(
     spec: StudySpec | None, study: optuna.Study | None = None, *, storage: str = ""
 ) -> StudyStatus:
-    """Read how a study is doing.
+    """Read the status of a study.
 
     Args:
-        spec: of the study's file; None of a study without.
-        study: opened before; default: opened here.
-        storage: where its trials are; default: as the file says.
+        spec: the study file; None if a program made the study.
+        study: if already open.
+        storage: of its trials; default: from the file.
 
     Raises:
         StorageError: there is no such study.
@@ -114,26 +113,29 @@ def read_status(
     rate = _per_second(view.trials)
     left = max(0, spec.trials - counts.finished) if spec else None
     workers = tuple(
-        _at_work(one, one.number in view.abandoned, silent.get(one.number)) for one in view.running
+        _at_work(trial, trial.number in view.abandoned, silent.get(trial.number))
+        for trial in view.running
     )
-    found = summarize(study, spec, storage=storage)
+    result = summarize(study, spec, storage=storage)
     return StudyStatus(
         study=study.study_name,
-        storage=found.storage,
+        storage=result.storage,
         total=spec.trials if spec else None,
         trials=counts,
-        metric=found.metric,
+        metric=result.metric,
         workers=workers,
         per_hour=None if rate is None else 3600 * rate,
         seconds_left=(
-            left / rate if left is not None and rate and any(one.alive for one in workers) else None
+            left / rate
+            if left is not None and rate and any(worker.alive for worker in workers)
+            else None
         ),
-        best=found.best,
+        best=result.best,
         done=left == 0,
-        failures=found.failures,
-        lacking=found.lacking,
-        front=found.front if found.metrics else (),
-        metrics=found.metrics,
+        failures=result.failures,
+        lacking=result.lacking,
+        front=result.front if result.metrics else (),
+        metrics=result.metrics,
     )
 
 
@@ -143,7 +145,7 @@ def _at_work(trial: FrozenTrial, abandoned: bool, silence: Silence | None) -> At
     silent = silence.seconds if silence else None
     alive = not abandoned
     if owner and owner.patience and silent is not None and not owner.is_alive():
-        # Nobody has listened here for a while, as those do who take a trial over.
+        # This process has not listened for long, so go by the age of the last heartbeat.
         alive = alive and silent <= owner.patience
     return AtWork(
         host=owner.host if owner else "",
@@ -158,7 +160,7 @@ def _at_work(trial: FrozenTrial, abandoned: bool, silence: Silence | None) -> At
 
 
 def _per_second(trials: Sequence[FrozenTrial]) -> float | None:
-    """Return finished trials a second, between the first and the last of the recent ones."""
+    """Return finished trials per second, between the first and the last of the recent ones."""
     done = (TrialState.COMPLETE, TrialState.PRUNED)
     ends = sorted(t.datetime_complete for t in trials if t.state in done and t.datetime_complete)
     recent = ends[-_RECENT:]

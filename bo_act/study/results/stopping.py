@@ -1,4 +1,4 @@
-"""Knowing when to stop: how much the next evaluation is expected to bring."""
+"""When to stop: the expected improvement of the next evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def improvement_left(study: optuna.Study, sampler: ActivationSampler) -> float:
         True
     """
     view = sampler.view(study)
-    # The embedding after the view: functions are met in reading it.
+    # The embedding after the view, whose reading may add functions.
     return view.searcher.expected_improvement(
         sampler.embedding, view.observations, pending=view.pending, number=view.number
     )

@@ -1,4 +1,4 @@
-"""What a study has found, read from its trials."""
+"""Results of a study, read from its trials."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from bo_act.study.storage.trials import Counts, averaged, count, is_feasible, me
 from bo_act.tasks.configuration import REFERENCE, Configuration, functions_of, shown
 from bo_act.tasks.failures import FailureGroup, failures_of_runs
 
-FRONT = "Pareto front: none of the others is better in all objectives (one run each)"
+FRONT = "Pareto front: no other function is better in all objectives (one run each)"
 
 
 @dataclass(frozen=True)
 class Found:
-    """One function as the search saw it.
+    """One function with its result in the search.
 
     Attributes:
         activation: its text.
-        value: what the search was told, as it is stored: an accuracy is a fraction.
-        trial: the trial's number; None where the study has not evaluated it.
+        value: as stored in the study; an accuracy is a fraction.
+        trial: the trial's number; None if the study has not evaluated it.
         settings: values of the study's other parameters.
-        cost: what it costs at inference, in units of ReLU's; None where the search did not ask.
-        state: what came of it: ``complete``, ``diverged``, ``pruned``, ``failed`` or ``running``;
-            empty where it was not tried.
-        values: of all objectives, where there are several.
+        cost: at inference, relative to ReLU; None if the search did not use it.
+        state: ``complete``, ``diverged``, ``pruned``, ``failed`` or ``running``; empty if it was
+            not tried.
+        values: of all objectives, if there are several.
     """
 
     activation: str
@@ -58,17 +58,17 @@ class StudyResult:
     Attributes:
         study, storage: location of its trials.
         trials: by state.
-        best: the best function by what the search was told, of those that satisfy the study's
-            constraints; None before any has completed, and of several objectives.
+        best: the best function in the search that satisfies the study's constraints; None before
+            any is complete, and for several objectives.
         baseline: ReLU in the same study.
         top: the best functions, best first.
         confirmed: fresh-seed results on the test set; empty before the confirmation.
-        front: of several objectives, and if cost is one, the Pareto front, the best value first.
+        front: for several objectives, including cost, the Pareto front, the best value first.
         failures: failed trials, grouped by reason.
         lacking: why there is no best function; empty if there is one.
         notes: caveats of the verdict.
-        metric: what was measured, of several objectives the first.
-        metrics: of all objectives, where there are several.
+        metric: of the study; the first of several objectives.
+        metrics: of all objectives, if there are several.
 
     Examples:
         >>> import bo_act
@@ -91,13 +91,13 @@ class StudyResult:
     metrics: tuple[Metric, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        return asdict(self) | {"confirmed": [one.as_json() for one in self.confirmed]}
+        """Return the content of ``--json``."""
+        return asdict(self) | {"confirmed": [row.as_json() for row in self.confirmed]}
 
     def _repr_html_(self) -> str:
         """Show the verdict and the best functions in a notebook."""
         counts = self.trials
-        said = (
+        summary = (
             f"{counts.complete} complete ({counts.diverged} diverged), {counts.pruned} pruned, "
             f"{counts.failed} failed"
         )
@@ -110,18 +110,18 @@ class StudyResult:
             notes = [judged.note] if judged.note else []
             return box(
                 title,
-                said,
+                summary,
                 judged.text,
                 _html_confirmed(self.confirmed, self.metric),
                 *notes,
                 *more,
             )
         if self.front and self.metrics:
-            return box(title, said, FRONT, _html_front(self.front, self.metrics), *more)
+            return box(title, summary, FRONT, _html_front(self.front, self.metrics), *more)
         if self.best is None:
-            return box(title, said, self.lacking, *more)
-        what = f"Best of the search, by {self.metric.name} with one seed; not confirmed:"
-        return box(title, said, what, _html_table(self.top, self.metric), *more)
+            return box(title, summary, self.lacking, *more)
+        caption = f"Best of the search, by {self.metric.name} with one seed; not confirmed:"
+        return box(title, summary, caption, _html_table(self.top, self.metric), *more)
 
 
 def _drawn(activation: str) -> Markup:
@@ -173,7 +173,7 @@ def _html_confirmed(confirmed: Sequence[Confirmed], metric: Metric) -> Markup:
 
 
 def _html_failures(groups: Sequence[FailureGroup]) -> Markup:
-    rows = [(one.phase, one.reason, one.count, one.functions) for one in groups]
+    rows = [(group.phase, group.reason, group.count, group.functions) for group in groups]
     return table(("failed in", "reason", "times", "activation"), rows, numbers=frozenset({2}))
 
 
@@ -189,10 +189,10 @@ def summarize(
 
     Args:
         study: any.
-        spec: of its file; None of a study without.
-        confirmed: what was confirmed.
-        storage: where the trials are; default: as the file says.
-        top: how many of the best.
+        spec: the study file; None if a program made the study.
+        confirmed: results of the confirmation.
+        storage: of the trials; default: from the file.
+        top: number of functions, the best ones.
     """
     if len(study.directions) > 1:
         return _of_several(study, storage)
@@ -251,10 +251,10 @@ def _of_several(study: optuna.Study, storage: str) -> StudyResult:
 
 
 def front_of(trials: Sequence[FrozenTrial], metrics: Sequence[Metric]) -> list[FrozenTrial]:
-    """Return the trials that none beats in all objectives, the best first value first.
+    """Return the Pareto front of trials, the best first value first.
 
     Args:
-        trials: of a study with several objectives; those that violate a constraint are left out.
+        trials: of a study with several objectives; trials that violate a constraint are left out.
         metrics: of the objectives.
     """
     done = [trial for trial in measured(trials) if is_feasible(trial)]
@@ -263,7 +263,7 @@ def front_of(trials: Sequence[FrozenTrial], metrics: Sequence[Metric]) -> list[F
 
 
 def _baseline(own: Sequence[FrozenTrial], metric: Metric, spec: StudySpec | None) -> Found:
-    """Return what came of ReLU."""
+    """Return ReLU's best result in the search."""
     of_relu = [trial for trial in averaged(own) if text_of(trial) == REFERENCE]
     best = min(of_relu, key=lambda t: (-metric.sign * _value(t), t.number), default=None)
     if best is not None:
@@ -273,7 +273,7 @@ def _baseline(own: Sequence[FrozenTrial], metric: Metric, spec: StudySpec | None
 
 
 def read_result(spec: StudySpec) -> StudyResult:
-    """Read the outcome of a study that was run, without measuring anything.
+    """Read the outcome of an existing study.
 
     Raises:
         StorageError: there is no such study.
@@ -282,16 +282,16 @@ def read_result(spec: StudySpec) -> StudyResult:
 
 
 def result_of(study: optuna.Study, spec: StudySpec | None, *, storage: str = "") -> StudyResult:
-    """Read the outcome of a study that was opened; arguments as for ``summarize``."""
+    """Read the outcome of an open study; arguments as for ``summarize``."""
     confirmed = read_confirmed(spec, study, best_configurations(study, spec)) if spec else []
     return summarize(study, spec, confirmed, storage=storage)
 
 
 def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configuration]:
-    """Return the best functions that are to be confirmed, best first.
+    """Return the best functions to confirm, best first.
 
-    Each stands once, with the best of the settings that it was tried with. Where cost is an
-    objective, those that none beats in both come first.
+    Each is listed once, with its best settings. If cost is an objective, the Pareto front comes
+    first.
     """
     best: dict[str, FrozenTrial] = {}
     metric = metric_of(study)
@@ -302,17 +302,17 @@ def best_configurations(study: optuna.Study, spec: StudySpec) -> list[Configurat
 
 
 def best_value(study: optuna.Study) -> float | None:
-    """Return the best value so far as it is stored, None before any."""
+    """Return the best value so far, as stored; None before any."""
     sign = metric_of(study).sign
     values = [sign * _value(t) for t in averaged(own_trials(study)) if is_feasible(t)]
     return sign * max(values) if values else None
 
 
 def rank(trials: Sequence[FrozenTrial], metric: Metric) -> list[FrozenTrial]:
-    """Return the trials that came to a value and violate no constraint, the best first.
+    """Return the trials with a value that satisfy the constraints, the best first.
 
-    A repeated function is one trial, its value the mean. Of equal values the earlier trial is the
-    better one: it does not depend on the storage.
+    Repeated trials of a function count as one, with their mean. Among equal values the earlier
+    trial comes first, in any storage.
     """
     done = filter(is_feasible, averaged(trials))
     return sorted(done, key=lambda t: (-metric.sign * _value(t), t.number))

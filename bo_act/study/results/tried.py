@@ -1,4 +1,4 @@
-"""What a trial tried, as its attributes say it: of study files, and of loops of one's own."""
+"""Functions and settings of a trial from its attributes, in any study."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _KINDS = ("activation", ITEM)
 
 
 def places_of(trial: FrozenTrial) -> dict[str, str]:
-    """Return the functions (or items) of a trial by the names of their places, ``""`` of one."""
-    found: dict[str, str] = {}
+    """Return a trial's functions (or items) by activation; a single one has the name ``""``."""
+    texts: dict[str, str] = {}
     for key, value in trial.user_attrs.items():
         name, _, kind = key.rpartition(".")
         if kind in _KINDS:
-            found[name] = str(value)
-    named = {name: text for name, text in found.items() if name}
-    return named or found
+            texts[name] = str(value)
+    named = {name: text for name, text in texts.items() if name}
+    return named or texts
 
 
 def text_of(trial: FrozenTrial) -> str:
-    """Return a trial's function, or each with its name; ``""`` where it has none."""
+    """Return a trial's function, or several with their names; ``""`` without any."""
     whole = trial.user_attrs.get("activation")
     if whole is not None:
         return str(whole)
@@ -36,11 +36,11 @@ def text_of(trial: FrozenTrial) -> str:
 
 
 def settings_of(trial: FrozenTrial, spec: StudySpec | None) -> dict[str, Any]:
-    """Return a trial's parameters other than those that a function is made of.
+    """Return a trial's parameters, without the slots of its functions.
 
     Args:
         trial: any.
-        spec: of its study's file; None of a study without.
+        spec: the study file; None if a program made the study.
     """
     if spec is not None:
         return dict(Configuration.of_trial(trial, spec).settings)
@@ -52,4 +52,4 @@ def _is_slot(name: str, trial: FrozenTrial) -> bool:
     if slot in (SCHEMA_SLOT, EXPRESSION_SLOT, ITEM):
         return True
     operators = isinstance(choices, CategoricalDistribution) and choices.choices
-    return bool(operators) and all(str(one) in OPERATORS for one in operators or ())
+    return bool(operators) and all(str(choice) in OPERATORS for choice in operators or ())

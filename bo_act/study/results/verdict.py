@@ -1,4 +1,4 @@
-"""What a confirmation says in words: to believe or not, and what it must not be taken for."""
+"""The verdict of a confirmation in words, with its caveats."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence on the best function found, and what has to be known beside it.
+    """A sentence on the best function, and its caveat.
 
     Attributes:
-        kind: ``better`` or ``worse`` than ReLU beyond the interval; ``open`` where the interval
-            includes zero or there is none; ``reference`` where ReLU itself is the best.
-        winner: of the functions found the best one; see ``winner``.
+        kind: ``better`` or ``worse`` than ReLU if the interval excludes zero; ``open`` if it
+            includes zero or there is none; ``reference`` if ReLU itself is the best.
+        winner: the best of the found functions; see ``winner``.
         text: for people.
-        note: what weakens it; ``""`` where nothing does.
+        note: the caveat, or ``""``.
     """
 
     kind: Literal["better", "worse", "open", "reference"]
@@ -34,23 +34,23 @@ class Verdict:
 
 
 def winner(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Confirmed | None:
-    """Return the found function that is best on validation data, None where none was found.
+    """Return the found function that is best on validation data; None if none was found.
 
-    To choose by the test set would flatter it.
+    Choosing by the test set would add a selection bias.
     """
     found = [row for row in confirmed if row.role == "found"]
     return max(found, key=lambda row: metric.sign * row.validation.mean, default=None)
 
 
 def judged(gain: Interval, metric: Metric = ACCURACY) -> Literal["better", "worse", "open"]:
-    """Tell whether a difference leaves out zero, and on which side."""
+    """Tell whether a difference excludes zero, and on which side."""
     if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
         return "open"
     return "better" if metric.sign * gain.low > 0 else "worse"
 
 
 def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdict | None:
-    """Judge a confirmation; None where no function that was found has been confirmed."""
+    """Return the verdict of a confirmation; None if it has no found function."""
     best = winner(confirmed, metric)
     if best is None:
         return None
@@ -87,12 +87,12 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
 
 
 def with_interval(value: Interval, metric: Metric = ACCURACY, *, signed: bool = False) -> str:
-    """Return a value, or a difference (``signed``), with half its interval, as people read it."""
+    """Return a value or a ``signed`` difference, with half its interval, for people."""
     return metric.interval(value.mean, value.low, value.high, signed=signed)
 
 
 class Sampled(Protocol):
-    """What says of its interval what it takes for a sample; see ``Interval``."""
+    """Anything with an interval over samples; see ``Interval``."""
 
     @property
     def over(self) -> str:
@@ -101,23 +101,23 @@ class Sampled(Protocol):
 
     @property
     def intervals(self) -> Mapping[str, tuple[float, float] | None]:
-        """Each alone."""
+        """One for each kind of sample."""
         ...
 
 
 def sampled(of: Sequence[Sampled]) -> str:
-    """Say what intervals are over: of what other samples the mean would be in them."""
-    if all(one.over == "both" for one in of):
+    """Return the samples that intervals are over, as words."""
+    if all(part.over == "both" for part in of):
         return "over seeds and test examples"
-    if not any(one.intervals for one in of):
+    if not any(part.intervals for part in of):
         return "over seeds alone"
-    if any(one.over == "both" for one in of):
+    if any(part.over == "both" for part in of):
         return "over seeds, and test examples where that is wider"
     return "over seeds, which is wider than with test examples"
 
 
 def _unequal(confirmed: Sequence[Confirmed]) -> str:
-    """Say with how many settings ReLU was tried, where settings are searched."""
+    """Return a caveat on ReLU's tuning, if settings are searched."""
     relu = next((row for row in confirmed if row.activation == REFERENCE), None)
     if relu is None or not relu.settings:
         return ""
@@ -129,11 +129,11 @@ def _unequal(confirmed: Sequence[Confirmed]) -> str:
 
 
 def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[str]:
-    """Return what is to be said beside the verdict, a sentence or two each."""
+    """Return the caveats of a verdict, a sentence or two each."""
     best = winner(confirmed, metric)
     if best is None:
         return []
-    said = []
+    sentences = []
     if best.searched is not None:
         shrunk = metric.sign * (best.searched - best.validation.mean)
         amount = metric.difference(abs(shrunk)).lstrip("+")
@@ -142,55 +142,55 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
             amount = f"{amount} points"
         else:
             lucky = "was luck of the seed it was chosen by"
-        said.append(
+        sentences.append(
             f"Shrinkage: {best.activation} had {metric.text(best.searched)} validation "
             f"{metric.name} in the search and has {metric.text(best.validation.mean)} with fresh "
             f"seeds: {amount} {lucky if shrunk > 0 else 'less than it deserved'}."
         )
-    tested = {name: one for name, one in best.minus.items() if one.p is not None}
+    tested = {name: gain for name, gain in best.minus.items() if gain.p is not None}
     if tested:
-        adjusted = dict(zip(tested, holm([one.p or 0.0 for one in tested.values()]), strict=True))
+        adjusted = dict(zip(tested, holm([gain.p or 0.0 for gain in tested.values()]), strict=True))
         pairs = "; ".join(
-            f"{name} {with_interval(one, metric, signed=True)}, p = {one.p:.3f}, "
+            f"{name} {with_interval(gain, metric, signed=True)}, p = {gain.p:.3f}, "
             f"adjusted {adjusted[name]:.3f}"
-            for name, one in tested.items()
+            for name, gain in tested.items()
         )
         over = sampled(list(tested.values()))
-        said.append(
+        sentences.append(
             f"{best.activation} against (paired; p: how often as large a difference would be seen "
             f"by chance {over}, on these training data; adjusted by Holm): {pairs}."
         )
         many = sum(len(row.minus) for row in confirmed if row.role == "found")
-        said.append(
+        sentences.append(
             f"The table makes {many} comparisons: {0.05 * many:.1f} of them would exclude zero by "
             "chance alone."
         )
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
-        said.append(
+        sentences.append(
             f"The intervals cover seeds only, for this {best.on} set, since the runs have no "
             "values per example: over other examples too they would be wider."
         )
-    return said
+    return sentences
 
 
 def notes_on_failures(
     groups: Sequence[FailureGroup], confirmed: Sequence[Confirmed], *, seeds: int
 ) -> list[str]:
-    """Return what failed trainings of a confirmation mean for what it says.
+    """Return the caveats of a confirmation with failed trainings.
 
     Args:
-        groups: what failed in it.
-        confirmed: what did not.
-        seeds: how many it was to have.
+        groups: its failures.
+        confirmed: its results.
+        seeds: planned number of seeds.
     """
     if not groups:
         return []
-    reasons = "; ".join(f"{one.functions}: {one.reason}" for one in groups[:2])
-    count = sum(one.count for one in groups)
+    reasons = "; ".join(f"{group.functions}: {group.reason}" for group in groups[:2])
+    count = sum(group.count for group in groups)
     notes = [f"Failed trainings of the confirmation: {count} ({reasons})."]
     there = {row.activation for row in confirmed}
-    without = sorted({text for one in groups for text in one.activations} - there)
+    without = sorted({text for group in groups for text in group.activations} - there)
     if confirmed and without:
         missing = ", ".join(without)
         notes.append(f"Not confirmed, because all trainings failed: {missing}.")

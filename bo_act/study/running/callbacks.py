@@ -1,8 +1,8 @@
 """Callbacks to run after each trial: TensorBoard, Weights & Biases, MLflow, your own.
 
 A callback is ``callback(study, trial)``, as in ``optuna.Study.optimize``; ``trial`` is frozen. The
-clients are used directly: the classes of optuna-integration want TensorFlow (TensorBoard) or are
-deprecated, and log one number a trial, where these log the curves of its training.
+clients are called directly: the classes of optuna-integration need TensorFlow (TensorBoard) or are
+deprecated, and log one number per trial; these log whole training curves.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Callback = Callable[[optuna.Study, FrozenTrial], Any]
 
 
 class Callbacks:
-    """Several callbacks as one, which never fails.
+    """Several callbacks as one that never fails.
 
-    One that raises is reported once, and called again at the next trial.
+    If a callback raises, bo-act warns once and still calls it after later trials.
 
     Args:
-        named: callbacks by what to call them in a report.
+        named: (name in messages, callback) pairs.
     """
 
     def __init__(self, named: Sequence[tuple[str, Callback]]) -> None:
@@ -43,24 +43,24 @@ class Callbacks:
 
     @classmethod
     def of(cls, spec: StudySpec, own: Sequence[Callback] = ()) -> Callbacks:
-        """Make those that a study file names, with others of the caller's.
+        """Make the callbacks of a study file, and add the caller's own.
 
         Raises:
-            SpecError: a name or a file is none.
+            SpecError: a name is unknown, or a file cannot be used.
             MissingExtraError: a package is missing.
         """
         named = [(name, _named(name, spec)) for name in spec.callbacks]
-        named += [(getattr(one, "__name__", type(one).__name__), one) for one in own]
+        named += [(getattr(call, "__name__", type(call).__name__), call) for call in own]
         if has_extra("dashboard"):
             named.append(("the dashboard's note", DashboardNote()))
         return cls(named)
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Tell all of them of a trial that has ended."""
+        """Call all of them for a finished trial."""
         for name, callback in self._named:
             try:
                 callback(study, trial)
-            except USERS as error:  # whatever it is, the trial is kept and the study goes on
+            except USERS as error:  # the trial is saved and the study continues
                 if name not in self._reported:
                     self._reported.add(name)
                     warnings.warn(
@@ -85,10 +85,10 @@ def _named(name: str, spec: StudySpec) -> Callback:
 
 
 def _curves(study: optuna.Study, trial: FrozenTrial) -> Iterator[tuple[str, int, float]]:
-    """Yield (name, epoch, number) of a trial's training; what the search is told first."""
-    measured = f"validation {metric_of(study).name}"
+    """Yield (name, epoch, number) of a trial's training curves; the search's metric first."""
+    name = f"validation {metric_of(study).name}"
     for epoch, value in sorted(trial.intermediate_values.items()):
-        yield measured, epoch, value
+        yield name, epoch, value
     for epoch, loss in enumerate(trial.user_attrs.get("train_loss", ())):
         yield "train loss", epoch, loss
 
@@ -98,10 +98,10 @@ def _settings(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _results(trial: FrozenTrial) -> dict[str, float]:
-    """Return the numbers that sum up a trial."""
+    """Return a trial's value and training time."""
     seconds = trial.user_attrs.get("seconds")
-    found = {} if seconds is None else {"seconds": float(seconds)}
-    return found if trial.value is None else {"value": trial.value, **found}
+    time = {} if seconds is None else {"seconds": float(seconds)}
+    return time if trial.value is None else {"value": trial.value, **time}
 
 
 def tensorboard(folder: Path) -> Callback:
@@ -187,7 +187,7 @@ def mlflow(folder: Path) -> Callback:
 
 
 def _plain(name: str) -> str:
-    """Return a name as MLflow takes it: other signs than these are an error there."""
+    """Return a name that MLflow accepts; it refuses all other characters."""
     return re.sub(r"[^\w.\-: /]", "_", name)
 
 
@@ -196,4 +196,4 @@ _MAKERS: dict[str, Callable[[Path], Callback]] = {
     "wandb": wandb,
     "mlflow": mlflow,
 }
-"""Name of a callback, and of the extra that it needs → what makes it for a folder."""
+"""Name of a callback, and of its extra → factory, given a folder."""

@@ -1,4 +1,4 @@
-"""Checkpoints that no training will go on from any more."""
+"""Deletion of checkpoints that no training will resume from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bo_act.tasks.task import Task
 
 
 def clean_up_checkpoints(task: Task, study: optuna.Study) -> None:
-    """Delete the checkpoints of failed trials whose functions are not tried again.
+    """Delete the checkpoints of failed trials whose functions will not be tried again.
 
-    Those are functions that failed more than ``max_retries`` times, and all that failed where the
-    study has its trials. A function that is in training keeps its checkpoint.
+    These are functions that failed more than ``max_retries`` times and, once the study has all its
+    trials, every failed function. A function in training keeps its checkpoint.
     """
     if task.objective is not None:
-        return  # it sees to its own files
+        return  # it manages its own files
     trials = [trial for trial in own_trials(study) if _text(trial)]
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     running = {_text(trial) for trial in trials if trial.state == TrialState.RUNNING}
@@ -29,8 +29,9 @@ def clean_up_checkpoints(task: Task, study: optuna.Study) -> None:
         text = _text(trial)
         over = done >= task.spec.trials or failures[text] > task.spec.max_retries
         if over and text not in running:
-            one = Configuration.of_trial(trial, task.spec)
-            task.checkpoint(one.trained, seed=task.spec.seed, settings=one.settings).delete()
+            configuration = Configuration.of_trial(trial, task.spec)
+            functions, settings = configuration.trained, configuration.settings
+            task.checkpoint(functions, seed=task.spec.seed, settings=settings).delete()
 
 
 def _text(trial: FrozenTrial) -> str:

@@ -1,7 +1,7 @@
 """The note of a study in optuna-dashboard: the best function so far, its formula and its graph.
 
-The dashboard shows Markdown without images from data URIs (it drops their address) and without
-mathematics, so the graph is drawn in characters and the formula is plain text.
+The dashboard's Markdown has neither images from data URIs nor mathematics, so the graph is drawn
+in characters and the formula is plain text.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ _WIDTH, _HEIGHT = 64, 16  # characters
 
 
 class DashboardNote:
-    """A callback that writes the note anew when a trial is the best so far."""
+    """A callback that rewrites the note after each new best trial."""
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Write the note if this trial is the best."""
         from optuna_dashboard import save_note
 
-        # A later trial of the same value is not better.
+        # A later trial with the same value is not better.
         if trial.state != TrialState.COMPLETE or trial.value != best_value(study):
             return
         save_note(study, note(study, trial))
 
 
 def note(study: optuna.Study, trial: FrozenTrial) -> str:
-    """Return the note, in Markdown, of a study whose best trial this is."""
+    """Return the note of a study, given its best trial, in Markdown."""
     lines = [f"# {study.study_name}", ""]
     metric = metric_of(study)
     best = f"Best so far: **{metric.text(trial.value)}** ({metric.name}), trial {trial.number}."
     lines += [best, ""]
-    for place, text in _functions(trial).items():
-        lines += [f"{place}`{text}`", "", "```", f"f(x) = {plain(parse(text))}", ""]
+    for label, text in _functions(trial).items():
+        lines += [f"{label}`{text}`", "", "```", f"f(x) = {plain(parse(text))}", ""]
         lines += [*_graph(text), "```", ""]
     settings = {key: value for key, value in trial.params.items() if "." in key}
     lines += [f"- `{key}` = {value}" for key, value in settings.items()]
@@ -46,7 +46,7 @@ def note(study: optuna.Study, trial: FrozenTrial) -> str:
 
 
 def _functions(trial: FrozenTrial) -> dict[str, str]:
-    """Return what stands before each function, and its text."""
+    """Return a trial's functions by their labels; a single function has none."""
     ending = ".activation"
     several = {
         f"{key.removesuffix(ending)}: ": text
@@ -57,11 +57,11 @@ def _functions(trial: FrozenTrial) -> dict[str, str]:
 
 
 def _graph(text: str) -> list[str]:
-    # No braille: browsers take its dots from another font, of another width.
+    # No braille: browsers draw its dots in another font, of another width.
     import plotext
 
-    drawn = function_summary(parse(text))
-    pairs = [(x, y) for x, y in zip(drawn.x, drawn.value, strict=True) if abs(y) < float("inf")]
+    graph = function_summary(parse(text))
+    pairs = [(x, y) for x, y in zip(graph.x, graph.value, strict=True) if abs(y) < float("inf")]
     if not pairs:
         return ["(not finite anywhere on [-5, 5])"]
     plotext.clear_figure()

@@ -1,4 +1,4 @@
-"""Training one trial and telling the study what came of it."""
+"""Training one trial and recording its result in the study."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from bo_act.training.outcomes import DIVERGED
 from bo_act.training.trainer import TrainingResult
 from bo_act.urls import without_secrets
 
-_FRAMES = 8  # of a traceback that are kept, the innermost ones
+_FRAMES = 8  # innermost frames of a traceback to record
 
 Evaluate = Callable[[Configuration], TrainingResult]
 
 
 def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
-    """Train one function and tell the study; return the trial's state.
+    """Train one function, record its result in the study, and return the trial's state.
 
-    Code of the user's may raise anything. What it raises before any trial of the study has a
-    value is the file's fault, whatever the function: the study stops, and the trial waits for the
-    file to be mended. Later it is the function's, and the trial fails.
+    User code may raise anything. If it does before any trial of the study has a value, the file is
+    to blame: the study stops, and the trial waits for a corrected file. Later, the function is to
+    blame, and the trial fails.
 
     Raises:
-        TrainingStopped: SIGTERM or Ctrl-C came. The step was finished and the state saved, and the
-            trial has been given back.
-        TrialTaken: another process has taken the trial over meanwhile.
-        SpecError, NetworkError: the training function or the model file is to be mended.
+        TrainingStopped: SIGTERM or Ctrl-C came; the step was finished, the state saved, and the
+            trial given back.
+        TrialTaken: another process has taken the trial over.
+        SpecError, NetworkError: the training function or the model file has an error.
     """
-    if task.objective is not None:  # it does not ask whether to stop, so signals act at once
+    if task.objective is not None:  # it never polls for signals, so they act at once
         with noting() as signals:
             evaluate = partial(_own_objective, task, study, trial, task.objective)
             return _evaluated(task, study, trial, signals, evaluate)
@@ -68,19 +68,19 @@ def run_trial(task: Task, study: optuna.Study, trial: Trial) -> TrialState:
 def _evaluated(
     task: Task, study: optuna.Study, trial: Trial, signals: Signals, evaluate: Evaluate
 ) -> TrialState:
-    """Tell the study what comes of an evaluation.
+    """Evaluate a trial and record its result in the study.
 
     Raises:
-        TrialTaken: another process has taken the trial over meanwhile.
+        TrialTaken: another process has taken the trial over.
     """
-    users = False  # whether it is code of the user's that is at work
+    users = False  # whether user code is running
     if trial.user_attrs.get("failure"):
-        trial.set_user_attr("failure", None)  # it was given back, and the file is mended
+        trial.set_user_attr("failure", None)  # it was given back, and the file is corrected
     try:
-        asked = Configuration.suggest(trial, task.space, task.spec)
+        configuration = Configuration.suggest(trial, task.space, task.spec)
         users = True
-        result = evaluate(asked)
-        if task.objective is not None:  # which may have caught it, and trained half
+        result = evaluate(configuration)
+        if task.objective is not None:  # it may have caught the signal and stopped halfway
             signals.stop_now()
     except optuna.TrialPruned:
         with keeping(study, trial):
@@ -105,7 +105,7 @@ def _evaluated(
 
 
 def _note_result(trial: Trial, result: TrainingResult) -> None:
-    """Write to a trial what there is to say of its result."""
+    """Write the details of a result to its trial."""
     trial.set_user_attr("status", result.status)
     trial.set_user_attr("seconds", round(result.seconds, 3))
     if result.saving:
@@ -122,37 +122,36 @@ def _note_result(trial: Trial, result: TrainingResult) -> None:
 
 
 def _is_of_files(task: Task, error: BaseException) -> bool:
-    """Tell whether it may be that a file of the study raised this, and no person did."""
+    """Tell whether a file of the study, rather than the user, may have raised an error."""
     if not isinstance(error, KeyboardInterrupt) or task.objective is not None:
         return True
     return Path(Failure.of(error).file).absolute() == task.builder.path
 
 
-# --- what is told of failures ---------------------------------------------------------------
+# --- recording failures ---------------------------------------------------------------------
 
 
 def _failed(
     task: Task, study: optuna.Study, trial: Trial, error: BaseException, *, users: bool
 ) -> TrialState:
-    """Let a trial fail, or stop the study where its file is at fault.
+    """Fail a trial, or stop the study if its file is to blame.
 
     Args:
         task: of the study.
         study: of the trial.
         trial: gets the failure as user attribute.
-        error: what ended it.
-        users: whether code of the user's ran.
+        error: that ended it.
+        users: whether user code was running.
     """
     failure = failure_of(error, objective=users and task.objective is not None)
     if failure is None or (isinstance(error, BoActError) and not users):
-        # Nothing that the function is to blame for, nor the machine: whoever runs the study next
-        # takes the trial over.
+        # Neither the function nor the machine is to blame: the next run takes the trial over.
         give_back(study, trial)
         raise error
     if users and failure.blame == "function" and not has_values(study):
         failure = replace(failure, blame="file")
         _give_back_failed(study, trial, failure)
-        raise _to_be_mended(task, error, failure) from error
+        raise _file_error(task, error, failure) from error
     with keeping(study, trial):
         _note_failure(trial, failure, error)
         study.tell(trial, state=TrialState.FAIL)
@@ -161,12 +160,12 @@ def _failed(
     return TrialState.FAIL
 
 
-def _to_be_mended(task: Task, error: BaseException, failure: Failure) -> BoActError:
+def _file_error(task: Task, error: BaseException, failure: Failure) -> BoActError:
     advice = "fix it, and the same command resumes"
     if task.objective is not None:
-        said = str(error) if isinstance(error, SpecError) else ""
-        what = said or f"{task.objective.path}: the objective failed: {failure}"
-        return SpecError(f"{what}; {advice}")
+        message = str(error) if isinstance(error, SpecError) else ""
+        message = message or f"{task.objective.path}: the objective failed: {failure}"
+        return SpecError(f"{message}; {advice}")
     if isinstance(error, NetworkError):
         return error
     return NetworkError(f"{task.builder.path}: training failed: {failure}; {advice}")
@@ -180,10 +179,11 @@ def _note_failure(trial: Trial, failure: Failure, error: BaseException) -> None:
 
 
 def _give_back_failed(study: optuna.Study, trial: Trial, failure: Failure) -> None:
-    """Let whoever runs the study next take a trial over.
+    """Leave a trial to the next run of the study.
 
-    What a file reported before it failed cannot be taken back, and once it is mended it may report
-    something else. Such a trial ends, and counts for nothing; a person's is asked for again.
+    Values reported before the failure cannot be withdrawn, and the corrected file may report
+    others. A trial with such values ends without counting; if you enqueued it, it is enqueued
+    again.
     """
     frozen = read_again(study, trial)
     with keeping(study, trial):
@@ -192,24 +192,25 @@ def _give_back_failed(study: optuna.Study, trial: Trial, failure: Failure) -> No
             study.tell(trial, state=TrialState.FAIL)
     if not frozen.intermediate_values:
         give_back(study, trial)
-    elif asked := frozen.system_attrs.get("fixed_params"):
-        study.enqueue_trial(asked)
+    elif enqueued := frozen.system_attrs.get("fixed_params"):
+        study.enqueue_trial(enqueued)
 
 
 # --- evaluating -----------------------------------------------------------------------------
 
 
 def _trained(
-    task: Task, study: optuna.Study, trial: Trial, signals: Signals, asked: Configuration
+    task: Task, study: optuna.Study, trial: Trial, signals: Signals, configuration: Configuration
 ) -> TrainingResult:
     """Train by the recipe of the study file."""
     reported = read_again(study, trial).intermediate_values
     seed = _seed(task, trial)
-    checkpoint = task.checkpoint(asked.trained, seed=seed, settings=asked.settings)
+    functions, settings = configuration.trained, configuration.settings
+    checkpoint = task.checkpoint(functions, seed=seed, settings=settings)
 
     def report(epoch: int, value: float) -> None:
         check_mine(study, trial)
-        # A trial that was taken over has reported some epochs before.
+        # A trial taken over has reported its first epochs already.
         if epoch not in reported:
             trial.report(value, epoch)
         if trial.should_prune():
@@ -217,9 +218,9 @@ def _trained(
             raise optuna.TrialPruned
 
     network, result = task.train(
-        asked.trained,
+        functions,
         seed=seed,
-        settings=asked.settings,
+        settings=settings,
         report=report,
         checkpoint=checkpoint,
         stop=signals.came,
@@ -236,18 +237,22 @@ def _seed(task: Task, trial: Trial) -> int:
 
 
 def _own_objective(
-    task: Task, study: optuna.Study, trial: Trial, objective: Objective, asked: Configuration
+    task: Task,
+    study: optuna.Study,
+    trial: Trial,
+    objective: Objective,
+    configuration: Configuration,
 ) -> TrainingResult:
-    """Evaluate by the training function of a user's file."""
-    context = task.context(seed=_seed(task, trial), settings=asked.settings)
+    """Evaluate by the training function in the user's file."""
+    context = task.context(seed=_seed(task, trial), settings=configuration.settings)
     started = time.perf_counter()
-    found = objective(trial, asked.trained, context, task.spec.activation.options)
-    value, finite = found.value, math.isfinite(found.value)
-    if found.variance is not None:
-        trial.set_user_attr(VALUES, list(found.values))
-        trial.set_user_attr(VARIANCE, found.variance)
-    if found.test is not None and math.isfinite(found.test):
-        trial.set_user_attr("test", found.test)
+    answer = objective(trial, configuration.trained, context, task.spec.activation.options)
+    value, finite = answer.value, math.isfinite(answer.value)
+    if answer.variance is not None:
+        trial.set_user_attr(VALUES, list(answer.values))
+        trial.set_user_attr(VARIANCE, answer.variance)
+    if answer.test is not None and math.isfinite(answer.test):
+        trial.set_user_attr("test", answer.test)
     curve = read_again(study, trial).intermediate_values
     return TrainingResult(
         status="completed" if finite else "diverged",
@@ -259,5 +264,5 @@ def _own_objective(
 
 
 def _worst(metric: Metric) -> float:
-    """Return what is noted of a training that diverged; infinity where the worst is not known."""
+    """Return the value of a training that diverged: the metric's worst, or infinity."""
     return -metric.sign * math.inf if metric.worst is None else metric.worst

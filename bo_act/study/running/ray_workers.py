@@ -1,6 +1,6 @@
 """The workers of one study on a Ray cluster.
 
-Ray says where they run; what they do is in the study's storage, which all of them reach.
+Ray places them; all of them read and write the study's storage.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from bo_act.study.running.worker import work
 from bo_act.study.storage.opening import file_of, location
 from bo_act.training.trainer import pick_device
 
-_LOOK = 0.5  # seconds between the parent's looks at the study
+_LOOK = 0.5  # seconds between polls of the study
 _MOST_DEATHS = 20  # of one worker and its replacements
 
 
 def search_with_ray(
-    spec: StudySpec, study: optuna.Study, *, workers: int, events: Events, told: Callbacks
+    spec: StudySpec, study: optuna.Study, *, workers: int, events: Events, callbacks: Callbacks
 ) -> None:
-    """Run a study with workers that Ray places until it is done.
+    """Run a study with Ray workers until it is done.
 
-    Without a cluster (``RAY_ADDRESS``) a Ray of its own is started on this machine.
+    Without a cluster (``RAY_ADDRESS``), it starts Ray on this machine.
 
     Args:
-        spec: the study. On a cluster its storage is a database that all machines reach.
+        spec: the study. On a cluster, all machines must reach its storage, a database.
         study: opened; only read here.
-        workers: how many at a time; each has a GPU to itself where the study trains on GPUs.
-        events: called as trials end, whoever ran them.
-        told: of each trial that ends, too.
+        workers: how many at a time; each has its own GPU if the study trains on GPUs.
+        events: the progress listener, for the trials of all workers.
+        callbacks: to run after each trial.
 
     Raises:
         FeatureError: Ray is missing or cannot be reached.
         StorageError: a cluster cannot reach a study in memory.
         WorkerError: workers die again and again.
-        BoActError: what a worker raised.
+        BoActError: from a worker.
     """
     where, file = location(spec), file_of(location(spec))
     changes: dict[str, Any] = {}
@@ -71,16 +71,16 @@ def search_with_ray(
             stack.callback(ray.shutdown)
         needs = {"num_gpus": 1} if cuda else {"num_cpus": threads}
         task = ray.remote(max_retries=_MOST_DEATHS, **needs)(_work)
-        watch = TrialWatcher(study, spec.trials, events, told)
+        watch = TrialWatcher(study, spec.trials, events, callbacks)
         left = [task.remote(sent, os.getcwd()) for _ in range(workers)]
         stack.callback(_cancel, ray, left)
         while left:
             done, rest = ray.wait(left, num_returns=1, timeout=_LOOK)
             left[:] = rest
             watch.look()
-            for one in done:
+            for finished in done:
                 try:
-                    answer = ray.get(one)
+                    answer = ray.get(finished)
                 except ray.exceptions.RayError as error:
                     raise WorkerError(f"a Ray worker was lost: {one_line(error)}") from error
                 if isinstance(answer, BaseException):
@@ -88,14 +88,14 @@ def search_with_ray(
 
 
 def _cancel(ray: Any, left: list[Any]) -> None:
-    for one in left:
+    for task in left:
         with suppress(Exception):
-            ray.cancel(one)  # as Ctrl-C: the trial is given back
+            ray.cancel(task)  # acts like Ctrl-C: the trial is given back
 
 
 def _work(spec: StudySpec, folder: str) -> int | BaseException:
-    """Work in a Ray process; an error is an answer, so that it arrives as itself."""
-    if Path(folder).is_dir():  # where the study file's relative paths lead somewhere
+    """Work in a Ray process; return an error rather than raise it, so that Ray keeps its type."""
+    if Path(folder).is_dir():  # base of the study file's relative paths
         os.chdir(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -1,8 +1,7 @@
 """Running a study: workers search, then the best functions are confirmed.
 
-A trial whose process died is taken over under its own number, with the function it was given,
-before anything new is asked for. So a study that was killed proposes what it would have proposed
-undisturbed, and no function is lost.
+Before any new trial, workers take over the trials of dead processes, with their numbers and
+functions. So a killed study resumes with the proposals of an undisturbed one, and loses none.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def run_study(
         workers: number of parallel trials. A single worker runs in this process; several are
             processes, each with its own GPU if there are enough.
         executor: ``process`` runs them on this machine, ``ray`` on a Ray cluster.
-        events: called as the study proceeds.
+        events: the progress listener.
         callbacks: ``callback(study, trial)`` to run after each trial, besides those in the study
             file. If one raises, bo-act warns once and continues; no trial is lost.
 
@@ -70,7 +69,7 @@ def run_study(
     if executor not in ("process", "ray"):
         raise SpecError(f"expected the executor 'process' or 'ray', got {executor!r}")
     events = events or Events()
-    told = Callbacks.of(spec, callbacks)
+    after_trial = Callbacks.of(spec, callbacks)
     task = Task.load(spec)
     confirms = takes_fresh_seeds(task)
     study = open_study(spec, optuna.samplers.RandomSampler(), content=task.content)
@@ -86,21 +85,21 @@ def run_study(
             sources = read_sources(task.space, spec.warm_start.sources)
             add_source_trials(study, task.space, sources, most=most, activations=places(spec))
         if executor == "ray":
-            search_with_ray(spec, study, workers=workers, events=events, told=told)
+            search_with_ray(spec, study, workers=workers, events=events, callbacks=after_trial)
         elif workers > 1:
-            search_with_workers(spec, study, workers=workers, events=events, told=told)
+            search_with_workers(spec, study, workers=workers, events=events, callbacks=after_trial)
         else:
             with cpu_threads(spec.training.threads):
-                search(task, study, sampler, events, told)
-    found = best_configurations(study, spec)
+                search(task, study, sampler, events, after_trial)
+    best = best_configurations(study, spec)
     confirmed = []
     if confirms:
-        confirmed = confirm(task, study, found, events.confirmation, workers=workers)
+        confirmed = confirm(task, study, best, events.confirmation, workers=workers)
     return summarize(study, spec, confirmed)
 
 
 def _keep_spec(spec: StudySpec) -> None:
-    """Write the resolved study file to ``runs/<name>/study.json``, which is for people alone."""
+    """Write the resolved study file to ``runs/<name>/study.json``, for people to read."""
     path = Path("runs") / spec.name / "study.json"
     try:
         atomic_write(path, json.dumps(json.loads(spec.model_dump_json()), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C."""
+"""Requests to stop: SIGTERM and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _received: list[int] = []
 
 
 class Signals:
-    """What came while steps were to be finished."""
+    """The last signal to stop, if any."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def came(self) -> bool:
-        """Tell whether there was one."""
+        """Tell whether a signal came."""
         return self.signal is not None
 
     def explain(self, error: BaseException) -> bool:
-        """Tell whether an exception is that of a person who wants to stop."""
+        """Tell whether an exception comes from a request to stop."""
         if self.came() or isinstance(error, TrainingStopped):
             return True
-        # Elsewhere no signals are heard, and so nothing is known of what came.
-        elsewhere = threading.current_thread() is not threading.main_thread()
-        return elsewhere and isinstance(error, KeyboardInterrupt)
+        # Only the main thread receives signals; other threads must trust the exception.
+        in_thread = threading.current_thread() is not threading.main_thread()
+        return in_thread and isinstance(error, KeyboardInterrupt)
 
     def stop_now(self) -> None:
-        """Stop where there was one.
+        """Raise if a signal came.
 
         Raises:
-            TrainingStopped: so.
+            TrainingStopped: a signal came.
         """
         if self.came():
             raise TrainingStopped("asked to stop")
@@ -43,7 +43,7 @@ class Signals:
 
 @contextmanager
 def finishing_steps() -> Iterator[Signals]:
-    """Only note SIGTERM and a first Ctrl-C inside; a second Ctrl-C interrupts at once."""
+    """Record SIGTERM and a first Ctrl-C without acting; a second Ctrl-C interrupts at once."""
     signals = Signals()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -58,9 +58,9 @@ def finishing_steps() -> Iterator[Signals]:
 
 @contextmanager
 def noting() -> Iterator[Signals]:
-    """Note SIGTERM and Ctrl-C inside, which act as they do outside.
+    """Record SIGTERM and Ctrl-C, and let them act as usual.
 
-    So what a person asked for is told from what some code raised.
+    This tells a user's request to stop from a KeyboardInterrupt that code raised.
     """
     signals = Signals()
     before = {
@@ -79,7 +79,7 @@ def noting() -> Iterator[Signals]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM inside end the work as Ctrl-C does, so that a trial is given back."""
+    """Let SIGTERM act like Ctrl-C, so that a running trial is given back."""
 
     def stop(number: int, _: FrameType | None) -> None:
         _received.append(number)
@@ -91,7 +91,7 @@ def terminable() -> Iterator[None]:
 
 
 def was_terminated() -> bool:
-    """Tell whether the last signal that came was SIGTERM."""
+    """Tell whether the last signal was SIGTERM."""
     return _received[-1:] == [signal.SIGTERM]
 
 
@@ -100,11 +100,11 @@ def _handled(
     numbers: tuple[int, ...], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python hands signals to the main thread alone
+        yield  # only the main thread receives signals
         return
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handled in before.items():
-            signal.signal(number, handled)
+        for number, previous in before.items():
+            signal.signal(number, previous)

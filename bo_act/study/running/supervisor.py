@@ -1,7 +1,7 @@
-"""The workers of one study on this machine, or wherever Ray places them, and their parent.
+"""The supervisor of a study's worker processes on this machine.
 
-Each works on the study by itself (``work``); what it does is in the storage. The parent shows what
-comes, replaces who dies, and ends them all when it ends.
+Workers run on their own (``work``) and write to the storage. The supervisor reports their trials,
+replaces dead workers, and ends all of them when it ends.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.study.storage.trials import count, own_trials
 from bo_act.training.trainer import pick_device
 
-_LOOK = 0.5  # seconds between the parent's looks at the study
-_GOODBYE = 30.0  # seconds that workers have to give their trials back
-_LAST_WORDS = 2.0  # seconds to read what a dead worker has said; its children may hold stderr open
-_MOST_DEATHS = 5  # in a row in one place, without a trial of any worker between them
+_LOOK = 0.5  # seconds between polls of the study
+_GOODBYE = 30.0  # seconds for workers to give their trials back
+_LAST_WORDS = 2.0  # seconds to read a dead worker's stderr; its children may hold it open
+_MOST_DEATHS = 5  # in a row in one slot, while no worker finishes a trial
 
-# How the command line tells what went wrong: lines on stderr, and the exit code after an error.
+# How the command line reports errors: lines on stderr, and exit codes.
 _WARNING, _ERROR, _STOPPED = "warning: ", "error: ", 2
 _TRACE, _DEFECT = "Traceback (most recent call last)", 1
 
 
 def search_with_workers(
-    spec: StudySpec, study: optuna.Study, *, workers: int, events: Events, told: Callbacks
+    spec: StudySpec, study: optuna.Study, *, workers: int, events: Events, callbacks: Callbacks
 ) -> None:
     """Run a study with worker processes until it is done.
 
     Args:
         spec: the study.
         study: opened; only read here.
-        workers: processes; of several GPUs each takes the next one.
-        events: called as trials end, whoever ran them.
-        told: of each trial that ends, too.
+        workers: number of processes; they take the GPUs in turn.
+        events: the progress listener, for the trials of all workers.
+        callbacks: to run after each trial.
 
     Raises:
-        WorkerError: what ended a worker, or that workers die again and again.
-        RuntimeError: a defect has ended a worker.
+        WorkerError: a worker stopped with an error, or workers die again and again.
+        RuntimeError: a defect ended a worker.
     """
-    watch = TrialWatcher(study, spec.trials, events, told)
-    slots = [WorkerProcess(spec, study, place, workers) for place in range(workers)]
+    watch = TrialWatcher(study, spec.trials, events, callbacks)
+    slots = [WorkerProcess(spec, study, slot, workers) for slot in range(workers)]
     try:
-        # Each is asked each time, so that a dead one is replaced while others are at work.
+        # ``sum`` asks every slot, so that a dead worker is replaced while others run.
         while sum(slot.goes_on() for slot in slots):
             time.sleep(_LOOK)
             if watch.look():
@@ -81,9 +81,9 @@ class TrialWatcher:
 
     Args:
         study: any.
-        total: trials that it is to have.
+        total: its number of trials.
         events: the progress listener.
-        callbacks: to call as well.
+        callbacks: to run after each trial.
     """
 
     def __init__(
@@ -91,47 +91,48 @@ class TrialWatcher:
     ) -> None:
         self._study, self._total, self._events = study, total, events
         self._callbacks = callbacks
-        self._told = {t.number for t in own_trials(study) if t.state.is_finished()}
+        self._reported = {t.number for t in own_trials(study) if t.state.is_finished()}
         events.search(finished(study), total, None, best_value(study))
 
     def look(self) -> int:
-        """Tell of those that have ended since the last look, and return how many."""
-        before = len(self._told)
+        """Report the trials that ended since the last call, and return how many."""
+        before = len(self._reported)
         trials = own_trials(self._study)
         counts = count(trials)
         done = counts.finished
-        # Workers have nothing to begin, then; that others are at work is seen anyway.
+        # Only then do workers wait for others' trials; live ones need no message.
         waiting = done < self._total <= done + counts.running
-        silent = [one for one in awaited(self._study) if one.kind != "alive"] if waiting else []
+        others = awaited(self._study) if waiting else []
+        silent = [trial for trial in others if trial.kind != "alive"]
         self._events.waiting(silent)
         for trial in trials:
-            if trial.state.is_finished() and trial.number not in self._told:
-                self._told.add(trial.number)
+            if trial.state.is_finished() and trial.number not in self._reported:
+                self._reported.add(trial.number)
                 self._callbacks(self._study, trial)
                 self._events.search(done, self._total, trial, best_value(self._study))
-        return len(self._told) - before
+        return len(self._reported) - before
 
 
 class WorkerProcess:
-    """One place for a worker, and the process ``bo-act worker -`` that has it now.
+    """A slot for a worker, and its current process ``bo-act worker -``.
 
-    The worker reads the study from stdin, so that no password stands on a command line. It ends
-    when stdin does, which it does however the parent ends. What it prints goes where the parent's
-    goes, but for its warnings and the error that ends it: those the parent tells as its own.
+    The worker reads the study from stdin, so that no password appears on a command line. It ends
+    when stdin closes, however the parent ends. Its output goes to the parent's; the parent raises
+    its warnings and final error as its own.
 
     Args:
         spec: the study.
         study: opened; only read here.
-        place: counted from 0; of several GPUs each place has the next one.
-        workers: places in all.
+        slot: index, from 0; slots take the GPUs in turn.
+        workers: number of slots.
 
     Attributes:
-        deaths: of its workers, since any worker of the study has ended a trial.
-        done: whether its worker has found nothing more to do.
+        deaths: of its workers, since the last trial of any worker ended.
+        done: whether its worker found nothing more to do.
     """
 
-    def __init__(self, spec: StudySpec, study: optuna.Study, place: int, workers: int) -> None:
-        device = device_of(pick_device(spec.training.device), place)
+    def __init__(self, spec: StudySpec, study: optuna.Study, slot: int, workers: int) -> None:
+        device = device_of(pick_device(spec.training.device), slot)
         threads = spec.training.threads or cores_each(workers)
         training = spec.training.model_copy(update={"device": str(device), "threads": threads})
         self._message = as_message(spec.model_copy(update={"training": training}))
@@ -141,12 +142,12 @@ class WorkerProcess:
         self._start()
 
     def _start(self) -> None:
-        # -P: the modules that are found are those found from here, not all of the working folder.
-        found = os.pathsep.join(part or os.getcwd() for part in sys.path)
+        # -P: workers import from the parent's path, without their working folder.
+        paths = os.pathsep.join(part or os.getcwd() for part in sys.path)
         with no_interrupts():
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bo_act.cli", "worker", "-"],
-                env=os.environ | {"PYTHONPATH": found},
+                env=os.environ | {"PYTHONPATH": paths},
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
@@ -156,18 +157,18 @@ class WorkerProcess:
         self._listener.start()
         pipe = self._process.stdin
         if pipe is not None:
-            with suppress(OSError):  # it has died, as its exit code will say
+            with suppress(OSError):  # it died; its exit code says why
                 pipe.write(self._message)
                 pipe.flush()
 
     def _listen(self) -> None:
-        """Hand on what the worker prints on stderr; keep warnings, and an error at the end."""
+        """Pass the worker's stderr on, except for warnings and a final error."""
         pipe = self._process.stderr
         if pipe is None:
             return
         encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0] or None
         error, traced = "", False
-        # Progress bars end their lines in a carriage return, which stays what it is.
+        # Progress bars end their lines in a carriage return: keep it.
         with io.TextIOWrapper(pipe, encoding, errors="backslashreplace", newline="") as lines:
             for line in lines:
                 _say(error)
@@ -181,11 +182,11 @@ class WorkerProcess:
         self._error = error
 
     def goes_on(self) -> bool:
-        """Return whether the worker has more to do; a dead one is replaced, within bounds.
+        """Return whether the worker has more to do; replace a dead one, up to a limit.
 
         Raises:
-            WorkerError: what ended the worker, or that it dies again and again.
-            RuntimeError: a defect has ended the worker.
+            WorkerError: the worker stopped with an error, or dies again and again.
+            RuntimeError: a defect ended the worker.
         """
         if self.done:
             return False
@@ -200,7 +201,7 @@ class WorkerProcess:
             raise WorkerError(self._error.removeprefix(_ERROR).strip())
         if code == _DEFECT and self._defect:
             raise RuntimeError(f"a worker failed, with the traceback above: {self._defect}")
-        # With 0 it is done, unless code of the user's has called os._exit in a trial.
+        # Exit code 0 means done, unless user code called os._exit during a trial.
         self.done = code == 0 and not self._has_a_trial()
         if self.done:
             return False
@@ -217,10 +218,10 @@ class WorkerProcess:
         return True
 
     def _has_a_trial(self) -> bool:
-        """Tell whether a trial of the study belongs to the worker."""
+        """Tell whether the worker owns a running trial."""
         running = (t for t in own_trials(self._study) if t.state == TrialState.RUNNING)
         owners = [Owner.read(trial.system_attrs.get(OWNER)) for trial in running]
-        return any(one and one.is_here and one.pid == self._process.pid for one in owners)
+        return any(owner and owner.is_here and owner.pid == self._process.pid for owner in owners)
 
     def ask_to_end(self) -> None:
         """Ask the worker to give its trial back and to end."""
@@ -228,7 +229,7 @@ class WorkerProcess:
             self._process.terminate()
 
     def end(self, patience: float) -> None:
-        """End the worker, whatever it does, after so many seconds."""
+        """Wait so many seconds for the worker to end, then kill it."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, patience))
         self._process.kill()
@@ -242,5 +243,5 @@ class WorkerProcess:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError, ValueError):  # nobody hears it
+    with suppress(OSError, ValueError):  # stderr is closed
         sys.stderr.write(line)

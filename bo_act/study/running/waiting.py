@@ -1,4 +1,4 @@
-"""Whom a worker waits for, and until when."""
+"""The running trials that a worker waits for, and until when."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Awaited:
 
     Attributes:
         trial: its number.
-        kind: ``alive``, where its process is known to be; ``silent``, where nothing was heard of it
-            for longer than it usually takes; ``mute``, where it never says whether it is alive.
-        text: whom it is waited for and until when, as people read it.
+        kind: of its process: ``alive``; ``silent``, if its heartbeat is late; ``mute``, if it has
+            no heartbeat.
+        text: the process and the time left, as a sentence.
     """
 
     trial: int
@@ -28,21 +28,22 @@ class Awaited:
 
 
 def awaited(study: optuna.Study) -> list[Awaited]:
-    """Return the trials that whoever has nothing to do waits for."""
+    """Return the running trials that an idle worker waits for."""
     view = StudyView.of(study)
     running = [trial for trial in view.running if trial.number not in view.abandoned]
     silent = silences(study, running)
-    found = []
+    awaited_trials = []
     for trial in running:
         owner = Owner.read(trial.system_attrs.get(OWNER))
-        told = silent.get(trial.number)
+        silence = silent.get(trial.number)
         free = f"to give it back: bo-act release STUDY {trial.number}"
-        kind, said = "mute", f"of which nothing says who runs it; {free}"
-        if owner is not None and told is not None:
-            kind, said = _state(owner, told.seconds, told.left, free)
-            said = f"of {owner}, {said}"
-        found.append(Awaited(trial.number, kind, f"waiting for trial {trial.number} {said}"))
-    return found
+        kind, text = "mute", f"of an unknown process; {free}"
+        if owner is not None and silence is not None:
+            kind, text = _state(owner, silence.seconds, silence.left, free)
+            text = f"of {owner}, {text}"
+        text = f"waiting for trial {trial.number} {text}"
+        awaited_trials.append(Awaited(trial.number, kind, text))
+    return awaited_trials
 
 
 def _state(owner: Owner, seconds: float | None, left: float | None, free: str) -> tuple[str, str]:
@@ -54,6 +55,6 @@ def _state(owner: Owner, seconds: float | None, left: float | None, free: str) -
     if seconds is not None and seconds <= usual:
         return "alive", f"heard {seconds:.0f} s ago"
     if left is None:
-        return "mute", f"which never says whether it is alive; {free}"
-    heard = "not heard so far" if seconds is None else f"silent for {seconds:.0f} s"
-    return "silent", f"{heard}; taken over in {max(0.0, left):.0f} s unless it speaks"
+        return "mute", f"which sends no heartbeats; {free}"
+    heard = "no heartbeat so far" if seconds is None else f"silent for {seconds:.0f} s"
+    return "silent", f"{heard}; taken over in {max(0.0, left):.0f} s unless a heartbeat arrives"

@@ -1,4 +1,4 @@
-"""What a worker of a study does: take a trial, train it, tell the study, until enough are done."""
+"""The loop of a study's worker: take a trial, train it, record its result."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from bo_act.tasks.configuration import distributions, places
 from bo_act.tasks.task import Task
 from bo_act.training.trainer import cpu_threads, pick_device
 
-# Failed trials in a row after which the cause is taken to lie outside the functions. Where code of
-# the user's failed, as many functions: one of them is tried again and fails again.
+# After so many failed trials in a row, the cause must lie outside the functions. Failures of user
+# code count by function, since a failed function is tried again.
 _FAILURES_IN_A_ROW = 5
 
-_SAME_VALUES = 5  # different functions in the beginning that may have one value by chance
+_SAME_VALUES = 5  # first functions; if all have the same value, bo-act warns
 
-# Processes that may die over one trial before that is taken to be the function's doing.
+# After so many process deaths during one trial, its function is to blame.
 _MOST_DEATHS = 10
 
-_LOOK = 1.0  # seconds between looks at what the other workers do, where there is nothing to take
+_LOOK = 1.0  # seconds between polls of the study while there is no trial to run
 
 
 class _No(Enum):
-    """Why there is no trial to run: for now, or for good."""
+    """Why there is no trial to run, for now or for good."""
 
     YET = "other workers run the last trials"
     MORE = "the study is done"
@@ -60,7 +60,7 @@ class _No(Enum):
 def compute_candidate_features(
     task: Task, events: Events, *, workers: int = 1
 ) -> FeatureTable | None:
-    """Return the features of all functions; None where the space is not enumerated."""
+    """Return the features of all functions; None if the space is not enumerated."""
     if task.is_unenumerated:
         return None
     return task.features(events.features, workers=workers)
@@ -69,7 +69,7 @@ def compute_candidate_features(
 def make_sampler(
     task: Task, features: FeatureTable | None, study: optuna.Study
 ) -> ActivationSampler:
-    """Return the sampler that a study file describes, for its study."""
+    """Return the sampler of a study file."""
     spec = task.spec
     costs = None
     if spec.acquisition.needs_costs and not task.is_unenumerated:
@@ -101,21 +101,21 @@ def work(
     spec: StudySpec,
     *,
     events: Events | None = None,
-    told: Callbacks | None = None,
+    callbacks: Callbacks | None = None,
     patience: float = 300.0,
     checked: bool = False,
 ) -> int:
-    """Work on a study beside others until it is done, and return how many trials were run here.
+    """Work on a study, beside other workers, until it is done; return the trials run here.
 
     Args:
-        spec: the study; its storage is one that all workers reach.
-        events: called as the study proceeds.
-        told: of each trial that ends here.
-        patience: seconds to wait for a database server that is not there yet.
-        checked: whether whoever started this worker has made the checks before a search.
+        spec: the study; all workers must reach its storage.
+        events: the progress listener.
+        callbacks: to run after each trial of this worker.
+        patience: seconds to wait for a database server to come up.
+        checked: skip the checks before a search, since the parent has made them.
 
     Raises:
-        BoActError: something in the study file, the data or the storage is not as it should be.
+        BoActError: something in the study file, the data or the storage is wrong.
     """
     events = events or Events()
     task = Task.load(spec)
@@ -129,15 +129,19 @@ def work(
         check_before_search(task)
     study.sampler = sampler = make_sampler(task, compute_candidate_features(task, events), study)
     with cpu_threads(spec.training.threads):
-        return search(task, study, sampler, events, told or Callbacks([]))
+        return search(task, study, sampler, events, callbacks or Callbacks([]))
 
 
 def search(
-    task: Task, study: optuna.Study, sampler: ActivationSampler, events: Events, told: Callbacks
+    task: Task,
+    study: optuna.Study,
+    sampler: ActivationSampler,
+    events: Events,
+    callbacks: Callbacks,
 ) -> int:
     """Run trials until the study has enough of them; return how many were run here."""
     total, ran = task.spec.trials, 0
-    failed: set[str] = set()  # one after the other
+    failed: set[str] = set()  # in a row
     done = finished(study)
     events.search(done, total, None, best_value(study))
     while done < total:
@@ -161,7 +165,7 @@ def search(
             continue
         ran += 1
         frozen = read_again(study, trial)
-        told(study, frozen)
+        callbacks(study, frozen)
         done = finished(study)
         events.search(done, total, frozen, best_value(study))
         if state != TrialState.FAIL:
@@ -183,15 +187,15 @@ def search(
 
 
 def finished(study: optuna.Study) -> int:
-    """Count the trials that have a result."""
+    """Count the trials with a result."""
     return count(own_trials(study)).finished
 
 
 def _warn_of_one_value(task: Task, study: optuna.Study) -> None:
-    """Warn, once, where the first functions have the very same value.
+    """Warn once if the first functions all have the same value.
 
-    Of networks that is checked before the search; a training function of the user's may do without
-    the activation in many ways.
+    Networks are checked before the search; but a user's training function may ignore the
+    activation in many ways.
     """
     if task.objective is None:
         return
@@ -224,12 +228,12 @@ def _next_trial(
     with study_lock(study):
         check_settings(study, spec, content or {})
         view = StudyView.of(study)
-        for one in view.running:
-            # One of mine that is not being run was created although the answer was lost on its way.
-            mine = Owner.read(one.system_attrs.get(OWNER)) == me
-            if (mine or one.number in view.abandoned) and _take_over(study, one, me):
-                return Trial(study, id_of(one))
-        if any(one.state == TrialState.WAITING for one in view.trials):
+        for running in view.running:
+            # A trial of mine that I do not run was created, but the server's answer was lost.
+            mine = Owner.read(running.system_attrs.get(OWNER)) == me
+            if (mine or running.number in view.abandoned) and _take_over(study, running, me):
+                return Trial(study, id_of(running))
+        if any(other.state == TrialState.WAITING for other in view.trials):
             trial = study.ask()
             storage_of(study).set_trial_system_attr(id_of(trial), OWNER, me.as_attribute())
             return trial
@@ -237,16 +241,16 @@ def _next_trial(
         if count(view.trials).finished + live >= spec.trials:
             return _No.YET if live else _No.MORE
         if sampler.is_exhausted(study, len(view.trials)):
-            # The whole space was evaluated, unless one of those that still run fails.
+            # The whole space is evaluated, unless a running trial fails.
             return _No.YET if live else _No.MORE
-        # Born with its owner in one transaction: there is no moment in which it is nobody's.
+        # Created with its owner in one transaction, so that it is never without one.
         template = create_trial(state=TrialState.RUNNING, system_attrs={OWNER: me.as_attribute()})
         template.datetime_start = datetime.now()
         return Trial(study, storage_of(study).create_new_trial(study_id(study), template))
 
 
 def _take_over(study: optuna.Study, trial: FrozenTrial, me: Owner) -> bool:
-    """Make a trial of a dead process mine; one that too many have died over fails instead."""
+    """Take over a dead process's trial; after too many deaths it fails instead."""
     before = Owner.read(trial.system_attrs.get(OWNER))
     deaths = int(trial.system_attrs.get(DEATHS, 0)) + (before is not None and before != me)
     storage, number = storage_of(study), id_of(trial)

@@ -1,4 +1,4 @@
-"""What ``bo-act worker -`` does, a worker that ``bo-act run --workers`` has started."""
+"""``bo-act worker -``, a worker started by ``bo-act run --workers``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bo_act.study.running.worker import work
 
 
 def as_message(spec: StudySpec) -> bytes:
-    """Return a study as its workers read it from stdin: one line of JSON, with the password."""
+    """Return a study for its workers' stdin: one line of JSON, with the storage's password."""
     content = spec.model_dump(mode="json") | {"storage": spec.storage}
     return json.dumps(content).encode() + b"\n"
 
 
 def work_for_parent() -> None:
-    """Work on the study that the parent sends to stdin; end when the parent ends, however.
+    """Work on the study that the parent writes to stdin; end when the parent ends.
 
     Raises:
-        BoActError: as ``work``; or what stands on stdin is no study.
+        BoActError: as ``work``; or stdin holds no study.
     """
     with open(0, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
@@ -36,7 +36,7 @@ def work_for_parent() -> None:
             "expected a study as one line of JSON on stdin (bo-act run writes it); give bo-act "
             "worker the name of a study, or the path of its .toml file"
         ) from error
-    # Code of the user's may read from stdin, or close it.
+    # User code may read from stdin, or close it.
     parent, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

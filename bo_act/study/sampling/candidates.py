@@ -1,4 +1,4 @@
-"""What a study chooses among: all functions of a space, or those met by local search over trees."""
+"""Candidates of a study: all functions of a space, or those seen by local search."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ Embeddable = (
     | Tensor
     | None
 )
-"""What an embedding can be given as."""
+"""Types of the sampler's ``embedding``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Functions, and where they lie.
+    """Functions with their embedding.
 
     Attributes:
-        catalogue: functions by index; a ``ExpressionPool`` grows.
-        baselines: indices of those to evaluate first.
-        fixed: their embedding, None of one that grows.
-        costs: (N,) what they cost, where the acquisition function asks.
+        catalogue: functions by index; an ``ExpressionPool`` grows.
+        baselines: indices of functions to evaluate first.
+        fixed: their embedding; None if it grows.
+        costs: (N,) inference costs, if the acquisition function needs them.
     """
 
     catalogue: Catalogue | ExpressionPool
@@ -62,7 +62,7 @@ class Candidates:
 
     @property
     def embedding(self) -> Embedding:
-        """Where the functions lie; of trees, those met so far."""
+        """The functions' coordinates; in an unenumerated space, of those seen so far."""
         if self.fixed is not None:
             return self.fixed
         if not isinstance(self.catalogue, ExpressionPool):
@@ -70,29 +70,29 @@ class Candidates:
         return self.catalogue.embedding
 
     def attributes(self, params: Mapping[str, Any], activations: Sequence[str]) -> dict[str, Any]:
-        """Return what a trial's user attributes say of its functions.
+        """Return a trial's user attributes about its functions.
 
         Args:
-            params: of the trial, all slots among them.
+            params: of the trial, including all slots.
             activations: names of the functions.
         """
         catalogue, space = self.catalogue, self.catalogue.space
         functions = functions_of(catalogue, params, activations)
         grows = isinstance(catalogue, ExpressionPool)
-        found: dict[str, Any] = {}
+        attributes: dict[str, Any] = {}
         for name, index in zip(activations, functions, strict=True):
-            found[slot_of(name, space.kind)] = space.text_of(slots_of(params, name))
-            if not grows:  # another process meets functions in another order
-                found[slot_of(name, "index")] = index
+            attributes[slot_of(name, space.kind)] = space.text_of(slots_of(params, name))
+            if not grows:  # indices in a growing pool differ between processes
+                attributes[slot_of(name, "index")] = index
         if self.costs is not None:
             (index,) = functions
-            found["cost"] = round(float(self.costs[index]), 3)
+            attributes["cost"] = round(float(self.costs[index]), 3)
         embedded = catalogue if isinstance(catalogue, ExpressionPool) else self.embedding
-        return found | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
+        return attributes | {"catalogue": catalogue.hash[:16], "embedding": embedded.hash[:16]}
 
 
 def how_chosen(proposal: Proposal, directions: Sequence[StudyDirection]) -> dict[str, Any]:
-    """Return what a trial's user attribute ``proposal`` says: how it was chosen, what was expected.
+    """Return a trial's user attribute ``proposal``: how it was chosen, with its prediction.
 
     Args:
         proposal: of the trial.
@@ -106,7 +106,7 @@ def how_chosen(proposal: Proposal, directions: Sequence[StudyDirection]) -> dict
         how["expected"] = float(f"{signs[0] * proposal.expected:.7g}")
     if proposal.outcomes:
         how["expected"] = [
-            float(f"{sign * one:.7g}") for sign, one in zip(signs, proposal.outcomes, strict=True)
+            float(f"{sign * mean:.7g}") for sign, mean in zip(signs, proposal.outcomes, strict=True)
         ]
     if proposal.feasible is not None:
         how["feasible"] = round(proposal.feasible, 4)
@@ -160,13 +160,13 @@ def listed_candidates(
     return Candidates(catalogue, tuple(dict.fromkeys(start)), embedding, costs)
 
 
-def met_candidates(
+def unlisted_candidates(
     space: Space,
     embedding: object,
     baselines: Sequence[str | Expression],
     acquisition: AnyAcquisition,
 ) -> Candidates:
-    """Return the functions of a space as they are met; arguments as for the sampler.
+    """Return a growing pool of a space's functions; arguments as for the sampler.
 
     Raises:
         ExpressionError: a baseline is not in the space.
@@ -177,7 +177,7 @@ def met_candidates(
     pool = ExpressionPool(space, components=spec.outputs)
     start = [pool.index(function) for function in baselines]
     for index in start:
-        pool.params(index)  # one that no schema has a place for cannot be tried
+        pool.params(index)  # raises if no schema contains the function
     return Candidates(pool, tuple(dict.fromkeys(start)))
 
 
@@ -223,12 +223,12 @@ def check_trees(
     warm_start: Sequence[str | Source],
     costs: bool,
 ) -> None:
-    """Refuse what needs a list of all functions.
+    """Refuse options that need a list of all functions.
 
     Raises:
-        SearchError: it was asked for.
+        SearchError: such an option was given.
     """
-    asked = {
+    given = {
         "features": features is not None,
         "an embedding": embedding is not None and not isinstance(embedding, EmbeddingSpec),
         "the UMAP embedding": isinstance(embedding, EmbeddingSpec) and embedding.name != "pca",
@@ -236,9 +236,9 @@ def check_trees(
         "a warm start": bool(warm_start),
         "costs": costs,
     }
-    if any(asked.values()):
+    if any(given.values()):
         raise SearchError(
-            f"{' and '.join(name for name in asked if asked[name])} cannot be used while the "
+            f"{' and '.join(name for name in given if given[name])} cannot be used while the "
             f"space {space.name!r} of {len(space):,} expressions is searched locally; a smaller "
             "space has a catalogue of all functions"
         )

@@ -1,4 +1,4 @@
-"""What trials evaluate: functions, and values of other parameters, as the searcher sees them."""
+"""Configurations of trials (functions and other parameters), as the searcher sees them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from bo_act.study.storage.owner import CLAIM
 from bo_act.study.storage.trials import StudyView
 
 CONFIGURATION = "bo_act:configuration"
-"""System attribute of a trial: the parameters of the configuration that it was given."""
+"""System attribute of a trial: the parameters of its configuration."""
 
 
 def params_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial's parameters, those among them that it was given and has not asked for yet."""
+    """Return a trial's parameters, including those given to it but not yet requested."""
     attributes = trial.system_attrs
     claimed = attributes.get(CLAIM, {}) if trial.state == TrialState.RUNNING else {}
     given, fixed = attributes.get(CONFIGURATION, {}), attributes.get("fixed_params", {})
@@ -38,10 +38,10 @@ def params_of(trial: FrozenTrial) -> dict[str, Any]:
 def functions_of(
     catalogue: Catalogue | ExpressionPool, params: Mapping[str, Any], activations: Sequence[str]
 ) -> tuple[int, ...]:
-    """Return the functions that parameters stand for, one for each activation of a study.
+    """Return the functions that parameters encode, one per activation of a study.
 
     Raises:
-        ExpressionError: slots are missing, or are those of another space.
+        ExpressionError: slots are missing, or belong to another space.
     """
     return tuple(catalogue.index(slots_of(params, name)) for name in activations)
 
@@ -58,7 +58,7 @@ def checked_names(activations: Sequence[str], strategy: Strategy | None) -> tupl
     """Return the names of a study's activations.
 
     Raises:
-        SearchError: a name is missing or given twice, or a strategy is to choose several.
+        SearchError: a name is missing or given twice, or a strategy would choose several.
     """
     names = tuple(activations)
     if not names or len(set(names)) < len(names) or ("" in names and names != ONE):
@@ -78,12 +78,12 @@ class View:
     """A study as the searcher sees it.
 
     Attributes:
-        searcher: of what the study's trials are to ask for.
-        observations: measured values, larger is better, and what is not to be proposed.
-        pending: configurations that other live trials are evaluating.
-        number: the place of the next trial, lost trials not counted, so that a repetition of a
-            lost trial has the same random state.
-        trials: those that were measured, in the order of the observations.
+        searcher: with the study's current parameters.
+        observations: measured values, larger is better, and excluded functions.
+        pending: configurations of other live trials.
+        number: index of the next trial, without lost ones, so that the repetition of a lost trial
+            has the same random state.
+        trials: the measured ones, in the order of the observations.
     """
 
     searcher: Searcher
@@ -94,18 +94,18 @@ class View:
 
     @property
     def waiting(self) -> Taken:
-        """What others are evaluating."""
+        """Configurations of other live trials."""
         return Taken(self.pending, ())
 
     @property
     def taken(self) -> Taken:
-        """What is not to be proposed, but for repetitions."""
+        """Configurations not to propose, except as repetitions."""
         observations = self.observations
         known = Configurations.join(observations.measured, observations.pruned, self.pending)
         return Taken(known, observations.closed)
 
     def remaining(self, embedding: Embedding) -> float:
-        """Count what can still be proposed; infinity where a parameter is continuous.
+        """Count what can still be proposed; infinity if a parameter is continuous.
 
         Args:
             embedding: of the functions.
@@ -124,10 +124,10 @@ class View:
 
 
 class TrialReader:
-    """Reads configurations from trials, of finished ones once.
+    """Reads configurations from trials, with a cache of finished ones.
 
     Args:
-        catalogue: of the functions; a ``ExpressionPool`` grows.
+        catalogue: of the functions; an ``ExpressionPool`` grows.
         activations: names of the functions.
         max_retries: how often a function is tried again after its trial failed.
     """
@@ -147,24 +147,24 @@ class TrialReader:
         others: Mapping[str, BaseDistribution],
         shared: Mapping[str, Any],
     ) -> View:
-        """Return what trials say; those that lack a parameter say nothing.
+        """Return the searcher's view of trials, without those that lack a parameter.
 
         Args:
             trials: of a study.
             searcher: of functions.
-            others: parameters that are searched with them.
-            shared: values of these that all baselines are evaluated with.
+            others: parameters searched jointly with them.
+            shared: their values for all baselines.
         """
         parameters = self.coordinates(others)
         if others:
             encoded = parameters.encode(shared)
             searcher = replace(searcher, parameters=parameters, defaults=encoded)
         if isinstance(self.catalogue, ExpressionPool):
-            # Functions are met in the order of the trials, whichever process reads them.
+            # Every process adds functions to its pool in the order of the trials.
             self.read(trials.in_order, parameters)
         measured, complete = self.read(trials.complete, parameters)
         failures = Counter(map(tuple, self.read(trials.failed, parameters)[0].functions.tolist()))
-        # One that was begun before the parameters were known has not asked for them yet.
+        # A trial begun before the parameters were known has not requested them yet.
         pending, _ = self.read(trials.waiting, parameters, shared)
         observations = Observations(
             measured,
@@ -172,7 +172,7 @@ class TrialReader:
             self.read(trials.pruned, parameters)[0],
             frozenset(functions for functions, n in failures.items() if n > self.max_retries),
             trials.seconds(complete),
-            # The variance that a trial notes is that of one value.
+            # A trial's variance belongs to its single value.
             variances=trials.variances(complete) if len(trials.directions) == 1 else None,
             others=trials.others(complete),
             constraints=trials.constraints(complete),
@@ -180,7 +180,7 @@ class TrialReader:
         return View(searcher, observations, pending, trials.number, complete)
 
     def coordinates(self, others: Mapping[str, BaseDistribution]) -> Parameters:
-        """Return the coordinates of parameters; of the same ones the same object."""
+        """Return the coordinates of parameters; the same object for the same parameters."""
         known, parameters = self._known
         if known != others:
             parameters = Parameters(others)
@@ -193,12 +193,12 @@ class TrialReader:
         parameters: Parameters,
         usual: Mapping[str, Any] | None = None,
     ) -> tuple[Configurations, list[FrozenTrial]]:
-        """Return the configurations of those trials that have one, and these trials.
+        """Return the configurations of trials, and the trials that have one.
 
         Args:
             trials: of a study.
-            parameters: that are searched besides the functions.
-            usual: values of parameters that a trial has not asked for.
+            parameters: searched besides the functions.
+            usual: values for parameters that a trial has not requested.
         """
         rows = [(row, t) for t in trials if (row := self._row(t, parameters, usual)) is not None]
         functions = np.array([row[0] for row, _ in rows], dtype=np.int64)
@@ -214,7 +214,7 @@ class TrialReader:
     def _row(
         self, trial: FrozenTrial, parameters: Parameters, usual: Mapping[str, Any] | None
     ) -> _Row | None:
-        """Return functions and settings; None of a trial of another space or that lacks some."""
+        """Return functions and settings; None if some are missing or of another space."""
         known = self._rows.get(trial.number)
         if known is not None and known[0] is trial and known[1] is parameters:
             return known[2]

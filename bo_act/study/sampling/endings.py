@@ -1,4 +1,4 @@
-"""How trials and searches end: diverged ones, and spaces of which nothing is left."""
+"""Ends of trials and searches: divergence, constraints, and exhausted spaces."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from bo_act.study.storage.trials import own_trials
 from bo_act.training.outcomes import DIVERGED, Diverged
 
 Constraints = Callable[[FrozenTrial], Sequence[float]]
-"""What a trial's constraints are: at most 0 where they are satisfied."""
+"""Returns a trial's constraint values, at most 0 if satisfied."""
 
 
 def mark_diverged(
     study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
 ) -> bool:
-    """Note in the storage whether a trial diverged; arguments as of a sampler's ``after_trial``.
+    """Record whether a trial diverged; arguments as for a sampler's ``after_trial``.
 
-    The marks are those of a study file: a ``status``, and a constraint, so that Optuna's best trial
-    is none that diverged.
+    As in the study of a file, it sets a ``status`` and a constraint, so that Optuna's best trial
+    is never a diverged one.
     """
     storage, number = storage_of(study), id_of(trial)
     noted = trial.user_attrs.get("status") == DIVERGED
@@ -43,7 +43,7 @@ def mark_diverged(
         storage.set_trial_user_attr(number, "status", DIVERGED)
     if state == TrialState.COMPLETE and DIVERGED not in trial.constraints:
         done = own_trials(whole_study(study), state)  # of all brackets of Hyperband
-        # Optuna's GPSampler refuses a study in which some trials have a constraint and some not.
+        # Optuna's GPSampler refuses a study in which only some trials have a constraint.
         if all(DIVERGED in other.constraints for other in done):
             storage.set_trial_system_attr(number, f"constraints:{DIVERGED}", float(diverged))
     return diverged
@@ -52,34 +52,34 @@ def mark_diverged(
 def note_constraints(
     constraints_func: Constraints, study: Study, trial: FrozenTrial, state: TrialState
 ) -> None:
-    """Note values of constraints in the storage, as Optuna's own samplers do.
+    """Record constraint values, as Optuna's own samplers do.
 
     Args:
-        constraints_func: as Optuna's samplers take it.
+        constraints_func: as for Optuna's samplers.
         study: of the trial.
-        trial: that ends, which has no value yet.
-        state: that it ends in; constraints are those of complete and of pruned ones.
+        trial: that ends, without a value yet.
+        state: of its end; only complete and pruned trials have constraints.
 
     Raises:
         SearchError: the function fails, or returns no numbers.
     """
     if state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return
-    what = "expected constraints_func(trial) to return numbers, at most 0 where all is well"
+    expected = "expected constraints_func(trial) to return numbers, at most 0 if satisfied"
     try:
         given = constraints_func(trial)
     except USERS as error:
         if is_machines(error):
             raise
-        said = f"constraints_func fails on trial {trial.number}: {one_line(error)}"
-        raise SearchError(said) from error
+        message = f"constraints_func fails on trial {trial.number}: {one_line(error)}"
+        raise SearchError(message) from error
     try:
-        found = [float(value) for value in given]
+        values = [float(value) for value in given]
     except (TypeError, ValueError) as error:
-        raise SearchError(f"{what}, got {shortened(repr(given))}") from error
-    if any(map(math.isnan, found)):
-        raise SearchError(f"{what}, got NaN: {shortened(repr(given))}")
-    storage_of(study).set_trial_system_attr(id_of(trial), "constraints", found)
+        raise SearchError(f"{expected}, got {shortened(repr(given))}") from error
+    if any(map(math.isnan, values)):
+        raise SearchError(f"{expected}, got NaN: {shortened(repr(given))}")
+    storage_of(study).set_trial_system_attr(id_of(trial), "constraints", values)
 
 
 def _has_diverged(state: TrialState, values: Sequence[float] | None, objectives: int) -> bool:
@@ -90,17 +90,17 @@ def _has_diverged(state: TrialState, values: Sequence[float] | None, objectives:
 
 
 def _is_nan_or_diverged(objectives: int) -> bool:
-    """Tell whether the objective of the trial that ends returned NaN or raised ``Diverged``.
+    """Tell whether the ending trial's objective returned NaN or raised ``Diverged``.
 
-    Optuna makes both a failure and hands a sampler neither the value nor the exception; they are
-    in the frames that call it.
+    Optuna turns both into a failure, and passes neither value nor exception to a sampler; they
+    are in the calling frames.
     """
     frame = inspect.currentframe()
     while frame is not None:
-        place = frame.f_globals.get("__name__"), frame.f_code.co_name
-        if place == RUNS_TRIALS and isinstance(frame.f_locals.get("func_err"), Diverged):
+        caller = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if caller == RUNS_TRIALS and isinstance(frame.f_locals.get("func_err"), Diverged):
             return True
-        if place == TELLS_VALUES and _is_nan(frame.f_locals.get("value_or_values"), objectives):
+        if caller == TELLS_VALUES and _is_nan(frame.f_locals.get("value_or_values"), objectives):
             return True
         frame = frame.f_back
     return False
@@ -110,22 +110,22 @@ def _is_nan(value: object, objectives: int) -> bool:
     some = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     try:
         return len(some) == objectives and any(map(math.isnan, some))
-    except (TypeError, ValueError, RuntimeError):  # no number
+    except (TypeError, ValueError, RuntimeError):  # not a number
         return False
 
 
-_ONE_SAYS_SO = threading.Lock()  # of the threads of one study
+_FIRST_WARNS = threading.Lock()  # among the threads of a study
 
 
 def stop(study: Study, space: str) -> None:
-    """Have ``study.optimize`` return, and say why.
+    """Stop ``study.optimize``, and warn why.
 
     Args:
-        study: that is being optimized.
-        space: name of what was searched.
+        study: being optimized.
+        space: its name.
     """
     study = whole_study(study)
-    with _ONE_SAYS_SO:
+    with _FIRST_WARNS:
         first = not is_stopping(study)
         study.stop()
     if first:

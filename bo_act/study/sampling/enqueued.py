@@ -1,4 +1,4 @@
-"""What a person enqueued: read once, completed, and refused where it means nothing."""
+"""Enqueued trials: checked and completed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def check_keys(
 ) -> None:
     """Refuse keys of an enqueued trial that are neither a slot nor a parameter.
 
-    A key that nothing known is near to is let through: the objective may ask for it in some branch.
+    An unknown key that resembles no known one passes: the objective may request it in some branch.
 
     Args:
-        fixed: what was enqueued.
+        fixed: the enqueued values.
         slots: of the study's functions.
-        known: parameters that trials have, or that were named beforehand.
+        known: parameters of trials, or named beforehand.
         closed: whether there are no others.
 
     Raises:
@@ -42,15 +42,15 @@ def check_keys(
                 f"a trial was enqueued with {key} = {value}, which is not a parameter; enqueue a "
                 f"function with space.enqueue(study, {value})"
             )
-        place, _, slot = key.rpartition(".")
+        name, _, slot = key.rpartition(".")
         if any(slot == known_slot.rpartition(".")[2] for known_slot in slots):
-            names = sorted({one.rpartition(".")[0] for one in slots})
+            names = sorted({known_slot.rpartition(".")[0] for known_slot in slots})
             has = ", ".join(names) or "one without a name"
             raise SearchError(
-                f"a trial was enqueued with {key!r}, and the study has no activation {place!r}"
-                f"{nearest(place, names)}; it has {has}"
+                f"a trial was enqueued with {key!r}, and the study has no activation {name!r}"
+                f"{nearest(name, names)}; it has {has}"
             )
-        # A slot that is meant is nearly spelt so; another parameter may look a little like one.
+        # A misspelt slot differs little; other parameters may faintly resemble one.
         hint = nearest(key.lower(), sorted(set(slots) - set(fixed)), cutoff=0.8) or nearest(
             key, sorted(set(known) - set(fixed))
         )
@@ -64,18 +64,18 @@ def check_keys(
 def completed(
     space: Space, activations: Sequence[str], fixed: Mapping[str, Any], *, seed: Sequence[int]
 ) -> dict[str, str]:
-    """Return all slots of the functions of an enqueued trial; those left open are drawn.
+    """Return all slots of an enqueued trial's functions, with missing ones drawn.
 
-    Nothing where no slot was enqueued.
+    Empty if no slot was enqueued.
 
     Args:
         space: of the study.
         activations: names of the study's activations.
-        fixed: what was enqueued.
+        fixed: the enqueued values.
         seed: of the random choices.
 
     Raises:
-        SearchError: a slot holds what it cannot hold, or slots do not go together.
+        SearchError: a slot's value is invalid, or slots contradict each other.
     """
     given = {
         name: {
@@ -96,20 +96,20 @@ def completed(
 
 
 def warn_of_unasked(trial: FrozenTrial, defaults: Collection[str]) -> None:
-    """Say which values changed nothing, since the objective did not ask for them.
+    """Warn of values without effect, since the objective did not request them.
 
     Args:
         trial: that has ended.
-        defaults: names of those that it was to be evaluated with, besides what was enqueued.
+        defaults: names of its default values, besides the enqueued ones.
     """
-    asked = trial.params.keys()
-    for what, names in (
+    requested = trial.params.keys()
+    for origin, names in (
         ("a trial was enqueued with", trial.system_attrs.get("fixed_params", {})),
         ("the sampler was given as defaults", defaults),
     ):
-        if unasked := [name for name in names if name not in asked]:
+        if unused := [name for name in names if name not in requested]:
             warnings.warn(
-                f"{what} {', '.join(unasked)}, which the objective did not request; it requested "
-                f"{', '.join(asked) or 'nothing'}",
+                f"{origin} {', '.join(unused)}, which the objective did not request; it requested "
+                f"{', '.join(requested) or 'nothing'}",
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""From a method's description to an Optuna sampler."""
+"""Optuna samplers from the descriptions of methods."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from bo_act.user_files import call_with
 
 @dataclass(frozen=True)
 class Method:
-    """How a study searches, made ready.
+    """The search method of a study.
 
     Attributes:
-        embedding, surrogate, acquisition, strategy: as ``ActivationSampler`` takes them.
+        embedding, surrogate, acquisition, strategy: as for ``ActivationSampler``.
     """
 
     embedding: EmbeddingSpec | OwnEmbedder
@@ -40,16 +40,16 @@ class Method:
 
     @classmethod
     def of(cls, task: Task) -> Method:
-        """Return that of a study file, with the functions of the user's own that it names.
+        """Return the method of a study file, including the user's own functions.
 
         Raises:
-            SearchError: the class of a strategy asks for what is not there, or makes none.
+            SearchError: a strategy class asks for unknown arguments, or makes no strategy.
         """
         spec = task.spec
         embedding: EmbeddingSpec | OwnEmbedder = spec.embedding
         surrogate: AnySurrogate = spec.surrogate
         acquisition: AnyAcquisition = spec.acquisition
-        own = {key: one.function for key, one in task.methods.items()}
+        own = {key: loaded.function for key, loaded in task.methods.items()}
         if "embedding" in own:
             embedding = OwnEmbedder(own["embedding"])
         if "surrogate" in own:
@@ -71,7 +71,7 @@ class Method:
 
 
 def make_strategy(spec: StrategySpec, space: Space) -> Strategy | None:
-    """Return the strategy that a spec names; None is the model's choice."""
+    """Return the strategy of a spec; None leaves the choice to the surrogate."""
     if spec.name == "evolution":
         return Evolution(space, population=spec.population, tournament=spec.tournament)
     return RandomSearch() if spec.name == "random" else None
@@ -88,11 +88,11 @@ def make_method_sampler(
     """Return the sampler of a method, for a study whose initial design is enqueued.
 
     Args:
-        method: what to do.
+        method: its description.
         space: of the study.
-        embedding: of the space's functions, fitted as ``method.embedding`` says; Optuna's own
-            samplers need none.
-        costs: what each function costs, for methods that ask; default: measured.
+        embedding: of the space's functions, fitted by ``method.embedding``; Optuna's own samplers
+            need none.
+        costs: of each function, for methods that need them; default: measured.
         seed: of every random choice.
     """
     if method.optuna is not None:
@@ -100,7 +100,7 @@ def make_method_sampler(
             warnings.simplefilter("ignore", ExperimentalWarning)
             if method.optuna == "random":
                 return RandomSampler(seed=seed)
-            # Both count the enqueued trials as the random ones that they would begin with.
+            # Both count the enqueued trials as their random start.
             return TPESampler(seed=seed) if method.optuna == "tpe" else GPSampler(seed=seed)
     if embedding is None:
         raise SearchError("expected an embedding for this method, got none")

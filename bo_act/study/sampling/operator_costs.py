@@ -1,4 +1,4 @@
-"""The times of operators that a study goes by, measured when it is begun."""
+"""Operator times of a study, measured when it begins."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _TIMES = "operator_times"
 
 
 def study_costs(study: optuna.Study, space: Space, device: torch.device) -> NDArray[np.float64]:
-    """Return what each function of a space costs, (N,), by the times that the study has kept.
+    """Return the cost of each function of a space, (N,), from the times recorded in the study.
 
-    They are measured once: times differ from run to run, and a study that is resumed should go on
-    as it would have. Of two processes that begin at once, both take what was written last.
+    They are measured once, since times vary, and a resumed study must continue as if undisturbed.
+    If two processes begin at once, both take the times written last.
 
     Args:
-        study: keeps the times in its user attributes.
+        study: with the times in its user attributes.
         space: with a catalogue.
         device: to measure on.
     """

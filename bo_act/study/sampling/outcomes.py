@@ -1,4 +1,4 @@
-"""What a sampler can have where a study has constraints, or several objectives."""
+"""Checks of a sampler's options for constraints and several objectives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_constrained(
     """Refuse constraints that cannot guide the choice.
 
     Raises:
-        SearchError: it is no function, or neither acquisition nor strategy knows constraints.
+        SearchError: it is not a function, or the acquisition function or a strategy ignores it.
     """
     if not callable(constraints_func):
         raise SearchError(
@@ -33,27 +33,27 @@ def check_constrained(
 
 
 def check_several(study: Study, searcher: Searcher, *, metric: bool, warm: bool) -> None:
-    """Refuse what is of one objective alone.
+    """Refuse options for a single objective.
 
     Args:
-        study: of several objectives.
+        study: with several objectives.
         searcher: of the sampler.
-        metric: whether the sampler was told one.
-        warm: whether it learns from sources.
+        metric: whether the sampler has a metric.
+        warm: whether it has a warm start.
 
     Raises:
-        SearchError: the sampler has it.
+        SearchError: the sampler has such an option.
     """
-    one_alone = {
+    single = {
         "evolution": (isinstance(searcher.strategy, Evolution), "leave the strategy out"),
         "a warm start": (warm, "leave warm_start out"),
         "a metric": (metric, "name each by study.set_metric_names"),
         "the noise of a measurement": (searcher.surrogate.noise, "leave it out; it is fitted"),
     }
-    for what, (is_there, advice) in one_alone.items():
-        if is_there:
+    for option, (is_given, advice) in single.items():
+        if is_given:
             raise SearchError(
-                f"{what} is of one objective, and the study {study.study_name!r} has "
+                f"{option} is of one objective, and the study {study.study_name!r} has "
                 f"{len(study.directions)}; {advice}"
             )
     if searcher.strategy is None:

@@ -1,6 +1,6 @@
 """The parameters of a study besides its functions, and the values that all baselines share.
 
-"Better than ReLU" compares functions only where they were trained alike.
+"Better than ReLU" is a fair comparison only with equal settings.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from bo_act.study.storage.trials import StudyView, common_parameters, own_trials
 
 
 def is_compared(trial: FrozenTrial) -> bool:
-    """Tell whether a trial is evaluated with the values that all baselines share."""
+    """Tell whether a trial uses the values shared by all baselines."""
     return trial.user_attrs.get("proposal", {}).get("by") in ("baseline", "enqueued")
 
 
 @dataclass(frozen=True)
 class SharedSettings:
-    """Values by name: given, or those of the first baseline, or drawn by name and seed alone.
+    """Values by name: given, or from the first baseline, or drawn by name and seed alone.
 
-    So baselines that begin at the same time, in different processes, have the same ones.
+    So baselines that begin at the same time in different processes have the same values.
 
     Attributes:
-        defaults: those that are given.
-        seed: of those that are drawn.
+        defaults: the given values.
+        seed: of the drawn values.
     """
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -53,15 +53,15 @@ class SharedSettings:
         *,
         closed: bool,
     ) -> None:
-        """Refuse given values that no parameter can have.
+        """Refuse invalid defaults.
 
         Args:
             slots: of the study's functions.
-            parameters: those that are known; None of none yet.
+            parameters: the known ones; None if none is known yet.
             closed: whether there are no others.
 
         Raises:
-            SearchError: a name is unknown, or a value is not one of its parameter's.
+            SearchError: a name is unknown, or a value is outside its parameter's range.
         """
         for name, value in self.defaults.items():
             if name in slots:
@@ -89,23 +89,23 @@ class SharedSettings:
 
         Args:
             wanted: parameters by name.
-            before: parameters of trials that have evaluated a baseline, the first one first.
+            before: parameters of earlier baseline trials, the first one first.
 
         Raises:
-            SearchError: a value that was given is not one of its parameter's.
+            SearchError: a default is outside its parameter's range.
         """
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name, distribution in wanted.items():
             if name in self.defaults:
-                found[name] = _checked(name, self.defaults[name], distribution)
+                values[name] = _checked(name, self.defaults[name], distribution)
                 continue
-            for one in before:
+            for params in before:
                 with suppress(KeyError, SearchError):
-                    found[name] = _checked(name, one[name], distribution)
+                    values[name] = _checked(name, params[name], distribution)
                     break
             else:
-                found[name] = self._drawn(name, distribution)
-        return found
+                values[name] = self._drawn(name, distribution)
+        return values
 
     def _drawn(self, name: str, distribution: BaseDistribution) -> Any:
         parameters = Parameters({name: distribution})
@@ -115,15 +115,15 @@ class SharedSettings:
 
 @dataclass(frozen=True, eq=False)
 class StudyParameters:
-    """What the trials of a sampler's studies ask for.
+    """The parameters of a sampler's studies.
 
     Attributes:
         space: of the functions.
         catalogue: of the sampler.
         activations: names of the functions.
         baselines: their indices.
-        given: the other parameters; None where they are learnt from trials.
-        settings: what baselines are evaluated with.
+        given: the other parameters; None to read them from trials.
+        settings: of the baselines.
     """
 
     space: Space
@@ -142,44 +142,44 @@ class StudyParameters:
         return {slot: d for name in self.activations for slot, d in self.space.slots(name).items()}
 
     def common(self, study: Study) -> dict[str, BaseDistribution]:
-        """Return the others that are searched: as given, or those of all finished trials."""
-        found = self.given
-        if found is None:
-            found = common_parameters(own_trials(study))
+        """Return the other searched parameters: as given, or common to all finished trials."""
+        searched = self.given
+        if searched is None:
+            searched = common_parameters(own_trials(study))
         slots = self.slots
-        return {n: d for n, d in found.items() if n not in slots and not d.single()}
+        return {n: d for n, d in searched.items() if n not in slots and not d.single()}
 
     def known(self, study: Study) -> dict[str, BaseDistribution]:
-        """Return the others that some trial had, and those that were given."""
-        found = dict(self.given or {})
+        """Return the other parameters, given or in any trial."""
+        known = dict(self.given or {})
         for trial in StudyView.of(study).trials:
-            found |= trial.distributions
+            known |= trial.distributions
         slots = self.slots
-        return {name: d for name, d in found.items() if name not in slots}
+        return {name: d for name, d in known.items() if name not in slots}
 
     def shared(self, study: Study, wanted: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-        """Return the values of other parameters that all baselines are evaluated with."""
+        """Return the values of other parameters for all baselines."""
         before = []
         if not wanted.keys() <= self.settings.defaults.keys():
             before = [params_of(t) for t in StudyView.of(study).in_order if self._is_baseline(t)]
         return self.settings.values(wanted, before)
 
     def check_defaults(self, study: Study) -> None:
-        """Refuse defaults of parameters that no trial has asked for, see ``SharedSettings``."""
+        """Refuse defaults of parameters that no trial has requested, see ``SharedSettings``."""
         if self.given is None and self.settings.defaults and (known := self.known(study)):
             self.settings.check((), known, closed=False)
 
     def check_enqueued(self, study: Study, fixed: Mapping[str, Any]) -> None:
-        """Refuse parameters of an enqueued trial that mean nothing.
+        """Refuse invalid parameters of an enqueued trial.
 
         Raises:
-            SearchError: a key is unknown, or a slot holds what it cannot hold.
+            SearchError: a key is unknown, or a slot's value is invalid.
         """
         check_keys(fixed, self.slots, self.known(study), closed=self.given is not None)
         self.completed(fixed, 0)
 
     def completed(self, fixed: Mapping[str, Any], number: int) -> dict[str, str]:
-        """Return all slots of an enqueued trial, those left open drawn by its number."""
+        """Return all slots of an enqueued trial, with missing ones drawn by its number."""
         return completed(self.space, self.activations, fixed, seed=(self.settings.seed, number))
 
     def _is_baseline(self, trial: FrozenTrial) -> bool:
@@ -191,7 +191,7 @@ class StudyParameters:
 
 
 def _checked(name: str, value: Any, distribution: BaseDistribution) -> Any:
-    """Return a value as its distribution has it."""
+    """Return a value in its distribution's own type."""
     try:
         inside = distribution.to_internal_repr(value)
         if contains(distribution, inside):

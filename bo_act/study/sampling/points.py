@@ -29,15 +29,15 @@ class EmbeddingSampler(ActivationSampler):
     """Searches a finite set of anything (molecules, prompts, layers) by coordinates that you have.
 
     A Gaussian process over the points proposes which item to evaluate next. Everything else is as
-    in ``ActivationSampler``, which is this over the functions of a space: no item is proposed
-    twice, several processes share a study, a resumed study goes on as an uninterrupted one would
-    have, and other parameters of the objective are searched together with the item.
+    in ``ActivationSampler``, which does this with the functions of a space: no item is proposed
+    twice, several processes share a study, a resumed study continues as an uninterrupted one would
+    have, and other parameters of the objective are searched jointly with the item.
 
     Args:
         points: (N, d) coordinates of the N items, in any unit, or an ``Embedding`` with several
             blocks of columns.
-        labels: N texts for people, kept in the trials' user attribute ``item``; default: numbers.
-        names: of the choices, where the objective makes several of the same set.
+        labels: N texts for people, saved in the trials' user attribute ``item``; default: numbers.
+        names: of the choices, if the objective makes several from the same set.
         baselines: numbers of items to evaluate first.
         initial: random items after the baselines, before the surrogate proposes.
         surrogate: as in ``ActivationSampler``.
@@ -104,14 +104,14 @@ class EmbeddingSampler(ActivationSampler):
         )
 
     def suggest(self, trial: BaseTrial, name: str = "") -> int:
-        """Ask a trial for an item; the parameter is ``item``, or ``NAME.item`` of several.
+        """Ask a trial for an item, by the parameter ``item``, or ``NAME.item`` for several.
 
         Args:
-            trial: of a study with this sampler, or any other.
-            name: which of several, as given to the sampler.
+            trial: of a study with this sampler or any other.
+            name: one of the sampler's names.
 
         Returns:
-            Its number, from 0.
+            The item's number, from 0.
 
         Raises:
             SearchError: the sampler does not know the name.
@@ -130,7 +130,7 @@ ITEM = "item"
 
 
 class _Items:
-    """N items in the place of a space and of its catalogue.
+    """N items that stand in for a space and its catalogue.
 
     Args:
         count: N.
@@ -166,12 +166,12 @@ class _Items:
         """Return the number of an item.
 
         Raises:
-            SearchError: it is none.
+            SearchError: there is no such item.
         """
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or not 0 <= int(cast(int, number)) < self._count:
             raise SearchError(
-                f"expected the number of one of {self._count} items, from 0, got  "
+                f"expected the number of one of {self._count} items, from 0, got "
                 f"{shortened(repr(number))}"
             )
         return int(cast(int, number))

@@ -1,4 +1,4 @@
-"""What a sampler searches with, noted in its study, so that it can be made again from there."""
+"""Samplers rebuilt from the record in their study."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bo_act.study.storage.trials import own_trials
 
 
 def sampler_of(study: Study) -> tuple[ActivationSampler | None, str]:
-    """Make the sampler of a study again, for what it has to say; not to go on with.
+    """Rebuild the sampler of a study, to explain its trials, not to continue the study.
 
     Returns:
-        The sampler and ``""``; or None, and why it cannot be made.
+        The sampler and ``""``; or None, and why it cannot be rebuilt.
     """
     noted = study.user_attrs.get(SEARCH)
     if not isinstance(noted, dict):

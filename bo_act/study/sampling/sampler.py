@@ -34,7 +34,7 @@ from bo_act.study.sampling.candidates import (
     check_trees,
     how_chosen,
     listed_candidates,
-    met_candidates,
+    unlisted_candidates,
 )
 from bo_act.study.sampling.configurations import (
     CONFIGURATION,
@@ -53,7 +53,7 @@ from bo_act.study.storage.owner import CLAIM, OWNER, Owner
 from bo_act.study.storage.trials import StudyView, own_only
 
 SEARCH = "bo_act:search"
-"""User attribute of a study that a program runs: what its sampler was made with."""
+"""User attribute of a program's study: the arguments of its sampler."""
 
 
 class ActivationSampler(BaseSampler):
@@ -89,13 +89,13 @@ class ActivationSampler(BaseSampler):
             ``OwnAcquisition``.
         costs: (N,) inference cost of each function, if the acquisition function needs it; default:
             measured here, on the CPU. Pass the same costs to resume a study identically.
-        strategy: replaces surrogate and acquisition after the start, see ``Strategy``.
+        strategy: replaces surrogate and acquisition after the initial design, see ``Strategy``.
         candidates: ``catalogue``: all functions of the space; ``trees``: local search in an
             unenumerated space, by output features only (no features, embedder, strategy or warm
             start); ``auto``: the catalogue if the space can be listed.
         warm_start: sources: names of benchmarks and studies, or ``Source`` objects. They inform
             only the surrogate and never become trials of the study.
-        first: how many functions that are good in all sources to evaluate first.
+        first: number of functions, good in all sources, to evaluate first.
         activations: names of several activations of one study, one per stage of the network, which
             the objective asks for by ``space.suggest(trial, "stage1")``; baselines fill all.
         parameters: the other parameters as Optuna distributions; default: those that all finished
@@ -106,20 +106,19 @@ class ActivationSampler(BaseSampler):
         delegate: samples all other parameters instead of the surrogate; default with a
             ``strategy``, which has no surrogate: Optuna's TPE.
         max_retries: how often a function is proposed again after its trial failed.
-        constraints_func: values of a trial that ends, at most 0 where all is well, as Optuna's
-            samplers take it. Like those that an objective notes by ``trial.set_constraint``, they
-            guide the choice: the gain of a function counts by the probability that it satisfies
-            them.
-        metric: what the study measures, noted in it at the first trial, so that tables, reports and
-            commands show values as they are; default: what the study has noted, else a value
-            without a unit in the study's direction.
+        constraints_func: returns constraint values of an ending trial, at most 0 if satisfied, as
+            for Optuna's samplers. Like constraints set by ``trial.set_constraint``, they guide the
+            search: a function's gain is weighted by its probability of satisfying them.
+        metric: of the study, recorded at the first trial, so that tables, reports and commands show
+            its values correctly; default: the recorded one, or else a value without a unit in the
+            study's direction.
 
     Raises:
         ExpressionError: a baseline is not in the space.
         SearchError: the features belong to another space, the acquisition function does not
             support this search, or ``defaults`` names an unknown parameter. The first proposal
-            raises it, too, if the study is its own source, the metric is not the study's, or it has
-            several objectives and the sampler has what is of one alone.
+            raises it, too, if the study is its own source, has another metric, or has several
+            objectives and the sampler an option for a single one.
 
     Examples:
         >>> import optuna, bo_act
@@ -182,7 +181,7 @@ class ActivationSampler(BaseSampler):
             seed=seed,
         )
         self._is_warm = bool(warm_start)
-        self._told_by = [one for one in warm_start if isinstance(one, str)]
+        self._source_names = [source for source in warm_start if isinstance(source, str)]
         usual = () if warm_start else space.baselines
         given = usual if baselines is None else baselines
         if candidates == "trees" or (candidates == "auto" and not space.can_be_listed):
@@ -194,10 +193,10 @@ class ActivationSampler(BaseSampler):
                 warm_start=warm_start,
                 costs=costs is not None or needs_costs,
             )
-            self.candidates = met_candidates(space, embedding, given, acquisition)
+            self.candidates = unlisted_candidates(space, embedding, given, acquisition)
         else:
-            sources = [one for one in warm_start if isinstance(one, Source)]
-            sources += read_sources(space, self._told_by)
+            sources = [source for source in warm_start if isinstance(source, Source)]
+            sources += read_sources(space, self._source_names)
             self.candidates = listed_candidates(
                 space,
                 features,
@@ -259,9 +258,9 @@ class ActivationSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Choose a function or a configuration, take ownership, and return its parameters."""
-        if self._told_by:
-            refuse_itself(study, self._told_by)
-            self._told_by = []  # once is enough: another study's trials stay another's
+        if self._source_names:
+            refuse_itself(study, self._source_names)
+            self._source_names = []  # one check is enough
         self.parameters.check_defaults(study)
         slots = self.parameters.slots
         others = {name: d for name, d in search_space.items() if name not in slots}
@@ -271,7 +270,7 @@ class ActivationSampler(BaseSampler):
         if any(
             name in slots for name in (*trial.system_attrs.get("fixed_params", {}), *trial.params)
         ):
-            # Enqueued; or taken over after its claim was final, its parameters half written.
+            # Enqueued; or taken over, with a final claim and some of its parameters written.
             attributes = trial.system_attrs
             params = attributes.get(CONFIGURATION) or attributes.get(CLAIM) or {}
         else:
@@ -312,8 +311,8 @@ class ActivationSampler(BaseSampler):
         Until the trial ends, the process sends heartbeats.
 
         Raises:
-            SearchError: the enqueued values are invalid, or the study measures something else than
-                the sampler was told; the trial has failed.
+            SearchError: the enqueued values are invalid, or the study has another metric than the
+                sampler; the trial has failed.
         """
         self._note_search(study, trial)
         if Owner.read(trial.system_attrs.get(OWNER)) != (me := Owner.me()):
@@ -357,22 +356,22 @@ class ActivationSampler(BaseSampler):
 
         Args:
             study: a study of this space.
-            trials: of it that are seen; default: all, as they are now.
+            trials: the trials to read; default: all current ones.
         """
         others = self._searched(study)
         shared = self.parameters.shared(study, others)
         return self._reader.view(trials or StudyView.of(study), self.searcher, others, shared)
 
     def configuration(self, trial: FrozenTrial, view: View) -> Configurations:
-        """Return what a trial of a study evaluates.
+        """Return the configuration of a trial.
 
         Raises:
-            SearchError: it lacks a parameter, or is of another space.
+            SearchError: it lacks a parameter, or belongs to another space.
         """
-        one, _ = self._reader.read([trial], view.searcher.parameters)
-        if not len(one):
+        configuration, _ = self._reader.read([trial], view.searcher.parameters)
+        if not len(configuration):
             raise SearchError(f"trial {trial.number} lacks a searched parameter")
-        return one
+        return configuration
 
     def remaining(self, study: Study) -> float:
         """Count the functions, or configurations, that can still be proposed.
@@ -381,7 +380,7 @@ class ActivationSampler(BaseSampler):
             study: a study of this space.
 
         Returns:
-            Their number; infinity where another parameter is continuous.
+            Their number; infinity if another parameter is continuous.
         """
         if isinstance(self.catalogue, ExpressionPool) and not self.catalogue.is_complete:
             return len(self.space)
@@ -394,19 +393,19 @@ class ActivationSampler(BaseSampler):
 
         Args:
             study: a study of this space.
-            trials: how many it has; with fewer than functions there is no need to look.
+            trials: its number of trials; with fewer than functions the answer is no.
         """
         return trials >= int(self.embedding.valid.sum()) and not self.remaining(study)
 
     def _stop_if_exhausted(self, study: Study, trial: FrozenTrial) -> None:
         more = trial.distributions.keys() - self.parameters.slots.keys()
         if more and not self._delegates and not self._searched(study):
-            return  # its function can be tried again with other values
+            return  # its function can be evaluated with other values
         if self.is_exhausted(study, trial.number + 1):
             stop(study, self.space.name)
 
     def _searched(self, study: Study) -> Mapping[str, BaseDistribution]:
-        """Return the parameters that are searched together with the functions."""
+        """Return the parameters searched jointly with the functions."""
         return {} if self._delegates else self.parameters.common(study)
 
     def _note_search(self, study: Study, trial: FrozenTrial) -> None:
@@ -423,14 +422,14 @@ class ActivationSampler(BaseSampler):
         except SearchError as error:
             _fail(study, trial, error)
             raise
-        # What a study file makes is noted as a whole.
+        # The study of a study file has its whole spec recorded.
         if not study.user_attrs.keys() & {SPEC, SEARCH}:
             baselines = [self.catalogue.text(index) for index in self.searcher.baselines]
             study.set_user_attr(SEARCH, {**self._search, "baselines": baselines})
         self._is_noted = True
 
     def _take_enqueued(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
-        """Note the function that a person chose, and what it is to be evaluated with."""
+        """Record an enqueued function and its parameters."""
         try:
             self.check_enqueued(study, fixed)
             if not (slots := self.parameters.completed(fixed, trial.number)):
@@ -447,7 +446,7 @@ class ActivationSampler(BaseSampler):
     def _claim(
         self, study: Study, trial: FrozenTrial, slots: dict[str, Any], others: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Write what a trial is given; return all of it."""
+        """Record the parameters of a trial, and return all of them."""
         joint = bool(others) or self.activations != ONE
         key, params = (CONFIGURATION, {**others, **slots}) if joint else (CLAIM, slots)
         storage_of(study).set_trial_system_attr(id_of(trial), key, params)
@@ -457,7 +456,7 @@ class ActivationSampler(BaseSampler):
     def _claimed(
         self, study: Study, trial: FrozenTrial, others: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the parameters of what is proposed to a trial, which has claimed it."""
+        """Propose a configuration, claim it for the trial, and return its parameters."""
         shared = self.parameters.shared(study, others)
         read = self._reader.view
         contested: list[Configurations] = []
@@ -469,9 +468,9 @@ class ActivationSampler(BaseSampler):
                 pending=Configurations.join(view.pending, *contested),
                 number=view.number,
             )
-            one = proposal.configuration
-            values = view.searcher.parameters.decode(one.settings[0])
-            if proposal.by == "baseline":  # to the last digit, which a place on a scale is not
+            proposed = proposal.configuration
+            values = view.searcher.parameters.decode(proposed.settings[0])
+            if proposal.by == "baseline":  # exactly: decoded coordinates are rounded
                 values = shared
             slots = {
                 slot_of(name, slot): value
@@ -479,29 +478,29 @@ class ActivationSampler(BaseSampler):
                 for slot, value in self.catalogue.params(index).items()
             }
             params = self._claim(study, trial, slots, values)
-            # Another may have claimed it meanwhile, or have finished it.
+            # Another process may have claimed or finished it meanwhile.
             now = read(StudyView.of(study, trial), self.searcher, others, shared)
             taken = now.waiting if proposal.repetition else now.taken
-            if not taken.among(one)[0]:
+            if not taken.among(proposed)[0]:
                 break
-            contested.append(one)
+            contested.append(proposed)
         self._note(study, trial, params, how_chosen(proposal, study.directions))
         return params
 
     def _note(
         self, study: Study, trial: FrozenTrial, params: Mapping[str, Any], how: Mapping[str, Any]
     ) -> None:
-        """Write into a trial what it evaluates and how that was chosen."""
+        """Record in a trial its functions, and how they were chosen."""
         attributes = self.candidates.attributes(params, self.activations) | {"proposal": how}
         storage, number = storage_of(study), id_of(trial)
         for name, value in attributes.items():
             storage.set_trial_user_attr(number, name, value)
-        # Optuna's trial reads the storage once, at its beginning, and looks into this object.
+        # Optuna reads a trial once, at its start, and then uses this object.
         trial.user_attrs.update(attributes)
 
 
 def _fail(study: Study, trial: FrozenTrial, error: SearchError) -> None:
-    """End a trial that nobody has in hand yet, so that nobody else could end it."""
+    """Fail a trial that Optuna has not returned yet, since nobody else can end it."""
     storage_of(study).set_trial_user_attr(id_of(trial), "failure", str(error))
     storage_of(study).set_trial_state_values(id_of(trial), TrialState.FAIL)
 
@@ -509,12 +508,12 @@ def _fail(study: Study, trial: FrozenTrial, error: SearchError) -> None:
 def _noted(
     space: Any, parts: Mapping[str, Any], strategy: Strategy | None, **options: Any
 ) -> dict[str, Any]:
-    """Return what is noted of a sampler, or what it has that cannot be."""
+    """Return the record of a sampler, or why there is none."""
     if not isinstance(space, Space):
         return {"lacking": "the study does not store the points of its items"}
-    own = [name for name, one in parts.items() if not isinstance(one, Spec)]
+    own = [name for name, part in parts.items() if not isinstance(part, Spec)]
     own += ["strategy"] * (strategy is not None)
     if own:
         return {"lacking": f"the program's own {' and '.join(own)} cannot be stored in the study"}
-    specs = {name: one.model_dump(mode="json") for name, one in parts.items()}
+    specs = {name: part.model_dump(mode="json") for name, part in parts.items()}
     return {"space": space.spec.model_dump(mode="json"), **specs, **options}

@@ -31,11 +31,11 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
 
     Args:
         space: of the search.
-        names: of benchmarks, or of studies where there is no benchmark of that name; a path to a
-            ``.toml`` file is a study, any other path is a benchmark.
+        names: of benchmarks, or else of studies; a path to a ``.toml`` file is a study, any other
+            path is a benchmark.
 
     Raises:
-        ContentNotFoundError: neither a benchmark nor a study of that name.
+        ContentNotFoundError: there is neither a benchmark nor a study of that name.
         StorageError: the study has not been run.
         SearchError: a source has no function of the space.
 
@@ -49,10 +49,10 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
     sources = []
     for name in dict.fromkeys(names):
         if not _is_benchmark(name):
-            found = _load(name)
-            trials = own_trials(found, TrialState.COMPLETE)
-            metric = metric_of(found)
-            sources.append(trials_as_source(found.study_name, space, trials, metric))
+            study = _load(name)
+            trials = own_trials(study, TrialState.COMPLETE)
+            metric = metric_of(study)
+            sources.append(trials_as_source(study.study_name, space, trials, metric))
             continue
         benchmark = open_benchmark(name)
         if not any(same_runs(benchmark, other) for other in benchmarks):
@@ -62,14 +62,14 @@ def read_sources(space: Space, names: Sequence[str]) -> list[Source]:
 
 
 def refuse_itself(study: Study, names: Sequence[str]) -> None:
-    """See that no source is the study that it is for.
+    """Check that no source of a study is the study itself.
 
     Args:
-        study: that is to learn from them.
+        study: with the warm start.
         names: of the sources, as for ``read_sources``.
 
     Raises:
-        SearchError: one is, by another name of its file or of its storage, or as a copy.
+        SearchError: a source is the study, perhaps under another name, or a copy of it.
     """
     ours = {trial.datetime_start for trial in own_trials(study)} - {None}
     for name in names:
@@ -101,13 +101,13 @@ def _is_benchmark(name: str) -> bool:
 def trials_as_source(
     name: str, space: Space, trials: Sequence[FrozenTrial], metric: Metric | None = None
 ) -> Source:
-    """Return what the complete trials of a study say of the functions of a space.
+    """Return the values of a study's complete trials as a source for a space.
 
     Args:
         name: of the study.
-        space: whose functions they tell of.
+        space: of the search.
         trials: of the study.
-        metric: that it measures; default: some value, larger is better.
+        metric: of the study; default: a value without a unit, larger is better.
     """
     sign = 1.0 if metric is None else metric.sign
     values = np.full(len(space.catalogue), np.nan)
@@ -141,15 +141,14 @@ def add_source_trials(
         study: of the space.
         space: of the study and the sources.
         sources: to add; existing trials are not added again.
-        most: how many per source, the best first.
+        most: number of functions per source, the best ones.
         activations: of the study; a function fills all of them.
 
     Returns:
-        How many were added.
+        The number of added trials.
 
     Raises:
-        SearchError: a source measures something of another direction, whose values are none of
-            this study's.
+        SearchError: the metric of a source has another direction than the study's.
 
     Examples:
         >>> import optuna, bo_act
@@ -183,7 +182,7 @@ def add_source_trials(
             slots = space.catalogue.params(index)
             named = {name: f"{name}." if name else "" for name in activations}
             params = {start + slot: v for start in named.values() for slot, v in slots.items()}
-            choices = {slot: one for name in activations for slot, one in space.slots(name).items()}
+            choices = {slot: d for name in activations for slot, d in space.slots(name).items()}
             added.append(
                 create_trial(
                     value=metric.sign * float(source.values[index]),

@@ -1,9 +1,8 @@
-"""A database that is waited for: what a study loses when its server restarts is time.
+"""A database that bo-act waits for: when its server restarts, a study loses only time.
 
-Every call is made again, after longer and longer pauses, until the server answers. What Optuna
-writes may be written twice without harm; where a call may have arrived although its answer was
-lost, the second one is read accordingly. What waiting does not help against, a full disk or a
-damaged file, is an error of one line.
+Every call is repeated, after longer and longer pauses, until the server answers. Optuna's writes
+may safely run twice; if the first call arrived although its answer was lost, the repeated one
+counts as a success. If waiting is no help (a full disk, a damaged file), the error takes one line.
 """
 
 from __future__ import annotations
@@ -30,32 +29,32 @@ from bo_act.urls import shown_url, without_secrets_of
 T = TypeVar("T", bound=type)
 
 PATIENCE = 3600.0
-"""Seconds that a lost database is waited for."""
+"""Seconds to wait for a lost database."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts; they double
 
-# What a server says that will not say anything else later.
+# Errors of a server that waiting does not help against.
 _IN_VAIN = ("authentication failed", "no password supplied", "no pg_hba.conf entry")
 
-# What Optuna says on reading of something that is not there.
+# Optuna's messages for missing records.
 _NOT_THERE = ("Record does not exist", "No trial")
 
 _log = logging.getLogger("bo_act")
-_inside = threading.local()  # whether this thread is in a call that is waited for
+_inside = threading.local()  # whether this thread is in a repeated call
 
-# Optuna reads a damaged file a second time, in smaller parts, and says so in many lines.
+# Optuna reads a damaged file a second time, in smaller parts, and logs that in many lines.
 logging.getLogger(RDB_LOGGER).addFilter(
     lambda record: "Falling back to a slower alternative" not in record.getMessage()
 )
 
 
 def is_lost(error: BaseException) -> bool:
-    """Tell whether an error says that the database is not there, for now."""
+    """Tell whether an error means that the database is away for now."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    # The last is what follows in a session whose connection has been cut.
+    # PendingRollbackError follows in a session whose connection was cut.
     if not isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
         return False
-    # A file is there or not; only its lock is worth waiting for.
+    # Of a file, only its lock is worth waiting for.
     return "sqlite3" not in str(cause) or "locked" in str(cause)
 
 
@@ -91,10 +90,10 @@ def _all_calls_waited_for(storage: T) -> T:
 
 @_all_calls_waited_for
 class PatientDatabase(RDBStorage):
-    """Optuna's storage in a database, each call of which is repeated while the server is away.
+    """Optuna's database storage, which repeats each call while the server is away.
 
     Attributes:
-        given: the URL or path that a person gave.
+        given: the URL or path as you gave it.
         file: of SQLite; None for a server, and in memory.
     """
 
@@ -106,23 +105,24 @@ class PatientDatabase(RDBStorage):
     def connect(
         cls, url: str, engine: dict[str, Any], *, patience: float = 0.0, **options: Any
     ) -> PatientDatabase:
-        """Open a database; one that is not there is waited for so many seconds.
+        """Open a database, waiting for its server.
 
-        Of several processes that make its tables at once all but one fail, and find them then.
+        If several processes create its tables at once, all but one fail, and succeed when they try
+        again.
 
         Args:
             url: of the database.
-            engine: options of its engine.
-            patience: seconds to wait for it.
+            engine: options of SQLAlchemy's engine.
+            patience: seconds to wait for the server.
             options: of Optuna's storage.
         """
         tries = 0
         ends = time.monotonic() + patience
         while True:
             try:
-                made = cls(url, engine_kwargs=engine, **options)
-                made._find_file()
-                return made
+                database = cls(url, engine_kwargs=engine, **options)
+                database._find_file()
+                return database
             except Exception as error:
                 tries += 1
                 raced = "exist" in str(error).lower() or "unique" in str(error).lower()
@@ -133,7 +133,7 @@ class PatientDatabase(RDBStorage):
 
     @staticmethod
     def _fill_storage_url_template(template: str) -> str:
-        return template  # Optuna's own would take the braces of a path or password for its own
+        return template  # Optuna would treat braces in a path or password as a template
 
     def _find_file(self) -> None:
         if self.engine.url.get_backend_name() == "sqlite":
@@ -144,7 +144,7 @@ class PatientDatabase(RDBStorage):
                 self._inode = self.file.stat().st_ino
 
     def _check_file(self) -> None:
-        """Miss a file that was deleted: SQLite would go on writing to what nobody finds again."""
+        """Raise if the file was deleted or replaced: SQLite would keep writing to the old one."""
         if self.file is None:
             return
         try:
@@ -156,10 +156,10 @@ class PatientDatabase(RDBStorage):
             raise replaced(self.file)
 
     def wait_for(self, call: Callable[[], Any]) -> Any:
-        """Call, and call again while the server is away.
+        """Call, and repeat the call while the server is away.
 
         Raises:
-            StorageError: it was away for longer than ``PATIENCE``, or cannot be used.
+            StorageError: the server was away for longer than ``PATIENCE``, or cannot be used.
         """
         pause, began = _FIRST_PAUSE, 0.0
         while True:
@@ -198,7 +198,7 @@ class PatientDatabase(RDBStorage):
 
 
 def database_of(study: optuna.Study) -> PatientDatabase | None:
-    """Return the database server that a study is in, None for files and memory."""
+    """Return the database server of a study; None for files and memory."""
     inner = backend_of(study)
     if isinstance(inner, PatientDatabase) and inner.engine.url.get_backend_name() != "sqlite":
         return inner
@@ -206,7 +206,7 @@ def database_of(study: optuna.Study) -> PatientDatabase | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a database's error says, without the statement that it was about."""
+    """Return the message of a database error, without the SQL statement."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    said = str(getattr(cause, "orig", None) or cause).strip()
-    return said.splitlines()[0] if said else type(cause).__name__
+    message = str(getattr(cause, "orig", None) or cause).strip()
+    return message.splitlines()[0] if message else type(cause).__name__

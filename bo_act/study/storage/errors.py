@@ -1,4 +1,4 @@
-"""What goes wrong with a study's storage, in one line that says what to do."""
+"""Errors of a study's storage, in one line with advice."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bo_act.errors import StorageError
 _ROOM = "make room on the disk, and the same command resumes"
 _WRITABLE = "make the file and its folder writable, or give another --storage"
 
-# What SQLite and those who read what it returns say of content that nobody has written.
+# Messages of SQLite and its readers about damaged content.
 _DAMAGE = ("malformed", "not a database", "no such column", "decode to utf-8", "codec can't decode")
 
-# What SQLite and PostgreSQL say, as part of a sentence, and what to do about it.
+# Part of a message of SQLite or PostgreSQL → advice.
 _ADVICE = {
     "is full": _ROOM,
     "no space left": _ROOM,
@@ -33,14 +33,14 @@ _ADVICE = {
 
 @contextmanager
 def one_line(where: Path, what: str) -> Iterator[None]:
-    """Turn an error of the operating system into one that says what to do.
+    """Turn an error of the operating system into one line with advice.
 
     Args:
         where: the storage's file.
-        what: that was being done to it, "read" or "written".
+        what: the failed action, as "read" or "written".
 
     Raises:
-        StorageError: in place of ``OSError``, and of ``ValueError`` (a path that can be none).
+        StorageError: in place of ``OSError``, and of ``ValueError`` (an invalid path).
     """
     try:
         yield
@@ -54,16 +54,16 @@ def one_line(where: Path, what: str) -> Iterator[None]:
 
 
 def unusable(where: str, reason: str, what: str = "used") -> StorageError:
-    """Return the error that a database cannot be used, for the reason that it gives."""
-    said = reason.lower()
-    if any(part in said for part in _DAMAGE):
+    """Return the error for an unusable database, given its reason."""
+    lowered = reason.lower()
+    if any(part in lowered for part in _DAMAGE):
         return damaged(where, reason)
-    then = next((f"; {then}" for part, then in _ADVICE.items() if part in said), "")
-    return StorageError(f"the study storage {where} cannot be {what}: {reason}{then}")
+    advice = next((f"; {advice}" for part, advice in _ADVICE.items() if part in lowered), "")
+    return StorageError(f"the study storage {where} cannot be {what}: {reason}{advice}")
 
 
 def replaced(where: Path) -> StorageError:
-    """Return the error that a file is not the one that was opened."""
+    """Return the error for a file that was replaced while open."""
     return StorageError(
         f"the study storage {where} was replaced by another file while in use; the same command "
         "continues with the new file"
@@ -71,7 +71,7 @@ def replaced(where: Path) -> StorageError:
 
 
 def damaged(where: str, reason: str) -> StorageError:
-    """Return the error that a storage's content is not what was written to it."""
+    """Return the error for a storage with damaged content."""
     return StorageError(
         f"the study storage {where} is damaged ({reason}): restore a copy, save what can be read "
         f"(sqlite3 {where} .recover), or give another --storage"

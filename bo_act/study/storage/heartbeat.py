@@ -1,12 +1,12 @@
-"""Heartbeats: how a process of another machine or container is known to be alive.
+"""Heartbeats: how workers know that a process on another machine or in a container is alive.
 
-A process that can be looked up by its number is (``Owner``). Any other says that it is alive, a few
-times in each grace period; one that has been silent for the whole of it is taken for dead.
+A process on the same machine is looked up by its number (``Owner``). Any other sends a few
+heartbeats per grace period, and is considered dead after a grace period without one.
 
-Clocks of two machines are never compared. Who judges goes by how long nothing has changed while it
-listened, by its own clock that nobody sets; and by the age of the last heartbeat, by the one clock
-of the storage: that of the database server, or of the machine that has the disk. The age makes it
-fast for one that has just begun to listen. Alone it is not enough, since that clock may jump.
+Clocks of two machines are never compared. A listener measures two times: how long it has heard no
+new heartbeat, by its own monotonic clock; and the age of the last heartbeat, by the storage's clock
+(of the database server, or of the machine with the disk). With the age, a new listener need not
+wait a whole grace period. The age alone is not enough, since that clock may jump.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from bo_act.study.storage.owner import GRACE, OWNER, Owner, TrialTaken
 
 BEATS = 6  # in a grace period
 
-_LONGEST = 600.0  # seconds from one to the next
+_LONGEST = 600.0  # seconds between two heartbeats
 
-_STEADY = 5.0  # seconds between two looks within which one may be late, in a short grace period
+_STEADY = 5.0  # seconds between two polls that count as listening, in a short grace period
 
 _log = logging.getLogger("bo_act")
 
 
-# --- speaking -------------------------------------------------------------------------------
+# --- sending --------------------------------------------------------------------------------
 
 
 class Heartbeat:
-    """Says that this process is alive while a trial runs.
+    """Sends heartbeats of this process while a trial runs.
 
     Args:
         study: of the trial.
         trial_id: of the trial, in its storage.
-        grace: seconds, some times in each of which it says so.
+        grace: grace period in seconds, with several heartbeats in each.
     """
 
     def __init__(self, study: optuna.Study, trial_id: int, *, grace: float = GRACE) -> None:
@@ -54,15 +54,15 @@ class Heartbeat:
         self._pause = min(grace / BEATS, _LONGEST)
 
     def begin(self) -> None:
-        """Say it now and from now on."""
+        """Send a heartbeat now, and regularly from now on."""
         if self._beats is not None:
             _pulse.begin(self._beats, self._trial_id, self._pause)
 
     def end(self, *, mine: bool = True) -> None:
-        """Say it no more; nothing happens where it is not said.
+        """Stop sending; no effect unless started.
 
         Args:
-            mine: whether nobody else says it of the same trial by now.
+            mine: whether this process still owns the trial.
         """
         if self._beats is not None and _pulse.end(self._beats, self._trial_id) and mine:
             self._beats.end(self._trial_id)
@@ -81,7 +81,7 @@ class Heartbeat:
 
 
 class _Pulse:
-    """The thread that speaks for all trials that run in this process."""
+    """The thread that sends heartbeats for all trials of this process."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -101,7 +101,7 @@ class _Pulse:
                 self._changed.notify()
 
     def end(self, beats: Beats, trial_id: int) -> bool:
-        with self._changed:  # not between the thread's look at its trials and a beat
+        with self._changed:  # so that the thread sends no heartbeat afterwards
             return self._trials.pop((beats.name, trial_id), None) is not None
 
     def _go_on(self) -> None:
@@ -115,13 +115,13 @@ class _Pulse:
                 for (_, trial_id), (beats, _) in self._trials.items():
                     self._beat(beats, trial_id)
                 heard = {beats.name: beats for beats, _ in self._trials.values()}
-            # Who only listens between two long trainings cannot tell silence from absence.
+            # Listen during long trainings, too: silence counts only while somebody listens.
             for beats in heard.values():
-                with suppress(Exception):  # the storage is away; who needs the answer will say so
+                with suppress(Exception):  # the storage is away, which other calls report
                     _ear(beats).hear(beats.read())
 
     def _beat(self, beats: Beats, trial_id: int) -> None:
-        """Say it; a full disk or a server that is away may be there again the next time."""
+        """Send a heartbeat; after an error, the next one may succeed."""
         try:
             beats.beat(trial_id)
         except Exception as error:
@@ -142,12 +142,12 @@ class _Pulse:
 
 @dataclass(frozen=True)
 class Silence:
-    """How long nothing was heard of the process that runs a trial.
+    """Time since the last heartbeat of a trial's process.
 
     Attributes:
         seconds: since the last heartbeat, by the storage's clock; None before the first.
-        left: seconds after which it is taken for dead unless it speaks, where it is not known to
-            be alive; None where silence tells nothing.
+        left: seconds until the process is considered dead without a heartbeat; None if it sends
+            none.
     """
 
     seconds: float | None = None
@@ -155,19 +155,19 @@ class Silence:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the process is to be taken for dead."""
+        """Whether the process is considered dead."""
         return self.left is not None and self.left <= 0
 
 
 def silences(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[int, Silence]:
-    """Return how long nothing was heard of running trials, by their numbers.
+    """Return the time since the last heartbeats of running trials, by their numbers.
 
-    A process that has died is known to have only after others listened for a while: where this is
-    called again and again, or while a trial runs here.
+    To find a dead process this one must listen for a while: call this repeatedly, or while a trial
+    runs here.
 
     Args:
         study: of the trials.
-        trials: some of them; those that do not run, or say nothing of an owner, are left out.
+        trials: some of them; those that are not running or have no owner are left out.
     """
     beats = beats_of(study)
     owners = [
@@ -184,7 +184,7 @@ def silences(study: optuna.Study, trials: Iterable[FrozenTrial]) -> dict[int, Si
 
 
 def forget_ended(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
-    """Remove the heartbeats of trials that have ended without their process, which died over them.
+    """Remove the heartbeats of ended trials whose process died.
 
     Args:
         study: of the trials.
@@ -211,10 +211,10 @@ def _silence(
 
 @dataclass
 class _Heard:
-    """The last that was heard of a trial.
+    """The last heartbeat of a trial.
 
     Attributes:
-        mark: what changes with each heartbeat; None before the first.
+        mark: changes with each heartbeat; None before the first.
         since: when it was first heard, by ``time.monotonic()``.
         gap: the longest time since then in which nobody listened.
     """
@@ -225,7 +225,7 @@ class _Heard:
 
 
 class _Ear:
-    """What this process has heard in one storage, and since when."""
+    """The heartbeats that this process has heard in one storage, and when."""
 
     def __init__(self) -> None:
         self._heard: dict[int, _Heard] = {}
@@ -235,43 +235,42 @@ class _Ear:
     def hear(
         self, beats: Mapping[int, tuple[Hashable, float]], running: Iterable[int] | None = None
     ) -> None:
-        """Note what is heard now.
+        """Record the current heartbeats.
 
         Args:
             beats: as ``Beats.read`` returns them.
-            running: ids of trials to listen to, whether they have spoken or not; all others that
-                are silent are forgotten.
+            running: ids of trials to listen to, with or without a heartbeat so far; other silent
+                trials are forgotten.
         """
         with self._lock:
             now = time.monotonic()
             gap, self._last = now - self._last, now
-            kept = self._heard if running is None else running
+            listened_to = self._heard if running is None else running
             before, self._heard = self._heard, {}
-            for trial in {*kept, *beats}:
+            for trial in {*listened_to, *beats}:
                 mark, _ = beats.get(trial, (None, None))
-                found = before.get(trial)
-                if found is None or found.mark != mark:
-                    found = _Heard(mark, now)
+                heard = before.get(trial)
+                if heard is None or heard.mark != mark:
+                    heard = _Heard(mark, now)
                 else:
-                    found.gap = max(found.gap, gap)
-                self._heard[trial] = found
+                    heard.gap = max(heard.gap, gap)
+                self._heard[trial] = heard
 
     def listened(self, trial: int, longest: float) -> float:
-        """Return for how many seconds nothing has changed while somebody listened.
+        """Return the seconds without a new heartbeat while this process listened.
 
         Args:
             trial: its id.
-            longest: seconds between two looks; where nobody listened for longer, as when this
-                process was stopped, time begins anew: those who were to speak may have been
-                stopped as well.
+            longest: seconds between two polls. After a longer gap, for example if this process was
+                suspended, counting starts again: the other may have been suspended as well.
         """
         with self._lock:
-            found = self._heard.get(trial)
-            if found is None:  # of another study in the storage, which was looked at meanwhile
+            heard = self._heard.get(trial)
+            if heard is None:  # another study in this storage was polled meanwhile
                 return 0.0
-            if found.gap > max(longest, _STEADY):
-                found.since, found.gap = self._last, 0.0
-            return self._last - found.since
+            if heard.gap > max(longest, _STEADY):
+                heard.since, heard.gap = self._last, 0.0
+            return self._last - heard.since
 
 
 _pulse = _Pulse()
@@ -283,7 +282,7 @@ def _ear(beats: Beats) -> _Ear:
 
 
 def _begin_anew() -> None:
-    # A forked process has neither the thread nor the trials, but perhaps a lock that was taken.
+    # A forked process has neither the thread nor the trials, but perhaps a held lock.
     global _pulse  # noqa: PLW0603
     _pulse = _Pulse()
     _ears.clear()

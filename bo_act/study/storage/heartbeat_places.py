@@ -1,4 +1,4 @@
-"""Where heartbeats are kept: in a database server, or beside a file."""
+"""Storage of heartbeats: in a database server, or beside a file."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Beats(ABC):
     """The heartbeats of a storage.
 
     Attributes:
-        name: of the storage, the same in all its studies.
+        name: of the storage, the same for all its studies.
     """
 
     name: str
 
     @abstractmethod
     def beat(self, trial_id: int) -> None:
-        """Say that the process of a trial is alive."""
+        """Record a heartbeat of a trial's process."""
 
     @abstractmethod
     def end(self, trial_id: int) -> None:
-        """Remove what there is of a trial that has ended."""
+        """Remove the heartbeat of an ended trial."""
 
     @abstractmethod
     def read(self, *, patient: bool = False) -> dict[int, tuple[Hashable, float]]:
@@ -46,16 +46,16 @@ class Beats(ABC):
             patient: wait for a database that is away.
 
         Returns:
-            Id of a trial → what changes with each heartbeat, and its age in seconds by the
-            storage's clock.
+            Id of a trial → (mark that changes with each heartbeat, age in seconds by the storage's
+            clock).
         """
 
 
 class _OfFile(Beats):
-    """Heartbeats beside a file: the times of empty files, one for each running trial.
+    """Heartbeats beside a file: modification times of empty files, one per running trial.
 
-    They are set without a time of ours, so that the machine of the disk takes its own; and they
-    need no room, so that nobody looks dead because the disk is full.
+    The machine with the disk sets the times, by its own clock. Empty files need no space, so that
+    no process looks dead because the disk is full.
     """
 
     def __init__(self, file: Path) -> None:
@@ -90,11 +90,11 @@ class _OfFile(Beats):
         return self._folder / f"{self._start}{trial_id}"
 
     def _now(self) -> int:
-        """Return the time, in nanoseconds, by the clock that the files' times are of."""
+        """Return the time in nanoseconds, by the clock of the files' times."""
         try:
             with tempfile.TemporaryFile(dir=self._folder) as probe:
                 return os.fstat(probe.fileno()).st_mtime_ns
-        except OSError:  # who may only read has no better one than the own
+        except OSError:  # a read-only folder: our own clock must do
             return time.time_ns()
 
 
@@ -104,29 +104,29 @@ def _escaped(name: str) -> str:
 
 def _time(path: Path) -> int:
     """Return when a file was last touched, in nanoseconds."""
-    # A network's file system may answer from memory, unless the file is opened.
+    # Opened, since a network file system may answer from its cache otherwise.
     with path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
 class _OfDatabase(Beats):
-    """Heartbeats in a database server, in Optuna's own table of them."""
+    """Heartbeats in a database server, in Optuna's own table."""
 
     def __init__(self, database: RDBStorage, study_id: int) -> None:
         self.name = f"{database.engine.url.render_as_string(hide_password=True)} {study_id}"
         self._database, self._study_id = database, study_id
 
     def beat(self, trial_id: int) -> None:
-        # Not by the method of the patient one: that would wait for a server that is away.
+        # Not the method of PatientDatabase, which would wait for a server that is away.
         RDBStorage.record_heartbeat(self._database, trial_id)
 
     def end(self, trial_id: int) -> None:
-        pass  # rows of trials that have ended are not looked at
+        pass  # ``read`` skips ended trials
 
     def read(self, *, patient: bool = False) -> dict[int, tuple[Hashable, float]]:
         if patient and isinstance(self._database, PatientDatabase):
-            found: dict[int, tuple[Hashable, float]] = self._database.wait_for(self.read)
-            return found
+            beats: dict[int, tuple[Hashable, float]] = self._database.wait_for(self.read)
+            return beats
         query = (
             select(
                 models.TrialHeartbeatModel.trial_id,
@@ -149,7 +149,7 @@ def _seconds_between(heard: datetime, now: datetime) -> float:
 
 
 def beats_of(study: optuna.Study) -> Beats | None:
-    """Return the heartbeats of a study's storage; None where it has none, as in memory."""
+    """Return the heartbeats of a study's storage; None if it has none, as in memory."""
     inner = backend_of(study)
     if isinstance(inner, RDBStorage) and inner.engine.url.get_backend_name() != "sqlite":
         return _OfDatabase(inner, study_id(study))
@@ -162,6 +162,6 @@ def _file_of(inner: object) -> Path | None:
     name = getattr(inner, "file", None) or getattr(inner, "_file_path", None)
     if isinstance(inner, RDBStorage) and not isinstance(inner, PatientDatabase):
         name = inner.engine.url.database
-        if name and name.startswith("file:"):  # an address of SQLite's own
+        if name and name.startswith("file:"):  # SQLite's own URI
             name = unquote(urlsplit(name).path)
     return None if name in (None, "", ":memory:") else Path(name).resolve()

@@ -1,10 +1,9 @@
-"""A study's journal file, which half-written lines and foreign ones do no harm.
+"""A study's journal file, robust against half-written and foreign lines.
 
-Optuna reads a journal until the first line that is no record, and appends to whatever stands at
-its end: a writer that dies half a line in (a full disk, a power cut) makes the file unreadable.
-Here the end is mended before each record, under the lock, and what is no record is left out on
-reading. All readers leave out the same, whatever they have read before, so that they agree on the
-trials.
+Optuna reads a journal up to the first malformed line, and appends after whatever stands at its end:
+a writer that dies within a line (a full disk, a power cut) makes the file unreadable. Here a
+writer repairs the end before each record, under the lock, and readers skip malformed lines. All
+readers skip the same lines, so that they agree on the trials.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from bo_act.errors import StorageError
 from bo_act.study.storage.errors import one_line, replaced
 
 _BEGINS = b'{"op_code":'  # each record
-_BLOCK = 1 << 16  # bytes that are looked at together for the end of a line
-_BEGINNING = 1 << 20  # bytes that are looked at for a first record
+_BLOCK = 1 << 16  # bytes to read at a time, in search of the end of a line
+_BEGINNING = 1 << 20  # bytes to search for a first record
 
 _log = logging.getLogger("bo_act")
 
 
 def open_journal(path: Path, *, stale: int) -> JournalStorage:
-    """Open a journal file; one that is not there is made.
+    """Open a journal file, and create a missing one.
 
     Args:
         path: of the file.
-        stale: seconds after which its lock is taken from a writer that is silent.
+        stale: seconds after which a silent writer loses the lock.
 
     Raises:
         StorageError: it cannot be opened, or is another file.
     """
-    # Absolute: Optuna's lock is a link to the file, and one that leads nowhere, as a relative one
-    # does, is waited for without end when its owner was killed.
+    # Absolute: Optuna's lock is a link to the file. A relative link leads nowhere, and after its
+    # owner was killed others would wait for it forever.
     path = path.resolve()
     with one_line(path, "opened"):
         if not path.exists():
@@ -53,7 +52,7 @@ def open_journal(path: Path, *, stale: int) -> JournalStorage:
 
 
 class _Journal(JournalStorage):
-    """Optuna's journal, whose replay leaves records out that are none."""
+    """Optuna's journal, whose replay skips malformed records."""
 
     def _sync_with_backend(self) -> None:
         replay = self._replay_result
@@ -61,13 +60,13 @@ class _Journal(JournalStorage):
             try:
                 replay.apply_logs([record])
             except Exception:
-                # Optuna refuses nothing that others have written, unless it is malformed.
+                # Optuna refuses other workers' records only if they are malformed.
                 if record.get("worker_id") == replay.worker_id:
                     raise
 
 
 class _JournalFile(JournalFileBackend):
-    """Reads and appends records, one a line.
+    """Reads and appends records, one per line.
 
     Args:
         path: absolute, of a file that exists.
@@ -79,22 +78,22 @@ class _JournalFile(JournalFileBackend):
         super().__init__(str(path), lock_obj=lock)
         self._path = path
         self._inode = path.stat().st_ino
-        self._read = 0, 0  # lines, and bytes of them
+        self._read = 0, 0  # lines and bytes read so far
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """Yield the records after so many lines; an empty one for a line that is none."""
+        """Yield the records after so many lines; an empty one for a malformed line."""
         number, offset = self._read if self._read[0] <= log_number_from else (0, 0)
         with one_line(self._path, "read"), self._path.open("rb") as file:
             known = os.fstat(file.fileno())
             if known.st_ino != self._inode or known.st_size < offset:
                 raise replaced(self._path)
             file.seek(offset)
-            # What follows the last line is being written, or was never finished.
+            # The rest after the last newline is being written, or was never finished.
             lines = file.read().split(b"\n")[:-1]
         records = [_record(line) for line in lines]
         if records and not records[-1]:
-            # Whoever mends the end may have done so while it was read here: looked at again once
-            # another line follows.
+            # Another process may just be repairing the end: read the line again once another
+            # follows.
             del records[-1]
         unreadable = [number + at for at, record in enumerate(records, start=1) if not record]
         if unreadable:
@@ -118,7 +117,7 @@ class _JournalFile(JournalFileBackend):
         with (
             one_line(self._path, "written"),
             self._locked(),
-            # Appending: whoever was taken for dead, and has lost the lock, overwrites nothing.
+            # Append mode: a process that has lost the lock cannot overwrite anything.
             open(self._path, "ab+", buffering=0, opener=_open_existing) as file,
         ):
             _append(file, lines.encode())
@@ -129,16 +128,16 @@ class _JournalFile(JournalFileBackend):
         try:
             yield
         finally:
-            with suppress(RuntimeError):  # taken from this process, which was silent for too long
+            with suppress(RuntimeError):  # this process was silent for too long and lost the lock
                 self._lock.release()
 
 
 def _open_existing(path: str, flags: int) -> int:
-    return os.open(path, flags & ~os.O_CREAT)  # one that was deleted is missed, not made
+    return os.open(path, flags & ~os.O_CREAT)  # do not recreate a deleted file
 
 
 def _append(file: RawIOBase, data: bytes) -> None:
-    """Append to a file, after its last whole line; leave it like that where that fails."""
+    """Append after a file's last whole line; if that fails, restore this end."""
     size = file.seek(0, os.SEEK_END)
     end = _end_of_last_line(file, size)
     if end < size:
@@ -150,7 +149,7 @@ def _append(file: RawIOBase, data: bytes) -> None:
         os.fsync(file.fileno())
     except BaseException:
         if file.seek(0, os.SEEK_END) == end + written:
-            with suppress(OSError):  # else the next writer mends it
+            with suppress(OSError):  # the next writer repairs it otherwise
                 file.truncate(end)
         raise
 
@@ -167,27 +166,27 @@ def _end_of_last_line(file: RawIOBase, end: int) -> int:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """Return the record in a line, empty where there is none.
+    """Return the record in a line, or an empty one.
 
-    Earlier versions and other programs may have appended one to half a line.
+    Earlier versions and other programs may have appended a record to half a line.
     """
     start = 0
     while start >= 0:
         try:
-            found = json.loads(line[start:])
+            record = json.loads(line[start:])
         except (ValueError, RecursionError):
             start = line.find(_BEGINS, start + 1)
             continue
-        is_record = isinstance(found, dict) and type(found.get("op_code")) is int
-        return found if is_record else {}
+        is_record = isinstance(record, dict) and type(record.get("op_code")) is int
+        return record if is_record else {}
     return {}
 
 
 def _check_is_journal(path: Path) -> None:
-    """Refuse a file that has text and no record: it would be cut and written to."""
+    """Refuse a file with text but no record, which bo-act would truncate and write to."""
     with path.open("rb") as file:
         content = file.read(_BEGINNING)
-    # Also a first record that was never finished.
+    # A first record that was never finished is accepted, too.
     if _BEGINS.startswith(content[: len(_BEGINS)]) or any(map(_record, content.split(b"\n"))):
         return
     raise StorageError(

@@ -1,7 +1,7 @@
-"""Taking turns: what only one of a study's workers may do at a time.
+"""Locks: what only one of a study's workers may do at a time.
 
-Optuna has no way to say "this trial is mine, unless somebody else has it". A new trial is created,
-and one of a dead process taken over, in a turn.
+Optuna cannot claim a trial atomically. Workers create new trials, and take over those of dead
+processes, under the study's lock.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bo_act.optuna_internals import backend_of
 from bo_act.study.storage.database import PatientDatabase
 from bo_act.study.storage.errors import one_line
 
-_here = threading.Lock()  # of studies in memory, and in databases without locks of their own
+_here = threading.Lock()  # for studies in memory, and in databases without advisory locks
 
 
 @contextmanager
 def study_lock(study: optuna.Study) -> Iterator[None]:
-    """Keep all other workers of a study out, on whichever machine they are.
+    """Lock a study against its other workers on all machines.
 
-    PostgreSQL has advisory locks; files get a lock file beside them. Both end with their process.
+    PostgreSQL has advisory locks; a file gets a lock file beside it. Both end with their process.
     """
     inner = backend_of(study)
     file = getattr(inner, "file", None) or getattr(inner, "_file_path", None)
@@ -42,7 +42,7 @@ def study_lock(study: optuna.Study) -> Iterator[None]:
         try:
             yield
         finally:
-            # A server that restarted meanwhile has forgotten the lock with the connection.
+            # If the server restarted meanwhile, lock and connection are gone.
             with suppress(DBAPIError):
                 connection.close()
     else:

@@ -1,4 +1,4 @@
-"""What a study measures, noted in the study, so that whoever reads it shows values as they are."""
+"""A study's metric, recorded in the study, so that every reader shows its values correctly."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from bo_act.metrics import Direction, Metric
 from bo_act.optuna_internals import whole_study
 
 METRIC = "bo_act:metric"
-"""User attribute of a study: what it measures."""
+"""User attribute of a study: its metric."""
 
 SPEC = "bo_act:spec"
 """User attribute of a study: the resolved study file."""
 
 
 def direction_of(study: Study) -> Direction:
-    """Return the direction of a study as a metric has it.
+    """Return the direction of a study: ``maximize`` or ``minimize``.
 
     Raises:
-        SearchError: it has several.
+        SearchError: the study has several objectives.
     """
     if (count := len(study.directions)) > 1:
         names = ", ".join(whole_study(study).metric_names or ())
         raise SearchError(
-            f"the study {study.study_name!r} has {count} objectives{names and f' ({names})'}, and "
-            "this is of studies with one; bo-act best shows its Pareto front, as "
+            f"the study {study.study_name!r} has {count} objectives{names and f' ({names})'}; "
+            "expected a study with one; bo-act best shows its Pareto front, as "
             "study.best_trials does"
         )
     return _direction(study.directions[0])
 
 
-def _direction(one: StudyDirection) -> Direction:
-    return "maximize" if one == StudyDirection.MAXIMIZE else "minimize"
+def _direction(direction: StudyDirection) -> Direction:
+    return "maximize" if direction == StudyDirection.MAXIMIZE else "minimize"
 
 
 def metric_of(study: Study) -> Metric:
-    """Return what a study measures.
+    """Return a study's metric.
 
-    Where nobody has noted it, it is a value without a unit in the study's own direction, called
-    as Optuna's ``study.metric_names`` say.
+    Without a recorded one, it is a value without a unit in the study's direction, with the name in
+    Optuna's ``study.metric_names``.
 
     Raises:
-        SearchError: it has several objectives; see ``metrics_of``.
+        SearchError: the study has several objectives; see ``metrics_of``.
     """
     direction = direction_of(study)
     study = whole_study(study)  # a bracket of Hyperband has no attributes
@@ -54,22 +54,22 @@ def metric_of(study: Study) -> Metric:
 
 
 def metrics_of(study: Study) -> tuple[Metric, ...]:
-    """Return what a study measures, one metric for each objective."""
+    """Return a study's metrics, one per objective."""
     if len(study.directions) == 1:
         return (metric_of(study),)
     names = whole_study(study).metric_names or [f"value {i}" for i in range(len(study.directions))]
     return tuple(
-        Metric.read({"name": name, "direction": _direction(one)})
-        or Metric(f"value {place}", _direction(one))
-        for place, (name, one) in enumerate(zip(names, study.directions, strict=True))
+        Metric.read({"name": name, "direction": _direction(direction)})
+        or Metric(f"value {i}", _direction(direction))
+        for i, (name, direction) in enumerate(zip(names, study.directions, strict=True))
     )
 
 
 def note_metric(study: Study, metric: Metric) -> None:
-    """Note in a study what it measures.
+    """Record the metric of a study.
 
     Raises:
-        SearchError: it was created with another direction, or measures something else.
+        SearchError: the study has another direction or metric.
     """
     if metric.direction != (direction := direction_of(study)):
         raise SearchError(

@@ -27,27 +27,27 @@ from bo_act.urls import shown_url, without_secrets_of
 
 _LOCK_WAIT = 60  # seconds that a writer waits for another one to finish with a SQLite file
 
-_STALE_LOCK = 10  # seconds after which a journal's lock is taken from a writer that is silent
+_STALE_LOCK = 10  # seconds after which a silent writer loses a journal's lock
 
 
 def location(spec: StudySpec) -> str:
-    """Return the storage of a study as it may be shown, without a password.
+    """Return the storage of a study to show it, without a password.
 
-    It is what its file says, or ``runs/<name>/study.db``.
+    It is ``storage`` of the study file, or ``runs/<name>/study.db``.
     """
     return shown_url(where_of(spec))
 
 
 def where_of(spec: StudySpec) -> str:
-    """Return the storage of a study to open it, with its password where it has one."""
+    """Return the storage of a study to open it, with any password."""
     return spec.storage or f"runs/{spec.name}/study.db"
 
 
 def file_of(where: str) -> Path | None:
-    """Return the file that a storage's path names; None for a URL.
+    """Return the file of a storage; None for a URL.
 
     Raises:
-        StorageError: the path begins with the name of a user (``~name``) who is not there.
+        StorageError: the path begins with an unknown user (``~name``).
     """
     if "://" in where:
         return None
@@ -63,13 +63,13 @@ def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> B
     """Open a storage.
 
     Args:
-        where: an Optuna storage URL, or a path: ending in ``.log`` a journal file, else SQLite.
-        create: make a file (and its folders) that does not exist.
-        patience: seconds to wait for a database server that is not there yet. One that is lost
-            later is waited for in any case.
+        where: an Optuna storage URL, or a path: a journal file if it ends in ``.log``, else SQLite.
+        create: create a missing file and its folders.
+        patience: seconds to wait for a database server to come up. If a server goes away later,
+            bo-act waits in any case.
 
     Raises:
-        StorageError: it cannot be reached, with the reason on one line.
+        StorageError: it cannot be reached; the message gives the reason in one line.
     """
     path = file_of(where)
     if path is not None:
@@ -80,7 +80,7 @@ def open_storage(where: str, *, create: bool = True, patience: float = 0.0) -> B
     if url.drivername in ("postgres", "postgresql"):
         psycopg2 = importlib.util.find_spec("psycopg2") is not None
         url = url.set(drivername="postgresql" if psycopg2 else "postgresql+psycopg")
-    # Connections that a restarted server has forgotten are found out before they are used.
+    # Pre-ping: a connection that a restarted server has forgotten is replaced before use.
     return _open_database(url, {"pool_pre_ping": True}, where, patience=patience)
 
 
@@ -111,8 +111,7 @@ def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
             path.touch()
         if path.is_dir():
             raise StorageError(f"the study storage {path} is a folder; give the path of a file")
-    # As SQLite's own URI, in which the path may hold whatever it does; a file that is not there
-    # any more is not made again.
+    # SQLite's own URI allows any character in the path; mode "rw" does not recreate a deleted file.
     uri = {"uri": "true", "mode": "rw"}
     url = URL.create("sqlite", database=path.absolute().as_uri(), query=uri)
     return _open_database(url, _ENGINE_OF_FILES, str(path), skip_table_creation=not create)
@@ -143,7 +142,7 @@ def _open_database(
         return optuna.storages.get_storage(database)
     except BoActError:
         raise
-    except Exception as error:  # of SQLAlchemy, a driver, Alembic, or of what stands in a file
+    except Exception as error:  # from SQLAlchemy, a driver, Alembic, or a file's content
         if isinstance(error, ImportError) and url.get_backend_name() == "postgresql":
             require_extra("postgres", f"the study storage {shown_url(given)}")
         reason = without_secrets_of(given, first_line(error))
@@ -158,17 +157,17 @@ def open_study(
     content: dict[str, str] | None = None,
     patience: float = 0.0,
 ) -> optuna.Study:
-    """Create the study of a file, or open it where it exists.
+    """Create the study of a file, or open an existing one.
 
     Args:
         spec: the study file.
-        sampler: for the trials to come.
-        content: hashes of what the file names, by what to call it.
+        sampler: for new trials.
+        content: hashes of the files it names, by their names in messages.
         patience: see ``open_storage``.
 
     Raises:
-        StorageError: the storage cannot be reached, or holds a study of this name that was made
-            with other settings.
+        StorageError: the storage cannot be reached, or has a study of this name with other
+            settings.
     """
     study = optuna.create_study(
         study_name=spec.name,
@@ -191,7 +190,7 @@ def load_named(where: str, name: str) -> tuple[optuna.Study, StudySpec | None]:
         name: of the study there.
 
     Returns:
-        The study, and the file that made it; None where a program did.
+        The study, and its study file; None if a program made it.
 
     Raises:
         StorageError: the storage cannot be reached, or has no such study.
@@ -201,20 +200,20 @@ def load_named(where: str, name: str) -> tuple[optuna.Study, StudySpec | None]:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
         names = sorted(optuna.get_all_study_names(storage))
-        held = f"it has {', '.join(map(repr, names[:5]))}" if names else "it has none"
+        others = f"it has {', '.join(map(repr, names[:5]))}" if names else "it has none"
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise StorageError(
-            f"the storage {shown_url(where)} has no study {name!r}; {held}{more}"
+            f"the storage {shown_url(where)} has no study {name!r}; {others}{more}"
         ) from error
     try:
         spec = StudySpec.model_validate(study.user_attrs.get(SPEC))
-    except ValidationError:  # of a program, or of another version
+    except ValidationError:  # made by a program, or by another version
         return study, None
     return study, spec.model_copy(update={"storage": where})
 
 
 def load_study(spec: StudySpec) -> optuna.Study:
-    """Open a study that exists, to read it.
+    """Open an existing study to read it.
 
     Raises:
         StorageError: the storage cannot be reached or has no such study.
@@ -226,6 +225,6 @@ def load_study(spec: StudySpec) -> optuna.Study:
         raise StorageError(
             f"the storage {location(spec)} has no study {spec.name!r}; `bo-act run` creates it"
         ) from error
-    with suppress(StorageError):  # it may be somebody else's, who alone may write
+    with suppress(StorageError):  # you may not have the right to write
         hide_old_secrets(study)
     return study

@@ -1,4 +1,4 @@
-"""Who works on which trial, so that the trials of a dead process are found again."""
+"""Owners of trials, so that the trials of a dead process can be taken over."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from pathlib import Path
 from typing import Any
 
 OWNER = "bo_act:owner"
-"""System attribute of a trial: the process that runs it, None once that has given it back."""
+"""System attribute of a trial: the process that runs it, None once given back."""
 
 DEATHS = "bo_act:deaths"
-"""System attribute of a trial: how many processes have died over it."""
+"""System attribute of a trial: how many processes have died while running it."""
 
 CLAIM = "bo_act:claim"
-"""System attribute of a trial: the slots of the function it was given."""
+"""System attribute of a trial: the slots of its function."""
 
 GRACE = 120.0
-"""Seconds of silence after which a process is taken for dead that states no other time."""
+"""Default grace period: seconds of silence after which a process is considered dead."""
 
 
 class TrialTaken(Exception):
-    """A trial is no longer this process's: it was silent for too long, or somebody freed it."""
+    """This process has lost a trial: it was silent for too long, or somebody released the trial."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, and how to tell whether it is alive.
+    """A process, with the means to tell whether it is alive.
 
     Attributes:
-        host: the machine's name, for people: two containers may have the same, and one that is
-            started again may have another.
+        host: the machine's name, for people: two containers may share it, and a restarted one may
+            have another.
         pid: process number.
-        born: when the process started, in the kernel's ticks; tells apart two processes that
-            were given the same number. Empty where the system does not tell.
-        grace: seconds of silence after which it may be taken for dead, of a study file's runner,
-            whose trials others take over; None of a loop of one's own.
-        place: where the number means this process: the boot of the machine and the name space of
-            process numbers, or nowhere else. None of versions that did not write it.
+        born: start time of the process in kernel ticks, since process numbers are reused; empty if
+            the system does not report it.
+        grace: grace period in seconds of a study file's worker, whose trials others take over;
+            None for your own loop.
+        place: where the process number is valid: boot id and process namespace, or an id of this
+            process alone. None from versions that did not write it.
     """
 
     host: str
@@ -57,7 +57,7 @@ class Owner:
 
     @classmethod
     def read(cls, attribute: Any) -> Owner | None:
-        """Return the owner that a trial's attribute holds, or None."""
+        """Return the owner from a trial's attribute, or None."""
         if not isinstance(attribute, dict):
             return None
         try:
@@ -73,7 +73,7 @@ class Owner:
             return None
 
     def as_attribute(self) -> dict[str, Any]:
-        """Return what is written to a trial."""
+        """Return the value of the trial's attribute."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -81,14 +81,14 @@ class Owner:
 
     @property
     def patience(self) -> float | None:
-        """Seconds of silence after which it is taken for dead; None where it would never speak."""
+        """Seconds of silence after which it is considered dead; None if it sends no heartbeats."""
         return GRACE if self.grace is None and self.place is not None else self.grace
 
     @property
     def is_here(self) -> bool:
-        """Whether the process number, looked up here, means the process.
+        """Whether the process number is valid in this process's namespace.
 
-        Equal host names prove nothing; they count where an earlier version wrote no more.
+        Host names count only for earlier versions, which recorded nothing else.
         """
         if self.place is None:
             return self.host == _host()
@@ -99,11 +99,11 @@ class Owner:
         return self._runs() is False
 
     def is_alive(self) -> bool:
-        """Tell whether the process is known to run, be it that it is stopped."""
+        """Tell whether the process is known to run; it may be suspended."""
         return self._runs() is True
 
     def _runs(self) -> bool | None:
-        """Tell whether the process runs; None where only its heartbeats can tell."""
+        """Tell whether the process runs; None if only its heartbeats can tell."""
         if not self.is_here or os.name != "posix":
             return None
         hidden = False
@@ -111,7 +111,7 @@ class Owner:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # of another user, who may hide when it was born
+        except PermissionError:  # another user's process, whose start time may be hidden
             hidden = True
         born = _born(self.pid)
         if not self.born or (hidden and not born):
@@ -125,9 +125,9 @@ def _host() -> str:
 
 
 def _place() -> str:
-    """Return the boot of this machine and the name space of process numbers."""
+    """Return the boot id of this machine and the process namespace."""
     try:
-        # A /proc of another name space would look numbers up in that one.
+        # A /proc of another namespace would look process numbers up there.
         if os.readlink("/proc/self") == str(os.getpid()):
             return f"{_boot()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -143,16 +143,16 @@ def _boot() -> str:
 
 @cache
 def _boot_without_proc() -> str:
-    asked = ["sysctl", "-n", "kern.bootsessionuuid"]  # macOS
+    command = ["sysctl", "-n", "kern.bootsessionuuid"]  # macOS
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
 @cache
 def _nowhere_else(_: int) -> str:
-    """Return a place of one process alone: its number means nothing to any other."""
+    """Return a place of this process alone, where no other can look up its number."""
     return f"process {uuid.uuid4()}"
 
 
@@ -161,7 +161,7 @@ def _born(pid: int) -> str:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return ""
-    # The second field is the command in brackets and may itself hold spaces and brackets.
+    # The second field is the command in brackets, which may contain spaces and brackets.
     fields = text.rsplit(")", 1)[1].split()
     state, started = fields[0], fields[19]
     return "" if state == "Z" else started

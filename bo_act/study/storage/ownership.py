@@ -1,4 +1,4 @@
-"""Keeping a trial while it is written to, and giving it back: by its process, or by hand."""
+"""Ownership of trials: checking it, keeping it while writing, and giving it back."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from bo_act.study.storage.trials import own_trial, read_again
 
 
 def check_mine(study: optuna.Study, trial: Trial) -> None:
-    """Make sure that a trial is still this process's.
+    """Check that this process still owns a trial.
 
-    A process that was stopped for longer than the grace period knows nothing of it; what it goes
-    on to say is not to stand beside what the new owner says.
+    A process that was suspended for longer than the grace period must not mix its results with the
+    new owner's.
 
     Raises:
-        TrialTaken: it has another owner, was released by hand, or was ended from elsewhere.
+        TrialTaken: the trial has another owner, was released by hand, or was ended elsewhere.
     """
-    found = read_again(study, trial)
-    owner = Owner.read(found.system_attrs.get(OWNER))
-    if OWNER in found.system_attrs and owner != Owner.me():
-        what = "released by hand" if owner is None else f"taken over by {owner}"
-    elif found.state.is_finished():
-        what = f"ended by another process, as {found.state.name}"
+    frozen = read_again(study, trial)
+    owner = Owner.read(frozen.system_attrs.get(OWNER))
+    if OWNER in frozen.system_attrs and owner != Owner.me():
+        event = "released by hand" if owner is None else f"taken over by {owner}"
+    elif frozen.state.is_finished():
+        event = f"ended by another process, as {frozen.state.name}"
     else:
         return
     raise TrialTaken(
-        f"trial {trial.number} was {what} while this process ran it; this process discards its "
+        f"trial {trial.number} was {event} while this process ran it; this process discards its "
         "result and continues with another trial"
     )
 
 
 @contextmanager
 def keeping(study: optuna.Study, trial: Trial) -> Iterator[None]:
-    """Keep a trial this process's while its result is written.
+    """Keep the ownership of a trial while its result is written.
 
     Raises:
-        TrialTaken: it is no more.
+        TrialTaken: this process has lost the trial.
     """
     with study_lock(study):
         check_mine(study, trial)
@@ -55,7 +55,7 @@ def keeping(study: optuna.Study, trial: Trial) -> Iterator[None]:
 
 
 def give_back(study: optuna.Study, trial: Trial) -> None:
-    """Let another process take a trial over, unless one has."""
+    """Let another process take a trial over, unless one already has."""
     try:
         with keeping(study, trial):
             storage_of(study).set_trial_system_attr(id_of(trial), OWNER, None)
@@ -68,10 +68,10 @@ class Released:
     """A trial that was released by hand.
 
     Attributes:
-        study, trial: which.
+        study, trial: name and number.
         activation: its function; empty before it was chosen.
-        host, pid: of the process that had it; empty and None where none said so.
-        silent: seconds since its last heartbeat; None before any.
+        host, pid: of its process; empty and None if unknown.
+        silent: seconds since its last heartbeat; None before the first.
     """
 
     study: str
@@ -82,22 +82,22 @@ class Released:
     silent: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         return asdict(self)
 
 
 def release(study: optuna.Study, number: int, *, force: bool = False) -> Released:
-    """Give a running trial back by hand: the next worker takes it over under its number.
+    """Release a running trial by hand: the next worker takes it over, with its number.
 
     Args:
         study: of a study file.
         number: of the trial.
-        force: even where its process is known to be alive. That one finds out as soon as it tells
-            the study something, and leaves the trial.
+        force: even if its process is known to be alive. It finds out at its next write to the
+            study, and leaves the trial.
 
     Raises:
         SearchError: the study has no such trial of its own.
-        WorkerError: the trial does not run, was given back before, or its process is alive.
+        WorkerError: the trial is not running, was already released, or its process is alive.
     """
     with study_lock(study):
         trial = own_trial(study, number)
@@ -135,10 +135,10 @@ def release(study: optuna.Study, number: int, *, force: bool = False) -> Release
 
 
 def _refuse_the_living(number: int, owner: Owner, silence: Silence) -> None:
-    """Raise where a process is known to be alive, by its number here or by what it said just now.
+    """Raise if a process is known to be alive, by its number or a recent heartbeat.
 
     Raises:
-        WorkerError: so.
+        WorkerError: it is alive.
     """
     pause = (owner.patience or 0.0) / BEATS
     if owner.is_alive():

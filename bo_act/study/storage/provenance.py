@@ -1,4 +1,4 @@
-"""What made a study's trials: versions, hardware and the command, kept in the study."""
+"""Provenance of a study's trials: versions, hardware and the command, recorded in the study."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import torch
 from bo_act.urls import shown_url
 
 MADE_BY = "bo_act:made_by:"
-"""Beginning of the user attributes of a study that hold an environment each, by its digest."""
+"""Prefix of a study's user attributes with one environment each, by its digest."""
 
 
 def environment() -> dict[str, str]:
-    """Return what this process runs on and with, by what to call it."""
-    found = {
+    """Return the versions, hardware and command of this process, by name."""
+    described = {
         "command": _command(),
         "bo-act": version("bo-act"),
         "Python": platform.python_version(),
@@ -37,26 +37,26 @@ def environment() -> dict[str, str]:
     }
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        found["GPU"] = ", ".join(f"{names.count(n)} x {n}" for n in dict.fromkeys(names))
-        found["CUDA"] = str(torch.version.cuda)
-    return found
+        described["GPU"] = ", ".join(f"{names.count(n)} x {n}" for n in dict.fromkeys(names))
+        described["CUDA"] = str(torch.version.cuda)
+    return described
 
 
 def keep_environment(study: optuna.Study) -> None:
-    """Note in a study what works on it; the same environment is noted once."""
-    found = environment()
-    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+    """Record this process's environment in a study, once for each environment."""
+    current = environment()
+    digest = hashlib.sha256(json.dumps(current, sort_keys=True).encode()).hexdigest()[:16]
     if MADE_BY + digest not in study.user_attrs:
-        study.set_user_attr(MADE_BY + digest, found)
+        study.set_user_attr(MADE_BY + digest, current)
 
 
 def environments(study: optuna.Study) -> list[Mapping[str, str]]:
-    """Return all environments that worked on a study, in no order that means anything."""
-    return [found for key, found in study.user_attrs.items() if key.startswith(MADE_BY)]
+    """Return all environments that worked on a study, in no particular order."""
+    return [value for key, value in study.user_attrs.items() if key.startswith(MADE_BY)]
 
 
 def _command() -> str:
-    """Return the command line of this process; passwords in URLs are left out."""
+    """Return the command line of this process, without passwords in URLs."""
     script, *arguments = sys.argv or [""]
     name = "bo-act" if Path(script).name in ("bo-act", "__main__.py") else Path(script).name
     return shlex.join([name, *map(shown_url, arguments)])

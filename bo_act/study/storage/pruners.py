@@ -15,12 +15,12 @@ def make_pruner(spec: PrunerSpec, *, epochs: int) -> BasePruner:
     """Return the Optuna pruner that a spec names.
 
     Args:
-        spec: which, with its options.
-        epochs: of a whole training. Hyperband plans with them; left to itself it takes those of
-            the trials that it has seen, which differ from process to process.
+        spec: name and options.
+        epochs: of a whole training. Hyperband plans with them; by itself it would take those of
+            the trials seen so far, which differ between processes.
     """
     with warnings.catch_warnings():
-        # That some are experimental is nothing that a user of a study file could change.
+        # A user of a study file cannot change that some pruners are experimental.
         warnings.simplefilter("ignore", ExperimentalWarning)
         return _make(spec, epochs)
 

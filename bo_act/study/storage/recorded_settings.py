@@ -1,7 +1,7 @@
-"""What a study was made with: its settings and what its file names, kept in the study.
+"""The settings of a study and hashes of the files it names, recorded in the study.
 
-Trials of other settings do not compare. Whoever opens a study is checked against them as soon as
-something was measured with them, and again before each trial: until then they may still change.
+Trials with different settings do not compare. Until a trial has a value the settings may change;
+from then on bo-act checks them whenever a study is opened, and before each trial.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from bo_act.tasks.task import SPACE
 from bo_act.urls import shown_url
 
 CONTENT = "bo_act:content"
-"""User attribute of a study: hashes of what the study file names."""
+"""User attribute of a study: hashes of the files that the study file names."""
 
-# What may differ between two runs of one study: none of it changes what is searched or measured.
+# Keys that may differ between two runs of one study: they change neither space nor values.
 _FREE: dict[str, Any] = {
     "trials": True,
     "storage": True,
@@ -53,16 +53,16 @@ _WHOLE = ("model.options", "parameters")
 def note_settings(
     study: optuna.Study, spec: StudySpec, content: Mapping[str, str], *, where: str
 ) -> None:
-    """Note what a study is made with; where something was measured, check that it is the same.
+    """Record a study's settings; once it has values, check that they are the same.
 
     Args:
         study: of the file.
         spec: the study file.
-        content: hashes of what the file names, by what to call it.
+        content: hashes of the files it names, by their names in messages.
         where: the study's storage, for messages.
 
     Raises:
-        StorageError: it was made with something else, or not by a study file.
+        StorageError: the study was made with other settings, or not by a study file.
     """
     if len(study.directions) > 1:
         raise _foreign(spec, where)
@@ -82,7 +82,7 @@ def note_settings(
         if names and (before.binds_content or (before.chosen and _chooses(names))):
             raise _other_content(spec, names)
         for trial in before.begun:
-            # What it has reported does not go on with anything else.
+            # Its reported values do not continue with other settings.
             if settings or (names and trial.intermediate_values):
                 _give_up(study, trial)
         if settings or before.spec is None:
@@ -94,10 +94,10 @@ def note_settings(
 
 
 def check_settings(study: optuna.Study, spec: StudySpec, content: Mapping[str, str]) -> None:
-    """Check, before a trial begins, that nobody has made another study of this one meanwhile.
+    """Check, before a trial begins, that nobody has changed the study's settings meanwhile.
 
     Raises:
-        StorageError: somebody opened it with something else before anything was measured.
+        StorageError: somebody opened it with other settings before it had any value.
     """
     known = study.user_attrs
     if SPEC in known and (settings := _changed_settings(spec, known[SPEC])):
@@ -107,7 +107,7 @@ def check_settings(study: optuna.Study, spec: StudySpec, content: Mapping[str, s
 
 
 def hide_old_secrets(study: optuna.Study) -> None:
-    """Take passwords out of what earlier versions noted in a study."""
+    """Remove passwords that earlier versions recorded in a study."""
     for key, value in study.user_attrs.items():
         if key.startswith("bo_act:") and (clean := _without_secrets(value)) != value:
             study.set_user_attr(key, clean)
@@ -115,16 +115,15 @@ def hide_old_secrets(study: optuna.Study) -> None:
 
 @dataclass(frozen=True)
 class _Before:
-    """What a study has from before it was opened.
+    """State of a study before it was opened.
 
     Attributes:
-        spec: what was noted; None where no study file made it.
-        content: what was noted.
-        begun: own trials that were begun and that nobody runs any more.
-        binds_settings, binds_content: whether something was measured that other settings, or
-            another content of the same files, do not compare with.
-        chosen: whether a trial has parameters: Optuna takes no other choices for them, whatever
-            became of it.
+        spec: as recorded; None if no study file made the study.
+        content: hashes as recorded.
+        begun: own trials that were begun and are abandoned.
+        binds_settings, binds_content: whether there are values that do not compare with those of
+            other settings, or of other content of the same files.
+        chosen: whether a trial has parameters, for which Optuna accepts no other choices.
     """
 
     spec: Mapping[str, Any] | None
@@ -145,8 +144,8 @@ class _Before:
             or (trial.state == TrialState.RUNNING and trial.number not in abandoned)
             for trial in own
         )
-        # One that was killed goes on with the same. One that was given back may have failed by what
-        # the files say, and by its settings where it had not come to anything.
+        # A killed trial resumes with the same files and settings. A trial that was given back may
+        # have failed because of the files or, without reported values, of the settings.
         killed = [trial for trial in begun if trial.system_attrs.get(OWNER)]
         saved = any(Path("runs", spec.name, "checkpoints").glob("*.pt"))
         known = study.user_attrs
@@ -161,12 +160,12 @@ class _Before:
 
 
 def _curves(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return those that have reported something."""
+    """Return the trials with reported values."""
     return [trial for trial in trials if trial.intermediate_values]
 
 
 def _chooses(changed: Iterable[str]) -> bool:
-    """Tell whether what changed says what there is to choose from."""
+    """Tell whether a change affects the choices of parameters."""
     return any(key.startswith((SPACE, "space", "activations", "parameters")) for key in changed)
 
 
@@ -177,26 +176,26 @@ def _give_up(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def _changed_settings(spec: StudySpec, before: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return keys whose values are others, as (before, now)."""
-    asked = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
+    """Return the changed keys, with values (before, now)."""
+    requested = _flat(json.loads(spec.model_dump_json(exclude=_FREE)))
     known, defaults = _flat(before), _defaults()
     tables = {key[:end] for key in known for end, mark in enumerate(key) if mark == "."}
     changed: dict[str, tuple[Any, Any]] = {}
     measured = _measured(before)
     if measured != spec.measured:
         changed["metric"] = (str(measured), str(spec.measured))
-    for key, value in asked.items():
-        # A key that is missing was added by a later version, and its default changes nothing.
+    for key, value in requested.items():
+        # A missing key was added by a later version, and its default changes nothing.
         old = known.get(key, defaults.get(key))
         if key == "features.loss" and {old, value} == {None, "cross_entropy"}:
-            continue  # None is the loss of classes, which all studies have
+            continue  # None means the loss of classes
         if old != value or (value is None and key in tables):
             changed[key] = (old, value)
     return changed
 
 
 def _measured(before: Mapping[str, Any]) -> Metric | None:
-    """Return what a study file from before measured; None where it says nothing that is known."""
+    """Return the metric of a recorded study file; None if it is unknown."""
     try:
         noted = MetricSpec.model_validate(before.get("metric", {}))
         return noted.measured(own=before.get("objective") is not None)
@@ -211,8 +210,8 @@ def _changed_content(content: Mapping[str, str], before: Mapping[str, str]) -> l
 @cache
 def _defaults() -> dict[str, Any]:
     least = StudySpec(name="x", model=ModelSpec(name="x"), data=DataSpec(name="digits"))
-    found = _flat(json.loads(least.model_dump_json()))
-    return {key: found[key] for key in found.keys() - {"name", "model.name", "data.name"}}
+    flat = _flat(json.loads(least.model_dump_json()))
+    return {key: flat[key] for key in flat.keys() - {"name", "model.name", "data.name"}}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -229,9 +228,9 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_secrets(one) for key, one in value.items()}
+        return {key: _without_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(one) for one in value]
+        return [_without_secrets(item) for item in value]
     return shown_url(value) if isinstance(value, str) else value
 
 

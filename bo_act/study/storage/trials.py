@@ -1,8 +1,8 @@
-"""A study's own trials, sorted by what they are to a search: the one place that reads them.
+"""A study's own trials, by state: the only module that reads trials.
 
-A study may hold trials of warm-start sources, for those who look at it with Optuna's tools. They
-are to count for nothing, so nothing else here asks a study or its storage for trials: what this
-module returns are own ones, and what Optuna's own code is to read goes through ``own_only``.
+A study may hold trials of warm-start sources, to show them in Optuna's tools. They must not count,
+so only this module asks a study or its storage for trials. It returns own ones; Optuna's code gets
+a study through ``own_only``.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.training.outcomes import DIVERGED
 
 VALUES, VARIANCE = "values", "variance"
-"""User attributes of a trial: of several runs each value, and the variance of their mean."""
+"""User attributes of a trial: the values of its runs, and the variance of their mean."""
 
-_PRIOR = 4  # degrees of freedom of what is known of a variance by others'
+_PRIOR = 4  # degrees of freedom of the prior of a variance, from the other trials
 
 SOURCE = "source"
-"""User attribute of a trial that tells of another task: what it was measured on."""
+"""User attribute of a warm-start trial: the task it was measured on."""
 
 
 # --- reading --------------------------------------------------------------------------------
 
 
 def own(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return those trials that are of their study, and not what a source was seen to say."""
+    """Leave out the trials of warm-start sources."""
     return [trial for trial in trials if SOURCE not in trial.user_attrs]
 
 
@@ -49,14 +49,14 @@ def own_trials(study: Study, *states: TrialState) -> list[FrozenTrial]:
     """Return a study's own trials in the order of their numbers, not copied.
 
     Args:
-        study: any. That of a sampler under Hyperband holds the trials of one bracket.
+        study: any. Under Hyperband, a sampler's study holds the trials of one bracket.
         states: of the trials; default: all.
     """
     return own(study.get_trials(deepcopy=False, states=states or None))
 
 
 def source_trials(study: Study) -> list[FrozenTrial]:
-    """Return the trials of warm-start sources that a study holds."""
+    """Return a study's trials of warm-start sources."""
     return [t for t in study.get_trials(deepcopy=False) if SOURCE in t.user_attrs]
 
 
@@ -64,12 +64,12 @@ def own_trial(study: Study, number: int) -> FrozenTrial:
     """Return one of a study's own trials.
 
     Raises:
-        SearchError: it has none of this number.
+        SearchError: the study has no own trial of this number.
     """
     trials = study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
-        held = f"it has {len(trials)}, from 0" if trials else "it has none yet"
-        raise SearchError(f"the study {study.study_name!r} has no trial {number}; {held}")
+        others = f"it has {len(trials)}, from 0" if trials else "it has none yet"
+        raise SearchError(f"the study {study.study_name!r} has no trial {number}; {others}")
     trial = trials[number]
     if not own([trial]):
         raise SearchError(
@@ -81,26 +81,25 @@ def own_trial(study: Study, number: int) -> FrozenTrial:
 
 
 def read_again(study: Study, trial: Trial) -> FrozenTrial:
-    """Return a trial as it is now, which may have been told from elsewhere."""
-    found: FrozenTrial = storage_of(study).get_trial(id_of(trial))
-    return found
+    """Return a trial's current state; another process may have changed it."""
+    frozen: FrozenTrial = storage_of(study).get_trial(id_of(trial))
+    return frozen
 
 
 def own_only(study: Study, trial: FrozenTrial | None = None) -> Study:
-    """Return a study for Optuna's samplers and importances, in which there are own trials alone.
+    """Return a view of a study with own trials only, for Optuna's samplers and importances.
 
     Args:
-        study: that they are to read.
-        trial: that is sampled for. Of a study with Hyperband a sampler gets the trials of one
-            bracket, and so it does here.
+        study: to read.
+        trial: being sampled. Under Hyperband, the view holds only the trials of its bracket.
     """
     whole = getattr(study, "_study", study)
-    found: Study = _OwnTrialsStudy(whole)
-    return found if trial is None or whole is study else filter_study(found, trial)
+    view: Study = _OwnTrialsStudy(whole)
+    return view if trial is None or whole is study else filter_study(view, trial)
 
 
 class _OwnTrialsStudy(Study):
-    """A study as Optuna's own code sees it, without the trials of sources."""
+    """A study without the trials of sources, for Optuna's code."""
 
     def __init__(self, study: Study) -> None:
         self.__dict__.update(study.__dict__)
@@ -108,7 +107,7 @@ class _OwnTrialsStudy(Study):
         self._study = study
 
     def stop(self) -> None:
-        """Stop the study that is optimized."""
+        """Stop the wrapped study."""
         self._study.stop()
 
 
@@ -125,13 +124,13 @@ class _OwnTrialsStorage:
         return own(self._storage.get_all_trials(*args, **options))
 
 
-# --- what they are to a search --------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------
 
 
 def is_diverged(trial: FrozenTrial) -> bool:
-    """Tell whether a trial has ended with the result that its training diverged.
+    """Tell whether a trial ended because its training diverged.
 
-    NaN is a failure to Optuna, without a value: such a trial is known by its ``status``.
+    To Optuna NaN is a failure without a value: such a trial is recognized by its ``status``.
     """
     if trial.state not in (TrialState.COMPLETE, TrialState.FAIL):
         return False
@@ -141,38 +140,38 @@ def is_diverged(trial: FrozenTrial) -> bool:
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
-    """Tell whether a trial violates none of its constraints; one without any violates none."""
+    """Tell whether a trial satisfies its constraints, if any."""
     return all(value <= 0 for value in trial.constraints.values())
 
 
 def has_values(study: Study) -> bool:
-    """Tell whether a trial of the study's own has come to a value."""
+    """Tell whether an own trial has a value."""
     done = (TrialState.COMPLETE, TrialState.PRUNED)
     return bool(own_trials(study, *done))
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Tell whether a failed trial says anything of its function, and not of the user's file."""
+    """Tell whether a failed trial counts against its function, not the user's file."""
     failure = Failure.read(trial.user_attrs.get("failure"))
     return failure is None or failure.blame != "file"
 
 
 def measured(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return those trials that came to a value and have not diverged."""
+    """Return the complete trials that have not diverged."""
     return [t for t in trials if t.state == TrialState.COMPLETE and not is_diverged(t)]
 
 
 def repetition(trial: FrozenTrial | Trial) -> int:
-    """Return how often a trial's function had been evaluated when the sampler chose it again."""
+    """Return how often a trial's function had been evaluated before the sampler repeated it."""
     proposal = trial.user_attrs.get("proposal")
     return int(proposal.get("repetition", 0)) if isinstance(proposal, dict) else 0
 
 
 def averaged(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return trials that came to a value, those of one repeated function as one, their mean.
+    """Return the trials with a value, with repeated trials of one function averaged.
 
-    It has the first one's number. Where one of them diverged, its value counts as it was told;
-    where none was, the function has no mean and is left out.
+    The average has the number of the first trial. The value of a diverged trial counts as it is; a
+    function with a trial without a value has no mean and is left out.
     """
     trials = list(trials)
     again = {_params(trial) for trial in trials if repetition(trial)}
@@ -183,19 +182,19 @@ def averaged(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         if trial.state == TrialState.COMPLETE or is_diverged(trial):
             repeated = (key := _params(trial)) in again
             groups.setdefault(key if repeated else trial.number, []).append(trial)
-    found = []
-    for some in groups.values():
-        values = [math.nan if one.value is None else one.value for one in some]
-        if (first := next(iter(measured(some)), None)) is None:
+    means = []
+    for repeats in groups.values():
+        values = [math.nan if trial.value is None else trial.value for trial in repeats]
+        if (first := next(iter(measured(repeats)), None)) is None:
             continue
-        if len(some) > 1:
+        if len(repeats) > 1:
             mean = math.fsum(values) / len(values)
             if not math.isfinite(mean):
                 continue
             first = copy(first)
             first.value = mean
-        found.append(first)
-    return found
+        means.append(first)
+    return means
 
 
 def _params(trial: FrozenTrial) -> tuple[Any, ...]:
@@ -236,12 +235,12 @@ class StudyView:
     """A study's own trials at one moment.
 
     Attributes:
-        trials: all of them by their numbers.
+        trials: all, in the order of their numbers.
         directions: of the study's objectives.
-        abandoned: numbers of those that still run although they were given back, or their process
-            has ended or been silent for too long.
-        before: number of the trial that is to be begun, which is left out.
-        worst: what a value that is not finite counts as; None: as the worst of the others.
+        abandoned: numbers of running trials that were given back, or whose process has ended or
+            been silent for too long.
+        before: number of the trial about to begin, which is left out.
+        worst: replaces values that are not finite; None: the worst of the others does.
     """
 
     trials: tuple[FrozenTrial, ...]
@@ -256,7 +255,7 @@ class StudyView:
 
         Args:
             study: any.
-            trial: the trial that is to be begun; left out of what is seen.
+            trial: about to begin; left out.
         """
         trials, abandoned = _read(study)
         before = None if trial is None else trial.number
@@ -274,45 +273,42 @@ class StudyView:
         *,
         worst: float | None = None,
     ) -> StudyView:
-        """Return a view of some trials of a study, none of which was abandoned."""
+        """Return a view of some trials of a study, none of them abandoned."""
         return cls(tuple(own(trials)), tuple(directions), worst=worst)
 
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
-        """Those with a value, or diverged."""
+        """Trials with a value, or diverged."""
         some = self._of(TrialState.COMPLETE, TrialState.FAIL)
         return tuple(trial for trial in some if trial.values is not None or is_diverged(trial))
 
     @cached_property
     def pruned(self) -> tuple[FrozenTrial, ...]:
-        """Those that were stopped early."""
+        """Trials that were stopped early."""
         return self._of(TrialState.PRUNED)
 
     @cached_property
     def failed(self) -> tuple[FrozenTrial, ...]:
-        """Those that ended without a result.
-
-        Those are left out that the user's file is to blame for.
-        """
+        """Trials that ended without a result, unless the user's file is to blame."""
         some = self._of(TrialState.FAIL)
         return tuple(trial for trial in some if _has_failed(trial) and _counts(trial))
 
     @cached_property
     def running(self) -> tuple[FrozenTrial, ...]:
-        """Those that run, abandoned ones among them."""
+        """Running trials, including abandoned ones."""
         return self._of(TrialState.RUNNING)
 
     @cached_property
     def waiting(self) -> tuple[FrozenTrial, ...]:
-        """Those that will have a result: they run, or wait to, by whoever runs them."""
+        """Trials that will have a result: running or enqueued, and not lost."""
         some = self._of(TrialState.RUNNING, TrialState.WAITING)
         return tuple(trial for trial in some if trial.number not in self._lost)
 
     @cached_property
     def number(self) -> int:
-        """The place of the next trial.
+        """Index of the next trial, for its random state.
 
-        Lost trials are not counted, so that a repetition of a lost trial has the same random state.
+        Lost trials do not count, so that the repetition of a lost trial has the same random state.
         """
         return sum(
             not _has_failed(trial)
@@ -323,61 +319,60 @@ class StudyView:
 
     @property
     def signs(self) -> tuple[float, ...]:
-        """Of each objective 1 where larger is better, else -1."""
-        return tuple(1.0 if one == StudyDirection.MAXIMIZE else -1.0 for one in self.directions)
+        """1 for each objective to maximize, -1 for each to minimize."""
+        maximize = StudyDirection.MAXIMIZE
+        return tuple(1.0 if direction == maximize else -1.0 for direction in self.directions)
 
     @property
     def in_order(self) -> list[FrozenTrial]:
-        """All that are not lost, by their numbers."""
+        """All trials that are not lost, in the order of their numbers."""
         every = (*self.complete, *self.pruned, *self.failed, *self.waiting)
         return sorted(every, key=lambda trial: trial.number)
 
     def values(self, some: Sequence[FrozenTrial], objective: int = 0) -> np.ndarray:
         """Return finite values of complete trials, (n,), larger is better.
 
-        An objective may return NaN or infinity for a network that diverged: no better than the
-        worst, in each objective.
+        NaN and infinity, of networks that diverged, are replaced by the worst value.
 
         Args:
             some: of the study.
             objective: which one, from 0.
         """
-        told = [_told(trial, objective) for trial in some]
         sign = self.signs[objective]
-        measured = sign * np.array(told, dtype=np.float64)
-        finite = np.isfinite(measured)
+        values = sign * np.array([_value(trial, objective) for trial in some], dtype=np.float64)
+        finite = np.isfinite(values)
         if self.worst is not None:
-            measured[~finite] = sign * self.worst
+            values[~finite] = sign * self.worst
         else:
-            measured[~finite] = measured[finite].min() if finite.any() else 0.0
-        return measured
+            values[~finite] = values[finite].min() if finite.any() else 0.0
+        return values
 
     def others(self, some: Sequence[FrozenTrial]) -> np.ndarray:
-        """Return finite values of the further objectives, (n, M - 1), as ``values`` does."""
-        further = [self.values(some, place) for place in range(1, len(self.directions))]
+        """Return finite values of the other objectives, (n, M - 1), as ``values`` does."""
+        further = [self.values(some, objective) for objective in range(1, len(self.directions))]
         return np.array(further).reshape(len(further), len(some)).T
 
     @staticmethod
     def constraints(some: Sequence[FrozenTrial]) -> np.ndarray:
-        """Return values of constraints, (n, C), NaN where a trial does not tell.
+        """Return the values of constraints, (n, C), NaN where a trial has none.
 
-        The mark of trials that diverged is none of them: what diverges has the worst value anyway.
+        The constraint that marks divergence is left out: a diverged trial has the worst value.
         """
         names = dict.fromkeys(n for trial in some for n in trial.constraints if n != DIVERGED)
-        told = [[trial.constraints.get(name, math.nan) for name in names] for trial in some]
-        values = np.array(told, dtype=np.float64).reshape(len(some), len(names))
-        # Without a bound is as far away as the farthest.
+        rows = [[trial.constraints.get(name, math.nan) for name in names] for trial in some]
+        values = np.array(rows, dtype=np.float64).reshape(len(some), len(names))
+        # Infinity counts as the largest finite violation.
         finite = np.abs(values[np.isfinite(values)]).max(initial=1.0)
         return np.where(np.isinf(values), np.sign(values) * finite, values)
 
     @staticmethod
     def variances(some: Sequence[FrozenTrial]) -> np.ndarray | None:
-        """Return the variances of the values of complete trials, (n,); None where none notes any.
+        """Return the variances of the values of complete trials, (n,); None if no trial has any.
 
-        Of few runs each a variance is little known itself, so it is drawn towards that of the
-        others, as one of four more runs (Smyth 2004, "Linear models and empirical Bayes methods
-        for assessing differential expression in microarray experiments", eq. 6). A trial of one
-        run, and one that diverged, has that of one run.
+        A variance from few runs is uncertain, so it is shrunk towards those of the other trials,
+        with the weight of four runs (Smyth 2004, "Linear models and empirical Bayes methods for
+        assessing differential expression in microarray experiments", eq. 6). A trial of a single
+        run, or a diverged one, gets the usual variance of one run.
         """
         noted = np.array([_variance(trial) for trial in some], dtype=np.float64)
         known = np.isfinite(noted)
@@ -385,29 +380,28 @@ class StudyView:
             return None
         runs = np.array([len(trial.user_attrs.get(VALUES, ())) for trial in some])
         several = known & (runs > 1)
-        if not several.any():  # noted by a program: as it says
+        if not several.any():  # from the caller's program: taken as it is
             return np.where(known, noted, noted[known].mean())
         single, freedom = noted * runs, np.maximum(runs - 1, 0)
-        # The median is not moved by those few that nearly diverged; of a chi-squared variable it
-        # is below the mean.
+        # The median resists the few trials that nearly diverged. It is corrected, since the median
+        # of a chi-squared variable is below its mean.
         usual = float(
             np.median(single[several] / (chi2.median(freedom[several]) / freedom[several]))
         )
-        drawn = (freedom * single + _PRIOR * usual) / (freedom + _PRIOR) / np.maximum(runs, 1)
-        return np.where(several, drawn, np.where(known, noted, usual))
+        shrunk = (freedom * single + _PRIOR * usual) / (freedom + _PRIOR) / np.maximum(runs, 1)
+        return np.where(several, shrunk, np.where(known, noted, usual))
 
     @staticmethod
     def seconds(some: Sequence[FrozenTrial]) -> np.ndarray:
-        """Return how long complete trials took, (n,); NaN where that says nothing of others.
+        """Return the training times of complete trials, (n,); NaN for diverged ones, cut short.
 
-        A training that diverged ended early. Where the objective has not noted its ``seconds``,
-        those between the trial's beginning and its end count.
+        Without the attribute ``seconds``, the time from the trial's start to its end counts.
         """
         return np.array([_seconds(trial) for trial in some], dtype=np.float64)
 
     @cached_property
     def _lost(self) -> frozenset[int]:
-        """Numbers of abandoned trials that nobody takes over with the functions they have."""
+        """Numbers of abandoned trials that no worker will take over."""
         return self.abandoned - {t.number for t in self.running if _is_inherited(t)}
 
     def _of(self, *states: TrialState) -> tuple[FrozenTrial, ...]:
@@ -415,32 +409,31 @@ class StudyView:
 
 
 def common_parameters(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """Return the parameters that all own trials with a result have, slots among them."""
-    found: dict[str, BaseDistribution] | None = None
+    """Return the parameters that all own trials with a result share, including slots."""
+    common: dict[str, BaseDistribution] | None = None
     for trial in own(trials):
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_diverged(trial)
         if ended and trial.params:
-            known = trial.distributions if found is None else found
-            found = {n: d for n, d in known.items() if trial.distributions.get(n) == d}
-    return found or {}
+            known = trial.distributions if common is None else common
+            common = {n: d for n, d in known.items() if trial.distributions.get(n) == d}
+    return common or {}
 
 
-# --- whose they are -------------------------------------------------------------------------
+# --- abandoned trials -----------------------------------------------------------------------
 
 
 def _read(study: Study) -> tuple[list[FrozenTrial], frozenset[int]]:
     """Read a study's own trials and the numbers of those that are abandoned."""
 
     def read() -> list[FrozenTrial]:
-        # Of the storage: under Hyperband, a sampler's study holds one bracket alone.
+        # From the storage: under Hyperband, a sampler's study holds only one bracket.
         return own(storage_of(study).get_all_trials(study_id(study), deepcopy=False))
 
     trials = read()
     gone = _abandoned(study, trials)
     if not gone:
         return trials, frozenset()
-    # A process may have finished its trial and ended after the trials were read. What is read
-    # once it has ended is its last word.
+    # A process may have finished its trial and ended since the trials were read: read them again.
     trials = read()
     return trials, frozenset(
         trial.number
@@ -475,11 +468,11 @@ def _is_inherited(trial: FrozenTrial) -> bool:
     if OWNER not in trial.system_attrs:
         return False
     owner = Owner.read(trial.system_attrs[OWNER])
-    return owner is None or owner.grace is not None  # of a study's runner, which takes over
+    return owner is None or owner.grace is not None  # from a study file, whose workers take over
 
 
-def _told(trial: FrozenTrial, objective: int) -> float:
-    """Return one of a trial's values, NaN where it has none; of a diverged one several are none."""
+def _value(trial: FrozenTrial, objective: int) -> float:
+    """Return one of a trial's values; NaN without one, or if it diverged and has several."""
     values = trial.values
     if values is None or (len(values) > 1 and is_diverged(trial)):
         return math.nan
@@ -487,7 +480,7 @@ def _told(trial: FrozenTrial, objective: int) -> float:
 
 
 def _variance(trial: FrozenTrial) -> float:
-    """Return the variance that a trial notes of its value, NaN without one."""
+    """Return the variance of a trial's value, NaN without one."""
     noted = trial.user_attrs.get(VARIANCE)
     if not isinstance(noted, int | float) or is_diverged(trial):
         return math.nan
