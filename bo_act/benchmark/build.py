@@ -33,6 +33,7 @@ from bo_act.training.outcomes import DIVERGED
 from bo_act.training.trainer import cpu_threads, pick_device
 
 _FAILURES_IN_A_ROW = 5  # more mean a cause outside the functions
+_LARGEST = float(np.finfo(np.float32).max)  # of a benchmark file; errors have no bound
 
 
 @dataclass(frozen=True)
@@ -292,10 +293,10 @@ def made_from(task: Task) -> dict[str, Any]:
 
 
 def _measured(record: dict[str, Any], what: str) -> float:
-    """Return one of ``MEASURED`` of a run; NaN if it was not finite."""
+    """Return one of ``MEASURED`` of a run, within float32; NaN if it was not finite."""
     # Runs of versions with accuracies only call them so.
     value = record[what if what in record else what.replace("value", "accuracy")]
-    return math.nan if value is None else float(value)
+    return math.nan if value is None else min(max(float(value), -_LARGEST), _LARGEST)
 
 
 def assemble(
@@ -324,7 +325,7 @@ def assemble(
         for one in MEASURED:
             runs[one][place] = _measured(record, one)
         diverged[place] = record["status"] == DIVERGED
-        curves[place][: len(record["curve"])] = record["curve"]
+        curves[place][: len(record["curve"])] = np.clip(record["curve"], -_LARGEST, _LARGEST)
     guessing = task.data.worst(task.metric)
     return Benchmark(
         name,

@@ -193,8 +193,15 @@ class Benchmark:
 
     @cached_property
     def expectation(self) -> float:
-        """Mean value of a random measured function."""
-        return float(self.values[self.measured].mean())
+        """Mean value of a random measured function.
+
+        Errors have no bound, and one of 1e38 would decide alone: worse values than of learning
+        nothing count as that. Shares have one.
+        """
+        values = self.metric.sign * self.values[self.measured]
+        if not self.metric.in_percent and np.isfinite(self.chance):
+            values = np.maximum(values, self.metric.sign * self.chance)
+        return float(self.metric.sign * values.mean())
 
 
 def _mean(runs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bo_act.benchmark.act_bench import read_act_bench
-from bo_act.benchmark.build import build_benchmark, build_order
+from bo_act.benchmark.build import assemble, build_benchmark, build_order
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.table import MEASURED, Benchmark
@@ -26,7 +26,7 @@ from bo_act.errors import BenchmarkError, FeatureError
 from bo_act.events import Events
 from bo_act.features import fisher_worker
 from bo_act.features.act_bench import act_bench_vector
-from bo_act.specs import StudySpec
+from bo_act.specs import ModelSpec, StudySpec
 from bo_act.specs.files import read_study
 from bo_act.tasks.task import Task
 from bo_act.training.trainer import train
@@ -291,6 +291,24 @@ def test_only_the_best_are_repeated(built, tmp_path, bo_act, monkeypatch):
     assert_same(build_benchmark(spec, seeds=2, folder=tmp_path / "r"), built)
     with pytest.raises(BenchmarkError, match="repeat_best: expected a whole number from 1"):
         build_benchmark(spec, repeat_best=0, folder=tmp_path / "r")
+
+
+def test_errors_beyond_float32_are_values(tmp_path):
+    spec = study(tmp_path, data={"name": "diabetes"}, metric={"name": "mse"})
+    task = Task.load(spec.model_copy(update={"model": ModelSpec(name="tabular_mlp")}))
+    values = dict.fromkeys(MEASURED, 1e60) | {"curve": [0.5, 1e60]}
+    records = [
+        {"index": index, "seed": 0, "status": "completed"} | values
+        for index in range(len(task.space.catalogue))
+    ]
+    found = assemble(task, records, task.features(), seeds=1, name="large")
+    save(found, tmp_path / "large.parquet")
+    again = open_benchmark(str(tmp_path / "large.parquet"))
+    assert again.measured.all()
+    assert again.curves is not None
+    assert np.isfinite(again.curves).all()
+    assert np.isfinite(again.values).all()
+    assert (again.values > 1e38).all()
 
 
 def test_runs_of_something_else_are_refused(built, tmp_path):

@@ -122,6 +122,16 @@ def test_a_comparison_has_the_same_regrets(benchmark, losses, tmp_path, bo_act, 
     assert values == sorted(values)
 
 
+def test_an_error_without_bound_does_not_decide_what_a_random_function_has(losses):
+    """A regression may have errors of 1e38, next to which all regrets would be nothing."""
+    runs = {name: values.copy() for name, values in losses.runs.items()}
+    runs["validation_value"][:20] = losses.chance
+    bounded = dataclasses.replace(losses, runs=runs)
+    runs = runs | {"validation_value": runs["validation_value"].copy()}
+    runs["validation_value"][:20] = 1e38
+    assert dataclasses.replace(losses, runs=runs).expectation == bounded.expectation
+
+
 def compared(name: str, **options):
     return bo_act.compare([name], ["default", "random"], **options)
 

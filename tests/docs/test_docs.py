@@ -87,6 +87,7 @@ TOGETHER = [
 
 FRAMEWORKS = ROOT / "docs/how_to/recipes.md"  # test_framework_recipes.py runs it
 SEVERAL = ROOT / "docs/how_to/several_objectives.md"
+TRANSFORMER = ROOT / "docs/how_to/own_transformer.md"  # test_own_transformer.py runs it
 
 
 @pytest.mark.parametrize("network", [WithFresh, WithModule])
@@ -152,7 +153,11 @@ def output_features(act_bench):
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in with_blocks("python") if page not in (*TOGETHER, FRAMEWORKS, SEVERAL)],
+    [
+        page
+        for page in with_blocks("python")
+        if page not in (*TOGETHER, FRAMEWORKS, SEVERAL, TRANSFORMER)
+    ],
     ids=name,
 )
 def test_python_runs(page, act_bench, output_features, tmp_path, monkeypatch):
