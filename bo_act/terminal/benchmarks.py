@@ -140,6 +140,8 @@ def _histogram(benchmark: Benchmark) -> None:
     if not metric.in_percent:
         # Very bad values would leave no room for the rest.
         far = np.quantile(metric.sign * values, 0.05)
+        if np.isfinite(benchmark.chance):
+            far = max(far, metric.sign * benchmark.chance)
         ends = float(values.min()), float(values.max())
         ends = (far, ends[1]) if metric.sign > 0 else (ends[0], -far)
     counts, edges = np.histogram(np.clip(values, *ends), bins=_BINS, range=ends)
