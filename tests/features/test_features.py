@@ -672,5 +672,5 @@ def test_lazy_layers_take_their_sizes_from_the_batch():
     images = np.random.default_rng(0).normal(size=(6, 4))
     table = compute_features(space, network=network, inputs=images)
     assert table.provenance["layers"] == ("0", "2")
-    with pytest.raises(NetworkError, match=r"'1.weight' on the meta device; build"):
+    with pytest.raises(NetworkError, match=r"'2.weight' on the meta device; build"):
         compute_features(space, network=lambda a: network(a)[1:].to("meta"), inputs=images)
