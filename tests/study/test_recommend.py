@@ -21,7 +21,13 @@ from bo_act.specs import SpaceSpec, StudySpec
 from bo_act.specs.files import read_study
 from bo_act.study.results.recommendation import RANKS, recommend
 
-SHIPPED = ("digits_mlp", "digits_small_cnn", "fashion_mlp_adam", "fashion_mnist_small_cnn")
+SHIPPED = (
+    "digits_mlp",
+    "digits_small_cnn",
+    "fashion_mlp_adam",
+    "fashion_mnist_small_cnn",
+    "friedman_mlp",
+)
 LOSS = Metric("loss", "minimize", "nats")
 
 
@@ -169,6 +175,16 @@ def test_a_shipped_benchmark_is_of_its_own_study_alone(name):
     assert [other for other in SHIPPED if is_task_of(benchmark, read_study(other))] == [name]
     assert is_task_of(benchmark, read_study(name, {"seed": 7, "space": "classic", "trials": 9}))
     assert not is_task_of(benchmark, read_study(name, {"training.epochs": 3}))
+
+
+def test_the_default_sources_have_the_studys_metric_if_enough_do():
+    accuracies, errors = (
+        recommend(read_study(one), top=1) for one in ("quickstart", "diabetes_mlp")
+    )
+    assert "friedman_mlp" not in accuracies.sources
+    assert accuracies.unit == "points of accuracy"
+    assert errors.sources == SHIPPED
+    assert errors.unit == RANKS
 
 
 def test_the_own_task_is_left_out_and_said(bo_act, tmp_path, monkeypatch):

@@ -134,7 +134,8 @@ def recommend(
         study: its space, metric and task; or a space, to search with accuracy as the metric.
         top: number of functions.
         over: the present function; default: the first of ``confirm.baselines``, else ReLU.
-        sources: names or paths of benchmarks; default: all known by name.
+        sources: names or paths of benchmarks; default: those known by name that have the study's
+            metric, or all if fewer than two have it.
         progress: called with (sources read, number of sources).
 
     Raises:
@@ -155,6 +156,10 @@ def recommend(
     present = parse(str(over))
     used, left_out = _read(spec, sources, progress)
     metric = spec.measured if spec else ACCURACY
+    if sources is None:
+        # In the unit of the metric, if that is possible.
+        alike = [source for source in used if _is_alike(source.metric, metric)]
+        used = alike if len(alike) >= FEWEST else used
     same = all(_is_alike(source.metric, metric) for source in used)
     gains = [_gains(source, present, in_ranks=not same) for source in used]
     predicted_gains, measured = _forecast(space, used, gains)
