@@ -139,7 +139,7 @@ def _histogram(benchmark: Benchmark) -> None:
     ends = 0.0, max(1e-9, float(values.max()))
     if not metric.in_percent:
         # Very bad values would leave no room for the rest.
-        far = np.quantile(metric.sign * values, 0.05)
+        far = float(np.quantile(metric.sign * values, 0.05))
         if np.isfinite(benchmark.chance):
             far = max(far, metric.sign * benchmark.chance)
         ends = float(values.min()), float(values.max())
