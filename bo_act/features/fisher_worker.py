@@ -31,6 +31,7 @@ from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.calls import Inputs, as_tensor, mapped, parts
 from bo_act.fisher.options import FisherOptions
 from bo_act.fisher.spectra import FimSpectra, network_spectra
+from bo_act.networks.lazy import materialize
 from bo_act.specs import FeaturesSpec
 from bo_act.torch_state import plain_torch
 
@@ -132,7 +133,8 @@ class Spectra:
         first, second = (self._network(Activation("tanh(x)")) for _ in range(2))
         again = second.state_dict()
         for name, values in first.state_dict().items():
-            if not torch.equal(values, again[name]):
+            # Modules may have a state of their own, which is no tensor.
+            if isinstance(values, Tensor) and not torch.equal(values, again[name]):
                 raise FeatureError(
                     f"two networks built after the same torch.manual_seed differ (in {name!r}), so "
                     "spectra would differ by more than the activation function: initial weights "
@@ -202,6 +204,7 @@ class Spectra:
         with self._building, plain_torch(), torch.random.fork_rng(cuda_devices()):
             torch.manual_seed(self.job.spec.seed)
             network = self.job.network(activation)
+            materialize(network, inputs=self.job.inputs, seed=self.job.spec.seed)
         return channels_last(network.to(self.device, self.dtype))
 
     def _spectra(self, network: nn.Module) -> FimSpectra:

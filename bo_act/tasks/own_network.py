@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
 from bo_act.errors import NetworkError, SpecError
 from bo_act.fisher.calls import Inputs, Targets
 from bo_act.io import digest
-from bo_act.networks import Activations
+from bo_act.networks import Activations, materialize
 from bo_act.specs import StudySpec
 from bo_act.tasks.configuration import REFERENCE, places
 from bo_act.torch_state import plain_torch
@@ -82,13 +82,23 @@ class OwnNetwork:
         with plain_torch(), torch.random.fork_rng(rng_devices(device)):
             torch.manual_seed(self.seed)
             network, *batch = self._made(Activation(REFERENCE))
+            where = f"{KEY}: {self.path}: {self.function}"
+            materialize(network, where, inputs=batch[0], seed=self.seed)
         weights = hashlib.sha256()
-        for name, values in network.state_dict().items():
-            weights.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-            kept = values.detach().cpu().contiguous().flatten()
-            weights.update(kept.view(torch.uint8).numpy().data)
+        for name, state in network.state_dict().items():
+            weights.update(f"{name} ".encode())
+            weights.update(self._bytes_of(state))
         key = {"source": self.source_hash, "of": self.function, "weights": weights.hexdigest()}
         return batch[0], batch[1] if len(batch) > 1 else None, key
+
+    @staticmethod
+    def _bytes_of(state: Any) -> bytes:
+        """Return what tells one entry of a ``state_dict`` from another."""
+        if not isinstance(state, Tensor) or state.layout != torch.strided or state.is_quantized:
+            return repr(state).encode()
+        values = state.detach().cpu().contiguous().flatten()
+        described = f"{state.dtype} {tuple(state.shape)} ".encode()
+        return described + values.view(torch.uint8).numpy().tobytes()
 
     def _made(self, activation: Activation) -> tuple[Any, ...]:
         module = load_file(self.file, key=KEY, error=SpecError)

@@ -20,8 +20,8 @@ from torch import nn
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.operators import of_kind
 from bo_act.activations.properties.derivatives import value_and_slope
-from bo_act.activations.space import Space
-from bo_act.errors import FeatureError
+from bo_act.activations.space import Space, load_space
+from bo_act.errors import FeatureError, NetworkError
 from bo_act.features import compute as computing
 from bo_act.features import fisher_worker
 from bo_act.features import store as storing
@@ -661,3 +661,16 @@ def test_slopes_are_the_same_without_gradients(tiny):
         blocks = output_blocks(tiny.catalogue)
     for name, block in output_blocks(tiny.catalogue).items():
         np.testing.assert_array_equal(blocks[name].values, block.values)
+
+
+def test_lazy_layers_take_their_sizes_from_the_batch():
+    space = load_space("classic")
+
+    def network(activation):
+        return nn.Sequential(nn.LazyLinear(8), activation(), nn.Linear(8, 3))
+
+    images = np.random.default_rng(0).normal(size=(6, 4))
+    table = compute_features(space, network=network, inputs=images)
+    assert table.provenance["layers"] == ("0", "2")
+    with pytest.raises(NetworkError, match=r"'2.weight' on the meta device; build"):
+        compute_features(space, network=lambda a: network(a)[1:].to("meta"), inputs=images)

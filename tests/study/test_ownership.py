@@ -291,9 +291,8 @@ def test_the_live_view_says_whom_is_waited_for(study, monkeypatch):
         events.opened(study)
         events.waiting(awaited(study))
         events.screen._live.refresh()
-        assert (
-            "waiting for trial 0 of host-b (pid 12), which sends no heartbeats" in page.getvalue()
-        )
+        shown = page.getvalue()
+        assert "waiting for trial 0 of host-b (pid 12), which sends no heartbeats" in shown
         page.truncate(page.seek(0))
         events.waiting(())
         events.screen._live.refresh()

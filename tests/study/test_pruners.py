@@ -59,10 +59,7 @@ def test_a_pruner_by_its_name(options, kind):
             {"name": "median", "percentile": 20.0},
             "percentile is not an option of the pruner 'median'",
         ),
-        (
-            {"name": "hyperband", "early_stopping_rate": 1},
-            "its options: first_epochs, reduction_fac",
-        ),
+        ({"name": "hyperband", "early_stopping_rate": 1}, "options: first_epochs, reduction_fac"),
         ({"name": "threshold"}, "needs lower or upper"),
         ({"name": "patient", "wraps": {"name": "patient"}}, "another pruner to wrap"),
         ({"name": "median", "warmup_epoch": 3}, "did you mean 'warmup_epochs'"),

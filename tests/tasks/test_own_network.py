@@ -149,6 +149,28 @@ def test_several_activations_come_by_name():
     assert "fim" in Task.load(spec).features().blocks
 
 
+def test_lazy_layers_and_state_that_is_no_tensor():
+    lazy = FILE.replace("nn.Linear(6, 8)", "Noted(), nn.LazyLinear(8)").replace(
+        "def network_and_batch",
+        """class Noted(nn.Module):
+    def forward(self, x):
+        return x
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def network_and_batch""",
+    )
+    table = Task.load(make(file=lazy)).features()
+    assert table.provenance["layers"] == ("0", "2", "4")
+    again = Task.load(make(file=lazy)).features()
+    np.testing.assert_array_equal(again.blocks["fim"].values, table.blocks["fim"].values)
+
+
 @pytest.mark.parametrize(
     ("returns", "says"),
     [
@@ -157,6 +179,7 @@ def test_several_activations_come_by_name():
         ("return network, tokens, None, 1", r"got \(Sequential, Tensor, NoneType, int\)"),
         ("return network, None", "needs? a batch"),
         ("return network, 'tokens'", "a dict or tuple of them as inputs"),
+        ("return network.to('meta'), tokens", "'0.weight' on the meta device; build"),
         ("1 / 0", r"ZeroDivisionError: .*\(my_train.py, line 13\)"),
         ("return nn.ReLU(), torch.rand(3, 2)", "the logits have no gradient"),
     ],
