@@ -127,7 +127,7 @@ def test_text_names_places_where_functions_differ():
         ("activations", '["a", "a"]', "each name once"),
         ("activations", '["a.b"]', "activations.0"),
         ("strategy.name", "evolution", "only the strategy 'model'"),
-        ("acquisition.per_second", "true", "per_second needs a list .* where activations are"),
+        ("acquisition.per_second", "true", "per_second needs a list .* when activations are"),
         ("acquisition.name", "knowledge_gradient", "'knowledge_gradient' needs a list"),
     ],
 )

@@ -100,7 +100,7 @@ STATES = {
 LACKING = {
     "empty": "No function has been evaluated yet.",
     "diverged": "All 4 functions diverged (the training loss was not finite by epoch 2), so "
-    "nothing was found: lower training.learning_rate, or set training.gradient_clip.",
+    "there is no result: lower training.learning_rate, or set training.gradient_clip.",
     "collapsed": "All 3 functions diverged (accuracy and loss stayed at chance), so",
     "infinite": "All 3 functions diverged",
     "failed": "All 3 trials failed, so there is no result",
