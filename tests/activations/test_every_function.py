@@ -54,6 +54,7 @@ def test_whatever_has_features_has_a_place(table):
     assert embedding.valid.tolist() == table.blocks["fim"].present.tolist()
 
 
+@pytest.mark.slow
 def test_one_training_step_ends_with_a_result(act_bench_catalogue, data):
     def small(activation) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), activation, nn.Linear(4, 10))

@@ -265,6 +265,7 @@ def test_a_function_of_a_notebook_stays_here(monkeypatch):
     assert OwnSampler("make", given=make_sampler).travels
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_worker_is_told_as_here(files):
     write("my_method.py", FAILS)
     said = []

@@ -67,6 +67,7 @@ def test_a_killed_worker_costs_nothing_but_time(few, tmp_path):
     assert len(manifest.read_text().splitlines()) == len(kept(tmp_path / "alone")) > 3
 
 
+@pytest.mark.slow
 def test_functions_that_no_worker_survives_are_named(few, tmp_path, monkeypatch):
     monkeypatch.setattr(process_pool, "ATTEMPTS", 2)
     with pytest.raises(WorkerError, match=r"2 workers died .*exit code -9.* and 5 more") as caught:

@@ -53,6 +53,7 @@ def in_one_square(places: np.ndarray) -> np.ndarray:
     return (places - places.min(axis=0)) / np.ptp(places, axis=0).max()
 
 
+@pytest.mark.slow
 def test_umap_is_the_union_of_two_graphs(table):
     """As umap-learn adds them, whose sum has the random state 42 whatever was asked for."""
     from umap import UMAP

@@ -258,6 +258,7 @@ baselines = []
 """
 
 
+@pytest.mark.slow
 def test_a_study_of_a_large_space(tmp_path, monkeypatch, bo_act):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deep.toml").write_text(STUDY)

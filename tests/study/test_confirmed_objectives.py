@@ -115,6 +115,7 @@ def test_without_a_table_or_a_seed_nothing_is_confirmed():
         assert run_study(make(code=code, name="no_seed")).confirmed == ()
 
 
+@pytest.mark.slow
 def test_workers_confirm_alike():
     alone = run_study(make(name="alone"))
     assert run_study(make(name="two"), workers=2).confirmed == alone.confirmed

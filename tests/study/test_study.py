@@ -458,6 +458,7 @@ def test_a_study_that_was_never_run():
 # --- several workers ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_of_their_own_processes_share_a_study():
     seen = Recorder()
     spec = make(trials=8, confirm={"seeds": 0}, features={"fim": False})

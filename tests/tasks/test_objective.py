@@ -211,6 +211,7 @@ def test_something_has_to_be_trained(content, says):
         StudySpec.model_validate({"name": "own", **content})
 
 
+@pytest.mark.slow
 def test_what_workers_warn_of_is_told_by_their_parent(capfd):
     """Written by themselves, it would stand in the middle of what the parent draws."""
     spec = make("import warnings\nwarnings.warn('a thing to know')\nreturn 0.5", trials=2)
