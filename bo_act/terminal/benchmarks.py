@@ -282,5 +282,8 @@ def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "-"
     if isinstance(value, float):
+        if 0 < abs(value) < 0.01:  # eight columns of "0.000789" do not fit on a line
+            digits, _, exponent = f"{value:.1e}".partition("e")
+            return f"{digits}e{int(exponent)}"
         return f"{value:.2f}" if value == 0 or 0.1 <= value < 10 else f"{value:.3g}"
     return str(value)

@@ -149,3 +149,20 @@ def test_another_metric_is_learnt_from_by_rank(losses, tmp_path):
     space.suggest(accuracy.ask())
     index = accuracy.trials[0].user_attrs["index"]
     assert losses.ranks[index] <= 3
+
+
+def test_small_regrets_fit_on_a_line(losses, tmp_path, bo_act, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = {
+        name: values / 4096 if name.endswith("value") else values
+        for name, values in losses.runs.items()
+    }
+    save(
+        dataclasses.replace(losses, runs=runs, chance=losses.chance / 4096),
+        tmp_path / "small.parquet",
+    )
+    options = ["--benchmark", "small.parquet", "--method", "random", "--method", "evolution"]
+    code, out, err = bo_act("compare", *options, "--evaluations", "10", "--seeds", "2")
+    assert code == 0, err
+    assert "…" not in out
+    assert re.search(r"│ \d\.\de-\d ", out)

@@ -145,7 +145,7 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         sentences.append(
             f"Shrinkage: {best.activation} had {metric.text(best.searched)} validation "
             f"{metric.name} in the search and has {metric.text(best.validation.mean)} with fresh "
-            f"seeds: {amount} {lucky if shrunk > 0 else 'less than it deserved'}."
+            f"seeds: {amount} {lucky if shrunk > 0 else 'worse than it deserved'}."
         )
     tested = {name: gain for name, gain in best.minus.items() if gain.p is not None}
     if tested:
