@@ -191,7 +191,7 @@ def hebo(space: bo_act.Space, seed: int) -> PeerSampler:
 
 def main() -> None:
     """Compare, and print the table of the documentation."""
-    from standing import brief
+    from standing import markdown
 
     from bo_act.content import names
 
@@ -210,7 +210,7 @@ def main() -> None:
         evaluations=given.evaluations,
         out=given.out,
     )
-    print(brief(found.table, found.summary["comparisons"]))
+    print(markdown(found.table, found.summary["comparisons"]))
     print(found.table.groupby("method")["seconds"].mean())
 
 

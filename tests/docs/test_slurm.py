@@ -102,7 +102,7 @@ def test_a_preempted_job_gives_its_trial_to_the_next(tmp_path, monkeypatch):
     second = job("array.toml", storage, task=2, folder=tmp_path)
     out, told = second.communicate(timeout=120)
     assert second.returncode == 0, told
-    assert out == "array: done; 3 trials were run here\n"
+    assert out == "array: done; this worker ran 3 trials\n"
     found = trials()
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 4
     assert found[1].user_attrs["activation"] == given_back.user_attrs["activation"]
