@@ -19,7 +19,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.cdf import cdf_vector, layer_ends, layer_quantiles
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
@@ -27,6 +26,7 @@ from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
 from bo_act.io import reason, replacing
 from bo_act.metrics import ACCURACY
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs.base import shown
 
 READER = 1

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_act.activations.space import Space
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import ExpressionError
 from bo_act.metrics import ACCURACY
 from bo_act.search.warm_start import Source
+from bo_act.spaces.space import Space
 from bo_act.specs import AugmentationSpec, StudySpec
 
 Floats = NDArray[np.float64]

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_act.activations.space import Space
 from bo_act.errors import BenchmarkError
 from bo_act.features.table import FeatureTable
 from bo_act.metrics import ACCURACY, Metric
+from bo_act.spaces.space import Space
 from bo_act.statistics import tied
 
 MEASURED = (

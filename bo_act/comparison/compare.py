@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from bo_act.activations.costs import operator_times
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import same_runs, same_task
@@ -35,6 +34,7 @@ from bo_act.io import atomic_write, digest, one_line, reason, replacing
 from bo_act.plot_style import save
 from bo_act.process_pool import compute_in_processes
 from bo_act.search.method import MethodSpec
+from bo_act.spaces.costs import operator_times
 from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, SEEDS, whole
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression
-from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.activations.scales import Scaled
 
 REACH = 1e4

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, FeatureError
 from bo_act.features.act_bench import bins
 from bo_act.features.fisher_worker import FisherJob, FunctionBatch, MakeNetwork, Spectra
@@ -25,6 +23,8 @@ from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.fisher.calls import Inputs, Targets, as_tensor, mapped
 from bo_act.fisher.loss import inferred
 from bo_act.fisher.spectra import FimSpectra
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.space import Space
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
 

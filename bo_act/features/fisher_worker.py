@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.module import Activation
 from bo_act.errors import FeatureError
 from bo_act.features.act_bench import act_bench_vector
@@ -32,6 +31,7 @@ from bo_act.fisher.calls import Inputs, as_tensor, mapped, parts
 from bo_act.fisher.options import FisherOptions
 from bo_act.fisher.spectra import FimSpectra, network_spectra
 from bo_act.networks.lazy import materialize
+from bo_act.spaces.catalogue import Catalogue
 from bo_act.specs import FeaturesSpec
 from bo_act.torch_state import plain_torch
 

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from bo_act.activations.properties.derivatives import Functions, values_and_slopes
+from bo_act.activations.derivatives import Functions, values_and_slopes
 from bo_act.features.table import Block
 from bo_act.torch_state import plain_torch
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from bo_act.activations.costs import operator_times, operators_of
 from bo_act.activations.expressions import Expression
 from bo_act.metrics import Metric
 from bo_act.report.embedding_map import EmbeddingMap, LayerSpectra, embedding_map, spectra
 from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
 from bo_act.report.trials import Row, importances, ranked, rows
+from bo_act.spaces.costs import operator_times, operators_of
 from bo_act.study.results.confirmation import Confirmed
 from bo_act.study.results.failures import failures, nothing_found
 from bo_act.study.results.summary import StudyResult, read_result

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import optuna
 
-from bo_act.activations.costs import cost
 from bo_act.activations.formulas import mathml
 from bo_act.activations.learnt import LEARNT, Learnt, read_learnt
 from bo_act.activations.plots import graph, sample, windows
@@ -24,6 +23,7 @@ from bo_act.report.loaded_study import LoadedStudy, readable
 from bo_act.report.page import line, numbers, packed, render, whisker, write
 from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.trials import Row, best_so_far, end_of_interest
+from bo_act.spaces.costs import cost
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
 from bo_act.study.results.verdict import caveats, judged, sampled, with_interval

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
-from bo_act.activations.properties.deduplication import fingerprints, grid
-from bo_act.activations.properties.smoothness import left_out, satisfied
-from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.rank_pca import RankPca, output_frame, place_outputs
 from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
+from bo_act.spaces.deduplication import fingerprints, grid
+from bo_act.spaces.smoothness import left_out, satisfied
+from bo_act.spaces.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import activations_of
-from bo_act.activations.space import Space, load_space
 from bo_act.data.loading import Data, load_data
 from bo_act.data.samples import Inputs, Samples, mapped
 from bo_act.errors import BoActError, FeatureError, NetworkError, SpecError
@@ -33,6 +32,7 @@ from bo_act.networks import (
     load_network,
 )
 from bo_act.networks.initialization import Initialization
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import FeaturesSpec, StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.tasks.methods import METHOD_PARTS, OwnMethod

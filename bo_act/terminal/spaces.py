@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from bo_act.terminal.console import key_values
 
 if TYPE_CHECKING:
-    from bo_act.activations.catalogue import Catalogue
-    from bo_act.activations.properties.smoothness import Count
-    from bo_act.activations.space import Space
+    from bo_act.spaces.catalogue import Catalogue
+    from bo_act.spaces.smoothness import Count
+    from bo_act.spaces.space import Space
 
 
 def listed_space(catalogue: Catalogue, counted: Count) -> None:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from bo_act.activations.space import load_space
 from bo_act.benchmark import act_bench
 from bo_act.benchmark.act_bench import read_act_bench
 from bo_act.benchmark.journal import RunJournal
@@ -30,6 +29,7 @@ from bo_act.fisher.spectra import fim_spectra
 from bo_act.search.embedding.embedding import PcaEmbedder
 from bo_act.search.embedding.umap import UmapEmbedder
 from bo_act.search.searcher import Searcher
+from bo_act.spaces.space import load_space
 from bo_act.specs import DataSpec, EmbeddingSpec, FeaturesSpec, StudySpec
 from bo_act.specs.base import SEEDS, derived_seed, shown, whole
 from bo_act.specs.files import read_study

@@ -17,8 +17,8 @@ from sqlalchemy import text
 from test_sampler import SMALL, objective
 
 from bo_act import ActivationSampler
-from bo_act.activations.space import Space
 from bo_act.errors import StorageError
+from bo_act.spaces.space import Space
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage import database
 from bo_act.study.storage.database import database_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bo_act.activations.properties.derivatives import Functions
+from bo_act.activations.derivatives import Functions
 from bo_act.search.embedding.embedding import Embedder, PcaEmbedder
 from bo_act.search.embedding.umap import UmapEmbedder
 from bo_act.specs import EmbeddingSpec

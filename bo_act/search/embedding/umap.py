@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from bo_act.activations.properties.derivatives import Functions, values_and_slopes
+from bo_act.activations.derivatives import Functions, values_and_slopes
 from bo_act.errors import SearchError
 from bo_act.extras import require_extra
 from bo_act.features.table import FeatureTable

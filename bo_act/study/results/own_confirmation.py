@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial
 
 from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.module import Activation
-from bo_act.activations.space import Space
 from bo_act.errors import SearchError
+from bo_act.spaces.space import Space
 from bo_act.specs.base import MOST_SEEDS, whole
 from bo_act.study.results.confirmation import FRESH, Difference, interval, tested_runs
 from bo_act.study.results.per_example import KEY, packed

@@ -11,7 +11,6 @@ from scipy.stats import norm, rankdata
 
 from bo_act import content
 from bo_act.activations.expressions import Expression, parse
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import is_task_of, matched, same_runs
 from bo_act.benchmark.table import Benchmark
@@ -27,6 +26,7 @@ from bo_act.search.recommendation import (
     predicted,
     winsorized,
 )
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import StudySpec
 from bo_act.specs.base import whole
 from bo_act.statistics import tied

@@ -11,10 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from optuna.study import StudyDirection
 from torch import Tensor, nn
 
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.costs import costs_of, operator_times
 from bo_act.activations.expressions import Expression
-from bo_act.activations.space import Space, slot_of
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
@@ -27,6 +24,9 @@ from bo_act.search.searcher import Proposal
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source, make_warm_start
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.costs import costs_of, operator_times
+from bo_act.spaces.space import Space, slot_of
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
 from bo_act.study.storage.trials import StudyView

@@ -11,8 +11,6 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.space import slot_of
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.configurations import ONE, Configurations, Parameters, Settings, Taken
 from bo_act.search.embedding.embedding import Embedding
@@ -20,6 +18,8 @@ from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.space import slot_of
 from bo_act.study.storage.owner import CLAIM
 from bo_act.study.storage.trials import StudyView
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
-from bo_act.activations.space import Space
 from bo_act.errors import SearchError
 from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
 from bo_act.search.embedding.embedding import Embedding
@@ -18,6 +17,7 @@ from bo_act.search.embedding.own import OwnEmbedder
 from bo_act.search.method import MethodSpec
 from bo_act.search.strategies import Evolution, RandomSearch, Strategy
 from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate
+from bo_act.spaces.space import Space
 from bo_act.specs import EmbeddingSpec, StrategySpec
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.tasks.methods import METHOD_PARTS

@@ -7,8 +7,8 @@ import optuna
 import torch
 from numpy.typing import NDArray
 
-from bo_act.activations.costs import costs_of, operator_times
-from bo_act.activations.space import Space
+from bo_act.spaces.costs import costs_of, operator_times
+from bo_act.spaces.space import Space
 
 _TIMES = "operator_times"
 

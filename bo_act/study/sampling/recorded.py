@@ -7,9 +7,9 @@ from typing import Any
 from optuna.study import Study
 from pydantic import ValidationError
 
-from bo_act.activations.space import Space
 from bo_act.errors import BoActError
 from bo_act.search.unenumerated import ExpressionPool
+from bo_act.spaces.space import Space
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SpaceSpec, SurrogateSpec
 from bo_act.study.sampling.sampler import SEARCH, ActivationSampler
 from bo_act.study.storage.trials import own_trials

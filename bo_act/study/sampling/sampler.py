@@ -13,7 +13,6 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.activations.space import Space, slot_of
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.metrics import Metric
@@ -27,6 +26,7 @@ from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel, OwnSurrogate
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source
+from bo_act.spaces.space import Space, slot_of
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, SurrogateSpec
 from bo_act.specs.base import whole
 from bo_act.study.sampling.candidates import (

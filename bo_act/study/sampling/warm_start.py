@@ -10,13 +10,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bo_act import content
-from bo_act.activations.space import Space
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import as_source, same_runs
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import ContentNotFoundError, ExpressionError, SearchError
 from bo_act.metrics import Metric
 from bo_act.search.warm_start import Source, distinct
+from bo_act.spaces.space import Space
 from bo_act.specs.files import read_study
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study

@@ -12,15 +12,15 @@ import torch
 from mpmath import mpf
 
 from bo_act import ActivationSampler
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.catalogue_cache import load_catalogue
+from bo_act.activations.derivatives import Batch, batches
 from bo_act.activations.expressions import Expression, parse
-from bo_act.activations.properties.derivatives import Batch, batches
-from bo_act.activations.properties.smoothness import REQUIREMENTS, count, satisfied, unsatisfied
-from bo_act.activations.space import Space, load_space
 from bo_act.errors import ExpressionError, SearchError, SpecError
 from bo_act.search.strategies import Evolution
 from bo_act.search.unenumerated import ExpressionPool
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.catalogue_cache import load_catalogue
+from bo_act.spaces.smoothness import REQUIREMENTS, count, satisfied, unsatisfied
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import DomainSpec, SpaceSpec, StrategySpec
 
 DOMAIN = DomainSpec()
@@ -180,7 +180,7 @@ def test_nothing_is_left():
 
 
 def test_requirements_are_part_of_a_spaces_identity_and_of_its_kept_catalogue(monkeypatch):
-    monkeypatch.setattr("bo_act.activations.catalogue_cache.KEPT_FROM", 1)
+    monkeypatch.setattr("bo_act.spaces.catalogue_cache.KEPT_FROM", 1)
     spaces = [required(*require) for require in ((), SMOOTH[:1], SMOOTH[:2])]
     assert len({space.hash for space in spaces}) == 3
     first = [load_catalogue(space) for space in spaces]
@@ -268,7 +268,7 @@ def test_the_command_counts(bo_act, monkeypatch):
     assert json.loads(told)["require"] == []
     code, told, _ = bo_act("space", "classic")
     assert "differentiable at zero" in told
-    monkeypatch.setattr("bo_act.activations.properties.smoothness._DRAWN", 40)
+    monkeypatch.setattr("bo_act.spaces.smoothness._DRAWN", 40)
     code, told, _ = bo_act("space", "six_operators")
     assert code == 0
     assert "of 40 drawn at random" in told
@@ -276,7 +276,7 @@ def test_the_command_counts(bo_act, monkeypatch):
 
 def test_a_part_of_many_is_counted(act_bench_catalogue, monkeypatch):
     everything = count(act_bench_catalogue, DOMAIN)
-    monkeypatch.setattr("bo_act.activations.properties.smoothness._COUNTED", 1_000)
+    monkeypatch.setattr("bo_act.spaces.smoothness._COUNTED", 1_000)
     part = count(act_bench_catalogue, DOMAIN)
     assert (everything.drawn, part.drawn) == (False, True)
     for name, number in everything.satisfying.items():

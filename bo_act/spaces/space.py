@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.names import hint, own_names
 from bo_act.activations.operators import of_kind
-from bo_act.activations.schemas import KINDS, read_schema
 from bo_act.errors import ExpressionError, SearchError, SpecError, nearest, shortened
 from bo_act.html import Markup, box, escape, table
+from bo_act.spaces.schemas import KINDS, read_schema
 from bo_act.specs import SpaceSpec
 from bo_act.specs.files import read_space
 from bo_act.specs.space import LISTED
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import BaseTrial
 
-    from bo_act.activations.catalogue import Catalogue
     from bo_act.activations.module import Activation
+    from bo_act.spaces.catalogue import Catalogue
 
 SCHEMA_SLOT = "schema"
 EXPRESSION_SLOT = "expression"
@@ -112,7 +112,7 @@ class Space:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The distinct functions of the space (computed at first use; cached if it is big)."""
-        from bo_act.activations.catalogue_cache import load_catalogue
+        from bo_act.spaces.catalogue_cache import load_catalogue
 
         return load_catalogue(self)
 
@@ -404,7 +404,7 @@ class Space:
         if self.spec.require:
             from optuna.exceptions import TrialPruned
 
-            from bo_act.activations.properties.smoothness import left_out, unsatisfied
+            from bo_act.spaces.smoothness import left_out, unsatisfied
 
             if unsatisfied(found, self.spec.domain, self.spec.require):
                 raise TrialPruned(str(left_out(found, self.spec)))

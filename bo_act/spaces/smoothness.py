@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bo_act.activations.derivatives import Batch, Functions, batches
 from bo_act.activations.expressions import Expression, canonical
-from bo_act.activations.properties.derivatives import Batch, Functions, batches
 from bo_act.errors import ExpressionError
 from bo_act.specs import DomainSpec, SpaceSpec
 from bo_act.specs.space import Requirement

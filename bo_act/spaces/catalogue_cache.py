@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
 from bo_act.content import MOVE_CACHE, cache_dir
 from bo_act.errors import ExpressionError
 from bo_act.io import one_line, read_checked, reason, write_checked
+from bo_act.spaces.catalogue import OF_FUNCTIONS, Catalogue
 from bo_act.specs.space import LISTED
 
 if TYPE_CHECKING:
-    from bo_act.activations.properties.deduplication import Progress
-    from bo_act.activations.space import Space
+    from bo_act.spaces.deduplication import Progress
+    from bo_act.spaces.space import Space
 
 ALGORITHM = 2
 """Raised whenever a catalogue of the same space, or its file, changes: old files are left aside."""

@@ -16,10 +16,8 @@ from made_up import BLOCKS, CLOUD, TASK, smooth
 from optuna.distributions import FloatDistribution
 from pydantic import ValidationError
 
-from bo_act.activations.costs import cost, costs_of, operator_times
 from bo_act.activations.expressions import parse
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.space import load_space
 from bo_act.comparison.replay import replay
 from bo_act.errors import SearchError
 from bo_act.search.acquisition.cost import (
@@ -31,6 +29,8 @@ from bo_act.search.acquisition.pool import PoolMarginals, score_pool
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher
+from bo_act.spaces.costs import cost, costs_of, operator_times
+from bo_act.spaces.space import load_space
 from bo_act.specs import AcquisitionSpec
 from bo_act.specs.files import read_study
 from bo_act.statistics import pareto_front

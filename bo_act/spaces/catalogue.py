@@ -19,14 +19,14 @@ import numpy as np
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.module import Activation
-from bo_act.activations.properties.deduplication import Progress, fingerprints, grid, group
-from bo_act.activations.properties.smoothness import left_out, satisfied, unsatisfied
-from bo_act.activations.properties.stability import faults_of
 from bo_act.errors import ExpressionError, SpecError
+from bo_act.spaces.deduplication import Progress, fingerprints, grid, group
+from bo_act.spaces.smoothness import left_out, satisfied, unsatisfied
+from bo_act.spaces.stability import faults_of
 from bo_act.specs.space import Requirement
 
 if TYPE_CHECKING:
-    from bo_act.activations.space import Space
+    from bo_act.spaces.space import Space
 
 OF_FUNCTIONS = ("representative", "shortest", "finite", "keys")
 """Attributes of a catalogue that are arrays (N,)."""

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from bo_act.activations.expressions import CONSTANTS, ONE, ZERO, Expression, X, simplified
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.properties.stability import DTYPES, Probes, Rows, faults
-from bo_act.activations.schemas import Schema
+from bo_act.spaces.schemas import Schema
+from bo_act.spaces.stability import DTYPES, Probes, Rows, faults
 from bo_act.specs import DomainSpec
 
 if TYPE_CHECKING:
-    from bo_act.activations.space import Space
+    from bo_act.spaces.space import Space
 
 Progress = Callable[[int, int], None]
 

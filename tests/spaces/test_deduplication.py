@@ -9,13 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import space_specs
 
-from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.operators import of_kind
-from bo_act.activations.properties.deduplication import fingerprints, grid, group
-from bo_act.activations.properties.stability import faults_of
-from bo_act.activations.space import Space, load_space
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.deduplication import fingerprints, grid, group
+from bo_act.spaces.space import Space, load_space
+from bo_act.spaces.stability import faults_of
 from bo_act.specs import DomainSpec, SpaceSpec
 
 MIXED = SpaceSpec(

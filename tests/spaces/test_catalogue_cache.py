@@ -8,11 +8,11 @@ import warnings
 import numpy as np
 import pytest
 
-from bo_act.activations import catalogue_cache
-from bo_act.activations.catalogue import OF_FUNCTIONS, Catalogue
-from bo_act.activations.catalogue_cache import load_catalogue
-from bo_act.activations.space import Space
 from bo_act.content import cache_dir
+from bo_act.spaces import catalogue_cache
+from bo_act.spaces.catalogue import OF_FUNCTIONS, Catalogue
+from bo_act.spaces.catalogue_cache import load_catalogue
+from bo_act.spaces.space import Space
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.evaluation import plan
 from bo_act.activations.expressions import Expression
 from bo_act.activations.operators import OPERATORS
+from bo_act.spaces.catalogue import Catalogue
 
 CHEAPEST = 1.0
 """Functions cheaper than ReLU count as equally cheap."""

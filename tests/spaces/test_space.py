@@ -15,14 +15,14 @@ from optuna.trial import FixedTrial
 from scipy import special
 from strategies import space_specs
 
-from bo_act.activations.catalogue import Catalogue
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.module import Activation
 from bo_act.activations.operators import of_kind
-from bo_act.activations.properties.derivatives import value_and_slope
-from bo_act.activations.space import Space, load_space
 from bo_act.errors import ContentNotFoundError, ExpressionError, SpecError
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec
 
 MIXED = SpaceSpec(
