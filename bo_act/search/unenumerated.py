@@ -25,8 +25,9 @@ from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.spaces.deduplication import fingerprints, grid
+from bo_act.spaces.enumeration import EXPRESSION_SLOT, SCHEMA_SLOT
 from bo_act.spaces.smoothness import left_out, satisfied
-from bo_act.spaces.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
+from bo_act.spaces.space import Space
 from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from

@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,12 +20,10 @@ from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.activations.module import Activation
 from bo_act.errors import ExpressionError, SpecError
 from bo_act.spaces.deduplication import Progress, fingerprints, grid, group
+from bo_act.spaces.enumeration import Enumeration
 from bo_act.spaces.smoothness import left_out, satisfied, unsatisfied
 from bo_act.spaces.stability import faults_of
 from bo_act.specs.space import Requirement
-
-if TYPE_CHECKING:
-    from bo_act.spaces.space import Space
 
 OF_FUNCTIONS = ("representative", "shortest", "finite", "keys")
 """Attributes of a catalogue that are arrays (N,)."""
@@ -54,7 +51,7 @@ class Catalogue:
         'relu(x)'
     """
 
-    space: Space
+    space: Enumeration
     representative: np.ndarray
     shortest: np.ndarray
     group: np.ndarray
@@ -62,7 +59,7 @@ class Catalogue:
     keys: np.ndarray = field(repr=False)
 
     @classmethod
-    def build(cls, space: Space, *, progress: Progress | None = None) -> Catalogue:
+    def build(cls, space: Enumeration, *, progress: Progress | None = None) -> Catalogue:
         """Enumerate a space and deduplicate its functions.
 
         Args:
@@ -174,7 +171,7 @@ class Catalogue:
         return np.argsort(self.keys)
 
 
-def _steadier(space: Space, shortest: int, stable: int) -> int:
+def _steadier(space: Enumeration, shortest: int, stable: int) -> int:
     """Return the more stable of two expressions; the first if they are equal.
 
     ``stable`` was found by the chain rule from the inside out, which can overflow where autograd,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,11 +16,9 @@ from bo_act.content import MOVE_CACHE, cache_dir
 from bo_act.errors import ExpressionError
 from bo_act.io import one_line, read_checked, reason, write_checked
 from bo_act.spaces.catalogue import OF_FUNCTIONS, Catalogue
+from bo_act.spaces.deduplication import Progress
+from bo_act.spaces.enumeration import Enumeration
 from bo_act.specs.space import LISTED
-
-if TYPE_CHECKING:
-    from bo_act.spaces.deduplication import Progress
-    from bo_act.spaces.space import Space
 
 ALGORITHM = 2
 """Raised whenever a catalogue of the same space, or its file, changes: old files are left aside."""
@@ -30,7 +27,7 @@ KEPT_FROM = 100_000
 """Expressions from which on a catalogue is kept; smaller ones take less than a second or two."""
 
 
-def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalogue:
+def load_catalogue(space: Enumeration, *, progress: Progress | None = None) -> Catalogue:
     """Return the catalogue of a space from the cache, or build it, and cache it if it is big.
 
     Args:
@@ -67,7 +64,7 @@ def load_catalogue(space: Space, *, progress: Progress | None = None) -> Catalog
     return catalogue
 
 
-def _read(path: Path, space: Space) -> Catalogue:
+def _read(path: Path, space: Enumeration) -> Catalogue:
     with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as content:
         group = content["group"].astype(np.int64)
         representative, shortest, finite, keys = (content[name] for name in OF_FUNCTIONS)

@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,12 +24,10 @@ from torch import Tensor
 
 from bo_act.activations.expressions import CONSTANTS, ONE, ZERO, Expression, X, simplified
 from bo_act.activations.operators import OPERATORS
+from bo_act.spaces.enumeration import Enumeration
 from bo_act.spaces.schemas import Schema
 from bo_act.spaces.stability import DTYPES, Probes, Rows, faults
 from bo_act.specs import DomainSpec
-
-if TYPE_CHECKING:
-    from bo_act.spaces.space import Space
 
 Progress = Callable[[int, int], None]
 
@@ -104,7 +101,7 @@ def _weights(points: int) -> np.ndarray:
     return np.frombuffer(content, dtype="<u8").astype(np.uint64) | np.uint64(1)
 
 
-def group(space: Space, progress: Progress | None = None) -> Grouping:
+def group(space: Enumeration, progress: Progress | None = None) -> Grouping:
     """Evaluate all expressions of a space.
 
     Args:

@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, Trial
 
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import StorageError
-from bo_act.spaces.space import Space, slot_of
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 from bo_act.specs import ParameterSpec, StudySpec
 
 REFERENCE = "relu(x)"

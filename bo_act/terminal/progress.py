@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from bo_act.events import Events
+from bo_act.events import Awaited, Events
 from bo_act.metrics import Metric
 from bo_act.specs import SEARCHED
 from bo_act.study.results.failures import failure_of_trial
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from bo_act.study.running.waiting import Awaited
 
 FEATURES = "features of the space"
 

@@ -26,7 +26,8 @@ from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.spaces.catalogue import Catalogue
 from bo_act.spaces.costs import costs_of, operator_times
-from bo_act.spaces.space import Space, slot_of
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
 from bo_act.study.storage.trials import StudyView

@@ -19,7 +19,7 @@ from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.spaces.catalogue import Catalogue
-from bo_act.spaces.space import slot_of
+from bo_act.spaces.enumeration import slot_of
 from bo_act.study.storage.owner import CLAIM
 from bo_act.study.storage.trials import StudyView
 

@@ -20,7 +20,8 @@ from bo_act.search.configurations import ONE
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel
-from bo_act.spaces.space import Space, slot_of
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 from bo_act.study.sampling.endings import Constraints
 from bo_act.study.sampling.sampler import ActivationSampler
 
