@@ -20,9 +20,9 @@ from bo_act import ActivationSampler
 from bo_act.errors import StorageError
 from bo_act.spaces.space import Space
 from bo_act.study.running.runner import run_study
-from bo_act.study.storage import database
-from bo_act.study.storage.database import database_of
-from bo_act.study.storage.locks import study_lock
+from bo_act.study.storage.backends import database
+from bo_act.study.storage.backends.database import database_of
+from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import OWNER, Owner
 

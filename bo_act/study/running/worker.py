@@ -27,8 +27,8 @@ from bo_act.study.sampling.methods import Method
 from bo_act.study.sampling.operator_costs import study_costs
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import refuse_itself
+from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.heartbeat import Heartbeat, forget_ended
-from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.opening import open_study
 from bo_act.study.storage.owner import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.recorded_settings import check_settings

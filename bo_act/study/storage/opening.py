@@ -17,9 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from bo_act.errors import BoActError, StorageError
 from bo_act.extras import require_extra
 from bo_act.specs import StudySpec
-from bo_act.study.storage.database import PatientDatabase, first_line
-from bo_act.study.storage.errors import one_line, unusable
-from bo_act.study.storage.journal_file import open_journal
+from bo_act.study.storage.backends.database import PatientDatabase, first_line
+from bo_act.study.storage.backends.errors import one_line, unusable
+from bo_act.study.storage.backends.journal_file import open_journal
 from bo_act.study.storage.metric import SPEC
 from bo_act.study.storage.pruners import make_pruner
 from bo_act.study.storage.recorded_settings import hide_old_secrets, note_settings

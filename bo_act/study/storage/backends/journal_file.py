@@ -21,7 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from bo_act.errors import StorageError
-from bo_act.study.storage.errors import one_line, replaced
+from bo_act.study.storage.backends.errors import one_line, replaced
 
 _BEGINS = b'{"op_code":'  # each record
 _BLOCK = 1 << 16  # bytes to read at a time, in search of the end of a line

@@ -23,7 +23,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackErro
 
 from bo_act.errors import StorageError
 from bo_act.optuna_internals import RDB_LOGGER, BaseHeartbeat, backend_of
-from bo_act.study.storage.errors import damaged, one_line, replaced, unusable
+from bo_act.study.storage.backends.errors import damaged, one_line, replaced, unusable
 from bo_act.urls import shown_url, without_secrets_of
 
 T = TypeVar("T", bound=type)

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy import func, select
 
 from bo_act.optuna_internals import backend_of, models, study_id
-from bo_act.study.storage.database import PatientDatabase
+from bo_act.study.storage.backends.database import PatientDatabase
 
 
 class Beats(ABC):

@@ -17,8 +17,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bo_act.optuna_internals import backend_of
-from bo_act.study.storage.database import PatientDatabase
-from bo_act.study.storage.errors import one_line
+from bo_act.study.storage.backends.database import PatientDatabase
+from bo_act.study.storage.backends.errors import one_line
 
 _here = threading.Lock()  # for studies in memory, and in databases without advisory locks
 
