@@ -63,7 +63,7 @@ def test_what_no_search_runs_changes_nothing(package, place, change):
         ("search/surrogate/fitting.py", "_FTOL = 1e-5", "_FTOL = 1e-6"),
         ("search/searcher.py", "scores == scores.max()", "scores == scores.min()"),
         ("specs/search.py", '"winsorized"\n', '"rank_normal"\n'),
-        ("study/storage/trials.py", "trial.number not in self._lost", "True"),
+        ("study/storage/study_view.py", "trial.number not in self._lost", "True"),
         ("comparison/replay.py", "baselines: bool = True", "baselines: bool = False"),
         ("comparison/replay.py", "[seed, len(design)]", "[seed]"),
         ("features/outputs.py", "torch.asinh(", "torch.tanh("),

@@ -28,7 +28,7 @@ from bo_act.study.storage.backends.heartbeats import beats_of
 from bo_act.study.storage.heartbeat import Heartbeat, silences
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import GRACE, OWNER, Owner
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 GRACES = 0.6  # seconds: a tenth of it from one heartbeat to the next
 

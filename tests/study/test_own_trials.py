@@ -37,7 +37,8 @@ from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import add_source_trials
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
-from bo_act.study.storage.trials import StudyView, count, own_only, own_trials
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import count, own_only, own_trials
 from bo_act.terminal.now import Now
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

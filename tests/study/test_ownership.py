@@ -32,7 +32,7 @@ from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import CLAIM, DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.ownership import check_mine, give_back, keeping
 from bo_act.study.storage.recorded_settings import SPEC
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -18,7 +18,8 @@ from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.sampling.configurations import params_of
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.metric import metrics_of
-from bo_act.study.storage.trials import StudyView, is_diverged, own_trial, own_trials
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import is_diverged, own_trial, own_trials
 from bo_act.tasks.configuration import shown
 
 

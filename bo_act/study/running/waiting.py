@@ -7,7 +7,7 @@ import optuna
 from bo_act.events import Awaited
 from bo_act.study.storage.heartbeat import BEATS, silences
 from bo_act.study.storage.owner import OWNER, Owner
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 
 def awaited(study: optuna.Study) -> list[Awaited]:

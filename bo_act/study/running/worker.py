@@ -32,7 +32,8 @@ from bo_act.study.storage.heartbeat import Heartbeat, forget_ended
 from bo_act.study.storage.opening import open_study
 from bo_act.study.storage.owner import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.recorded_settings import check_settings
-from bo_act.study.storage.trials import StudyView, count, measured, own_trials, read_again
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import count, measured, own_trials, read_again
 from bo_act.tasks.checks import check_before_search
 from bo_act.tasks.configuration import distributions, places
 from bo_act.tasks.task import Task

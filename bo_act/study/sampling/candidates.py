@@ -30,7 +30,7 @@ from bo_act.spaces.enumeration import slot_of
 from bo_act.spaces.space import Space
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 Embeddable = (
     EmbeddingSpec

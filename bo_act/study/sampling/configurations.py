@@ -21,7 +21,7 @@ from bo_act.search.unenumerated import ExpressionPool
 from bo_act.spaces.catalogue import Catalogue
 from bo_act.spaces.enumeration import slot_of
 from bo_act.study.storage.owner import CLAIM
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 CONFIGURATION = "bo_act:configuration"
 """System attribute of a trial: the parameters of its configuration."""

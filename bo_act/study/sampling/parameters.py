@@ -24,7 +24,8 @@ from bo_act.spaces.catalogue import Catalogue
 from bo_act.spaces.space import Space
 from bo_act.study.sampling.configurations import functions_of, params_of
 from bo_act.study.sampling.enqueued import check_keys, completed
-from bo_act.study.storage.trials import StudyView, common_parameters, own_trials
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import common_parameters, own_trials
 
 
 def is_compared(trial: FrozenTrial) -> bool:

@@ -51,7 +51,8 @@ from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
 from bo_act.study.storage.metric import SPEC, note_metric
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner
-from bo_act.study.storage.trials import StudyView, own_only
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import own_only
 
 SEARCH = "bo_act:search"
 """User attribute of a program's study: the arguments of its sampler."""

@@ -23,7 +23,7 @@ from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
 from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.metric import METRIC, SPEC, direction_of
 from bo_act.study.storage.owner import OWNER
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 from bo_act.tasks.task import SPACE
 from bo_act.urls import shown_url
 
