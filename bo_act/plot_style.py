@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import BoActError
-from bo_act.extras import require_extra
 from bo_act.io import reason, replacing
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from bo_act.activations.evaluation import evaluate, plan
 from bo_act.activations.expressions import Expression
 from bo_act.activations.operators import OPERATORS
 from bo_act.activations.scales import Scaled
-from bo_act.torch_state import plain_torch
+from bo_act.dependencies.torch_state import plain_torch
 
 # Functions evaluated at once: a tensor of 512 rows is 1 MB.
 _CHUNK = 512

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from bo_act.torch_internals import is_transformed
+from bo_act.dependencies.torch_internals import is_transformed
 
 Function = Callable[..., Tensor]
 

@@ -18,9 +18,9 @@ from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
 from bo_act.activations.scales import Learnable, Scaled, Scales, make_scales, scaled
+from bo_act.dependencies.torch_internals import children_of
 from bo_act.errors import ExpressionError
 from bo_act.html import Markup, escape
-from bo_act.torch_internals import children_of
 
 
 class Activation(nn.Module):

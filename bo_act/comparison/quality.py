@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bo_act.benchmark.table import Benchmark
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import BenchmarkError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.surrogate.factory import fit_points
 from bo_act.specs import SurrogateSpec
 from bo_act.statistics import mean_interval, rank_correlation
-from bo_act.torch_state import plain_torch
 
 LEVELS = (0.5, 0.8, 0.95)
 """Of the central intervals whose coverage is counted."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import FeatureError
 from bo_act.features.act_bench import act_bench_vector
 from bo_act.features.store import Shard
@@ -33,7 +34,6 @@ from bo_act.fisher.spectra import FimSpectra, network_spectra
 from bo_act.networks.lazy import materialize
 from bo_act.spaces.catalogue import Catalogue
 from bo_act.specs import FeaturesSpec
-from bo_act.torch_state import plain_torch
 
 IN_FLIGHT = 3
 """Functions at a time on a GPU: one computes while others wait for eigenvalues or the CPU."""

@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from bo_act.dependencies.torch_internals import (
+    COMPILED,
+    RunningNorm,
+    children_of,
+    is_compiler_loaded,
+)
 from bo_act.errors import FeatureError
 from bo_act.failures import is_of_in_place
 from bo_act.fisher.calls import Inputs, tensors
 from bo_act.fisher.layers.attention import AttentionTrace
 from bo_act.fisher.options import Statistics
-from bo_act.torch_internals import COMPILED, RunningNorm, children_of, is_compiler_loaded
 
 
 def inside(network: nn.Module) -> nn.Module:

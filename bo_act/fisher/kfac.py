@@ -45,6 +45,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import FeatureError
 from bo_act.fisher.borrowed import borrowed, explained, inside, named_layers
 from bo_act.fisher.cache import InputFactorCache
@@ -66,7 +67,6 @@ from bo_act.fisher.layers.trace import LayerFactors, Trace
 from bo_act.fisher.layers.weights import CONVOLUTIONS, WeightTrace, weighted
 from bo_act.fisher.loss import output_gradients
 from bo_act.fisher.options import FisherOptions, Sharing, Statistics
-from bo_act.torch_state import plain_torch
 
 __all__ = [
     "KroneckerFactors",

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bo_act.dependencies.torch_state import one_core_in_this_thread
 from bo_act.errors import FeatureError
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
 from bo_act.fisher.layers.trace import LayerFactors
 from bo_act.fisher.rounding import RAMP
-from bo_act.torch_state import one_core_in_this_thread
 
 __all__ = ["NULL_LOG", "Spectrum", "factor_values", "faster_device", "spectra", "spectrum"]
 

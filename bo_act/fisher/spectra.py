@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.calls import Inputs, Targets
 from bo_act.fisher.kfac import kronecker_factors, refuse_randomness
 from bo_act.fisher.layer_spectrum import NULL_LOG, faster_device, spectra
 from bo_act.fisher.options import Fisher, FisherOptions, Loss, Sharing, Statistics
-from bo_act.torch_state import plain_torch
 
 __all__ = ["NULL_LOG", "FimSpectra", "fim_spectra", "network_spectra"]
 

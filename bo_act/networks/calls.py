@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.nn.modules import activation as activation_modules
 from torch.overrides import TorchFunctionMode
 
+from bo_act.dependencies.torch_internals import without_torch_function
 from bo_act.errors import NetworkError
 from bo_act.networks.in_place import Reads, is_in_place, store
 from bo_act.networks.layers import LEFT
-from bo_act.torch_internals import without_torch_function
 
 
 def plain(name: str) -> str:

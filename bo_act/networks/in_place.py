@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
 from bo_act.data.samples import Inputs, call, mapped
+from bo_act.dependencies.torch_internals import version_of
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import NetworkError
 from bo_act.failures import is_of_in_place
 from bo_act.fisher.calls import logits_of
-from bo_act.torch_internals import version_of
-from bo_act.torch_state import plain_torch
 
 KEEP = ("swish(x)", "tanh(x)")
 """A function that keeps its input for the backward pass, and one that keeps its output."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.data.samples import Inputs, call, mapped
-from bo_act.torch_internals import Dropout
-from bo_act.torch_state import plain_torch
+from bo_act.dependencies.torch_internals import Dropout
+from bo_act.dependencies.torch_state import plain_torch
 
 Initialization = Literal["default", "kaiming", "unit_variance"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
-from bo_act.torch_internals import children_of, without_torch_function
+from bo_act.dependencies.torch_internals import children_of, without_torch_function
 
 ACTIVATION_MODULES = (
     "torch.nn.modules.activation", "timm.layers.activations", "transformers.activations",

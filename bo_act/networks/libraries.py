@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import NetworkError, nearest
-from bo_act.extras import require_extra
 from bo_act.networks.replacement import check_logits, replace
 
 LIBRARIES = ("torchvision", "timm", "transformers")

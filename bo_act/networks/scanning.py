@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.torch_internals import members_of
 from bo_act.networks.calls import FUNCTIONS, GATES, CallWatcher, class_before
-from bo_act.torch_internals import members_of
 
 _UNKNOWN = object()
 """Some value, perhaps a tensor."""

@@ -26,8 +26,8 @@ from optuna.distributions import (
 from scipy.stats import qmc
 from torch import Tensor
 
+from bo_act.dependencies.optuna_internals import SearchSpaceTransform
 from bo_act.errors import SearchError
-from bo_act.optuna_internals import SearchSpaceTransform
 from bo_act.search.embedding.embedding import Embedding
 
 ONE = ("",)

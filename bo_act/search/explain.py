@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import SearchError
 from bo_act.search.configurations import Configurations, Taken
 from bo_act.search.embedding.embedding import Embedding
@@ -15,7 +16,6 @@ from bo_act.search.observations import Observations, count_different, inverse_wa
 from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
 from bo_act.search.surrogate.own import AnySurrogate
-from bo_act.torch_state import plain_torch
 
 LEVEL = 0.9
 """Of the central interval of a prediction."""

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
 from bo_act.search.acquisition.outcomes import ScoringOutcomes
@@ -43,7 +44,6 @@ from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.search.unenumerated import ExpressionPool, TreeClimb
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
-from bo_act.torch_state import plain_torch
 
 _DRAWS = 1_000  # random configurations, until one is new
 

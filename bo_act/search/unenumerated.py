@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
+from bo_act.dependencies.torch_state import single_threaded
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.rank_pca import RankPca, output_frame, place_outputs
@@ -28,7 +29,6 @@ from bo_act.spaces.deduplication import fingerprints, grid
 from bo_act.spaces.enumeration import EXPRESSION_SLOT, SCHEMA_SLOT
 from bo_act.spaces.smoothness import left_out, satisfied
 from bo_act.spaces.space import Space
-from bo_act.torch_state import single_threaded
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
 _REPRESENTATIVES = 1_024  # of them, that stand for all candidates

@@ -16,7 +16,7 @@ from torch import Tensor
 from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import CONSTANTS, Expression
 from bo_act.activations.operators import OPERATORS
-from bo_act.torch_state import plain_torch
+from bo_act.dependencies.torch_state import plain_torch
 
 ZEROS = (0.0, -0.0)
 """Where padding and zero biases put every network."""

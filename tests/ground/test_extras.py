@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import bo_act
+from bo_act.dependencies.extras import EXTRAS, has_extra, require_extra
 from bo_act.errors import MissingExtraError
-from bo_act.extras import EXTRAS, has_extra, require_extra
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import bo_act
-from bo_act import torch_internals
-from bo_act.torch_internals import (
+from bo_act.dependencies import torch_internals
+from bo_act.dependencies.torch_internals import (
     COMPILED,
     Dropout,
     InstanceNorm,
@@ -175,5 +175,5 @@ def test_no_other_file_uses_them():
         for path in PACKAGE.rglob("*.py")
         if path != where and (names := private(ast.parse(path.read_text(encoding="utf-8"))))
     }
-    assert used == {}, "put them into bo_act/torch_internals.py"
+    assert used == {}, "put them into bo_act/dependencies/torch_internals.py"
     assert private(ast.parse(where.read_text(encoding="utf-8")))

@@ -12,8 +12,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 import bo_act
-from bo_act import optuna_internals
-from bo_act.optuna_internals import (
+from bo_act.dependencies import optuna_internals
+from bo_act.dependencies.optuna_internals import (
     RUNS_TRIALS,
     TELLS_VALUES,
     backend_of,
@@ -115,5 +115,5 @@ def test_no_other_file_uses_them():
         for path in PACKAGE.rglob("*.py")
         if path != where and (names := private(ast.parse(path.read_text(encoding="utf-8"))))
     }
-    assert used == {}, "put them into bo_act/optuna_internals.py"
+    assert used == {}, "put them into bo_act/dependencies/optuna_internals.py"
     assert private(ast.parse(where.read_text(encoding="utf-8")))

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.torch_internals import has_one_weight
 from bo_act.fisher.layers.weights import WeightTrace
-from bo_act.torch_internals import has_one_weight
 
 __all__ = ["PARTS", "AttentionTrace"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from bo_act.activations.derivatives import Functions, values_and_slopes
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import SearchError
-from bo_act.extras import require_extra
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.specs.base import checked_seed

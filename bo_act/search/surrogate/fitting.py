@@ -35,9 +35,9 @@ from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 from torch.nn import Parameter
 
+from bo_act.dependencies.torch_state import single_threaded
 from bo_act.failures import one_line
 from bo_act.search.surrogate.kernel import CORRELATIONS, BlockKernel, exact
-from bo_act.torch_state import single_threaded
 
 Array = NDArray[np.float64]
 

@@ -19,11 +19,11 @@ from gpytorch.likelihoods.noise_models import FixedGaussianNoise
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.search.surrogate.exact import ExactPosterior
 from bo_act.search.surrogate.fitting import fit
 from bo_act.search.surrogate.kernel import MOST, BlockKernel, between, exact, put
 from bo_act.search.surrogate.surrogate import Surrogate
-from bo_act.torch_state import plain_torch
 
 _FEW = 64  # observations that bound the variance
 _UNITS = 8  # of rounding, by which a mean in float32 may be off

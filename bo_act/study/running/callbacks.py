@@ -17,8 +17,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.dependencies.extras import has_extra, require_extra
 from bo_act.errors import SpecError, nearest
-from bo_act.extras import has_extra, require_extra
 from bo_act.failures import USERS, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.running.dashboard_notes import DashboardNote

@@ -11,10 +11,10 @@ from enum import Enum
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from bo_act.dependencies.optuna_internals import id_of, storage_of, study_id
 from bo_act.errors import SearchError
 from bo_act.events import Events
 from bo_act.features.table import FeatureTable
-from bo_act.optuna_internals import id_of, storage_of, study_id
 from bo_act.specs import StudySpec
 from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.results.stopping import improvement_left

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.errors import SearchError, shortened
-from bo_act.failures import USERS, is_machines, one_line
-from bo_act.optuna_internals import (
+from bo_act.dependencies.optuna_internals import (
     RUNS_TRIALS,
     TELLS_VALUES,
     id_of,
@@ -21,6 +19,8 @@ from bo_act.optuna_internals import (
     storage_of,
     whole_study,
 )
+from bo_act.errors import SearchError, shortened
+from bo_act.failures import USERS, is_machines, one_line
 from bo_act.study.storage.trials import own_trials
 from bo_act.training.outcomes import DIVERGED, Diverged
 

@@ -16,8 +16,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from bo_act.dependencies.optuna_internals import contains
 from bo_act.errors import ExpressionError, SearchError, nearest
-from bo_act.optuna_internals import contains
 from bo_act.search.configurations import Parameters
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.spaces.catalogue import Catalogue

@@ -13,10 +13,10 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.dependencies.optuna_internals import id_of, is_optimizing, storage_of, whole_study
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.metrics import Metric
-from bo_act.optuna_internals import id_of, is_optimizing, storage_of, whole_study
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.configurations import ONE, Configurations

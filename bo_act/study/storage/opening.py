@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import BoActError, StorageError
-from bo_act.extras import require_extra
 from bo_act.specs import StudySpec
 from bo_act.study.storage.backends.database import PatientDatabase, first_line
 from bo_act.study.storage.backends.errors import one_line, unusable

@@ -16,9 +16,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.dependencies.optuna_internals import id_of, storage_of
 from bo_act.errors import SpecError, StorageError
 from bo_act.metrics import Metric
-from bo_act.optuna_internals import id_of, storage_of
 from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
 from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.metric import METRIC, SPEC, direction_of

@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from bo_act.dependencies.optuna_internals import filter_study, id_of, storage_of, study_id
 from bo_act.errors import SearchError
-from bo_act.optuna_internals import filter_study, id_of, storage_of, study_id
 from bo_act.training.outcomes import DIVERGED
 
 VALUES, VARIANCE = "values", "variance"

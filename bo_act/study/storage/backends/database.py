@@ -21,8 +21,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
+from bo_act.dependencies.optuna_internals import RDB_LOGGER, BaseHeartbeat, backend_of
 from bo_act.errors import StorageError
-from bo_act.optuna_internals import RDB_LOGGER, BaseHeartbeat, backend_of
 from bo_act.study.storage.backends.errors import damaged, one_line, replaced, unusable
 from bo_act.urls import shown_url, without_secrets_of
 

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import func, select
 
-from bo_act.optuna_internals import backend_of, models, study_id
+from bo_act.dependencies.optuna_internals import backend_of, models, study_id
 from bo_act.study.storage.backends.database import PatientDatabase
 
 

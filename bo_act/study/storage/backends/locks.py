@@ -16,7 +16,7 @@ from filelock import FileLock
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from bo_act.optuna_internals import backend_of
+from bo_act.dependencies.optuna_internals import backend_of
 from bo_act.study.storage.backends.database import PatientDatabase
 from bo_act.study.storage.backends.errors import one_line
 
