@@ -21,7 +21,6 @@ from bo_act.benchmark.sources import described
 from bo_act.benchmark.table import MEASURED, PART, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.events import Events
-from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import StudySpec
@@ -31,6 +30,7 @@ from bo_act.tasks.failures import failure_of, failures_of_runs
 from bo_act.tasks.task import Task
 from bo_act.training.outcomes import DIVERGED
 from bo_act.training.trainer import cpu_threads, pick_device
+from bo_act.user_code.failures import USERS, Failure
 
 _FAILURES_IN_A_ROW = 5  # more mean a cause outside the functions
 _LARGEST = float(np.finfo(np.float32).max)  # of a benchmark file; errors have no bound

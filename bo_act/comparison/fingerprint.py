@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from bo_act.failures import is_users_file
 from bo_act.io import digest
-from bo_act.user_files import UserFile
+from bo_act.user_code.failures import is_users_file
+from bo_act.user_code.files import UserFile
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), slice)
 _WRAPPED: Mapping[type, tuple[str, ...]] = {

@@ -17,8 +17,8 @@ from optuna.samplers import BaseSampler
 
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, BoActError
-from bo_act.failures import USERS, Failure, is_users_file, shown_path
-from bo_act.user_files import UserFile, load_function
+from bo_act.user_code.failures import USERS, Failure, is_users_file, shown_path
+from bo_act.user_code.files import UserFile, load_function
 
 EXPECTED = "def make_sampler(space, features, seed) -> optuna.samplers.BaseSampler"
 _NAMES = ("space", "features", "seed")

@@ -23,11 +23,11 @@ from bo_act.data.samples import Inputs, mapped, shown_shape, tensors
 from bo_act.data.small_sets import open_small
 from bo_act.data.source import Part, Source
 from bo_act.errors import DataError
-from bo_act.failures import USERS, one_line
 from bo_act.io import expanded
 from bo_act.specs import DataSpec
 from bo_act.specs.task import SMALL_SETS
-from bo_act.user_files import load_function
+from bo_act.user_code.failures import USERS, one_line
+from bo_act.user_code.files import load_function
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from bo_act.data.augmentation import seed_of
 from bo_act.data.samples import Inputs, mapped, tensors
 from bo_act.errors import DataError
-from bo_act.failures import USERS, is_machines, one_line
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 _LOOKED_AT = 32  # samples in the digest, besides all targets
 

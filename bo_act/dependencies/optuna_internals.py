@@ -1,6 +1,6 @@
 """Private parts of Optuna that bo-act relies on, in one place, so that an upgrade breaks here.
 
-``tests/study/test_optuna_internals.py`` names each.
+``tests/dependencies/test_optuna_internals.py`` names each.
 """
 
 from __future__ import annotations

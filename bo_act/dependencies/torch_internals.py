@@ -1,6 +1,6 @@
 """Private parts of torch that bo-act relies on, in one place, so that an upgrade breaks here.
 
-``tests/ground/test_torch_internals.py`` names each.
+``tests/dependencies/test_torch_internals.py`` names each.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from bo_act.dependencies.torch_internals import (
     is_compiler_loaded,
 )
 from bo_act.errors import FeatureError
-from bo_act.failures import is_of_in_place
 from bo_act.fisher.calls import Inputs, tensors
 from bo_act.fisher.layers.attention import AttentionTrace
 from bo_act.fisher.options import Statistics
+from bo_act.user_code.failures import is_of_in_place
 
 
 def inside(network: nn.Module) -> nn.Module:

@@ -32,12 +32,12 @@ from bo_act.data.data import FACTS
 from bo_act.dependencies.torch_internals import children_of, set_child
 from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import BoActError, NetworkError, nearest
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.io import digest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 from bo_act.specs.base import checked_seed
-from bo_act.user_files import UserFile, load_file, read_file
+from bo_act.user_code.failures import USERS, is_machines, one_line
+from bo_act.user_code.files import UserFile, load_file, read_file
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, <facts of the data>, <options>)"

@@ -22,8 +22,8 @@ from bo_act.data.samples import Inputs, call, mapped
 from bo_act.dependencies.torch_internals import version_of
 from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import NetworkError
-from bo_act.failures import is_of_in_place
 from bo_act.fisher.calls import logits_of
+from bo_act.user_code.failures import is_of_in_place
 
 KEEP = ("swish(x)", "tanh(x)")
 """A function that keeps its input for the backward pass, and one that keeps its output."""

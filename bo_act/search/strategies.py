@@ -15,7 +15,7 @@ from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.observations import Observations
 from bo_act.spaces.enumeration import EXPRESSION_SLOT, SCHEMA_SLOT
 from bo_act.spaces.space import Space
-from bo_act.user_files import call_with
+from bo_act.user_code.files import call_with
 
 # Mutations tried before another one is added to each, and how often that is repeated.
 _ATTEMPTS = 25

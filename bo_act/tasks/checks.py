@@ -16,7 +16,6 @@ from bo_act.activations.expressions import parse
 from bo_act.activations.module import Activation
 from bo_act.data.samples import Inputs, call, mapped, rows, shown_shape
 from bo_act.errors import BoActError, ExpressionError, NetworkError, SpecError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.networks import Activations
 from bo_act.specs import StudySpec
 from bo_act.tasks.configuration import places
@@ -26,6 +25,7 @@ from bo_act.training.evaluation import check_network, metric_name
 from bo_act.training.losses import check_outputs, loss_name, mean_loss, outputs_of
 from bo_act.training.optimization import autocast, make_optimizer
 from bo_act.training.trainer import cpu_threads, pick_device
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 _USUAL, _OTHER = "relu(x)", "sigmoid(x)"  # they differ at all pre-activations
 _FEW = 4  # samples to see whether a function matters

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bo_act.errors import BoActError, NetworkError, StorageError
-from bo_act.failures import Blame, Failure
+from bo_act.user_code.failures import Blame, Failure
 
 _SHOWN = 3  # functions named per group
 

@@ -17,10 +17,10 @@ from optuna.trial import Trial
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import activations_of
 from bo_act.errors import SpecError
-from bo_act.failures import clean
 from bo_act.io import digest
 from bo_act.training.outcomes import Diverged
-from bo_act.user_files import load_function
+from bo_act.user_code.failures import clean
+from bo_act.user_code.files import load_function
 
 EXPECTED = "def objective(trial, activation, *, seed, device, ...) -> float"
 _RETURNED = (

@@ -20,7 +20,7 @@ from bo_act.networks import Activations, materialize
 from bo_act.specs import StudySpec
 from bo_act.tasks.configuration import REFERENCE, places
 from bo_act.training.devices import rng_devices
-from bo_act.user_files import UserFile, call_with, load_file, load_function
+from bo_act.user_code.files import UserFile, call_with, load_file, load_function
 
 _RETURNED = "(network, inputs) or (network, inputs, targets)"
 EXPECTED = f"def network_and_batch(activation, *, seed) that returns {_RETURNED}"

@@ -20,7 +20,6 @@ from bo_act.activations.module import activations_of
 from bo_act.data.loading import Data, load_data
 from bo_act.data.samples import Inputs, Samples, mapped
 from bo_act.errors import BoActError, FeatureError, NetworkError, SpecError
-from bo_act.failures import USERS, Failure, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.fisher_worker import FisherJob, MakeNetwork, Spectra
 from bo_act.features.table import FeatureTable
@@ -51,6 +50,7 @@ from bo_act.training.trainer import (
     pick_device,
     train,
 )
+from bo_act.user_code.failures import USERS, Failure, one_line
 
 SPACE = "the space's functions"
 """What the space is called among the hashes of what a study file names."""

@@ -12,12 +12,12 @@ from botorch.acquisition.acquisition import AcquisitionFunction
 from torch import Tensor
 
 from bo_act.errors import SearchError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.search.surrogate.outcomes import Outcomes
 from bo_act.search.surrogate.own import given_spec
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
-from bo_act.user_files import call_with
+from bo_act.user_code.failures import USERS, is_machines, one_line
+from bo_act.user_code.files import call_with
 
 MakeAcquisition = Callable[..., AcquisitionFunction]
 """``make_acquisition(model, best_f, X_baseline, X_pending, candidates, seed)``, see

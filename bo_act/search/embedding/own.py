@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from bo_act.errors import BoActError, SearchError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import GIVEN, Embedding
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 _BESIDE = "fim_null"  # what the block ``fim`` says already
 

@@ -36,8 +36,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from bo_act.dependencies.torch_state import single_threaded
-from bo_act.failures import one_line
 from bo_act.search.surrogate.kernel import CORRELATIONS, BlockKernel, exact
+from bo_act.user_code.failures import one_line
 
 Array = NDArray[np.float64]
 

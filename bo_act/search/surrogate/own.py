@@ -11,12 +11,12 @@ from botorch.models.model import Model
 from torch import Tensor
 
 from bo_act.errors import SearchError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.search.surrogate.exact import ExactPosterior, is_exact
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 from bo_act.specs.search import MethodPart
-from bo_act.user_files import call_with
+from bo_act.user_code.failures import USERS, is_machines, one_line
+from bo_act.user_code.files import call_with
 
 MakeModel = Callable[..., Model]
 """``make_model(train_X, train_Y, train_Yvar, blocks, seed) -> Model``, see ``OwnSurrogate``."""

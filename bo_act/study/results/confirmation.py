@@ -22,7 +22,6 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_act import statistics
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import SearchError
-from bo_act.failures import Failure
 from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
@@ -33,6 +32,7 @@ from bo_act.study.storage.trials import is_diverged, own_trials
 from bo_act.study.storage.trials import measured as finite
 from bo_act.tasks.configuration import REFERENCE, Configuration
 from bo_act.tasks.task import Task
+from bo_act.user_code.failures import Failure
 
 FRESH = 10_000
 """Offset of the first confirmation seed from the study's seed, which the search uses."""

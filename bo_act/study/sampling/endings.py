@@ -20,9 +20,9 @@ from bo_act.dependencies.optuna_internals import (
     whole_study,
 )
 from bo_act.errors import SearchError, shortened
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.study.storage.trials import own_trials
 from bo_act.training.outcomes import DIVERGED, Diverged
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 Constraints = Callable[[FrozenTrial], Sequence[float]]
 """Returns a trial's constraint values, at most 0 if satisfied."""

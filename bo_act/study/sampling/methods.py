@@ -22,7 +22,7 @@ from bo_act.specs import EmbeddingSpec, StrategySpec
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.tasks.methods import METHOD_PARTS
 from bo_act.tasks.task import Task
-from bo_act.user_files import call_with
+from bo_act.user_code.files import call_with
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import chi2
 
-from bo_act.failures import Failure
 from bo_act.study.storage.heartbeat import silences
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.owner import OWNER, Owner
 from bo_act.study.storage.trials import VALUES, VARIANCE, all_own_trials, is_diverged, own
 from bo_act.training.outcomes import DIVERGED
+from bo_act.user_code.failures import Failure
 
 _PRIOR = 4  # degrees of freedom of the prior of a variance, from the other trials
 

@@ -224,7 +224,7 @@ def is_users_file(file: str) -> bool:
     if file.startswith("<"):
         return False
     path = _absolute(file)
-    package = os.path.dirname(_absolute(__file__)) + os.sep
+    package = os.path.dirname(os.path.dirname(_absolute(__file__))) + os.sep
     if path.startswith(package):
         return path.startswith(os.path.join(package, "library", ""))
     parts = Path(path).parts

@@ -28,9 +28,9 @@ from types import ModuleType
 from typing import Any
 
 from bo_act.errors import BoActError, nearest
-from bo_act.failures import USERS, is_machines
-from bo_act.failures import one_line as failure_line
 from bo_act.io import digest, expanded, one_line, reason
+from bo_act.user_code.failures import USERS, is_machines
+from bo_act.user_code.failures import one_line as failure_line
 
 _PREFIX = "_bo_act_file_"
 
