@@ -23,8 +23,8 @@ from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.checkpoint_cleanup import clean_up_checkpoints
 from bo_act.study.running.evaluate import run_trial
 from bo_act.study.running.waiting import awaited
+from bo_act.study.sampling.candidates import study_costs
 from bo_act.study.sampling.methods import Method
-from bo_act.study.sampling.operator_costs import study_costs
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import refuse_itself
 from bo_act.study.storage.backends.locks import study_lock
