@@ -14,7 +14,7 @@ from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
 from bo_act.report.trials import Row, importances, ranked, rows
 from bo_act.spaces.costs import operator_times, operators_of
-from bo_act.study.results.confirmation import Confirmed
+from bo_act.study.results.confirmed import Confirmed
 from bo_act.study.results.failures import failures, nothing_found
 from bo_act.study.results.summary import StudyResult, read_result
 from bo_act.study.results.verdict import Verdict, verdict

@@ -15,7 +15,7 @@ from bo_act.terminal.console import key_values, out, size, with_settings
 if TYPE_CHECKING:
     from bo_act.features.table import FeatureTable
     from bo_act.metrics import Metric
-    from bo_act.study.results.confirmation import Confirmed
+    from bo_act.study.results.confirmed import Confirmed
     from bo_act.study.results.explanation import TrialExplanation
     from bo_act.study.results.summary import Found, StudyResult
     from bo_act.tasks.failures import FailureGroup

@@ -18,8 +18,8 @@ from bo_act.activations.module import Activation
 from bo_act.errors import SearchError
 from bo_act.spaces.space import Space
 from bo_act.specs.base import MOST_SEEDS, whole
-from bo_act.study.results.confirmation import FRESH, Difference, interval, tested_runs
-from bo_act.study.results.per_example import KEY, packed
+from bo_act.study.results.confirmation import FRESH
+from bo_act.study.results.confirmed import KEY, Difference, interval, packed, tested_runs
 from bo_act.study.results.verdict import sampled
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.trials import averaged, is_feasible, own_trials

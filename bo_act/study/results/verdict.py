@@ -11,7 +11,7 @@ from bo_act.statistics import holm
 from bo_act.tasks.configuration import REFERENCE
 
 if TYPE_CHECKING:
-    from bo_act.study.results.confirmation import Confirmed, Interval
+    from bo_act.study.results.confirmed import Confirmed, Interval
     from bo_act.tasks.failures import FailureGroup
 
 
