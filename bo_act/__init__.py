@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
     from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
-    from bo_act.search.searcher import Proposal, Searcher
+    from bo_act.search.proposal import Proposal
+    from bo_act.search.searcher import Searcher
     from bo_act.search.strategies import Strategy
     from bo_act.search.surrogate.own import OwnSurrogate
     from bo_act.search.warm_start import Source
@@ -93,7 +94,7 @@ _HOME = {
     "PcaEmbedder": "search.embedding.embedding",
     "OwnAcquisition": "search.acquisition.own",
     "OwnSurrogate": "search.surrogate.own",
-    "Proposal": "search.searcher",
+    "Proposal": "search.proposal",
     "Searcher": "search.searcher",
     "Source": "search.warm_start",
     "Space": "spaces.space",

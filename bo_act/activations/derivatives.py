@@ -99,20 +99,20 @@ class Batch:
         """
         start = x.expand(len(self), -1).clone().requires_grad_()
         values = [start]
-        for step, places in enumerate(self.operands):
+        for step, operands in enumerate(self.operands):
             names = np.array([code[step] for code in self.codes])
-            values.append(_apply(names, [values[place] for place in places]))
-        found = [values[-1]]
+            values.append(_apply(names, [values[operand] for operand in operands]))
+        results = [values[-1]]
         for left in range(order)[::-1]:
-            if not found[-1].requires_grad:  # a constant
-                found.append(torch.zeros_like(start))
+            if not results[-1].requires_grad:  # a constant
+                results.append(torch.zeros_like(start))
                 continue
             (slope,) = torch.autograd.grad(
-                found[-1].sum(), start, create_graph=left > 0, materialize_grads=True
+                results[-1].sum(), start, create_graph=left > 0, materialize_grads=True
             )
-            found.append(slope)
+            results.append(slope)
         # Copied, because autograd's zeros have no memory yet.
-        return tuple(torch.empty_like(start).copy_(one.detach()) for one in found)
+        return tuple(torch.empty_like(start).copy_(result.detach()) for result in results)
 
 
 def batches(functions: Functions) -> Iterator[Batch]:
@@ -120,15 +120,15 @@ def batches(functions: Functions) -> Iterator[Batch]:
 
     Ordered, so that neighbours share most operators.
     """
-    found: dict[tuple[tuple[int, ...], ...], list[tuple[bytes, int]]] = defaultdict(list)
+    groups: dict[tuple[tuple[int, ...], ...], list[tuple[bytes, int]]] = defaultdict(list)
     for index in range(len(functions)):
         steps = plan(functions.expression(index))
         codes = bytes([_CODES[name] for name, _ in steps])
-        found[tuple(operands for _, operands in steps)].append((codes, index))
-    for operands, those in found.items():
-        those.sort()
-        for start in range(0, len(those), _CHUNK):
-            codes_of, indices = zip(*those[start : start + _CHUNK], strict=True)
+        groups[tuple(operands for _, operands in steps)].append((codes, index))
+    for operands, members in groups.items():
+        members.sort()
+        for start in range(0, len(members), _CHUNK):
+            codes_of, indices = zip(*members[start : start + _CHUNK], strict=True)
             yield Batch(operands, codes_of, indices)
 
 

@@ -81,7 +81,9 @@ class Fused:
         if self.why_not is None:
             try:
                 if self._compiled is None:
-                    self._compiled = [torch.compile(_alone(one), dynamic=True) for one in passes]
+                    self._compiled = [
+                        torch.compile(_alone(function), dynamic=True) for function in passes
+                    ]
                 return self._compiled[number](*tensors)
             except torch.OutOfMemoryError:
                 raise

@@ -111,18 +111,18 @@ def path(row: Floats, low: float, high: float, width: float, height: float) -> s
     x = np.linspace(0, width, len(row))
     down = height * (high - y) / (high - low)
     parts, pen = [], False
-    for place in range(len(row)):
-        if not np.isfinite(row[place]):
+    for column in range(len(row)):
+        if not np.isfinite(row[column]):
             pen = False
             continue
         # At a pole the curve jumps from above the window to below.
         jump = (
             pen
-            and (row[place - 1] - high) * (row[place] - low) < 0
-            and _outside(row[place - 1], low, high)
-            and _outside(row[place], low, high)
+            and (row[column - 1] - high) * (row[column] - low) < 0
+            and _outside(row[column - 1], low, high)
+            and _outside(row[column], low, high)
         )
-        parts.append(f"{'L' if pen and not jump else 'M'}{x[place]:.1f} {down[place]:.1f}")
+        parts.append(f"{'L' if pen and not jump else 'M'}{x[column]:.1f} {down[column]:.1f}")
         pen = True
     return "".join(parts)
 

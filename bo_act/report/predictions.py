@@ -15,7 +15,8 @@ from scipy import stats
 from bo_act.report.loaded_study import LoadedStudy
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, inverse_warp, unit
-from bo_act.search.searcher import Fit, Searcher
+from bo_act.search.proposal import Fit
+from bo_act.search.searcher import Searcher
 
 LEVEL = 0.9
 """Of the central intervals."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,87 +36,16 @@ from bo_act.search.configurations import (
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.local_search import Climb
 from bo_act.search.observations import Observations, count_different, inverse_warp, unit
+from bo_act.search.proposal import Fit, Proposal
 from bo_act.search.strategies import Strategy, chosen_by
 from bo_act.search.surrogate.factory import fit_points
 from bo_act.search.surrogate.outcomes import Outcomes, fit_outcomes
 from bo_act.search.surrogate.own import AnySurrogate
-from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.search.unenumerated import ExpressionPool, TreeClimb
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
 
 _DRAWS = 1_000  # random configurations, until one is new
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """One candidate and its origin.
-
-    Attributes:
-        functions: K indices in the catalogue.
-        by: a baseline, a random choice of the start, the acquisition function, or a strategy
-            that needs no surrogate.
-        settings: p coordinates of the other parameters.
-        mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
-        expected: the mean in units of the value, larger is better.
-        score: of the acquisition function, if it chose.
-        repetition: how often the function had been evaluated before.
-        note: anything unexpected, for people.
-        outcomes: of several objectives the expected value of each, in place of mean, deviation and
-            ``expected``.
-        feasible: the probability that all constraints are satisfied, where there are some.
-
-    Examples:
-        >>> Proposal((3,), by="random").index
-        3
-    """
-
-    functions: tuple[int, ...]
-    by: Literal["baseline", "random", "acquisition", "strategy"]
-    settings: tuple[float, ...] = ()
-    mean: float | None = None
-    deviation: float | None = None
-    expected: float | None = None
-    score: float | None = None
-    note: str = ""
-    outcomes: tuple[float, ...] = ()
-    feasible: float | None = None
-    repetition: int = 0
-
-    @property
-    def index(self) -> int:
-        """The function; the first of several."""
-        return self.functions[0]
-
-    @property
-    def configuration(self) -> Configurations:
-        """What is proposed, as one configuration."""
-        return Configurations(np.array([self.functions]), np.array([self.settings]))
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """A surrogate fitted to observations.
-
-    Attributes:
-        space: what places configurations.
-        model: the surrogate.
-        measured: the n configurations that it was fitted to.
-        values: (n,) as observed.
-        y: (n,) warped.
-        places: (n,) among the observations; those without a place in the embedding were left out.
-        note: what went other than planned.
-        outcomes: further objectives and constraints, where there are some.
-    """
-
-    space: ConfigurationSpace
-    model: Surrogate
-    measured: Configurations
-    values: NDArray[np.float64]
-    y: Tensor
-    places: NDArray[np.int64]
-    note: str
-    outcomes: Outcomes | None = None
 
 
 @dataclass(frozen=True)

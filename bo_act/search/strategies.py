@@ -13,7 +13,7 @@ import numpy as np
 
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.observations import Observations
-from bo_act.spaces.enumeration import EXPRESSION_SLOT, SCHEMA_SLOT
+from bo_act.spaces.enumeration import SCHEMA_SLOT
 from bo_act.spaces.space import Space
 from bo_act.user_code.files import call_with
 
@@ -145,10 +145,7 @@ class Evolution:
 
     def _filled(self, schema: str, generator: np.random.Generator) -> dict[str, str]:
         """Return a random expression of a shape, each as likely."""
-        names = [EXPRESSION_SLOT]
-        for shape in self.space.shapes:
-            if shape.text == schema:
-                names = [slot.name for slot in shape.slots]
+        names = self.space.slots_of_schema(schema)
         choices = [self.space.distributions[name].choices for name in names]
         drawn = [str(some[generator.integers(len(some))]) for some in choices]
         return {SCHEMA_SLOT: schema} | dict(zip(names, drawn, strict=True))

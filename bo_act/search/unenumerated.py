@@ -26,7 +26,7 @@ from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.spaces.deduplication import fingerprints, grid
-from bo_act.spaces.enumeration import EXPRESSION_SLOT, SCHEMA_SLOT
+from bo_act.spaces.enumeration import SCHEMA_SLOT
 from bo_act.spaces.smoothness import left_out, satisfied
 from bo_act.spaces.space import Space
 
@@ -379,12 +379,8 @@ def neighbours(space: Space, number: int, generator: np.random.Generator) -> lis
 def _in_shape(
     space: Space, schema: str, params: Mapping[str, str], generator: np.random.Generator
 ) -> dict[str, str]:
-    names = [EXPRESSION_SLOT]
-    for shape in space.shapes:
-        if shape.text == schema:
-            names = [slot.name for slot in shape.slots]
     filled = {SCHEMA_SLOT: schema}
-    for name in names:
+    for name in space.slots_of_schema(schema):
         choices = space.distributions[name].choices
         filled[name] = params.get(name) or str(choices[generator.integers(len(choices))])
     return filled
@@ -395,8 +391,8 @@ def _sample(space: Space) -> list[int]:
     generator = np.random.default_rng(0)
     numbers = [len(space) - 1 - place for place in range(len(space.named_expressions))][::-1]
     start = 0
-    each = -(-_SAMPLE // max(len(space.shapes), 1))
-    for shape in space.shapes:
+    each = -(-_SAMPLE // max(len(space.schemas), 1))
+    for shape in space.schemas:
         if len(shape) <= each:
             numbers += range(start, start + len(shape))
         else:

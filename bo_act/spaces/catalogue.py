@@ -66,8 +66,8 @@ class Catalogue:
             space: where the expressions come from.
             progress: called with (evaluations done, evaluations in all).
         """
-        found = group(space, progress)
-        _, first, of_key = np.unique(found.keys, return_index=True, return_inverse=True)
+        grouping = group(space, progress)
+        _, first, of_key = np.unique(grouping.keys, return_index=True, return_inverse=True)
         # Order groups by their first expressions, not by their keys.
         order = np.argsort(first)
         rank = np.empty_like(order)
@@ -75,31 +75,33 @@ class Catalogue:
         groups = rank[of_key]
         starts = np.searchsorted(np.sort(groups), np.arange(len(order)))
         # The first of the shortest expressions of each group.
-        shortest = np.lexsort((found.lengths, groups))[starts]
-        stable = np.lexsort((found.lengths, found.faults, groups))[starts]
+        shortest = np.lexsort((grouping.lengths, groups))[starts]
+        stable = np.lexsort((grouping.lengths, grouping.faults, groups))[starts]
         for index in np.flatnonzero(stable != shortest):
             stable[index] = _steadier(space, int(shortest[index]), int(stable[index]))
         first = first[order]
-        all_of_them = cls(space, stable, shortest, groups, found.finite[first], found.keys[first])
+        all_of_them = cls(
+            space, stable, shortest, groups, grouping.finite[first], grouping.keys[first]
+        )
         return all_of_them._satisfying(space.spec.require, progress)
 
     def _satisfying(self, require: Collection[Requirement], progress: Progress | None) -> Catalogue:
         """Return the catalogue without the functions that violate a requirement."""
         if not require:
             return self
-        found = satisfied(self, self.space.spec.domain, require, progress=progress)
-        good = np.logical_and.reduce(list(found.values()))
+        masks = satisfied(self, self.space.spec.domain, require, progress=progress)
+        good = np.logical_and.reduce(list(masks.values()))
         if not good.any():
-            counts = ", ".join(f"{name} by {int(one.sum()):,}" for name, one in found.items())
+            counts = ", ".join(f"{name} by {int(mask.sum()):,}" for name, mask in masks.items())
             raise SpecError(
                 f"space {self.space.name!r}, require: none of its {len(self):,} functions has all "
                 f"the required properties ({counts}); require fewer"
             )
         # Expressions of removed functions have the group -1.
-        place = np.where(good, np.cumsum(good) - 1, -1)
-        kept = (getattr(self, name)[good] for name in OF_FUNCTIONS)
-        representative, shortest, finite, keys = kept
-        return Catalogue(self.space, representative, shortest, place[self.group], finite, keys)
+        new_index = np.where(good, np.cumsum(good) - 1, -1)
+        arrays = (getattr(self, name)[good] for name in OF_FUNCTIONS)
+        representative, shortest, finite, keys = arrays
+        return Catalogue(self.space, representative, shortest, new_index[self.group], finite, keys)
 
     def __len__(self) -> int:
         return len(self.representative)
@@ -156,15 +158,15 @@ class Catalogue:
         expression = parse(function) if isinstance(function, str) else function
         domain = self.space.spec.domain
         (key,), _ = fingerprints(evaluate(expression, grid(domain)).unsqueeze(0), domain)
-        place = int(np.searchsorted(self.keys, key, sorter=self._order))
-        if place == len(self) or self.keys[self._order[place]] != key:
+        rank = int(np.searchsorted(self.keys, key, sorter=self._order))
+        if rank == len(self) or self.keys[self._order[rank]] != key:
             if unsatisfied(expression, domain, self.space.spec.require):
                 raise left_out(expression, self.space.spec)
             raise ExpressionError(
                 f"{expression} is not in the space {self.space.name!r}: none of its "
                 f"{len(self)} functions has these values on [{domain.low:g}, {domain.high:g}]"
             )
-        return int(self._order[place])
+        return int(self._order[rank])
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -177,5 +179,5 @@ def _steadier(space: Enumeration, shortest: int, stable: int) -> int:
     ``stable`` was found by the chain rule from the inside out, which can overflow where autograd,
     from the outside in, does not.
     """
-    one, other = (faults_of(canonical(space.expression(n))) for n in (shortest, stable))
-    return stable if other < one else shortest
+    of_shortest, of_stable = (faults_of(canonical(space.expression(n))) for n in (shortest, stable))
+    return stable if of_stable < of_shortest else shortest

@@ -74,8 +74,8 @@ def costs_of(catalogue: Catalogue, times: Mapping[str, float]) -> NDArray[np.flo
         catalogue: each function in its shortest spelling.
         times: of every operator, in any unit.
     """
-    found = [cost(catalogue.expression(index), times) for index in range(len(catalogue))]
-    return np.array(found, dtype=np.float64)
+    costs = [cost(catalogue.expression(index), times) for index in range(len(catalogue))]
+    return np.array(costs, dtype=np.float64)
 
 
 def cost(function: Expression, times: Mapping[str, float]) -> float:

@@ -108,27 +108,27 @@ def group(space: Enumeration, progress: Progress | None = None) -> Grouping:
         space: where the expressions come from.
         progress: called with (tuples evaluated, tuples in all).
     """
-    shapes = (
-        *space.shapes,
+    schemas = (
+        *space.schemas,
         *(Schema(str(single), single, ()) for single in space.named_expressions),
     )
-    trees = _Trees(grid(space.spec.domain), 1 + sum(map(_inner_fillings, shapes)))
+    trees = _Trees(grid(space.spec.domain), 1 + sum(map(_inner_fillings, schemas)))
     lengths = np.empty(len(space), dtype=np.int64)
     # (operator, number of operands) → where in the enumeration and (k, F) rows of the operands
     work: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = defaultdict(list)
     start = 0
-    for shape in shapes:
+    for schema in schemas:
         # x alone is the same function as identity(x).
-        root = Expression("identity", (X,)) if shape.tree == X else shape.tree
-        rows, forms = trees.operands(root, shape)
-        for name in _choices(root, shape):
+        root = Expression("identity", (X,)) if schema.tree == X else schema.tree
+        rows, forms = trees.operands(root, schema)
+        for name in _choices(root, schema):
             work[name, len(rows)].append((start, rows))
             lengths[start : start + rows.shape[1]] = trees.lengths(name, forms)
             start += rows.shape[1]
 
     keys = np.empty(len(space), dtype=np.uint64)
     finite = np.empty(len(space), dtype=bool)
-    found_faults = np.empty(len(space), dtype=np.int64)
+    fault_counts = np.empty(len(space), dtype=np.int64)
     distinct = {job: _distinct_operands(job[0], places) for job, places in work.items()}
     total = sum(tuples.shape[1] for tuples, _ in distinct.values())
     done = 0
@@ -147,22 +147,22 @@ def group(space: Enumeration, progress: Progress | None = None) -> Grouping:
             here = slice(start, start + rows.shape[1])
             which = inverse[passed : passed + rows.shape[1]]
             keys[here], finite[here] = job_keys[which], job_finite[which]
-            found_faults[here] = job_faults[which]
+            fault_counts[here] = job_faults[which]
             passed += rows.shape[1]
-    return Grouping(keys, finite, found_faults, lengths)
+    return Grouping(keys, finite, fault_counts, lengths)
 
 
-def _choices(node: Expression, shape: Schema) -> tuple[str, ...]:
-    return next((slot.choices for slot in shape.slots if slot.name == node.name), (node.name,))
+def _choices(node: Expression, schema: Schema) -> tuple[str, ...]:
+    return next((slot.choices for slot in schema.slots if slot.name == node.name), (node.name,))
 
 
-def _inner_fillings(shape: Schema) -> int:
+def _inner_fillings(schema: Schema) -> int:
     """Count the fillings of all inner subtrees of a schema."""
 
     def fillings(node: Expression) -> int:
-        return len(_choices(node, shape)) * math.prod(map(fillings, node.arguments))
+        return len(_choices(node, schema)) * math.prod(map(fillings, node.arguments))
 
-    return sum(map(fillings, shape.tree.nodes())) - fillings(shape.tree)
+    return sum(map(fillings, schema.tree.nodes())) - fillings(schema.tree)
 
 
 def _distinct_operands(
@@ -209,30 +209,30 @@ class _Trees:
         self.values = x.new_empty(limit, len(x))
         self.values[0] = x
         self.probes = tuple(Probes(dtype, limit) for dtype in DTYPES)
-        self.rows = {_keys(self.values[:1], [one.rows(slice(1)) for one in self.probes])[0]: 0}
+        self.rows = {_keys(self.values[:1], [probe.rows(slice(1)) for probe in self.probes])[0]: 0}
         self.forms = [X]
         self.texts = {"x": 0}
 
-    def operands(self, node: Expression, shape: Schema) -> tuple[np.ndarray, np.ndarray]:
+    def operands(self, node: Expression, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and forms, each (k, F), of all fillings of a node's operands.
 
         In the order of the enumeration: the last operand runs fastest.
         """
-        parts = [self._fillings(argument, shape) for argument in node.arguments]
-        places = np.indices([len(rows) for rows, _ in parts], dtype=np.int32)
-        places = places.reshape(len(parts), -1)
-        rows = np.stack([r[place] for (r, _), place in zip(parts, places, strict=True)])
-        forms = np.stack([f[place] for (_, f), place in zip(parts, places, strict=True)])
+        parts = [self._fillings(argument, schema) for argument in node.arguments]
+        fillings = np.indices([len(rows) for rows, _ in parts], dtype=np.int32)
+        fillings = fillings.reshape(len(parts), -1)
+        rows = np.stack([r[filling] for (r, _), filling in zip(parts, fillings, strict=True)])
+        forms = np.stack([f[filling] for (_, f), filling in zip(parts, fillings, strict=True)])
         return rows, forms
 
-    def _fillings(self, node: Expression, shape: Schema) -> tuple[np.ndarray, np.ndarray]:
+    def _fillings(self, node: Expression, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
         """Return (F,) rows and (F,) forms of all fillings of a subtree."""
         if node == X:
             return np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        rows, forms = self.operands(node, shape)
+        rows, forms = self.operands(node, schema)
         row_tuples, row_of = _distinct(rows)
         form_tuples, form_of = _distinct(forms)
-        names = _choices(node, shape)
+        names = _choices(node, schema)
         all_rows = [self._rows(name, row_tuples)[row_of] for name in names]
         all_forms = [
             np.array([self._form(form) for form in self._simplified(name, form_tuples)])[form_of]
@@ -256,18 +256,18 @@ class _Trees:
 
     def _rows(self, name: str, tuples: np.ndarray) -> np.ndarray:
         """Evaluate (k, M) operands, store new rows, and return the (M,) row numbers."""
-        found = np.empty(tuples.shape[1], dtype=np.int64)
+        row_numbers = np.empty(tuples.shape[1], dtype=np.int64)
         for chunk, values in self.evaluate(name, tuples):
             known = len(self.rows)
-            probed = [one.evaluate(name, tuples[:, chunk]) for one in self.probes]
+            probed = [probe.evaluate(name, tuples[:, chunk]) for probe in self.probes]
             keys = _keys(values, probed)
-            found[chunk] = [self.rows.setdefault(key, len(self.rows)) for key in keys]
-            numbers, first = np.unique(found[chunk], return_index=True)
+            row_numbers[chunk] = [self.rows.setdefault(key, len(self.rows)) for key in keys]
+            numbers, first = np.unique(row_numbers[chunk], return_index=True)
             new = torch.from_numpy(first[numbers >= known])
             self.values[known : len(self.rows)] = values[new]
-            for one, rows in zip(self.probes, probed, strict=True):
-                one.keep(slice(known, len(self.rows)), rows, new)
-        return found
+            for probe, rows in zip(self.probes, probed, strict=True):
+                probe.keep(slice(known, len(self.rows)), rows, new)
+        return row_numbers
 
     def _form(self, form: Expression) -> int:
         number = self.texts.setdefault(str(form), len(self.forms))
@@ -297,8 +297,8 @@ class _Trees:
             return np.asarray((length + gain[which])[forms[0]])
         total = len(name) + 1 + len(forms) + length[forms].sum(axis=0)
         special = np.isin(forms, [self._form(ZERO), self._form(ONE)]).any(axis=0)
-        for place, operand in enumerate(forms):
-            special |= (forms[:place] == operand).any(axis=0)
+        for position, operand in enumerate(forms):
+            special |= (forms[:position] == operand).any(axis=0)
         if special.any():
             tuples, inverse = _distinct(forms[:, special])
             texts = map(str, self._simplified(name, tuples))

@@ -48,17 +48,17 @@ class Enumeration:
         self.name = spec.name
         for kind in KINDS:
             _check_operators(spec, kind)
-        self.shapes = tuple(read_schema(text, spec) for text in spec.schemas)
+        self.schemas = tuple(read_schema(text, spec) for text in spec.schemas)
         self.named_expressions = tuple(
             _expression(text, spec, "expressions") for text in spec.expressions
         )
         self.baselines = tuple(_expression(text, spec, "baselines") for text in spec.baselines)
-        _check_distinct(spec, "schemas", [str(shape.tree) for shape in self.shapes])
+        _check_distinct(spec, "schemas", [str(schema.tree) for schema in self.schemas])
         _check_distinct(spec, "expressions", [str(single) for single in self.named_expressions])
         _check_distinct(spec, "require", spec.require)
 
     def __len__(self) -> int:
-        return sum(map(len, self.shapes)) + len(self.named_expressions)
+        return sum(map(len, self.schemas)) + len(self.named_expressions)
 
     @property
     def can_be_listed(self) -> bool:
@@ -77,10 +77,10 @@ class Enumeration:
     def expression(self, number: int) -> Expression:
         """Return the expression of that number, from 0 to ``len(space) - 1``."""
         self._check_number(number)
-        for shape in self.shapes:
-            if number < len(shape):
-                return shape.fill(shape.operators(number))
-            number -= len(shape)
+        for schema in self.schemas:
+            if number < len(schema):
+                return schema.fill(schema.operators(number))
+            number -= len(schema)
         return self.named_expressions[number]
 
     def _check_number(self, number: int) -> None:
@@ -88,10 +88,10 @@ class Enumeration:
             raise IndexError(f"expected a number from 0 to {len(self) - 1}, got {number}")
 
     def __iter__(self) -> Iterator[Expression]:
-        for shape in self.shapes:
-            names = [slot.name for slot in shape.slots]
-            for chosen in product(*(slot.choices for slot in shape.slots)):
-                yield shape.fill(dict(zip(names, chosen, strict=True)))
+        for schema in self.schemas:
+            names = [slot.name for slot in schema.slots]
+            for chosen in product(*(slot.choices for slot in schema.slots)):
+                yield schema.fill(dict(zip(names, chosen, strict=True)))
         yield from self.named_expressions
 
     # --- Optuna parameters ------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Enumeration:
     def schema_choices(self) -> tuple[str, ...]:
         """Choices of the ``schema`` parameter; a single entry means no parameter."""
         return (
-            *(shape.text for shape in self.shapes),
+            *(schema.text for schema in self.schemas),
             *([EXPRESSION_SLOT] * bool(self.named_expressions)),
         )
 
@@ -112,8 +112,8 @@ class Enumeration:
         slots: dict[str, tuple[str, ...]] = {}
         if len(self.schema_choices) > 1:
             slots[SCHEMA_SLOT] = self.schema_choices
-        for shape in self.shapes:
-            slots.update((slot.name, slot.choices) for slot in shape.slots)
+        for schema in self.schemas:
+            slots.update((slot.name, slot.choices) for slot in schema.slots)
         if self.named_expressions:
             slots[EXPRESSION_SLOT] = tuple(map(str, self.named_expressions))
         return {name: CategoricalDistribution(choices) for name, choices in slots.items()}
@@ -129,16 +129,16 @@ class Enumeration:
     def params(self, number: int) -> dict[str, str]:
         """Return the Optuna parameters of the expression of that number."""
         self._check_number(number)
-        schema = {}
-        for choice, shape in enumerate(self.shapes):
-            if number < len(shape):
+        choice = {}
+        for position, schema in enumerate(self.schemas):
+            if number < len(schema):
                 if len(self.schema_choices) > 1:
-                    schema = {SCHEMA_SLOT: self.schema_choices[choice]}
-                return schema | shape.operators(number)
-            number -= len(shape)
+                    choice = {SCHEMA_SLOT: self.schema_choices[position]}
+                return choice | schema.operators(number)
+            number -= len(schema)
         if len(self.schema_choices) > 1:
-            schema = {SCHEMA_SLOT: EXPRESSION_SLOT}
-        return schema | {EXPRESSION_SLOT: str(self.named_expressions[number])}
+            choice = {SCHEMA_SLOT: EXPRESSION_SLOT}
+        return choice | {EXPRESSION_SLOT: str(self.named_expressions[number])}
 
     def number(self, params: Mapping[str, object]) -> int:
         """Return the number of the expression with these Optuna parameters.
@@ -151,11 +151,13 @@ class Enumeration:
         start = 0
         try:
             several = len(self.schema_choices) > 1
-            schema = params[SCHEMA_SLOT] if several else self.schema_choices[0]
-            for shape in self.shapes:
-                if shape.text == schema:
-                    return start + shape.number({s.name: str(params[s.name]) for s in shape.slots})
-                start += len(shape)
+            choice = params[SCHEMA_SLOT] if several else self.schema_choices[0]
+            for schema in self.schemas:
+                if schema.text == choice:
+                    return start + schema.number(
+                        {s.name: str(params[s.name]) for s in schema.slots}
+                    )
+                start += len(schema)
             texts = self.distributions[EXPRESSION_SLOT].choices
             return start + texts.index(str(params[EXPRESSION_SLOT]))
         except (KeyError, ValueError) as error:
@@ -166,9 +168,9 @@ class Enumeration:
 
     def slots_of_schema(self, schema: str) -> tuple[str, ...]:
         """Return the slots that belong to one choice of the ``schema`` parameter."""
-        for shape in self.shapes:
-            if shape.text == schema:
-                return tuple(slot.name for slot in shape.slots)
+        for candidate in self.schemas:
+            if candidate.text == schema:
+                return tuple(slot.name for slot in candidate.slots)
         return (EXPRESSION_SLOT,)
 
     def completed(self, given: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
@@ -190,19 +192,19 @@ class Enumeration:
                     f"slot in the space "
                     f"{self.name!r}{nearest(own_names(str(value)), map(str, choices))}"
                 )
-        shapes = [
+        fitting = [
             schema
             for schema in self.schema_choices
             if set(given) - {SCHEMA_SLOT} <= set(self.slots_of_schema(schema))
             and given.get(SCHEMA_SLOT, schema) == schema
         ]
-        if not shapes:
+        if not fitting:
             raise SearchError(
                 f"a trial was enqueued with "
                 f"{', '.join(f'{k} = {v!r}' for k, v in given.items())}; no schema of the space "
                 f"{self.name!r} has all of these slots"
             )
-        schema = shapes[0] if len(shapes) == 1 else str(generator.choice(shapes))
+        schema = fitting[0] if len(fitting) == 1 else str(generator.choice(fitting))
         filled = {SCHEMA_SLOT: schema} if len(self.schema_choices) > 1 else {}
         for slot in self.slots_of_schema(schema):
             choices = self.distributions[slot].choices
@@ -223,14 +225,14 @@ class Enumeration:
         another spelling.
         """
         start = 0
-        for shape in self.shapes:
-            if (operators := shape.match(expression)) is not None:
-                return start + shape.number(operators)
-            start += len(shape)
+        for schema in self.schemas:
+            if (operators := schema.match(expression)) is not None:
+                return start + schema.number(operators)
+            start += len(schema)
         wanted = canonical(expression)
-        for place, single in enumerate(self.named_expressions):
-            if canonical(single) == wanted:
-                return start + place
+        for offset, named in enumerate(self.named_expressions):
+            if canonical(named) == wanted:
+                return start + offset
         return None
 
 
@@ -262,8 +264,8 @@ def _check_operators(spec: SpaceSpec, kind: str) -> None:
 
 
 def _check_distinct(spec: SpaceSpec, key: str, entries: Sequence[str]) -> None:
-    for place, entry in enumerate(entries):
-        if entry in entries[:place]:
+    for position, entry in enumerate(entries):
+        if entry in entries[:position]:
             raise SpecError(f"space {spec.name!r}, {key}: {entry!r} is listed twice")
 
 

@@ -65,8 +65,8 @@ class Schema:
         """Return the operator of each slot for the expression of that number."""
         chosen = []
         for slot in reversed(self.slots):
-            number, place = divmod(number, len(slot.choices))
-            chosen.append((slot.name, slot.choices[place]))
+            number, choice = divmod(number, len(slot.choices))
+            chosen.append((slot.name, slot.choices[choice]))
         return dict(reversed(chosen))
 
     def number(self, operators: Mapping[str, str]) -> int:
@@ -117,7 +117,7 @@ def read_schema(text: str, spec: SpaceSpec) -> Schema:
         raise SpecError(f"space {spec.name!r}, schemas: {error}") from error
     slots: list[Slot] = []
 
-    def name_slots(node: Expression, place: str) -> Expression:
+    def name_slots(node: Expression, position: str) -> Expression:
         if node == X:
             return node
         name = node.name
@@ -129,11 +129,11 @@ def read_schema(text: str, spec: SpaceSpec) -> Schema:
                     f"lists no {name} operators; add `{name} = [...]`"
                 )
             # The kind is in the name, so that schemas can share a slot of the same kind.
-            name = place + ("" if node.name == "unary" else f"_{name}") if place else name
+            name = position + ("" if node.name == "unary" else f"_{name}") if position else name
             slots.append(Slot(name, choices))
         children = _places(len(node.arguments))
         arguments = tuple(
-            name_slots(argument, f"{place}_{child}" if place else child)
+            name_slots(argument, f"{position}_{child}" if position else child)
             for argument, child in zip(node.arguments, children, strict=True)
         )
         return Expression(name, arguments)

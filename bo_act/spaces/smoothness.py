@@ -69,26 +69,26 @@ def satisfied(
         (N,) bool for each wanted requirement, in the order of ``REQUIREMENTS``.
     """
     chosen = [name for name in REQUIREMENTS if name in wanted]
-    found = {name: np.zeros(len(functions), dtype=bool) for name in chosen}
+    masks = {name: np.zeros(len(functions), dtype=bool) for name in chosen}
     if not chosen:
-        return found
+        return masks
     done = 0
     for batch in batches(functions):
         places = list(batch.indices)
         for name in chosen:
-            found[name][places] = _TESTS[name](batch, domain)
+            masks[name][places] = _TESTS[name](batch, domain)
         done += len(batch)
         if progress:
             progress(done, len(functions))
-    return found
+    return masks
 
 
 def unsatisfied(
     expression: Expression, domain: DomainSpec, wanted: Collection[Requirement]
 ) -> tuple[Requirement, ...]:
     """Return the wanted requirements that one function violates."""
-    found = satisfied(_One((expression,)), domain, wanted)
-    return tuple(name for name, good in found.items() if not good.all())
+    masks = satisfied(_Listed((expression,)), domain, wanted)
+    return tuple(name for name, mask in masks.items() if not mask.all())
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def count(
     """Count the functions that satisfy each requirement, in a sample of a large space."""
     total = len(functions)
     drawn = total > _COUNTED
-    some: Functions = functions
+    sample: Functions = functions
     if drawn:
         chosen = np.random.default_rng(0).choice(total, size=_DRAWN, replace=False)
-        some = _One(canonical(functions.expression(int(index))) for index in chosen)
-    found = satisfied(some, domain, progress=progress)
-    return Count({name: int(good.sum()) for name, good in found.items()}, len(some), drawn)
+        sample = _Listed(canonical(functions.expression(int(index))) for index in chosen)
+    masks = satisfied(sample, domain, progress=progress)
+    return Count({name: int(mask.sum()) for name, mask in masks.items()}, len(sample), drawn)
 
 
 def left_out(expression: Expression, spec: SpaceSpec) -> ExpressionError:
@@ -129,7 +129,7 @@ def left_out(expression: Expression, spec: SpaceSpec) -> ExpressionError:
     )
 
 
-class _One(tuple[Expression, ...]):
+class _Listed(tuple[Expression, ...]):
     """Expressions by place, as ``batches`` takes them."""
 
     def expression(self, index: int) -> Expression:
@@ -162,26 +162,26 @@ _DTYPES = (torch.float64, torch.float32)
 
 
 def _at_zero(batch: Batch, dtype: torch.dtype, order: int) -> tuple[Tensor, ...]:
-    found = batch.derivatives(torch.tensor(_ZEROS, dtype=dtype, device="cpu"), order)
-    return tuple(one.double() for one in found)
+    derivatives = batch.derivatives(torch.tensor(_ZEROS, dtype=dtype, device="cpu"), order)
+    return tuple(derivative.double() for derivative in derivatives)
 
 
 def _quotient_error(batch: Batch, value: Tensor, slope: Tensor, step: float) -> Tensor:
     """Return the larger deviation of the two difference quotients from the slope."""
     sides = torch.tensor([step, -step], dtype=torch.float64, device="cpu")
-    (there,) = batch.derivatives(sides, 0)
-    return (((there - value) / sides) - slope).abs().nan_to_num(torch.inf, torch.inf).amax(dim=1)
+    (values,) = batch.derivatives(sides, 0)
+    return (((values - value) / sides) - slope).abs().nan_to_num(torch.inf, torch.inf).amax(dim=1)
 
 
-def _near(some: Tensor, one: Tensor) -> NDArray[np.bool_]:
-    near: Tensor = ((some - one).abs() <= _AGREE * (one.abs() + 0.1)).all(dim=1)
+def _near(a: Tensor, b: Tensor) -> NDArray[np.bool_]:
+    near: Tensor = ((a - b).abs() <= _AGREE * (b.abs() + 0.1)).all(dim=1)
     return near.numpy()
 
 
-def _finite(some: Iterable[Tensor]) -> NDArray[np.bool_]:
+def _finite(tensors: Iterable[Tensor]) -> NDArray[np.bool_]:
     good: NDArray[np.bool_] = np.array(True)
-    for one in some:
-        good = good & torch.isfinite(one).all(dim=1).numpy()
+    for tensor in tensors:
+        good = good & torch.isfinite(tensor).all(dim=1).numpy()
     return good
 
 
@@ -204,7 +204,7 @@ def _twice_differentiable(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]
     starts = np.tile(lows, int(good.sum()))
     narrowest = _NARROWEST * (domain.high - domain.low)
     while len(rows):
-        smooth, finite = _looked_at(batch, rows, starts, width)
+        smooth, finite = _smooth_and_finite(batch, rows, starts, width)
         bad = ~finite | (~smooth & (width < narrowest))
         good[rows[bad]] = False
         again = ~smooth & good[rows]
@@ -214,7 +214,7 @@ def _twice_differentiable(batch: Batch, domain: DomainSpec) -> NDArray[np.bool_]
     return good
 
 
-def _looked_at(
+def _smooth_and_finite(
     batch: Batch, rows: NDArray[np.int64], starts: NDArray[np.float64], width: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return whether each interval is smooth, and whether it is finite."""
@@ -226,9 +226,11 @@ def _looked_at(
         places = starts[chunk][:, np.newaxis] + points
         places[np.abs(places) < 1e-6 * width] = 0.0  # kernels are noisy next to zero
         x = torch.from_numpy(places)
-        found = [one.numpy() for one in batch.rows(rows[chunk].tolist()).derivatives(x, 2)]
-        finite[chunk] = np.isfinite(found).all(axis=(0, 2))
-        smooth[chunk] = np.all([_meets(one) for one in found], axis=0)
+        derivatives = [
+            derivative.numpy() for derivative in batch.rows(rows[chunk].tolist()).derivatives(x, 2)
+        ]
+        finite[chunk] = np.isfinite(derivatives).all(axis=(0, 2))
+        smooth[chunk] = np.all([_meets(derivative) for derivative in derivatives], axis=0)
     return smooth, finite
 
 

@@ -55,9 +55,9 @@ class Space(Enumeration):
         if spec.require:
             about.append(("required", ", ".join(spec.require)))
         figures = "".join(
-            f'<figure style="margin:0;text-align:center">{graph(one, width=96, height=64)}'
-            f"<figcaption><code>{escape(str(one))}</code></figcaption></figure>"
-            for one in self.baselines[:_SHOWN]
+            f'<figure style="margin:0;text-align:center">{graph(baseline, width=96, height=64)}'
+            f"<figcaption><code>{escape(str(baseline))}</code></figcaption></figure>"
+            for baseline in self.baselines[:_SHOWN]
         )
         baselines = Markup(f'<div style="display:flex;flex-wrap:wrap;gap:1em">{figures}</div>')
         return box(
@@ -103,8 +103,8 @@ class Space(Enumeration):
         functions = function if isinstance(function, Mapping) else dict.fromkeys(names, function)
         fixed: dict[str, Any] = {}
         texts = {}
-        for name, one in functions.items():
-            number = self._number_of(one)
+        for name, chosen in functions.items():
+            number = self._number_of(chosen)
             fixed |= {slot_of(name, slot): value for slot, value in self.params(number).items()}
             texts[slot_of(name, "activation")] = str(canonical(self.expression(number)))
         others = {**(params or {}), **more}
@@ -191,15 +191,15 @@ class Space(Enumeration):
             TrialPruned: a sampler that knows no catalogue filled the slots with an expression that
                 does not satisfy what the space requires.
         """
-        found = self._suggested(trial, name)
+        expression = self._suggested(trial, name)
         if self.spec.require:
             from optuna.exceptions import TrialPruned
 
             from bo_act.spaces.smoothness import left_out, unsatisfied
 
-            if unsatisfied(found, self.spec.domain, self.spec.require):
-                raise TrialPruned(str(left_out(found, self.spec)))
-        return found
+            if unsatisfied(expression, self.spec.domain, self.spec.require):
+                raise TrialPruned(str(left_out(expression, self.spec)))
+        return expression
 
     def _suggested(self, trial: BaseTrial, name: str) -> Expression:
         def ask(slot: str) -> str:
@@ -207,14 +207,16 @@ class Space(Enumeration):
             return str(trial.suggest_categorical(slot_of(name, slot), choices))
 
         schema = ask(SCHEMA_SLOT) if SCHEMA_SLOT in self.distributions else self.schema_choices[0]
-        for shape in self.shapes:
-            if shape.text == schema:
-                found = canonical(shape.fill({slot.name: ask(slot.name) for slot in shape.slots}))
+        for candidate in self.schemas:
+            if candidate.text == schema:
+                expression = canonical(
+                    candidate.fill({slot.name: ask(slot.name) for slot in candidate.slots})
+                )
                 break
         else:
-            found = canonical(parse(ask(EXPRESSION_SLOT)))
-        _note(trial, slot_of(name, "activation"), str(found))
-        return found
+            expression = canonical(parse(ask(EXPRESSION_SLOT)))
+        _note(trial, slot_of(name, "activation"), str(expression))
+        return expression
 
 
 def load_space(name: str) -> Space:

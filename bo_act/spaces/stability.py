@@ -55,8 +55,8 @@ class Probes:
 
     def keep(self, where: slice, rows: Rows, new: Tensor) -> None:
         """Write the new rows of a result of ``evaluate``."""
-        for kept, part in zip(self.rows(where), rows, strict=True):
-            kept.copy_(part[new])
+        for stored, part in zip(self.rows(where), rows, strict=True):
+            stored.copy_(part[new])
 
     @plain_torch()
     def evaluate(self, name: str, tuples: np.ndarray) -> Rows:
@@ -92,21 +92,21 @@ def faults(name: str, tuples: np.ndarray, probes: tuple[Probes, ...]) -> np.ndar
     Returns:
         (M,) int64.
     """
-    found = np.empty(tuples.shape[1], dtype=np.int64)
+    counts = np.empty(tuples.shape[1], dtype=np.int64)
     for start in range(0, tuples.shape[1], _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        rows = [one.evaluate(name, tuples[:, chunk]) for one in probes]
-        found[chunk] = sum(_counts(value, slope) for value, slope, _ in rows)
-    return found
+        rows = [probe.evaluate(name, tuples[:, chunk]) for probe in probes]
+        counts[chunk] = sum(_counts(value, slope) for value, slope, _ in rows)
+    return counts
 
 
 def faults_of(expression: Expression) -> int:
     """Return how unstable an expression is by autograd; see ``faults``."""
-    found = (
+    probed = (
         value_and_slope(expression, torch.tensor(PROBES, dtype=dtype, device="cpu"))
         for dtype in DTYPES
     )
-    return sum(int(_counts(value[None], slope[None])[0]) for value, slope in found)
+    return sum(int(_counts(value[None], slope[None])[0]) for value, slope in probed)
 
 
 def _counts(value: Tensor, slope: Tensor) -> np.ndarray:

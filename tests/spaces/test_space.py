@@ -331,7 +331,7 @@ def test_a_number_outside_the_space(number):
 
 
 def test_slots_are_named_by_place_and_shared_by_schemas(mixed):
-    names = {shape.text: [slot.name for slot in shape.slots] for shape in mixed.shapes}
+    names = {shape.text: [slot.name for slot in shape.slots] for shape in mixed.schemas}
     assert names == {
         "unary(unary(x))": ["unary", "inner"],
         "binary(unary(x),unary(x))": ["binary", "left", "right"],

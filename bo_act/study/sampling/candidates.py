@@ -21,7 +21,7 @@ from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.embedding.embedding import Embedder, Embedding
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.embedding.own import OwnEmbedder, is_own
-from bo_act.search.searcher import Proposal
+from bo_act.search.proposal import Proposal
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source, make_warm_start
