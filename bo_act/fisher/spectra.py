@@ -155,10 +155,10 @@ def network_spectra(
         if not shared.checked:
             shared.checked, shared.solver = True, faster_device(list(factors.layers))
         device = shared.solver
-    found = spectra(factors.layers, shared=shared, device=device)
+    layer_spectra = spectra(factors.layers, shared=shared, device=device)
     return FimSpectra(
-        quantiles=np.stack([_quantiles(one.logs, int(options.quantiles)) for one in found]),
-        null_mass=np.array([one.null_mass for one in found]),
+        quantiles=np.stack([_quantiles(s.logs, int(options.quantiles)) for s in layer_spectra]),
+        null_mass=np.array([s.null_mass for s in layer_spectra]),
         weights=np.array([layer.weights for layer in factors.layers], dtype=np.int64),
         layers=tuple(layer.name for layer in factors.layers),
         uncovered=factors.uncovered,

@@ -199,20 +199,23 @@ class NetworkBuilder:
         of_images = "in_channels" in facts
         asked = {}
         parameters = list(inspect.signature(self.build).parameters.values())[1:]
-        for one in parameters:
-            if one.name in self.options or one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL):
+        for parameter in parameters:
+            if parameter.name in self.options or parameter.kind in (
+                parameter.VAR_KEYWORD,
+                parameter.VAR_POSITIONAL,
+            ):
                 continue
-            needed = one.default is one.empty
+            needed = parameter.default is parameter.empty
             # For images, options may have the names of other facts.
-            if one.name in facts and (needed or not of_images or one.name in CONTRACT):
-                asked[one.name] = facts[one.name]
+            if parameter.name in facts and (needed or not of_images or parameter.name in CONTRACT):
+                asked[parameter.name] = facts[parameter.name]
             elif needed:
-                there = ", ".join(f"{name} = {value}" for name, value in facts.items())
+                known = ", ".join(f"{name} = {value}" for name, value in facts.items())
                 raise NetworkError(
-                    f"{self.path}: build asks for {one.name!r}, which this data set does not "
-                    f"have; its facts are {there}{_of_images(one.name)}"
+                    f"{self.path}: build asks for {parameter.name!r}, which this data set does not "
+                    f"have; its facts are {known}{_of_images(parameter.name)}"
                 )
-        if not asked and any(one.kind is one.VAR_KEYWORD for one in parameters):
+        if not asked and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             asked = {k: v for k, v in facts.items() if not of_images or k in CONTRACT}
         return {name: value for name, value in asked.items() if name not in self.options}
 
@@ -278,7 +281,11 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         ) from error
     parameters = list(signature.parameters.values())
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    facts = [one.name for one in parameters[1:] if one.name in FACTS and one.kind in by_name]
+    facts = [
+        parameter.name
+        for parameter in parameters[1:]
+        if parameter.name in FACTS and parameter.kind in by_name
+    ]
     contract = dict.fromkeys(facts)
     try:
         signature.bind_partial(None, **contract)
@@ -288,8 +295,12 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
             f"change its arguments"
         ) from error
 
-    known = [one.name for one in parameters[1:] if one.kind in by_name and one.name not in CONTRACT]
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    known = [
+        parameter.name
+        for parameter in parameters[1:]
+        if parameter.kind in by_name and parameter.name not in CONTRACT
+    ]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     fixed = {parameters[0].name, *CONTRACT}
     for option in options:
         if option in fixed or (option not in known and not takes_any):
@@ -300,11 +311,11 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         signature.bind(None, **contract | dict(options))
     except TypeError as error:
         needed = [
-            one.name
-            for one in parameters[1:]
-            if one.default is one.empty
-            and one.kind in by_name
-            and one.name not in {*facts, *options}
+            parameter.name
+            for parameter in parameters[1:]
+            if parameter.default is parameter.empty
+            and parameter.kind in by_name
+            and parameter.name not in {*facts, *options}
         ]
         hint = "".join(nearest(name, FACTS) for name in needed[:1])
         raise NetworkError(

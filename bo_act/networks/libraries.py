@@ -180,7 +180,7 @@ def _torchvision(
 
 def _other_channels(network: nn.Module, name: str, in_channels: int) -> None:
     """Let the first convolution read other channels, with outputs of the same variance."""
-    layer = next((one for one in network.modules() if isinstance(one, nn.Conv2d)), None)
+    layer = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if layer is None:
         raise NetworkError(f"torchvision:{name}: no convolution reads the image's channels")
     if layer.in_channels != 3 or layer.groups != 1:

@@ -219,8 +219,8 @@ def _nothing(network: nn.Module, left: Mapping[Site, str], inputs: Any) -> str:
     text = f"nothing to replace in {type(network).__name__}: looked for {LOOKED_FOR}, in "
     text += f"{modules} {'modules' if modules > 1 else 'module'}"
     if left:
-        some = [f"{site.kind} at {site.name or '(root)'} ({why})" for site, why in left.items()]
-        text += f"; left {', '.join(some[:3])}{' and others' if len(some) > 3 else ''}"
+        examples = [f"{site.kind} at {site.name or '(root)'} ({why})" for site, why in left.items()]
+        text += f"; left {', '.join(examples[:3])}{' and others' if len(examples) > 3 else ''}"
     if inputs is None:
         text += "; with inputs=..., bo-act also finds calls that are chosen at run time"
     return text
@@ -314,7 +314,7 @@ def _tried(
         else:
             outputs = trial(*inputs) if isinstance(inputs, tuple) else trial(inputs)
     watch.reads.look(outputs)
-    calls = _by_kind(network, sorted(watch.found), layers, is_seen=True)
+    calls = _by_kind(network, sorted(watch.calls), layers, is_seen=True)
     return calls, watch.reads.again, outputs
 
 
@@ -333,13 +333,13 @@ def _put(
     """
     calls = {site: module for site, module in fresh.items() if site.layer is None}
     redirects = bool(calls) or any(map(is_redirecting, network.modules()))
-    some = next(network.parameters(), None)
+    weight = next(network.parameters(), None)
     training = network.training
     names = {}
     for site, module in fresh.items():
         module.train(training)
-        if some is not None:
-            module.to(some.device, some.dtype if some.is_floating_point() else None)
+        if weight is not None:
+            module.to(weight.device, weight.dtype if weight.is_floating_point() else None)
         stores = again is None or site.name in again
         if site.layer is None:
             kind = plain(site.kind)
