@@ -158,8 +158,8 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
         layout = Path(scratch, inside)
         layout.mkdir(parents=True)
         try:
-            for one in names:
-                _place(folder, one, layout, unpack=one.startswith("train") == train)
+            for file in names:
+                _place(folder, file, layout, unpack=file.startswith("train") == train)
             content: Any = getattr(datasets, kind)(scratch, train=train)
         except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
             raise DataError(
@@ -210,7 +210,7 @@ def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
         part = as_inputs(inputs), as_tensor(targets)
     except USERS as error:
         raise DataError(f"{which}: {one_line(error)}; expected {expected}") from error
-    counts = {len(one) if one.ndim and one.numel() else 0 for one in tensors(part[0])}
+    counts = {len(tensor) if tensor.ndim and tensor.numel() else 0 for tensor in tensors(part[0])}
     if len(counts) > 1 or counts == {0}:
         raise DataError(
             f"{which}: expected inputs with the same number of samples, at least one, got the "

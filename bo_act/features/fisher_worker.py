@@ -151,12 +151,12 @@ class Spectra:
         quantiles = np.full((rows, layers * self.job.spec.quantiles), np.nan, dtype=np.float32)
         null_mass = np.full((rows, layers), np.nan, dtype=np.float32)
         reasons = [""] * rows
-        for place, spectra in enumerate(self._each(piece.texts)):
+        for position, spectra in enumerate(self._each(piece.texts)):
             if isinstance(spectra, FeatureError):
-                reasons[place] = str(spectra)
+                reasons[position] = str(spectra)
             else:
-                quantiles[place] = spectra.quantiles.reshape(-1)
-                null_mass[place] = spectra.null_mass
+                quantiles[position] = spectra.quantiles.reshape(-1)
+                null_mass[position] = spectra.null_mass
         cuda = self.device.type == "cuda"
         return Shard(
             indices=piece.indices,
@@ -179,7 +179,7 @@ class Spectra:
     def _each(self, texts: Sequence[str]) -> Iterator[FimSpectra | FeatureError]:
         """Yield the spectra of each function in turn, or the reason why they are missing."""
 
-        def one(text: str) -> FimSpectra | FeatureError:
+        def spectra_of(text: str) -> FimSpectra | FeatureError:
             stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
             with torch.cuda.stream(stream):  # no effect without one
                 try:
@@ -188,10 +188,10 @@ class Spectra:
                     return error
 
         if self.in_flight == 1:
-            yield from map(one, texts)
+            yield from map(spectra_of, texts)
             return
         with ThreadPoolExecutor(self.in_flight) as pool:
-            yield from pool.map(one, texts)
+            yield from pool.map(spectra_of, texts)
 
     def _placed(self, values: Tensor | NDArray[Any]) -> Tensor:
         """Move inputs to the device; only floating-point numbers get the dtype."""

@@ -49,13 +49,13 @@ IGNORED = -100
 def mapped(inputs: Inputs, change: Callable[[Tensor | NDArray[Any]], Tensor]) -> Inputs:
     """Return inputs with changed tensors and arrays; other arguments stay."""
 
-    def one(value: Any) -> Any:
+    def changed(value: Any) -> Any:
         return change(value) if isinstance(value, Tensor | np.ndarray) else value
 
     if isinstance(inputs, Mapping):
-        return {name: one(value) for name, value in inputs.items()}
+        return {name: changed(value) for name, value in inputs.items()}
     if isinstance(inputs, tuple | list):
-        return tuple(one(value) for value in inputs)
+        return tuple(changed(value) for value in inputs)
     if not isinstance(inputs, Tensor | np.ndarray):
         raise FeatureError(
             "expected a tensor, an array, or a dict or tuple of them as inputs, got "

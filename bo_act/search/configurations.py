@@ -107,11 +107,11 @@ class Configurations:
         """Tell whose functions all have a place in an embedding, (n,)."""
         return np.asarray(embedding.valid[self.functions].all(axis=1))
 
-    def with_functions(self, place: int, functions: NDArray[np.int64]) -> Configurations:
+    def with_functions(self, k: int, functions: NDArray[np.int64]) -> Configurations:
         """Return the first configuration with other functions in one of its places, (m,)."""
-        many = self[np.zeros(len(functions), dtype=np.int64)]
-        many.functions[:, place] = functions
-        return many
+        changed = self[np.zeros(len(functions), dtype=np.int64)]
+        changed.functions[:, k] = functions
+        return changed
 
 
 class Taken:
@@ -137,19 +137,21 @@ class Taken:
         every = [*tried, *(self.closed - set(tried))]
         return sum(functions not in besides for functions in every)
 
-    def among(self, some: Configurations) -> NDArray[np.bool_]:
+    def among(self, configurations: Configurations) -> NDArray[np.bool_]:
         """Tell which of n configurations are taken, (n,)."""
-        taken = np.zeros(len(some), dtype=bool)
-        rows = np.flatnonzero(np.isin(some.functions, self._indices).all(axis=1))
-        taken[rows] = [key in self.tried or key[0] in self.closed for key in _keys(some[rows])]
+        taken = np.zeros(len(configurations), dtype=bool)
+        rows = np.flatnonzero(np.isin(configurations.functions, self._indices).all(axis=1))
+        taken[rows] = [
+            key in self.tried or key[0] in self.closed for key in _keys(configurations[rows])
+        ]
         return taken
 
 
-def _keys(some: Configurations) -> list[tuple[tuple[int, ...], bytes]]:
-    functions = map(tuple, some.functions.tolist())
+def _keys(configurations: Configurations) -> list[tuple[tuple[int, ...], bytes]]:
+    functions = map(tuple, configurations.functions.tolist())
     return [
         (function, row.tobytes())
-        for function, row in zip(functions, np.round(some.settings, 9), strict=True)
+        for function, row in zip(functions, np.round(configurations.settings, 9), strict=True)
     ]
 
 
@@ -209,8 +211,8 @@ class Parameters:
         """
         if not self.width:
             return np.empty(0)
-        place = self._transform.transform({name: values[name] for name in self.distributions})
-        return np.asarray(np.clip(place, 0, 1) * self._scale)
+        point = self._transform.transform({name: values[name] for name in self.distributions})
+        return np.asarray(np.clip(point, 0, 1) * self._scale)
 
     def decode(self, point: Settings) -> dict[str, Any]:
         """Return the values at a point (p,)."""
@@ -275,16 +277,16 @@ class ConfigurationSpace:
             for name, columns in parameters.blocks.items()
         }
 
-    def points(self, some: Configurations) -> Tensor:
+    def points(self, configurations: Configurations) -> Tensor:
         """Return the points of n configurations, (n, K d + p)."""
-        parts = [self.embedding.points[column] for column in some.functions.T]
+        parts = [self.embedding.points[column] for column in configurations.functions.T]
         if self.parameters.width:
-            parts.append(some.settings)
+            parts.append(configurations.settings)
         return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
-    def placed(self, some: Configurations) -> Tensor:
+    def placed(self, configurations: Configurations) -> Tensor:
         """Return the points of those that have a place."""
-        return self.points(some[some.placed(self.embedding)])
+        return self.points(configurations[configurations.placed(self.embedding)])
 
 
 def _choices(distribution: BaseDistribution) -> float:

@@ -68,7 +68,7 @@ def explain(
     searcher: Searcher,
     embedding: Embedding,
     observations: Observations,
-    one: Configurations | int,
+    configuration: Configurations | int,
     *,
     neighbours: int = 5,
 ) -> Explanation:
@@ -80,7 +80,7 @@ def explain(
         searcher: of the study.
         embedding: of the space.
         observations: of others; a value of this one is left out.
-        one: the configuration, or the function where functions alone are searched.
+        configuration: to explain; or the function, where functions alone are searched.
         neighbours: how many are named.
 
     Raises:
@@ -92,10 +92,12 @@ def explain(
             "only the surrogate 'gp', or your own, can explain a prediction; this one is "
             f"{searcher.surrogate.name!r}"
         )
-    one = Configurations.of([one] if isinstance(one, int) else one)
-    if not one.placed(embedding)[0]:
+    configuration = Configurations.of(
+        [configuration] if isinstance(configuration, int) else configuration
+    )
+    if not configuration.placed(embedding)[0]:
         raise SearchError("the function is not in the embedding: it lacks a feature")
-    others = ~Taken(one, ()).among(observations.measured)
+    others = ~Taken(configuration, ()).among(observations.measured)
     seen = observations.among(others)
     placed = seen.measured.placed(embedding)
     if count_different(seen.values[placed]) < 2:
@@ -104,7 +106,7 @@ def explain(
             f"{int(placed.sum())}; there was no prediction yet"
         )
     fit = searcher.fit(embedding, seen)
-    model, point = fit.model, fit.space.points(one)
+    model, point = fit.model, fit.space.points(configuration)
     mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
     away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(getattr(model, "noise", 0.0)))
     low, predicted, high = inverse_warp(

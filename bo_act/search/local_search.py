@@ -65,26 +65,26 @@ class Climb:
             self.space.points(Configurations.join(incumbents, drawn)),
             seed=int(self.generator.integers(2**31)),
         )
-        found = self._coarse(incumbents)
+        starts = self._coarse(incumbents)
         for _ in range(_SWEEPS):
-            before, found = found, self._sweep(found)
-            if np.array_equal(before.functions, found.functions) and np.array_equal(
-                before.settings, found.settings
+            before, starts = starts, self._sweep(starts)
+            if np.array_equal(before.functions, starts.functions) and np.array_equal(
+                before.settings, starts.settings
             ):
                 break
-        chosen = self._best_of(found)
+        chosen = self._best_of(starts)
         if self.taken.among(chosen)[0]:
             chosen = self._best_of(drawn)
         if self.taken.among(chosen)[0]:
             raise ExhaustedError("there is nothing left to propose: all configurations were tried")
         return chosen, float(self._score(chosen)[0])
 
-    def _score(self, some: Configurations) -> NDArray[np.float64]:
+    def _score(self, configurations: Configurations) -> NDArray[np.float64]:
         """Return scores, (n,), minus infinity of what is taken, and of nothing else."""
         with torch.no_grad():
-            scores = self.raw(self.space.points(some)).numpy()
+            scores = self.raw(self.space.points(configurations)).numpy()
         least = np.finfo(scores.dtype).min
-        return np.where(self.taken.among(some), -np.inf, np.maximum(scores, least))
+        return np.where(self.taken.among(configurations), -np.inf, np.maximum(scores, least))
 
     def _pool(self, incumbents: Configurations) -> NDArray[np.int64]:
         """Return the functions to look at: all, or those that may be good where the best are."""
@@ -112,39 +112,41 @@ class Climb:
             settings = np.unique(np.concatenate([settings, drawn]), axis=0)
         starts = [incumbents]
         self.short = []
-        for place in range(self.places):
+        for k in range(self.places):
             scores = np.full(len(self.pool), -np.inf)
             for row in settings:
                 base = Configurations(incumbents.functions[:1], row[None])
-                many = base.with_functions(place, self.pool)
-                here = self._score(many)
-                starts.append(many[[int(here.argmax())]])
+                variants = base.with_functions(k, self.pool)
+                here = self._score(variants)
+                starts.append(variants[[int(here.argmax())]])
                 scores = np.maximum(scores, here)
             self.short.append(self.pool[np.argsort(-scores, kind="stable")[:_SHORT]])
-        found = Configurations.join(*starts)
-        return found[np.argsort(-self._score(found), kind="stable")[:_STARTS]]
+        joined = Configurations.join(*starts)
+        return joined[np.argsort(-self._score(joined), kind="stable")[:_STARTS]]
 
-    def _sweep(self, found: Configurations) -> Configurations:
+    def _sweep(self, starts: Configurations) -> Configurations:
         improved = []
-        for row in range(len(found)):
-            one = found[[row]]
-            for place, short in enumerate(self.short):
-                one = self._best_of(Configurations.join(one, one.with_functions(place, short)))
-            improved.append(self._with_best_settings(one))
+        for row in range(len(starts)):
+            best = starts[[row]]
+            for k, short in enumerate(self.short):
+                best = self._best_of(Configurations.join(best, best.with_functions(k, short)))
+            improved.append(self._with_best_settings(best))
         return Configurations.join(*improved)
 
-    def _with_best_settings(self, one: Configurations) -> Configurations:
+    def _with_best_settings(self, configuration: Configurations) -> Configurations:
         parameters = self.space.parameters
         if not parameters.width:
-            return one
+            return configuration
         settings = np.concatenate(
             [
-                one.settings,
+                configuration.settings,
                 parameters.draw(_SETTINGS, self.generator),
-                parameters.near(one.settings[0], _SETTINGS, self.generator),
+                parameters.near(configuration.settings[0], _SETTINGS, self.generator),
             ]
         )
-        return self._best_of(Configurations(np.repeat(one.functions, len(settings), 0), settings))
+        return self._best_of(
+            Configurations(np.repeat(configuration.functions, len(settings), 0), settings)
+        )
 
-    def _best_of(self, many: Configurations) -> Configurations:
-        return many[[int(self._score(many).argmax())]]
+    def _best_of(self, configurations: Configurations) -> Configurations:
+        return configurations[[int(self._score(configurations).argmax())]]

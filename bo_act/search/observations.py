@@ -86,17 +86,19 @@ class Observations:
         nothing = np.empty((len(values), 0))
         others = nothing if others is None else np.asarray(others, dtype=np.float64)
         constraints = nothing if constraints is None else np.asarray(constraints, dtype=np.float64)
-        for what, some, wrong in (
+        for what, table, wrong in (
             ("further objectives", others, ~np.isfinite(others)),
             ("constraints", constraints, np.isinf(constraints)),
         ):
-            if some.ndim != 2 or len(some) != len(values) or wrong.any():
+            if table.ndim != 2 or len(table) != len(values) or wrong.any():
                 raise SearchError(
                     f"expected finite values of {what} for each of {len(values)} observations, "
-                    f"(n, number), got {shortened(repr(some))}"
+                    f"(n, number), got {shortened(repr(table))}"
                 )
         measured = Configurations.of(measured)
-        given_up = (one if isinstance(one, tuple) else (int(one),) for one in closed)
+        given_up = (
+            functions if isinstance(functions, tuple) else (int(functions),) for functions in closed
+        )
         object.__setattr__(self, "measured", measured)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "pruned", Configurations.of(pruned, like=measured))
@@ -149,9 +151,9 @@ class Observations:
         """Return the observations with those values alone that ``rows`` chooses."""
         seconds = None if self.seconds is None else self.seconds[rows]
         variances = None if self.variances is None else self.variances[rows]
-        some, values = self.measured[rows], self.values[rows]
+        measured, values = self.measured[rows], self.values[rows]
         return Observations(
-            some,
+            measured,
             values,
             self.pruned,
             self.closed,

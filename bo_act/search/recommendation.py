@@ -94,8 +94,10 @@ def winsorized(gains: Sequence[Floats]) -> list[Floats]:
     Args:
         gains: of each source, (M,) of its functions, all in one unit; NaN if unknown.
     """
-    reach = max(np.nanmax(one) - np.nanquantile(one, _GOOD, method="lower") for one in gains)
-    return [np.asarray(np.maximum(one, np.nanmax(one) - reach)) for one in gains]
+    reach = max(
+        np.nanmax(source) - np.nanquantile(source, _GOOD, method="lower") for source in gains
+    )
+    return [np.asarray(np.maximum(source, np.nanmax(source) - reach)) for source in gains]
 
 
 def predicted(
@@ -120,8 +122,8 @@ def predicted(
     if len(known) > _MOST:  # half of them the best, which a forecast is about
         order = known[np.argsort(-values[known], kind="stable")]
         best, rest = np.split(order, [_MOST // 2])
-        some = np.random.default_rng(0).choice(rest, _MOST - len(best), replace=False)
-        known = np.concatenate([best, some])
+        drawn = np.random.default_rng(0).choice(rest, _MOST - len(best), replace=False)
+        known = np.concatenate([best, drawn])
     x, y = place_outputs(frame, blocks, known), values[known]
     centre, unit = y.mean(), y.std() or 1.0
     model, _ = fit_gaussian_process(

@@ -181,25 +181,25 @@ class Searcher:
             free[[index for (index,) in waiting]] = False
             candidates = np.flatnonzero(free)
         fit = self.fit(embedding, observations, pending=pending, number=number, outcomes=True)
-        one, score = self._best(
+        best, score = self._best(
             fit, observations, pending, candidates, taken=taken, number=number, generator=generator
         )
         if self.pool is not None:  # which has met it now
             fit = replace(fit, space=self._space(self.pool.embedding))
         if fit.outcomes is not None:
-            return _of_outcomes(one, score, fit, fit.outcomes, observations)
-        mean, variance = fit.model.mean_and_variance(fit.space.points(one))
+            return _of_outcomes(best, score, fit, fit.outcomes, observations)
+        mean, variance = fit.model.mean_and_variance(fit.space.points(best))
         (expected,) = inverse_warp(mean.tolist(), fit.y.numpy(), fit.values)
         return Proposal(
-            tuple(one.functions[0].tolist()),
+            tuple(best.functions[0].tolist()),
             "acquisition",
-            tuple(one.settings[0].tolist()),
+            tuple(best.settings[0].tolist()),
             float(mean),
             math.sqrt(float(variance)),
             float(expected),
             score,
             fit.note,
-            repetition=self._count(observations, one) if self.repeats else 0,
+            repetition=self._count(observations, best) if self.repeats else 0,
         )
 
     def propose_batch(
@@ -230,10 +230,10 @@ class Searcher:
             raise SearchError(f"expected a batch size of at least one, got {q}")
         batch: list[Proposal] = []
         waiting = Configurations.of(pending, like=observations.measured)
-        for place in range(q):
+        for offset in range(q):
             try:
                 proposal = self.propose(
-                    embedding, observations, pending=waiting, number=number + place
+                    embedding, observations, pending=waiting, number=number + offset
                 )
             except SearchError:
                 if not batch:
@@ -322,9 +322,9 @@ class Searcher:
         model, y, note = fit_points(
             self.surrogate, x, values, space.blocks, variances=more.variances, **options
         )
-        found = Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+        fitted = Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
         if not outcomes or observations.is_plain:
-            return found
+            return fitted
         every = fit_outcomes(
             self.surrogate,
             x,
@@ -335,13 +335,13 @@ class Searcher:
             **options,
         )
         if every.constraints or len(every.objectives) > 1:
-            return replace(found, outcomes=every)
-        return found  # too little is known of the constraints
+            return replace(fitted, outcomes=every)
+        return fitted  # too little is known of the constraints
 
     @staticmethod
-    def _count(observations: Observations, one: Configurations) -> int:
+    def _count(observations: Observations, configuration: Configurations) -> int:
         """Count the evaluations of a function."""
-        return int((observations.indices == one.functions[0, 0]).sum())
+        return int((observations.indices == configuration.functions[0, 0]).sum())
 
     def _space(self, embedding: Embedding) -> ConfigurationSpace:
         return ConfigurationSpace(embedding, self.activations, self.parameters)
@@ -427,34 +427,36 @@ def _in_units(surrogate: AnySurrogate) -> SurrogateSpec:
 
 
 def _of_outcomes(
-    one: Configurations,
+    configuration: Configurations,
     score: float,
     fit: Fit,
     outcomes: Outcomes,
     observations: Observations,
 ) -> Proposal:
     """Return what the acquisition function chose by several outcomes."""
-    point = fit.space.points(one)
+    point = fit.space.points(configuration)
     feasible = None
     if outcomes.constraints:
         feasible = math.exp(float(outcomes.log_feasibility(point)))
     measured = observations.objectives[fit.places]
-    found = [model.mean_and_variance(point) for model in outcomes.objectives]
+    predicted = [model.mean_and_variance(point) for model in outcomes.objectives]
     expected = [
         float(inverse_warp(mean.tolist(), targets.numpy(), values)[0])
-        for (mean, _), targets, values in zip(found, outcomes.targets.T, measured.T, strict=True)
+        for (mean, _), targets, values in zip(
+            predicted, outcomes.targets.T, measured.T, strict=True
+        )
     ]
     proposal = Proposal(
-        tuple(one.functions[0].tolist()),
+        tuple(configuration.functions[0].tolist()),
         "acquisition",
-        tuple(one.settings[0].tolist()),
+        tuple(configuration.settings[0].tolist()),
         score=score,
         note=fit.note,
         feasible=feasible,
     )
-    if len(found) > 1:
+    if len(predicted) > 1:
         return replace(proposal, outcomes=tuple(expected))
-    ((mean, variance),) = found
+    ((mean, variance),) = predicted
     return replace(
         proposal,
         mean=float(mean),

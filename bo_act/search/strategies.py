@@ -147,5 +147,5 @@ class Evolution:
         """Return a random expression of a shape, each as likely."""
         names = self.space.slots_of_schema(schema)
         choices = [self.space.distributions[name].choices for name in names]
-        drawn = [str(some[generator.integers(len(some))]) for some in choices]
+        drawn = [str(slot[generator.integers(len(slot))]) for slot in choices]
         return {SCHEMA_SLOT: schema} | dict(zip(names, drawn, strict=True))

@@ -74,8 +74,8 @@ class ExpressionPool:
         expressions = [space.expression(number) for number in sample]
         # Of equal functions one, as in a catalogue: the ranks are among functions.
         once = dict(zip(self.keys(expressions)[::-1], expressions[::-1], strict=True))
-        met = _Met(list(once.values()))
-        blocks = output_blocks(met)
+        functions = _Listed(list(once.values()))
+        blocks = output_blocks(functions)
         present = np.flatnonzero(blocks["outputs"].present)
         if not len(present):
             raise SearchError(
@@ -154,16 +154,16 @@ class ExpressionPool:
         """Meet functions; return their indices."""
         keys = self.keys(expressions)
         fresh = [
-            place
-            for place, key in enumerate(keys)
-            if key not in self._of_key and key not in keys[:place]
+            position
+            for position, key in enumerate(keys)
+            if key not in self._of_key and key not in keys[:position]
         ]
-        points = self.place([expressions[place] for place in fresh])
-        for place, point in zip(fresh, points, strict=True):
-            self._of_key[keys[place]] = len(self._expressions)
-            self._expressions.append(expressions[place])
-            self._numbers.append(numbers[place])
-            self._keys.append(keys[place])
+        points = self.place([expressions[position] for position in fresh])
+        for position, point in zip(fresh, points, strict=True):
+            self._of_key[keys[position]] = len(self._expressions)
+            self._expressions.append(expressions[position])
+            self._numbers.append(numbers[position])
+            self._keys.append(keys[position])
             self._points.append(point)
         for key, number in zip(keys, numbers, strict=True):
             index = self._of_key[key]
@@ -194,23 +194,23 @@ class ExpressionPool:
         """
         if not expressions:
             return []
-        blocks = output_blocks(_Met(expressions))
+        blocks = output_blocks(_Listed(expressions))
         present = np.flatnonzero(blocks["outputs"].present)
-        found: list[NDArray[np.float64] | None] = [None] * len(expressions)
+        placed: list[NDArray[np.float64] | None] = [None] * len(expressions)
         fit = self._fit([expressions[row] for row in present.tolist()])
         present = present[fit]
         if len(present):
             points = place_outputs(self._learnt(), blocks, present)
             for row, point in zip(present, points, strict=True):
-                found[row] = point
-        return found
+                placed[row] = point
+        return placed
 
     def _fit(self, expressions: Sequence[Expression]) -> NDArray[np.bool_]:
         """Tell which functions satisfy what the space requires."""
         spec = self.space.spec
-        found = satisfied(_Met(expressions), spec.domain, spec.require)
+        masks = satisfied(_Listed(expressions), spec.domain, spec.require)
         everything = np.ones(len(expressions), dtype=bool)
-        fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *found.values()])
+        fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *masks.values()])
         return fit
 
     def _learnt(self) -> RankPca:
@@ -270,9 +270,9 @@ class TreeClimb:
         order = np.argsort(-scores, kind="stable")[:_BEAM]
         # number → score; observed trees have children, but are none to propose.
         beam: dict[int, float] = {}
-        for place in order:
-            if (number := pool.number(int(candidates[place]))) is not None:
-                beam[number] = float(scores[place])
+        for position in order:
+            if (number := pool.number(int(candidates[position]))) is not None:
+                beam[number] = float(scores[position])
         observed = np.argsort(-observations.merits, kind="stable")[: _BEAM // 2]
         parents = [
             number
@@ -287,15 +287,15 @@ class TreeClimb:
         for _ in range(_ROUNDS):
             children = self._children([*beam, *parents], seen)
             parents = []
-            found = self._scored(children, keys)
-            if found and max(found.values()) > best_score:
-                best_number = max(found, key=lambda number: (found[number], -number))
-                best_score, idle = found[best_number], 0
+            scored = self._scored(children, keys)
+            if scored and max(scored.values()) > best_score:
+                best_number = max(scored, key=lambda number: (scored[number], -number))
+                best_score, idle = scored[best_number], 0
             else:
                 idle += 1
             if idle == _PATIENCE:
                 break
-            ranked = sorted((beam | found).items(), key=lambda item: (-item[1], item[0]))
+            ranked = sorted((beam | scored).items(), key=lambda item: (-item[1], item[0]))
             beam = dict(ranked[:_BEAM])
         if best_number is not None:
             best = pool.add([pool.space.expression(best_number)], [best_number])[0]
@@ -308,7 +308,7 @@ class TreeClimb:
                       if n not in seen]  # fmt: skip
             if len(around) > _CHILDREN:
                 chosen = self.generator.choice(len(around), size=_CHILDREN, replace=False)
-                around = [around[place] for place in sorted(chosen)]
+                around = [around[position] for position in sorted(chosen)]
             seen.update(around)
             children += around
         return children
@@ -327,10 +327,10 @@ class TreeClimb:
         if not placed:
             return {}
         fresh = []
-        for one, key in zip(placed, pool.keys(e for _, e, _ in placed), strict=True):
+        for child, key in zip(placed, pool.keys(e for _, e, _ in placed), strict=True):
             if key not in keys:
                 keys.add(key)
-                fresh.append(one)
+                fresh.append(child)
         if not fresh:
             return {}
         points = torch.from_numpy(np.stack([point for _, _, point in fresh]))
@@ -338,7 +338,7 @@ class TreeClimb:
         return {number: score for (number, _, _), score in zip(fresh, scores, strict=True)}
 
 
-class _Met:
+class _Listed:
     """Expressions by place, as ``output_blocks`` takes them."""
 
     def __init__(self, expressions: Sequence[Expression]) -> None:
@@ -363,20 +363,20 @@ def neighbours(space: Space, number: int, generator: np.random.Generator) -> lis
         generator: of what is drawn.
     """
     params = space.params(number)
-    found = []
+    numbers = []
     for slot, chosen in params.items():
         if slot == SCHEMA_SLOT:
             continue
         for other in space.distributions[slot].choices:
             if other != chosen:
-                found.append(space.number({**params, slot: other}))
+                numbers.append(space.number({**params, slot: other}))
     for schema in space.schema_choices:
         if len(space.schema_choices) > 1 and schema != params[SCHEMA_SLOT]:
-            found.append(space.number(_in_shape(space, schema, params, generator)))
-    return found
+            numbers.append(space.number(_in_schema(space, schema, params, generator)))
+    return numbers
 
 
-def _in_shape(
+def _in_schema(
     space: Space, schema: str, params: Mapping[str, str], generator: np.random.Generator
 ) -> dict[str, str]:
     filled = {SCHEMA_SLOT: schema}
@@ -389,13 +389,13 @@ def _in_shape(
 def _sample(space: Space) -> list[int]:
     """Return numbers of trees, each shape as often, and all named functions."""
     generator = np.random.default_rng(0)
-    numbers = [len(space) - 1 - place for place in range(len(space.named_expressions))][::-1]
+    numbers = [len(space) - 1 - position for position in range(len(space.named_expressions))][::-1]
     start = 0
-    each = -(-_SAMPLE // max(len(space.schemas), 1))
-    for shape in space.schemas:
-        if len(shape) <= each:
-            numbers += range(start, start + len(shape))
+    per_schema = -(-_SAMPLE // max(len(space.schemas), 1))
+    for schema in space.schemas:
+        if len(schema) <= per_schema:
+            numbers += range(start, start + len(schema))
         else:
-            numbers += (start + generator.integers(len(shape), size=each)).tolist()
-        start += len(shape)
+            numbers += (start + generator.integers(len(schema), size=per_schema)).tolist()
+        start += len(schema)
     return list(dict.fromkeys(int(number) for number in numbers))

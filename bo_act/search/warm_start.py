@@ -81,18 +81,18 @@ class WarmStart:
 
 def distinct(sources: Sequence[Source]) -> list[Source]:
     """Leave out sources all of whose values another one has as well: a copy counts once."""
-    kept: list[Source] = []
+    chosen: list[Source] = []
     for source in sources:
-        if not any(_has_all_of(other, source) for other in kept):
-            kept = [other for other in kept if not _has_all_of(source, other)] + [source]
-    return kept
+        if not any(_has_all_of(other, source) for other in chosen):
+            chosen = [other for other in chosen if not _has_all_of(source, other)] + [source]
+    return chosen
 
 
-def _has_all_of(one: Source, other: Source) -> bool:
+def _has_all_of(source: Source, other: Source) -> bool:
     known = np.isfinite(other.values)
-    if one.values.shape != other.values.shape:
+    if source.values.shape != other.values.shape:
         return False
-    return np.allclose(one.values[known], other.values[known], rtol=_ROUNDING, atol=0.0)
+    return np.allclose(source.values[known], other.values[known], rtol=_ROUNDING, atol=0.0)
 
 
 def make_warm_start(
@@ -136,7 +136,7 @@ def _scores(values: NDArray[np.float64], embedding: Embedding) -> NDArray[np.flo
         placed = np.random.default_rng(0).choice(placed, _MOST, replace=False)
     x, y = embedding.points[placed], scores[placed]
     model, _ = fit_gaussian_process(torch.from_numpy(x), torch.from_numpy(y), embedding.blocks)
-    for some in np.array_split(unknown, 1 + len(unknown) // _CHUNK):
-        mean, _ = model.mean_and_variance(torch.from_numpy(embedding.points[some]))
-        scores[some] = mean.numpy()
+    for chunk in np.array_split(unknown, 1 + len(unknown) // _CHUNK):
+        mean, _ = model.mean_and_variance(torch.from_numpy(embedding.points[chunk]))
+        scores[chunk] = mean.numpy()
     return scores

@@ -70,7 +70,8 @@ def check_outcomes(spec: AnyAcquisition, *, objectives: int, constrained: bool) 
     if isinstance(spec, OwnAcquisition):
         asked = inspect.signature(spec.make).parameters.values() if constrained else ()
         if constrained and not any(
-            one.name == "constraints" or one.kind is one.VAR_KEYWORD for one in asked
+            parameter.name == "constraints" or parameter.kind is parameter.VAR_KEYWORD
+            for parameter in asked
         ):
             raise SearchError(
                 f"the acquisition {spec.name!r} asks for no 'constraints', which the trials of "
@@ -115,7 +116,7 @@ class ScoringOutcomes:
     def __post_init__(self) -> None:
         constrained = bool(self.outcomes.constraints)
         check_outcomes(self.spec, objectives=self._objectives, constrained=constrained)
-        joint = all(isinstance(one, GaussianProcess | BoTorchSurrogate) for one in self._models)
+        joint = all(isinstance(model, GaussianProcess | BoTorchSurrogate) for model in self._models)
         if not joint and (self._objectives > 1 or isinstance(self.spec, OwnAcquisition)):
             raise SearchError(
                 "several objectives need to know how values vary together, which the surrogate "
@@ -179,15 +180,15 @@ class ScoringOutcomes:
         of = bounds if len(points) >= SCREENED else _exact
         gain = self._noiseless if self.is_any_feasible else None
         scores = []
-        for some in points.split(_CHUNK):
-            pools = [PoolMarginals(*of(model, some)) for model in self._models]
+        for chunk in points.split(_CHUNK):
+            pools = [PoolMarginals(*of(model, chunk)) for model in self._models]
             numbers = pools[0].numbers.unsqueeze(1)
-            found = some.new_zeros(len(some))
+            score = chunk.new_zeros(len(chunk))
             if self.outcomes.constraints:
-                found = self._feasible(ModelList(*pools))(numbers)
+                score = self._feasible(ModelList(*pools))(numbers)
             if gain is not None:
-                found = found + gain(pools[: self._objectives])(numbers)
-            scores.append(found)
+                score = score + gain(pools[: self._objectives])(numbers)
+            scores.append(score)
         chosen: Tensor = torch.cat(scores).topk(count).indices
         return chosen
 
@@ -211,7 +212,7 @@ class ScoringOutcomes:
     def _screened(
         self, score: Callable[[Tensor], Tensor], count: int, above: int
     ) -> Callable[[Tensor], Tensor]:
-        def some(points: Tensor) -> Tensor:
+        def screened(points: Tensor) -> Tensor:
             if len(points) <= above:
                 return score(points)
             chosen = self.promising(points, count)
@@ -219,7 +220,7 @@ class ScoringOutcomes:
             scores[chosen] = score(points[chosen])
             return scores
 
-        return some
+        return screened
 
     # --- BoTorch's functions ------------------------------------------------------------------
 
@@ -252,14 +253,14 @@ class ScoringOutcomes:
         count = self._objectives
         if not self.outcomes.constraints:
             return {"objective": None, "constraints": None}
-        some: Any
+        objective: Any
         if count == 1:
-            some = GenericMCObjective(_first)
+            objective = GenericMCObjective(_first)
         else:
-            some = IdentityMCMultiOutputObjective(outcomes=list(range(count)))
+            objective = IdentityMCMultiOutputObjective(outcomes=list(range(count)))
         return {
-            "objective": some,
-            "constraints": [_violated(place, low) for place, (low, _) in self._limits.items()],
+            "objective": objective,
+            "constraints": [_violated(index, low) for index, (low, _) in self._limits.items()],
         }
 
     def _hypervolume(self, seed: int) -> Callable[[Tensor], Tensor]:
@@ -267,7 +268,9 @@ class ScoringOutcomes:
 
         def score(points: Tensor) -> Tensor:
             with _quiet():
-                return torch.cat([acquisition(some.unsqueeze(1)) for some in points.split(_CHUNK)])
+                return torch.cat(
+                    [acquisition(chunk.unsqueeze(1)) for chunk in points.split(_CHUNK)]
+                )
 
         return score
 
@@ -280,9 +283,9 @@ def _first(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
     return samples[..., 0]
 
 
-def _violated(place: int, limit: float | None) -> Callable[[Tensor], Tensor]:
+def _violated(index: int, limit: float | None) -> Callable[[Tensor], Tensor]:
     """Return a constraint of samples as BoTorch takes it: negative where it is satisfied."""
-    return lambda samples: (limit or 0.0) - samples[..., place]
+    return lambda samples: (limit or 0.0) - samples[..., index]
 
 
 def _exact(model: Surrogate, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,9 @@ def own_scorer(
         )
 
     def score(points: Tensor) -> Tensor:
-        return torch.cat([_scored(acquisition, some, what, seed) for some in points.split(_CHUNK)])
+        return torch.cat(
+            [_scored(acquisition, chunk, what, seed) for chunk in points.split(_CHUNK)]
+        )
 
     return score
 

@@ -263,8 +263,8 @@ def make_scorer(
     acquisition = make_acquisition(spec, marginals(model, pool), best, seed=seed)
 
     def score(points: Tensor) -> Tensor:
-        acquisition.model = some = marginals(model, points)
-        scores: Tensor = acquisition(some.numbers.unsqueeze(1))
+        acquisition.model = candidates = marginals(model, points)
+        scores: Tensor = acquisition(candidates.numbers.unsqueeze(1))
         return scores
 
     return by_chunks(score)
@@ -346,8 +346,8 @@ def _filled(of: Callable[[Tensor], tuple[Tensor, Tensor]], points: Tensor) -> tu
     """
     first, second = points.new_empty(2, len(points))
     for start in range(0, len(points), _CHUNK):
-        some = slice(start, start + _CHUNK)
-        first[some], second[some] = of(points[some])
+        chunk = slice(start, start + _CHUNK)
+        first[chunk], second[chunk] = of(points[chunk])
     return first, second
 
 
@@ -361,12 +361,12 @@ def _score_screened(
     """
     upper = score(*_upper_bounds(model, points))
     scores = torch.full_like(upper, -math.inf)
-    found = -math.inf
-    for some in upper.argsort(descending=True).split(_CHUNK):
-        if upper[some[0]] < found:
+    best = -math.inf
+    for chunk in upper.argsort(descending=True).split(_CHUNK):
+        if upper[chunk[0]] < best:
             break
-        scores[some] = score(*model.mean_and_variance(points[some]))
-        found = max(found, float(scores[some].max()))
+        scores[chunk] = score(*model.mean_and_variance(points[chunk]))
+        best = max(best, float(scores[chunk].max()))
     return scores
 
 
@@ -414,12 +414,12 @@ def _noisy_improvement(
 
     def score(points: Tensor) -> Tensor:
         means, variance = model.given_values(points, draws)
-        each = [
+        improvements = [
             LogExpectedImprovement(pool := PoolMarginals(mean, variance), best_f=best)(
                 pool.numbers.unsqueeze(1)
             )
             for mean, best in zip(means, incumbents, strict=True)
         ]
-        return torch.stack(each).logsumexp(dim=0) - math.log(len(draws))
+        return torch.stack(improvements).logsumexp(dim=0) - math.log(len(draws))
 
     return score

@@ -205,15 +205,15 @@ def _numbers(given: object) -> np.ndarray:
     try:
         if isinstance(given, torch.Tensor):
             given = given.detach().cpu().to(torch.float64).numpy()
-        found = np.asarray(given)
+        numbers = np.asarray(given)
     except (TypeError, ValueError, RuntimeError):  # a ragged list, a sparse tensor
-        found = np.empty(0, dtype=object)
-    if found.dtype.kind not in "buif":
+        numbers = np.empty(0, dtype=object)
+    if numbers.dtype.kind not in "buif":
         raise SearchError(
             "expected an embedding: an EmbeddingSpec, an object with fit(table), an Embedding, or "
             f"an (N, d) array of numbers, got {_described(given)}"
         )
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(numbers, dtype=np.float64)
 
 
 def _described(given: object) -> str:
@@ -266,11 +266,11 @@ def _impute(outputs: np.ndarray, known: np.ndarray, spectra: np.ndarray) -> np.n
     tree = cKDTree(outputs[known])
     ranks = range(1, min(_NEIGHBOURS, len(spectra)) + 1)
     missing = np.flatnonzero(~known)
-    for some in np.array_split(missing, 1 + len(missing) // _CHUNK):
-        distance, nearest = tree.query(outputs[some], k=ranks)
+    for chunk in np.array_split(missing, 1 + len(missing) // _CHUNK):
+        distance, nearest = tree.query(outputs[chunk], k=ranks)
         distance = np.maximum(distance, 1e-9)  # one with the very same outputs decides alone
         # A millionth more: at least one weight has to remain where all are equally far.
         weights = (1 / distance - 1 / (distance[:, -1:] * (1 + 1e-6))) ** 2
         weights /= weights.sum(axis=1, keepdims=True)
-        places[some] = np.einsum("nk,nke->ne", weights, spectra[nearest])
+        places[chunk] = np.einsum("nk,nke->ne", weights, spectra[nearest])
     return places

@@ -63,7 +63,7 @@ class OwnEmbedder:
         if not isinstance(self.make, nn.Module) and not hasattr(self.make, "fit_transform"):
             return self.make(table)
         blocks = {name: block for name, block in table.blocks.items() if name != _BESIDE}
-        rows = np.flatnonzero(np.logical_and.reduce([one.present for one in blocks.values()]))
+        rows = np.flatnonzero(np.logical_and.reduce([block.present for block in blocks.values()]))
         parts = {name: block.values[rows] for name, block in blocks.items()}
         if isinstance(self.make, nn.Module):
             with torch.no_grad():
@@ -82,21 +82,21 @@ class OwnEmbedder:
         return points
 
     def _embedding(self, points: Any, count: int) -> Embedding:
-        numbers = points.detach().cpu() if isinstance(points, torch.Tensor) else points
+        plain = points.detach().cpu() if isinstance(points, torch.Tensor) else points
         try:
-            found = np.asarray(numbers, dtype=np.float64)
+            numbers = np.asarray(plain, dtype=np.float64)
         except (TypeError, ValueError):
-            found = np.empty(0)
-        if found.ndim != 2 or len(found) != count or not found.shape[1]:
-            shape = f" of shape {found.shape}" if found.size else ""
+            numbers = np.empty(0)
+        if numbers.ndim != 2 or len(numbers) != count or not numbers.shape[1]:
+            shape = f" of shape {numbers.shape}" if numbers.size else ""
             raise SearchError(
                 f"the embedding {self.name!r}: expected an Embedding or an array ({count}, d), a "
                 f"row for each function of the catalogue, got {type(points).__name__}{shape}"
             )
-        valid = np.asarray(np.isfinite(found).all(axis=1))
-        found = np.where(valid[:, None], found, np.nan)
-        blocks = {GIVEN: slice(0, found.shape[1])}
-        return Embedding(found, blocks, valid, {"embedder": self.name})
+        valid = np.asarray(np.isfinite(numbers).all(axis=1))
+        numbers = np.where(valid[:, None], numbers, np.nan)
+        blocks = {GIVEN: slice(0, numbers.shape[1])}
+        return Embedding(numbers, blocks, valid, {"embedder": self.name})
 
 
 def is_own(given: object) -> bool:

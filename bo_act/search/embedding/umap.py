@@ -97,7 +97,7 @@ class UmapEmbedder:
                 metric="manhattan", n_neighbors=_SPECTRUM_NEIGHBOURS, **given
             ).fit(weighted_spectra(table)[rows])
             union = umap.umap_.general_simplicial_set_union(
-                *(_without_weakest(one.graph_) for one in (of_outputs, of_spectra))
+                *(_without_weakest(model.graph_) for model in (of_outputs, of_spectra))
             )
             union = umap.umap_.reset_local_connectivity(union, True)
             # As the sum of two models is laid out, but for its random state, which is 42 there.

@@ -46,7 +46,7 @@ def fit_points(
         The model, the warped targets, and what went other than planned.
     """
     y = torch.from_numpy(warp_targets(values, spec.targets))
-    pending, pruned = (x[:0] if some is None else some for some in (pending, pruned))
+    pending, pruned = (x[:0] if points is None else points for points in (pending, pruned))
     waiting, pending = (pending[:0], pending) if believe else (pending, pending[:0])
     # Pruned functions did worse than most: believed to be no better than the median.
     ceiling = torch.full(

@@ -70,7 +70,7 @@ def fit(model: SingleTaskGP) -> str:
             vector = _numbers(_raw(model))
             for every in _steps(len(model.train_targets)):
                 loss = Loss(model, every=every)
-                found = minimize(
+                minimum = minimize(
                     loss.at,
                     vector,
                     jac=True,
@@ -78,10 +78,10 @@ def fit(model: SingleTaskGP) -> str:
                     bounds=loss.bounds,
                     options={"ftol": _FTOL, "maxiter": 200},
                 )
-                if not np.isfinite(found.fun):
+                if not np.isfinite(minimum.fun):
                     failure = "the likelihood is not finite"
                     break
-                vector = found.x
+                vector = minimum.x
     except NotPSDError as error:
         failure = str(error)
     if not failure:
@@ -168,12 +168,12 @@ def loss_closure(model: SingleTaskGP) -> Callable[[], tuple[Tensor, list[Tensor]
         differentiation, as for ``fit_gpytorch_mll(mll, closure=loss_closure(model))``.
     """
     loss, raw = Loss(model), _raw(model)
-    place = {id(parameter): number for number, parameter in enumerate(raw)}
+    position = {id(parameter): number for number, parameter in enumerate(raw)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def closure() -> tuple[Tensor, list[Tensor]]:
         value, gradient = loss.at(_numbers(raw))
-        return exact(value), [p.new_full(p.shape, gradient[place[id(p)]]) for p in parameters]
+        return exact(value), [p.new_full(p.shape, gradient[position[id(p)]]) for p in parameters]
 
     return closure
 

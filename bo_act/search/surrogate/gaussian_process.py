@@ -141,8 +141,8 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
     @property
     def exact(self) -> ExactPosterior:
         """The posterior by one Cholesky factor."""
-        found: ExactPosterior = self._once("exact", lambda: ExactPosterior(self))
-        return found
+        posterior: ExactPosterior = self._once("exact", lambda: ExactPosterior(self))
+        return posterior
 
     @torch.no_grad()
     def covariance(self, a: Tensor, b: Tensor) -> Tensor:
@@ -193,11 +193,11 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 
     def _narrowed(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
         few = self._spread(min(_FEW, len(self.x)))
-        some = self.covariance(self.x[few], self.x[few])
+        covariance = self.covariance(self.x[few], self.x[few])
         # More noise than there is bounds the variance from above, too, and steadies float32.
         most = self.prior_variance
-        some.diagonal().add_(max(float(self.likelihood.noise.detach().max()), 1e-3 * most))
-        factor = torch.linalg.cholesky(some)
+        covariance.diagonal().add_(max(float(self.likelihood.noise.detach().max()), 1e-3 * most))
+        factor = torch.linalg.cholesky(covariance)
         weights = self.exact.weights
         # A sum of n rounded products is off by at most n units in the last place of their sizes,
         # and each product by what rounding the points does to it.

@@ -102,10 +102,10 @@ class BlockKernel(AdditiveKernel):
         for number, (term, factors) in enumerate(zip(self.kernels, self.factors, strict=True)):
             places = range(len(pairs)) if len(factors) > 1 else [number]
             apart = [
-                _scaled_distance(*pairs[place], factor.lengthscale, diag)
+                _scaled_distance(*pairs[points], factor.lengthscale, diag)
                 if self.ard
-                else (s := distances[place]) / _like(factor.lengthscale, s, diag)
-                for place, factor in zip(places, factors, strict=True)
+                else (s := distances[points]) / _like(factor.lengthscale, s, diag)
+                for points, factor in zip(places, factors, strict=True)
             ]
             parts = [self.correlation.at(scaled) for scaled in apart]
             scale = term.outputscale[..., None, None]
@@ -201,11 +201,13 @@ def _like(value: Tensor, other: Tensor, diag: bool) -> Tensor:
 
 def _factor(correlation: Correlation, columns: slice, ard: bool) -> Kernel:
     width = columns.stop - columns.start
-    place = math.sqrt(2.0) + 0.5 * math.log(width)
+    location = math.sqrt(2.0) + 0.5 * math.log(width)
     return correlation.make(
         ard_num_dims=width if ard else None,
         active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
-        lengthscale_prior=LogNormalPrior(exact(place), exact(math.sqrt(3.0)), validate_args=False),
+        lengthscale_prior=LogNormalPrior(
+            exact(location), exact(math.sqrt(3.0)), validate_args=False
+        ),
         lengthscale_constraint=between(LEAST_LENGTHSCALE, MOST),
     )
 
