@@ -57,7 +57,10 @@ class BoActError(Exception):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(
-            *(without_secrets(one) if isinstance(one, str) else one for one in arguments)
+            *(
+                without_secrets(argument) if isinstance(argument, str) else argument
+                for argument in arguments
+            )
         )
 
 

@@ -70,12 +70,12 @@ def graph(
     margin = 0.06 * (highest - lowest)
     lowest, highest = lowest - margin, highest + margin
 
-    def place(y: float) -> float:
+    def pixel(y: float) -> float:
         return height * (highest - y) / (highest - lowest)
 
     axes = f"M{width / 2:g} 0V{height}"
     if lowest < 0 < highest:
-        axes += f"M0 {place(0):.1f}H{width}"
+        axes += f"M0 {pixel(0):.1f}H{width}"
     curves = [
         f'<path class="beside" d="{path(row, lowest, highest, width, height)}" fill="none" '
         'stroke="currentColor" stroke-opacity="0.55" stroke-width="1.2" stroke-dasharray="3 3"/>'

@@ -89,7 +89,7 @@ def read_act_bench(
     values: dict[int, list[list[float]]] = {}
     vectors: dict[int, NDArray[np.float32]] = {}
     unmatched = []
-    count = kept = 0
+    count = kept_numbers = 0
     for key, record in read_records(path):
         where = f"{path}: record {key!r}"
         numbers = [_number(record, metric, where) for metric in MEASURED]
@@ -102,9 +102,9 @@ def read_act_bench(
             before = len(vectors.get(index, ()))
             if vector is not None and before <= len(vector):
                 vectors[index] = vector
-                kept += len(vector) - before
+                kept_numbers += len(vector) - before
         count += 1
-        if count > _MOST_RECORDS or kept > _MOST_NUMBERS:
+        if count > _MOST_RECORDS or kept_numbers > _MOST_NUMBERS:
             raise BenchmarkError(
                 f"{where}: the file has more than {_MOST_RECORDS:,} records, or {_MOST_NUMBERS:,} "
                 "numbers in their vectors, too many for an Act-Bench file"
@@ -116,8 +116,8 @@ def read_act_bench(
             f"{path}: none of its {count} records is a function of the space {space.name!r}"
         )
     runs = {metric: np.full((len(catalogue), 1), np.nan) for metric in MEASURED}
-    for index, found in values.items():
-        for metric, column in zip(MEASURED, zip(*found, strict=True), strict=True):
+    for index, rows in values.items():
+        for metric, column in zip(MEASURED, zip(*rows, strict=True), strict=True):
             known = [number for number in column if np.isfinite(number)]
             runs[metric][index] = np.median(known) if known else np.nan
     accuracy = runs["validation_value"][:, 0]
@@ -127,10 +127,10 @@ def read_act_bench(
         shares = 1 / np.array(_CLASSES)
         low = max(float(np.nanquantile(accuracy, 0.05)), 1e-6)
         chance = float(shares[np.argmin(np.abs(np.log(shares / low)))])
-    there = np.array(sorted(values))
-    accuracy[there] = np.where(np.isfinite(accuracy[there]), accuracy[there], chance)
+    present = np.array(sorted(values))
+    accuracy[present] = np.where(np.isfinite(accuracy[present]), accuracy[present], chance)
     blocks = dict(output_blocks(catalogue))
-    spectra, layers = _spectra(len(catalogue), there, vectors)
+    spectra, layers = _spectra(len(catalogue), present, vectors)
     name = path.name.removesuffix(".gz").removesuffix(".json")
     return Benchmark(
         name,
@@ -143,7 +143,7 @@ def read_act_bench(
         {
             "source": path.name,
             "records": count,
-            "merged": sum(len(found) - 1 for found in values.values()),
+            "merged": sum(len(rows) - 1 for rows in values.values()),
         },
         tuple(unmatched),
     )
@@ -220,7 +220,7 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spectra(
-    count: int, there: NDArray[np.int64], vectors: dict[int, NDArray[np.float32]]
+    count: int, present: NDArray[np.int64], vectors: dict[int, NDArray[np.float32]]
 ) -> tuple[dict[str, Block], list[int]]:
     """Return the blocks ``fim`` and ``fim_null``, if there are any spectra, and bins by layer."""
     lengths = Counter(len(vector) for vector in vectors.values() if len(vector))
@@ -228,7 +228,7 @@ def _spectra(
         return {}, []
     usual = max(lengths, key=lambda length: (lengths[length], length))
     reasons = ["not in the file"] * count
-    for index in there:
+    for index in present:
         reasons[index] = "no vector in the file"
     whole = {}
     for index, vector in vectors.items():

@@ -216,11 +216,13 @@ def recommend(
     from bo_act.study.results.recommendation import recommend as recommended
 
     with terminal.counting("reading benchmarks", quiet=quiet) as progress:
-        found = recommended(spec, top=top, over=over, sources=source or None, progress=progress)
+        recommendation = recommended(
+            spec, top=top, over=over, sources=source or None, progress=progress
+        )
     if as_json:
-        print_json(found.as_json())
+        print_json(recommendation.as_json())
     else:
-        terminal.recommendation(found)
+        terminal.recommendation(recommendation)
 
 
 @commands.command(

@@ -92,20 +92,25 @@ class OwnSampler:
             parameters = list(inspect.signature(self.function).parameters.values())
         except (TypeError, ValueError):  # C functions may have no signature
             return []
-        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return list(_NAMES)
-        for one in parameters:
-            needed = one.default is one.empty and one.kind is not one.VAR_POSITIONAL
-            if needed and (one.name not in _NAMES or one.kind is one.POSITIONAL_ONLY):
-                how = " by position" if one.kind is one.POSITIONAL_ONLY else ""
+        for parameter in parameters:
+            needed = (
+                parameter.default is parameter.empty
+                and parameter.kind is not parameter.VAR_POSITIONAL
+            )
+            if needed and (
+                parameter.name not in _NAMES or parameter.kind is parameter.POSITIONAL_ONLY
+            ):
+                how = " by position" if parameter.kind is parameter.POSITIONAL_ONLY else ""
                 raise BenchmarkError(
-                    f"{self._called} asks for {one.name}{how}; bo-act passes space, features and "
-                    f"seed by name: expected {EXPECTED}"
+                    f"{self._called} asks for {parameter.name}{how}; bo-act passes space, features "
+                    f"and seed by name: expected {EXPECTED}"
                 )
         return [
-            one.name
-            for one in parameters
-            if one.name in _NAMES and one.kind is not one.POSITIONAL_ONLY
+            parameter.name
+            for parameter in parameters
+            if parameter.name in _NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
         ]
 
     def make(self, benchmark: Benchmark, *, seed: int) -> BaseSampler:
@@ -162,11 +167,11 @@ class OwnSampler:
 
     @property
     def _place(self) -> tuple[str, int | None]:
-        found: Any = inspect.unwrap(self.function)
-        found = getattr(found, "func", found)  # of a partial
+        function: Any = inspect.unwrap(self.function)
+        function = getattr(function, "func", function)  # of a partial
         try:
-            file = inspect.getsourcefile(found) or ""
-            line = inspect.getsourcelines(found)[1]
+            file = inspect.getsourcefile(function) or ""
+            line = inspect.getsourcelines(function)[1]
         except (OSError, TypeError):  # no file, or a callable object
             file = ""
         if file and is_users_file(file):

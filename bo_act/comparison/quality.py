@@ -68,14 +68,14 @@ def surrogate_quality(
             np.random.default_rng(seed).permutation(usable)[:observations].tolist()
             for seed in range(seeds)
         ]
-    if shortest := [len(one) for one in searched if len(one) < observations]:
+    if shortest := [len(order) for order in searched if len(order) < observations]:
         raise BenchmarkError(
             f"expected searches of at least {observations} evaluations, got one of {shortest[0]}"
         )
     good = benchmark.metric.sign * benchmark.values  # larger is better
     scores: dict[str, list[float]] = {}
-    for seed, one in enumerate(searched):
-        seen = np.array([i for i in one[:observations] if i in placed], dtype=np.int64)
+    for seed, order in enumerate(searched):
+        seen = np.array([i for i in order[:observations] if i in placed], dtype=np.int64)
         unseen = np.setdiff1d(usable, seen)
         known, truth = good[seen], good[unseen]
         points = torch.from_numpy(embedding.points[seen])

@@ -51,12 +51,12 @@ def require_extra(
     """
     wanted = modules or EXTRAS[extra]
     missing = [EXTRAS[extra][module] for module in wanted if not _is_there(module)]
-    told = f"; {otherwise}" if otherwise else ""
+    advice = f"; {otherwise}" if otherwise else ""
     if missing:
         is_or_are = "is" if len(missing) == 1 else "are"
         raise MissingExtraError(
             f"{needed_for} needs {' and '.join(missing)}, which {is_or_are} not installed; "
-            f"install with: pip install 'bo-act[{extra}]'{told}"
+            f"install with: pip install 'bo-act[{extra}]'{advice}"
         )
     imported = []
     for module in wanted:
@@ -68,7 +68,7 @@ def require_extra(
             raise MissingExtraError(
                 f"{needed_for} needs {EXTRAS[extra][module]}, which is installed but cannot be "
                 f"imported ({one_line(error)}); reinstall it with: pip install --force-reinstall "
-                f"'bo-act[{extra}]'{told}"
+                f"'bo-act[{extra}]'{advice}"
             ) from error
     return imported[0]
 

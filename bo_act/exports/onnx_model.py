@@ -142,4 +142,4 @@ def _step(nodes: _Nodes, name: str, arguments: list[str]) -> str:
     if name in _NATIVE:
         kind, options = _NATIVE[name]
         return nodes.node(kind, options, *arguments)
-    return VALUES[name](*(Term(nodes, one) for one in arguments)).text
+    return VALUES[name](*(Term(nodes, argument) for argument in arguments)).text

@@ -79,9 +79,12 @@ class Source:
         )
         limits = "\n".join(
             textwrap.fill(
-                f"{one[0].upper()}{one[1:]}.", 92, initial_indent="    ", subsequent_indent="    "
+                f"{limit[0].upper()}{limit[1:]}.",
+                92,
+                initial_indent="    ",
+                subsequent_indent="    ",
             )
-            for one in self.limits
+            for limit in self.limits
         )
         written = textwrap.fill(
             f"Elementwise; bo-act writes it {self.expression}{self._numbers}.",

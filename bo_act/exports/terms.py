@@ -33,7 +33,7 @@ class Writer(ABC):
 
     def apply(self, name: str, *operands: Term | float) -> Term:
         """Write one primitive."""
-        return Term(self, self.call(name, *(self.term(one).text for one in operands)))
+        return Term(self, self.call(name, *(self.term(operand).text for operand in operands)))
 
 
 @dataclass(frozen=True)

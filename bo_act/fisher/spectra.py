@@ -42,8 +42,8 @@ class FimSpectra:
         >>> import torch
         >>> layers = torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
         >>> network = torch.nn.Sequential(*layers)
-        >>> found = fim_spectra(network, torch.randn(16, 4), quantiles=32)
-        >>> found.layers, found.quantiles.shape
+        >>> spectra = fim_spectra(network, torch.randn(16, 4), quantiles=32)
+        >>> spectra.layers, found.quantiles.shape
         (('0', '2'), (2, 32))
     """
 

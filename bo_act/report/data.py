@@ -47,8 +47,8 @@ class ReportData:
         if not any(map(repetition, self.subject.trials)):
             return ranked(self.rows, self.metric)
         means = {trial.number: trial.value for trial in averaged(self.subject.trials)}
-        some = [replace(row, value=means[row.number]) for row in self.rows if row.number in means]
-        return ranked(some, self.metric)
+        of_mean = [replace(r, value=means[r.number]) for r in self.rows if r.number in means]
+        return ranked(of_mean, self.metric)
 
     @cached_property
     def result(self) -> StudyResult | None:
@@ -83,12 +83,12 @@ class ReportData:
 
     def times(self, functions: Sequence[Expression]) -> Mapping[str, float]:
         """Times of some functions' operators: from the study, or measured on the CPU."""
-        unknown = [one for one in functions if not operators_of(one) <= self._times.keys()]
+        unknown = [f for f in functions if not operators_of(f) <= self._times.keys()]
         if unknown or not self._times:
             # The minimum of several: other work on the machine only adds time.
-            some = [operator_times(of=unknown) for _ in range(3)]
-            for name in some[0]:
-                self._times.setdefault(name, min(one[name] for one in some))
+            repeats = [operator_times(of=unknown) for _ in range(3)]
+            for name in repeats[0]:
+                self._times.setdefault(name, min(times[name] for times in repeats))
         return self._times
 
     @cached_property
@@ -122,7 +122,7 @@ class ReportData:
     @cached_property
     def spectra(self) -> tuple[list[LayerSpectra], str]:
         """Fisher spectra of the best functions and of ReLU."""
-        functions = [text for one in self.best for text in functions_of(one).values()]
+        functions = [text for best in self.best for text in functions_of(best).values()]
         return spectra(self.subject, [*functions, REFERENCE])
 
     @cached_property

@@ -117,7 +117,10 @@ class Objective:
     def asks_for(self, name: str) -> bool:
         """Tell whether the function takes an argument of that name, or any."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
+        return any(
+            parameter.name == name or parameter.kind is parameter.VAR_KEYWORD
+            for parameter in parameters
+        )
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Check that the function can be called.
@@ -151,21 +154,25 @@ class Objective:
     def _asked(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments in the function's signature."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return dict(context)
         missing = [
-            one.name
-            for one in parameters
-            if one.default is one.empty
-            and one.kind is not one.VAR_POSITIONAL
-            and one.name not in context
+            parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty
+            and parameter.kind is not parameter.VAR_POSITIONAL
+            and parameter.name not in context
         ]
         if missing:
             raise SpecError(
                 f"{self.path}: the objective asks for {', '.join(missing)}; this study offers "
                 f"{', '.join(context)} (network and data need [model] and [data])"
             )
-        return {one.name: context[one.name] for one in parameters if one.name in context}
+        return {
+            parameter.name: context[parameter.name]
+            for parameter in parameters
+            if parameter.name in context
+        }
 
 
 def _as_measured(value: Any) -> Measured:

@@ -163,7 +163,7 @@ class Task:
                 torch.arange(min(2, len(self.data.train)), device="cpu")
             )
             network = self.network(seed=self.spec.seed)
-            on_cpu = mapped(inputs, lambda one: one.cpu())
+            on_cpu = mapped(inputs, lambda tensor: tensor.cpu())
             check_gradients(network, on_cpu, name=str(self.builder.path))
 
     def features(
@@ -369,7 +369,7 @@ class Task:
             "function": (
                 str(function)
                 if isinstance(function, Expression)
-                else {name: str(one) for name, one in function.items()}
+                else {name: str(stage) for name, stage in function.items()}
             ),
             "seed": seed,
             "model": spec.model and spec.model.model_dump(mode="json"),

@@ -93,8 +93,8 @@ class Failure:
         while isinstance(root, BaseExceptionGroup):  # which has no message of its own
             around.append(root)
             root = root.exceptions[0]
-        some = (*_chain(root), *reversed(around))
-        file, line = next((place for one in some if (place := _place(one))), ("", None))
+        errors = (*_chain(root), *reversed(around))
+        file, line = next((place for link in errors if (place := _place(link))), ("", None))
         kind, message = _said(root)
         return cls(kind, message, file, line, blame)
 
@@ -167,7 +167,7 @@ def clean(text: str) -> str:
     # Surrogates are not text, and PostgreSQL refuses the character 0.
     start = without_secrets(text[: 20 * _MOST]).encode("utf-8", "replace").decode("utf-8")
     line = " ".join(start.split())
-    line = "".join(one if one.isprintable() else "?" for one in line)
+    line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= _MOST else line[: _MOST - 3] + "..."
 
 
@@ -176,13 +176,13 @@ def clean(text: str) -> str:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and its causes, from the outside in."""
-    found: BaseException | None = error
+    link: BaseException | None = error
     for _ in range(20):
-        if found is None:
+        if link is None:
             return
-        yield found
-        implied = None if found.__suppress_context__ else found.__context__
-        found = found.__cause__ or (implied if isinstance(found, BoActError) else None)
+        yield link
+        implied = None if link.__suppress_context__ else link.__context__
+        link = link.__cause__ or (implied if isinstance(link, BoActError) else None)
 
 
 def _place(error: BaseException) -> tuple[str, int] | None:
@@ -194,8 +194,8 @@ def _place(error: BaseException) -> tuple[str, int] | None:
     ]
     notes = [str(note) for note in getattr(error, "__notes__", ())]  # of our own workers
     if _TRACEBACK in (text := "\n".join([_text(error), *notes])):
-        found = re.findall(r'File "([^"]+)", line (\d+)', text)
-        places += [(file, int(line)) for file, line in found]
+        lines = re.findall(r'File "([^"]+)", line (\d+)', text)
+        places += [(file, int(line)) for file, line in lines]
     for file, line in reversed(places):
         if is_users_file(file):
             return shown_path(file), line
@@ -236,12 +236,12 @@ def is_users_file(file: str) -> bool:
 @cache
 def _library_folders() -> tuple[str, ...]:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    places = {os.path.realpath(sysconfig.get_path(name)) for name in names}
-    places |= {_absolute(sysconfig.get_path(name)) for name in names}
+    folders = {os.path.realpath(sysconfig.get_path(name)) for name in names}
+    folders |= {_absolute(sysconfig.get_path(name)) for name in names}
     torch: Any = sys.modules.get("torch")  # it may be built from its source, elsewhere
     if getattr(torch, "__file__", None):
-        places.add(os.path.dirname(_absolute(torch.__file__)))
-    return tuple(place + os.sep for place in places)
+        folders.add(os.path.dirname(_absolute(torch.__file__)))
+    return tuple(folder + os.sep for folder in folders)
 
 
 def _absolute(file: str) -> str:

@@ -82,7 +82,9 @@ class UserFile:
             try:
                 return importlib.import_module(name)
             except BaseException:
-                for loaded in [one for one in sys.modules if one.partition(".")[0] == name]:
+                for loaded in [
+                    module for module in sys.modules if module.partition(".")[0] == name
+                ]:
                     del sys.modules[loaded]
                 del _finder.files[name]
                 raise
@@ -103,17 +105,19 @@ def load_function(
         BoActError: of the type ``error``: there is no such file or function, or the file cannot
             be imported.
     """
-    place, colon, function = name.rpartition(":")
-    if not (colon and place.endswith(".py") and function):
+    path, colon, function = name.rpartition(":")
+    if not (colon and path.endswith(".py") and function):
         raise error(f"{key}: expected 'FILE.py:FUNCTION', got {name!r}")
-    file = read_file(Path(place), key=key, error=error)
+    file = read_file(Path(path), key=key, error=error)
     module = load_file(file, key=key, error=error)
-    found = getattr(module, function, None)
-    if not callable(found):
-        known = [one for one, what in vars(module).items() if callable(what) and one[0] != "_"]
-        hint = nearest(function, known) if found is None else f" but a {type(found).__name__}"
+    loaded = getattr(module, function, None)
+    if not callable(loaded):
+        known = [
+            other for other, value in vars(module).items() if callable(value) and other[0] != "_"
+        ]
+        hint = nearest(function, known) if loaded is None else f" but a {type(loaded).__name__}"
         raise error(f"{key}: {file.path}: expected {expected}, got no function {function!r}{hint}")
-    return file, found
+    return file, loaded
 
 
 def call_with(
@@ -138,16 +142,23 @@ def call_with(
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # of compiled code
         parameters = [inspect.Parameter("all", inspect.Parameter.VAR_KEYWORD)]
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         given = dict(offered)
     else:
-        given = {one.name: offered[one.name] for one in parameters if one.name in offered}
-    for one in parameters:
-        needed = one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
-        if needed and (one.name not in given or one.kind is one.POSITIONAL_ONLY):
+        given = {
+            parameter.name: offered[parameter.name]
+            for parameter in parameters
+            if parameter.name in offered
+        }
+    for parameter in parameters:
+        needed = parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
+        if needed and (parameter.name not in given or parameter.kind is parameter.POSITIONAL_ONLY):
             raise error(
                 f"{what}: expected a function of some of {', '.join(offered)}, by name, got one "
-                f"that needs {one.name!r}{nearest(one.name, offered)}"
+                f"that needs {parameter.name!r}{nearest(parameter.name, offered)}"
             )
     try:
         return function(**given)
@@ -231,20 +242,20 @@ class _Finder(importlib.abc.MetaPathFinder):
         if file is None:
             return None
         if not rest:
-            found, source, holds_others = file.path, file.source, True
+            location, source, holds_others = file.path, file.source, True
         else:
-            place = rest.replace(".", "/")
-            name = next((n for n in (f"{place}/__init__.py", f"{place}.py")
+            inner = rest.replace(".", "/")
+            name = next((n for n in (f"{inner}/__init__.py", f"{inner}.py")
                          if n in file.neighbours), None)  # fmt: skip
-            inside = any(one.startswith(f"{place}/") for one in file.neighbours)
+            inside = any(neighbour.startswith(f"{inner}/") for neighbour in file.neighbours)
             if name is None and not inside:
                 return None
-            found = file.path.parent / (name or f"{place}/__init__.py")
+            location = file.path.parent / (name or f"{inner}/__init__.py")
             source = file.neighbours[name] if name else b""  # a folder without __init__.py
             holds_others = inside
         # A package without folders, so that no other finder searches in it.
         spec = importlib.machinery.ModuleSpec(
-            fullname, _Source(root, found, source), origin=str(found), is_package=holds_others
+            fullname, _Source(root, location, source), origin=str(location), is_package=holds_others
         )
         spec.has_location = True
         return spec
@@ -305,16 +316,16 @@ def _neighbours(path: Path, source: bytes) -> dict[str, bytes]:
     folder = path.parent
     if folder.name in ("site-packages", "dist-packages"):
         return {}
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     waiting = [source]
     while waiting:
         for name in sorted(_imported(waiting.pop())):
             for file in _files_of(folder, name):
                 key = file.relative_to(folder).as_posix()
-                if key not in found:
-                    found[key] = file.read_bytes()
-                    waiting.append(found[key])
-    return found
+                if key not in contents:
+                    contents[key] = file.read_bytes()
+                    waiting.append(contents[key])
+    return contents
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
@@ -328,7 +339,7 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     if not (package / "__init__.py").is_file() and _is_installed(name):
         return []  # as in Python, other modules come before a folder without code
     inside = (file.relative_to(package) for file in sorted(package.rglob("*.py")))
-    return [package / one for one in inside if not any(part[0] == "." for part in one.parts)]
+    return [package / file for file in inside if not any(part[0] == "." for part in file.parts)]
 
 
 def _is_installed(name: str) -> bool:

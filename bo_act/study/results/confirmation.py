@@ -41,7 +41,7 @@ _FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 def confirm(
     task: Task,
     study: optuna.Study,
-    found: Sequence[Configuration],
+    best: Sequence[Configuration],
     progress: Callable[[int, int, str], None] | None = None,
     *,
     workers: int = 1,
@@ -53,7 +53,7 @@ def confirm(
     Args:
         task: to train on.
         study: stores the results; the ones it has are not measured again.
-        found: the best functions of the search, best first.
+        best: functions of the search, best first.
         progress: called with (runs done, number of runs, the latest function).
         workers: number of training processes; this one saves the results.
 
@@ -63,9 +63,9 @@ def confirm(
     Raises:
         SearchError: several trainings in a row fail.
     """
-    if not found:
+    if not best:
         return []
-    wanted = _wanted(task.spec, study, found)
+    wanted = _wanted(task.spec, study, best)
     first = derived_seed(task.spec.seed, FRESH)
     seeds = range(task.spec.confirm.seeds)
     runs = [Run.of(function, seed, first=first) for seed in seeds for function in wanted.values()]
@@ -92,7 +92,7 @@ def confirm(
         done += 1
         if progress:
             progress(done, len(runs), run.configuration.text)
-    return read_confirmed(task.spec, study, found)
+    return read_confirmed(task.spec, study, best)
 
 
 def takes_fresh_seeds(task: Task) -> bool:
@@ -126,22 +126,22 @@ def _worst(spec: StudySpec, study: optuna.Study) -> float:
 
 
 def read_confirmed(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> list[Confirmed]:
     """Return the confirmed functions, over the seeds that all of them have so far.
 
     A function is left out if all its trainings failed.
     """
-    if not found:
+    if not best:
         return []
-    wanted = _wanted(spec, study, found)
+    wanted = _wanted(spec, study, best)
     rows = _rows(spec, study, wanted)
     if not any(rows.values()):
         return []
     baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
     tested = tested_runs(rows, value="test")
     against = {text: tested[text] for text in rows if text in baselines}
-    searched = {configuration.text for configuration in found}
+    searched = {configuration.text for configuration in best}
     return [
         _summarize(
             wanted[text],
@@ -157,7 +157,7 @@ def read_confirmed(
 
 
 def confirmed_runs(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the single runs of a confirmation, seed by seed.
 
@@ -165,15 +165,15 @@ def confirmed_runs(
         Text of each function → its runs, with ``test`` and ``validation`` values, ``status`` and
         ``seconds`` of training. All lists have the same seeds in the same order.
     """
-    return _rows(spec, study, _wanted(spec, study, found))
+    return _rows(spec, study, _wanted(spec, study, best))
 
 
 def failed_runs(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> list[dict[str, Any]]:
     """Return the failed runs of a confirmation: ``activation``, ``seed`` and ``failure``."""
     saved, seeds = study.user_attrs, range(spec.confirm.seeds)
-    wanted = _wanted(spec, study, found).values() if found else ()
+    wanted = _wanted(spec, study, best).values() if best else ()
     keys = [_attribute(function, seed) for seed in seeds for function in wanted]
     return [saved[_failed(key)] for key in keys if key not in saved and _failed(key) in saved]
 
@@ -207,12 +207,12 @@ def _rows(
 
 
 def _wanted(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> dict[str, Configuration]:
-    wanted = {configuration.text: configuration for configuration in found}
+    wanted = {configuration.text: configuration for configuration in best}
     for text in (REFERENCE, *spec.confirm.baselines):
         expression = canonical(parse(text))
-        wanted.setdefault(str(expression), _best_of(expression, spec, study, found[0].asked))
+        wanted.setdefault(str(expression), _best_of(expression, spec, study, best[0].asked))
     return wanted
 
 

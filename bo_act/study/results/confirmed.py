@@ -222,12 +222,12 @@ def packed(values: NDArray[Any]) -> dict[str, Any] | None:
     return {"float32": _base64(small), "count": len(grouped)} if np.isfinite(small).all() else None
 
 
-def unpacked(kept: Mapping[str, Any]) -> Floats:
+def unpacked(content: Mapping[str, Any]) -> Floats:
     """Return the (N,) values given to ``packed``, or the means of its groups."""
-    if "bits" in kept:
-        bits = np.frombuffer(base64.b64decode(kept["bits"]), dtype=np.uint8)
-        return np.unpackbits(bits, count=kept["count"]).astype(np.float64)
-    return np.frombuffer(base64.b64decode(kept["float32"]), dtype="<f4").astype(np.float64)
+    if "bits" in content:
+        bits = np.frombuffer(base64.b64decode(content["bits"]), dtype=np.uint8)
+        return np.unpackbits(bits, count=content["count"]).astype(np.float64)
+    return np.frombuffer(base64.b64decode(content["float32"]), dtype="<f4").astype(np.float64)
 
 
 def values_per_example(

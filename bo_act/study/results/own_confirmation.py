@@ -198,7 +198,7 @@ def _confirmed(
 ) -> ConfirmedFunction:
     role = "baseline" if searched is None else "found"
     steady = {
-        name: some for name, some in runs.items() if all(run["value"] is not None for run in some)
+        name: rows for name, rows in runs.items() if all(run["value"] is not None for run in rows)
     }
     values = tuple(math.nan if run["value"] is None else float(run["value"]) for run in runs[text])
     if text not in steady:

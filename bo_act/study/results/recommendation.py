@@ -71,9 +71,9 @@ class Recommendation:
         left_out: unused benchmarks, of the study's own task.
 
     Examples:
-        >>> one = Recommended("tanh(x)", 0.1, -0.2, 0.4, 0.7, (0.3, -0.1))
-        >>> found = Recommendation("mine", "relu(x)", ("a", "b"), None, (one,))
-        >>> found.as_json()["functions"][0]["measured"]
+        >>> function = Recommended("tanh(x)", 0.1, -0.2, 0.4, 0.7, (0.3, -0.1))
+        >>> advice = Recommendation("mine", "relu(x)", ("a", "b"), None, (function,))
+        >>> advice.as_json()["functions"][0]["measured"]
         {'a': 0.3, 'b': -0.1}
     """
 
@@ -231,8 +231,8 @@ def _read(
     return used, tuple(left_out)
 
 
-def _is_alike(one: Metric, other: Metric) -> bool:
-    return (one.name, one.direction, one.unit) == (other.name, other.direction, other.unit)
+def _is_alike(a: Metric, b: Metric) -> bool:
+    return (a.name, a.direction, a.unit) == (b.name, b.direction, b.unit)
 
 
 def _gains(benchmark: Benchmark, present: Expression, *, in_ranks: bool) -> Floats:
@@ -268,14 +268,14 @@ def _forecast(
     present = blocks["outputs"].present  # others are not finite: nothing to recommend
     measured = np.full((len(catalogue), len(used)), np.nan)
     filled, variances = measured.copy(), np.zeros_like(measured)
-    for column, (benchmark, gain, kept) in enumerate(
+    for column, (benchmark, gain, limited) in enumerate(
         zip(used, gains, winsorized(gains), strict=True)
     ):
         theirs, ours = matched(benchmark, space)
-        measured[ours, column], filled[ours, column] = gain[theirs], kept[theirs]
+        measured[ours, column], filled[ours, column] = gain[theirs], limited[theirs]
         rows = np.flatnonzero(np.isnan(filled[:, column]) & present)
         if len(rows):
             known = benchmark.features.blocks
-            filled[rows, column], variances[rows, column] = predicted(kept, known, blocks, rows)
+            filled[rows, column], variances[rows, column] = predicted(limited, known, blocks, rows)
     filled[~present] = np.nan
     return forecast(filled, variances), measured

@@ -116,8 +116,8 @@ class View:
             return len(candidates - {index for (index,) in taken.functions})
         open_ = [functions for functions, _ in taken.tried if functions not in taken.closed]
         tried, closed = (
-            sum(bool(embedding.valid[[*functions]].all()) for functions in some)
-            for some in (open_, taken.closed)
+            sum(bool(embedding.valid[[*functions]].all()) for functions in group)
+            for group in (open_, taken.closed)
         )
         every = int(embedding.valid.sum()) ** len(searcher.activations) - closed
         return float(every * searcher.parameters.count - tried)

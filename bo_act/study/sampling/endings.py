@@ -107,9 +107,9 @@ def _is_nan_or_diverged(objectives: int) -> bool:
 
 
 def _is_nan(value: object, objectives: int) -> bool:
-    some = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     try:
-        return len(some) == objectives and any(map(math.isnan, some))
+        return len(values) == objectives and any(map(math.isnan, values))
     except (TypeError, ValueError, RuntimeError):  # not a number
         return False
 

@@ -167,7 +167,7 @@ def add_source_trials(
                 "its ranks can inform the search, but its values cannot become trials; leave "
                 "warm_start.as_trials out"
             )
-    there = {
+    existing = {
         (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
         for trial in source_trials(study)
     }
@@ -177,7 +177,7 @@ def add_source_trials(
         order = np.argsort(-source.values, kind="stable")[: min(most, known)]  # NaN comes last
         for index in order.tolist():
             text = space.catalogue.text(index)
-            if (source.name, text) in there:
+            if (source.name, text) in existing:
                 continue
             slots = space.catalogue.params(index)
             named = {name: f"{name}." if name else "" for name in activations}

@@ -100,13 +100,13 @@ def _parsed(where: str) -> URL:
 
 def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
     with one_line(path, "opened"):
-        there = path.exists()
-    if not create and not there:
+        exists = path.exists()
+    if not create and not exists:
         raise StorageError(f"there is no study storage at {path}; `bo-act run` creates it")
     if journal:
         return open_journal(path, stale=_STALE_LOCK)
     with one_line(path, "opened"):
-        if not there:
+        if not exists:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         if path.is_dir():

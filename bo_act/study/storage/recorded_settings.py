@@ -237,8 +237,8 @@ def _without_secrets(value: Any) -> Any:
 def _other_settings(
     spec: StudySpec, changed: Mapping[str, tuple[Any, Any]], where: str
 ) -> StorageError:
-    some = list(changed.items())[:4]
-    shown = ", ".join(f"{key} was {old!r}, is {now!r}" for key, (old, now) in some)
+    first = list(changed.items())[:4]
+    shown = ", ".join(f"{key} was {old!r}, is {now!r}" for key, (old, now) in first)
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     return StorageError(
         f"the study {spec.name!r} in {where} was made with other settings: {shown}{more}; give the "

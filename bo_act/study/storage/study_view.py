@@ -72,8 +72,8 @@ class StudyView:
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
         """Trials with a value, or diverged."""
-        some = self._of(TrialState.COMPLETE, TrialState.FAIL)
-        return tuple(trial for trial in some if trial.values is not None or is_diverged(trial))
+        ended = self._of(TrialState.COMPLETE, TrialState.FAIL)
+        return tuple(trial for trial in ended if trial.values is not None or is_diverged(trial))
 
     @cached_property
     def pruned(self) -> tuple[FrozenTrial, ...]:
@@ -83,8 +83,8 @@ class StudyView:
     @cached_property
     def failed(self) -> tuple[FrozenTrial, ...]:
         """Trials that ended without a result, unless the user's file is to blame."""
-        some = self._of(TrialState.FAIL)
-        return tuple(trial for trial in some if _has_failed(trial) and _counts(trial))
+        ended = self._of(TrialState.FAIL)
+        return tuple(trial for trial in ended if _has_failed(trial) and _counts(trial))
 
     @cached_property
     def running(self) -> tuple[FrozenTrial, ...]:
@@ -94,8 +94,8 @@ class StudyView:
     @cached_property
     def waiting(self) -> tuple[FrozenTrial, ...]:
         """Trials that will have a result: running or enqueued, and not lost."""
-        some = self._of(TrialState.RUNNING, TrialState.WAITING)
-        return tuple(trial for trial in some if trial.number not in self._lost)
+        unfinished = self._of(TrialState.RUNNING, TrialState.WAITING)
+        return tuple(trial for trial in unfinished if trial.number not in self._lost)
 
     @cached_property
     def number(self) -> int:
@@ -122,17 +122,17 @@ class StudyView:
         every = (*self.complete, *self.pruned, *self.failed, *self.waiting)
         return sorted(every, key=lambda trial: trial.number)
 
-    def values(self, some: Sequence[FrozenTrial], objective: int = 0) -> np.ndarray:
+    def values(self, trials: Sequence[FrozenTrial], objective: int = 0) -> np.ndarray:
         """Return finite values of complete trials, (n,), larger is better.
 
         NaN and infinity, of networks that diverged, are replaced by the worst value.
 
         Args:
-            some: of the study.
+            trials: of the study.
             objective: which one, from 0.
         """
         sign = self.signs[objective]
-        values = sign * np.array([_value(trial, objective) for trial in some], dtype=np.float64)
+        values = sign * np.array([_value(trial, objective) for trial in trials], dtype=np.float64)
         finite = np.isfinite(values)
         if self.worst is not None:
             values[~finite] = sign * self.worst
@@ -140,26 +140,26 @@ class StudyView:
             values[~finite] = values[finite].min() if finite.any() else 0.0
         return values
 
-    def others(self, some: Sequence[FrozenTrial]) -> np.ndarray:
+    def others(self, trials: Sequence[FrozenTrial]) -> np.ndarray:
         """Return finite values of the other objectives, (n, M - 1), as ``values`` does."""
-        further = [self.values(some, objective) for objective in range(1, len(self.directions))]
-        return np.array(further).reshape(len(further), len(some)).T
+        further = [self.values(trials, objective) for objective in range(1, len(self.directions))]
+        return np.array(further).reshape(len(further), len(trials)).T
 
     @staticmethod
-    def constraints(some: Sequence[FrozenTrial]) -> np.ndarray:
+    def constraints(trials: Sequence[FrozenTrial]) -> np.ndarray:
         """Return the values of constraints, (n, C), NaN where a trial has none.
 
         The constraint that marks divergence is left out: a diverged trial has the worst value.
         """
-        names = dict.fromkeys(n for trial in some for n in trial.constraints if n != DIVERGED)
-        rows = [[trial.constraints.get(name, math.nan) for name in names] for trial in some]
-        values = np.array(rows, dtype=np.float64).reshape(len(some), len(names))
+        names = dict.fromkeys(n for trial in trials for n in trial.constraints if n != DIVERGED)
+        rows = [[trial.constraints.get(name, math.nan) for name in names] for trial in trials]
+        values = np.array(rows, dtype=np.float64).reshape(len(trials), len(names))
         # Infinity counts as the largest finite violation.
         finite = np.abs(values[np.isfinite(values)]).max(initial=1.0)
         return np.where(np.isinf(values), np.sign(values) * finite, values)
 
     @staticmethod
-    def variances(some: Sequence[FrozenTrial]) -> np.ndarray | None:
+    def variances(trials: Sequence[FrozenTrial]) -> np.ndarray | None:
         """Return the variances of the values of complete trials, (n,); None if no trial has any.
 
         A variance from few runs is uncertain, so it is shrunk towards those of the other trials,
@@ -167,11 +167,11 @@ class StudyView:
         assessing differential expression in microarray experiments", eq. 6). A trial of a single
         run, or a diverged one, gets the usual variance of one run.
         """
-        noted = np.array([_variance(trial) for trial in some], dtype=np.float64)
+        noted = np.array([_variance(trial) for trial in trials], dtype=np.float64)
         known = np.isfinite(noted)
         if not known.any():
             return None
-        runs = np.array([len(trial.user_attrs.get(VALUES, ())) for trial in some])
+        runs = np.array([len(trial.user_attrs.get(VALUES, ())) for trial in trials])
         several = known & (runs > 1)
         if not several.any():  # from the caller's program: taken as it is
             return np.where(known, noted, noted[known].mean())
@@ -185,12 +185,12 @@ class StudyView:
         return np.where(several, shrunk, np.where(known, noted, usual))
 
     @staticmethod
-    def seconds(some: Sequence[FrozenTrial]) -> np.ndarray:
+    def seconds(trials: Sequence[FrozenTrial]) -> np.ndarray:
         """Return the training times of complete trials, (n,); NaN for diverged ones, cut short.
 
         Without the attribute ``seconds``, the time from the trial's start to its end counts.
         """
-        return np.array([_seconds(trial) for trial in some], dtype=np.float64)
+        return np.array([_seconds(trial) for trial in trials], dtype=np.float64)
 
     @cached_property
     def _lost(self) -> frozenset[int]:
