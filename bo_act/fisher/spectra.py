@@ -43,7 +43,7 @@ class FimSpectra:
         >>> layers = torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
         >>> network = torch.nn.Sequential(*layers)
         >>> spectra = fim_spectra(network, torch.randn(16, 4), quantiles=32)
-        >>> spectra.layers, found.quantiles.shape
+        >>> spectra.layers, spectra.quantiles.shape
         (('0', '2'), (2, 32))
     """
 
