@@ -1,4 +1,4 @@
-"""What a searcher returns: a proposal, and the surrogate that it was chosen by."""
+"""Results of a searcher: a proposal, and the fitted surrogate."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Proposal:
 
     Attributes:
         functions: K indices in the catalogue.
-        by: a baseline, a random choice of the start, the acquisition function, or a strategy
-            that needs no surrogate.
+        by: a baseline, a random choice at the start, the acquisition function, or a strategy
+            without a surrogate.
         settings: p coordinates of the other parameters.
         mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
         expected: the mean in units of the value, larger is better.
         score: of the acquisition function, if it chose.
         repetition: how often the function had been evaluated before.
         note: anything unexpected, for people.
-        outcomes: of several objectives the expected value of each, in place of mean, deviation and
-            ``expected``.
-        feasible: the probability that all constraints are satisfied, where there are some.
+        outcomes: with several objectives, the expected value of each, in place of mean, deviation
+            and ``expected``.
+        feasible: the probability that all constraints are satisfied, if there are any.
 
     Examples:
         >>> Proposal((3,), by="random").index
@@ -54,12 +54,12 @@ class Proposal:
 
     @property
     def index(self) -> int:
-        """The function; the first of several."""
+        """The function; of several activations, the first."""
         return self.functions[0]
 
     @property
     def configuration(self) -> Configurations:
-        """What is proposed, as one configuration."""
+        """The proposal as one configuration."""
         return Configurations(np.array([self.functions]), np.array([self.settings]))
 
 
@@ -68,14 +68,14 @@ class Fit:
     """A surrogate fitted to observations.
 
     Attributes:
-        space: what places configurations.
+        space: maps configurations to points.
         model: the surrogate.
         measured: the n configurations that it was fitted to.
-        values: (n,) as observed.
-        y: (n,) warped.
-        places: (n,) among the observations; those without a place in the embedding were left out.
-        note: what went other than planned.
-        outcomes: further objectives and constraints, where there are some.
+        values: (n,) observed values.
+        y: (n,) warped targets.
+        places: (n,) numbers of the observations; those outside the embedding were left out.
+        note: anything unexpected, for people.
+        outcomes: surrogates of further objectives and constraints, if there are any.
     """
 
     space: ConfigurationSpace

@@ -1,9 +1,9 @@
 """Local search over expression trees, in spaces that are too large to list.
 
-A sample of the space takes the catalogue's place: the embedding is learnt from it, and a search
-starts in it. Each proposal then climbs: the trees that score best, and those observed to be best,
-have an operator changed or take another shape, their children are placed in the same embedding
-and scored, and the best of all go on.
+A sample of the space replaces the catalogue: the embedding is learnt from it, and a search starts
+in it. Each proposal is a beam search. The trees with the best scores, and the best observed ones,
+get children with one changed operator or another schema; the children are embedded and scored, and
+the best trees of all are the next beam.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ from bo_act.spaces.smoothness import left_out, satisfied
 from bo_act.spaces.space import Space
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
-_REPRESENTATIVES = 1_024  # of them, that stand for all candidates
+_REPRESENTATIVES = 1_024  # of these trees, to represent all candidates
 _BEAM = 8  # trees expanded in each round
-_CHILDREN = 48  # of each of them
+_CHILDREN = 48  # of each of these
 _ROUNDS = 12
-_PATIENCE = 2  # rounds without a better one
+_PATIENCE = 2  # rounds without a better tree
 
 
 class ExpressionPool:
-    """The functions of a space that were met so far; grows.
+    """A growing pool of functions, in place of the ``Catalogue`` of a space too large to list.
 
-    In place of a ``Catalogue`` where a space cannot be listed. Indices are in the order in which
-    functions were met, first those of the sample, which follows from the space alone.
+    Indices are in the order of addition, the sample first; the sample depends only on the space.
 
     Args:
         space: any.
-        components: of the output features, in the embedding.
+        components: of the output features in the embedding.
     """
 
     def __init__(self, space: Space, *, components: int = 6) -> None:
@@ -72,7 +71,7 @@ class ExpressionPool:
                 f"({', '.join(space.spec.require)}); require less"
             )
         expressions = [space.expression(number) for number in sample]
-        # Of equal functions one, as in a catalogue: the ranks are among functions.
+        # Each function once, as in a catalogue: ranks are among functions.
         once = dict(zip(self.keys(expressions)[::-1], expressions[::-1], strict=True))
         functions = _Listed(list(once.values()))
         blocks = output_blocks(functions)
@@ -90,7 +89,7 @@ class ExpressionPool:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every expression of the space was met."""
+        """Whether it has every expression of the space."""
         return len(self._of_number) == len(self.space)
 
     @cached_property
@@ -100,7 +99,7 @@ class ExpressionPool:
 
     @property
     def embedding(self) -> Embedding:
-        """The functions met, in the embedding learnt from the sample."""
+        """The functions of the pool in the embedding learnt from the sample."""
         frame = self._learnt()
         nowhere = np.full(frame.known.shape[1], np.nan)
         points = np.array([nowhere if point is None else point for point in self._points])
@@ -109,7 +108,7 @@ class ExpressionPool:
         return Embedding(points, {"outputs": slice(0, points.shape[1])}, valid, made_from)
 
     def expression(self, index: int) -> Expression:
-        """Return the spelling by which a function was met first, in canonical form."""
+        """Return the first added spelling of a function, in canonical form."""
         return canonical(self._expressions[index])
 
     def text(self, index: int) -> str:
@@ -117,7 +116,7 @@ class ExpressionPool:
         return str(self.expression(index))
 
     def number(self, index: int) -> int | None:
-        """Return the number of that spelling in the space; None of one that is in no schema."""
+        """Return the number of that spelling in the space; None if no schema has it."""
         return self._numbers[index]
 
     def params(self, index: int) -> dict[str, str]:
@@ -131,11 +130,10 @@ class ExpressionPool:
         return self.space.params(number)
 
     def index(self, function: str | Expression | Mapping[str, object]) -> int:
-        """Return the index of a function, which is met now if it was not before.
+        """Return the index of a function, adding it if necessary.
 
         Raises:
-            ExpressionError: no expression, or parameters of no member of the space, or of one that
-                does not satisfy what the space requires.
+            ExpressionError: not an expression, not in the space, or without a required property.
         """
         number = None
         if isinstance(function, Mapping):
@@ -151,7 +149,7 @@ class ExpressionPool:
         return self.add([expression], [number])[0]
 
     def add(self, expressions: Sequence[Expression], numbers: Sequence[int | None]) -> list[int]:
-        """Meet functions; return their indices."""
+        """Add functions; return their indices."""
         keys = self.keys(expressions)
         fresh = [
             position
@@ -169,12 +167,12 @@ class ExpressionPool:
             index = self._of_key[key]
             if number is not None:
                 self._of_number[number] = index
-                if self._numbers[index] is None:  # met by its text before
+                if self._numbers[index] is None:  # added by its text before
                     self._numbers[index] = number
         return [self._of_key[key] for key in keys]
 
     def keys(self, expressions: Iterable[Expression]) -> list[int]:
-        """Return what identifies each function: its values on the space's domain."""
+        """Return the keys of functions: hashes of their values on the space's domain."""
         domain = self.space.spec.domain
         x = grid(domain)
         values = [evaluate(expression, x).expand_as(x) for expression in expressions]
@@ -184,13 +182,13 @@ class ExpressionPool:
         return [int(key) for key in keys]
 
     def key(self, index: int) -> int:
-        """Return what identifies a function that was met."""
+        """Return the key of a function of the pool."""
         return self._keys[index]
 
     def place(self, expressions: Sequence[Expression]) -> list[NDArray[np.float64] | None]:
-        """Return where functions lie, (d,) each.
+        """Return the points of functions, (d,) each.
 
-        None of those that have no output features, or that are not what the space requires.
+        A function without output features, or without a required property, has None.
         """
         if not expressions:
             return []
@@ -206,7 +204,7 @@ class ExpressionPool:
         return placed
 
     def _fit(self, expressions: Sequence[Expression]) -> NDArray[np.bool_]:
-        """Tell which functions satisfy what the space requires."""
+        """Tell which functions have the properties that the space requires."""
         spec = self.space.spec
         masks = satisfied(_Listed(expressions), spec.domain, spec.require)
         everything = np.ones(len(expressions), dtype=bool)
@@ -219,14 +217,14 @@ class ExpressionPool:
         return self._frame
 
 
-class TreeClimb:
-    """Maximizing the acquisition function over all trees of a space, met or not.
+class TreeSearch:
+    """Maximizes the acquisition function over all trees of a space, in the pool or not.
 
     Args:
-        scoring: what is maximized.
-        pool: the functions met.
-        taken: indices of functions that are not to be proposed.
-        generator: of what is drawn.
+        scoring: scores of functions.
+        pool: functions so far.
+        taken: indices of functions that may not be proposed.
+        generator: of random draws.
     """
 
     def __init__(
@@ -247,12 +245,12 @@ class TreeClimb:
         observations: Observations,
         candidates: NDArray[np.int64],
     ) -> tuple[int, float]:
-        """Return the best tree found, met from now on, and its score.
+        """Return the index of the best tree, added to the pool, and its score.
 
         Args:
-            embedding: of the functions met before.
+            embedding: of the functions in the pool.
             observations: n values.
-            candidates: indices of functions met that may be proposed.
+            candidates: indices of functions in the pool that may be proposed.
         """
         with single_threaded():
             self.score = self.scoring.scorer(
@@ -260,15 +258,15 @@ class TreeClimb:
                 seed=int(self.generator.integers(2**31)),
             )
             with torch.no_grad():
-                return self._climbed(embedding, observations, candidates)
+                return self._beam_search(embedding, observations, candidates)
 
-    def _climbed(
+    def _beam_search(
         self, embedding: Embedding, observations: Observations, candidates: NDArray[np.int64]
     ) -> tuple[int, float]:
         pool = self.pool
         scores = self.score(torch.from_numpy(embedding.points[candidates])).numpy()
         order = np.argsort(-scores, kind="stable")[:_BEAM]
-        # number → score; observed trees have children, but are none to propose.
+        # number → score; observed trees get children, but are not proposed.
         beam: dict[int, float] = {}
         for position in order:
             if (number := pool.number(int(candidates[position]))) is not None:
@@ -314,7 +312,7 @@ class TreeClimb:
         return children
 
     def _scored(self, numbers: Sequence[int], keys: set[int]) -> dict[int, float]:
-        """Score trees that are neither taken nor another spelling of one scored before."""
+        """Score new functions; skip taken ones and other spellings of scored ones."""
         pool = self.pool
         expressions = [pool.space.expression(number) for number in numbers]
         placed = [
@@ -339,7 +337,7 @@ class TreeClimb:
 
 
 class _Listed:
-    """Expressions by place, as ``output_blocks`` takes them."""
+    """Expressions by index, for ``output_blocks``."""
 
     def __init__(self, expressions: Sequence[Expression]) -> None:
         self.expressions = expressions
@@ -352,15 +350,15 @@ class _Listed:
 
 
 def neighbours(space: Space, number: int, generator: np.random.Generator) -> list[int]:
-    """Return the numbers of trees that are one change away.
+    """Return the numbers of the trees with one change.
 
-    Another operator in one slot; or another shape, in which slots of the same place keep their
-    operators and the others draw theirs.
+    The change is another operator in one slot, or another schema: slots of the same name keep their
+    operators, and the others draw theirs.
 
     Args:
         space: of the tree.
         number: of the tree.
-        generator: of what is drawn.
+        generator: of random draws.
     """
     params = space.params(number)
     numbers = []
@@ -387,7 +385,7 @@ def _in_schema(
 
 
 def _sample(space: Space) -> list[int]:
-    """Return numbers of trees, each shape as often, and all named functions."""
+    """Return the numbers of a sample of trees, as many per schema, and of all named functions."""
     generator = np.random.default_rng(0)
     numbers = [len(space) - 1 - position for position in range(len(space.named_expressions))][::-1]
     start = 0

@@ -44,7 +44,7 @@ def digest_after(package: Path, place: str, change: Callable[[str], str]) -> str
         ("activations/plots.py", lambda text: text + "COLOUR = 3\n"),
         ("comparison/metrics.py", lambda text: text.replace("_TOP = 0.01", "_TOP = 0.02")),
         ("search/searcher.py", lambda text: "# A comment.\n\n" + text.replace('"""', '"""New ', 1)),
-        ("search/method.py", lambda text: text.replace("when its file says nothing", "by default")),
+        ("search/method.py", lambda text: text.replace("that does not mention it", "by default")),
         ("activations/operators.py", lambda text: text.replace("\n\n\n", "\n\n\n# Here:\n")),
         (
             "study/sampling/sampler.py",

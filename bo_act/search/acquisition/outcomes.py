@@ -1,4 +1,4 @@
-"""Acquisition functions of several outcomes: constraints beside a value, or several values.
+"""Acquisition functions of several outcomes: several objectives, or constraints.
 
 m  candidates                                   M  objectives
 n  observations                                 C  constraints
@@ -45,27 +45,27 @@ from bo_act.search.surrogate.own import BoTorchSurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 
-# Candidates whose noisy hypervolume improvement is computed: those with the most without noise,
-# which takes a tenth of the time.
+# Candidates whose noisy hypervolume improvement is computed: those with the largest improvement
+# without noise, which takes a tenth of the time.
 _LOOKED = 1_024
-_DRAWS = 64  # of the values at observed points and candidate together
+_DRAWS = 64  # of the joint values at observed points and a candidate
 _CHUNK = 256
-_BEYOND = 0.1  # of the range of what was observed, as BoTorch's infer_reference_point has it
+_BEYOND = 0.1  # of the observed range, as in BoTorch's infer_reference_point
 
 _DEFAULT = AcquisitionSpec.model_fields["name"].default
 _CONSTRAINED = (_DEFAULT, "log_ei", "log_pi")
 
 
 def check_outcomes(spec: AnyAcquisition, *, objectives: int, constrained: bool) -> None:
-    """Refuse an acquisition function that cannot be had with several outcomes.
+    """Refuse an acquisition function that does not support several outcomes.
 
     Args:
-        spec: that was given.
-        objectives: how many.
+        spec: the acquisition function.
+        objectives: their number.
         constrained: whether there are constraints.
 
     Raises:
-        SearchError: it is of one value without constraints.
+        SearchError: it supports only one value without constraints.
     """
     if isinstance(spec, OwnAcquisition):
         asked = inspect.signature(spec.make).parameters.values() if constrained else ()
@@ -98,15 +98,15 @@ def _named(spec: AcquisitionSpec) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ScoringOutcomes:
-    """How candidates are scored by several outcomes; see ``Scoring``.
+    """Scores of candidates by several outcomes; see ``Scoring``.
 
-    - One objective: ``LogConstrainedExpectedImprovement`` over the best value that satisfies the
-      constraints (or the probability of improvement and of feasibility, for ``log_pi``).
-    - Several: ``qLogNoisyExpectedHypervolumeImprovement`` (Daulton et al. 2021).
-    - As long as nothing satisfies the constraints: ``LogProbabilityOfFeasibility``.
+    - One objective: ``LogConstrainedExpectedImprovement`` over the best feasible value (for
+      ``log_pi``, the probability of improvement and feasibility).
+    - Several objectives: ``qLogNoisyExpectedHypervolumeImprovement`` (Daulton et al. 2021).
+    - No feasible observation yet: ``LogProbabilityOfFeasibility``.
 
     Attributes:
-        spec: as a person gave it.
+        spec: the acquisition function.
         outcomes: the surrogates.
     """
 
@@ -133,7 +133,7 @@ class ScoringOutcomes:
 
     @property
     def reference(self) -> Tensor:
-        """The point from which hypervolume counts, (M,): a tenth of the range below the worst."""
+        """The reference point of the hypervolume, (M,): a tenth of the range below the worst."""
         worst, best = self.outcomes.targets.amin(dim=0), self.outcomes.targets.amax(dim=0)
         return worst - _BEYOND * (best - worst).clamp_min(1e-3)
 
@@ -144,34 +144,34 @@ class ScoringOutcomes:
 
     @property
     def best(self) -> float:
-        """The best target of the first objective among those that satisfy the constraints."""
+        """The best feasible target of the first objective."""
         y = self.outcomes.targets[:, 0]
         return float(y[self.outcomes.feasible].max() if self.outcomes.feasible.any() else y.min())
 
     def scorer(self, pool: Tensor, *, seed: int) -> Callable[[Tensor], Tensor]:
         """Return the acquisition function, points (m, d) → scores (m,).
 
-        Those that cannot be the best of many have minus infinity: all but 16,384 of more than
-        20,000, and of hypervolume all but 1,024; with three objectives 512.
+        Among many points, only the most promising are scored, and others have minus infinity:
+        16,384 of more than 20,000, and for hypervolume 1,024, or 512 with three objectives.
 
         Args:
-            pool: (r, d) points that stand for all.
-            seed: of what is drawn.
+            pool: (r, d) points that represent all.
+            seed: of random draws.
         """
         if isinstance(self.spec, OwnAcquisition):
             return self._own(self.spec, pool, seed)
         if not self.is_any_feasible:
             return self._of_marginals(self._feasible)
         if self._objectives > 1:
-            looked = _LOOKED // (self._objectives - 1)  # as a front has more corners then
+            looked = _LOOKED // (self._objectives - 1)  # a front has more corners then
             return self._screened(self._hypervolume(seed), looked, looked)
         return self._screened(self._of_marginals(self._improvement), 16_384, SCREENED)
 
     def promising(self, points: Tensor, count: int) -> Tensor:
-        """Return the numbers of those points that may be good, (count,).
+        """Return the numbers of the most promising points, (count,).
 
-        By the expected improvement without noise, over the front of the means, and the probability
-        that the constraints are satisfied; both at upper bounds, of many points.
+        They have the largest expected improvement without noise, over the front of predicted
+        means, times the probability of feasibility. Among many points, upper bounds replace both.
 
         Args:
             points: (m, d).
@@ -249,7 +249,7 @@ class ScoringOutcomes:
 
     @property
     def _options(self) -> dict[str, Any]:
-        """Return what BoTorch's Monte Carlo functions take of outcomes: objective, constraints."""
+        """Return ``objective`` and ``constraints`` for BoTorch's Monte Carlo functions."""
         count = self._objectives
         if not self.outcomes.constraints:
             return {"objective": None, "constraints": None}
@@ -284,7 +284,7 @@ def _first(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
 
 
 def _violated(index: int, limit: float | None) -> Callable[[Tensor], Tensor]:
-    """Return a constraint of samples as BoTorch takes it: negative where it is satisfied."""
+    """Return a constraint in BoTorch's form: a function of samples, negative if satisfied."""
     return lambda samples: (limit or 0.0) - samples[..., index]
 
 
@@ -299,7 +299,7 @@ def hypervolume(scoring: ScoringOutcomes, *, seed: int) -> AcquisitionFunction:
 
     Args:
         scoring: of at least two objectives.
-        seed: of what it draws.
+        seed: of random draws.
     """
     outcomes, options = scoring.outcomes, scoring._options
     model, reference = outcomes.botorch_model(), scoring.reference
@@ -320,7 +320,7 @@ def hypervolume(scoring: ScoringOutcomes, *, seed: int) -> AcquisitionFunction:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Say nothing of jitter: of a candidate beside an observed point, draws need it."""
+    """Silence warnings of jitter, which draws need at candidates beside observed points."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)
         yield
@@ -328,9 +328,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_compiling() -> Iterator[None]:
-    """Keep BoTorch from building its C++ kernel at the first use.
+    """Prevent BoTorch from compiling its C++ kernel at the first use.
 
-    That takes half a minute, once on each machine, and what it computes is rounded otherwise.
+    Compiling takes half a minute per machine, and the kernel rounds differently.
     """
     before = getattr(logei, "_load_attempted", False)
     logei._load_attempted = True

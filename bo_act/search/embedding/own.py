@@ -1,4 +1,4 @@
-"""Embeddings of your own: points from a function, a scikit-learn transformer, or a network."""
+"""Your own embeddings: points from a function, a scikit-learn transformer, or a network."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import GIVEN, Embedding
 from bo_act.user_code.failures import USERS, is_machines, one_line
 
-_BESIDE = "fim_null"  # what the block ``fim`` says already
+_BESIDE = "fim_null"  # redundant with the block ``fim``
 
 
 @dataclass(frozen=True)
 class OwnEmbedder:
-    """An embedder from something of yours.
+    """An embedder made of your own function, transformer or network.
 
     Attributes:
         make: a function of the ``FeatureTable``, which returns an ``Embedding`` or an (N, d) array
-            (a row that is not finite has no place); a scikit-learn transformer, whose
+            (rows that are not finite have no coordinates); a scikit-learn transformer, whose
             ``fit_transform`` gets the features (n, k) of the n functions that have all of them; or
             an ``nn.Module``, called with a dict of their blocks as float32 tensors, (n, k) each.
 
@@ -40,7 +40,7 @@ class OwnEmbedder:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return getattr(self.make, "__name__", type(self.make).__name__)
 
     def fit(self, table: FeatureTable) -> Embedding:
@@ -100,7 +100,7 @@ class OwnEmbedder:
 
 
 def is_own(given: object) -> bool:
-    """Tell whether something makes an embedding, and is none of ours or an ``Embedder``."""
+    """Tell whether an object is for ``OwnEmbedder``: it makes points, but is no ``Embedder``."""
     if isinstance(given, type) or given is None:
         return False
     if isinstance(given, nn.Module) or hasattr(given, "fit_transform"):
