@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, BoActError
 from bo_act.user_code.failures import USERS, Failure, is_users_file, shown_path
-from bo_act.user_code.files import UserFile, load_function
+from bo_act.user_code.files import UserFile, is_required, load_function, takes_any
 
 EXPECTED = "def make_sampler(space, features, seed) -> optuna.samplers.BaseSampler"
 _NAMES = ("space", "features", "seed")
@@ -92,16 +92,10 @@ class OwnSampler:
             parameters = list(inspect.signature(self.function).parameters.values())
         except (TypeError, ValueError):  # C functions may have no signature
             return []
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if takes_any(parameters):
             return list(_NAMES)
-        for parameter in parameters:
-            needed = (
-                parameter.default is parameter.empty
-                and parameter.kind is not parameter.VAR_POSITIONAL
-            )
-            if needed and (
-                parameter.name not in _NAMES or parameter.kind is parameter.POSITIONAL_ONLY
-            ):
+        for parameter in filter(is_required, parameters):
+            if parameter.name not in _NAMES or parameter.kind is parameter.POSITIONAL_ONLY:
                 how = " by position" if parameter.kind is parameter.POSITIONAL_ONLY else ""
                 raise BenchmarkError(
                     f"{self._called} asks for {parameter.name}{how}; bo-act passes space, features "

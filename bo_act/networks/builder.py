@@ -37,7 +37,7 @@ from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 from bo_act.specs.base import checked_seed
 from bo_act.user_code.failures import USERS, is_machines, one_line
-from bo_act.user_code.files import UserFile, load_file, read_file
+from bo_act.user_code.files import UserFile, load_file, read_file, takes_any
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, <facts of the data>, <options>)"
@@ -215,7 +215,7 @@ class NetworkBuilder:
                     f"{self.path}: build asks for {parameter.name!r}, which this data set does not "
                     f"have; its facts are {known}{_of_images(parameter.name)}"
                 )
-        if not asked and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if not asked and takes_any(parameters):
             asked = {k: v for k, v in facts.items() if not of_images or k in CONTRACT}
         return {name: value for name, value in asked.items() if name not in self.options}
 
@@ -300,10 +300,10 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         for parameter in parameters[1:]
         if parameter.kind in by_name and parameter.name not in CONTRACT
     ]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    every = takes_any(parameters)
     fixed = {parameters[0].name, *CONTRACT}
     for option in options:
-        if option in fixed or (option not in known and not takes_any):
+        if option in fixed or (option not in known and not every):
             own = [name for name in known if name not in FACTS]
             hint = nearest(option, known) or f"; known options: {', '.join(own) or 'none'}"
             raise NetworkError(f"{path}: unknown option {option!r}{hint}")

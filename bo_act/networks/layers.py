@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
 from bo_act.dependencies.torch_internals import children_of, without_torch_function
+from bo_act.user_code.files import is_required
 
 ACTIVATION_MODULES = (
     "torch.nn.modules.activation", "timm.layers.activations", "transformers.activations",
@@ -206,13 +207,7 @@ def _by_trying(module: nn.Module) -> str | None:
 
 def _takes_one(module: nn.Module) -> bool:
     parameters = inspect.signature(module.forward).parameters.values()
-    needed = [
-        parameter
-        for parameter in parameters
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    return len(needed) == 1
+    return sum(map(is_required, parameters)) == 1
 
 
 def _elementwise(function: nn.Module) -> Tensor | None:

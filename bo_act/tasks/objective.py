@@ -20,7 +20,7 @@ from bo_act.errors import SpecError
 from bo_act.io import digest
 from bo_act.training.outcomes import Diverged
 from bo_act.user_code.failures import clean
-from bo_act.user_code.files import load_function
+from bo_act.user_code.files import is_required, load_function, takes_any
 
 EXPECTED = "def objective(trial, activation, *, seed, device, ...) -> float"
 _RETURNED = (
@@ -117,10 +117,7 @@ class Objective:
     def asks_for(self, name: str) -> bool:
         """Tell whether the function takes an argument of that name, or any."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        return any(
-            parameter.name == name or parameter.kind is parameter.VAR_KEYWORD
-            for parameter in parameters
-        )
+        return takes_any(parameters) or name in (parameter.name for parameter in parameters)
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Check that the function can be called.
@@ -154,25 +151,15 @@ class Objective:
     def _asked(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments in the function's signature."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if takes_any(parameters):
             return dict(context)
-        missing = [
-            parameter.name
-            for parameter in parameters
-            if parameter.default is parameter.empty
-            and parameter.kind is not parameter.VAR_POSITIONAL
-            and parameter.name not in context
-        ]
+        missing = [p.name for p in parameters if is_required(p) and p.name not in context]
         if missing:
             raise SpecError(
                 f"{self.path}: the objective asks for {', '.join(missing)}; this study offers "
                 f"{', '.join(context)} (network and data need [model] and [data])"
             )
-        return {
-            parameter.name: context[parameter.name]
-            for parameter in parameters
-            if parameter.name in context
-        }
+        return {p.name: context[p.name] for p in parameters if p.name in context}
 
 
 def _as_measured(value: Any) -> Measured:

@@ -20,7 +20,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +120,17 @@ def load_function(
     return file, loaded
 
 
+def takes_any(parameters: Iterable[inspect.Parameter]) -> bool:
+    """Tell whether a function takes any keyword argument."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def is_required(parameter: inspect.Parameter) -> bool:
+    """Tell whether a call must give an argument."""
+    several = (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    return parameter.default is parameter.empty and parameter.kind not in several
+
+
 def call_with(
     function: Callable[..., Any],
     offered: Mapping[str, Any],
@@ -142,20 +153,11 @@ def call_with(
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # of compiled code
         parameters = [inspect.Parameter("all", inspect.Parameter.VAR_KEYWORD)]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        given = dict(offered)
-    else:
-        given = {
-            parameter.name: offered[parameter.name]
-            for parameter in parameters
-            if parameter.name in offered
-        }
-    for parameter in parameters:
-        needed = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        )
-        if needed and (parameter.name not in given or parameter.kind is parameter.POSITIONAL_ONLY):
+    names = [parameter.name for parameter in parameters]
+    every = takes_any(parameters)
+    given = {name: value for name, value in offered.items() if every or name in names}
+    for parameter in filter(is_required, parameters):
+        if parameter.name not in given or parameter.kind is parameter.POSITIONAL_ONLY:
             raise error(
                 f"{what}: expected a function of some of {', '.join(offered)}, by name, got one "
                 f"that needs {parameter.name!r}{nearest(parameter.name, offered)}"

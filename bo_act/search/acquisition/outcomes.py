@@ -44,6 +44,7 @@ from bo_act.search.surrogate.outcomes import Outcomes
 from bo_act.search.surrogate.own import BoTorchSurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
+from bo_act.user_code.files import takes_any
 
 # Candidates whose noisy hypervolume improvement is computed: those with the largest improvement
 # without noise, which takes a tenth of the time.
@@ -68,11 +69,8 @@ def check_outcomes(spec: AnyAcquisition, *, objectives: int, constrained: bool) 
         SearchError: it supports only one value without constraints.
     """
     if isinstance(spec, OwnAcquisition):
-        asked = inspect.signature(spec.make).parameters.values() if constrained else ()
-        if constrained and not any(
-            parameter.name == "constraints" or parameter.kind is parameter.VAR_KEYWORD
-            for parameter in asked
-        ):
+        asked = inspect.signature(spec.make).parameters if constrained else {}
+        if constrained and "constraints" not in asked and not takes_any(asked.values()):
             raise SearchError(
                 f"the acquisition {spec.name!r} asks for no 'constraints', which the trials of "
                 "this study have; let it take model, objective and constraints, as BoTorch's own do"

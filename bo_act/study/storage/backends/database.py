@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
-from bo_act.dependencies.optuna_internals import RDB_LOGGER, BaseHeartbeat, backend_of
+from bo_act.dependencies.optuna_internals import RDB_LOGGER, BaseHeartbeat
 from bo_act.errors import StorageError
 from bo_act.study.storage.backends.errors import damaged, one_line, replaced, unusable
 from bo_act.urls import shown_url, without_secrets_of
@@ -195,14 +194,6 @@ class PatientDatabase(RDBStorage):
     @property
     def _where(self) -> str:
         return str(self.file) if self.file else shown_url(self.given)
-
-
-def database_of(study: optuna.Study) -> PatientDatabase | None:
-    """Return the database server of a study; None for files and memory."""
-    inner = backend_of(study)
-    if isinstance(inner, PatientDatabase) and inner.engine.url.get_backend_name() != "sqlite":
-        return inner
-    return None
 
 
 def first_line(error: BaseException) -> str:
