@@ -56,12 +56,7 @@ class BoActError(Exception):
     """
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(
-            *(
-                without_secrets(argument) if isinstance(argument, str) else argument
-                for argument in arguments
-            )
-        )
+        super().__init__(*(without_secrets(a) if isinstance(a, str) else a for a in arguments))
 
 
 class MissingExtraError(BoActError):

@@ -81,9 +81,7 @@ class Fused:
         if self.why_not is None:
             try:
                 if self._compiled is None:
-                    self._compiled = [
-                        torch.compile(_alone(function), dynamic=True) for function in passes
-                    ]
+                    self._compiled = [torch.compile(_alone(f), dynamic=True) for f in passes]
                 return self._compiled[number](*tensors)
             except torch.OutOfMemoryError:
                 raise

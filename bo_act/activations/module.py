@@ -223,10 +223,7 @@ class Activation(nn.Module):
             raise ExpressionError(f"{self} has no channels before its first input")
         rows = self.scales.values()
         functions = [scaled(self.expression, row, operators=self.scale_operators) for row in rows]
-        return [
-            replace(function, shift=self._shift, output=function.output * self._scale)
-            for function in functions
-        ]
+        return [replace(f, shift=self._shift, output=f.output * self._scale) for f in functions]
 
     @property
     def why_not_fused(self) -> str | None:

@@ -69,9 +69,7 @@ def progress(
         BenchmarkError: the runs of a method differ in length.
     """
     runs = {}
-    signs = steps["benchmark"].map(
-        {n: benchmark.metric.sign for n, benchmark in benchmarks.items()}
-    )
+    signs = steps["benchmark"].map({n: b.metric.sign for n, b in benchmarks.items()})
     steps = steps.assign(value=signs.astype(float) * steps["value"])  # larger is better
     ordered = steps.sort_values(["seed", "evaluation"], kind="stable")
     for (name, method), rows in ordered.groupby(["benchmark", "method"], sort=False):

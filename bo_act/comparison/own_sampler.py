@@ -101,11 +101,8 @@ class OwnSampler:
                     f"{self._called} asks for {parameter.name}{how}; bo-act passes space, features "
                     f"and seed by name: expected {EXPECTED}"
                 )
-        return [
-            parameter.name
-            for parameter in parameters
-            if parameter.name in _NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
-        ]
+        by_name = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+        return [name for name in by_name if name in _NAMES]
 
     def make(self, benchmark: Benchmark, *, seed: int) -> BaseSampler:
         """Return a sampler for one search.

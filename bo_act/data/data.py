@@ -120,10 +120,7 @@ def facts_of(
     """
     facts: dict[str, Any] = {}
     first = tensors(inputs)[0]
-    tokens = next(
-        (tensor for tensor in tensors(inputs) if tensor.dtype == torch.int64 and tensor.ndim == 2),
-        None,
-    )
+    tokens = next((x for x in tensors(inputs) if x.dtype == torch.int64 and x.ndim == 2), None)
     if side is not None:
         facts = {"in_channels": first.shape[1], "image_size": side}
     elif tokens is not None:

@@ -222,10 +222,7 @@ def item(dataset: Dataset[Any], index: int, where: str) -> tuple[Inputs, Tensor]
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             came = f"{len(pair)} of them" if isinstance(pair, tuple | list) else type(pair)
             raise TypeError(f"expected a pair of inputs and target, got {came}")
-        inputs = mapped(
-            as_inputs(pair[0]),
-            lambda tensor: tensor.long() if tensor.dtype == torch.uint8 else tensor,
-        )
+        inputs = mapped(as_inputs(pair[0]), lambda x: x.long() if x.dtype == torch.uint8 else x)
         return inputs, as_tensor(pair[1])
     except USERS as error:
         if is_machines(error):

@@ -83,9 +83,7 @@ def taken(inputs: Inputs, network: nn.Module) -> Inputs:
 
     Only floating-point arrays get its dtype. Tensors stay unchanged.
     """
-    weight = next(
-        (parameter for parameter in network.parameters() if parameter.is_floating_point()), None
-    )
+    weight = next((p for p in network.parameters() if p.is_floating_point()), None)
 
     def as_input(values: Tensor | NDArray[Any]) -> Tensor:
         tensor = as_tensor(values)

@@ -37,7 +37,7 @@ from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 from bo_act.specs.base import checked_seed
 from bo_act.user_code.failures import USERS, is_machines, one_line
-from bo_act.user_code.files import UserFile, load_file, read_file, takes_any
+from bo_act.user_code.files import UserFile, is_required, load_file, read_file, takes_any
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, <facts of the data>, <options>)"
@@ -200,12 +200,10 @@ class NetworkBuilder:
         asked = {}
         parameters = list(inspect.signature(self.build).parameters.values())[1:]
         for parameter in parameters:
-            if parameter.name in self.options or parameter.kind in (
-                parameter.VAR_KEYWORD,
-                parameter.VAR_POSITIONAL,
-            ):
+            several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if several or parameter.name in self.options:
                 continue
-            needed = parameter.default is parameter.empty
+            needed = is_required(parameter)
             # For images, options may have the names of other facts.
             if parameter.name in facts and (needed or not of_images or parameter.name in CONTRACT):
                 asked[parameter.name] = facts[parameter.name]
@@ -281,11 +279,8 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         ) from error
     parameters = list(signature.parameters.values())
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    facts = [
-        parameter.name
-        for parameter in parameters[1:]
-        if parameter.name in FACTS and parameter.kind in by_name
-    ]
+    named = [p for p in parameters[1:] if p.kind in by_name]
+    facts = [p.name for p in named if p.name in FACTS]
     contract = dict.fromkeys(facts)
     try:
         signature.bind_partial(None, **contract)
@@ -295,11 +290,7 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
             f"change its arguments"
         ) from error
 
-    known = [
-        parameter.name
-        for parameter in parameters[1:]
-        if parameter.kind in by_name and parameter.name not in CONTRACT
-    ]
+    known = [p.name for p in named if p.name not in CONTRACT]
     every = takes_any(parameters)
     fixed = {parameters[0].name, *CONTRACT}
     for option in options:
@@ -310,13 +301,7 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
     try:
         signature.bind(None, **contract | dict(options))
     except TypeError as error:
-        needed = [
-            parameter.name
-            for parameter in parameters[1:]
-            if parameter.default is parameter.empty
-            and parameter.kind in by_name
-            and parameter.name not in {*facts, *options}
-        ]
+        needed = [p.name for p in named if is_required(p) and p.name not in {*facts, *options}]
         hint = "".join(nearest(name, FACTS) for name in needed[:1])
         raise NetworkError(
             f"{path}: build{_shown(signature)} cannot be called: {error}{hint}; facts of data are "

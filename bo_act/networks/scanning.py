@@ -146,11 +146,8 @@ class _Scan:
             return getattr(of, name, _OTHER)
         if isinstance(of, type):
             attribute = inspect.getattr_static(of, name, _OTHER)
-            return (
-                attribute.__func__
-                if isinstance(attribute, staticmethod | classmethod)
-                else attribute
-            )
+            bound = isinstance(attribute, staticmethod | classmethod)
+            return attribute.__func__ if bound else attribute
         return getattr(of, "__dict__", {}).get(name, _OTHER)
 
     def _of_a_module(self, of: nn.Module, name: str) -> Any:

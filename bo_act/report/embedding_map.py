@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +62,7 @@ def embedding_map(
     tried = [_tried(subject, activation) for activation in range(len(subject.activations))]
     embedding, catalogue = sampler.embedding, sampler.catalogue
     valid = np.flatnonzero(embedding.valid)
-    evaluated = {
-        index for of_activation in tried for _, index in of_activation if embedding.valid[index]
-    }
+    evaluated = {index for _, index in chain(*tried) if embedding.valid[index]}
     plane, explained = project(embedding.points[valid])
     shown = _chosen(valid, plane, evaluated, predicted, most)
     at = np.searchsorted(valid, shown)

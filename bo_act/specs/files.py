@@ -143,9 +143,7 @@ def _keys_at(form: type[Spec], where: list[str]) -> list[str]:
             return []
         # "Spec" or "Spec | None"
         choices = get_args(field.annotation) or (field.annotation,)
-        specs = [
-            choice for choice in choices if isinstance(choice, type) and issubclass(choice, Spec)
-        ]
+        specs = [c for c in choices if isinstance(c, type) and issubclass(c, Spec)]
         if not specs:
             return []
         form = specs[0]

@@ -157,22 +157,18 @@ def explanation(explained: TrialExplanation) -> None:
     if explained.outcomes and explained.state == "complete":
         del rows["measured"]
     if explained.feasible is not None:
-        rows["constraints"] = (
-            f"satisfied with probability {explained.feasible:.2g}, as expected then"
-        )
+        probability = f"{explained.feasible:.2g}"
+        rows["constraints"] = f"satisfied with probability {probability}, as expected then"
     if explained.failure:
         rows["failure"] = escape(explained.failure)
     said = explained.explanation
     if said is None:
         if explained.expected is not None:
-            rows["expected"] = escape(
-                f"{metric.text(explained.expected)}, as recorded in the trial"
-            )
+            expected = metric.text(explained.expected)
+            rows["expected"] = escape(f"{expected}, as recorded in the trial")
         key_values(f"Trial {explained.trial}: {explained.activation}", rows)
-        is_expected = explained.expected is not None or any(
-            o.expected is not None for o in explained.outcomes
-        )
-        lack = "No further explanation" if is_expected else "No prediction"
+        expectations = (explained.expected, *(o.expected for o in explained.outcomes))
+        lack = "No prediction" if set(expectations) == {None} else "No further explanation"
         out.print(escape(f"{lack}: {explained.lacking}."), soft_wrap=True)
         return
     predicted, low, high = metric.texts([said.predicted, said.low, said.high])

@@ -82,9 +82,7 @@ class UserFile:
             try:
                 return importlib.import_module(name)
             except BaseException:
-                for loaded in [
-                    module for module in sys.modules if module.partition(".")[0] == name
-                ]:
+                for loaded in [m for m in sys.modules if m.partition(".")[0] == name]:
                     del sys.modules[loaded]
                 del _finder.files[name]
                 raise
@@ -112,9 +110,7 @@ def load_function(
     module = load_file(file, key=key, error=error)
     loaded = getattr(module, function, None)
     if not callable(loaded):
-        known = [
-            other for other, value in vars(module).items() if callable(value) and other[0] != "_"
-        ]
+        known = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
         hint = nearest(function, known) if loaded is None else f" but a {type(loaded).__name__}"
         raise error(f"{key}: {file.path}: expected {expected}, got no function {function!r}{hint}")
     return file, loaded
