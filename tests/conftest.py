@@ -16,10 +16,10 @@ from benchmarks_of_tests import random_benchmark
 from hypothesis import settings
 
 from bo_act import cli
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import save
 from bo_act.benchmark.table import Benchmark
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec
 
 # Of processes that tests start: several share the cores.
@@ -39,7 +39,7 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _quick_timings(monkeypatch):
     # Reports time operators; how long these take is a matter of test_costs.py, which says so.
-    monkeypatch.setattr("bo_act.activations.costs._SECONDS", 1e-4)
+    monkeypatch.setattr("bo_act.spaces.costs._SECONDS", 1e-4)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bo_act import content
-from bo_act.activations.space import Space
 from bo_act.benchmark.act_bench import READER, read_act_bench
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError
@@ -26,6 +25,7 @@ from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
 from bo_act.io import atomic_write, expanded, one_line, read_checked, reason, write_checked
 from bo_act.metrics import ACCURACY, Metric
+from bo_act.spaces.space import Space
 from bo_act.specs import SpaceSpec
 from bo_act.specs.space import LISTED
 

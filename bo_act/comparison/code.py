@@ -20,7 +20,7 @@ _BESIDE = frozenset(
         "bo_act.features.compute",
         "bo_act.html",
         "bo_act.study.sampling.warm_start",
-        "bo_act.user_files",
+        "bo_act.user_code.files",
     }
 )
 

@@ -12,7 +12,6 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 
 from bo_act import content
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark import parquet
 from bo_act.benchmark.act_bench import write_act_bench
 from bo_act.benchmark.parquet import SPECTRUM_ERROR, load, open_benchmark, save
@@ -20,6 +19,7 @@ from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError, BoActError
 from bo_act.features.table import Block, FeatureTable
 from bo_act.metrics import ACCURACY
+from bo_act.spaces.space import Space, load_space
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 import torch
 from benchmarks_of_tests import random_benchmark
 from scipy import stats
+from surrogate_quality import surrogate_quality
 
 from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.table import Benchmark
@@ -27,7 +28,6 @@ from bo_act.comparison.compare import compare, load_comparison
 from bo_act.comparison.job import embed
 from bo_act.comparison.metrics import progress, summary, table
 from bo_act.comparison.plan import read_plan
-from bo_act.comparison.quality import surrogate_quality
 from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, SpecError
 from bo_act.search.method import METHODS, MethodSpec

@@ -539,8 +539,8 @@ class Stubborn(BaseSampler):
 
 
 def test_proposals_outside_the_space_end(files, monkeypatch):
-    from bo_act.activations.space import Space
     from bo_act.comparison import replay
+    from bo_act.spaces.space import Space
 
     def never(self, trial, name=""):
         self._suggested(trial, name)

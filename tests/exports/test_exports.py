@@ -12,9 +12,9 @@ import torch
 from exported import GRID, SPECIAL, agreement, at_special_points, run_exported
 
 import bo_act
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import parse
 from bo_act.activations.operators import OPERATORS, of_kind
-from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.errors import ExportError
 from bo_act.exports import coefficients
 from bo_act.exports.exporter import TARGETS

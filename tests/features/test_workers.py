@@ -25,9 +25,9 @@ from small_features import (
 )
 
 from bo_act import process_pool
-from bo_act.activations.space import Space
 from bo_act.errors import DataError, FeatureError, WorkerError
 from bo_act.features import compute as computing
+from bo_act.spaces.space import Space
 
 
 class Unportable(Exception):

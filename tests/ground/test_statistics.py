@@ -23,7 +23,7 @@ from bo_act.statistics import (
     tied,
 )
 from bo_act.study.results import confirmation
-from bo_act.study.results.confirmation import Confirmed
+from bo_act.study.results.confirmed import Confirmed
 from bo_act.study.results.verdict import caveats, verdict
 
 SCALES = st.sampled_from([1e-300, 1e-150, 1.0, 1e150, 1e300])

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from made_up import BLOCKS, CLOUD, smooth
 from scipy.stats import norm
 
-from bo_act.activations.space import load_space
 from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, fences, inverse_warp, unit, warp_targets
 from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.factory import fit_points
+from bo_act.spaces.space import load_space
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.results.stopping import improvement_left
 from bo_act.study.sampling.sampler import ActivationSampler

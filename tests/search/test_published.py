@@ -12,7 +12,6 @@ from scipy.spatial.distance import cdist
 
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import parse
-from bo_act.activations.space import Space, load_space
 from bo_act.comparison.job import with_own_layout
 from bo_act.errors import SearchError
 from bo_act.features.act_bench import bins, edges
@@ -21,6 +20,7 @@ from bo_act.features.table import Block, FeatureTable
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.embedding.umap import UmapEmbedder, weighted_spectra
 from bo_act.search.method import METHODS
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import EmbeddingSpec, SpaceSpec
 
 SPEC = SpaceSpec(

@@ -15,11 +15,11 @@ from made_up import TASK
 
 from bo_act import ActivationSampler, improvement_left, load_space, why
 from bo_act.activations.evaluation import evaluate
-from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.compute import compute_features
 from bo_act.search.embedding.embedding import PcaEmbedder
 from bo_act.search.unenumerated import ExpressionPool, neighbours
+from bo_act.spaces.space import Space
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SpaceSpec
 from bo_act.specs.files import read_study
 from bo_act.study.results.summary import read_result

@@ -15,7 +15,6 @@ from made_up import BLOCKS, CLOUD, smooth
 from optuna.trial import TrialState, create_trial
 from scipy.stats import norm, spearmanr
 
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.sources import as_source
 from bo_act.comparison.compare import compare
@@ -27,6 +26,7 @@ from bo_act.search.method import METHODS
 from bo_act.search.observations import Observations, fences
 from bo_act.search.searcher import Searcher
 from bo_act.search.warm_start import SOURCES, Source, make_warm_start
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec, StudySpec
 from bo_act.specs.files import read_study
 from bo_act.study.running.runner import run_study

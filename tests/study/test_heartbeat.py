@@ -23,12 +23,12 @@ from sqlalchemy import text
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage import heartbeat
 from bo_act.study.storage import owner as owners
-from bo_act.study.storage.database import database_of
+from bo_act.study.storage.backends.database import database_of
+from bo_act.study.storage.backends.heartbeats import beats_of
 from bo_act.study.storage.heartbeat import Heartbeat, silences
-from bo_act.study.storage.heartbeat_places import beats_of
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import GRACE, OWNER, Owner
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 GRACES = 0.6  # seconds: a tenth of it from one heartbeat to the next
 

@@ -26,13 +26,13 @@ from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.runner import run_study
 from bo_act.study.running.supervisor import TrialWatcher
 from bo_act.study.running.waiting import awaited
+from bo_act.study.storage.backends.heartbeats import beats_of
 from bo_act.study.storage.heartbeat import silences
-from bo_act.study.storage.heartbeat_places import beats_of
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import CLAIM, DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.ownership import check_mine, give_back, keeping
 from bo_act.study.storage.recorded_settings import SPEC
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -104,7 +104,7 @@ def test_a_result_is_written_while_the_trial_is_mine_alone(study):
 
 STOLEN = """
 import bo_act, optuna
-from bo_act.study.storage.heartbeat_places import beats_of
+from bo_act.study.storage.backends.heartbeats import beats_of
 
 
 def objective(trial, activation):

@@ -22,7 +22,7 @@ from small_studies import SPACE, history, make
 from bo_act import content
 from bo_act.errors import NetworkError, SearchError, StorageError
 from bo_act.statistics import holm
-from bo_act.study.results.confirmation import interval, paired
+from bo_act.study.results.confirmed import interval, paired
 from bo_act.study.results.summary import read_result
 from bo_act.study.results.verdict import caveats
 from bo_act.study.running.runner import Events, run_study

@@ -16,9 +16,9 @@ from optuna.samplers import RandomSampler, TPESampler
 
 from bo_act import ActivationSampler, EmbeddingSampler, improvement_left, load_space, why
 from bo_act.activations.expressions import parse
-from bo_act.activations.space import Space
 from bo_act.errors import SearchError, SpecError
 from bo_act.features.compute import compute_features
+from bo_act.spaces.space import Space
 from bo_act.specs.files import read_study
 from bo_act.study.results.confirmation import FRESH
 from bo_act.study.results.summary import read_result

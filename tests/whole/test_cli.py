@@ -280,7 +280,7 @@ def test_defects_keep_their_traceback():
     """What is no BoActError is our mistake, and is shown whole."""
     script = (
         "import sys; sys.argv = ['bo-act', 'space', 'classic']\n"
-        "import bo_act.activations.space as s\n"
+        "import bo_act.spaces.space as s\n"
         "def broken(name): raise RuntimeError('a defect')\n"
         "s.load_space = broken\n"
         "from bo_act.cli import main; main()\n"

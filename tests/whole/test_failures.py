@@ -18,7 +18,6 @@ from studies_of_tests import FEW
 
 from bo_act.benchmark.build import build_benchmark
 from bo_act.errors import BenchmarkError, NetworkError, SearchError, SpecError
-from bo_act.failures import Failure, is_machines, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.results.confirmation import confirm
 from bo_act.study.results.failures import failures
@@ -29,6 +28,7 @@ from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.owner import DEATHS
 from bo_act.tasks.failures import group
 from bo_act.tasks.task import Task
+from bo_act.user_code.failures import Failure, is_machines, one_line
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

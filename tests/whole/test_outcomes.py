@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from studies_of_tests import FEW
 
 from bo_act.activations.expressions import canonical, parse
-from bo_act.activations.space import load_space
 from bo_act.benchmark.build import assemble
 from bo_act.benchmark.parquet import open_benchmark, save
+from bo_act.spaces.space import load_space
 from bo_act.specs.files import read_study
 from bo_act.study.results.confirmation import _attribute
 from bo_act.study.results.summary import read_result

@@ -20,8 +20,8 @@ from made_up import TASK
 from typer.main import get_command
 
 from bo_act import cli
-from bo_act.activations.space import load_space
 from bo_act.benchmark.parquet import save
+from bo_act.spaces.space import load_space
 
 ENCODINGS = ("ascii", "cp1252", "latin-1")
 FOLDER = "größe ± ∑ 猫"

@@ -23,7 +23,7 @@ from made_up import TASK
 from surroundings import Ended, become_someone, mount, mounts_of_its_own, run_apart
 
 from bo_act import cli
-from bo_act.activations import catalogue_cache
+from bo_act.spaces import catalogue_cache
 from bo_act.specs import StudySpec
 from bo_act.study.storage.opening import load_study
 
