@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -78,14 +79,30 @@ def one() -> Benchmark:
     return random_benchmark(load_space("classic"), seed=1)
 
 
+@pytest.fixture(scope="session")
+def _benchmark_files(one, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    two = random_benchmark(one.space, seed=2)
+    for name, benchmark in (("one", one), ("two", two)):
+        save(dataclasses.replace(benchmark, name=name), folder / f"{name}.parquet")
+    return folder
+
+
 @pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
+def files(_benchmark_files, tmp_path, monkeypatch) -> Path:
     """The working folder, with two benchmarks of one space."""
     monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["one", "two"], start=1):
-        benchmark = random_benchmark(load_space("classic"), seed=seed)
-        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
-    return tmp_path
+    return Path(shutil.copytree(_benchmark_files, tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Worker processes begin as copies of this one, which has imported all that they need.
+
+    For tests of what workers do; a new interpreter imports for three seconds.
+    """
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr("bo_act.process_pool.get_context", lambda _: fork)
 
 
 @pytest.fixture
