@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,20 @@ def _quick_timings(monkeypatch):
     monkeypatch.setattr("bo_act.activations.costs._SECONDS", 1e-4)
 
 
+_ROOMS_OF_STUDIES = ("docs", "report", "study", "tasks")
+
+
+@pytest.fixture(scope="session")
+def _cache_of_studies(tmp_path_factory) -> Path:
+    return Path(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(tmp_path / "cache"))
+def _own_cache(request, tmp_path, monkeypatch, _cache_of_studies):
+    """An empty cache; where many studies are run, one for all, as they need the same spectra."""
+    shared = request.path.parent.name in _ROOMS_OF_STUDIES
+    cache = _cache_of_studies if shared else tmp_path / "cache"
+    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(cache))
 
 
 @pytest.fixture(scope="session")
@@ -95,14 +107,28 @@ def files(_benchmark_files, tmp_path, monkeypatch) -> Path:
     return Path(shutil.copytree(_benchmark_files, tmp_path, dirs_exist_ok=True))
 
 
-@pytest.fixture
-def forked_workers(monkeypatch):
-    """Worker processes begin as copies of this one, which has imported all that they need.
+@pytest.fixture(scope="session")
+def forked() -> Callable[[], AbstractContextManager[None]]:
+    """Inside, worker processes begin as copies of this one, which has imported all they need.
 
     For tests of what workers do; a new interpreter imports for three seconds.
     """
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr("bo_act.process_pool.get_context", lambda _: fork)
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            fork = multiprocessing.get_context("fork")
+            patch.setattr("bo_act.process_pool.get_context", lambda _: fork)
+            yield
+
+    return context
+
+
+@pytest.fixture
+def forked_workers(forked):
+    """``forked`` for a whole test."""
+    with forked():
+        yield
 
 
 @pytest.fixture

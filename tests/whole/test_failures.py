@@ -264,14 +264,13 @@ def test_reasons_are_grouped_in_every_result(bo_act):
     assert "mine.py, line 5" in " ".join(told.split())
 
 
-@pytest.mark.parametrize("bad", ["[/red]", "[link=x]", "<b>&amp;", "a\\x1b[2Jb", "\\0", "\\udc80"])
-def test_strange_messages_are_shown_as_they_are(bo_act, bad):
+def test_strange_messages_are_shown_as_they_are(bo_act):
+    bad = r"[/red] [link=x] <b>&amp;! a\x1b[2Jb \0 \udc80"
     own(f"if trial.number: raise RuntimeError('{bad}!')\nreturn {VALUE}", max_retries=0)
     toml(max_retries=0)
     code, _, told = bo_act("run", "own.toml")
     assert code == 2  # five in a row
-    shown = json.loads(f'"{bad}"') if "\\" not in bad else "!"
-    assert f"{shown.strip()}" in told
+    assert "[/red] [link=x] <b>&amp;! a?[2Jb ? ?!" in " ".join(told.split())
     assert "\x1b" not in told
     for command in ("best", "status"):
         code, told, _ = bo_act(command, "own.toml")
@@ -623,6 +622,7 @@ def test_what_no_worker_survives_is_a_failure_too():
     assert "3 workers died" in read_result(spec).failures[0].reason
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_build_goes_on_past_what_fails_and_makes_it_again():
     spec = net(f"if 'tanh' in str(self.act) and not self.calm: {SHAPES}")
     text = Path("net.py").read_text()
