@@ -121,6 +121,7 @@ features(a_few(), Net({what!r}, Path({folder!r})), workers=2)
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_workers_cannot_import():
     done = subprocess.run(
         [sys.executable, "-"],
