@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,9 +44,20 @@ def _quick_timings(monkeypatch):
     monkeypatch.setattr("bo_act.spaces.costs._SECONDS", 1e-4)
 
 
+_ROOMS_OF_STUDIES = ("docs", "report", "study", "tasks")
+
+
+@pytest.fixture(scope="session")
+def _cache_of_studies(tmp_path_factory) -> Path:
+    return Path(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(tmp_path / "cache"))
+def _own_cache(request, tmp_path, monkeypatch, _cache_of_studies):
+    """An empty cache; where many studies are run, one for all, as they need the same spectra."""
+    shared = request.path.parent.name in _ROOMS_OF_STUDIES
+    cache = _cache_of_studies if shared else tmp_path / "cache"
+    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(cache))
 
 
 @pytest.fixture(scope="session")
@@ -78,14 +91,44 @@ def one() -> Benchmark:
     return random_benchmark(load_space("classic"), seed=1)
 
 
+@pytest.fixture(scope="session")
+def _benchmark_files(one, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    two = random_benchmark(one.space, seed=2)
+    for name, benchmark in (("one", one), ("two", two)):
+        save(dataclasses.replace(benchmark, name=name), folder / f"{name}.parquet")
+    return folder
+
+
 @pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
+def files(_benchmark_files, tmp_path, monkeypatch) -> Path:
     """The working folder, with two benchmarks of one space."""
     monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["one", "two"], start=1):
-        benchmark = random_benchmark(load_space("classic"), seed=seed)
-        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
-    return tmp_path
+    return Path(shutil.copytree(_benchmark_files, tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[[], AbstractContextManager[None]]:
+    """Inside, worker processes begin as copies of this one, which has imported all they need.
+
+    For tests of what workers do; a new interpreter imports for three seconds.
+    """
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            fork = multiprocessing.get_context("fork")
+            patch.setattr("bo_act.process_pool.get_context", lambda _: fork)
+            yield
+
+    return context
+
+
+@pytest.fixture
+def forked_workers(forked):
+    """``forked`` for a whole test."""
+    with forked():
+        yield
 
 
 @pytest.fixture

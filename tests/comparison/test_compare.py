@@ -60,6 +60,7 @@ def test_every_method_starts_from_the_same_functions(files, one):
     assert len(found.table) == 6
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_change_nothing(files):
     methods = ("random", "default")
     alone = compare(NAMES[:1], methods, evaluations=12, seeds=2)
@@ -460,20 +461,26 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     assert short[3] == ["P(`a` beats it)", "", "0.50 [0.05, 0.95], 0/1, 1"]
 
 
-def test_build_as_a_command(bo_act, files):
-    options = ["--set", "space=classic", "--set", "training.epochs=1", "--set", "data.train=100"]
+@pytest.mark.usefixtures("forked_workers")
+def test_build_as_a_command(bo_act, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("few.toml").write_text(
+        'name = "few"\nexpressions = ["relu(x)", "tanh(x)"]\nbaselines = ["relu(x)"]\n'
+    )
+    options = ["--set", "space=few.toml", "--set", "training.epochs=1", "--set", "data.train=100"]
     options += ["--set", "features.fim=false", "--seeds", "2", "--folder", "built"]
     code, out, err = bo_act("bench", "build", "quickstart", *options, "--json")
     assert code == 0, err
     assert json.loads(out)["runs"] == 2 * json.loads(out)["functions"]
     assert "runs: " in err
-    first = (files / "built" / "quickstart.parquet").read_bytes()
-    (files / "built" / "quickstart.parquet").unlink()
+    built = tmp_path / "built"
+    first = (built / "quickstart.parquet").read_bytes()
+    (built / "quickstart.parquet").unlink()
     code, out, err = bo_act("bench", "build", "quickstart", *options)
     assert code == 0
     assert "wrote built/quickstart.parquet" in err
-    assert (files / "built" / "quickstart.parquet").read_bytes() == first
-    assert (files / "built" / "quickstart.json.gz").is_file()
+    assert (built / "quickstart.parquet").read_bytes() == first
+    assert (built / "quickstart.json.gz").is_file()
     code, _, err = bo_act("bench", "build", "quickstart", *options, "--set", "training.epochs=2")
     assert code != 0
     assert "built" in err

@@ -132,6 +132,7 @@ LESS = {
 STUDY = f"""
 name = "NAME"
 space = "classic"
+storage = "studies.log"
 trials = 20
 {TASK}device = "cpu"
 [features]

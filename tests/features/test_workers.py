@@ -48,6 +48,7 @@ def _small_shards(monkeypatch):
 # --- the same, and faults -------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_worker_costs_nothing_but_time(few, tmp_path):
     fresh = features(few, cache=tmp_path / "alone")
     seen = []
@@ -120,6 +121,7 @@ features(a_few(), Net({what!r}, Path({folder!r})), workers=2)
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_workers_cannot_import():
     done = subprocess.run(
         [sys.executable, "-"],
@@ -141,7 +143,9 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_workers_end_with_their_parent(tmp_path, how):
     script = tmp_path / "script.py"
     body = SCRIPT.format(what="hang", folder=str(tmp_path)).strip().splitlines()

@@ -84,6 +84,7 @@ def test_umap_is_the_union_of_two_graphs(table):
     )
 
 
+@pytest.mark.slow  # Numba compiles UMAP for ten seconds
 def test_a_seed_is_a_layout_of_its_own(table):
     spectra = with_spectra(table)
     one, again, other = (
@@ -93,7 +94,9 @@ def test_a_seed_is_a_layout_of_its_own(table):
     inside = one.valid
     apart = [cdist(e.points[inside], e.points[inside]) for e in (one, other)]
     assert not np.allclose(*apart, atol=0.05)
-    # And in a comparison a seed is that of a search.
+
+
+def test_a_seed_of_a_comparison_is_that_of_a_search():
     published = METHODS["published"]
     assert with_own_layout(published, 1) != with_own_layout(published, 2)
     assert with_own_layout(METHODS["default"], 1) is METHODS["default"]

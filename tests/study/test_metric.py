@@ -51,6 +51,7 @@ def objective(trial, activation, *, seed=0):
 STUDY = """
 name = "pinn"
 space = "few.toml"
+storage = "studies.log"
 objective = "mine.py:objective"
 trials = 12
 [metric]

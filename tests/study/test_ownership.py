@@ -137,7 +137,14 @@ class Ends(Events):
 def of_objective(body: str, happens: str = TAKEN) -> StudySpec:
     """A study whose second trial is taken over by a worker elsewhere while it is trained here."""
     Path("mine.py").write_text(STOLEN.format(happens=happens, body=body))
-    return make(name="own", objective="mine.py:objective", trials=3, model=None, data=None)
+    return make(
+        name="own",
+        storage="runs/own/study.db",
+        objective="mine.py:objective",
+        trials=3,
+        model=None,
+        data=None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,6 +357,7 @@ def test_no_heartbeat_outlives_the_study(study):
     study.tell(ended, state=TrialState.FAIL)
     spec = make(
         name="own",
+        storage="runs/own/study.db",
         objective="mine.py:objective",
         trials=1,
         model=None,

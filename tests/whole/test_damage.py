@@ -135,7 +135,7 @@ def test_a_converted_benchmark_is_converted_again(files):
     write_act_bench(benchmark, files / "released.json.gz")
     first = open_benchmark("released.json.gz")
     (path,) = (cache_dir() / "benchmarks").iterdir()
-    for _ in damages(path, 12):
+    for _ in damages(path, 5):
         found = []
         (said,) = quietly(lambda found=found: found.append(open_benchmark("released.json.gz")))
         assert found[0].hash == first.hash
@@ -196,5 +196,5 @@ def test_damage_in_a_comparison_is_told(files, name):
         files / "out"
     )
     first = load_comparison(files / "out").summary
-    for _ in damages(files / "out" / name):
+    for _ in damages(files / "out" / name, 20):
         told_or_the_same(lambda: load_comparison(files / "out").summary, first)
