@@ -69,9 +69,7 @@ class _Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _imported(
-    imports: tuple[ast.Import | ast.ImportFrom, ...], package: Path
-) -> Iterator[str]:
+def _imported(imports: tuple[ast.Import | ast.ImportFrom, ...], package: Path) -> Iterator[str]:
     for node in imports:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -104,9 +104,7 @@ def test_every_unary_operator_far_from_zero_and_beside_it(tmp_path, target):
     check(UNARY, target, "float32", tmp_path, FAR)
 
 
-@pytest.mark.parametrize(
-    "target", ["onnx", pytest.param("keras on torch", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("target", ["onnx", pytest.param("keras on torch", marks=pytest.mark.slow)])
 def test_small_values_have_as_many_digits_as_ours(tmp_path, target):
     """Relative to the value itself: series near zero, and left tails."""
     small = np.geomspace(1e-6, 1e-2, 40)

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -276,20 +277,18 @@ def test_interrupted(bo_act, monkeypatch):
     assert "resumes here" in err
 
 
-def test_defects_keep_their_traceback():
-    """What is no BoActError is our mistake, and is shown whole."""
-    script = (
-        "import sys; sys.argv = ['bo-act', 'space', 'classic']\n"
-        "import bo_act.activations.space as s\n"
-        "def broken(name): raise RuntimeError('a defect')\n"
-        "s.load_space = broken\n"
-        "from bo_act.cli import main; main()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "RuntimeError: a defect" in done.stderr
+def test_defects_keep_their_traceback(bo_act, monkeypatch):
+    """What is no BoActError is our mistake, and Python shows it whole."""
+
+    def broken(name: str) -> None:
+        raise RuntimeError("a defect")
+
+    shown_by = sys.excepthook
+    monkeypatch.setattr("bo_act.activations.space.load_space", broken)
+    with pytest.raises(RuntimeError, match="a defect") as caught:
+        bo_act("space", "classic")
+    assert "in broken" in "".join(traceback.format_exception(caught.value))
+    assert sys.excepthook is shown_by
 
 
 # --- help and completion --------------------------------------------------------------------
