@@ -191,7 +191,7 @@ def test_screening_leaves_out_none_that_is_best(case, monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "ard"), zip(FORMULAS, itertools.cycle((False, True)), strict=False)
+    ("name", "ard"), list(zip(FORMULAS, itertools.cycle((False, True)), strict=False))
 )
 def test_every_acquisition_function_proposes(name, ard):
     for acquisition in ("max_value_entropy", "log_nei", "thompson", "knowledge_gradient"):

@@ -304,7 +304,7 @@ def test_trials_of_sources_change_nothing(files, bo_act, parameters):
     assert found.confirmed == without.confirmed
     # A second call adds nothing again, and another study learns from own trials alone.
     run_study(marked)
-    assert len(load_study(marked).trials) == 14
+    assert len(load_study(marked).trials) == 12
     space = load_space("classic")
     learnt = trials_as_source("m", space, trials)
     measured = {t.user_attrs["index"] for t in trials[5:]}
