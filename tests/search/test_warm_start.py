@@ -309,7 +309,7 @@ def test_trials_of_sources_change_nothing(files, bo_act, parameters):
     learnt = trials_as_source("m", space, trials)
     measured = {t.user_attrs["index"] for t in trials[5:]}
     assert set(np.flatnonzero(np.isfinite(learnt.values)).tolist()) == measured
-    code, out, _ = bo_act("why", "plain.toml", "13", "--set", "name=marked")
+    code, out, _ = bo_act("why", "plain.toml", "11", "--set", "name=marked")
     assert code == 0
     assert "after 8 functions" in out
 
