@@ -208,6 +208,7 @@ METRICS = {
     "accuracy": ACCURACY,
     "balanced_accuracy": Metric("balanced accuracy", "maximize", PERCENT),
     "auroc": Metric("AUROC", "maximize", PERCENT, worst=0.5),
+    "log_loss": Metric("log loss", "minimize", "nats"),
     "mse": Metric("mean squared error", "minimize"),
     "r2": Metric("R²", "maximize"),
     "bits_per_token": Metric("bits per token", "minimize"),

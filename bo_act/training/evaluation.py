@@ -25,8 +25,8 @@ from bo_act.training.optimization import Precision, autocast
 EVALUATION_BATCH = 512  # larger than in training: there are no gradients
 
 FITTING: dict[Kind, tuple[str, ...]] = {
-    "classes": ("accuracy", "balanced_accuracy", "auroc"),
-    "labels": ("accuracy", "balanced_accuracy", "auroc"),
+    "classes": ("accuracy", "balanced_accuracy", "auroc", "log_loss"),
+    "labels": ("accuracy", "balanced_accuracy", "auroc", "log_loss"),
     "tokens": ("bits_per_token", "perplexity", "accuracy"),
     "numbers": ("mse", "r2"),
 }
@@ -298,6 +298,13 @@ class _OfLoss:
         del outputs, targets
 
 
+class _LogLoss(_OfLoss):
+    """Cross-entropy in nats, of labels the mean over them."""
+
+    def value(self, loss: float) -> float:
+        return loss
+
+
 class _Bits(_OfLoss):
     def value(self, loss: float) -> float:
         return loss / math.log(2)
@@ -312,6 +319,7 @@ _SCORES: dict[str, type[_Score]] = {
     "accuracy": _Accuracy,
     "balanced_accuracy": _Recalls,
     "auroc": _Auroc,
+    "log_loss": _LogLoss,
     "mse": _Squares,
     "r2": _Explained,
     "bits_per_token": _Bits,

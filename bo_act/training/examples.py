@@ -72,6 +72,10 @@ def _parts(metric: str, outputs: Tensor, targets: Tensor, loss: Loss) -> tuple[T
         return ((outputs - targets).square(),)
     if metric == "auroc":
         return (outputs,)
+    if metric == "log_loss":
+        if loss == "cross_entropy":
+            return (functional.cross_entropy(outputs, targets, reduction="none"),)
+        return (functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none"),)
     if loss != "cross_entropy":
         return ((outputs > 0) == targets.bool(),)
     if metric == "balanced_accuracy" or (metric == "accuracy" and targets.dim() == 1):

@@ -111,7 +111,7 @@ def test_studies_of_any_kind_run_to_the_end(kind, metric, training, loss):
     ("kind", "metric", "training", "says"),
     [
         ("numbers", None, {}, "metric.name: 'accuracy' does not fit .* do: mse, r2"),
-        ("classes", "mse", {}, "those that do: accuracy, balanced_accuracy, auroc"),
+        ("classes", "mse", {}, "those that do: accuracy, balanced_accuracy, auroc, log_loss"),
         ("numbers", "mse", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("tokens", "accuracy", {"collapse_epochs": 1}, "collapse_epochs looks for the accuracy"),
         ("classes", "accuracy", {"loss": "binary_cross_entropy"}, "of zeros and ones"),

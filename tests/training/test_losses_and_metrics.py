@@ -113,6 +113,7 @@ def test_metrics_of_classes_are_scikit_learns(classes, metric):
         "auroc": lambda: sk.roc_auc_score(
             y, d[:, 1] - d[:, 0] if classes == 2 else p, multi_class="ovr"
         ),
+        "log_loss": lambda: sk.log_loss(y, p, labels=range(classes)),
     }[metric]()
     assert measured(metric, f, y, "cross_entropy") == pytest.approx(expected)
 
@@ -127,6 +128,7 @@ def test_metrics_of_labels_are_scikit_learns(shape, metric):
         "accuracy": lambda a, b: sk.accuracy_score(a, b > 0),
         "balanced_accuracy": lambda a, b: sk.balanced_accuracy_score(a, b > 0),
         "auroc": sk.roc_auc_score,
+        "log_loss": lambda a, b: sk.log_loss(a, b.double().sigmoid(), labels=[0, 1]),
     }[metric]
     mean = np.mean([expected(*one) for one in columns])
     assert measured(metric, f, y, "binary_cross_entropy") == pytest.approx(mean)
@@ -315,8 +317,8 @@ def test_a_metric_that_is_not_finite_is_a_divergence(bad):
 
 def test_what_guessing_has():
     labels, numbers, tokens, classes = map(data_of, ("labels", "numbers", "tokens", "classes"))
-    assert [classes.worst(name) for name in FITTING["classes"]] == [1 / C, 1 / C, 0.5]
-    assert [labels.worst(name) for name in FITTING["labels"]] == [0.5, 0.5, 0.5]
+    assert [classes.worst(name) for name in FITTING["classes"]] == [1 / C, 1 / C, 0.5, math.log(C)]
+    assert [labels.worst(name) for name in FITTING["labels"]] == [0.5, 0.5, 0.5, math.log(2)]
     assert [tokens.worst(name) for name in FITTING["tokens"]] == [math.log2(V), V, 1 / V]
     assert numbers.worst("r2") == 0
 

@@ -53,6 +53,8 @@ CASES = [
     *[(m, "binary_cross_entropy", labels(*shape)) for m in OF_CLASSES for shape in ((N,), (N, 3))],
     *[(m, "cross_entropy", tokens()) for m in ("accuracy", "bits_per_token", "perplexity")],
     *[(m, "mse", numbers(*shape)) for m in ("mse", "r2") for shape in ((N,), (N, 2))],
+    *[("log_loss", "cross_entropy", classes(count)) for count in (2, 4)],
+    *[("log_loss", "binary_cross_entropy", labels(*shape)) for shape in ((N,), (N, 3))],
 ]
 
 
