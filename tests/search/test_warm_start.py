@@ -311,7 +311,7 @@ def test_trials_of_sources_change_nothing(files, bo_act, parameters):
     assert set(np.flatnonzero(np.isfinite(learnt.values)).tolist()) == measured
     code, out, _ = bo_act("why", "plain.toml", "11", "--set", "name=marked")
     assert code == 0
-    assert "after 8 functions" in out
+    assert "after 6 functions" in out
 
 
 def test_sources_as_trials_of_several_activations(one):

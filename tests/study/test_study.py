@@ -325,7 +325,7 @@ def _command(spec: StudySpec) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_finishes_the_step_and_gives_the_trial_back(asked, code):
     """In a process of its own, in the middle of a training."""
