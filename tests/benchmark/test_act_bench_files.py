@@ -214,7 +214,7 @@ def test_files_that_are_no_text(tmp_path, space):
 def test_memory_is_that_of_the_arrays(tmp_path, space):
     """Vectors as Python lists would be eight times those of float32."""
     catalogue = space.catalogue
-    length, count = 13_683, 300
+    length, count = 13_683, 100
     ends = np.linspace(0, 1, length).round(5).tolist()
     path = tmp_path / "file.json"
     with path.open("w") as file:

@@ -252,11 +252,8 @@ def test_values_that_no_record_has(tmp_path, text, said, packed):
 def test_a_gzip_bomb_costs_neither_time_nor_memory(tmp_path, filling, monkeypatch):
     # 200 MB as some hundred kB, and the limit where a file of gigabytes would have it.
     monkeypatch.setattr(records, "_MOST_CHARACTERS", 1 << 26)
-    path = act_bench_file(
-        tmp_path,
-        GOOD[:-1] + b', "relu(x)": ' + filling * ((200 << 20) // len(filling)),
-        packed=True,
-    )
+    much = filling * ((200 << 20) // len(filling))
+    path = act_bench_file(tmp_path, GOOD[:-1] + b', "relu(x)": ' + much, packed=True)
     assert path.stat().st_size < 4 << 20
     tracemalloc.start()
     try:

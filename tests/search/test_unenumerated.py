@@ -199,7 +199,7 @@ def test_a_small_space_is_searched_to_its_end():
         )
     )
     count = len(few.catalogue)
-    assert count > 15
+    assert count == 14
     with pytest.warns(UserWarning, match="every function of the space 'few'"):
         study = search(few, count, initial=1)
     assert {few.catalogue.index(t.params) for t in study.trials} == set(range(count))

@@ -96,6 +96,7 @@ def objective(trial, activation):
 STUDY = {
     "name": "plain",
     "space": "classic",
+    "storage": "both.log",
     "trials": 8,
     "objective": "mine.py:objective",
     "warm_start": {"sources": ["two.parquet"], "first": 2, "as_trials": 0},

@@ -288,9 +288,10 @@ def test_a_failing_baseline_stands_beside_the_verdict(bo_act):
     spec = net(f"if 'tanh' in str(self.act): {SHAPES}")
     Path("net.toml").write_text(
         'name = "net"\nspace = "few.toml"\nstorage = "studies.log"\ntrials = 4\n'
-        '[model]\nname = "net.py"\n[data]\nname = "digits"\ntrain = 128\nvalidation = 100\n[training]\nepochs = 1\n'
-        'batch_size = 64\nthreads = 1\ndevice = "cpu"\n[features]\nfim = false\n'
-        '[confirm]\ntop = 1\nseeds = 1\nbaselines = ["relu(x)", "tanh(x)"]\n'
+        '[model]\nname = "net.py"\n[data]\nname = "digits"\ntrain = 128\nvalidation = 100\n'
+        '[training]\nepochs = 1\nbatch_size = 64\nthreads = 1\ndevice = "cpu"\n'
+        "[features]\nfim = false\n[confirm]\ntop = 1\nseeds = 1\n"
+        'baselines = ["relu(x)", "tanh(x)"]\n'
     )
     result = run_study(spec)
     assert result.confirmed
