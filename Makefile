@@ -58,7 +58,7 @@ format: $(VENV)/.installed-dev
 
 compare: $(VENV)/.installed-compare
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
-		studies/comparisons/standing.toml --out runs/compare/standing --name standing
+		studies/comparisons/standing.toml --out runs/compare/standing
 
 compare-all: $(VENV)/.installed-compare
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \

@@ -229,7 +229,7 @@ def probability_of_beating(
 def summary(
     steps: DataFrame,
     benchmarks: Mapping[str, Benchmark],
-    at: Sequence[int] = (10, 20, 30, 50, 75, 100),
+    at: Sequence[int] = (5, 10, 20, 30, 50, 75, 100),
     *,
     compared_at: int | None = None,
 ) -> dict[str, Any]:

@@ -1,13 +1,12 @@
-"""The standing check: compare the methods of a file, and put the table into the documentation.
+"""Compare the methods of a file, and put the table between two markers of the documentation.
 
-Run by ``make compare``. The table stands between two markers in docs/results/benchmarks.md.
+``make compare`` (the standing check, which only prints) and ``make compare-all`` run it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from math import isnan
 from pathlib import Path
 
 from pandas import DataFrame
@@ -18,6 +17,7 @@ from bo_act.comparison.plan import read_plan
 from bo_act.terminal import benchmarks, live
 
 ROOT = Path(__file__).parents[2]
+SHOWN = (5, 10, 20, 30, 50)  # evaluations, besides the last
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
@@ -30,37 +30,37 @@ def markdown(frame: DataFrame, comparisons: list[dict]) -> str:
 
 
 def brief(frame: DataFrame, first: str, beats: dict[str, dict]) -> str:
-    """Return a row for each method: regret at 50 and in the end on each benchmark, and who wins."""
+    """Return a row for each benchmark, regret at 20 and in the end by method, and who wins."""
     last = [c for c in frame.columns if c.startswith("regret ")][-1]
-    shown = [c for c in frame.columns if c in ("regret 50", last)]
+    shown = [c for c in frame.columns if c in ("regret 20", last)]
     names = list(dict.fromkeys(frame["benchmark"]))
-    order = frame.groupby("method", sort=False)[last].mean().sort_values(kind="stable").index
+    ranks = frame.groupby("benchmark", sort=False)[last].rank()
+    order = ranks.groupby(frame["method"], sort=False).mean().sort_values(kind="stable").index
+    methods = [first, *(m for m in order if m != first)] if first else list(order)
     lines = [
-        f"| method | {' | '.join(names)} | P(`{first}` beats it) |",
-        "|---" + "|---:" * (len(names) + 1) + "|",
+        f"| benchmark | {' | '.join(f'`{method}`' for method in methods)} |",
+        "|---" + "|---:" * len(methods) + "|",
     ]
-    for method in order:
-        rows = frame[frame["method"] == method].set_index("benchmark")
-        cells = [", ".join(f"{rows.loc[name, c]:.2g}" for c in shown) for name in names]
-        halves = [rows.loc[name, "± 95%"] for name in names]
-        cells = [
-            cell if half is None or isnan(half) else f"{cell} ± {half:.2g}"
-            for cell, half in zip(cells, halves, strict=True)
-        ]
-        won = ""
-        if method in beats:
-            low, high = beats[method]["ci95"]
-            pair = beats[method]
-            on = f"{pair['ahead']}/{len(pair['benchmarks'])}"
-            won = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}], {on}, {pair['p_holm']:.2f}"
-        lines.append(f"| `{method}` | {' | '.join(cells)} | {won} |")
+    for name in names:
+        rows = frame[frame["benchmark"] == name].set_index("method")
+        cells = [", ".join(f"{rows.loc[method, c]:.2g}" for c in shown) for method in methods]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if beats:
+        won = [_won(beats[method]) if method in beats else "" for method in methods]
+        lines.append(f"| P(`{first}` beats it) | {' | '.join(won)} |")
     return "\n".join(lines)
+
+
+def _won(pair: dict) -> str:
+    low, high = pair["ci95"]
+    on = f"{pair['ahead']}/{len(pair['benchmarks'])}"
+    return f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}], {on}, {pair['p_holm']:.2g}"
 
 
 def full(frame: DataFrame, first: str, beats: dict[str, dict]) -> str:
     """Return a row for each benchmark and method."""
     regrets = [c for c in frame.columns if c.startswith("regret ")]
-    shown = [c for c in regrets if c.split()[1] in ("20", "50") or c == regrets[-1]]
+    shown = [c for c in regrets if int(c.split()[1]) in SHOWN or c == regrets[-1]]
     columns = [*shown, "± 95%", "median rank", "test regret", "to top 1%", "seconds"]
     lines = [
         f"| benchmark | method | {' | '.join(columns)} | {first} beats it |",
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("plan", type=Path, help="comparison file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument(
-        "--name", required=True, help="of the markers in docs/results/benchmarks.md"
+        "--name", help="of the markers in docs/results/benchmarks.md; none: only print"
     )
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--figures", type=Path, help="folder that the figures are copied to")
@@ -118,6 +118,8 @@ def main() -> None:
         )
     found.save(options.out)
     benchmarks.comparison(found)
+    if options.name is None:
+        return
     table = f"{plan.seeds} seeds.\n\n{markdown(found.table, found.summary['comparisons'])}"
     put(ROOT / "docs" / "results" / "benchmarks.md", options.name, table)
     if options.figures is not None:
