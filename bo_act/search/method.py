@@ -1,4 +1,4 @@
-"""Search methods by name: what a comparison compares."""
+"""Search methods by name, for comparisons."""
 
 from __future__ import annotations
 

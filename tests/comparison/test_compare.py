@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import surrogate_quality as quality
 import torch
 from benchmarks_of_tests import random_benchmark
 from scipy import stats
-from surrogate_quality import surrogate_quality
 
 from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
-from bo_act.comparison import figures, quality
+from bo_act.comparison import figures
 from bo_act.comparison.compare import compare, load_comparison
 from bo_act.comparison.job import embed
 from bo_act.comparison.metrics import progress, summary, table
@@ -265,22 +265,22 @@ def larger(act_bench) -> Benchmark:
 def test_quality_of_surrogates_that_see_something_and_nothing(larger):
     known, embedding = smooth(larger, 0.05)
     for name in ("gp", "forest", "knn"):
-        good = surrogate_quality(known, embedding, SurrogateSpec(name=name), seeds=3)
+        good = quality.surrogate_quality(known, embedding, SurrogateSpec(name=name), seeds=3)
         assert good["tau"]["mean"] > 0.3, name
         assert good["tau_top"]["mean"] > 0.1, name
-    blind = surrogate_quality(larger, embedding, SurrogateSpec(), seeds=3)
+    blind = quality.surrogate_quality(larger, embedding, SurrogateSpec(), seeds=3)
     assert abs(blind["tau"]["mean"]) < 0.1
 
 
 def test_coverage_of_a_gaussian_process_whose_assumptions_hold(larger):
     known, embedding = smooth(larger, 0.3)
     spec = SurrogateSpec(targets="standardized")
-    found = surrogate_quality(known, embedding, spec, observations=80, seeds=4)
+    found = quality.surrogate_quality(known, embedding, spec, observations=80, seeds=4)
     for level, share in found["coverage"].items():
         assert abs(share["mean"] - float(level)) < 0.1, (level, share)
     json.dumps(found, allow_nan=False)
     with pytest.raises(BenchmarkError, match=r"got .* and 1"):
-        surrogate_quality(known, embedding, spec, observations=1)
+        quality.surrogate_quality(known, embedding, spec, observations=1)
 
 
 def test_quality_after_searches(larger):
@@ -289,17 +289,19 @@ def test_quality_after_searches(larger):
     usable = np.flatnonzero(embedding.valid & known.measured)
     drawn = [np.random.default_rng(seed).permutation(usable).tolist() for seed in range(3)]
     # Of longer searches the beginning counts.
-    after = surrogate_quality(known, embedding, spec, observations=40, searched=drawn)
-    assert after == surrogate_quality(known, embedding, spec, observations=40, seeds=3)
+    after = quality.surrogate_quality(known, embedding, spec, observations=40, searched=drawn)
+    assert after == quality.surrogate_quality(known, embedding, spec, observations=40, seeds=3)
     # A search that saw the worse half alone says nothing of the best fifth.
     order = usable[np.argsort(known.values[usable])].tolist()
     worst = [order[len(order) // 2], *order]
-    blind = surrogate_quality(known, embedding, spec, observations=40, searched=[worst])
+    blind = quality.surrogate_quality(known, embedding, spec, observations=40, searched=[worst])
     assert blind["seeds"] == 1
     assert set(blind["coverage"]) == {"0.5", "0.8", "0.95"}
     assert blind["coverage_top"] == {}
     with pytest.raises(BenchmarkError, match="at least 50 evaluations, got one of 3"):
-        surrogate_quality(known, embedding, spec, observations=50, searched=[worst, worst[:3]])
+        quality.surrogate_quality(
+            known, embedding, spec, observations=50, searched=[worst, worst[:3]]
+        )
 
 
 def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
@@ -325,7 +327,7 @@ def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
             "",
         ),
     )
-    found = surrogate_quality(
+    found = quality.surrogate_quality(
         known,
         embedding,
         SurrogateSpec(targets="standardized"),

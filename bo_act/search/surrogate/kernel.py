@@ -74,7 +74,7 @@ class BlockKernel(AdditiveKernel):
         ]
 
     def steepness(self) -> float:
-        """Return the most roundings of points in [0, 1] by which a correlation may change."""
+        """Return the most roundings of points in [0, 1] that a correlation may change by."""
         # Length scales per column divide points before their differences: two more roundings.
         share = 1.5 if self.ard else 0.5
         return share * max(
