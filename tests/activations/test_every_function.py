@@ -6,13 +6,13 @@ import warnings
 
 import pytest
 import torch
-from bo_act.activations.space import Space
 from torch import nn
 
 from bo_act.data.loading import Data, load_data
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import PcaEmbedder
+from bo_act.spaces.space import Space
 from bo_act.specs import DataSpec, FeaturesSpec, SpaceSpec, TrainingSpec
 from bo_act.training.trainer import train
 
