@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -105,30 +103,6 @@ def files(_benchmark_files, tmp_path, monkeypatch) -> Path:
     """The working folder, with two benchmarks of one space."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(_benchmark_files, tmp_path, dirs_exist_ok=True))
-
-
-@pytest.fixture(scope="session")
-def forked() -> Callable[[], AbstractContextManager[None]]:
-    """Inside, worker processes begin as copies of this one, which has imported all they need.
-
-    For tests of what workers do; a new interpreter imports for three seconds.
-    """
-
-    @contextmanager
-    def context() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            fork = multiprocessing.get_context("fork")
-            patch.setattr("bo_act.process_pool.get_context", lambda _: fork)
-            yield
-
-    return context
-
-
-@pytest.fixture
-def forked_workers(forked):
-    """``forked`` for a whole test."""
-    with forked():
-        yield
 
 
 @pytest.fixture

@@ -308,10 +308,12 @@ def _comparable(values: np.ndarray) -> tuple[np.ndarray, int]:
 def _winsorized(values: np.ndarray) -> np.ndarray:
     """Raise values below the lower fence to it; move those above the upper one near the best."""
     low, high = fences(values)
-    best = values[values <= high].max()
+    # A value at the fence is inside in every unit, whatever its last digits.
+    outside = values > high + FLOAT64_ROUNDING * np.abs(values).max()
+    best = values[~outside].max()
     # In their order, and at most half of q75 - q25 better: a value may be a typing error.
     reach = (high - low) / 9
     more = np.maximum(values - best, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
         near = best + reach / (1 + reach / more)
-    return np.asarray(np.where(values > high, near, np.maximum(values, low)))
+    return np.asarray(np.where(outside, near, np.maximum(values, low)))

@@ -125,7 +125,6 @@ precision = "float64"
 """
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_the_released_form_has_the_vectors_of_the_studys_network(bo_act, tmp_path, monkeypatch):
     """In float32, on the batch of the spectra; what has no factors has no vector."""
     monkeypatch.chdir(tmp_path)
@@ -180,7 +179,6 @@ class Interrupt(Events):
             raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_build_goes_on_where_it_was(built, tmp_path):
     total = 2 * len(built)
     with pytest.raises(KeyboardInterrupt):
@@ -198,7 +196,6 @@ def test_a_build_goes_on_where_it_was(built, tmp_path):
     assert build_benchmark(study(tmp_path), seeds=1, folder=tmp_path / "r").seeds == 1
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_functions_are_taken_in_a_shuffled_order_the_baselines_first(tmp_path):
     """In the catalogue's order a build that is stopped has all sums and no quotient."""
     spec = study(tmp_path)
@@ -219,7 +216,6 @@ def test_functions_are_taken_in_a_shuffled_order_the_baselines_first(tmp_path):
     assert build_order(classic)[: len(baselines)] == baselines
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_part_of_a_space_is_a_benchmark(built, tmp_path, bo_act, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = study(tmp_path)
@@ -252,7 +248,6 @@ def test_a_part_of_a_space_is_a_benchmark(built, tmp_path, bo_act, monkeypatch):
         build_benchmark(spec, functions=0, folder=tmp_path / "r")
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_only_the_best_are_repeated(built, tmp_path, bo_act, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = np.where(built.diverged[:, 0], -1, built.runs["validation_value"][:, 0])
@@ -315,7 +310,6 @@ def test_errors_beyond_float32_are_values(tmp_path):
     assert (again.values > 1e38).all()
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_runs_of_something_else_are_refused(tmp_path):
     build_benchmark(study(tmp_path), seeds=1, functions=1, folder=tmp_path / "r")
     training = {"epochs": 3, "threads": 1, "device": "cpu", "learning_rate": 0.3}

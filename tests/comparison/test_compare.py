@@ -60,7 +60,6 @@ def test_every_method_starts_from_the_same_functions(files, one):
     assert len(found.table) == 6
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_workers_change_nothing(files):
     methods = ("random", "default")
     alone = compare(NAMES[:1], methods, evaluations=12, seeds=2)
@@ -463,7 +462,6 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     assert short[3] == ["P(`a` beats it)", "", "0.50 [0.05, 0.95], 0/1, 1"]
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_build_as_a_command(bo_act, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("few.toml").write_text(

@@ -236,7 +236,7 @@ def test_methods_that_cannot_be(files, methods, message):
 # --- several workers ----------------------------------------------------------------------------
 
 
-def test_workers_change_nothing(files, forked):
+def test_workers_change_nothing(files):
     write("my_method.py", TPE)
     write("helpers.py", "from optuna.samplers import RandomSampler\n")
     write("two.py", "import helpers\nmake = lambda seed: helpers.RandomSampler(seed)\n")
@@ -249,19 +249,9 @@ def test_workers_change_nothing(files, forked):
     methods = {"mine": MINE, "two": "two.py:make", "module": make_sampler, "closure": closure}
     methods |= {"random": "random"}
     alone = compare(ONE, methods, **FAST)
-    with forked():
-        shared = compare(ONE, methods, **FAST, workers=2)
+    shared = compare(ONE, methods, **FAST, workers=2)
     pd.testing.assert_frame_equal(untimed(alone), untimed(shared))
     assert where == [os.getpid()] * 4  # what cannot travel stays here
-
-
-@pytest.mark.slow
-def test_a_new_interpreter_finds_what_the_file_imports(files):
-    write("helpers.py", "from optuna.samplers import RandomSampler\n")
-    write("two.py", "import helpers\nmake = lambda seed: helpers.RandomSampler(seed)\n")
-    methods = {"two": "two.py:make", "module": make_sampler}
-    alone, shared = (compare(ONE, methods, **FAST, workers=n) for n in (1, 2))
-    pd.testing.assert_frame_equal(untimed(alone), untimed(shared))
 
 
 def test_a_function_of_a_notebook_stays_here(monkeypatch):
@@ -589,12 +579,10 @@ def test_a_plan_names_files(files):
         compare(ONE, read_plan(plan, {}).chosen())
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_on_the_command_line(bo_act, files):
     write("my_method.py", TPE)
     options = ["--benchmark", "one.parquet", "--method", MINE, "--method", f"[b]x={MINE}"]
     options += ["--method", "random", "--evaluations", "8", "--seeds", "2", "--out", "out"]
-    options += ["--workers", "2"]
     code, out, err = bo_act("compare", *options, "--report", "page.html")
     assert code == 0, err
     for name in ("make_sampler", "[b]x", "random"):

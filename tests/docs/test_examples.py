@@ -17,7 +17,6 @@ WITHOUT = {"METHODS"}
 """What is no function and no class."""
 
 
-@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("name", sorted(set(bo_act.__all__) - WITHOUT - {"__version__"}))
 def test_an_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -48,7 +48,6 @@ def _small_shards(monkeypatch):
 # --- the same, and faults -------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_worker_costs_nothing_but_time(few, tmp_path):
     fresh = features(few, cache=tmp_path / "alone")
     seen = []

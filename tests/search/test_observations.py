@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from made_up import BLOCKS, CLOUD, smooth
 from scipy.stats import norm
@@ -79,6 +79,7 @@ def test_warping_does_not_depend_on_the_order(values, how, random):
     )
 
 
+@example(np.array([0.9] * 5 + [0.92, 0.93]), "winsorized", 1.0, 1.0)  # the last at the fence
 @given(
     VALUES | COARSE,
     WARPS,

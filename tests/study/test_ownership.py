@@ -179,7 +179,13 @@ def test_a_trial_that_a_person_ends_is_left(body):
 
 
 def test_a_training_that_was_taken_over_stops_at_the_next_epoch():
-    spec = make(trials=2, training={"epochs": 20}, features={"fim": False}, confirm={"seeds": 0})
+    spec = make(
+        trials=2,
+        storage="runs/small/study.db",
+        training={"epochs": 20},
+        features={"fim": False},
+        confirm={"seeds": 0},
+    )
     told = []
 
     def take_over() -> None:

@@ -146,7 +146,6 @@ def test_a_trial_that_is_taken_over_reports_no_step_twice(recwarn):
     assert all(trial.intermediate_values == {k: float(k) for k in range(4)} for trial in trials)
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_what_it_asks_for_by_name_it_gets():
     spec = make(
         "assert seed == 4 and device.type == 'cpu' and training.epochs == 7\n"

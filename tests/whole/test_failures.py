@@ -627,7 +627,6 @@ def test_what_no_worker_survives_is_a_failure_too():
     assert "3 workers died" in read_result(spec).failures[0].reason
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_build_goes_on_past_what_fails_and_makes_it_again():
     spec = net(f"if 'tanh' in str(self.act) and not self.calm: {SHAPES}")
     text = Path("net.py").read_text()

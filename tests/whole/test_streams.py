@@ -130,7 +130,6 @@ def test_every_command_is_tried():
     assert sorted(COMMANDS) == every_command()
 
 
-@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_speaks_plainly(monkeypatch, command):
     """The same lines in all encodings, with plain characters where there are no others."""
@@ -254,7 +253,6 @@ def with_broken(monkeypatch, name: str, number: int, *arguments: str) -> tuple[i
     return int(end.value.code or 0), other.buffer.getvalue().decode()
 
 
-@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize(
     "command", [name for name in COMMANDS if name not in ("bench fetch", "dashboard")]
 )
