@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bo_act.activations.catalogue import Catalogue
     from bo_act.activations.expressions import Expression, canonical, parse
     from bo_act.activations.module import Activation
-    from bo_act.activations.space import Space, load_space
     from bo_act.benchmark.build import build_benchmark
     from bo_act.benchmark.parquet import open_benchmark
     from bo_act.benchmark.table import Benchmark
@@ -40,10 +38,13 @@ if TYPE_CHECKING:
     from bo_act.search.embedding.embedding import Embedding, PcaEmbedder
     from bo_act.search.method import METHODS, MethodSpec
     from bo_act.search.observations import Observations
-    from bo_act.search.searcher import Proposal, Searcher
+    from bo_act.search.proposal import Proposal
+    from bo_act.search.searcher import Searcher
     from bo_act.search.strategies import Strategy
     from bo_act.search.surrogate.own import OwnSurrogate
     from bo_act.search.warm_start import Source
+    from bo_act.spaces.catalogue import Catalogue
+    from bo_act.spaces.space import Space, load_space
     from bo_act.specs import (
         AcquisitionSpec,
         EmbeddingSpec,
@@ -72,7 +73,7 @@ _HOME = {
     "Benchmark": "benchmark.table",
     "Block": "features.table",
     "BoActError": "errors",
-    "Catalogue": "activations.catalogue",
+    "Catalogue": "spaces.catalogue",
     "Comparison": "comparison.compare",
     "Configurations": "search.configurations",
     "ConfirmedFunction": "study.results.own_confirmation",
@@ -93,10 +94,10 @@ _HOME = {
     "PcaEmbedder": "search.embedding.embedding",
     "OwnAcquisition": "search.acquisition.own",
     "OwnSurrogate": "search.surrogate.own",
-    "Proposal": "search.searcher",
+    "Proposal": "search.proposal",
     "Searcher": "search.searcher",
     "Source": "search.warm_start",
-    "Space": "activations.space",
+    "Space": "spaces.space",
     "SpaceSpec": "specs",
     "Strategy": "search.strategies",
     "Recommendation": "study.results.recommendation",
@@ -114,7 +115,7 @@ _HOME = {
     "export": "exports.exporter",
     "fim_spectra": "fisher.spectra",
     "improvement_left": "study.results.stopping",
-    "load_space": "activations.space",
+    "load_space": "spaces.space",
     "open_benchmark": "benchmark.parquet",
     "parse": "activations.expressions",
     "read_sources": "study.sampling.warm_start",

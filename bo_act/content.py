@@ -48,8 +48,8 @@ def folders(kind: Kind) -> list[Path]:
 
 def names(kind: Kind) -> list[str]:
     """Return the available bare names, sorted."""
-    found = {path.stem for folder in folders(kind) for path in folder.glob("*" + SUFFIX[kind])}
-    return sorted(name for name in found if not name.startswith("_"))
+    stems = {path.stem for folder in folders(kind) for path in folder.glob("*" + SUFFIX[kind])}
+    return sorted(name for name in stems if not name.startswith("_"))
 
 
 def find(kind: Kind, name: str) -> Path:
@@ -63,12 +63,12 @@ def find(kind: Kind, name: str) -> Path:
         ContentNotFoundError: there is no such file.
     """
     suffix = SUFFIX[kind]
-    what = _ONE[kind]
+    noun = _ONE[kind]
     if name.endswith(suffix) or "/" in name or "\\" in name:
         path = expanded(name)
         if not path.is_file():
             raise ContentNotFoundError(
-                f"no {what} file {name!r} (looked in {Path.cwd()}); "
+                f"no {noun} file {name!r} (looked in {Path.cwd()}); "
                 f"give an existing path or one of the names: {', '.join(names(kind))}"
             )
         return path.resolve()
@@ -78,7 +78,7 @@ def find(kind: Kind, name: str) -> Path:
             return path.resolve()
     known = names(kind)
     raise ContentNotFoundError(
-        f"no {what} named {name!r}{nearest(name, known)}; "
+        f"no {noun} named {name!r}{nearest(name, known)}; "
         f"known names: {', '.join(known) or 'none'}; or give the path of a {suffix} file"
     )
 

@@ -56,9 +56,7 @@ class BoActError(Exception):
     """
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(
-            *(without_secrets(one) if isinstance(one, str) else one for one in arguments)
-        )
+        super().__init__(*(without_secrets(a) if isinstance(a, str) else a for a in arguments))
 
 
 class MissingExtraError(BoActError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +11,21 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from bo_act.study.running.waiting import Awaited
+
+@dataclass(frozen=True)
+class Awaited:
+    """A running trial that others wait for.
+
+    Attributes:
+        trial: its number.
+        kind: of its process: ``alive``; ``silent``, if its heartbeat is late; ``mute``, if it has
+            no heartbeat.
+        text: the process and the time left, as a sentence.
+    """
+
+    trial: int
+    kind: str
+    text: str
 
 
 class Events:

@@ -39,9 +39,9 @@ def table(
 
     def line(cells: Sequence[object], tag: str) -> str:
         return "".join(
-            f'<{tag} style="{style}text-align:{"right" if place in numbers else "left"}">'
+            f'<{tag} style="{style}text-align:{"right" if column in numbers else "left"}">'
             f"{_safe(cell)}</{tag}>"
-            for place, cell in enumerate(cells)
+            for column, cell in enumerate(cells)
         )
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)

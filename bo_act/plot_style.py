@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import BoActError
-from bo_act.extras import require_extra
 from bo_act.io import reason, replacing
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def panels(
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def colour_and_stroke(place: int) -> dict[str, Any]:
+def colour_and_stroke(n: int) -> dict[str, Any]:
     """Return the style of the n-th curve: colours first, then other strokes."""
     return {
-        "color": COLOURS[place % len(COLOURS)],
-        "linestyle": STROKES[place // len(COLOURS) % len(STROKES)],
+        "color": COLOURS[n % len(COLOURS)],
+        "linestyle": STROKES[n // len(COLOURS) % len(STROKES)],
     }
 
 

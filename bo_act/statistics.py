@@ -100,12 +100,12 @@ def mean_interval(values: Sequence[float] | Floats) -> tuple[float, tuple[float,
 
 def paired(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> Paired:
     """Return the statistics of the differences a - b of n pairs."""
-    (one, other), exponent = rescaled(np.array([a, b], dtype=np.float64))
-    differences = one - other
-    differences[negligible(differences, one, other)] = 0.0
-    if negligible(np.ptp(differences), one, other):
+    (first, second), exponent = rescaled(np.array([a, b], dtype=np.float64))
+    differences = first - second
+    differences[negligible(differences, first, second)] = 0.0
+    if negligible(np.ptp(differences), first, second):
         mean = float(np.ldexp(differences.mean(), exponent))
-        return Paired(mean, (mean, mean) if len(one) > 1 else None, None)
+        return Paired(mean, (mean, mean) if len(first) > 1 else None, None)
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     middle, interval = mean_interval(np.ldexp(differences, exponent))
     return Paired(middle, interval, p)
@@ -152,8 +152,8 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
 
     Examples:
         >>> right = np.array([[1.0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 1]])
-        >>> found = crossed(right)
-        >>> round(found.both.mean, 3), found.wider
+        >>> variation = crossed(right)
+        >>> round(variation.both.mean, 3), variation.wider
         (0.667, 'both')
     """
     values = np.asarray(table, dtype=np.float64)
@@ -168,11 +168,11 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
     rest = values - mean - by_seed[:, None] - by_example
     variances, freedom = np.zeros(3), np.array([trainings - 1, examples - 1, 0])
     freedom[2] = freedom[0] * freedom[1]
-    for place, (deviations, count) in enumerate(
+    for index, (deviations, count) in enumerate(
         ((by_seed, trainings), (by_example, examples), (rest, trainings * examples))
     ):
-        if freedom[place] and not negligible(np.abs(deviations).max(), values):
-            variances[place] = float(np.square(deviations).sum()) / freedom[place] / count
+        if freedom[index] and not negligible(np.abs(deviations).max(), values):
+            variances[index] = float(np.square(deviations).sum()) / freedom[index] / count
 
     def said(variance: float, degrees: float) -> Paired:
         if not degrees:
@@ -199,17 +199,15 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
 
 
 def rank_correlation(
-    one: Floats, other: Floats, *, kind: Literal["spearman", "kendall"] = "spearman"
+    a: Floats, b: Floats, *, kind: Literal["spearman", "kendall"] = "spearman"
 ) -> float:
     """Return Spearman's rho or Kendall's tau-b; 0 if one of the two is constant."""
-    one, other = tied(one, FLOAT64_ROUNDING), tied(other, FLOAT64_ROUNDING)
-    if len(one) < 3:
+    a, b = tied(a, FLOAT64_ROUNDING), tied(b, FLOAT64_ROUNDING)
+    if len(a) < 3:
         return 0.0
-    if one.min() == one.max() or other.min() == other.max():
+    if a.min() == a.max() or b.min() == b.max():
         return 0.0
-    correlation = (
-        stats.spearmanr(one, other) if kind == "spearman" else stats.kendalltau(one, other)
-    )
+    correlation = stats.spearmanr(a, b) if kind == "spearman" else stats.kendalltau(a, b)
     return float(correlation.statistic)
 
 
@@ -218,7 +216,7 @@ def holm(values: Sequence[float]) -> list[float]:
     order = np.argsort(values)
     factors = len(values) - np.arange(len(values))
     adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
-    return [float(adjusted[place]) for place in np.argsort(order)]
+    return [float(adjusted[rank]) for rank in np.argsort(order)]
 
 
 def bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:

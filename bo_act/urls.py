@@ -22,7 +22,7 @@ _SECRET = re.compile(
 
 def without_secrets(text: str) -> str:
     """Return a text in which no URL has a secret; URLs end at white space."""
-    return _IN_TEXT.sub(lambda found: _shown(found[0]), text)
+    return _IN_TEXT.sub(lambda match: _shown(match[0]), text)
 
 
 def shown_url(url: str) -> str:
@@ -30,8 +30,8 @@ def shown_url(url: str) -> str:
 
     The URL extends to the end, so white space in a password does not end it.
     """
-    found = _SCHEME.search(url)
-    return url[: found.start()] + _shown(url[found.start() :]) if found else url
+    match = _SCHEME.search(url)
+    return url[: match.start()] + _shown(url[match.start() :]) if match else url
 
 
 def without_secrets_of(url: str, text: str) -> str:
@@ -46,54 +46,54 @@ def without_secrets_of(url: str, text: str) -> str:
 
 def _shown(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    place = _without_login(scheme.lower(), _without_secret_parameters(scheme.lower(), rest))
-    return f"{scheme}://{place}"
+    address = _without_login(scheme.lower(), _without_secret_parameters(scheme.lower(), rest))
+    return f"{scheme}://{address}"
 
 
 def _without_login(scheme: str, rest: str) -> str:
     if rest.startswith("/"):  # a file
         return rest
-    login, at, place = rest.rpartition("@")
+    login, at, address = rest.rpartition("@")
     if at:
         user, colon, _ = login.partition(":")
         if scheme.startswith("http"):  # the user may be a token
-            return place if colon or "/" not in login else rest
-        place = _without_false_port(place)
-        return f"{user}@{place}" if user or not colon else place
+            return address if colon or "/" not in login else rest
+        address = _without_false_port(address)
+        return f"{user}@{address}" if user or not colon else address
     return _without_false_port(rest)
 
 
-def _without_false_port(place: str) -> str:
+def _without_false_port(address: str) -> str:
     """Remove an unfinished password in the port's place, and everything after it."""
-    host, colon, port = re.split(r"[/?#]", place, maxsplit=1)[0].partition(":")
+    host, colon, port = re.split(r"[/?#]", address, maxsplit=1)[0].partition(":")
     if colon and port and not port[0].isdecimal() and not host.startswith("["):
         return host
-    return place
+    return address
 
 
 def _without_secret_parameters(scheme: str, rest: str) -> str:
     if scheme.startswith("http"):  # signed URLs: each service has its own names
         return re.split(r"[?#]", rest, maxsplit=1)[0]
-    kept, *parts = re.split(r"([?&;#])", rest)
+    shown, *parts = re.split(r"([?&;#])", rest)
     begun = False
     for separator, part in zip(parts[::2], parts[1::2], strict=True):
         name, equals, _ = part.partition("=")
         if equals and _SECRET.search(unquote(name)):
             continue
-        kept += ("?" if separator == "&" and not begun else separator) + part
+        shown += ("?" if separator == "&" and not begun else separator) + part
         begun = True
-    return kept
+    return shown
 
 
 def _hidden(url: str) -> set[str]:
     """Return the parts of a URL that are hidden in display, as typed and decoded."""
-    found: set[str] = set()
+    hidden: set[str] = set()
     shown = _pieces(shown_url(url))
     for text in (url, unquote(url), unquote(url.replace("+", " "))):
-        found |= {piece for piece in _pieces(text) if piece not in shown}
+        hidden |= {piece for piece in _pieces(text) if piece not in shown}
         password = re.search(r"://[^:/@]*:(.*)@", text, re.DOTALL)
-        found |= {password[1]} if password else set()
-    return found - {""}
+        hidden |= {password[1]} if password else set()
+    return hidden - {""}
 
 
 def _pieces(url: str) -> set[str]:

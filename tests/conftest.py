@@ -16,10 +16,10 @@ from benchmarks_of_tests import random_benchmark
 from hypothesis import settings
 
 from bo_act import cli
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import save
 from bo_act.benchmark.table import Benchmark
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec
 
 # Of processes that tests start: several share the cores.
@@ -39,12 +39,23 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _quick_timings(monkeypatch):
     # Reports time operators; how long these take is a matter of test_costs.py, which says so.
-    monkeypatch.setattr("bo_act.activations.costs._SECONDS", 1e-4)
+    monkeypatch.setattr("bo_act.spaces.costs._SECONDS", 1e-4)
+
+
+_ROOMS_OF_STUDIES = ("docs", "report", "study", "tasks")
+
+
+@pytest.fixture(scope="session")
+def _cache_of_studies(tmp_path_factory) -> Path:
+    return Path(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(tmp_path / "cache"))
+def _own_cache(request, tmp_path, monkeypatch, _cache_of_studies):
+    """An empty cache; where many studies are run, one for all, as they need the same spectra."""
+    shared = request.path.parent.name in _ROOMS_OF_STUDIES
+    cache = _cache_of_studies if shared else tmp_path / "cache"
+    monkeypatch.setenv("BO_ACT_CACHE_DIR", str(cache))
 
 
 @pytest.fixture(scope="session")
@@ -78,14 +89,20 @@ def one() -> Benchmark:
     return random_benchmark(load_space("classic"), seed=1)
 
 
+@pytest.fixture(scope="session")
+def _benchmark_files(one, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    two = random_benchmark(one.space, seed=2)
+    for name, benchmark in (("one", one), ("two", two)):
+        save(dataclasses.replace(benchmark, name=name), folder / f"{name}.parquet")
+    return folder
+
+
 @pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
+def files(_benchmark_files, tmp_path, monkeypatch) -> Path:
     """The working folder, with two benchmarks of one space."""
     monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["one", "two"], start=1):
-        benchmark = random_benchmark(load_space("classic"), seed=seed)
-        save(dataclasses.replace(benchmark, name=name), tmp_path / f"{name}.parquet")
-    return tmp_path
+    return Path(shutil.copytree(_benchmark_files, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.fixture

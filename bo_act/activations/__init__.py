@@ -1,1 +1,1 @@
-"""Activation functions: operators, expressions, torch modules, and the spaces that hold them."""
+"""Activation functions: operators, expressions, their values and slopes, torch modules."""

@@ -20,16 +20,16 @@ def plan(expression: Expression) -> list[Step]:
 
     Step k computes value k + 1; value 0 is x. Equal subtrees are computed once.
     """
-    place: dict[Expression, int] = {}
+    position: dict[Expression, int] = {}
     steps: list[Step] = []
     for node in expression.nodes():
-        if node in place:
+        if node in position:
             continue
         if node.arguments:
-            steps.append((node.name, tuple(place[a] for a in node.arguments)))
-            place[node] = len(steps)
+            steps.append((node.name, tuple(position[a] for a in node.arguments)))
+            position[node] = len(steps)
         else:
-            place[node] = 0
+            position[node] = 0
     return steps
 
 
@@ -69,13 +69,13 @@ def moments(expression: Expression) -> tuple[float, float]:
     Not finite if the function is not. Infinite if the integral depends on the grid, that is, has
     not converged (poles, tails that grow faster than the normal density falls).
     """
-    found = []
+    results = []
     for reach, points in ((10.0, 20_001), (9.0, 30_001)):
         x, weights = _normal_grid(reach, points)
         values = evaluate(expression, x)
         mean = (weights * values).sum()
-        found.append((float(mean), float((weights * (values - mean) ** 2).sum())))
-    (mean_a, variance_a), (_, variance_b) = found
+        results.append((float(mean), float((weights * (values - mean) ** 2).sum())))
+    (mean_a, variance_a), (_, variance_b) = results
     if abs(variance_a - variance_b) > 1e-2 * max(variance_a, variance_b) + 1e-12:
         return mean_a, float("inf")
     return mean_a, variance_a

@@ -124,8 +124,8 @@ class _Reader:
             if not rest.strip():
                 return "", position
             instead = _INSTEAD.get(character := rest.lstrip()[0])
-            told = f"; {instead}" if instead else ""
-            raise self.error(f"unexpected character {character!r}{told}", position)
+            advice = f"; {instead}" if instead else ""
+            raise self.error(f"unexpected character {character!r}{advice}", position)
         self.position = match.end()
         group = 1 if match.group(1) else 2
         return match.group(group), match.start(group)
@@ -142,32 +142,32 @@ class _Reader:
         if depth >= MAX_DEPTH:
             raise self.error(f"nested more than {MAX_DEPTH} operators deep", start)
         before = self.position
-        bracket, place = self.token()
+        bracket, position = self.token()
         if bracket in ("", ",", ")") and name in OPERATORS and OPERATORS[name].kind == "unary":
             self.position = before
             return Expression(name, (X,))
         if bracket != "(":
             came = repr(bracket) if bracket else "the end of the text"
-            raise self.error(f"expected '(' after {written!r}, got {came}", place)
+            raise self.error(f"expected '(' after {written!r}, got {came}", position)
         arguments = [self.node(depth + 1)]
         while True:
-            mark, place = self.token()
+            mark, position = self.token()
             if mark == ")":
                 break
             if mark != ",":
                 came = repr(mark) if mark else "the end of the text"
-                raise self.error(f"expected ',' or ')' in {name}(...), got {came}", place)
+                raise self.error(f"expected ',' or ')' in {name}(...), got {came}", position)
             arguments.append(self.node(depth + 1))
         self.check(name, len(arguments), start)
         return Expression(name, tuple(arguments))
 
     def operator(self, name: str, start: int) -> str:
         """Return the operator that a name means, or the name of a slot of a schema."""
-        found = name if name in self.arities else operator_named(name)
-        if found is None or found not in self.arities:
+        own = name if name in self.arities else operator_named(name)
+        if own is None or own not in self.arities:
             shown = name if len(name) <= 40 else f"{name[:37]}..."
             raise self.error(f"unknown operator {shown!r}{hint(name, self.arities)}", start)
-        return found
+        return own
 
     def check(self, name: str, count: int, start: int) -> None:
         accepts = self.arities[name]
@@ -241,11 +241,11 @@ def _several(name: str, arguments: tuple[Expression, ...]) -> Expression:
     first, second = arguments[0], arguments[-1]
     if name in ("add", "sum_n", "mul", "prod_n"):
         neutral = ZERO if name in ("add", "sum_n") else ONE
-        kept = tuple(a for a in arguments if a != neutral) or (neutral,)
-        return kept[0] if len(kept) == 1 else Expression(name, kept)
+        operands = tuple(a for a in arguments if a != neutral) or (neutral,)
+        return operands[0] if len(operands) == 1 else Expression(name, operands)
     if name in ("max", "min", "max_n", "min_n"):
-        kept = tuple(dict.fromkeys(arguments))
-        return kept[0] if len(kept) == 1 else Expression(name, kept)
+        operands = tuple(dict.fromkeys(arguments))
+        return operands[0] if len(operands) == 1 else Expression(name, operands)
     if (name == "sub" and second == ZERO) or (name in ("div", "pow") and second == ONE):
         return first
     if name == "sub" and first == ZERO:

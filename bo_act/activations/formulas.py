@@ -130,7 +130,7 @@ def _unscaled(node: Expression, style: _Style, factors: Mapping[Expression, floa
         level, template = style.notation[name]
         return _Part(template.format(*parts), level, style)
     if name in ("add", "sum"):
-        terms = [part.as_term(is_first=not place) for place, part in enumerate(parts)]
+        terms = [part.as_term(is_first=not position) for position, part in enumerate(parts)]
         return _Part(style.row.format(style.plus.join(terms)), _SUM, style)
     if name in ("mul", "prod"):
         product = style.times.join(f"{part:product}" for part in parts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from bo_act.torch_internals import is_transformed
+from bo_act.dependencies.torch_internals import is_transformed
 
 Function = Callable[..., Tensor]
 
@@ -81,7 +81,7 @@ class Fused:
         if self.why_not is None:
             try:
                 if self._compiled is None:
-                    self._compiled = [torch.compile(_alone(one), dynamic=True) for one in passes]
+                    self._compiled = [torch.compile(_alone(f), dynamic=True) for f in passes]
                 return self._compiled[number](*tensors)
             except torch.OutOfMemoryError:
                 raise

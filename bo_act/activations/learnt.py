@@ -40,13 +40,13 @@ class Learnt:
 
 def learnt_scales(network: nn.Module) -> list[dict[str, Any]]:
     """Return the scales of all functions of a network; of many channels an even selection."""
-    found = []
+    learnt = []
     for name, module in network.named_modules():
         if not isinstance(module, Activation) or module.scales is None:
             continue
         values = module.scales.values().numpy()
         rows = np.unique(np.linspace(0, len(values) - 1, min(len(values), _SHOWN)).round())
-        found.append(
+        learnt.append(
             {
                 "place": name,
                 "function": str(module.expression),
@@ -55,20 +55,20 @@ def learnt_scales(network: nn.Module) -> list[dict[str, Any]]:
                 "scales": [[float(f"{v:.5g}") for v in values[int(row)]] for row in rows],
             }
         )
-    return found
+    return learnt
 
 
 def read_learnt(attribute: object) -> list[Learnt]:
     """Read a trial's user attribute; skip anything else."""
-    found = []
-    for one in attribute if isinstance(attribute, list) else ():
+    learnt = []
+    for entry in attribute if isinstance(attribute, list) else ():
         try:
-            function, places = parse(one["function"]), one["scales"]
-            rows = torch.tensor(places, device="cpu", dtype=torch.float64)
+            function, scales = parse(entry["function"]), entry["scales"]
+            rows = torch.tensor(scales, device="cpu", dtype=torch.float64)
             if not math.isfinite(float(rows.sum())):
                 continue
-            after = [scaled(function, row, operators=bool(one["operators"])) for row in rows]
-            found.append(Learnt(str(one["place"]), function, tuple(after), one["channels"]))
+            after = [scaled(function, row, operators=bool(entry["operators"])) for row in rows]
+            learnt.append(Learnt(str(entry["place"]), function, tuple(after), entry["channels"]))
         except (KeyError, TypeError, ValueError, RuntimeError, ExpressionError):
             continue
-    return found
+    return learnt

@@ -18,9 +18,9 @@ from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.fused import Fused
 from bo_act.activations.operators import OPERATORS
 from bo_act.activations.scales import Learnable, Scaled, Scales, make_scales, scaled
+from bo_act.dependencies.torch_internals import children_of
 from bo_act.errors import ExpressionError
 from bo_act.html import Markup, escape
-from bo_act.torch_internals import children_of
 
 
 class Activation(nn.Module):
@@ -184,11 +184,11 @@ class Activation(nn.Module):
     def _value(self, x: Tensor, scales: Sequence[Tensor] = ()) -> Tensor:
         """Evaluate the operators, in the dtype of x; inner ones times their scales."""
         values = [x]
-        for place, (function, (_, operands)) in enumerate(
+        for step, (function, (_, operands)) in enumerate(
             zip(self._functions, self._plan, strict=True)
         ):
             value = function(*[values[i] for i in operands])
-            values.append(value * scales[place] if place < len(scales) else value)
+            values.append(value * scales[step] if step < len(scales) else value)
         value = values[-1]
         return (value - self._shift) * self._scale if self.normalize else value
 
@@ -222,8 +222,8 @@ class Activation(nn.Module):
         if any(map(is_lazy, self.scales.parameters())):
             raise ExpressionError(f"{self} has no channels before its first input")
         rows = self.scales.values()
-        found = [scaled(self.expression, row, operators=self.scale_operators) for row in rows]
-        return [replace(one, shift=self._shift, output=one.output * self._scale) for one in found]
+        functions = [scaled(self.expression, row, operators=self.scale_operators) for row in rows]
+        return [replace(f, shift=self._shift, output=f.output * self._scale) for f in functions]
 
     @property
     def why_not_fused(self) -> str | None:
@@ -293,7 +293,7 @@ def activations_of(
     """Return a module of a function, or of several by name, made with options."""
     if isinstance(function, Expression):
         return Activation(function, **options)
-    return {name: Activation(one, **options) for name, one in function.items()}
+    return {name: Activation(expression, **options) for name, expression in function.items()}
 
 
 def _rebuild(
@@ -312,7 +312,7 @@ def _rebuild(
 
 # Safe for torch.load: an Activation is rebuilt from its text.
 torch.serialization.add_safe_globals(
-    [(one, f"{__name__}.{one.__name__}") for one in (Activation, _rebuild)]
+    [(cls, f"{__name__}.{cls.__name__}") for cls in (Activation, _rebuild)]
 )
 
 

@@ -115,8 +115,8 @@ def hint(name: str, known: Collection[str]) -> str:
         return f", which is {_OTHERS[key]}"
     if len(name) == 1:
         return "; the input is written x"
-    meant = {one: one for one in known}
-    meant |= {one: own for one, own in (ALIASES | _OWN).items() if own in known}
+    meant = {other: other for other in known}
+    meant |= {other: own for other, own in (ALIASES | _OWN).items() if own in known}
     match = get_close_matches(key, [*meant, *_OTHERS], n=1, cutoff=0.7)
     return f" (did you mean {meant[match[0]]!r}?)" if match and match[0] in meant else ""
 

@@ -70,12 +70,12 @@ def graph(
     margin = 0.06 * (highest - lowest)
     lowest, highest = lowest - margin, highest + margin
 
-    def place(y: float) -> float:
+    def pixel(y: float) -> float:
         return height * (highest - y) / (highest - lowest)
 
     axes = f"M{width / 2:g} 0V{height}"
     if lowest < 0 < highest:
-        axes += f"M0 {place(0):.1f}H{width}"
+        axes += f"M0 {pixel(0):.1f}H{width}"
     curves = [
         f'<path class="beside" d="{path(row, lowest, highest, width, height)}" fill="none" '
         'stroke="currentColor" stroke-opacity="0.55" stroke-width="1.2" stroke-dasharray="3 3"/>'
@@ -111,18 +111,18 @@ def path(row: Floats, low: float, high: float, width: float, height: float) -> s
     x = np.linspace(0, width, len(row))
     down = height * (high - y) / (high - low)
     parts, pen = [], False
-    for place in range(len(row)):
-        if not np.isfinite(row[place]):
+    for column in range(len(row)):
+        if not np.isfinite(row[column]):
             pen = False
             continue
         # At a pole the curve jumps from above the window to below.
         jump = (
             pen
-            and (row[place - 1] - high) * (row[place] - low) < 0
-            and _outside(row[place - 1], low, high)
-            and _outside(row[place], low, high)
+            and (row[column - 1] - high) * (row[column] - low) < 0
+            and _outside(row[column - 1], low, high)
+            and _outside(row[column], low, high)
         )
-        parts.append(f"{'L' if pen and not jump else 'M'}{x[place]:.1f} {down[place]:.1f}")
+        parts.append(f"{'L' if pen and not jump else 'M'}{x[column]:.1f} {down[column]:.1f}")
         pen = True
     return "".join(parts)
 

@@ -70,8 +70,8 @@ class Scales(nn.Module):
 
     def values(self) -> Tensor:
         """Return a copy: (channels, scales), one row for a layer."""
-        some = [getattr(self, name).detach().double().cpu() for name in self.names]
-        return torch.stack(some, dim=1)
+        scales = [getattr(self, name).detach().double().cpu() for name in self.names]
+        return torch.stack(scales, dim=1)
 
     def _fitting(self, scale: Tensor, x: Tensor) -> Tensor:
         scale = scale.to(x.dtype)
@@ -172,5 +172,5 @@ def scale_parameters(network: nn.Module) -> Iterator[Parameter]:
 
 
 torch.serialization.add_safe_globals(
-    [(one, f"{__name__}.{one.__name__}") for one in (Scales, LazyScales)]
+    [(cls, f"{__name__}.{cls.__name__}") for cls in (Scales, LazyScales)]
 )

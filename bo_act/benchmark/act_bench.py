@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.cdf import cdf_vector, layer_ends, layer_quantiles
+from bo_act.benchmark.records import as_json, read_records
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
 from bo_act.io import reason, replacing
 from bo_act.metrics import ACCURACY
-from bo_act.specs.base import shown
+from bo_act.spaces.space import Space, load_space
 
 READER = 1
 """Raised whenever the same file is read to another benchmark."""
@@ -45,15 +43,10 @@ KEYS = {
 
 _VECTOR = "Fisher log eigenvalue CDF"
 _SPELLINGS = "Equivalent Activation Functions"
-_CHUNK = 1 << 20  # characters
 
 Vectors = Callable[[int], NDArray[np.float64] | None]
 
-# Far above the released files (130 MB, 3,000 records of 40 kB), but bearable for a machine. A few
-# kilobytes may unpack to any size.
-_MOST_CHARACTERS = 1 << 31
-_MOST_OF_A_RECORD = 1 << 24  # characters
-_MOST_OF_A_KEY = 10_000  # characters, as of any expression
+# Far above the released files, but bearable for a machine.
 _MOST_RECORDS = 1_000_000
 _MOST_NUMBERS = 1 << 28  # of all vectors: 1 GB
 _CLASSES = (2, 3, 5, 10, 20, 50, 100, 200, 365, 1000)
@@ -96,8 +89,8 @@ def read_act_bench(
     values: dict[int, list[list[float]]] = {}
     vectors: dict[int, NDArray[np.float32]] = {}
     unmatched = []
-    count = kept = 0
-    for key, record in _records(path):
+    count = kept_numbers = 0
+    for key, record in read_records(path):
         where = f"{path}: record {key!r}"
         numbers = [_number(record, metric, where) for metric in MEASURED]
         vector, spellings = _vector(record, where), _spellings(record, where)
@@ -109,9 +102,9 @@ def read_act_bench(
             before = len(vectors.get(index, ()))
             if vector is not None and before <= len(vector):
                 vectors[index] = vector
-                kept += len(vector) - before
+                kept_numbers += len(vector) - before
         count += 1
-        if count > _MOST_RECORDS or kept > _MOST_NUMBERS:
+        if count > _MOST_RECORDS or kept_numbers > _MOST_NUMBERS:
             raise BenchmarkError(
                 f"{where}: the file has more than {_MOST_RECORDS:,} records, or {_MOST_NUMBERS:,} "
                 "numbers in their vectors, too many for an Act-Bench file"
@@ -123,8 +116,8 @@ def read_act_bench(
             f"{path}: none of its {count} records is a function of the space {space.name!r}"
         )
     runs = {metric: np.full((len(catalogue), 1), np.nan) for metric in MEASURED}
-    for index, found in values.items():
-        for metric, column in zip(MEASURED, zip(*found, strict=True), strict=True):
+    for index, rows in values.items():
+        for metric, column in zip(MEASURED, zip(*rows, strict=True), strict=True):
             known = [number for number in column if np.isfinite(number)]
             runs[metric][index] = np.median(known) if known else np.nan
     accuracy = runs["validation_value"][:, 0]
@@ -134,10 +127,10 @@ def read_act_bench(
         shares = 1 / np.array(_CLASSES)
         low = max(float(np.nanquantile(accuracy, 0.05)), 1e-6)
         chance = float(shares[np.argmin(np.abs(np.log(shares / low)))])
-    there = np.array(sorted(values))
-    accuracy[there] = np.where(np.isfinite(accuracy[there]), accuracy[there], chance)
+    present = np.array(sorted(values))
+    accuracy[present] = np.where(np.isfinite(accuracy[present]), accuracy[present], chance)
     blocks = dict(output_blocks(catalogue))
-    spectra, layers = _spectra(len(catalogue), there, vectors)
+    spectra, layers = _spectra(len(catalogue), present, vectors)
     name = path.name.removesuffix(".gz").removesuffix(".json")
     return Benchmark(
         name,
@@ -150,7 +143,7 @@ def read_act_bench(
         {
             "source": path.name,
             "records": count,
-            "merged": sum(len(found) - 1 for found in values.values()),
+            "merged": sum(len(rows) - 1 for rows in values.values()),
         },
         tuple(unmatched),
     )
@@ -227,7 +220,7 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spectra(
-    count: int, there: NDArray[np.int64], vectors: dict[int, NDArray[np.float32]]
+    count: int, present: NDArray[np.int64], vectors: dict[int, NDArray[np.float32]]
 ) -> tuple[dict[str, Block], list[int]]:
     """Return the blocks ``fim`` and ``fim_null``, if there are any spectra, and bins by layer."""
     lengths = Counter(len(vector) for vector in vectors.values() if len(vector))
@@ -235,7 +228,7 @@ def _spectra(
         return {}, []
     usual = max(lengths, key=lambda length: (lengths[length], length))
     reasons = ["not in the file"] * count
-    for index in there:
+    for index in present:
         reasons[index] = "no vector in the file"
     whole = {}
     for index, vector in vectors.items():
@@ -285,15 +278,15 @@ def _number(record: dict[str, Any], metric: str, where: str) -> float:
     if value is None and metric != "validation_value":
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BenchmarkError(f"{where}: expected a number for {key!r}, got {_shown(value)}")
+        raise BenchmarkError(f"{where}: expected a number for {key!r}, got {as_json(value)}")
     try:
         number = float(value)
     except OverflowError as error:
         raise BenchmarkError(
-            f"{where}: expected a valid number for {key!r}, got {_shown(value)}"
+            f"{where}: expected a valid number for {key!r}, got {as_json(value)}"
         ) from error
     if metric.endswith("value") and not (np.isnan(number) or 0 <= number <= 1):
-        raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {_shown(value)}")
+        raise BenchmarkError(f"{where}: expected {key!r} in [0, 1], got {as_json(value)}")
     return number
 
 
@@ -303,14 +296,14 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
         return None
     if not isinstance(value, list):
         raise BenchmarkError(
-            f"{where}: expected a list of numbers for {_VECTOR!r}, got {_shown(value)}"
+            f"{where}: expected a list of numbers for {_VECTOR!r}, got {as_json(value)}"
         )
     try:
         with np.errstate(over="ignore"):  # infinite, reported as such
             vector = np.array([np.nan if v is None else v for v in value], dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise BenchmarkError(
-            f"{where}: expected only numbers in {_VECTOR!r}, got {_shown(value)}"
+            f"{where}: expected only numbers in {_VECTOR!r}, got {as_json(value)}"
         ) from error
     if vector.ndim != 1:
         raise BenchmarkError(f"{where}: expected a flat list for {_VECTOR!r}, got a nested one")
@@ -320,147 +313,5 @@ def _vector(record: dict[str, Any], where: str) -> NDArray[np.float32] | None:
 def _spellings(record: dict[str, Any], where: str) -> list[str]:
     value = record.get(_SPELLINGS) or []
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise BenchmarkError(f"{where}: expected texts for {_SPELLINGS!r}, got {_shown(value)}")
+        raise BenchmarkError(f"{where}: expected texts for {_SPELLINGS!r}, got {as_json(value)}")
     return value
-
-
-def _shown(value: Any) -> str:
-    """Return a value as JSON, shortened."""
-    if isinstance(value, bool | float | None):
-        return json.dumps(value)
-    return json.dumps(value) if isinstance(value, str) and len(value) <= 60 else shown(value)
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the records of a file one by one."""
-    with _text(path) as file:
-        scanner = _Scanner(file, path)
-        if (found := scanner.peek()) != "{":
-            raise BenchmarkError(
-                f"{path}: expected an object of records, got {found!r} at the start"
-            )
-        scanner.skip()
-        seen: set[str] = set()
-        while scanner.peek() != "}":
-            if seen:
-                scanner.expect(",")
-            key = scanner.value()
-            if not isinstance(key, str) or not key.strip() or len(key) > _MOST_OF_A_KEY:
-                raise BenchmarkError(f"{scanner.where}: expected an expression, got {_shown(key)}")
-            if key in seen:
-                raise BenchmarkError(f"{path}: record {key!r} appears twice")
-            seen.add(key)
-            scanner.last = key
-            scanner.expect(":")
-            record = scanner.value()
-            if not isinstance(record, dict):
-                raise BenchmarkError(
-                    f"{path}: record {key!r}: expected an object, got {_shown(record)}"
-                )
-            yield key, record
-        scanner.skip()
-        if scanner.peek():
-            raise BenchmarkError(f"{path}: expected the end after {scanner.last!r}, got more")
-
-
-@contextmanager
-def _text(path: Path) -> Iterator[IO[str]]:
-    if path.exists() and not path.is_file():
-        raise BenchmarkError(f"{path}: expected a file, got a folder, a pipe or a device")
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        opener: Callable[..., Any] = gzip.open if packed else open
-        with opener(path, "rt", encoding="utf-8-sig") as text:
-            yield text
-    except (OSError, EOFError, zlib.error) as error:
-        raise BenchmarkError(f"{path}: cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise BenchmarkError(f"{path}: expected text in UTF-8: {error}") from error
-
-
-_SOMETHING = re.compile(r"[^ \t\n\r]")
-
-
-class _Scanner:
-    """JSON values from a text of any length, one at a time."""
-
-    def __init__(self, file: IO[str], path: Path) -> None:
-        self.file, self.path = file, path
-        self.buffer, self.at, self.ended = "", 0, False
-        self.read = 0
-        self.last = ""
-        self.decoder = json.JSONDecoder(object_pairs_hook=_once)
-
-    @property
-    def where(self) -> str:
-        return f"{self.path}: after record {self.last!r}" if self.last else f"{self.path}"
-
-    def _more(self) -> bool:
-        if len(self.buffer) - self.at > _MOST_OF_A_RECORD:
-            raise BenchmarkError(
-                f"{self.where}: more than {_MOST_OF_A_RECORD:,} characters in one piece; an "
-                "Act-Bench record has about ten thousand"
-            )
-        chunk = self.file.read(_CHUNK)
-        self.read += len(chunk)
-        if self.read > _MOST_CHARACTERS:
-            raise BenchmarkError(
-                f"{self.where}: the file has, or unpacks to, more than {_MOST_CHARACTERS:,} "
-                "characters, too many for an Act-Bench file"
-            )
-        self.buffer, self.at = self.buffer[self.at :] + chunk, 0
-        self.ended = not chunk
-        return bool(chunk)
-
-    def peek(self) -> str:
-        """Return the next character that is not white space; "" at the end."""
-        while True:
-            found = _SOMETHING.search(self.buffer, self.at)
-            if found:
-                self.at = found.start()
-                return found.group()
-            if not self._more():
-                self.at = len(self.buffer)
-                return ""
-
-    def skip(self) -> None:
-        self.at += 1
-
-    def expect(self, character: str) -> None:
-        found = self.peek()
-        if found != character:
-            raise self._broken(f"expected {character!r}, got {found!r}" if found else "")
-        self.skip()
-
-    def value(self) -> Any:
-        self.peek()
-        while True:
-            try:
-                value, end = self.decoder.raw_decode(self.buffer, self.at)
-            except json.JSONDecodeError as error:
-                # An apparent error may be an incompletely read value.
-                if not self._more():
-                    raise self._broken(error.msg) from error
-                continue
-            except RecursionError as error:
-                raise self._broken("it is too deeply nested") from error
-            except ValueError as error:  # a key twice, or a number of thousands of digits
-                raise self._broken(str(error).partition(";")[0]) from error
-            self.at = end
-            return value
-
-    def _broken(self, why: str) -> BenchmarkError:
-        if self.ended and not self.buffer[self.at :].rstrip().endswith("}"):
-            return BenchmarkError(f"{self.where}: the file is truncated; download it again")
-        return BenchmarkError(f"{self.where}: not valid JSON: {why}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, if its keys are unique."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:60]!r} appears twice")
-    return record

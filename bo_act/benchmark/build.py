@@ -21,7 +21,6 @@ from bo_act.benchmark.sources import described
 from bo_act.benchmark.table import MEASURED, PART, Benchmark
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.events import Events
-from bo_act.failures import USERS, Failure
 from bo_act.features.table import FeatureTable
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import StudySpec
@@ -31,6 +30,7 @@ from bo_act.tasks.failures import failure_of, failures_of_runs
 from bo_act.tasks.task import Task
 from bo_act.training.outcomes import DIVERGED
 from bo_act.training.trainer import cpu_threads, pick_device
+from bo_act.user_code.failures import USERS, Failure
 
 _FAILURES_IN_A_ROW = 5  # more mean a cause outside the functions
 _LARGEST = float(np.finfo(np.float32).max)  # of a benchmark file; errors have no bound
@@ -255,31 +255,31 @@ def build_order(task: Task) -> list[int]:
 
 
 def _baselines(task: Task) -> list[int]:
-    found = []
+    baselines = []
     for baseline in task.space.baselines:
         with suppress(ExpressionError):  # a baseline need not be a function of the space
-            found.append(task.space.catalogue.index(baseline))
-    return found
+            baselines.append(task.space.catalogue.index(baseline))
+    return baselines
 
 
 def _best(task: Task, journal: RunJournal, wanted: Sequence[int]) -> list[int]:
     """Return the functions in the order of repetition: baselines, then by their first run."""
     sign = task.spec.measured.sign
 
-    def place(index: int) -> tuple[bool, float, int]:
+    def rank(index: int) -> tuple[bool, float, int]:
         record = journal[index, 0]
         return record["status"] == DIVERGED, -sign * _measured(record, "validation_value"), index
 
     among = set(wanted)
     first = [index for index in _baselines(task) if index in among]
-    return list(dict.fromkeys([*first, *sorted(wanted, key=place)]))
+    return list(dict.fromkeys([*first, *sorted(wanted, key=rank)]))
 
 
 def _incomplete(failed: Sequence[dict[str, Any]], total: int, done: int) -> BenchmarkError:
     """Return a message with the failures, grouped by reason."""
     reasons = "; ".join(
-        f"{one.count} times {one.reason} ({one.functions})"
-        for one in failures_of_runs("build", failed)
+        f"{group.count} times {group.reason} ({group.functions})"
+        for group in failures_of_runs("build", failed)
     )
     return BenchmarkError(
         f"{len(failed)} runs failed: {reasons}; {done} of {total} are saved, and the same command "
@@ -292,10 +292,10 @@ def made_from(task: Task) -> dict[str, Any]:
     return {"content": task.content, "study": described(task.spec)}
 
 
-def _measured(record: dict[str, Any], what: str) -> float:
+def _measured(record: dict[str, Any], key: str) -> float:
     """Return one of ``MEASURED`` of a run, within float32; NaN if it was not finite."""
     # Runs of versions with accuracies only call them so.
-    value = record[what if what in record else what.replace("value", "accuracy")]
+    value = record[key if key in record else key.replace("value", "accuracy")]
     return math.nan if value is None else min(max(float(value), -_LARGEST), _LARGEST)
 
 
@@ -321,11 +321,11 @@ def assemble(
     diverged = np.zeros(shape, dtype=bool)
     curves = np.full((*shape, task.spec.training.epochs), np.nan, dtype=np.float32)
     for record in records:
-        place = record["index"], record["seed"]
-        for one in MEASURED:
-            runs[one][place] = _measured(record, one)
-        diverged[place] = record["status"] == DIVERGED
-        curves[place][: len(record["curve"])] = np.clip(record["curve"], -_LARGEST, _LARGEST)
+        cell = record["index"], record["seed"]
+        for metric in MEASURED:
+            runs[metric][cell] = _measured(record, metric)
+        diverged[cell] = record["status"] == DIVERGED
+        curves[cell][: len(record["curve"])] = np.clip(record["curve"], -_LARGEST, _LARGEST)
     guessing = task.data.worst(task.metric)
     return Benchmark(
         name,

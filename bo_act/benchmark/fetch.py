@@ -65,11 +65,11 @@ def fetch(
                 return path
     except OSError as error:
         raise BenchmarkError(f"cannot write {path}: {reason(error)}") from error
-    found = _checksum(path)
-    if sha256 is not None and found != sha256.lower():
+    checksum = _checksum(path)
+    if sha256 is not None and checksum != sha256.lower():
         raise BenchmarkError(
-            f"{path}: expected the checksum {sha256.lower()}, got {found}; the existing file is a "
-            "different one or damaged: delete it and fetch it again"
+            f"{path}: expected the checksum {sha256.lower()}, got {checksum}; the existing file is "
+            "a different one or damaged: delete it and fetch it again"
         )
     return path
 
@@ -166,25 +166,25 @@ def _begun(path: Path) -> Iterator[_Part | None]:
             lock(file.fileno())
             # Unless another process finished or discarded it meanwhile.
             if part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno())):
-                found = _Part(part, file)
+                begun = _Part(part, file)
                 if path.is_file():
-                    found.discard()
+                    begun.discard()
                     continue
                 try:
-                    yield found
+                    yield begun
                 finally:
-                    if not found.size:
-                        found.discard()
+                    if not begun.size:
+                        begun.discard()
                 return
     yield None
 
 
 def _finish(url: str, part: _Part, path: Path, sha256: str | None) -> None:
     """Check the download, and move it into place."""
-    if sha256 is not None and (found := _checksum(part.path)) != sha256.lower():
+    if sha256 is not None and (checksum := _checksum(part.path)) != sha256.lower():
         part.discard()
         raise BenchmarkError(
-            f"{url}: expected the checksum {sha256.lower()}, got {found}; the server has a "
+            f"{url}: expected the checksum {sha256.lower()}, got {checksum}; the server has a "
             "different file, which was discarded"
         )
     os.fsync(part.file.fileno())
@@ -210,11 +210,11 @@ def _download(url: str, part: _Part, progress: Progress | None) -> None:
         except (OSError, http.client.HTTPException, ValueError) as error:
             # Try again after a connection that brought some bytes.
             if attempt == _ATTEMPTS - 1 or part.size <= before:
-                kept = f" The part received so far is in {part.path}." if part.size else ""
+                advice = f" The part received so far is in {part.path}." if part.size else ""
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 why = without_secrets_of(url, str(cause))
                 raise BenchmarkError(
-                    f"{url}: cannot be downloaded: {why}.{kept} {_BY_HAND}"
+                    f"{url}: cannot be downloaded: {why}.{advice} {_BY_HAND}"
                 ) from error
 
 

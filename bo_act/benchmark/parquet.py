@@ -9,6 +9,7 @@ import hashlib
 import json
 import warnings
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bo_act import content
-from bo_act.activations.space import Space
 from bo_act.benchmark.act_bench import READER, read_act_bench
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError
@@ -26,6 +26,7 @@ from bo_act.features.outputs import output_blocks
 from bo_act.features.table import Block, FeatureTable
 from bo_act.io import atomic_write, expanded, one_line, read_checked, reason, write_checked
 from bo_act.metrics import ACCURACY, Metric
+from bo_act.spaces.space import Space
 from bo_act.specs import SpaceSpec
 from bo_act.specs.space import LISTED
 
@@ -37,6 +38,9 @@ SPECTRUM_ERROR = 2.0**-11
 
 _MOST_VALUES = 1 << 30  # spectra of a network of five layers for a million functions: 600 million
 _MOST_BYTES = 1 << 33
+
+_SHARED = 10_000
+"""Expressions of a space up to which its benchmarks share one catalogue and output features."""
 
 _KEY = b"bo-act benchmark"
 _SPECTRA = ("fim", "fim_null")
@@ -131,17 +135,30 @@ def _unpacked(content: bytes | memoryview, path: Path) -> Benchmark:
                 f"{path}: expected a benchmark file of format {FORM}, got format {about['form']}; "
                 f"read it with the version of bo-act that wrote it"
             )
-        space = Space(SpaceSpec.model_validate(about["space"]))
+        space, outputs = _functions(SpaceSpec.model_validate(about["space"]))
         if space.catalogue.hash != about["catalogue"]:
             raise BenchmarkError(
                 f"{path}: the functions of its space {space.name!r} have other numbers in this "
                 "version of bo-act, because operators or deduplication changed; build it again"
             )
-        return _read(table, about, space)
+        return _read(table, about, space, outputs)
     except BenchmarkError:
         raise
     except Exception as error:  # damaged content may raise anything
         raise BenchmarkError(f"{path}: the file is damaged: {one_line(error)}") from error
+
+
+def _functions(spec: SpaceSpec) -> tuple[Space, dict[str, Block]]:
+    """Return the space of a file, with its catalogue, and the output features."""
+    return (_shared if len(Space(spec)) <= _SHARED else _computed)(spec)
+
+
+def _computed(spec: SpaceSpec) -> tuple[Space, dict[str, Block]]:
+    space = Space(spec)
+    return space, output_blocks(space.catalogue)
+
+
+_shared = lru_cache(maxsize=4)(_computed)
 
 
 def _check_size(about: pq.FileMetaData) -> None:
@@ -202,7 +219,9 @@ def open_benchmark(name: str) -> Benchmark:
     return replace(_unpacked(packed, kept), name=name)
 
 
-def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:
+def _read(
+    table: pa.Table, about: dict[str, Any], space: Space, outputs: dict[str, Block]
+) -> Benchmark:
     count = len(space.catalogue)
     metric = Metric.read(about["metric"]) if "metric" in about else ACCURACY
     if metric is None:
@@ -216,7 +235,7 @@ def _read(table: pa.Table, about: dict[str, Any], space: Space) -> Benchmark:
     curves = None
     if "curve" in table.column_names:
         curves = _array(table, "curve").reshape(*diverged.shape, -1)
-    blocks = dict(output_blocks(space.catalogue))
+    blocks = dict(outputs)
     for kind in _SPECTRA:
         if kind in table.column_names:
             reasons = tuple(table.column(f"{kind}_reason").to_pylist())

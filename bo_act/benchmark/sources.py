@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_act.activations.space import Space
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import ExpressionError
 from bo_act.metrics import ACCURACY
 from bo_act.search.warm_start import Source
+from bo_act.spaces.space import Space
 from bo_act.specs import AugmentationSpec, StudySpec
 
 Floats = NDArray[np.float64]
@@ -36,13 +36,13 @@ def as_source(benchmark: Benchmark, space: Space) -> Source:
     return Source(benchmark.name, values, benchmark.metric)
 
 
-def same_task(one: Benchmark, other: Benchmark) -> bool:
+def same_task(a: Benchmark, b: Benchmark) -> bool:
     """Tell whether two benchmarks have the same task, whatever their names.
 
     Either they were built from the same study, except for seed and space, or they share runs.
     """
-    made = _task(one)
-    return (made is not None and made == _task(other)) or same_runs(one, other)
+    made = _task(a)
+    return (made is not None and made == _task(b)) or same_runs(a, b)
 
 
 def is_task_of(benchmark: Benchmark, study: StudySpec) -> bool:
@@ -74,7 +74,7 @@ def described(study: StudySpec) -> dict[str, Any]:
     return spec
 
 
-def same_runs(one: Benchmark, other: Benchmark) -> bool:
+def same_runs(a: Benchmark, b: Benchmark) -> bool:
     """Tell whether most common functions of two benchmarks have a run in common.
 
     One may have more functions or seeds, or only the median or mean over the runs. All common
@@ -82,21 +82,21 @@ def same_runs(one: Benchmark, other: Benchmark) -> bool:
     loss tell nothing: most of those diverged, and are at chance in any task. Where no function has
     a loss, those tell nothing that have the most frequent value.
     """
-    theirs, ours = matched(other, one.space)
-    there = one.measured[ours]
-    ours, theirs = ours[there], theirs[there]
+    theirs, ours = matched(b, a.space)
+    measured = a.measured[ours]
+    ours, theirs = ours[measured], theirs[measured]
     pairs = np.ones((len(ours), 1, 1), dtype=bool)
     telling = np.zeros(len(ours), dtype=bool)
     for metric in _COMPARED:
-        mine, others = one.runs[metric][ours], other.runs[metric][theirs]
+        mine, others = a.runs[metric][ours], b.runs[metric][theirs]
         known = np.asarray(np.isfinite(mine).any(axis=1) & np.isfinite(others).any(axis=1))
         pairs = pairs & (_equal_pairs(mine, others) | ~known[:, None, None])
         if metric.endswith("loss"):
             telling |= known
-    ran = np.asarray(np.isfinite(_with_middles(one.runs["validation_value"][ours])))
+    ran = np.asarray(np.isfinite(_with_middles(a.runs["validation_value"][ours])))
     same = (pairs & ran[:, :, None]).any(axis=(1, 2))
     if not telling.any():
-        telling = _unusual(one.values[ours]) & _unusual(other.values[theirs])
+        telling = _unusual(a.values[ours]) & _unusual(b.values[theirs])
     return bool(telling.any() and same[telling].mean() > _SHARE)
 
 
@@ -127,9 +127,9 @@ def _task(benchmark: Benchmark) -> Any:
     )
 
 
-def _equal_pairs(one: Floats, other: Floats) -> NDArray[np.bool_]:
+def _equal_pairs(a: Floats, b: Floats) -> NDArray[np.bool_]:
     """Tell which of (M, S) and (M, S') runs, and of their means and medians, are equal."""
-    mine, theirs = _with_middles(one)[:, :, None], _with_middles(other)[:, None, :]
+    mine, theirs = _with_middles(a)[:, :, None], _with_middles(b)[:, None, :]
     return np.isclose(mine, theirs, rtol=_ROUNDING, atol=0.0, equal_nan=True)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_act.activations.space import Space
 from bo_act.errors import BenchmarkError
 from bo_act.features.table import FeatureTable
 from bo_act.metrics import ACCURACY, Metric
+from bo_act.spaces.space import Space
 from bo_act.statistics import tied
 
 MEASURED = (
@@ -109,17 +109,17 @@ class Benchmark:
         """Whether functions without a run were not built yet."""
         return bool(self.provenance.get(PART)) and not bool(self.measured.all())
 
-    def of_runs(self, some: Sequence[int]) -> Benchmark:
+    def of_runs(self, chosen: Sequence[int]) -> Benchmark:
         """Return the benchmark with only some of its S runs.
 
         A function with none of these keeps its first other run: if only the best functions were
         repeated, a search would else know which they are.
         """
-        columns = list(some)
-        there = np.isfinite(self.runs["validation_value"])
+        columns = list(chosen)
+        measured = np.isfinite(self.runs["validation_value"])
         taken = np.tile(columns, (len(self), 1))
-        lost = ~there[:, columns].any(axis=1)
-        taken[lost, 0] = there[lost].argmax(axis=1)
+        lost = ~measured[:, columns].any(axis=1)
+        taken[lost, 0] = measured[lost].argmax(axis=1)
         rows = np.arange(len(self))[:, None]
         return replace(
             self,
@@ -162,9 +162,9 @@ class Benchmark:
     def deviations(self) -> NDArray[np.float64]:
         """(N,) standard deviation of the validation values between runs; NaN for one run."""
         runs = self.runs["validation_value"]
-        there = np.isfinite(runs)
-        count = there.sum(axis=1)
-        squares = np.where(there, (runs - self.values[:, None]) ** 2, 0.0).sum(axis=1)
+        measured = np.isfinite(runs)
+        count = measured.sum(axis=1)
+        squares = np.where(measured, (runs - self.values[:, None]) ** 2, 0.0).sum(axis=1)
         return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
 
     @cached_property
@@ -205,7 +205,7 @@ class Benchmark:
 
 
 def _mean(runs: NDArray[np.float64]) -> NDArray[np.float64]:
-    there = np.isfinite(runs)
-    count = there.sum(axis=1)
-    total = np.where(there, runs, 0.0).sum(axis=1)
+    measured = np.isfinite(runs)
+    count = measured.sum(axis=1)
+    total = np.where(measured, runs, 0.0).sum(axis=1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bo_act import content
+from bo_act.dependencies.extras import EXTRAS, has_extra
 from bo_act.errors import BoActError, DataError
-from bo_act.extras import EXTRAS, has_extra
 from bo_act.io import one_line, reason
 
 if TYPE_CHECKING:

@@ -43,9 +43,9 @@ def space(
 ) -> None:
     """Count the functions of a search space."""
     from bo_act import terminal
-    from bo_act.activations.catalogue_cache import load_catalogue
-    from bo_act.activations.properties.smoothness import count
-    from bo_act.activations.space import load_space
+    from bo_act.spaces.catalogue_cache import load_catalogue
+    from bo_act.spaces.smoothness import count
+    from bo_act.spaces.space import load_space
 
     loaded = load_space(name)
     if not loaded.can_be_listed and not (functions or as_json):
@@ -216,11 +216,13 @@ def recommend(
     from bo_act.study.results.recommendation import recommend as recommended
 
     with terminal.counting("reading benchmarks", quiet=quiet) as progress:
-        found = recommended(spec, top=top, over=over, sources=source or None, progress=progress)
+        recommendation = recommended(
+            spec, top=top, over=over, sources=source or None, progress=progress
+        )
     if as_json:
-        print_json(found.as_json())
+        print_json(recommendation.as_json())
     else:
-        terminal.recommendation(found)
+        terminal.recommendation(recommendation)
 
 
 @commands.command(

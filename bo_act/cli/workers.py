@@ -20,8 +20,8 @@ from bo_act.cli.options import (
     print_json,
     read,
 )
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import WorkerError
-from bo_act.extras import require_extra
 
 commands = typer.Typer()
 
@@ -144,7 +144,7 @@ def dashboard(
     spec = read(study, changes, storage)
     run_server = require_extra("dashboard", "bo-act dashboard").run_server
 
-    from bo_act.optuna_internals import storage_of, study_id
+    from bo_act.dependencies.optuna_internals import storage_of, study_id
     from bo_act.study.storage.opening import load_study
 
     opened = load_study(spec)

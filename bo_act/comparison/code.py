@@ -20,7 +20,7 @@ _BESIDE = frozenset(
         "bo_act.features.compute",
         "bo_act.html",
         "bo_act.study.sampling.warm_start",
-        "bo_act.user_files",
+        "bo_act.user_code.files",
     }
 )
 
@@ -38,11 +38,10 @@ def code_digest(package: Path = _PACKAGE) -> str:
     waiting = [_FIRST]
     while waiting:
         name = waiting.pop()
-        file = _file(package, name)
-        if file is None or name in sources or name in _BESIDE:
+        if name in sources or name in _BESIDE or (file := _file(package, name)) is None:
             continue
-        tree, sources[name] = _bare(file.read_bytes())
-        waiting += _imported(tree, package)
+        sources[name], imports = _bare(file.read_bytes())
+        waiting += _imported(imports, package)
     digest = hashlib.sha256()
     for name, source in sorted(sources.items()):
         digest.update(f"{name}\0{source}\0".encode())
@@ -50,9 +49,11 @@ def code_digest(package: Path = _PACKAGE) -> str:
 
 
 @lru_cache(maxsize=256)
-def _bare(source: bytes) -> tuple[ast.AST, str]:
+def _bare(source: bytes) -> tuple[str, tuple[ast.Import | ast.ImportFrom, ...]]:
+    """Return a module's bare code, and its imports."""
     tree = _Bare().visit(ast.parse(source))
-    return tree, ast.unparse(tree)
+    imports = [one for one in ast.walk(tree) if isinstance(one, ast.Import | ast.ImportFrom)]
+    return ast.unparse(tree), tuple(imports)
 
 
 class _Bare(ast.NodeTransformer):
@@ -68,11 +69,11 @@ class _Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _imported(tree: ast.AST, package: Path) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _imported(imports: tuple[ast.Import | ast.ImportFrom, ...], package: Path) -> Iterator[str]:
+    for node in imports:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             for alias in node.names:
                 module = f"{node.module}.{alias.name}"
                 yield module if _file(package, module) else node.module

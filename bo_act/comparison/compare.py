@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from bo_act.activations.costs import operator_times
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import same_runs, same_task
@@ -35,6 +34,7 @@ from bo_act.io import atomic_write, digest, one_line, reason, replacing
 from bo_act.plot_style import save
 from bo_act.process_pool import compute_in_processes
 from bo_act.search.method import MethodSpec
+from bo_act.spaces.costs import operator_times
 from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, SEEDS, whole
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Comparison:
 
     Examples:
         >>> import bo_act
-        >>> found = bo_act.compare(["digits_mlp"], ["random"], seeds=2, evaluations=20)
-        >>> found.table.columns[:2].tolist()
+        >>> comparison = bo_act.compare(["digits_mlp"], ["random"], seeds=2, evaluations=20)
+        >>> comparison.table.columns[:2].tolist()
         ['benchmark', 'method']
     """
 
@@ -67,10 +67,10 @@ class Comparison:
     @property
     def unit(self) -> str:
         """Unit of regrets, as text."""
-        of = {name: one.metric.differences for name, one in self.benchmarks.items()}
+        of = {name: benchmark.metric.differences for name, benchmark in self.benchmarks.items()}
         if len(set(of.values())) == 1:
             return next(iter(of.values()))
-        return "; ".join(f"{what} on {name}" for name, what in of.items())
+        return "; ".join(f"{unit} on {name}" for name, unit in of.items())
 
     @cached_property
     def table(self) -> DataFrame:
@@ -86,9 +86,10 @@ class Comparison:
         ]
         numbers = frozenset(range(2, len(frame.columns)))
         said = [
-            f"P({one['a']} beats {one['b']}) = {one['probability']:.2f}, p = {one['p_holm']:.3f}"
-            for one in self.summary["comparisons"]
-            if one["probability"] is not None
+            f"P({pair['a']} beats {pair['b']}) = {pair['probability']:.2f}, "
+            f"p = {pair['p_holm']:.3f}"
+            for pair in self.summary["comparisons"]
+            if pair["probability"] is not None
         ]
         return box(
             "Comparison",
@@ -189,10 +190,10 @@ def compare(
         >>> import bo_act, optuna
         >>> def make_sampler(seed):
         ...     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
-        >>> found = bo_act.compare(
+        >>> comparison = bo_act.compare(
         ...     ["digits_mlp"], {"mine": make_sampler, "random": "random"}, seeds=2, evaluations=15
         ... )
-        >>> list(found.summary["methods"])
+        >>> list(comparison.summary["methods"])
         ['mine', 'random']
     """
     named = read_methods(methods)
@@ -262,7 +263,10 @@ def compare(
     summed = summary(steps, opened, compared_at=at)
     if warm_start:
         summed["told"] = {
-            name: {"by": list(names), "not_by": [one for one in warm_start if one not in names]}
+            name: {
+                "by": list(names),
+                "not_by": [source for source in warm_start if source not in names],
+            }
             for name, names in by.items()
         }
     return Comparison(steps, opened, summed)
@@ -371,8 +375,8 @@ def _warn_of_lost(codes: Mapping[str, str | NotToldApartError]) -> None:
 
 
 def _check_once(opened: Mapping[str, Benchmark]) -> None:
-    for (name, one), (again, other) in combinations(opened.items(), 2):
-        if same_runs(one, other):
+    for (name, benchmark), (again, other) in combinations(opened.items(), 2):
+        if same_runs(benchmark, other):
             raise BenchmarkError(
                 f"the benchmarks {name!r} and {again!r} have the same runs, which would count "
                 "twice; leave one of them out"

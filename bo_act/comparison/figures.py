@@ -62,9 +62,9 @@ def rank_curves(
     methods = _names(runs, 1)
     groups = []
     for name in _names(runs, 0):
-        there = [runs.get((name, method)) for method in methods]
-        if all(found is not None for found in there):
-            groups.append(_paired([found for found in there if found is not None]))
+        on_benchmark = [runs.get((name, method)) for method in methods]
+        if all(run is not None for run in on_benchmark):
+            groups.append(_paired([run for run in on_benchmark if run is not None]))
     if not groups:
         raise BenchmarkError("expected a benchmark that every method ran on, got none")
     length = min(group.shape[2] for group in groups)
@@ -98,13 +98,13 @@ def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
     return _with_legend(figure, methods, beside=width is None)
 
 
-def _paired(there: Sequence[Progress]) -> NDArray[np.float64]:
+def _paired(on_benchmark: Sequence[Progress]) -> NDArray[np.float64]:
     """Return (methods, seeds, evaluations) regret of the common seeds."""
-    seeds = there[0].seeds
-    length = min(found.regret.shape[1] for found in there)
-    for found in there[1:]:
-        seeds = np.intersect1d(seeds, found.seeds)
-    return np.stack([f.regret[np.isin(f.seeds, seeds), :length] for f in there])
+    seeds = on_benchmark[0].seeds
+    length = min(run.regret.shape[1] for run in on_benchmark)
+    for run in on_benchmark[1:]:
+        seeds = np.intersect1d(seeds, run.seeds)
+    return np.stack([f.regret[np.isin(f.seeds, seeds), :length] for f in on_benchmark])
 
 
 def _names(runs: Mapping[tuple[str, str], Any], position: int) -> list[str]:
@@ -113,8 +113,8 @@ def _names(runs: Mapping[tuple[str, str], Any], position: int) -> list[str]:
 
 def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {
-        method: {**colour_and_stroke(place), "label": method}
-        for place, method in enumerate(methods)
+        method: {**colour_and_stroke(position), "label": method}
+        for position, method in enumerate(methods)
     }
 
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from bo_act.failures import is_users_file
 from bo_act.io import digest
-from bo_act.user_files import UserFile
+from bo_act.user_code.failures import is_users_file
+from bo_act.user_code.files import UserFile
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), slice)
 _WRAPPED: Mapping[type, tuple[str, ...]] = {
@@ -66,12 +66,12 @@ class _Reader:
 
     def _parts(self, value: Any, name: str) -> Iterator[Any]:
         if isinstance(value, tuple | list):
-            yield from (self.read(one, name) for one in value)
+            yield from (self.read(item, name) for item in value)
         elif isinstance(value, set | frozenset):
-            yield from sorted(repr(self.read(one, name)) for one in value)
+            yield from sorted(repr(self.read(item, name)) for item in value)
         elif isinstance(value, dict):
-            for key, one in value.items():
-                yield self.read(key, name), self.read(one, str(key))
+            for key, item in value.items():
+                yield self.read(key, name), self.read(item, str(key))
         elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
             yield value.dtype.str, value.shape, digest(value.tobytes())
         elif isinstance(value, Path | Enum | np.dtype):
@@ -124,25 +124,27 @@ class _Reader:
     def _code(self, code: CodeType) -> Any:
         """Return the code without its location."""
         constants = tuple(
-            self._code(one) if isinstance(one, CodeType) else self.read(one, code.co_name)
-            for one in code.co_consts
+            self._code(constant)
+            if isinstance(constant, CodeType)
+            else self.read(constant, code.co_name)
+            for constant in code.co_consts
         )
         return code.co_code.hex(), code.co_names, code.co_varnames, constants
 
 
 def _used(function: FunctionType) -> dict[str, Any]:
     """Return the globals of a function and its inner ones, and the modules they import."""
-    found: dict[str, Any] = {}
+    used: dict[str, Any] = {}
     waiting = [function.__code__]
     while waiting:
         code = waiting.pop()
-        waiting += [one for one in code.co_consts if isinstance(one, CodeType)]
-        there: Mapping[str, Any] = function.__globals__
-        found |= {name: there[name] for name in code.co_names if name in there}
+        waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        scope: Mapping[str, Any] = function.__globals__
+        used |= {name: scope[name] for name in code.co_names if name in scope}
         for step in dis.get_instructions(code):
             if step.opname == "IMPORT_NAME":
-                found[f"import {step.argval}"] = _content(_origin(str(step.argval)))
-    return dict(sorted(found.items()))
+                used[f"import {step.argval}"] = _content(_origin(str(step.argval)))
+    return dict(sorted(used.items()))
 
 
 def _origin(module: str) -> str | None:
@@ -181,16 +183,16 @@ def _name_in_library(value: Any) -> str | None:
     module = sys.modules.get(getattr(value, "__module__", None) or "")
     if not isinstance(name, str) or module is None or _is_users(value):
         return None
-    there = getattr(module, name.partition(".")[0], None)
+    owner = getattr(module, name.partition(".")[0], None)
     for part in name.split(".")[1:]:
-        there = getattr(there, part, None)
-    return f"{module.__name__}.{name}" if there is value else None
+        owner = getattr(owner, part, None)
+    return f"{module.__name__}.{name}" if owner is value else None
 
 
 def _has_attributes_alone(kind: type) -> bool:
     """Tell whether all state of an instance is in its ``__dict__``."""
     return _is_users(kind) and all(
-        _is_users(one) and "__slots__" not in vars(one) for one in kind.__mro__[:-1]
+        _is_users(cls) and "__slots__" not in vars(cls) for cls in kind.__mro__[:-1]
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from optuna.samplers import BaseSampler
 
-from bo_act.activations.costs import costs_of
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import as_source
 from bo_act.benchmark.table import Benchmark
@@ -20,6 +19,7 @@ from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.method import MethodSpec
 from bo_act.search.warm_start import WarmStart, make_warm_start
+from bo_act.spaces.costs import costs_of
 from bo_act.specs.base import derived_seed
 from bo_act.study.sampling.methods import make_method_sampler
 

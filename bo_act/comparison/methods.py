@@ -32,10 +32,12 @@ def read_methods(
     given = list(methods.items()) if isinstance(methods, Mapping) else list(methods)
     if not given:
         raise BenchmarkError(f"expected at least one method of: {', '.join(METHODS)}")
-    found = [_read(one) if isinstance(one, str) else (one[0], _method(*one)) for one in given]
-    names = Counter(_short(method) if name is None else name for name, method in found)
+    parsed = [
+        _read(entry) if isinstance(entry, str) else (entry[0], _method(*entry)) for entry in given
+    ]
+    names = Counter(_short(method) if name is None else name for name, method in parsed)
     named: dict[str, MethodSpec | OwnSampler] = {}
-    for given_name, method in found:
+    for given_name, method in parsed:
         name = _short(method) if given_name is None else given_name
         if given_name is None and (names[name] > 1 or name in METHODS):
             name = _long(method)

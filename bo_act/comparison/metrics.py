@@ -69,7 +69,7 @@ def progress(
         BenchmarkError: the runs of a method differ in length.
     """
     runs = {}
-    signs = steps["benchmark"].map({n: one.metric.sign for n, one in benchmarks.items()})
+    signs = steps["benchmark"].map({n: b.metric.sign for n, b in benchmarks.items()})
     steps = steps.assign(value=signs.astype(float) * steps["value"])  # larger is better
     ordered = steps.sort_values(["seed", "evaluation"], kind="stable")
     for (name, method), rows in ordered.groupby(["benchmark", "method"], sort=False):
@@ -185,7 +185,7 @@ def evaluations_to_top(rank: NDArray[np.int64], count: int) -> dict[str, Any]:
 
 
 def probability_of_beating(
-    one: Mapping[str, Progress], other: Mapping[str, Progress], *, at: int | None = None
+    first: Mapping[str, Progress], second: Mapping[str, Progress], *, at: int | None = None
 ) -> dict[str, Any]:
     """Estimate the probability that one method has less regret than another.
 
@@ -194,8 +194,8 @@ def probability_of_beating(
     it wide. With a single benchmark it holds for that one only.
 
     Args:
-        one: benchmark → progress of the first method.
-        other: the same for the second.
+        first: benchmark → progress of one method.
+        second: the same for the other.
         at: number of evaluations; None: all.
 
     Returns:
@@ -205,10 +205,10 @@ def probability_of_beating(
     """
     column = -1 if at is None else at - 1
     wins = {}
-    for name in one.keys() & other.keys():
-        _, mine, theirs = np.intersect1d(one[name].seeds, other[name].seeds, return_indices=True)
+    for name in first.keys() & second.keys():
+        _, mine, theirs = np.intersect1d(first[name].seeds, second[name].seeds, return_indices=True)
         if len(mine):
-            difference = other[name].regret[theirs, column] - one[name].regret[mine, column]
+            difference = second[name].regret[theirs, column] - first[name].regret[mine, column]
             wins[name] = (np.sign(difference) + 1) / 2
     wins = dict(sorted(wins.items()))
     if not wins:

@@ -17,8 +17,8 @@ from optuna.samplers import BaseSampler
 
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, BoActError
-from bo_act.failures import USERS, Failure, is_users_file, shown_path
-from bo_act.user_files import UserFile, load_function
+from bo_act.user_code.failures import USERS, Failure, is_users_file, shown_path
+from bo_act.user_code.files import UserFile, is_required, load_function, takes_any
 
 EXPECTED = "def make_sampler(space, features, seed) -> optuna.samplers.BaseSampler"
 _NAMES = ("space", "features", "seed")
@@ -92,21 +92,17 @@ class OwnSampler:
             parameters = list(inspect.signature(self.function).parameters.values())
         except (TypeError, ValueError):  # C functions may have no signature
             return []
-        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        if takes_any(parameters):
             return list(_NAMES)
-        for one in parameters:
-            needed = one.default is one.empty and one.kind is not one.VAR_POSITIONAL
-            if needed and (one.name not in _NAMES or one.kind is one.POSITIONAL_ONLY):
-                how = " by position" if one.kind is one.POSITIONAL_ONLY else ""
+        for parameter in filter(is_required, parameters):
+            if parameter.name not in _NAMES or parameter.kind is parameter.POSITIONAL_ONLY:
+                how = " by position" if parameter.kind is parameter.POSITIONAL_ONLY else ""
                 raise BenchmarkError(
-                    f"{self._called} asks for {one.name}{how}; bo-act passes space, features and "
-                    f"seed by name: expected {EXPECTED}"
+                    f"{self._called} asks for {parameter.name}{how}; bo-act passes space, features "
+                    f"and seed by name: expected {EXPECTED}"
                 )
-        return [
-            one.name
-            for one in parameters
-            if one.name in _NAMES and one.kind is not one.POSITIONAL_ONLY
-        ]
+        by_name = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+        return [name for name in by_name if name in _NAMES]
 
     def make(self, benchmark: Benchmark, *, seed: int) -> BaseSampler:
         """Return a sampler for one search.
@@ -162,11 +158,11 @@ class OwnSampler:
 
     @property
     def _place(self) -> tuple[str, int | None]:
-        found: Any = inspect.unwrap(self.function)
-        found = getattr(found, "func", found)  # of a partial
+        function: Any = inspect.unwrap(self.function)
+        function = getattr(function, "func", function)  # of a partial
         try:
-            file = inspect.getsourcefile(found) or ""
-            line = inspect.getsourcelines(found)[1]
+            file = inspect.getsourcefile(function) or ""
+            line = inspect.getsourcelines(function)[1]
         except (OSError, TypeError):  # no file, or a callable object
             file = ""
         if file and is_users_file(file):

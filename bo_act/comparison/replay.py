@@ -181,10 +181,10 @@ def mean_curve(benchmark: Benchmark, index: int) -> NDArray[np.float64]:
     if benchmark.curves is None:
         return np.empty(0)
     curves = benchmark.curves[index].astype(np.float64)
-    there = np.isfinite(curves)
-    reached = there.any(axis=0)
-    total = np.where(there, curves, 0.0).sum(axis=0)
-    return np.asarray(total[reached] / there.sum(axis=0)[reached])
+    finite = np.isfinite(curves)
+    reached = finite.any(axis=0)
+    total = np.where(finite, curves, 0.0).sum(axis=0)
+    return np.asarray(total[reached] / finite.sum(axis=0)[reached])
 
 
 def _note_times(benchmark: Benchmark, trial: Trial, index: int) -> float | None:

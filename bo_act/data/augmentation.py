@@ -127,8 +127,8 @@ def mix(
     if not spec.mixup and not spec.cutmix:
         return images, labels
     random = np.random.default_rng(np.random.SeedSequence([number % 2**64 for number in key]))
-    coin, beta = random.random(), (random.beta(one, one) if one else 0.0 for one in spec.mixing)
-    mixup, cutmix = beta
+    coin = random.random()
+    mixup, cutmix = (random.beta(alpha, alpha) if alpha else 0.0 for alpha in spec.mixing)
     others = images.roll(1, 0)
     if spec.mixup and (not spec.cutmix or coin < 0.5):
         share = float(mixup)

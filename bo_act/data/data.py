@@ -84,7 +84,7 @@ class Data:
             shape = (2, self.facts["in_channels"], side, side)
             return torch.zeros(shape, device="cpu", dtype=torch.float32)
         inputs, _ = self.train.take(torch.arange(min(_EXAMPLE, len(self.train)), device="cpu"))
-        return mapped(inputs, lambda one: one.cpu())
+        return mapped(inputs, lambda tensor: tensor.cpu())
 
     def worst(self, metric: str) -> float | None:
         """Return the value of a diverged training: that of guessing, if known.
@@ -120,9 +120,7 @@ def facts_of(
     """
     facts: dict[str, Any] = {}
     first = tensors(inputs)[0]
-    tokens = next(
-        (one for one in tensors(inputs) if one.dtype == torch.int64 and one.ndim == 2), None
-    )
+    tokens = next((x for x in tensors(inputs) if x.dtype == torch.int64 and x.ndim == 2), None)
     if side is not None:
         facts = {"in_channels": first.shape[1], "image_size": side}
     elif tokens is not None:
@@ -142,7 +140,7 @@ def facts_of(
             facts["in_features"] = math.prod(first.shape[1:])
         return facts | {"input_shape": tuple(first.shape[1:])}
     named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
-    return facts | {"input_shape": {name: tuple(one.shape[1:]) for name, one in named}}
+    return facts | {"input_shape": {name: tuple(tensor.shape[1:]) for name, tensor in named}}
 
 
 FACTS = (

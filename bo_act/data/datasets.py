@@ -23,11 +23,11 @@ from bo_act.data.samples import Inputs, mapped, shown_shape, tensors
 from bo_act.data.small_sets import open_small
 from bo_act.data.source import Part, Source
 from bo_act.errors import DataError
-from bo_act.failures import USERS, one_line
 from bo_act.io import expanded
 from bo_act.specs import DataSpec
 from bo_act.specs.task import SMALL_SETS
-from bo_act.user_files import load_function
+from bo_act.user_code.failures import USERS, one_line
+from bo_act.user_code.files import load_function
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
@@ -158,8 +158,8 @@ def _official(name: str, folder: Path, *, train: bool) -> Part:
         layout = Path(scratch, inside)
         layout.mkdir(parents=True)
         try:
-            for one in names:
-                _place(folder, one, layout, unpack=one.startswith("train") == train)
+            for file in names:
+                _place(folder, file, layout, unpack=file.startswith("train") == train)
             content: Any = getattr(datasets, kind)(scratch, train=train)
         except Exception as error:  # torchvision's readers raise many kinds, AssertionError too
             raise DataError(
@@ -210,7 +210,7 @@ def _own(spec: DataSpec, *, train: bool) -> Part | Dataset[Any]:
         part = as_inputs(inputs), as_tensor(targets)
     except USERS as error:
         raise DataError(f"{which}: {one_line(error)}; expected {expected}") from error
-    counts = {len(one) if one.ndim and one.numel() else 0 for one in tensors(part[0])}
+    counts = {len(tensor) if tensor.ndim and tensor.numel() else 0 for tensor in tensors(part[0])}
     if len(counts) > 1 or counts == {0}:
         raise DataError(
             f"{which}: expected inputs with the same number of samples, at least one, got the "

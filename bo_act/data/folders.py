@@ -309,7 +309,7 @@ def _class_names(folder: Path) -> list[str]:
     """Return the sorted names of the class folders."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(one.name for one in entries if one.is_dir() and not _is_left(one.name))
+            return sorted(e.name for e in entries if e.is_dir() and not _is_left(e.name))
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
 

@@ -41,11 +41,11 @@ class Transform:
         """Return a part of the data set, ready for training."""
         changes = iter(self.inputs)
 
-        def standardized(one: Tensor) -> Tensor:
-            return next(changes)(one)
+        def standardized(tensor: Tensor) -> Tensor:
+            return next(changes)(tensor)
 
-        found = mapped(self.scaled(inputs, where), standardized)
-        return SampleSet(found, self.targets(targets))
+        ready = mapped(self.scaled(inputs, where), standardized)
+        return SampleSet(ready, self.targets(targets))
 
 
 def side_of(spec: DataSpec, inputs: Inputs) -> int | None:
@@ -103,26 +103,26 @@ def fitted(
         )
     any_numbers = spec.standardize != "auto"
     scaled = partial(_scaled, side=side, white=source.white, any_numbers=any_numbers)
-    found = scaled(inputs, spec.name)
-    changes: list[Change] = [_unchanged for _ in tensors(found)]
+    plain = scaled(inputs, spec.name)
+    changes: list[Change] = [_unchanged for _ in tensors(plain)]
     if wanted in ("inputs", "both"):
-        if not any(one.is_floating_point() for one in tensors(found)):
+        if not any(tensor.is_floating_point() for tensor in tensors(plain)):
             raise DataError(
                 f"data.standardize = {wanted!r}: the inputs of {spec.name!r} are not "
                 "floating-point numbers; leave it out"
             )
         changes = [
-            _standardization(one, images=side is not None)
-            if one.is_floating_point()
+            _standardization(tensor, images=side is not None)
+            if tensor.is_floating_point()
             else _unchanged
-            for one in tensors(found)
+            for tensor in tensors(plain)
         ]
     of_targets = _standardization(targets) if wanted in ("targets", "both") else _unchanged
     return Transform(scaled, tuple(changes), of_targets)
 
 
-def _unchanged(some: Tensor) -> Tensor:
-    return some
+def _unchanged(values: Tensor) -> Tensor:
+    return values
 
 
 def _scaled(
@@ -130,8 +130,8 @@ def _scaled(
 ) -> Inputs:
     """Return images in [0, 1], average-pooled or padded with black; other inputs unchanged."""
     if side is None:
-        for one in tensors(inputs):
-            unknown = int((~one.isfinite()).sum()) if one.is_floating_point() else 0
+        for tensor in tensors(inputs):
+            unknown = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
             if unknown:
                 raise DataError(f"{where}: expected finite inputs, got {unknown} not finite")
         return inputs
@@ -147,17 +147,17 @@ def _scaled(
     return functional.pad(images, (before, after, before, after))
 
 
-def _standardization(some: Tensor, *, images: bool = False) -> Change:
+def _standardization(values: Tensor, *, images: bool = False) -> Change:
     """Return the map to mean 0 and standard deviation 1 of each channel or column.
 
     Args:
-        some: (n, c, h, w) images, or (n, ...) numbers with columns in the last axis.
+        values: (n, c, h, w) images, or (n, ...) numbers with columns in the last axis.
         images: whether they are images; images of a single gray are an error, constant columns
             become 0.
     """
-    if some.ndim == 1:
-        some = some[:, None]
-    columns = some.double().transpose(0, 1 if images else -1).flatten(1)
+    if values.ndim == 1:
+        values = values[:, None]
+    columns = values.double().transpose(0, 1 if images else -1).flatten(1)
     deviation, mean = torch.std_mean(columns, dim=1, correction=0)
     if images and not deviation.all():
         raise DataError(
@@ -167,12 +167,12 @@ def _standardization(some: Tensor, *, images: bool = False) -> Change:
     # Rounded, so that the order of summation on another machine does not change the digest.
     scale, shift = (
         torch.tensor(
-            [round(x, 6) if images else float(f"{x:.6g}") for x in values.tolist()],
+            [round(x, 6) if images else float(f"{x:.6g}") for x in row.tolist()],
             device="cpu",
             dtype=torch.float32,
         )
-        for values in (deviation, mean)
+        for row in (deviation, mean)
     )
     if images:
         scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
-    return lambda some: (some - shift) / scale
+    return lambda values: (values - shift) / scale

@@ -56,15 +56,15 @@ def load_data(
     if spec.in_folders:
         return _of_folders(spec, augmentation, loss)
     source = open_source(spec)
-    found = source.train()
-    if isinstance(found, Dataset):
+    part = source.train()
+    if isinstance(part, Dataset):
         if augmentation != AugmentationSpec():
             raise DataError(
                 f"augmentation: {spec.name!r} is a Dataset, which must augment by itself; leave "
                 "it out"
             )
-        return _of_dataset(spec, source, found, loss)
-    return _in_memory(spec, augmentation, source, found, loss)
+        return _of_dataset(spec, source, part, loss)
+    return _in_memory(spec, augmentation, source, part, loss)
 
 
 # --- in folders, and in a Dataset ---------------------------------------------------------------
@@ -77,22 +77,22 @@ def _of_folders(spec: DataSpec, augmentation: AugmentationSpec, loss: LossName) 
         raise DataError(f"training.loss = {loss!r} does not fit the classes of {spec.name!r}")
     if spec.standardize != "auto":
         raise DataError("data.standardize: images in folders are always normalized; leave it out")
-    found = load_folders(spec, augmentation)
-    side = found.train.side
+    folders = load_folders(spec, augmentation)
+    side = folders.train.side
     inputs = torch.zeros(1, 3, side, side, device="cpu", dtype=torch.float32)
     return Data(
         name=spec.name,
-        train=found.train,
-        validation=found.validation,
+        train=folders.train,
+        validation=folders.validation,
         facts=facts_of(
             inputs,
-            found.train.targets,
+            folders.train.targets,
             "classes",
-            classes=found.num_classes,
+            classes=folders.num_classes,
             side=side,
         ),
-        digest=found.digest,
-        test_loader=found.load_test,
+        digest=folders.digest,
+        test_loader=folders.load_test,
     )
 
 
@@ -114,10 +114,10 @@ def _of_dataset(spec: DataSpec, source: Source, dataset: Dataset[Any], loss: Los
         return replace(samples, indices=chosen, targets=samples.targets[chosen])
 
     def load_test() -> Samples:
-        found, where = source.test(), _of_test(spec)
-        if not isinstance(found, Dataset):
+        dataset, where = source.test(), _of_test(spec)
+        if not isinstance(dataset, Dataset):
             raise DataError(f"{where}: expected a Dataset, as with train = True")
-        test, _ = _whole(found, spec, LOSSES[kind][0], where)
+        test, _ = _whole(dataset, spec, LOSSES[kind][0], where)
         first, _ = test.take(torch.zeros(1, device="cpu", dtype=torch.int64))
         _check_test(where, facts, form, first, test.targets)
         return test
@@ -164,10 +164,10 @@ def _in_memory(
     form = _form(inputs, targets)  # not the set itself, to free its memory
 
     def load_test() -> SampleSet:
-        found, where = source.test(), _of_test(spec)
-        if isinstance(found, Dataset):
+        part, where = source.test(), _of_test(spec)
+        if isinstance(part, Dataset):
             raise DataError(f"{where}: expected tensors, as with train = True, got a Dataset")
-        test_inputs, test_targets, _ = _with_targets(found, LOSSES[kind][0], where)
+        test_inputs, test_targets, _ = _with_targets(part, LOSSES[kind][0], where)
         _check_test(where, facts, form, test_inputs, test_targets)
         return transform(test_inputs, test_targets, where)
 
@@ -242,8 +242,8 @@ def _check_test(
 ) -> None:
     """Refuse test samples with another form or other classes than the training samples."""
     what = "images" if "in_channels" in facts else "samples"
-    found = _form(inputs, targets)
-    for expected, came in zip(form, found, strict=True):
+    test_form = _form(inputs, targets)
+    for expected, came in zip(form, test_form, strict=True):
         if expected != came:
             raise DataError(
                 f"{where}: expected test {what} of shape {expected}, as in training, got {came}"
@@ -251,15 +251,15 @@ def _check_test(
     looked_at = [("labels", "classes", facts.get("num_classes"), targets)]
     if "vocabulary" in facts:
         looked_at = [
-            ("tokens", "tokens", facts["vocabulary"], one)
-            for one in (*tensors(inputs), targets)
-            if is_tokens(one)
+            ("tokens", "tokens", facts["vocabulary"], tensor)
+            for tensor in (*tensors(inputs), targets)
+            if is_tokens(tensor)
         ]
-    for name, kinds, most, one in looked_at:
-        if most is not None and one.numel() and int(one.max()) >= most:
+    for name, kinds, most, tensor in looked_at:
+        if most is not None and tensor.numel() and int(tensor.max()) >= most:
             raise DataError(
                 f"{where}: expected test {name} among the {most} {kinds} of the training {what}, "
-                f"from 0, got {int(one.max())}"
+                f"from 0, got {int(tensor.max())}"
             )
 
 
@@ -268,10 +268,10 @@ Form = tuple[str, str]
 
 
 def _form(inputs: Inputs, targets: Tensor) -> Form:
-    def one(tensor: Tensor) -> Tensor:
+    def of_sample(tensor: Tensor) -> Tensor:
         return tensor.new_empty(()).expand(tensor.shape[1:])
 
-    return shown_shape(mapped(inputs, one)), shown_shape(one(targets))
+    return shown_shape(mapped(inputs, of_sample)), shown_shape(of_sample(targets))
 
 
 def _digest(*sets: SampleSet) -> str:
@@ -279,8 +279,8 @@ def _digest(*sets: SampleSet) -> str:
     for samples in sets:
         if isinstance(samples.inputs, Mapping):
             digest.update(repr([*samples.inputs]).encode())
-        for one in (*tensors(samples.inputs), samples.targets):
-            if one is not samples.targets or one.ndim > 1:
-                digest.update(repr(tuple(one.shape)).encode())
-            digest.update(one.contiguous().numpy().data)
+        for tensor in (*tensors(samples.inputs), samples.targets):
+            if tensor is not samples.targets or tensor.ndim > 1:
+                digest.update(repr(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

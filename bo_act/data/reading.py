@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from bo_act.data.augmentation import seed_of
 from bo_act.data.samples import Inputs, mapped, tensors
 from bo_act.errors import DataError
-from bo_act.failures import USERS, is_machines, one_line
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 _LOOKED_AT = 32  # samples in the digest, besides all targets
 
@@ -63,18 +63,18 @@ def batches(
     for inputs, chosen in zip(loader, order.split(batch_size), strict=True):
         if isinstance(inputs, str):
             raise DataError(inputs)
-        yield mapped(inputs, lambda one: one.to(device, non_blocking=True)), chosen
+        yield mapped(inputs, lambda tensor: tensor.to(device, non_blocking=True)), chosen
 
 
 def together(samples: Sequence[Any]) -> Inputs | str:
     """Return a batch, or the error of the first unreadable sample."""
-    wrong = next((one for one in samples if isinstance(one, str)), None)
-    if wrong is not None:
-        return wrong
+    unreadable = next((sample for sample in samples if isinstance(sample, str)), None)
+    if unreadable is not None:
+        return unreadable
     first = samples[0]
     try:
         if isinstance(first, Mapping):
-            return {name: torch.stack([one[name] for one in samples]) for name in first}
+            return {name: torch.stack([sample[name] for sample in samples]) for name in first}
         if isinstance(first, tuple):
             return tuple(map(torch.stack, zip(*samples, strict=True)))
         return torch.stack(list(samples))
@@ -159,7 +159,7 @@ class DatasetSamples:
         if isinstance(inputs, str):
             raise DataError(inputs)
         device = self.targets.device
-        return mapped(inputs, lambda one: one.to(device)), self.targets[indices.to(device)]
+        return mapped(inputs, lambda tensor: tensor.to(device)), self.targets[indices.to(device)]
 
     def batches(
         self,
@@ -171,14 +171,14 @@ class DatasetSamples:
         """Yield batches of samples, read ahead by the workers."""
         device = self.targets.device
         order = torch.arange(len(self), device="cpu") if order is None else order.cpu()
-        found = batches(
+        read = batches(
             _Reader(self.dataset, self.where, draw),
             self.indices[order],
             batch_size=batch_size,
             workers=self.workers,
             device=device,
         )
-        for (inputs, _), chosen in zip(found, order.split(batch_size), strict=True):
+        for (inputs, _), chosen in zip(read, order.split(batch_size), strict=True):
             yield inputs, self.targets[chosen.to(device)]
 
     def digest(self) -> str:
@@ -186,10 +186,10 @@ class DatasetSamples:
         places = torch.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self)), device="cpu",
                                 dtype=torch.float64).long()  # fmt: skip
         inputs, _ = self.take(places)
-        found = hashlib.sha256(repr((len(self), tuple(self.targets.shape))).encode())
-        for one in (*tensors(inputs), self.targets.cpu()):
-            found.update(one.contiguous().numpy().data)
-        return found.hexdigest()
+        digest = hashlib.sha256(repr((len(self), tuple(self.targets.shape))).encode())
+        for tensor in (*tensors(inputs), self.targets.cpu()):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 class _Reader(Dataset[Any]):
@@ -218,14 +218,12 @@ def item(dataset: Dataset[Any], index: int, where: str) -> tuple[Inputs, Tensor]
         DataError: the item is not such a pair.
     """
     try:
-        found = dataset[index]
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            came = f"{len(found)} of them" if isinstance(found, tuple | list) else type(found)
+        pair = dataset[index]
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            came = f"{len(pair)} of them" if isinstance(pair, tuple | list) else type(pair)
             raise TypeError(f"expected a pair of inputs and target, got {came}")
-        inputs = mapped(
-            as_inputs(found[0]), lambda one: one.long() if one.dtype == torch.uint8 else one
-        )
-        return inputs, as_tensor(found[1])
+        inputs = mapped(as_inputs(pair[0]), lambda x: x.long() if x.dtype == torch.uint8 else x)
+        return inputs, as_tensor(pair[1])
     except USERS as error:
         if is_machines(error):
             raise
@@ -244,9 +242,9 @@ def targets_of(dataset: Dataset[Any], where: str) -> Tensor:
     known = getattr(dataset, "targets", None)
     if known is not None and getattr(dataset, "target_transform", None) is None:
         try:
-            found = as_tensor(known)
-            if found.ndim and len(found) == count:
-                return found
+            targets = as_tensor(known)
+            if targets.ndim and len(targets) == count:
+                return targets
         except (TypeError, ValueError, RuntimeError):
             pass  # something else of that name
     read = []

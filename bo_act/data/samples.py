@@ -24,13 +24,13 @@ def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     if isinstance(inputs, Tensor):
         return change(inputs)
     if isinstance(inputs, Mapping):
-        return {name: change(one) for name, one in inputs.items()}
+        return {name: change(tensor) for name, tensor in inputs.items()}
     return tuple(map(change, inputs))
 
 
 def rows(inputs: Inputs, chosen: Tensor | slice) -> Inputs:
     """Return some samples of a batch."""
-    return mapped(inputs, lambda one: one[chosen])
+    return mapped(inputs, lambda tensor: tensor[chosen])
 
 
 def tensors(inputs: Inputs) -> list[Tensor]:
@@ -52,8 +52,8 @@ def shown_shape(inputs: Inputs) -> str:
     if isinstance(inputs, Tensor):
         return str(tuple(inputs.shape))
     if isinstance(inputs, Mapping):
-        return str({name: tuple(one.shape) for name, one in inputs.items()})
-    return str(tuple(tuple(one.shape) for one in inputs))
+        return str({name: tuple(tensor.shape) for name, tensor in inputs.items()})
+    return str(tuple(tuple(tensor.shape) for tensor in inputs))
 
 
 class Samples(Protocol):
@@ -126,7 +126,7 @@ class SampleSet:
 
     def to(self, device: torch.device | str) -> SampleSet:
         """Return the same samples on a device."""
-        inputs = mapped(self.inputs, lambda one: one.to(device))
+        inputs = mapped(self.inputs, lambda tensor: tensor.to(device))
         return SampleSet(inputs, self.targets.to(device), self.augmentation)
 
     def take(self, indices: Tensor) -> tuple[Inputs, Tensor]:

@@ -94,10 +94,10 @@ def _topics(context: int) -> Source:
     tokens = torch.from_numpy(places.astype(np.int64))
     end = len(tokens) - round(TEXT_SHARE * len(tokens))
 
-    def part(tokens: Tensor) -> Part:
-        count = (len(tokens) - 1) // context
-        kept = tokens[: count * context + 1]
-        return kept[:-1].reshape(count, context), kept[1:].reshape(count, context)
+    def part(ids: Tensor) -> Part:
+        count = (len(ids) - 1) // context
+        whole = ids[: count * context + 1]
+        return whole[:-1].reshape(count, context), whole[1:].reshape(count, context)
 
     held_out = round(TEXT_SHARE * len(tokens)) // context
     return Source(

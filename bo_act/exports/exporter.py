@@ -63,10 +63,10 @@ def export(
 def _with_numbers(given: str | Expression | Activation) -> Scaled:
     if not isinstance(given, Activation):
         return Scaled(canonical(parse(given) if isinstance(given, str) else given))
-    found = given.with_numbers()
-    if len(found) > 1:
+    functions = given.with_numbers()
+    if len(functions) > 1:
         raise ExportError(
-            f"expected one function for the whole layer, got {given} with {len(found)} "
+            f"expected one function for the whole layer, got {given} with {len(functions)} "
             "channels; export the network around it with torch.export or torch.onnx"
         )
-    return found[0]
+    return functions[0]

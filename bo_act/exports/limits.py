@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression
-from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.activations.scales import Scaled
 
 REACH = 1e4
@@ -46,15 +46,15 @@ def _grid() -> Tensor:
 
 def notes(expression: Expression | Scaled) -> list[str]:
     """Describe where a function, or only its slope, is not finite in float32."""
-    found = []
+    texts = []
     value, slope = intervals(expression)
     if value:
-        found.append(f"not finite in float32 {_listed(value)}")
+        texts.append(f"not finite in float32 {_listed(value)}")
     if slope:
-        found.append(f"its slope is not finite in float32 {_listed(slope)}")
-    if not found:
-        found.append(f"finite, with a finite slope, in float32 for all |x| <= {REACH:g}")
-    return found
+        texts.append(f"its slope is not finite in float32 {_listed(slope)}")
+    if not texts:
+        texts.append(f"finite, with a finite slope, in float32 for all |x| <= {REACH:g}")
+    return texts
 
 
 def intervals(expression: Expression | Scaled) -> tuple[list[Interval], list[Interval]]:
@@ -101,6 +101,6 @@ def _edge(x: Tensor, index: int, test: Callable[[Tensor], Tensor], step: int) ->
     return bad
 
 
-def _listed(some: list[Interval]) -> str:
-    shown = [str(one) for one in some[:4]]
-    return ", ".join(shown) + (f" and in {len(some) - 4} more places" if len(some) > 4 else "")
+def _listed(intervals: list[Interval]) -> str:
+    shown, more = ", ".join(map(str, intervals[:4])), len(intervals) - 4
+    return f"{shown} and in {more} more places" if more > 0 else shown

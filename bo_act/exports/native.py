@@ -202,7 +202,7 @@ def _step(lines: Lines, dialect: Dialect, name: str, arguments: list[str]) -> st
         return arguments[0]
     if name in dialect.operators:
         return lines.line(dialect.operators[name].format(*arguments))
-    return VALUES[name](*(Term(lines, one) for one in arguments)).text
+    return VALUES[name](*(Term(lines, argument) for argument in arguments)).text
 
 
 def torch_code(source: Source) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from bo_act.activations.evaluation import plan
+from bo_act.dependencies.extras import require_extra
 from bo_act.exports.primitives import VALUES
 from bo_act.exports.source import Source
 from bo_act.exports.terms import Term, Writer
-from bo_act.extras import require_extra
 
 OPSET = 18
 """Of the models; read by onnxruntime 1.14 and newer."""
@@ -142,4 +142,4 @@ def _step(nodes: _Nodes, name: str, arguments: list[str]) -> str:
     if name in _NATIVE:
         kind, options = _NATIVE[name]
         return nodes.node(kind, options, *arguments)
-    return VALUES[name](*(Term(nodes, one) for one in arguments)).text
+    return VALUES[name](*(Term(nodes, argument) for argument in arguments)).text

@@ -79,9 +79,9 @@ class Source:
         )
         limits = "\n".join(
             textwrap.fill(
-                f"{one[0].upper()}{one[1:]}.", 92, initial_indent="    ", subsequent_indent="    "
+                f"{text[0].upper()}{text[1:]}.", 92, initial_indent="    ", subsequent_indent="    "
             )
-            for one in self.limits
+            for text in self.limits
         )
         written = textwrap.fill(
             f"Elementwise; bo-act writes it {self.expression}{self._numbers}.",

@@ -9,19 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-PRIMITIVES = (
-    "add", "sub", "mul", "div", "neg", "abs", "exp", "log", "sqrt", "max", "min",
-    "greater", "less", "equal", "where",
-)  # fmt: skip
-"""What a writer must know; comparisons give conditions, the first argument of ``where``."""
-
 
 class Writer(ABC):
     """The target of operations."""
 
     @abstractmethod
     def call(self, name: str, *arguments: str) -> str:
-        """Write one primitive of these operands; return the name of its result."""
+        """Write a primitive with these operands; return the name of its result.
+
+        Primitives are ``add``, ``sub``, ``mul``, ``div``, ``neg``, ``abs``, ``exp``, ``log``,
+        ``sqrt``, ``max``, ``min``; ``greater``, ``less`` and ``equal``, which give conditions; and
+        ``where``, whose first argument is a condition.
+        """
 
     @abstractmethod
     def constant(self, value: float) -> str:
@@ -33,7 +32,7 @@ class Writer(ABC):
 
     def apply(self, name: str, *operands: Term | float) -> Term:
         """Write one primitive."""
-        return Term(self, self.call(name, *(self.term(one).text for one in operands)))
+        return Term(self, self.call(name, *(self.term(operand).text for operand in operands)))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.space import Space
 from bo_act.errors import ExpressionError, FeatureError
 from bo_act.features.act_bench import bins
 from bo_act.features.fisher_worker import FisherJob, FunctionBatch, MakeNetwork, Spectra
@@ -25,6 +23,8 @@ from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.fisher.calls import Inputs, Targets, as_tensor, mapped
 from bo_act.fisher.loss import inferred
 from bo_act.fisher.spectra import FimSpectra
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.space import Space
 from bo_act.specs import FeaturesSpec
 from bo_act.specs.base import MOST_WORKERS, whole
 
@@ -197,7 +197,7 @@ def _missing(
     """Return the wanted functions that a store lacks; warn if it had them once."""
     state = store.state(wanted)
     if state.damaged:
-        files = ", ".join(f"{file} ({what})" for file, what in list(state.damaged.items())[:5])
+        files = ", ".join(f"{file} ({damage})" for file, damage in list(state.damaged.items())[:5])
         more = f" and {len(state.damaged) - 5} more" if len(state.damaged) > 5 else ""
         lost = FunctionBatch.of(catalogue, state.lost)
         warnings.warn(
@@ -295,8 +295,8 @@ class _Rows:
         places = shard.indices[new]
         self.quantiles[places] = shard.quantiles[new]
         self.null_mass[places] = shard.null_mass[new]
-        for place, row in zip(places.tolist(), np.flatnonzero(new).tolist(), strict=True):
-            self.reasons[place] = shard.reasons[row]
+        for position, row in zip(places.tolist(), np.flatnonzero(new).tolist(), strict=True):
+            self.reasons[position] = shard.reasons[row]
         self.to_fill[places] = self.missing[places] = False
 
     def blocks(self) -> dict[str, Block]:

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bo_act.activations.catalogue import Catalogue
 from bo_act.activations.module import Activation
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import FeatureError
 from bo_act.features.act_bench import act_bench_vector
 from bo_act.features.store import Shard
@@ -32,8 +32,8 @@ from bo_act.fisher.calls import Inputs, as_tensor, mapped, parts
 from bo_act.fisher.options import FisherOptions
 from bo_act.fisher.spectra import FimSpectra, network_spectra
 from bo_act.networks.lazy import materialize
+from bo_act.spaces.catalogue import Catalogue
 from bo_act.specs import FeaturesSpec
-from bo_act.torch_state import plain_torch
 
 IN_FLIGHT = 3
 """Functions at a time on a GPU: one computes while others wait for eigenvalues or the CPU."""
@@ -151,12 +151,12 @@ class Spectra:
         quantiles = np.full((rows, layers * self.job.spec.quantiles), np.nan, dtype=np.float32)
         null_mass = np.full((rows, layers), np.nan, dtype=np.float32)
         reasons = [""] * rows
-        for place, spectra in enumerate(self._each(piece.texts)):
+        for position, spectra in enumerate(self._each(piece.texts)):
             if isinstance(spectra, FeatureError):
-                reasons[place] = str(spectra)
+                reasons[position] = str(spectra)
             else:
-                quantiles[place] = spectra.quantiles.reshape(-1)
-                null_mass[place] = spectra.null_mass
+                quantiles[position] = spectra.quantiles.reshape(-1)
+                null_mass[position] = spectra.null_mass
         cuda = self.device.type == "cuda"
         return Shard(
             indices=piece.indices,
@@ -179,7 +179,7 @@ class Spectra:
     def _each(self, texts: Sequence[str]) -> Iterator[FimSpectra | FeatureError]:
         """Yield the spectra of each function in turn, or the reason why they are missing."""
 
-        def one(text: str) -> FimSpectra | FeatureError:
+        def spectra_of(text: str) -> FimSpectra | FeatureError:
             stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
             with torch.cuda.stream(stream):  # no effect without one
                 try:
@@ -188,10 +188,10 @@ class Spectra:
                     return error
 
         if self.in_flight == 1:
-            yield from map(one, texts)
+            yield from map(spectra_of, texts)
             return
         with ThreadPoolExecutor(self.in_flight) as pool:
-            yield from pool.map(one, texts)
+            yield from pool.map(spectra_of, texts)
 
     def _placed(self, values: Tensor | NDArray[Any]) -> Tensor:
         """Move inputs to the device; only floating-point numbers get the dtype."""

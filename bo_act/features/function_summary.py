@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.evaluation import moments
 from bo_act.activations.expressions import Expression, canonical
-from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.features.outputs import normal_quantiles
 from bo_act.plot_style import COLOURS, DASHED, FAINT, colour_and_stroke, panels, styled
 

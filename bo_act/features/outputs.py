@@ -14,9 +14,9 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from bo_act.activations.properties.derivatives import Functions, values_and_slopes
+from bo_act.activations.derivatives import Functions, values_and_slopes
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.features.table import Block
-from bo_act.torch_state import plain_torch
 
 POINTS = 256
 """Points of the quantile grid."""

@@ -108,8 +108,8 @@ def _moments(blocks: Mapping[str, Block], rows: np.ndarray) -> NDArray[np.float6
 def _shapes(blocks: Mapping[str, Block]) -> Curves:
     values = blocks["outputs"].values
 
-    def shape(some: np.ndarray) -> np.ndarray:
-        f = np.sinh(values[some].astype(np.float64))
+    def shape(chosen: np.ndarray) -> np.ndarray:
+        f = np.sinh(values[chosen].astype(np.float64))
         mean = f.mean(axis=1, keepdims=True)
         deviation = f.std(axis=1, keepdims=True)
         # Constants have no shape; do not scale rounding errors up to one.
@@ -134,8 +134,8 @@ def spectrum_coordinates(
     """
     values = blocks["fim"].values
 
-    def curves(some: np.ndarray) -> np.ndarray:
-        return np.asarray(values[some].astype(np.float64))
+    def curves(chosen: np.ndarray) -> np.ndarray:
+        return np.asarray(values[chosen].astype(np.float64))
 
     none = np.empty((len(rows), 0))
     return RankPca.fit(rows, curves, none, components).place(rows, curves, none)

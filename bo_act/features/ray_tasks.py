@@ -18,8 +18,8 @@ from typing import Any, TextIO, cast
 
 import torch
 
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import BoActError, FeatureError
-from bo_act.extras import require_extra
 from bo_act.features.fisher_worker import FisherJob, FunctionBatch, Spectra
 from bo_act.features.store import Shard
 from bo_act.process_pool import ATTEMPTS, cores_each, deadly, portable

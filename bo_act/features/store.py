@@ -126,18 +126,18 @@ class FeatureStore:
         for line in self._lines():
             if not np.isin(line.functions, wanted).any():
                 continue
-            content, what = self._content(line)
+            content, damage = self._content(line)
             if content is None:
-                bad.append((line, what))
+                bad.append((line, damage))
             else:
                 good.append(line)
         missing = np.setdiff1d(wanted, _functions(good))
         # Ignore damage that another shard makes up for.
-        bad = [(line, what) for line, what in bad if np.isin(line.functions, missing).any()]
+        bad = [(line, damage) for line, damage in bad if np.isin(line.functions, missing).any()]
         return StoreState(
             missing,
             np.intersect1d(missing, _functions(line for line, _ in bad)),
-            {line.file: what for line, what in bad},
+            {line.file: damage for line, damage in bad},
         )
 
     def add(self, shard: Shard) -> None:
@@ -231,15 +231,15 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[_Line]:
     """Yield the valid lines; skip torn ones."""
     for text in lines:
         try:
-            line = json.loads(text)
-            found = _Line(
-                file=line["file"],
-                sha256=line["sha256"],
-                bytes=int(line["bytes"]),
-                functions=np.array(line["functions"], dtype=np.int64).reshape(-1),
+            entry = json.loads(text)
+            parsed = _Line(
+                file=entry["file"],
+                sha256=entry["sha256"],
+                bytes=int(entry["bytes"]),
+                functions=np.array(entry["functions"], dtype=np.int64).reshape(-1),
             )
-            if _NAME.fullmatch(found.file):
-                yield found
+            if _NAME.fullmatch(parsed.file):
+                yield parsed
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
 

@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from bo_act.dependencies.torch_internals import (
+    COMPILED,
+    RunningNorm,
+    children_of,
+    is_compiler_loaded,
+)
 from bo_act.errors import FeatureError
-from bo_act.failures import is_of_in_place
 from bo_act.fisher.calls import Inputs, tensors
 from bo_act.fisher.layers.attention import AttentionTrace
 from bo_act.fisher.options import Statistics
-from bo_act.torch_internals import COMPILED, RunningNorm, children_of, is_compiler_loaded
+from bo_act.user_code.failures import is_of_in_place
 
 
 def inside(network: nn.Module) -> nn.Module:
@@ -52,18 +57,18 @@ def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def explained(network: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Replace torch's unclear errors by clear ones."""
     given = tensors(inputs)
-    if any(one.is_meta for one in given):
+    if any(tensor.is_meta for tensor in given):
         raise FeatureError("expected inputs with values, got tensors on the meta device")
     try:
         yield
     except RuntimeError as error:
-        weights = [one for one in network.parameters() if one.is_floating_point()][:1]
-        for one, weight in product(given, weights):
-            other_dtype = one.is_floating_point() and one.dtype != weight.dtype
-            if other_dtype or one.device != weight.device:
+        weights = [tensor for tensor in network.parameters() if tensor.is_floating_point()][:1]
+        for tensor, weight in product(given, weights):
+            other_dtype = tensor.is_floating_point() and tensor.dtype != weight.dtype
+            if other_dtype or tensor.device != weight.device:
                 raise FeatureError(
                     f"expected inputs of the network's dtype and on its device, {weight.dtype} on "
-                    f"{weight.device}, got {one.dtype} on {one.device}"
+                    f"{weight.device}, got {tensor.dtype} on {tensor.device}"
                 ) from error
         if not is_of_in_place(error):
             raise

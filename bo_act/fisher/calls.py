@@ -49,13 +49,13 @@ IGNORED = -100
 def mapped(inputs: Inputs, change: Callable[[Tensor | NDArray[Any]], Tensor]) -> Inputs:
     """Return inputs with changed tensors and arrays; other arguments stay."""
 
-    def one(value: Any) -> Any:
+    def changed(value: Any) -> Any:
         return change(value) if isinstance(value, Tensor | np.ndarray) else value
 
     if isinstance(inputs, Mapping):
-        return {name: one(value) for name, value in inputs.items()}
+        return {name: changed(value) for name, value in inputs.items()}
     if isinstance(inputs, tuple | list):
-        return tuple(one(value) for value in inputs)
+        return tuple(changed(value) for value in inputs)
     if not isinstance(inputs, Tensor | np.ndarray):
         raise FeatureError(
             "expected a tensor, an array, or a dict or tuple of them as inputs, got "
@@ -83,15 +83,15 @@ def taken(inputs: Inputs, network: nn.Module) -> Inputs:
 
     Only floating-point arrays get its dtype. Tensors stay unchanged.
     """
-    weight = next((one for one in network.parameters() if one.is_floating_point()), None)
+    weight = next((p for p in network.parameters() if p.is_floating_point()), None)
 
-    def one(values: Tensor | NDArray[Any]) -> Tensor:
+    def as_input(values: Tensor | NDArray[Any]) -> Tensor:
         tensor = as_tensor(values)
         if weight is None or isinstance(values, Tensor):
             return tensor
         return tensor.to(weight.device, weight.dtype if tensor.is_floating_point() else None)
 
-    return mapped(inputs, one)
+    return mapped(inputs, as_input)
 
 
 def parts(inputs: Inputs) -> dict[str, Any]:
@@ -147,9 +147,9 @@ class Examples:
         """Return masks (N, 1) with at most one example per image; None if one mask has all."""
         counts = self.images.bincount()
         starts = (counts.cumsum(0) - counts)[self.images]
-        place = torch.arange(len(self.images), device="cpu") - starts
+        position = torch.arange(len(self.images), device="cpu") - starts
         most = int(counts.max())
-        return [None] if most == 1 else [(place == number)[:, None] for number in range(most)]
+        return [None] if most == 1 else [(position == number)[:, None] for number in range(most)]
 
 
 def as_examples(outputs: object, targets: Targets | None, batch: int) -> Examples:
@@ -198,13 +198,13 @@ def _tokens(y: Tensor, t: Tensor | None, images: Tensor) -> Examples:
             f"expected a target for each token, shape {tuple(y.shape[:2])}, got {tuple(t.shape)}"
         )
     t = t.flatten()
-    kept = t != IGNORED
-    if not bool(kept.any()):
+    counted = t != IGNORED
+    if not bool(counted.any()):
         raise FeatureError(
             f"expected at least one token with a loss, got only targets of {IGNORED}"
         )
-    if not bool(kept.all()):
-        logits, images, t = logits[kept.to(logits.device)], images[kept], t[kept]
+    if not bool(counted.all()):
+        logits, images, t = logits[counted.to(logits.device)], images[counted], t[counted]
     return Examples(logits, images, t.unsqueeze(1) if y.shape[2] == 1 else t)
 
 
@@ -217,11 +217,11 @@ def logits_of(outputs: object) -> Tensor:
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):
-        found, names = outputs.get("logits"), [str(name) for name in outputs]
+        logits, names = outputs.get("logits"), [str(name) for name in outputs]
     else:
-        found, names = getattr(outputs, "logits", None), list(getattr(outputs, "__dict__", ()))
-    if isinstance(found, Tensor):
-        return found
+        logits, names = getattr(outputs, "logits", None), list(getattr(outputs, "__dict__", ()))
+    if isinstance(logits, Tensor):
+        return logits
     inside = f" of {', '.join(names)}" if names else ""
     raise FeatureError(
         f"expected logits as a tensor, or in an output with `logits`, got {type(outputs).__name__}"

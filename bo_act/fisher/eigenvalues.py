@@ -51,9 +51,9 @@ def eigenvalues(
     # A product x xᵀ is symmetric up to rounding; solvers read one half, the check reads both.
     scaled = (matrices + matrices.mT) / (2 * scale)
     first = device or matrices.device
-    for place in (first, torch.device("cpu")):
+    for solver in (first, torch.device("cpu")):
         try:
-            values: Tensor = torch.linalg.eigvalsh(scaled.to(place, dtype)).to(matrices)
+            values: Tensor = torch.linalg.eigvalsh(scaled.to(solver, dtype)).to(matrices)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             continue
         if _right(scaled, values, _TOLERANCE[dtype]):

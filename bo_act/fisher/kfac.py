@@ -45,6 +45,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import FeatureError
 from bo_act.fisher.borrowed import borrowed, explained, inside, named_layers
 from bo_act.fisher.cache import InputFactorCache
@@ -66,7 +67,6 @@ from bo_act.fisher.layers.trace import LayerFactors, Trace
 from bo_act.fisher.layers.weights import CONVOLUTIONS, WeightTrace, weighted
 from bo_act.fisher.loss import output_gradients
 from bo_act.fisher.options import FisherOptions, Sharing, Statistics
-from bo_act.torch_state import plain_torch
 
 __all__ = [
     "KroneckerFactors",
@@ -163,7 +163,7 @@ def refuse_randomness(network: nn.Module, inputs: Inputs, *, statistics: Statist
     network = inside(network)
     inputs = taken(inputs, network)
     batch_size(inputs)  # check only
-    devices = {one.device for one in tensors(inputs) if one.is_cuda}
+    devices = {tensor.device for tensor in tensors(inputs) if tensor.is_cuda}
     with (
         borrowed(network, statistics, {}),
         explained(network, inputs),
@@ -275,7 +275,7 @@ def _backward(
     edges = [edge for trace in traces for edge in trace.edges]
     for index, (vector, mask) in enumerate(passes):
         try:
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 logits,
                 edges,
                 grad_outputs=vector if mask is None else vector * mask.to(vector.device),
@@ -290,20 +290,20 @@ def _backward(
                 "layers inside from the Fisher matrix; use use_reentrant=False (for Hugging Face "
                 "models: gradient_checkpointing_disable())"
             ) from error
-        gradients = iter(found)
+        remaining = iter(gradients)
         for trace in traces:
-            arrived = [next(gradients) for _ in trace.edges]
+            arrived = [next(remaining) for _ in trace.edges]
             trace.reached |= any(gradient is not None for gradient in arrived)
             trace.backward(arrived)
 
 
 def _nothing_covered(network: nn.Module) -> str:
-    found = sorted(
+    types = sorted(
         {type(module).__name__ for module in network.modules() if _has_parameters(module)}
     )
     return (
         "the network has no layer to compute a Fisher matrix of: expected a linear layer, a "
         "convolution, an embedding or nn.MultiheadAttention that the forward pass calls, got "
         "layers of the types "
-        f"{', '.join(found) or '(none)'}"
+        f"{', '.join(types) or '(none)'}"
     )

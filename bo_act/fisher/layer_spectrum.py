@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bo_act.dependencies.torch_state import one_core_in_this_thread
 from bo_act.errors import FeatureError
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.eigenvalues import eigenvalues
 from bo_act.fisher.layers.trace import LayerFactors
 from bo_act.fisher.rounding import RAMP
-from bo_act.torch_state import one_core_in_this_thread
 
 __all__ = ["NULL_LOG", "Spectrum", "factor_values", "faster_device", "spectra", "spectrum"]
 
@@ -92,20 +92,20 @@ def spectra(
     Raises:
         FeatureError: as for ``spectrum``, for the first layer that fails.
     """
-    one = partial(spectrum, shared=shared, device=device)
+    of_layer = partial(spectrum, shared=shared, device=device)
     threads = min(torch.get_num_threads(), len(layers))
     here = {layer.a.device.type for layer in layers} | ({device.type} if device else set())
     if threads < 2 or here != {"cpu"}:
-        return [one(layer) for layer in layers]
+        return [of_layer(layer) for layer in layers]
     size = [max(layer.a.shape[-1], layer.g.shape[-1]) for layer in layers]
     with ThreadPoolExecutor(threads, initializer=one_core_in_this_thread) as pool:
         # The largest first, so that no thread has one left at the end.
         order = sorted(range(len(layers)), key=lambda index: -size[index])
-        found = {index: pool.submit(one, layers[index]) for index in order}
+        futures = {index: pool.submit(of_layer, layers[index]) for index in order}
         try:
-            return [found[index].result() for index in range(len(layers))]
+            return [futures[index].result() for index in range(len(layers))]
         finally:
-            for rest in found.values():
+            for rest in futures.values():
                 rest.cancel()
 
 
@@ -154,12 +154,12 @@ def faster_device(layers: list[LayerFactors]) -> torch.device:
     if here.type == "cpu":
         return here
     seconds = {}
-    for place in (here, torch.device("cpu")):
+    for device in (here, torch.device("cpu")):
         for _ in range(2):  # the first call loads libraries
             start = time.perf_counter()
             for layer in layers:
                 for factor in (layer.a, layer.g):
                     if factor.dim() == 3:  # an embedding has a diagonal
-                        eigenvalues(factor, device=place)
-            seconds[place] = time.perf_counter() - start
-    return min(seconds, key=lambda place: seconds[place])
+                        eigenvalues(factor, device=device)
+            seconds[device] = time.perf_counter() - start
+    return min(seconds, key=lambda device: seconds[device])

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.fisher.cache import InputFactorCache
 from bo_act.fisher.calls import Inputs, Targets
 from bo_act.fisher.kfac import kronecker_factors, refuse_randomness
 from bo_act.fisher.layer_spectrum import NULL_LOG, faster_device, spectra
 from bo_act.fisher.options import Fisher, FisherOptions, Loss, Sharing, Statistics
-from bo_act.torch_state import plain_torch
 
 __all__ = ["NULL_LOG", "FimSpectra", "fim_spectra", "network_spectra"]
 
@@ -42,8 +42,8 @@ class FimSpectra:
         >>> import torch
         >>> layers = torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
         >>> network = torch.nn.Sequential(*layers)
-        >>> found = fim_spectra(network, torch.randn(16, 4), quantiles=32)
-        >>> found.layers, found.quantiles.shape
+        >>> spectra = fim_spectra(network, torch.randn(16, 4), quantiles=32)
+        >>> spectra.layers, spectra.quantiles.shape
         (('0', '2'), (2, 32))
     """
 
@@ -155,10 +155,10 @@ def network_spectra(
         if not shared.checked:
             shared.checked, shared.solver = True, faster_device(list(factors.layers))
         device = shared.solver
-    found = spectra(factors.layers, shared=shared, device=device)
+    layer_spectra = spectra(factors.layers, shared=shared, device=device)
     return FimSpectra(
-        quantiles=np.stack([_quantiles(one.logs, int(options.quantiles)) for one in found]),
-        null_mass=np.array([one.null_mass for one in found]),
+        quantiles=np.stack([_quantiles(s.logs, int(options.quantiles)) for s in layer_spectra]),
+        null_mass=np.array([s.null_mass for s in layer_spectra]),
         weights=np.array([layer.weights for layer in factors.layers], dtype=np.int64),
         layers=tuple(layer.name for layer in factors.layers),
         uncovered=factors.uncovered,

@@ -29,15 +29,15 @@ from torch import nn
 
 from bo_act import content
 from bo_act.data.data import FACTS
+from bo_act.dependencies.torch_internals import children_of, set_child
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import BoActError, NetworkError, nearest
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.io import digest
 from bo_act.networks import libraries
 from bo_act.specs import ModelSpec
 from bo_act.specs.base import checked_seed
-from bo_act.torch_internals import children_of, set_child
-from bo_act.torch_state import plain_torch
-from bo_act.user_files import UserFile, load_file, read_file
+from bo_act.user_code.failures import USERS, is_machines, one_line
+from bo_act.user_code.files import UserFile, is_required, load_file, read_file, takes_any
 
 CONTRACT = ("in_channels", "image_size", "num_classes")
 EXPECTED = "build(activation, *, <facts of the data>, <options>)"
@@ -199,20 +199,21 @@ class NetworkBuilder:
         of_images = "in_channels" in facts
         asked = {}
         parameters = list(inspect.signature(self.build).parameters.values())[1:]
-        for one in parameters:
-            if one.name in self.options or one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL):
+        for parameter in parameters:
+            several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if several or parameter.name in self.options:
                 continue
-            needed = one.default is one.empty
+            needed = is_required(parameter)
             # For images, options may have the names of other facts.
-            if one.name in facts and (needed or not of_images or one.name in CONTRACT):
-                asked[one.name] = facts[one.name]
+            if parameter.name in facts and (needed or not of_images or parameter.name in CONTRACT):
+                asked[parameter.name] = facts[parameter.name]
             elif needed:
-                there = ", ".join(f"{name} = {value}" for name, value in facts.items())
+                known = ", ".join(f"{name} = {value}" for name, value in facts.items())
                 raise NetworkError(
-                    f"{self.path}: build asks for {one.name!r}, which this data set does not "
-                    f"have; its facts are {there}{_of_images(one.name)}"
+                    f"{self.path}: build asks for {parameter.name!r}, which this data set does not "
+                    f"have; its facts are {known}{_of_images(parameter.name)}"
                 )
-        if not asked and any(one.kind is one.VAR_KEYWORD for one in parameters):
+        if not asked and takes_any(parameters):
             asked = {k: v for k, v in facts.items() if not of_images or k in CONTRACT}
         return {name: value for name, value in asked.items() if name not in self.options}
 
@@ -278,7 +279,8 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
         ) from error
     parameters = list(signature.parameters.values())
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    facts = [one.name for one in parameters[1:] if one.name in FACTS and one.kind in by_name]
+    named = [p for p in parameters[1:] if p.kind in by_name]
+    facts = [p.name for p in named if p.name in FACTS]
     contract = dict.fromkeys(facts)
     try:
         signature.bind_partial(None, **contract)
@@ -288,24 +290,18 @@ def _check_signature(path: Path, build: Callable[..., Any], options: Mapping[str
             f"change its arguments"
         ) from error
 
-    known = [one.name for one in parameters[1:] if one.kind in by_name and one.name not in CONTRACT]
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    known = [p.name for p in named if p.name not in CONTRACT]
+    every = takes_any(parameters)
     fixed = {parameters[0].name, *CONTRACT}
     for option in options:
-        if option in fixed or (option not in known and not takes_any):
+        if option in fixed or (option not in known and not every):
             own = [name for name in known if name not in FACTS]
             hint = nearest(option, known) or f"; known options: {', '.join(own) or 'none'}"
             raise NetworkError(f"{path}: unknown option {option!r}{hint}")
     try:
         signature.bind(None, **contract | dict(options))
     except TypeError as error:
-        needed = [
-            one.name
-            for one in parameters[1:]
-            if one.default is one.empty
-            and one.kind in by_name
-            and one.name not in {*facts, *options}
-        ]
+        needed = [p.name for p in named if is_required(p) and p.name not in {*facts, *options}]
         hint = "".join(nearest(name, FACTS) for name in needed[:1])
         raise NetworkError(
             f"{path}: build{_shown(signature)} cannot be called: {error}{hint}; facts of data are "

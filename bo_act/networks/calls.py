@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.nn.modules import activation as activation_modules
 from torch.overrides import TorchFunctionMode
 
+from bo_act.dependencies.torch_internals import without_torch_function
 from bo_act.errors import NetworkError
 from bo_act.networks.in_place import Reads, is_in_place, store
 from bo_act.networks.layers import LEFT
-from bo_act.torch_internals import without_torch_function
 
 
 def plain(name: str) -> str:
@@ -139,12 +139,12 @@ class StandIn(nn.Module):
     """Stands in for an in-place activation layer and returns its input.
 
     Attributes:
-        place: its name in the network.
+        name: of the layer in the network.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.place = place
+        self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a copy."""
@@ -158,7 +158,7 @@ class CallWatcher(TorchFunctionMode):
         replaced: whether a call of a function by a named module will be replaced.
 
     Attributes:
-        found: names of modules and calls.
+        calls: names of modules and of their calls.
         reads: tensors read after an in-place change.
     """
 
@@ -166,14 +166,14 @@ class CallWatcher(TorchFunctionMode):
         super().__init__()
         self.replaced = replaced
         self.stack: list[str] = [""]
-        self.found: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, str]] = []
         self.reads = Reads()
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
         """Return to the outer module, as a forward hook."""
         self.stack.pop()
         if isinstance(module, StandIn):
-            self.reads.changed(module.place, *args, *kwargs.values())
+            self.reads.changed(module.name, *args, *kwargs.values())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -181,8 +181,8 @@ class CallWatcher(TorchFunctionMode):
             self.reads.look(args, kwargs)
         if func in FUNCTIONS or func in GATES:
             call = (self.stack[-1], FUNCTIONS.get(func) or GATES[func])
-            if call not in self.found:
-                self.found.append(call)
+            if call not in self.calls:
+                self.calls.append(call)
             if func in FUNCTIONS and is_in_place(call[1], kwargs) and self.replaced(*call):
                 x = args[0] if args else kwargs["input"]
                 self.reads.changed(call[0], x)
@@ -194,9 +194,9 @@ class CallWatcher(TorchFunctionMode):
 def watched(network: nn.Module, replaced: Callable[[str, str], bool]) -> Iterator[CallWatcher]:
     """Watch calls of activation functions in forward passes of a private copy of a network."""
     watch = CallWatcher(replaced)
-    for place, module in network.named_modules():
+    for name, module in network.named_modules():
         module.__class__ = class_before(module)
-        module.register_forward_pre_hook(lambda *_, place=place: watch.stack.append(place))
+        module.register_forward_pre_hook(lambda *_, name=name: watch.stack.append(name))
         module.register_forward_hook(watch.leave, with_kwargs=True)
     with watch:
         yield watch

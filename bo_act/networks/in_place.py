@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
 from bo_act.data.samples import Inputs, call, mapped
+from bo_act.dependencies.torch_internals import version_of
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import NetworkError
-from bo_act.failures import is_of_in_place
 from bo_act.fisher.calls import logits_of
-from bo_act.torch_internals import version_of
-from bo_act.torch_state import plain_torch
+from bo_act.user_code.failures import is_of_in_place
 
 KEEP = ("swish(x)", "tanh(x)")
 """A function that keeps its input for the backward pass, and one that keeps its output."""
@@ -44,11 +44,11 @@ class Reads:
         # Hold it, so that no other tensor gets the same memory.
         self._changed: list[Tensor] = []
 
-    def changed(self, place: str, x: Tensor) -> None:
+    def changed(self, name: str, x: Tensor) -> None:
         """Note that a place changes a tensor."""
-        if x.numel() and place not in self.again:
+        if x.numel() and name not in self.again:
             self._changed.append(x)
-            self._places.setdefault(_memory(x), set()).add(place)
+            self._places.setdefault(_memory(x), set()).add(name)
 
     def look(self, *values: Any) -> None:
         """Look for changed tensors among those being read."""
@@ -65,8 +65,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _tensors(one)
+        for item in value:
+            yield from _tensors(item)
     elif isinstance(value, dict):
         yield from _tensors(list(value.values()))
 
@@ -120,13 +120,13 @@ def check_gradients(
             with torch.random.fork_rng(devices):
                 network = build(partial(Activation, text)).train()
                 _watch(network, read)
-                found = call(network, mapped(inputs, lambda one: one.clone()))
-                logits_of(found).sum().backward()
+                outputs = call(network, mapped(inputs, lambda tensor: tensor.clone()))
+                logits_of(outputs).sum().backward()
         except Exception as error:
             if not is_of_in_place(error):
                 return
-            places = dict.fromkeys(place for place, x, before in read if version_of(x) != before)
-            where = f"the function at {', '.join(places)} has read" if places else "is needed later"
+            sites = dict.fromkeys(site for site, x, before in read if version_of(x) != before)
+            where = f"the function at {', '.join(sites)} has read" if sites else "is needed later"
             raise NetworkError(
                 f"{name}: the network changes a tensor in place that {where}, so functions such "
                 f"as {text} cannot be trained; there, write x = x + y for x += y, and leave out "
@@ -136,8 +136,8 @@ def check_gradients(
 
 def _watch(network: nn.Module, read: list[tuple[str, Tensor, int]]) -> None:
     """Record the inputs of a network's functions: place, tensor and the tensor's version."""
-    for place, module in network.named_modules():
+    for name, module in network.named_modules():
         if isinstance(module, Activation):
             module.register_forward_pre_hook(
-                lambda _, args, place=place: read.extend((place, x, version_of(x)) for x in args)
+                lambda _, args, name=name: read.extend((name, x, version_of(x)) for x in args)
             )

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.data.samples import Inputs, call, mapped
-from bo_act.torch_internals import Dropout
-from bo_act.torch_state import plain_torch
+from bo_act.dependencies.torch_internals import Dropout
+from bo_act.dependencies.torch_state import plain_torch
 
 Initialization = Literal["default", "kaiming", "unit_variance"]
 
@@ -53,9 +53,11 @@ def initialize(network: nn.Module, how: Initialization, *, inputs: Inputs, seed:
             if how == "kaiming":
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if how == "unit_variance":
-            some = next(network.parameters(), None)
+            weight = next(network.parameters(), None)
             generator = torch.Generator().manual_seed(seed)
-            _scale(network, layers, mapped(inputs, lambda one: _drawn(one, some, generator)))
+            _scale(
+                network, layers, mapped(inputs, lambda tensor: _drawn(tensor, weight, generator))
+            )
 
 
 def _drawn(values: Tensor, like: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
-from bo_act.torch_internals import children_of, without_torch_function
+from bo_act.dependencies.torch_internals import children_of, without_torch_function
+from bo_act.user_code.files import is_required
 
 ACTIVATION_MODULES = (
     "torch.nn.modules.activation", "timm.layers.activations", "transformers.activations",
@@ -112,7 +113,7 @@ def layers_of(network: nn.Module) -> Iterator[Layer]:
     """Return activation layers, and similar modules that stay, in the network's order."""
     within: list[str] = []
     for prefix, parent in network.named_modules():
-        if any(prefix == one or prefix.startswith(f"{one}.") for one in within):
+        if any(prefix == outer or prefix.startswith(f"{outer}.") for outer in within):
             continue
         if isinstance(parent, torch.jit.ScriptModule):
             within.append(prefix)
@@ -120,10 +121,10 @@ def layers_of(network: nn.Module) -> Iterator[Layer]:
         for key, child in children_of(parent).items():
             if child is None:
                 continue
-            found = _layer(prefix, parent, key, child)
-            if found is not None and found.name not in within:
-                yield found
-                within.append(found.name)
+            layer = _layer(prefix, parent, key, child)
+            if layer is not None and layer.name not in within:
+                yield layer
+                within.append(layer.name)
         if isinstance(parent, _TRANSFORMERS) and not isinstance(parent.activation, nn.Module):
             function = parent.activation
             yield Layer(prefix, "activation", (getattr(function, "__name__", str(function)),))
@@ -162,7 +163,7 @@ def kinds_of(module: nn.Module) -> tuple[str, ...]:
         kinds: tuple[str, ...] = module.stands_for  # type: ignore[assignment]
         return kinds
     bases = type(module).__mro__
-    full = [full_name(one) for one in bases[: bases.index(nn.Module)]]
+    full = [full_name(base) for base in bases[: bases.index(nn.Module)]]
     return (type(module).__name__, *full)
 
 
@@ -181,10 +182,10 @@ def is_activation(module: nn.Module) -> bool:
 
 def _of_a_library(module: nn.Module) -> str | None:
     """Return why a module stays, "" for an activation layer, None if unknown."""
-    known = [one for one in type(module).__mro__ if one.__module__.startswith(ACTIVATION_MODULES)]
+    known = [cls for cls in type(module).__mro__ if cls.__module__.startswith(ACTIVATION_MODULES)]
     if not known:
         return None
-    return next((LEFT[one.__name__] for one in known if one.__name__ in LEFT), "")
+    return next((LEFT[cls.__name__] for cls in known if cls.__name__ in LEFT), "")
 
 
 def _by_trying(module: nn.Module) -> str | None:
@@ -206,12 +207,7 @@ def _by_trying(module: nn.Module) -> str | None:
 
 def _takes_one(module: nn.Module) -> bool:
     parameters = inspect.signature(module.forward).parameters.values()
-    needed = [
-        one
-        for one in parameters
-        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]
-    return len(needed) == 1
+    return sum(map(is_required, parameters)) == 1
 
 
 def _elementwise(function: nn.Module) -> Tensor | None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from bo_act.errors import NetworkError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.fisher.calls import Inputs, as_tensor, call, mapped, parts
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 
 def materialize(

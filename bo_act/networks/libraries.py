@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import NetworkError, nearest
-from bo_act.extras import require_extra
-from bo_act.networks.replacement import check_logits, replace
+from bo_act.networks.replacement import replace
 
 LIBRARIES = ("torchvision", "timm", "transformers")
 PRETRAINED = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg")
@@ -123,7 +123,7 @@ def replace_in_classifier(
     images = torch.zeros(2, *image, device="cpu", dtype=torch.float32)
     try:
         _, outputs = replace(network, lambda _: activation, inputs=images)
-        check_logits(outputs, num_classes)
+        _check_logits(outputs, num_classes)
     except NetworkError as error:
         raise NetworkError(f"{name}: {error}") from error
 
@@ -180,7 +180,7 @@ def _torchvision(
 
 def _other_channels(network: nn.Module, name: str, in_channels: int) -> None:
     """Let the first convolution read other channels, with outputs of the same variance."""
-    layer = next((one for one in network.modules() if isinstance(one, nn.Conv2d)), None)
+    layer = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if layer is None:
         raise NetworkError(f"torchvision:{name}: no convolution reads the image's channels")
     if layer.in_channels != 3 or layer.groups != 1:
@@ -238,3 +238,20 @@ def _transformers(
         name, num_channels=in_channels, image_size=image_size, num_labels=num_classes, **options
     )
     return Classifier(transformers.AutoModelForImageClassification.from_config(config))
+
+
+def _check_logits(outputs: Any, num_classes: int) -> None:
+    """Refuse a network that does not return logits in training.
+
+    Args:
+        outputs: of the trial pass on two images.
+        num_classes: number of logits per image.
+
+    Raises:
+        NetworkError: it does not.
+    """
+    if not isinstance(outputs, Tensor) or outputs.shape != (2, num_classes):
+        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise NetworkError(
+            f"expected logits (2, {num_classes}) for two images in training, got {came}"
+        )

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import Activation
-from bo_act.errors import NetworkError, nearest
+from bo_act.errors import NetworkError
 from bo_act.networks.calls import (
-    FUNCTIONS,
     GATES,
     StandIn,
     is_redirecting,
@@ -32,14 +31,13 @@ from bo_act.networks.calls import (
     redirect,
     watched,
 )
+from bo_act.networks.choice import LOOKED_FOR, Choice, Selected, Site, selected
 from bo_act.networks.in_place import Storing
 from bo_act.networks.layers import (
     BETWEEN_0_AND_1,
-    LEFT,
     Apart,
     Gated,
     Layer,
-    full_name,
     is_activation,
     layers_of,
 )
@@ -49,12 +47,6 @@ __all__ = ["Place", "Replaced", "replace_activations"]
 
 Given = str | Expression | Activation | Callable[[], nn.Module]
 """What makes modules of an activation function."""
-Selected = str | type[nn.Module] | Iterable[str | type[nn.Module]]
-"""Names of modules, kinds of activation functions, or both."""
-_LOOKED_FOR = (
-    "activation modules of torch, timm and transformers, elementwise modules without parameters, "
-    "and calls such as functional.relu(x) or x.tanh()"
-)
 
 
 @dataclass(frozen=True)
@@ -164,10 +156,10 @@ def replace_activations(
     if not isinstance(network, nn.Module):
         raise NetworkError(f"expected a torch.nn.Module, got {type(network).__name__}")
     stages = activation if isinstance(activation, Mapping) else {"": activation}
-    made = {name: _maker(one) for name, one in stages.items()}
-    if not made:
+    makers = {name: _maker(given) for name, given in stages.items()}
+    if not makers:
         raise NetworkError("expected at least one activation function, got an empty mapping")
-    choice = _Choice(made, _selected(only, "only"), _selected(except_, "except_") or ())
+    choice = Choice(makers, selected(only, "only"), selected(except_, "except_") or ())
     return replace(network, choice.maker, choice=choice, inputs=inputs)[0]
 
 
@@ -183,127 +175,11 @@ def _maker(given: Any) -> Callable[[], nn.Module]:
     )
 
 
-def _selected(given: Any, what: str) -> tuple[str | type, ...] | None:
-    if given is None:
-        return None
-    entries = (given,) if isinstance(given, str | type) else given
-    if not isinstance(entries, Iterable):
-        entries = (entries,)
-    for one in (checked := tuple(entries)):
-        if not (isinstance(one, str) or (isinstance(one, type) and issubclass(one, nn.Module))):
-            raise NetworkError(
-                f"{what}: expected names of modules, or kinds such as nn.ReLU or 'relu', "
-                f"got {one!r:.60}"
-            )
-    return checked
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A replaceable layer or call."""
-
-    name: str
-    kinds: tuple[str, ...]
-    reason: str
-    layer: Layer | None = None
-
-    @property
-    def kind(self) -> str:
-        return self.kinds[0]
-
-    def is_within(self, name: str) -> bool:
-        return name in ("", self.name) or self.name.startswith(f"{name}.")
-
-    def is_of(self, kind: str | type) -> bool:
-        if isinstance(kind, str):
-            return plain(self.kind) == plain(kind)
-        return full_name(kind) in self.kinds[1:]
-
-
-class _Choice:
-    """The caller's choice of replacements."""
-
-    def __init__(
-        self,
-        makers: Mapping[str, Callable[[], nn.Module]],
-        only: tuple[str | type, ...] | None = None,
-        except_: tuple[str | type, ...] = (),
-    ) -> None:
-        self.makers, self.only, self.except_ = makers, only, except_
-
-    def _stage(self, one: _Found) -> str | None:
-        return max((name for name in self.makers if one.is_within(name)), key=len, default=None)
-
-    def maker(self, one: _Found) -> Callable[[], nn.Module]:
-        return self.makers[self._stage(one)]  # type: ignore[index]
-
-    def why_left(self, one: _Found) -> str:
-        if one.reason:
-            return one.reason
-        if self.only is not None and not any(_is_meant(entry, one) for entry in self.only):
-            return "not named in only"
-        if any(_is_meant(entry, one) for entry in self.except_):
-            return "named in except_"
-        return "" if self._stage(one) is not None else "in no stage of the mapping"
-
-    def check(self, network: nn.Module, found: list[_Found]) -> None:
-        """Refuse unknown names."""
-        names = [name for name, _ in network.named_modules() if name]
-        kinds = {plain(one.kind) for one in found}
-        for what, entries in (("only", self.only or ()), ("stage", tuple(self.makers))):
-            for entry in entries:
-                meant = [
-                    one
-                    for one in found
-                    if (one.is_within(str(entry)) if what == "stage" else _is_meant(entry, one))
-                ]
-                if any(not one.reason for one in meant):
-                    continue
-                if entry and meant:
-                    raise NetworkError(
-                        f"{what} {_shown(entry)}: {meant[0].kind} at {meant[0].name or '(root)'} "
-                        f"cannot be replaced: {meant[0].reason}"
-                    )
-                if entry in names:
-                    raise NetworkError(
-                        f"{what} {_shown(entry)}: no activation function there; {_contents(found)}"
-                    )
-                if entry and isinstance(entry, str):  # a missing class is no mistake
-                    raise _unknown(what, entry, names, kinds, found)
-        known = kinds | {plain(name) for name in (*FUNCTIONS.values(), *GATES.values(), *LEFT)}
-        for entry in self.except_:
-            if isinstance(entry, str) and entry not in names and plain(entry) not in known:
-                raise _unknown("except_", entry, names, known, found)
-
-
-def _is_meant(entry: str | type, one: _Found) -> bool:
-    return one.is_of(entry) or (isinstance(entry, str) and one.is_within(entry))
-
-
-def _shown(entry: str | type) -> str:
-    return entry.__name__ if isinstance(entry, type) else repr(entry)
-
-
-def _contents(found: list[_Found]) -> str:
-    kinds = dict.fromkeys(one.kind for one in found if not one.reason)
-    return f"the network has {', '.join(kinds)}" if kinds else f"looked for {_LOOKED_FOR}"
-
-
-def _unknown(
-    what: str, entry: str, names: list[str], kinds: set[str], found: list[_Found]
-) -> NetworkError:
-    hint = nearest(entry, [*names, *kinds])
-    return NetworkError(
-        f"{what}: {entry!r} is neither a module of the network nor a kind of activation function"
-        f"{hint}; {_contents(found)}"
-    )
-
-
 def replace(
     network: nn.Module,
-    maker: Callable[[_Found], Callable[[], nn.Module]],
+    maker: Callable[[Site], Callable[[], nn.Module]],
     *,
-    choice: _Choice | None = None,
+    choice: Choice | None = None,
     inputs: Any = None,
 ) -> tuple[Replaced, Any]:
     """Replace activation functions; return the replacements and the outputs of the trial pass.
@@ -314,50 +190,50 @@ def replace(
     """
     if is_activation(network):
         raise NetworkError("the network is an activation layer itself")
-    choice = choice or _Choice({"": nn.Identity})
-    found = [_Found(one.name, one.kinds, one.reason, one) for one in layers_of(network)]
+    choice = choice or Choice({"": nn.Identity})
+    sites = [Site(site.name, site.kinds, site.reason, site) for site in layers_of(network)]
     outputs, again = None, None
     if inputs is None:
-        found += _scanned(network, found)
+        sites += _scanned(network, sites)
     else:
-        calls, again, outputs = _tried(network, found, choice, inputs)
-        found += calls
-    choice.check(network, found)
-    left = {one: reason for one in found if (reason := choice.why_left(one))}
-    chosen = [one for one in found if one not in left]
+        calls, again, outputs = _tried(network, sites, choice, inputs)
+        sites += calls
+    choice.check(network, sites)
+    left = {site: reason for site in sites if (reason := choice.why_left(site))}
+    chosen = [site for site in sites if site not in left]
     if not chosen:
         raise NetworkError(_nothing(network, left, inputs))
-    fresh = {one: _fresh(maker(one), one) for one in chosen}
+    fresh = {site: _fresh(maker(site), site) for site in chosen}
     if len({id(module) for module in fresh.values()}) < len(fresh):
         raise NetworkError(
             "expected a fresh module for each place, got the same module twice; give a function "
             "that makes a new one in each call"
         )
     names = _put(network, fresh, left, again)
-    replaced = tuple(Place(names[one], one.kind) for one in chosen)
+    replaced = tuple(Place(names[site], site.kind) for site in chosen)
     return Replaced(replaced, tuple(Place(o.name, o.kind, why) for o, why in left.items())), outputs
 
 
-def _nothing(network: nn.Module, left: Mapping[_Found, str], inputs: Any) -> str:
+def _nothing(network: nn.Module, left: Mapping[Site, str], inputs: Any) -> str:
     modules = sum(1 for _ in network.modules())
-    text = f"nothing to replace in {type(network).__name__}: looked for {_LOOKED_FOR}, in "
+    text = f"nothing to replace in {type(network).__name__}: looked for {LOOKED_FOR}, in "
     text += f"{modules} {'modules' if modules > 1 else 'module'}"
     if left:
-        some = [f"{one.kind} at {one.name or '(root)'} ({why})" for one, why in left.items()]
-        text += f"; left {', '.join(some[:3])}{' and others' if len(some) > 3 else ''}"
+        examples = [f"{site.kind} at {site.name or '(root)'} ({why})" for site, why in left.items()]
+        text += f"; left {', '.join(examples[:3])}{' and others' if len(examples) > 3 else ''}"
     if inputs is None:
         text += "; with inputs=..., bo-act also finds calls that are chosen at run time"
     return text
 
 
-def _fresh(maker: Callable[[], nn.Module], one: _Found) -> nn.Module:
+def _fresh(maker: Callable[[], nn.Module], site: Site) -> nn.Module:
     module = maker()
     if not isinstance(module, nn.Module):
         raise NetworkError(
             f"expected a function that makes modules, got one that made {type(module).__name__}"
         )
     made: Any = module
-    made.stands_for = one.kinds
+    made.stands_for = site.kinds
     return module
 
 
@@ -367,36 +243,36 @@ def _fresh(maker: Callable[[], nn.Module], one: _Found) -> nn.Module:
 _OF_A_LOSS = "perhaps of a loss; with inputs=..., the function that forward calls is replaced"
 
 
-def _call(network: nn.Module, place: str, call: str, *, is_seen: bool) -> _Found:
+def _call(network: nn.Module, name: str, call: str, *, is_seen: bool) -> Site:
     reason = BETWEEN_0_AND_1 if call in GATES.values() else ""
     if not is_seen and plain(call) == "logsigmoid":
         reason = _OF_A_LOSS
-    if not reason and "forward" in vars(network.get_submodule(place)):
+    if not reason and "forward" in vars(network.get_submodule(name)):
         reason = "called by a forward that is set on the module instead of its class"
-    return _Found(place, (call,), reason)
+    return Site(name, (call,), reason)
 
 
-def _is_new(network: nn.Module, place: str, call: str, layers: list[_Found]) -> bool:
+def _is_new(network: nn.Module, name: str, call: str, layers: list[Site]) -> bool:
     """Tell whether a call belongs to no layer, and was not replaced before."""
-    for one in layers:
-        layer = one.layer
+    for site in layers:
+        layer = site.layer
         if layer is None:
             continue
         is_function = layer.key == "activation" and not layer.kinds[1:]  # of a TransformerLayer
-        if place == layer.parent if is_function else _is_in(place, one.name):
+        if name == layer.parent if is_function else _is_in(name, site.name):
             return False
-    module: Any = network.get_submodule(place)
+    module: Any = network.get_submodule(name)
     return not (is_redirecting(module) and plain(call) in module.activation_of_calls)
 
 
-def _is_in(place: str, name: str) -> bool:
-    return place == name or place.startswith(f"{name}.")
+def _is_in(name: str, outer: str) -> bool:
+    return name == outer or name.startswith(f"{outer}.")
 
 
-def _scanned(network: nn.Module, layers: list[_Found]) -> list[_Found]:
+def _scanned(network: nn.Module, layers: list[Site]) -> list[Site]:
     calls = [
-        (place, call)
-        for place, module in network.named_modules()
+        (name, call)
+        for name, module in network.named_modules()
         if not isinstance(module, torch.jit.ScriptModule)
         for call in calls_in(module)
     ]
@@ -404,32 +280,32 @@ def _scanned(network: nn.Module, layers: list[_Found]) -> list[_Found]:
 
 
 def _by_kind(
-    network: nn.Module, calls: list[tuple[str, str]], layers: list[_Found], *, is_seen: bool
-) -> list[_Found]:
+    network: nn.Module, calls: list[tuple[str, str]], layers: list[Site], *, is_seen: bool
+) -> list[Site]:
     """Return one item for all calls of a kind in a module: ``x.relu()`` and ``torch.relu(x)``."""
-    found: dict[tuple[str, str], _Found] = {}
-    for place, call in calls:
-        if _is_new(network, place, call, layers):
-            found.setdefault((place, plain(call)), _call(network, place, call, is_seen=is_seen))
-    return list(found.values())
+    sites: dict[tuple[str, str], Site] = {}
+    for name, call in calls:
+        if _is_new(network, name, call, layers):
+            sites.setdefault((name, plain(call)), _call(network, name, call, is_seen=is_seen))
+    return list(sites.values())
 
 
 def _tried(
-    network: nn.Module, layers: list[_Found], choice: _Choice, inputs: Any
-) -> tuple[list[_Found], set[str], Any]:
+    network: nn.Module, layers: list[Site], choice: Choice, inputs: Any
+) -> tuple[list[Site], set[str], Any]:
     """Run a copy in training mode, in which some networks return or call more."""
     trial = copy.deepcopy(network).train()
-    for one in layers:
-        if one.layer and one.layer.in_place and not one.layer.inside_norm:
-            if not choice.why_left(one):
-                setattr(trial.get_submodule(one.layer.parent), one.layer.key, StandIn(one.name))
-        elif one.layer and one.layer.in_place and not choice.why_left(one):
-            trial.get_submodule(one.name.rpartition(".")[0]).act = StandIn(one.name)
+    for site in layers:
+        if site.layer and site.layer.in_place and not site.layer.inside_norm:
+            if not choice.why_left(site):
+                setattr(trial.get_submodule(site.layer.parent), site.layer.key, StandIn(site.name))
+        elif site.layer and site.layer.in_place and not choice.why_left(site):
+            trial.get_submodule(site.name.rpartition(".")[0]).act = StandIn(site.name)
 
-    def will_be(place: str, call: str) -> bool:
-        if not _is_new(network, place, call, layers):
+    def will_be(name: str, call: str) -> bool:
+        if not _is_new(network, name, call, layers):
             return False
-        return not choice.why_left(_call(network, place, call, is_seen=True))
+        return not choice.why_left(_call(network, name, call, is_seen=True))
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices), torch.no_grad(), watched(trial, will_be) as watch:
@@ -438,7 +314,7 @@ def _tried(
         else:
             outputs = trial(*inputs) if isinstance(inputs, tuple) else trial(inputs)
     watch.reads.look(outputs)
-    calls = _by_kind(network, sorted(watch.found), layers, is_seen=True)
+    calls = _by_kind(network, sorted(watch.calls), layers, is_seen=True)
     return calls, watch.reads.again, outputs
 
 
@@ -447,33 +323,33 @@ def _tried(
 
 def _put(
     network: nn.Module,
-    fresh: Mapping[_Found, nn.Module],
-    left: Mapping[_Found, str],
+    fresh: Mapping[Site, nn.Module],
+    left: Mapping[Site, str],
     again: set[str] | None,
-) -> dict[_Found, str]:
+) -> dict[Site, str]:
     """Put fresh modules in their places; return their names.
 
     ``again`` has the places whose changed input is read again; None if unknown.
     """
-    calls = {one: module for one, module in fresh.items() if one.layer is None}
+    calls = {site: module for site, module in fresh.items() if site.layer is None}
     redirects = bool(calls) or any(map(is_redirecting, network.modules()))
-    some = next(network.parameters(), None)
+    weight = next(network.parameters(), None)
     training = network.training
     names = {}
-    for one, module in fresh.items():
+    for site, module in fresh.items():
         module.train(training)
-        if some is not None:
-            module.to(some.device, some.dtype if some.is_floating_point() else None)
-        stores = again is None or one.name in again
-        if one.layer is None:
-            kind = plain(one.kind)
-            redirect(network.get_submodule(one.name), {kind: Apart(module)}, stores=stores)
-            names[one] = f"{one.name}.activation_of_calls.{kind}.activation".lstrip(".")
+        if weight is not None:
+            module.to(weight.device, weight.dtype if weight.is_floating_point() else None)
+        stores = again is None or site.name in again
+        if site.layer is None:
+            kind = plain(site.kind)
+            redirect(network.get_submodule(site.name), {kind: Apart(module)}, stores=stores)
+            names[site] = f"{site.name}.activation_of_calls.{kind}.activation".lstrip(".")
         else:
-            names[one] = _put_layer(network, one.layer, module, redirects, stores)
+            names[site] = _put_layer(network, site.layer, module, redirects, stores)
     if redirects:
-        for one in left:
-            _shield(network, one)
+        for site in left:
+            _shield(network, site)
     for module in network.modules():
         if isinstance(module, nn.TransformerEncoder) and any(
             not getattr(layer, "activation_relu_or_gelu", 1) for layer in module.layers
@@ -503,42 +379,25 @@ def _put_layer(
         whole, inner = nn.Sequential(before, whole), f".1{inner}"
     setattr(parent, layer.key, whole)
     if isinstance(parent, nn.TransformerEncoderLayer):
-        # Else torch computes the layer in one kernel, with its own ReLU or GELU.
+        # Else torch computes the layer in site kernel, with its own ReLU or GELU.
         parent.activation_relu_or_gelu = 0
     return name + inner
 
 
-def _shield(network: nn.Module, one: _Found) -> None:
+def _shield(network: nn.Module, site: Site) -> None:
     """Let unreplaced modules make their own calls, although an outer module redirects them."""
-    if one.layer is None:
-        redirect(network.get_submodule(one.name), {}, stores=False)
+    if site.layer is None:
+        redirect(network.get_submodule(site.name), {}, stores=False)
         return
-    parent = network.get_submodule(one.layer.parent)
-    module = getattr(parent, one.layer.key)
+    parent = network.get_submodule(site.layer.parent)
+    module = getattr(parent, site.layer.key)
     if isinstance(parent, Apart) or isinstance(module, torch.jit.ScriptModule):
         return
     if not isinstance(module, nn.Module):
         redirect(parent, {}, stores=False)
-    elif one.layer.inside_norm:
+    elif site.layer.inside_norm:
         redirect(module.act, {}, stores=False)  # type: ignore[arg-type]
     elif isinstance(module, Activation):
-        setattr(parent, one.layer.key, Apart(module))
+        setattr(parent, site.layer.key, Apart(module))
     else:
         redirect(module, {}, stores=False)
-
-
-def check_logits(outputs: Any, num_classes: int) -> None:
-    """Refuse a network that does not return logits in training.
-
-    Args:
-        outputs: of the trial pass on two images.
-        num_classes: number of logits per image.
-
-    Raises:
-        NetworkError: it does not.
-    """
-    if not isinstance(outputs, Tensor) or outputs.shape != (2, num_classes):
-        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise NetworkError(
-            f"expected logits (2, {num_classes}) for two images in training, got {came}"
-        )

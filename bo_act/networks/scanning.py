@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.torch_internals import members_of
 from bo_act.networks.calls import FUNCTIONS, GATES, CallWatcher, class_before
-from bo_act.torch_internals import members_of
 
 _UNKNOWN = object()
 """Some value, perhaps a tensor."""
@@ -40,34 +40,34 @@ def calls_in(module: nn.Module) -> list[str]:
         return []
     scan = _Scan(module, kind)
     scan.value(vars(module).get("forward", kind.forward), method=True)
-    return list(scan.found)
+    return list(scan.calls)
 
 
 class _Scan:
     def __init__(self, module: nn.Module, kind: type[nn.Module]) -> None:
         self.module, self.kind = module, kind
         self.package = kind.__module__.partition(".")[0]
-        self.found: dict[str, None] = {}
+        self.calls: dict[str, None] = {}
         self.seen: set[CodeType] = set()
         self.children = {name.rpartition(".")[2] for name, _ in module.named_modules()}
 
-    def value(self, one: Any, *, method: bool = False) -> None:
+    def value(self, value: Any, *, method: bool = False) -> None:
         """Record a function called by name, or follow it."""
-        if isinstance(one, nn.Module):
-            if one is not self.module:
-                self._outside(one)
-        elif isinstance(one, partial):
-            self.value(one.func)
-        elif isinstance(one, MethodType):
-            self.value(one.__func__, method=one.__self__ is self.module)
-        elif (name := _named(one)) is not None:
-            self.found.setdefault(name)
-        elif isinstance(one, FunctionType):
-            home = (one.__module__ or "").partition(".")[0]
-            if "attention" in one.__name__:
+        if isinstance(value, nn.Module):
+            if value is not self.module:
+                self._outside(value)
+        elif isinstance(value, partial):
+            self.value(value.func)
+        elif isinstance(value, MethodType):
+            self.value(value.__func__, method=value.__self__ is self.module)
+        elif (name := _named(value)) is not None:
+            self.calls.setdefault(name)
+        elif isinstance(value, FunctionType):
+            home = (value.__module__ or "").partition(".")[0]
+            if "attention" in value.__name__:
                 return
             if method or (home == self.package and home != "torch"):
-                self._follow(one, method=method)
+                self._follow(value, method=method)
 
     def _outside(self, function: nn.Module) -> None:
         """Look at a module in a global variable: it may be a single call."""
@@ -75,12 +75,12 @@ class _Scan:
         try:
             with torch.no_grad(), CallWatcher(lambda *_: False) as watch:
                 y = function(x)
-            ((_, name),) = watch.found
-            same = torch.equal(y, next(f for f, one in FUNCTIONS.items() if one == name)(x))
+            ((_, name),) = watch.calls
+            same = torch.equal(y, next(f for f, called in FUNCTIONS.items() if called == name)(x))
         except Exception:  # several calls, none, or not a function of a tensor
             return
         if same:
-            self.found.setdefault(name)
+            self.calls.setdefault(name)
 
     def _follow(self, function: FunctionType, *, method: bool) -> None:
         if function.__code__ in self.seen:
@@ -130,11 +130,11 @@ class _Scan:
                 self.value(at, method=bool(me) and step.opname in _CLOSURES)
 
     def _bases(self, name: str) -> None:
-        for one in self.kind.__mro__:
-            if one is nn.Module:
+        for base in self.kind.__mro__:
+            if base is nn.Module:
                 return
-            if isinstance(vars(one).get(name), FunctionType):
-                self._follow(vars(one)[name], method=True)
+            if isinstance(vars(base).get(name), FunctionType):
+                self._follow(vars(base)[name], method=True)
 
     def _attribute(self, of: Any, name: str) -> Any:
         if of is _UNKNOWN or isinstance(of, Tensor):
@@ -145,26 +145,27 @@ class _Scan:
         if isinstance(of, ModuleType):
             return getattr(of, name, _OTHER)
         if isinstance(of, type):
-            found = inspect.getattr_static(of, name, _OTHER)
-            return found.__func__ if isinstance(found, staticmethod | classmethod) else found
+            attribute = inspect.getattr_static(of, name, _OTHER)
+            bound = isinstance(attribute, staticmethod | classmethod)
+            return attribute.__func__ if bound else attribute
         return getattr(of, "__dict__", {}).get(name, _OTHER)
 
     def _of_a_module(self, of: nn.Module, name: str) -> Any:
         for home in members_of(of):
             if name in home:
                 return home[name]
-        found = inspect.getattr_static(class_before(of), name, _OTHER)
+        attribute = inspect.getattr_static(class_before(of), name, _OTHER)
         if of is self.module:
-            if isinstance(found, property):
-                found = found.fget
-            if isinstance(found, FunctionType):
-                self.value(found, method=True)
+            if isinstance(attribute, property):
+                attribute = attribute.fget
+            if isinstance(attribute, FunctionType):
+                self.value(attribute, method=True)
                 return _UNKNOWN
-        return found.__func__ if isinstance(found, staticmethod) else _UNKNOWN
+        return attribute.__func__ if isinstance(attribute, staticmethod) else _UNKNOWN
 
 
-def _named(one: Any) -> str | None:
+def _named(value: Any) -> str | None:
     try:
-        return FUNCTIONS.get(one) or GATES.get(one)
+        return FUNCTIONS.get(value) or GATES.get(value)
     except TypeError:  # not hashable
         return None

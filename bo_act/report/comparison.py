@@ -34,7 +34,7 @@ def comparison_report(comparison: Comparison, *, title: str = "comparison") -> s
         methods=methods,
         unit=comparison.unit,
         verdict=_words(comparison.summary),
-        columns=[(name, place >= 2) for place, name in enumerate(frame.columns)],
+        columns=[(name, column >= 2) for column, name in enumerate(frame.columns)],
         lines=[
             [f"{v:.3g}" if isinstance(v, float) else v for v in row]
             for row in frame.astype(object).where(frame.notna(), "").itertuples(index=False)
@@ -53,13 +53,13 @@ def _panels(comparison: Comparison) -> list[dict[str, Any]]:
     panels = []
     for name, benchmark in comparison.benchmarks.items():
         lines = []
-        for (on, method), one in runs.items():
+        for (on, method), run in runs.items():
             if on != name:
                 continue
             # If all runs found the best, the logarithm needs a lower end.
-            least = floor(benchmark) / len(one.seeds)
+            least = floor(benchmark) / len(run.seeds)
             low, mean, high = (
-                np.maximum(part, least) for part in bootstrap(np.maximum(one.normalized, 0))
+                np.maximum(part, least) for part in bootstrap(np.maximum(run.normalized, 0))
             )
             lines.append(
                 {"name": method, "low": _short(low), "mean": _short(mean), "high": _short(high)}
@@ -75,13 +75,13 @@ def _short(values: NDArray[np.float64]) -> list[float]:
 def _words(summed: Mapping[str, Any]) -> str:
     """Return a sentence on significant differences, with p adjusted for all pairs."""
     sure: dict[str, list[str]] = {}
-    for one in summed["comparisons"]:
-        if one["p_holm"] is None or one["p_holm"] >= _LEVEL:
+    for pair in summed["comparisons"]:
+        if pair["p_holm"] is None or pair["p_holm"] >= _LEVEL:
             continue
-        if one["probability"] > 0.5:
-            sure.setdefault(one["a"], []).append(one["b"])
+        if pair["probability"] > 0.5:
+            sure.setdefault(pair["a"], []).append(pair["b"])
         else:
-            sure.setdefault(one["b"], []).append(one["a"])
+            sure.setdefault(pair["b"], []).append(pair["a"])
     others = len(summed["methods"]) - 1
     if not others:
         return "There is one method, and so nothing to compare."
@@ -99,14 +99,14 @@ def _words(summed: Mapping[str, Any]) -> str:
 
 def _beaten(summed: Mapping[str, Any], methods: list[str]) -> list[list[tuple[str, str]]]:
     """Return P(row beats column) and a word for each cell: better, worse, or none."""
-    found: dict[tuple[str, str], tuple[str, str]] = {}
-    for one in summed["comparisons"]:
-        if one["probability"] is None:
+    beaten: dict[tuple[str, str], tuple[str, str]] = {}
+    for pair in summed["comparisons"]:
+        if pair["probability"] is None:
             continue
-        p, (low, high) = one["probability"], one["ci95"]
-        clear = one["p_holm"] < _LEVEL
+        p, (low, high) = pair["probability"], pair["ci95"]
+        clear = pair["p_holm"] < _LEVEL
         sure = "" if not clear else "better" if p > 0.5 else "worse"
-        found[one["a"], one["b"]] = (f"{p:.2f} [{low:.2f}, {high:.2f}]", sure)
+        beaten[pair["a"], pair["b"]] = (f"{p:.2f} [{low:.2f}, {high:.2f}]", sure)
         other = {"better": "worse", "worse": "better", "": ""}[sure]
-        found[one["b"], one["a"]] = (f"{1 - p:.2f} [{1 - high:.2f}, {1 - low:.2f}]", other)
-    return [[found.get((a, b), ("", "")) for b in methods] for a in methods]
+        beaten[pair["b"], pair["a"]] = (f"{1 - p:.2f} [{1 - high:.2f}, {1 - low:.2f}]", other)
+    return [[beaten.get((a, b), ("", "")) for b in methods] for a in methods]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from bo_act.activations.costs import operator_times, operators_of
 from bo_act.activations.expressions import Expression
 from bo_act.metrics import Metric
 from bo_act.report.embedding_map import EmbeddingMap, LayerSpectra, embedding_map, spectra
 from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.predictions import Calibration, Predictions, calibration, predictions, seen
 from bo_act.report.trials import Row, importances, ranked, rows
-from bo_act.study.results.confirmation import Confirmed
+from bo_act.spaces.costs import operator_times, operators_of
+from bo_act.study.results.confirmed import Confirmed
 from bo_act.study.results.failures import failures, nothing_found
 from bo_act.study.results.summary import StudyResult, read_result
 from bo_act.study.results.verdict import Verdict, verdict
@@ -47,8 +47,8 @@ class ReportData:
         if not any(map(repetition, self.subject.trials)):
             return ranked(self.rows, self.metric)
         means = {trial.number: trial.value for trial in averaged(self.subject.trials)}
-        some = [replace(row, value=means[row.number]) for row in self.rows if row.number in means]
-        return ranked(some, self.metric)
+        of_mean = [replace(r, value=means[r.number]) for r in self.rows if r.number in means]
+        return ranked(of_mean, self.metric)
 
     @cached_property
     def result(self) -> StudyResult | None:
@@ -83,12 +83,12 @@ class ReportData:
 
     def times(self, functions: Sequence[Expression]) -> Mapping[str, float]:
         """Times of some functions' operators: from the study, or measured on the CPU."""
-        unknown = [one for one in functions if not operators_of(one) <= self._times.keys()]
+        unknown = [f for f in functions if not operators_of(f) <= self._times.keys()]
         if unknown or not self._times:
             # The minimum of several: other work on the machine only adds time.
-            some = [operator_times(of=unknown) for _ in range(3)]
-            for name in some[0]:
-                self._times.setdefault(name, min(one[name] for one in some))
+            repeats = [operator_times(of=unknown) for _ in range(3)]
+            for name in repeats[0]:
+                self._times.setdefault(name, min(times[name] for times in repeats))
         return self._times
 
     @cached_property
@@ -122,7 +122,7 @@ class ReportData:
     @cached_property
     def spectra(self) -> tuple[list[LayerSpectra], str]:
         """Fisher spectra of the best functions and of ReLU."""
-        functions = [text for one in self.best for text in functions_of(one).values()]
+        functions = [text for best in self.best for text in functions_of(best).values()]
         return spectra(self.subject, [*functions, REFERENCE])
 
     @cached_property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +59,14 @@ def embedding_map(
     sampler = subject.sampler
     if sampler is None:
         return None
-    tried = [_tried(subject, place) for place in range(len(subject.activations))]
+    tried = [_tried(subject, activation) for activation in range(len(subject.activations))]
     embedding, catalogue = sampler.embedding, sampler.catalogue
     valid = np.flatnonzero(embedding.valid)
-    evaluated = {index for some in tried for _, index in some if embedding.valid[index]}
+    evaluated = {index for _, index in chain(*tried) if embedding.valid[index]}
     plane, explained = project(embedding.points[valid])
     shown = _chosen(valid, plane, evaluated, predicted, most)
     at = np.searchsorted(valid, shown)
-    position = {int(index): place for place, index in enumerate(shown)}
+    position = {int(index): number for number, index in enumerate(shown)}
     return EmbeddingMap(
         shown,
         tuple(catalogue.text(int(index)) for index in shown),
@@ -73,8 +74,8 @@ def embedding_map(
         explained,
         len(valid),
         tuple(
-            tuple((number, position[index]) for number, index in some if index in position)
-            for some in tried
+            tuple((number, position[index]) for number, index in of_activation if index in position)
+            for of_activation in tried
         ),
     )
 

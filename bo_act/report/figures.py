@@ -82,9 +82,9 @@ def _label(data: ReportData, what: str = "") -> str:
     return f"{what} {data.metric.axis}".strip().replace("$", r"\$")
 
 
-def _points(axes: Axes, some: Sequence[Row], height: Any, **style: Any) -> None:
-    if some:
-        axes.scatter([r.number for r in some], [height(r.value) for r in some], **style)
+def _points(axes: Axes, rows: Sequence[Row], height: Any, **style: Any) -> None:
+    if rows:
+        axes.scatter([r.number for r in rows], [height(r.value) for r in rows], **style)
 
 
 @styled
@@ -191,12 +191,12 @@ def gallery_of(data: ReportData, top: int = 9) -> Figure:
     for row in data.ranked:
         for text in row.functions:
             best.setdefault(text, row.value)
-    some = list(best.items())[:top]
-    if not some:
+    shown = list(best.items())[:top]
+    if not shown:
         raise _nothing(data)
-    values = [text.replace("$", r"\$") for text in data.metric.texts([v for _, v in some])]
-    titles = [f"{_wrapped(text)}\n{value}" for (text, _), value in zip(some, values, strict=True)]
-    figure: Figure = gallery([text for text, _ in some], titles=titles)
+    values = [text.replace("$", r"\$") for text in data.metric.texts([v for _, v in shown])]
+    titles = [f"{_wrapped(text)}\n{value}" for (text, _), value in zip(shown, values, strict=True)]
+    figure: Figure = gallery([text for text, _ in shown], titles=titles)
     return figure
 
 

@@ -27,7 +27,7 @@ def front_report(subject: LoadedStudy) -> str:
         subject: see ``study_report``.
     """
     study, metrics = subject.study, metrics_of(subject.study)
-    found, trials = result_of(study, None), rows(subject)
+    result, trials = result_of(study, None), rows(subject)
     done = [t.values if t.state == TrialState.COMPLETE else None for t in subject.trials]
     return render(
         "front.html",
@@ -37,19 +37,19 @@ def front_report(subject: LoadedStudy) -> str:
         metrics=list(map(str, metrics)),
         front=[
             {
-                "text": one.activation,
-                "graph": _drawn(one.activation),
-                "formula": _formulas(one.activation),
-                "settings": shown(one.settings),
+                "text": function.activation,
+                "graph": _drawn(function.activation),
+                "formula": _formulas(function.activation),
+                "settings": shown(function.settings),
                 "cells": cells,
-                "trial": one.trial,
+                "trial": function.trial,
             }
-            for one, cells in zip(
-                found.front, _cells([one.values for one in found.front], metrics), strict=True
+            for function, cells in zip(
+                result.front, _cells([f.values for f in result.front], metrics), strict=True
             )
         ],
-        nothing=found.lacking,
-        failures=found.failures,
+        nothing=result.lacking,
+        failures=result.failures,
         rows=[
             {"row": row, "cells": cells}
             for row, cells in zip(trials, _cells(done, metrics), strict=True)
@@ -63,8 +63,8 @@ def _cells(
 ) -> list[tuple[str, ...]]:
     """Return the values of each line as text, those of a column with as many decimals each."""
     columns = [
-        metric.texts([None if one is None else one[place] for one in values])
-        for place, metric in enumerate(metrics)
+        metric.texts([None if line is None else line[column] for line in values])
+        for column, metric in enumerate(metrics)
     ]
     return list(zip(*columns, strict=True))
 
@@ -75,5 +75,5 @@ def _drawn(text: str) -> Markup:
 
 
 def _formulas(text: str) -> Markup:
-    found = [readable(function) for function in functions_of(text).values()]
-    return Markup(" ".join(mathml(e) for e in found if e))
+    functions = [readable(function) for function in functions_of(text).values()]
+    return Markup(" ".join(mathml(e) for e in functions if e))

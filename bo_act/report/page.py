@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_act import __version__
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import BoActError
-from bo_act.extras import require_extra
 from bo_act.html import Markup, escape
 from bo_act.io import atomic_write, reason
 

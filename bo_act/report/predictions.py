@@ -15,7 +15,8 @@ from scipy import stats
 from bo_act.report.loaded_study import LoadedStudy
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, count_different, inverse_warp, unit
-from bo_act.search.searcher import Fit, Searcher
+from bo_act.search.proposal import Fit
+from bo_act.search.searcher import Searcher
 
 LEVEL = 0.9
 """Of the central intervals."""
@@ -107,8 +108,8 @@ def predictions(subject: LoadedStudy, seen: Seen | None) -> list[Predictions]:
 def _predict(fit: Fit, valid: NDArray[np.int64], activation: int) -> tuple[Floats, Floats]:
     best = fit.measured[[int(fit.values.argmax())]]
     means, variances = [], []
-    for some in np.array_split(valid, 1 + len(valid) // _CHUNK):
-        points = fit.space.points(best.with_functions(activation, some))
+    for chunk in np.array_split(valid, 1 + len(valid) // _CHUNK):
+        points = fit.space.points(best.with_functions(activation, chunk))
         mean, variance = fit.model.mean_and_variance(points)
         means.append(mean.numpy())
         variances.append(variance.numpy())
@@ -173,7 +174,7 @@ def calibration(seen: Seen | None) -> tuple[Calibration | None, str]:
         high[own] = inverse_warp(mean[own] + away[own], y, values)
     inside = float((np.abs(target - mean) <= away + 1e-9).mean())
     tau = float(stats.kendalltau(mean, measured).statistic)
-    found = Calibration(
+    result = Calibration(
         measured, predicted, low, high, inside, tau if np.isfinite(tau) else None, folds
     )
-    return found, ""
+    return result, ""

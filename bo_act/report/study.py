@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import optuna
 
-from bo_act.activations.costs import cost
 from bo_act.activations.formulas import mathml
 from bo_act.activations.learnt import LEARNT, Learnt, read_learnt
 from bo_act.activations.plots import graph, sample, windows
@@ -24,6 +23,7 @@ from bo_act.report.loaded_study import LoadedStudy, readable
 from bo_act.report.page import line, numbers, packed, render, whisker, write
 from bo_act.report.predictions import LEVEL, Calibration
 from bo_act.report.trials import Row, best_so_far, end_of_interest
+from bo_act.spaces.costs import cost
 from bo_act.study.results.confirmation import confirmed_runs
 from bo_act.study.results.summary import best_configurations
 from bo_act.study.results.verdict import caveats, judged, sampled, with_interval
@@ -151,13 +151,13 @@ def _hero(data: ReportData) -> dict[str, Any] | None:
         )
         if row.minus_relu is not None:
             shown_ = with_interval(row.minus_relu, data.metric, signed=True)
-            what = "points" if data.metric.in_percent else "difference"
+            label = "points" if data.metric.in_percent else "difference"
             over = f"paired, 95% {sampled([row.minus_relu])}"
-            numbers_.append((f"{what} against ReLU", shown_, over))
+            numbers_.append((f"{label} against ReLU", shown_, over))
     elif data.ranked:
         best = data.ranked[0]
-        value, what = _value(best.value, data), f"best {data.metric.name}"
-        numbers_.append((what, value, f"trial {best.number}, one run"))
+        value, label = _value(best.value, data), f"best {data.metric.name}"
+        numbers_.append((label, value, f"trial {best.number}, one run"))
     if price := _cost(text, data):
         numbers_.append(("cost of the function", f"{price} ReLU", "operator by operator"))
     seconds = _seconds(data)
@@ -209,7 +209,7 @@ def _confirmed(data: ReportData) -> dict[str, Any] | None:
     steady = [row.test for row in data.confirmed if not row.diverged] or [
         row.test for row in data.confirmed
     ]
-    edges = [edge for one in steady for edge in (one.mean, one.low, one.high) if edge is not None]
+    edges = [e for test in steady for e in (test.mean, test.low, test.high) if e is not None]
     ends = (min(edges), max(edges))
     lines = []
     for row in data.confirmed:
@@ -218,9 +218,9 @@ def _confirmed(data: ReportData) -> dict[str, Any] | None:
             if other not in row.minus:
                 differences.append(("", ""))
                 continue
-            one = row.minus[other]
-            sure = {"better": "better", "worse": "worse"}.get(judged(one, data.metric), "")
-            differences.append((with_interval(one, data.metric, signed=True), sure))
+            minus = row.minus[other]
+            sure = {"better": "better", "worse": "worse"}.get(judged(minus, data.metric), "")
+            differences.append((with_interval(minus, data.metric, signed=True), sure))
         lines.append(
             {
                 "role": row.role,
@@ -251,25 +251,25 @@ def _learnt(data: ReportData) -> dict[str, Any] | None:
     subject = data.subject
     trials = {trial.number: trial for trial in subject.trials}
     for row in data.ranked:
-        places = read_learnt(trials[row.number].user_attrs.get(LEARNT))
-        if places:
-            some = np.unique(np.linspace(0, len(places) - 1, min(len(places), _LEARNT)).round())
+        learnt = read_learnt(trials[row.number].user_attrs.get(LEARNT))
+        if learnt:
+            indices = np.unique(np.linspace(0, len(learnt) - 1, min(len(learnt), _LEARNT)).round())
             return {
                 "trial": row.number,
-                "total": len(places),
-                "places": [_drawn(places[int(place)]) for place in some],
+                "total": len(learnt),
+                "places": [_drawn(learnt[int(index)]) for index in indices],
             }
     return None
 
 
-def _drawn(one: Learnt) -> dict[str, Any]:
-    first, *others = one.after
-    some = f"{len(one.after)} of {one.channels} channels" if one.channels else "the layer"
+def _drawn(learnt: Learnt) -> dict[str, Any]:
+    first, *others = learnt.after
+    note = f"{len(learnt.after)} of {learnt.channels} channels" if learnt.channels else "the layer"
     return {
-        "place": one.place,
-        "graph": graph(first, others=others, beside=one.before, width=150, height=100),
+        "place": learnt.place,
+        "graph": graph(first, others=others, beside=learnt.before, width=150, height=100),
         "formula": mathml(first) if not others else "",
-        "note": some,
+        "note": note,
     }
 
 
@@ -353,9 +353,9 @@ def _map(data: ReportData) -> dict[str, Any] | None:
         "trials": [
             [
                 [number, position, of_trial[number].value, of_trial[number].state]
-                for number, position in some
+                for number, position in of_activation
             ]
-            for some in land.trials
+            for of_activation in land.trials
         ],
     }
 
@@ -363,13 +363,13 @@ def _map(data: ReportData) -> dict[str, Any] | None:
 def _spectra(layers: Sequence[LayerSpectra]) -> list[dict[str, Any]]:
     return [
         {
-            "layer": one.layer,
+            "layer": layer.layer,
             "curves": [
                 {"text": text, "x": numbers(x), "null": round(null, 4)}
-                for text, (x, null) in one.curves.items()
+                for text, (x, null) in layer.curves.items()
             ],
         }
-        for one in layers
+        for layer in layers
     ]
 
 

@@ -87,9 +87,9 @@ def _row(trial: FrozenTrial, subject: LoadedStudy) -> Row:
 
 def _violated(trial: FrozenTrial) -> str:
     """Say which constraints a trial violates; ``""`` of one that violates none."""
-    if is_diverged(trial) or not (some := [n for n, v in trial.constraints.items() if v > 0]):
+    if is_diverged(trial) or not (violated := [n for n, v in trial.constraints.items() if v > 0]):
         return ""
-    return f"violates the constraint{'s' * (len(some) > 1)} {', '.join(some)}"
+    return f"violates the constraint{'s' * (len(violated) > 1)} {', '.join(violated)}"
 
 
 def _others(trial: FrozenTrial, subject: LoadedStudy) -> dict[str, Any]:
@@ -160,13 +160,13 @@ def importances(subject: LoadedStudy) -> tuple[dict[str, float], str]:
     if len(set(of_trial.values())) < 2:
         return {}, "All complete trials have the same value."
     try:
-        found = get_param_importances(
+        shares = get_param_importances(
             own_only(study),
             evaluator=FanovaImportanceEvaluator(seed=0),
             target=lambda trial: of_trial.get(trial.number, min(of_trial.values())),
         )
     except (ValueError, RuntimeError, ImportError) as error:
         return {}, f"Optuna could not estimate them: {error}"
-    if not found:
+    if not shares:
         return {}, "No parameter is common to all trials."
-    return dict(sorted(found.items(), key=lambda pair: -pair[1])), ""
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1])), ""

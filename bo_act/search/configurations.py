@@ -1,10 +1,11 @@
-"""Configurations: functions for several places and other parameters, and the points that they are.
+"""Configurations: the functions and other parameters of a trial, as points.
 
 K  activations of a configuration            p  coordinates of the other parameters
 n  configurations                            N  functions of the catalogue
 
-A configuration is a point: the embedded points of its functions beside the coordinates of its
-parameters, each of them a block of the kernel. Mostly K is 1 and p is 0: it is a function, then.
+The point of a configuration joins the embedded points of its functions and the coordinates of its
+parameters; each part is a block of the kernel. Mostly K = 1 and p = 0: a configuration is one
+function.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from optuna.distributions import (
 from scipy.stats import qmc
 from torch import Tensor
 
+from bo_act.dependencies.optuna_internals import SearchSpaceTransform
 from bo_act.errors import SearchError
-from bo_act.optuna_internals import SearchSpaceTransform
 from bo_act.search.embedding.embedding import Embedding
 
 ONE = ("",)
 """The single activation of a study has no name."""
 
-# Two choices of a category are as far apart as the ends of a range.
+# Two choices of a category have the same distance as the ends of a range.
 _ONE_HOT = 1 / math.sqrt(2)
-_NEAR = (0.2, 0.05)  # standard deviations of steps from a point: to look around, and to refine
-_OTHER_CHOICE = 0.2  # share of such steps that change a category
+_NEAR = (0.2, 0.05)  # standard deviations of steps from a point: to explore, and to refine
+_OTHER_CHOICE = 0.2  # share of these steps that change a category
 
 Settings = NDArray[np.float64]
 
@@ -76,11 +77,11 @@ class Configurations:
     def of(
         cls, given: Configurations | Iterable[int], like: Configurations | None = None
     ) -> Configurations:
-        """Return configurations, of functions alone where indices are given.
+        """Return the argument as configurations.
 
         Args:
-            given: configurations, or (n,) indices.
-            like: says what nothing at all is nothing of.
+            given: configurations, or (n,) indices of functions.
+            like: gives K and p if ``given`` is empty.
         """
         if isinstance(given, Configurations):
             return given
@@ -98,31 +99,31 @@ class Configurations:
         )
 
     def distinct(self) -> Configurations:
-        """Return each configuration once, functions ascending, others in the order they came in."""
+        """Return each configuration once; single functions ascending, others in their order."""
         rows = np.concatenate([self.functions, self.settings], axis=1)
         first = np.unique(rows, axis=0, return_index=True)[1]
         return self[first if rows.shape[1] == 1 else np.sort(first)]
 
     def placed(self, embedding: Embedding) -> NDArray[np.bool_]:
-        """Tell whose functions all have a place in an embedding, (n,)."""
+        """Tell which configurations have all their functions in an embedding, (n,)."""
         return np.asarray(embedding.valid[self.functions].all(axis=1))
 
-    def with_functions(self, place: int, functions: NDArray[np.int64]) -> Configurations:
-        """Return the first configuration with other functions in one of its places, (m,)."""
-        many = self[np.zeros(len(functions), dtype=np.int64)]
-        many.functions[:, place] = functions
-        return many
+    def with_functions(self, k: int, functions: NDArray[np.int64]) -> Configurations:
+        """Return the first configuration with m other functions as its k-th activation."""
+        changed = self[np.zeros(len(functions), dtype=np.int64)]
+        changed.functions[:, k] = functions
+        return changed
 
 
 class Taken:
-    """Configurations that are not to be proposed.
+    """Configurations that must not be proposed.
 
     Args:
-        known: tried or under evaluation.
-        closed: functions of configurations that are given up, whatever their settings.
+        known: configurations that were tried or are under evaluation.
+        closed: functions that were given up, with any settings.
 
     Attributes:
-        functions: those of all of them.
+        functions: functions of all these configurations.
     """
 
     def __init__(self, known: Configurations, closed: Iterable[tuple[int, ...]]) -> None:
@@ -132,40 +133,41 @@ class Taken:
         self._indices = np.array([*{i for functions in self.functions for i in functions}])
 
     def count(self, besides: Collection[tuple[int, ...]]) -> int:
-        """Count them, but for those of some functions; of those given up, only the functions."""
+        """Count the configurations without some functions; a function given up counts once."""
         tried = [functions for functions, _ in self.tried]
         every = [*tried, *(self.closed - set(tried))]
         return sum(functions not in besides for functions in every)
 
-    def among(self, some: Configurations) -> NDArray[np.bool_]:
+    def among(self, configurations: Configurations) -> NDArray[np.bool_]:
         """Tell which of n configurations are taken, (n,)."""
-        taken = np.zeros(len(some), dtype=bool)
-        rows = np.flatnonzero(np.isin(some.functions, self._indices).all(axis=1))
-        taken[rows] = [key in self.tried or key[0] in self.closed for key in _keys(some[rows])]
+        taken = np.zeros(len(configurations), dtype=bool)
+        rows = np.flatnonzero(np.isin(configurations.functions, self._indices).all(axis=1))
+        taken[rows] = [
+            key in self.tried or key[0] in self.closed for key in _keys(configurations[rows])
+        ]
         return taken
 
 
-def _keys(some: Configurations) -> list[tuple[tuple[int, ...], bytes]]:
-    functions = map(tuple, some.functions.tolist())
+def _keys(configurations: Configurations) -> list[tuple[tuple[int, ...], bytes]]:
+    functions = map(tuple, configurations.functions.tolist())
     return [
         (function, row.tobytes())
-        for function, row in zip(functions, np.round(some.settings, 9), strict=True)
+        for function, row in zip(functions, np.round(configurations.settings, 9), strict=True)
     ]
 
 
 class Parameters:
     """The p coordinates of the parameters of a study.
 
-    A number is one coordinate in [0, 1], logarithmic where its distribution is; a category is one
-    coordinate a choice, all 0 but one. Every point that is returned is one that the distributions
-    allow: integers and steps are rounded.
+    A number is one coordinate in [0, 1], logarithmic if its distribution is. A category is one-hot,
+    with one coordinate per choice. All returned points are valid: integers and steps are rounded.
 
     Args:
-        distributions: of Optuna, by name; of one value each is left out.
+        distributions: of Optuna, by name; those of a single value are left out.
 
     Attributes:
         width: p.
-        blocks: columns of each.
+        blocks: columns of each parameter.
 
     Examples:
         >>> from optuna.distributions import FloatDistribution
@@ -195,36 +197,36 @@ class Parameters:
 
     @property
     def count(self) -> float:
-        """How many points there are; infinity where a parameter is continuous."""
+        """The number of points; infinite if a parameter is continuous."""
         return math.prod(_choices(distribution) for distribution in self.distributions.values())
 
     def encode(self, values: Mapping[str, Any]) -> Settings:
-        """Return where values lie, (p,).
+        """Return the point of values, (p,).
 
         Args:
-            values: one of each parameter, and others; numbers beyond their range lie at its end.
+            values: of all parameters, and possibly others; numbers are clipped to their range.
 
         Raises:
             ValueError: a category has no such choice.
         """
         if not self.width:
             return np.empty(0)
-        place = self._transform.transform({name: values[name] for name in self.distributions})
-        return np.asarray(np.clip(place, 0, 1) * self._scale)
+        point = self._transform.transform({name: values[name] for name in self.distributions})
+        return np.asarray(np.clip(point, 0, 1) * self._scale)
 
     def decode(self, point: Settings) -> dict[str, Any]:
-        """Return the values at a point (p,)."""
+        """Return the values of a point (p,)."""
         return self._transform.untransform(point / self._scale) if self.width else {}
 
     def draw(self, count: int, generator: np.random.Generator) -> Settings:
-        """Return points spread evenly over the cube, (count, p)."""
+        """Draw points spread evenly over the cube, (count, p)."""
         if not self.width:
             return np.empty((count, 0))
         sobol = qmc.Sobol(self.width, rng=generator)
         return self._allowed(sobol.random(2 ** math.ceil(math.log2(max(count, 1))))[:count])
 
     def near(self, point: Settings, count: int, generator: np.random.Generator) -> Settings:
-        """Return points around one, (count, p), half of them very near."""
+        """Draw points around a point, (count, p), half of them very near."""
         if not self.width:
             return np.empty((count, 0))
         wide, narrow = _NEAR
@@ -246,7 +248,7 @@ class Parameters:
 
 
 class ConfigurationSpace:
-    """Points of configurations.
+    """Maps configurations to points.
 
     Args:
         embedding: of the N functions, d columns.
@@ -254,7 +256,7 @@ class ConfigurationSpace:
         parameters: p coordinates.
 
     Attributes:
-        blocks: columns of each block of each activation, and of each parameter.
+        blocks: columns of each activation's blocks and of each parameter.
     """
 
     def __init__(
@@ -275,16 +277,16 @@ class ConfigurationSpace:
             for name, columns in parameters.blocks.items()
         }
 
-    def points(self, some: Configurations) -> Tensor:
+    def points(self, configurations: Configurations) -> Tensor:
         """Return the points of n configurations, (n, K d + p)."""
-        parts = [self.embedding.points[column] for column in some.functions.T]
+        parts = [self.embedding.points[column] for column in configurations.functions.T]
         if self.parameters.width:
-            parts.append(some.settings)
+            parts.append(configurations.settings)
         return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
-    def placed(self, some: Configurations) -> Tensor:
-        """Return the points of those that have a place."""
-        return self.points(some[some.placed(self.embedding)])
+    def placed(self, configurations: Configurations) -> Tensor:
+        """Return the points of the configurations in the embedding."""
+        return self.points(configurations[configurations.placed(self.embedding)])
 
 
 def _choices(distribution: BaseDistribution) -> float:

@@ -1,4 +1,4 @@
-"""Why a function was worth a try: what the surrogate said of it, and by which evidence."""
+"""Explanations of proposals: the surrogate's prediction and its evidence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import SearchError
 from bo_act.search.configurations import Configurations, Taken
 from bo_act.search.embedding.embedding import Embedding
@@ -15,19 +16,18 @@ from bo_act.search.observations import Observations, count_different, inverse_wa
 from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
 from bo_act.search.surrogate.own import AnySurrogate
-from bo_act.torch_state import plain_torch
 
 LEVEL = 0.9
-"""Of the central interval of a prediction."""
+"""Probability of the central interval of a prediction."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An evaluated function that is like another one.
+    """An evaluated function that is similar to another one.
 
     Attributes:
-        place: among the observations.
-        value: as observed.
+        place: number of the observation.
+        value: the observed value.
         similarity: the prior correlation of the two values, in [0, 1].
     """
 
@@ -38,16 +38,16 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a Gaussian process says of one function.
+    """A Gaussian process's prediction for one function.
 
     Attributes:
-        predicted: the value where half of the probability lies below.
-        low, high: central interval of a measurement, of 90%. All three are read from the observed
-            values, and so never beyond the best or the worst of them.
-        contributions: part of the model → what it adds to the mean, in units of the warped
+        predicted: median of the value.
+        low, high: central 90% interval of a measurement. All three are interpolated between
+            observed values, so they are within their range.
+        contributions: part of the model → its contribution to the mean, in units of the warped
             target, whose deviation is about 1.
-        neighbours: the most similar evaluated functions, the most similar first.
-        observed: how many functions the surrogate had seen.
+        neighbours: the most similar evaluated functions, most similar first.
+        observed: number of observed functions.
     """
 
     predicted: float
@@ -59,7 +59,7 @@ class Explanation:
 
 
 def can_explain(surrogate: AnySurrogate) -> bool:
-    """Tell whether a surrogate has predictions with an uncertainty to tell."""
+    """Tell whether a surrogate predicts an uncertainty."""
     return surrogate.is_own or surrogate.name == "gp"
 
 
@@ -68,34 +68,36 @@ def explain(
     searcher: Searcher,
     embedding: Embedding,
     observations: Observations,
-    one: Configurations | int,
+    configuration: Configurations | int,
     *,
     neighbours: int = 5,
 ) -> Explanation:
-    """Explain what is expected of a configuration by others that were evaluated.
+    """Explain the prediction for a configuration from the other evaluated ones.
 
-    Contributions and neighbours are those of the kernel of 'gp'; of other models there are none.
+    Only the surrogate 'gp' has contributions and neighbours.
 
     Args:
         searcher: of the study.
         embedding: of the space.
-        observations: of others; a value of this one is left out.
-        one: the configuration, or the function where functions alone are searched.
-        neighbours: how many are named.
+        observations: of others; those of this configuration are left out.
+        configuration: to explain; an index if only functions are searched.
+        neighbours: their number.
 
     Raises:
-        SearchError: the surrogate is neither the Gaussian process nor your own, the function has
-            no place, or too little was observed.
+        SearchError: the surrogate is neither the Gaussian process nor your own, the function is not
+            in the embedding, or there are too few observations.
     """
     if not can_explain(searcher.surrogate):
         raise SearchError(
             "only the surrogate 'gp', or your own, can explain a prediction; this one is "
             f"{searcher.surrogate.name!r}"
         )
-    one = Configurations.of([one] if isinstance(one, int) else one)
-    if not one.placed(embedding)[0]:
+    configuration = Configurations.of(
+        [configuration] if isinstance(configuration, int) else configuration
+    )
+    if not configuration.placed(embedding)[0]:
         raise SearchError("the function is not in the embedding: it lacks a feature")
-    others = ~Taken(one, ()).among(observations.measured)
+    others = ~Taken(configuration, ()).among(observations.measured)
     seen = observations.among(others)
     placed = seen.measured.placed(embedding)
     if count_different(seen.values[placed]) < 2:
@@ -104,7 +106,7 @@ def explain(
             f"{int(placed.sum())}; there was no prediction yet"
         )
     fit = searcher.fit(embedding, seen)
-    model, point = fit.model, fit.space.points(one)
+    model, point = fit.model, fit.space.points(configuration)
     mean, variance = (float(part[0]) for part in model.mean_and_variance(point))
     away = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance + float(getattr(model, "noise", 0.0)))
     low, predicted, high = inverse_warp(

@@ -1,7 +1,7 @@
-"""The best configuration by an acquisition function, climbed by turns.
+"""Local search for the configuration with the best acquisition value.
 
-There are too many configurations to score them all: all functions for one place, then many
-settings of the parameters, from several starts.
+There are too many configurations to score all. From several starts, the search alternates: it tries
+all functions for one activation after another, then many settings of the other parameters.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from bo_act.errors import ExhaustedError
 from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.configurations import Configurations, ConfigurationSpace, Taken
 
-_REPRESENTATIVES = 512  # configurations that stand for all
+_REPRESENTATIVES = 512  # configurations that represent all
 _POOL = 4_096  # functions scored at the start
-_COARSE = 4  # settings that they are scored at, besides those of the best observed
-_SHORT = 256  # functions scored after that, for each place
+_COARSE = 4  # settings that they are scored at, besides those of the best observation
+_SHORT = 256  # functions that are scored from then on, per activation
 _STARTS = 4
 _SWEEPS = 3
-_SETTINGS = 64  # scored at a time: as many spread out as near
+_SETTINGS = 64  # scored at once, near and spread out each
 
 
-class Climb:
-    """Maximizing the acquisition function over configurations.
+class LocalSearch:
+    """Maximizes the acquisition function over configurations.
 
     Args:
-        scoring: what is maximized.
-        space: what places configurations.
+        scoring: scores of configurations.
+        space: maps configurations to points.
         candidates: indices of functions that may be proposed.
-        taken: what is not to be proposed.
-        generator: of what is drawn.
+        taken: configurations that may not.
+        generator: of random draws.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Climb:
 
         Args:
             measured: n configurations that the surrogate was fitted to.
-            merits: (n,) by which the best of them are told.
+            merits: (n,) their ranking, larger is better.
 
         Raises:
-            ExhaustedError: all are taken, as far as it looks.
+            ExhaustedError: all configurations that it tried are taken.
         """
         incumbents = measured[np.argsort(-merits.numpy(), kind="stable")[:_STARTS]]
         self.places = incumbents.functions.shape[1]
@@ -65,29 +65,29 @@ class Climb:
             self.space.points(Configurations.join(incumbents, drawn)),
             seed=int(self.generator.integers(2**31)),
         )
-        found = self._coarse(incumbents)
+        starts = self._coarse(incumbents)
         for _ in range(_SWEEPS):
-            before, found = found, self._sweep(found)
-            if np.array_equal(before.functions, found.functions) and np.array_equal(
-                before.settings, found.settings
+            before, starts = starts, self._sweep(starts)
+            if np.array_equal(before.functions, starts.functions) and np.array_equal(
+                before.settings, starts.settings
             ):
                 break
-        chosen = self._best_of(found)
+        chosen = self._best_of(starts)
         if self.taken.among(chosen)[0]:
             chosen = self._best_of(drawn)
         if self.taken.among(chosen)[0]:
             raise ExhaustedError("there is nothing left to propose: all configurations were tried")
         return chosen, float(self._score(chosen)[0])
 
-    def _score(self, some: Configurations) -> NDArray[np.float64]:
-        """Return scores, (n,), minus infinity of what is taken, and of nothing else."""
+    def _score(self, configurations: Configurations) -> NDArray[np.float64]:
+        """Return the scores, (n,), minus infinity only for taken configurations."""
         with torch.no_grad():
-            scores = self.raw(self.space.points(some)).numpy()
+            scores = self.raw(self.space.points(configurations)).numpy()
         least = np.finfo(scores.dtype).min
-        return np.where(self.taken.among(some), -np.inf, np.maximum(scores, least))
+        return np.where(self.taken.among(configurations), -np.inf, np.maximum(scores, least))
 
     def _pool(self, incumbents: Configurations) -> NDArray[np.int64]:
-        """Return the functions to look at: all, or those that may be good where the best are."""
+        """Return the functions to score: all, or the most promising at the best settings."""
         if len(self.candidates) <= _POOL:
             return self.candidates
         points = self.space.points(incumbents.with_functions(0, self.candidates))
@@ -102,9 +102,9 @@ class Climb:
         )
 
     def _coarse(self, incumbents: Configurations) -> Configurations:
-        """Return starts: incumbents, and the best function for each place at some settings.
+        """Return starts: incumbents, and the best function for each activation at some settings.
 
-        From then on each place chooses among the functions that scored best there.
+        From then on, each activation is chosen among the functions with the best scores here.
         """
         settings = incumbents.settings[:1]
         if settings.shape[1]:
@@ -112,39 +112,41 @@ class Climb:
             settings = np.unique(np.concatenate([settings, drawn]), axis=0)
         starts = [incumbents]
         self.short = []
-        for place in range(self.places):
+        for k in range(self.places):
             scores = np.full(len(self.pool), -np.inf)
             for row in settings:
                 base = Configurations(incumbents.functions[:1], row[None])
-                many = base.with_functions(place, self.pool)
-                here = self._score(many)
-                starts.append(many[[int(here.argmax())]])
+                variants = base.with_functions(k, self.pool)
+                here = self._score(variants)
+                starts.append(variants[[int(here.argmax())]])
                 scores = np.maximum(scores, here)
             self.short.append(self.pool[np.argsort(-scores, kind="stable")[:_SHORT]])
-        found = Configurations.join(*starts)
-        return found[np.argsort(-self._score(found), kind="stable")[:_STARTS]]
+        joined = Configurations.join(*starts)
+        return joined[np.argsort(-self._score(joined), kind="stable")[:_STARTS]]
 
-    def _sweep(self, found: Configurations) -> Configurations:
+    def _sweep(self, starts: Configurations) -> Configurations:
         improved = []
-        for row in range(len(found)):
-            one = found[[row]]
-            for place, short in enumerate(self.short):
-                one = self._best_of(Configurations.join(one, one.with_functions(place, short)))
-            improved.append(self._with_best_settings(one))
+        for row in range(len(starts)):
+            best = starts[[row]]
+            for k, short in enumerate(self.short):
+                best = self._best_of(Configurations.join(best, best.with_functions(k, short)))
+            improved.append(self._with_best_settings(best))
         return Configurations.join(*improved)
 
-    def _with_best_settings(self, one: Configurations) -> Configurations:
+    def _with_best_settings(self, configuration: Configurations) -> Configurations:
         parameters = self.space.parameters
         if not parameters.width:
-            return one
+            return configuration
         settings = np.concatenate(
             [
-                one.settings,
+                configuration.settings,
                 parameters.draw(_SETTINGS, self.generator),
-                parameters.near(one.settings[0], _SETTINGS, self.generator),
+                parameters.near(configuration.settings[0], _SETTINGS, self.generator),
             ]
         )
-        return self._best_of(Configurations(np.repeat(one.functions, len(settings), 0), settings))
+        return self._best_of(
+            Configurations(np.repeat(configuration.functions, len(settings), 0), settings)
+        )
 
-    def _best_of(self, many: Configurations) -> Configurations:
-        return many[[int(self._score(many).argmax())]]
+    def _best_of(self, configurations: Configurations) -> Configurations:
+        return configurations[[int(self._score(configurations).argmax())]]

@@ -1,4 +1,4 @@
-"""Search methods by name: what a comparison compares."""
+"""Search methods by name, for comparisons."""
 
 from __future__ import annotations
 
@@ -77,4 +77,4 @@ METHODS: Mapping[str, MethodSpec] = {
     "tpe": MethodSpec(optuna="tpe"),
     "gpsampler": MethodSpec(optuna="gp"),
 }
-"""``default`` is what a study does when its file says nothing."""
+"""``default`` is the search of a study file that does not mention it."""

@@ -1,4 +1,4 @@
-"""Observations: what has been measured, and how it is shown to a Gaussian process."""
+"""Observations: measured values, and their warping for a Gaussian process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bo_act.statistics import FLOAT64_ROUNDING, deviation, rescaled, tied
 
 Targets = Literal["rank_normal", "winsorized", "standardized"]
 
-_FEW = 5  # values of which fewer have a quartile that one of them decides
-_FEWEST = 3  # different values that quartiles tell something of
+_FEW = 5  # of fewer values, a single one determines a quartile
+_FEWEST = 3  # different values that quartiles need
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -25,17 +25,16 @@ class Observations:
     """Values of n evaluated configurations, larger is better.
 
     Args:
-        measured: the configurations; where functions alone are searched, (n,) their indices in the
-            catalogue.
-        values: (n,) float64; a diverged function has its chance-level value. Of several objectives
-            the first one's.
-        pruned: those whose evaluation was stopped early: the value is unknown, but not good.
-        closed: functions given up, an index or K of them each: not to be proposed again.
+        measured: the configurations; if only functions are searched, their indices, (n,).
+        values: (n,) float64; a diverged function has the value of chance. With several objectives,
+            the first one's values.
+        pruned: configurations that were stopped early: their values are unknown, but not good.
+        closed: functions that were given up, an index or K indices each; never proposed again.
         seconds: (n,) duration of each evaluation, NaN if unknown or diverged; None if not needed.
-        variances: (n,) of the values, as of means over several seeds; None where nobody knows them.
-        others: (n, M - 1) values of further objectives, larger is better; None of one objective.
-        constraints: (n, C) values of constraints, at most 0 where they are satisfied, NaN where
-            nobody knows; None where there are none.
+        variances: (n,) of the values, such as means over several seeds; None if unknown.
+        others: (n, M - 1) values of further objectives, larger is better; None for one objective.
+        constraints: (n, C) values of constraints, at most 0 if satisfied, NaN if unknown; None
+            without constraints.
 
     Examples:
         >>> import numpy as np
@@ -86,17 +85,19 @@ class Observations:
         nothing = np.empty((len(values), 0))
         others = nothing if others is None else np.asarray(others, dtype=np.float64)
         constraints = nothing if constraints is None else np.asarray(constraints, dtype=np.float64)
-        for what, some, wrong in (
+        for what, table, wrong in (
             ("further objectives", others, ~np.isfinite(others)),
             ("constraints", constraints, np.isinf(constraints)),
         ):
-            if some.ndim != 2 or len(some) != len(values) or wrong.any():
+            if table.ndim != 2 or len(table) != len(values) or wrong.any():
                 raise SearchError(
                     f"expected finite values of {what} for each of {len(values)} observations, "
-                    f"(n, number), got {shortened(repr(some))}"
+                    f"(n, number), got {shortened(repr(table))}"
                 )
         measured = Configurations.of(measured)
-        given_up = (one if isinstance(one, tuple) else (int(one),) for one in closed)
+        given_up = (
+            functions if isinstance(functions, tuple) else (int(functions),) for functions in closed
+        )
         object.__setattr__(self, "measured", measured)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "pruned", Configurations.of(pruned, like=measured))
@@ -111,16 +112,16 @@ class Observations:
 
     @property
     def indices(self) -> np.ndarray:
-        """Indices of the evaluated functions in the catalogue, (n,); the first of several."""
+        """Indices of the evaluated functions, (n,); the first of several activations."""
         return self.measured.functions[:, 0]
 
     @property
     def is_plain(self) -> bool:
-        """Whether one value without constraints is all that was observed."""
+        """Whether there is one objective without constraints."""
         return not self.others.shape[1] and not self.constraints.shape[1]
 
     def is_any_feasible(self, rows: np.ndarray) -> bool:
-        """Tell whether one of some observations is known to satisfy all constraints, if any."""
+        """Tell whether one of these observations is known to satisfy all constraints, if any."""
         if not self.constraints.shape[1]:
             return True
         return bool(satisfied(self.constraints[rows]).any())
@@ -132,10 +133,10 @@ class Observations:
 
     @property
     def merits(self) -> np.ndarray:
-        """By what the best of them are told, (n,), larger is better.
+        """A ranking of the observations, (n,), larger is better.
 
-        The value; of several objectives how few beat it in all of them, and whatever violates a
-        constraint after all that does not.
+        The value; with several objectives, minus the number of observations that dominate it.
+        Violated constraints rank below all others.
         """
         if self.is_plain:
             return self.values
@@ -146,12 +147,12 @@ class Observations:
         return np.asarray(-(beaten + len(worth) * violated), dtype=np.float64)
 
     def among(self, rows: np.ndarray) -> Observations:
-        """Return the observations with those values alone that ``rows`` chooses."""
+        """Return the observations with only the values of some rows."""
         seconds = None if self.seconds is None else self.seconds[rows]
         variances = None if self.variances is None else self.variances[rows]
-        some, values = self.measured[rows], self.values[rows]
+        measured, values = self.measured[rows], self.values[rows]
         return Observations(
-            some,
+            measured,
             values,
             self.pruned,
             self.closed,
@@ -163,10 +164,10 @@ class Observations:
 
 
 def satisfied(constraints: np.ndarray) -> np.ndarray:
-    """Tell which observations are known to satisfy all constraints that they tell of, (n,).
+    """Tell which observations satisfy all their known constraints, at least one, (n,).
 
     Args:
-        constraints: (n, C) as ``Observations`` has them.
+        constraints: (n, C) as in ``Observations``.
     """
     known = np.isfinite(constraints)
     return np.asarray((np.where(known, constraints, 0.0) <= 0).all(axis=1) & known.any(axis=1))
@@ -178,26 +179,26 @@ def count_different(values: np.ndarray) -> int:
 
 
 def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
-    """Map values to what the Gaussian process models.
+    """Warp values to targets of the Gaussian process.
 
-    About half of a space sits at chance level, far below all that is of interest, which a
-    Gaussian process with one length scale cannot follow. Any unit gives the same targets, and
-    values that are equal up to rounding are equal.
+    About half of a space is at chance, far below all values of interest; a Gaussian process with
+    one length scale cannot follow such a drop. The targets do not depend on the unit, and values
+    that are equal up to rounding have equal targets.
 
     Args:
         values: (n,) finite, larger is better.
         how: ``rank_normal``: normal quantile of the rank, ties sharing the mean rank;
-            ``winsorized``: values below the lower fence raised to it, those above the upper one
-            put near the best below it (see ``fences``), then standardized; ``standardized``:
-            mean 0, variance 1.
+            ``winsorized``: values below the lower fence are raised to it, values above the upper
+            one move near the best below it (see ``fences``), then all are standardized;
+            ``standardized``: mean 0, variance 1.
 
     Returns:
-        (n,) float64, mean about 0 and of the order of 1; all 0 where the values are equal.
+        (n,) float64, of mean about 0 and of the order of 1; all 0 if the values are equal.
     """
     values, _ = _comparable(values)
     if how == "rank_normal":
         return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
-    if values.min() == values.max():  # its deviation is rounding error, not zero
+    if values.min() == values.max():  # the deviation is a rounding error, not zero
         return np.zeros_like(values)
     if how == "winsorized":
         values = _winsorized(values)
@@ -208,17 +209,17 @@ def warp_targets(values: np.ndarray, how: Targets) -> np.ndarray:
 def warp_variances(
     variances: np.ndarray, values: np.ndarray, targets: np.ndarray, how: Targets
 ) -> np.ndarray:
-    """Return what variances of values are in units of the warped targets.
+    """Return the variances of values in units of the warped targets.
 
     Args:
         variances: (n,) of the values.
         values: (n,) as observed.
         targets: (n,) warped.
-        how: as in ``warp_targets``. Ranks have no unit: there it is how far the target moves
+        how: as in ``warp_targets``. Ranks have no unit: the deviation of a target is its change
             within a standard deviation of the value.
 
     Returns:
-        (n,) finite; 0 where all targets are equal.
+        (n,) finite; 0 if all targets are equal.
     """
     deviations = np.sqrt(variances)
     if how != "rank_normal":
@@ -232,15 +233,15 @@ def warp_variances(
 
 
 def unit(values: np.ndarray, how: Targets) -> float:
-    """Return what one unit of the warped targets is in units of the value.
+    """Return the unit of the warped targets in units of the value.
 
     Args:
         values: (n,) as observed.
-        how: ``winsorized``, where it is that between the fences, or ``standardized``; ranks have
-            no unit.
+        how: ``winsorized``, with the unit between the fences, or ``standardized``; ranks have no
+            unit.
 
     Returns:
-        The unit; infinity where all targets are equal.
+        The unit; infinity if all targets are equal.
     """
     values, exponent = _comparable(values)
     if values.min() == values.max():
@@ -251,13 +252,13 @@ def unit(values: np.ndarray, how: Targets) -> float:
 
 
 def fences(values: np.ndarray) -> tuple[float, float]:
-    """Return between which ends values are of interest.
+    """Return the lower and upper fence of the values of interest.
 
-    With q the quartiles of the values from the median up, and s = q75 - q25, they are q25 - 1.5 s
-    and q75 + 2 s. Where those values are fewer than five, or the quartiles are the same number, as
-    of a metric of few digits, each different value counts once: else all but the best would be
-    below. Of few, a spurious one is a quartile: there, s is at most 2 (q50 - q25), and q25 at
-    most 10 (q75 - q50) below q50.
+    With q the quartiles of the values from the median up, and s = q75 - q25, the fences are
+    q25 - 1.5 s and q75 + 2 s. If these are fewer than five values, or both quartiles are equal, as
+    for a metric of few digits, each different value counts once: otherwise all but the best would
+    be outside. Among few values, a spurious one may be a quartile: then s is at most
+    2 (q50 - q25), and q25 at most 10 (q75 - q50) below q50.
 
     Args:
         values: (n,) finite.
@@ -272,7 +273,7 @@ def fences(values: np.ndarray) -> tuple[float, float]:
 
 
 def _different(values: np.ndarray) -> np.ndarray:
-    """Return the different values from the median up; if too few, from the median of those."""
+    """Return the different values from the median up; if too few, from their own median."""
     distinct = np.unique(values)
     upper = distinct[distinct >= np.median(values)]
     if len(upper) < _FEWEST:
@@ -283,15 +284,15 @@ def _different(values: np.ndarray) -> np.ndarray:
 def inverse_warp(
     means: Sequence[float] | np.ndarray, targets: np.ndarray, values: np.ndarray
 ) -> np.ndarray:
-    """Return what means of a surrogate are in units of the value, linearly between those observed.
+    """Return predicted means in units of the value, interpolated between observed values.
 
     Args:
         means: (m,) in units of the warped target.
-        targets: (n,) warped, of what was observed.
-        values: (n,) the same, as observed.
+        targets: (n,) warped targets of the observations.
+        values: (n,) observed values.
 
     Returns:
-        (m,) values, none beyond the best or the worst of those observed.
+        (m,) values, within the range of the observed ones.
     """
     order = np.lexsort((values, targets))
     values, exponent = rescaled(np.asarray(values, dtype=np.float64))
@@ -299,18 +300,20 @@ def inverse_warp(
 
 
 def _comparable(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return values of the order of 1, ties being ties, and the exponent that was taken off."""
+    """Return values of the order of 1 with exact ties, and the removed exponent."""
     values, exponent = rescaled(np.asarray(values, dtype=np.float64))
     return tied(values, FLOAT64_ROUNDING), exponent
 
 
 def _winsorized(values: np.ndarray) -> np.ndarray:
-    """Raise what is below the lower fence to it; put what is above the upper one near the best."""
+    """Raise values below the lower fence to it; move those above the upper one near the best."""
     low, high = fences(values)
-    best = values[values <= high].max()
-    # In their order, and by at most half of q75 - q25 better: it may be a typing error.
+    # A value at the fence is inside in every unit, whatever its last digits.
+    outside = values > high + FLOAT64_ROUNDING * np.abs(values).max()
+    best = values[~outside].max()
+    # In their order, and at most half of q75 - q25 better: a value may be a typing error.
     reach = (high - low) / 9
     more = np.maximum(values - best, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
         near = best + reach / (1 + reach / more)
-    return np.asarray(np.where(values > high, near, np.maximum(values, low)))
+    return np.asarray(np.where(outside, near, np.maximum(values, low)))

@@ -1,4 +1,4 @@
-"""What gains elsewhere say of the next task: a mean and an interval for each function.
+"""Forecasts of gains on the next task from gains on others: means and intervals.
 
 N  functions of a space      S  sources, tasks on which gains over one function were measured
 """
@@ -21,14 +21,14 @@ from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 Floats = NDArray[np.float64]
 
 LEVEL = 0.8
-"""How many of the intervals are to hold."""
+"""Probability of the intervals."""
 
 FEWEST = 2
-"""Sources of which a difference between tasks can be told."""
+"""Sources that are needed to estimate the variance between tasks."""
 
-_GOOD = 0.75  # quantile, above which values are of interest
-_SHORTLIST = 20  # functions, the best first, whose gains tell how much tasks differ
-_MOST = 500  # known functions that unknown ones are judged by
+_GOOD = 0.75  # values above this quantile are of interest
+_SHORTLIST = 20  # best functions, for the variance between tasks
+_MOST = 500  # known functions that predict unknown ones
 _COMPONENTS = 6
 _CHUNK = 2_048
 _LEAST = 1e-12  # variance
@@ -36,13 +36,13 @@ _LEAST = 1e-12  # variance
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """What N functions are expected to gain on a task without measurements.
+    """Expected gains of N functions on a task without measurements.
 
     Attributes:
-        gain: (N,) expected; NaN of a function of which nothing is known.
-        low, high: (N,) ends of the interval that holds with probability ``LEVEL``.
+        gain: (N,) expected; NaN if nothing is known of a function.
+        low, high: (N,) ends of the interval of probability ``LEVEL``.
         chance: (N,) probability of a gain above 0.
-        order: the functions with a forecast, largest expected gain first.
+        order: functions with a forecast, largest expected gain first.
     """
 
     gain: Floats
@@ -53,15 +53,15 @@ class Forecast:
 
 
 def forecast(gains: Floats, variances: Floats | None = None) -> Forecast:
-    """Predict the gains on the next task, as if tasks were drawn from one population.
+    """Predict the gains on the next task, assuming that tasks come from one population.
 
-    The expected gain is the mean over the sources. The interval is Student's t of S - 1 degrees of
-    freedom; its variance is that between sources, on average over the best functions, times
-    1 + 1/S for a mean of S. So it is meant for the best functions.
+    The expected gain is the mean over the sources. The interval is Student's t with S - 1 degrees
+    of freedom. Its variance is that between sources, averaged over the best functions, times
+    1 + 1/S for the error of the mean: the interval is meant for the best functions.
 
     Args:
         gains: (N, S) in each source, winsorized, in one unit, larger is better; NaN if unknown.
-        variances: (N, S) of gains that were predicted themselves.
+        variances: (N, S) of predicted gains; 0 for measured ones.
 
     Raises:
         SearchError: there are fewer than two sources.
@@ -86,16 +86,18 @@ def forecast(gains: Floats, variances: Floats | None = None) -> Forecast:
 
 
 def winsorized(gains: Sequence[Floats]) -> list[Floats]:
-    """Return the gains in each source, without the differences among functions that fail.
+    """Return the gains in each source with a lower bound, the same distance below each best one.
 
-    None is farther below the best one of its source than the upper quartile is in that source
-    where this is farthest: whether a function fails by 10 points or by 80, nobody uses it.
+    The distance is the largest over the sources from the best to the upper quartile. Nobody uses a
+    function that fails, by 10 points or by 80.
 
     Args:
-        gains: of each source, (M,) of its functions, all in one unit; NaN if unknown.
+        gains: (M,) for the functions of each source, in one unit; NaN if unknown.
     """
-    reach = max(np.nanmax(one) - np.nanquantile(one, _GOOD, method="lower") for one in gains)
-    return [np.asarray(np.maximum(one, np.nanmax(one) - reach)) for one in gains]
+    reach = max(
+        np.nanmax(source) - np.nanquantile(source, _GOOD, method="lower") for source in gains
+    )
+    return [np.asarray(np.maximum(source, np.nanmax(source) - reach)) for source in gains]
 
 
 def predicted(
@@ -110,18 +112,18 @@ def predicted(
         values: (M,) of the functions of ``blocks``; NaN if unknown.
         blocks: output features of the M functions.
         others: output features of the functions to predict.
-        rows: (n,) which of them, all with features.
+        rows: (n,) numbers of these functions, all with features.
 
     Returns:
         Mean and variance of the value, (n,) each.
     """
     known = np.flatnonzero(np.isfinite(values) & blocks["outputs"].present)
     frame = output_frame(blocks, known, _COMPONENTS)
-    if len(known) > _MOST:  # half of them the best, which a forecast is about
+    if len(known) > _MOST:  # half of them the best ones, which matter in a forecast
         order = known[np.argsort(-values[known], kind="stable")]
         best, rest = np.split(order, [_MOST // 2])
-        some = np.random.default_rng(0).choice(rest, _MOST - len(best), replace=False)
-        known = np.concatenate([best, some])
+        drawn = np.random.default_rng(0).choice(rest, _MOST - len(best), replace=False)
+        known = np.concatenate([best, drawn])
     x, y = place_outputs(frame, blocks, known), values[known]
     centre, unit = y.mean(), y.std() or 1.0
     model, _ = fit_gaussian_process(

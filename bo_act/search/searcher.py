@@ -1,7 +1,7 @@
 """The searcher: from observations to the next candidate, as a pure function.
 
-The same arguments give the same proposal, in any process: that makes resuming a study, replaying
-a benchmark and parallel workers the same code.
+The same arguments give the same proposal, in any process. So resumed studies, replayed benchmarks
+and parallel workers are the same code.
 
 K  activations of a configuration            p  coordinates of the other parameters
 N  functions of the catalogue                n  observed configurations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.search.acquisition.cost import per_second_of, predicted_seconds, score_hypervolume
 from bo_act.search.acquisition.outcomes import ScoringOutcomes
@@ -33,90 +34,18 @@ from bo_act.search.configurations import (
     Taken,
 )
 from bo_act.search.embedding.embedding import Embedding
-from bo_act.search.local_search import Climb
+from bo_act.search.local_search import LocalSearch
 from bo_act.search.observations import Observations, count_different, inverse_warp, unit
+from bo_act.search.proposal import Fit, Proposal
 from bo_act.search.strategies import Strategy, chosen_by
 from bo_act.search.surrogate.factory import fit_points
 from bo_act.search.surrogate.outcomes import Outcomes, fit_outcomes
 from bo_act.search.surrogate.own import AnySurrogate
-from bo_act.search.surrogate.surrogate import Surrogate
-from bo_act.search.unenumerated import ExpressionPool, TreeClimb
+from bo_act.search.unenumerated import ExpressionPool, TreeSearch
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.specs.base import checked_seed, derived_seed, whole
-from bo_act.torch_state import plain_torch
 
-_DRAWS = 1_000  # random configurations, until one is new
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """One candidate and its origin.
-
-    Attributes:
-        functions: K indices in the catalogue.
-        by: a baseline, a random choice of the start, the acquisition function, or a strategy
-            that needs no surrogate.
-        settings: p coordinates of the other parameters.
-        mean, deviation: the surrogate's prediction in units of the warped target, if there is one.
-        expected: the mean in units of the value, larger is better.
-        score: of the acquisition function, if it chose.
-        repetition: how often the function had been evaluated before.
-        note: anything unexpected, for people.
-        outcomes: of several objectives the expected value of each, in place of mean, deviation and
-            ``expected``.
-        feasible: the probability that all constraints are satisfied, where there are some.
-
-    Examples:
-        >>> Proposal((3,), by="random").index
-        3
-    """
-
-    functions: tuple[int, ...]
-    by: Literal["baseline", "random", "acquisition", "strategy"]
-    settings: tuple[float, ...] = ()
-    mean: float | None = None
-    deviation: float | None = None
-    expected: float | None = None
-    score: float | None = None
-    note: str = ""
-    outcomes: tuple[float, ...] = ()
-    feasible: float | None = None
-    repetition: int = 0
-
-    @property
-    def index(self) -> int:
-        """The function; the first of several."""
-        return self.functions[0]
-
-    @property
-    def configuration(self) -> Configurations:
-        """What is proposed, as one configuration."""
-        return Configurations(np.array([self.functions]), np.array([self.settings]))
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """A surrogate fitted to observations.
-
-    Attributes:
-        space: what places configurations.
-        model: the surrogate.
-        measured: the n configurations that it was fitted to.
-        values: (n,) as observed.
-        y: (n,) warped.
-        places: (n,) among the observations; those without a place in the embedding were left out.
-        note: what went other than planned.
-        outcomes: further objectives and constraints, where there are some.
-    """
-
-    space: ConfigurationSpace
-    model: Surrogate
-    measured: Configurations
-    values: NDArray[np.float64]
-    y: Tensor
-    places: NDArray[np.int64]
-    note: str
-    outcomes: Outcomes | None = None
+_DRAWS = 1_000  # attempts to draw a new configuration
 
 
 @dataclass(frozen=True)
@@ -124,20 +53,20 @@ class Searcher:
     """Settings of a search.
 
     Attributes:
-        baselines: indices to evaluate first, in order, each in all K places.
-        initial: random candidates after the baselines.
+        baselines: indices to evaluate first, in order, each as all K activations.
+        initial: number of random candidates after the baselines.
         surrogate, acquisition: as in a study file.
-        strategy: replaces surrogate and acquisition after the start, where functions alone are
+        strategy: replaces surrogate and acquisition after the start, if only functions are
             searched.
-        seed: of every random choice, together with the trial's number.
+        seed: of all random choices, together with the trial's number.
         costs: (N,) inference cost of each function, for acquisition functions that need it.
         activations: K names; ``("",)`` for one.
-        parameters: what else is searched.
-        defaults: (p,) settings that all baselines are evaluated with; None draws them by the seed.
-        pool: functions met so far, in local search over trees; a proposal may add one.
+        parameters: the other searched parameters.
+        defaults: (p,) settings of all baselines; None: drawn by the seed.
+        pool: functions so far, for local search over trees; a proposal may add one.
 
     Raises:
-        SearchError: costs are needed and there are none, or a number is invalid.
+        SearchError: costs are needed but missing, or a number is invalid.
 
     Examples:
         >>> import numpy as np
@@ -178,12 +107,12 @@ class Searcher:
 
     @property
     def of_functions(self) -> bool:
-        """Whether one function is all that a configuration is, so that each is tried once."""
+        """Whether a configuration is just one function; then each function is tried once."""
         return len(self.activations) == 1 and not self.parameters.width
 
     @property
     def repeats(self) -> bool:
-        """Whether a function may be evaluated again; a strategy chooses new ones."""
+        """Whether a function may be evaluated again; strategies choose new ones."""
         return self.acquisition.repeats and self.strategy is None
 
     @plain_torch()
@@ -198,13 +127,13 @@ class Searcher:
         """Choose the next candidate.
 
         Args:
-            embedding: N functions; those that are not valid are not proposed.
+            embedding: of N functions; only valid ones are proposed.
             observations: n values so far.
-            pending: under evaluation; indices where functions alone are searched.
-            number: the trial's place in the study, from 0.
+            pending: configurations under evaluation; indices if only functions are searched.
+            number: of the trial in the study, from 0.
 
         Raises:
-            ExhaustedError: everything was evaluated, is pending or has no coordinates.
+            ExhaustedError: all candidates were evaluated, are pending, or have no coordinates.
         """
         pending = Configurations.of(pending, like=observations.measured)
         known = Configurations.join(observations.measured, observations.pruned, pending)
@@ -252,25 +181,25 @@ class Searcher:
             free[[index for (index,) in waiting]] = False
             candidates = np.flatnonzero(free)
         fit = self.fit(embedding, observations, pending=pending, number=number, outcomes=True)
-        one, score = self._best(
+        best, score = self._best(
             fit, observations, pending, candidates, taken=taken, number=number, generator=generator
         )
-        if self.pool is not None:  # which has met it now
+        if self.pool is not None:  # it has the function now
             fit = replace(fit, space=self._space(self.pool.embedding))
         if fit.outcomes is not None:
-            return _of_outcomes(one, score, fit, fit.outcomes, observations)
-        mean, variance = fit.model.mean_and_variance(fit.space.points(one))
+            return _of_outcomes(best, score, fit, fit.outcomes, observations)
+        mean, variance = fit.model.mean_and_variance(fit.space.points(best))
         (expected,) = inverse_warp(mean.tolist(), fit.y.numpy(), fit.values)
         return Proposal(
-            tuple(one.functions[0].tolist()),
+            tuple(best.functions[0].tolist()),
             "acquisition",
-            tuple(one.settings[0].tolist()),
+            tuple(best.settings[0].tolist()),
             float(mean),
             math.sqrt(float(variance)),
             float(expected),
             score,
             fit.note,
-            repetition=self._count(observations, one) if self.repeats else 0,
+            repetition=self._count(observations, best) if self.repeats else 0,
         )
 
     def propose_batch(
@@ -282,17 +211,17 @@ class Searcher:
         pending: Configurations | Collection[int] = (),
         number: int,
     ) -> list[Proposal]:
-        """Choose the next q candidates, to be evaluated at once.
+        """Choose the next q candidates, for parallel evaluation.
 
-        Each counts as pending for the next ones: the batch is what q parallel workers of a study
-        get. It is shorter if fewer candidates are left.
+        Each counts as pending for the next ones, so q parallel workers of a study get the same. The
+        batch is shorter if fewer candidates are left.
 
         Args:
             embedding: as in ``propose``.
             observations: as in ``propose``.
             q: at least 1.
             pending: as in ``propose``.
-            number: the place of the first one in the study.
+            number: of the first one's trial in the study.
 
         Raises:
             SearchError: q is less than 1, or nothing is left.
@@ -301,10 +230,10 @@ class Searcher:
             raise SearchError(f"expected a batch size of at least one, got {q}")
         batch: list[Proposal] = []
         waiting = Configurations.of(pending, like=observations.measured)
-        for place in range(q):
+        for offset in range(q):
             try:
                 proposal = self.propose(
-                    embedding, observations, pending=waiting, number=number + place
+                    embedding, observations, pending=waiting, number=number + offset
                 )
             except SearchError:
                 if not batch:
@@ -325,9 +254,9 @@ class Searcher:
     ) -> float:
         """Return the largest expected improvement of any candidate over the best observed value.
 
-        The surrogate sees winsorized values, which unlike ranks keep their unit. Arguments as for
-        ``propose``; infinity while fewer than three different values are known, or none that
-        satisfies the constraints.
+        The surrogate sees winsorized values, which unlike ranks have a unit. Arguments as in
+        ``propose``. The result is infinite with fewer than three different values, or without a
+        feasible one.
 
         Raises:
             SearchError: there are several objectives.
@@ -348,7 +277,7 @@ class Searcher:
             surrogate=_in_units(self.surrogate),
             acquisition=AcquisitionSpec(name="log_ei"),
             strategy=None,
-            pool=None,  # of functions that were met: looking on would meet others
+            pool=None,  # only functions so far: a search would add others
         )
         try:
             proposal = searcher.propose(embedding, observations, pending=pending, number=number)
@@ -366,36 +295,36 @@ class Searcher:
         number: int = 0,
         outcomes: bool = False,
     ) -> Fit:
-        """Fit the surrogate to what was observed; arguments as in ``propose``.
+        """Fit the surrogate to the observations.
 
         Args:
-            embedding: as in ``propose``; observations without a place in it are left out.
+            embedding: as in ``propose``; observations outside it are left out.
             observations: at least two different values.
             pending: as in ``propose``.
             number: as in ``propose``.
-            outcomes: fit further objectives and constraints, too, where there are some.
+            outcomes: also fit further objectives and constraints, if there are any.
         """
         space = self._space(embedding)
         usable = observations.measured.placed(embedding)
         measured, values = observations.measured[usable], observations.values[usable]
         pending = Configurations.of(pending, like=observations.measured)
         pending = pending[~Taken(observations.pruned, ()).among(pending)]
-        pruned = observations.pruned  # of those with a value, a repetition
+        pruned = observations.pruned  # with a value if a repetition was pruned
         pruned = pruned[~Taken(observations.measured, ()).among(pruned)]
         x, more = space.points(measured), observations.among(usable)
         options: dict[str, Any] = {
             "pending": space.placed(pending.distinct()),
             "pruned": space.placed(pruned.distinct()),
-            # BoTorch's functions of several objectives draw what pending points bring.
+            # BoTorch's functions of several objectives draw the values of pending points.
             "believe": not (isinstance(self.acquisition, OwnAcquisition) or more.others.shape[1]),
             "seed": derived_seed(self.seed, number),
         }
         model, y, note = fit_points(
             self.surrogate, x, values, space.blocks, variances=more.variances, **options
         )
-        found = Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
+        fitted = Fit(space, model, measured, values, y, np.flatnonzero(usable), note)
         if not outcomes or observations.is_plain:
-            return found
+            return fitted
         every = fit_outcomes(
             self.surrogate,
             x,
@@ -406,13 +335,13 @@ class Searcher:
             **options,
         )
         if every.constraints or len(every.objectives) > 1:
-            return replace(found, outcomes=every)
-        return found  # too little is known of the constraints
+            return replace(fitted, outcomes=every)
+        return fitted  # too few values of the constraints are known
 
     @staticmethod
-    def _count(observations: Observations, one: Configurations) -> int:
+    def _count(observations: Observations, configuration: Configurations) -> int:
         """Count the evaluations of a function."""
-        return int((observations.indices == one.functions[0, 0]).sum())
+        return int((observations.indices == configuration.functions[0, 0]).sum())
 
     def _space(self, embedding: Embedding) -> ConfigurationSpace:
         return ConfigurationSpace(embedding, self.activations, self.parameters)
@@ -439,24 +368,24 @@ class Searcher:
         number: int,
         generator: np.random.Generator,
     ) -> tuple[Configurations, float]:
-        """Return the best configuration by the acquisition function, and its score."""
+        """Return the configuration with the best score, and the score."""
         scoring: Scoring = ScoringValue(self.acquisition, fit.model, float(fit.y.max()))
         merits = fit.y
         if fit.outcomes is not None:
             scoring = ScoringOutcomes(self.acquisition, fit.outcomes)
             merits = torch.from_numpy(observations.merits[fit.places])
         if not self.of_functions:
-            climb = Climb(
+            search = LocalSearch(
                 scoring, fit.space, candidates=candidates, taken=taken, generator=generator
             )
-            return climb.best(fit.measured, merits)
+            return search.best(fit.measured, merits)
         if self.pool is not None:
             seen = [index for (index,) in taken.functions]
-            trees = TreeClimb(scoring, self.pool, taken=seen, generator=generator)
+            trees = TreeSearch(scoring, self.pool, taken=seen, generator=generator)
             chosen, score = trees.best(fit.space.embedding, observations, candidates)
             return Configurations.of([chosen]), score
         scores = self._scores(fit, observations, pending, candidates, number)
-        # Models of few neighbours give many the same score: the first is no better than another.
+        # Models of few neighbours give many functions the same score: draw one of them.
         best = candidates[(scores == scores.max()).numpy()]
         return Configurations.of([generator.choice(best)]), float(scores.max())
 
@@ -468,10 +397,10 @@ class Searcher:
         candidates: NDArray[np.int64],
         number: int,
     ) -> Tensor:
-        """Score functions, each of them, (m,)."""
+        """Return the scores of all candidates, (m,)."""
         spec, costs, model, y = self.acquisition, self.costs, fit.model, fit.y
         points = fit.space.points(Configurations.of(candidates))
-        # No two pairs of seed and number draw the same.
+        # Each pair of seed and number has its own draws.
         seed = int(np.random.SeedSequence([self.seed, number, 1]).generate_state(1)[0])
         if fit.outcomes is not None:
             with torch.no_grad():
@@ -491,41 +420,43 @@ class Searcher:
 
 
 def _in_units(surrogate: AnySurrogate) -> SurrogateSpec:
-    """Return a Gaussian process of values that keep their unit."""
+    """Return a Gaussian process for targets with a unit."""
     if isinstance(surrogate, SurrogateSpec) and surrogate.name == "gp":
         return surrogate.model_copy(update={"targets": "winsorized", "noise": None})
     return SurrogateSpec()
 
 
 def _of_outcomes(
-    one: Configurations,
+    configuration: Configurations,
     score: float,
     fit: Fit,
     outcomes: Outcomes,
     observations: Observations,
 ) -> Proposal:
-    """Return what the acquisition function chose by several outcomes."""
-    point = fit.space.points(one)
+    """Return the proposal of a search with several outcomes."""
+    point = fit.space.points(configuration)
     feasible = None
     if outcomes.constraints:
         feasible = math.exp(float(outcomes.log_feasibility(point)))
     measured = observations.objectives[fit.places]
-    found = [model.mean_and_variance(point) for model in outcomes.objectives]
+    predicted = [model.mean_and_variance(point) for model in outcomes.objectives]
     expected = [
         float(inverse_warp(mean.tolist(), targets.numpy(), values)[0])
-        for (mean, _), targets, values in zip(found, outcomes.targets.T, measured.T, strict=True)
+        for (mean, _), targets, values in zip(
+            predicted, outcomes.targets.T, measured.T, strict=True
+        )
     ]
     proposal = Proposal(
-        tuple(one.functions[0].tolist()),
+        tuple(configuration.functions[0].tolist()),
         "acquisition",
-        tuple(one.settings[0].tolist()),
+        tuple(configuration.settings[0].tolist()),
         score=score,
         note=fit.note,
         feasible=feasible,
     )
-    if len(found) > 1:
+    if len(predicted) > 1:
         return replace(proposal, outcomes=tuple(expected))
-    ((mean, variance),) = found
+    ((mean, variance),) = predicted
     return replace(
         proposal,
         mean=float(mean),

@@ -1,6 +1,6 @@
-"""Strategies that need no surrogate: random search and regularized evolution.
+"""Strategies without a surrogate: random search and regularized evolution.
 
-A strategy chooses once the start of a search is over; ``Searcher`` does all the rest.
+A strategy chooses after the start of a search; ``Searcher`` does the rest.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.observations import Observations
-from bo_act.user_files import call_with
+from bo_act.spaces.enumeration import SCHEMA_SLOT
+from bo_act.spaces.space import Space
+from bo_act.user_code.files import call_with
 
-# Mutations tried before another one is added to each, and how often that is repeated.
+# Children tried per number of mutations, and the largest number of mutations.
 _ATTEMPTS = 25
 _MOST_MUTATIONS = 4
 
@@ -24,7 +25,7 @@ _MOST_MUTATIONS = 4
 class Strategy(Protocol):
     """Anything that chooses among candidates by the observations.
 
-    ``choose`` gets, by name, what its signature asks for of what is listed below.
+    ``choose`` gets the arguments of its signature by name, out of those listed below.
 
     Examples:
         >>> class Nearest:
@@ -36,27 +37,27 @@ class Strategy(Protocol):
 
     @property
     def choose(self) -> Callable[..., int]:
-        """A method that returns one of the candidates, by some of these.
+        """A method that returns one of the candidates, with any of these arguments.
 
         - ``embedding``: of the N functions; ``embedding.points`` (N, d), ``embedding.valid`` (N,).
         - ``observations``: n values so far, in the order of their trials.
         - ``candidates``: ascending indices of functions that may be proposed; at least one.
         - ``pending``: indices under evaluation.
-        - ``generator``: of every random choice; given by seed and trial number alone.
+        - ``generator``: of all random choices; it depends only on seed and trial number.
         """
         ...
 
 
 def chosen_by(strategy: Strategy, candidates: np.ndarray, **others: Any) -> int:
-    """Return what a strategy chooses.
+    """Return the choice of a strategy.
 
     Args:
-        strategy: that is asked.
-        candidates: as for ``Strategy.choose``, like the others.
-        others: ``embedding``, ``observations``, ``pending``, ``generator``.
+        strategy: any.
+        candidates: as in ``Strategy.choose``.
+        others: ``embedding``, ``observations``, ``pending``, ``generator``, as there.
 
     Raises:
-        SearchError: it fails, or chooses something else.
+        SearchError: it fails, or does not return a candidate.
     """
     what = f"the strategy {type(strategy).__name__}"
     offered = {**others, "candidates": candidates}
@@ -69,7 +70,7 @@ def chosen_by(strategy: Strategy, candidates: np.ndarray, **others: Any) -> int:
 
 
 class RandomSearch:
-    """Any candidate, each as likely."""
+    """Chooses candidates with equal probability."""
 
     def choose(
         self,
@@ -77,7 +78,7 @@ class RandomSearch:
         candidates: np.ndarray,
         generator: np.random.Generator,
     ) -> int:
-        """Return a random candidate; nothing observed matters."""
+        """Return a random candidate."""
         del observations
         return int(generator.choice(candidates))
 
@@ -86,12 +87,12 @@ class RandomSearch:
 class Evolution:
     """Regularized evolution (Real et al. 2019, arXiv 1802.01548) of expressions.
 
-    The last ``population`` observed functions are alive. Of ``tournament`` random ones among them
-    the best is the parent, and its child has another operator in one slot, or another shape of
-    tree. A child that was evaluated before, or is another spelling of one, is drawn again.
+    The last ``population`` observed functions are alive. The best of ``tournament`` random ones
+    among them is the parent; its child has another operator in one slot, or another schema. A child
+    that is no candidate, such as an evaluated function, is drawn again.
 
     Attributes:
-        space: whose slots are mutated.
+        space: with the slots to mutate.
         population: functions alive.
         tournament: functions that compete to be the parent.
     """
@@ -106,7 +107,7 @@ class Evolution:
         candidates: np.ndarray,
         generator: np.random.Generator,
     ) -> int:
-        """Return a child of a good living function, or a random candidate where all fail."""
+        """Return a child of a good living function, or a random candidate if all attempts fail."""
         if not observations.is_plain:
             raise SearchError(
                 "evolution chooses parents by one value, and the trials of this study have several "
@@ -135,19 +136,16 @@ class Evolution:
             if not others:
                 continue
             params[name] = str(others[generator.integers(len(others))])
-            if name == SCHEMA_SLOT:  # another shape has slots of its own
+            if name == SCHEMA_SLOT:  # another schema has its own slots
                 params = self._filled(params[SCHEMA_SLOT], generator)
         try:
             return catalogue.index(params)
-        except ExpressionError:  # not what the space requires: no candidate
+        except ExpressionError:  # without a required property: no candidate
             return -1
 
     def _filled(self, schema: str, generator: np.random.Generator) -> dict[str, str]:
-        """Return a random expression of a shape, each as likely."""
-        names = [EXPRESSION_SLOT]
-        for shape in self.space.shapes:
-            if shape.text == schema:
-                names = [slot.name for slot in shape.slots]
+        """Draw an expression of a schema, with equal probabilities."""
+        names = self.space.slots_of_schema(schema)
         choices = [self.space.distributions[name].choices for name in names]
-        drawn = [str(some[generator.integers(len(some))]) for some in choices]
+        drawn = [str(slot[generator.integers(len(slot))]) for slot in choices]
         return {SCHEMA_SLOT: schema} | dict(zip(names, drawn, strict=True))

@@ -1,9 +1,9 @@
 """Local search over expression trees, in spaces that are too large to list.
 
-A sample of the space takes the catalogue's place: the embedding is learnt from it, and a search
-starts in it. Each proposal then climbs: the trees that score best, and those observed to be best,
-have an operator changed or take another shape, their children are placed in the same embedding
-and scored, and the best of all go on.
+A sample of the space replaces the catalogue: the embedding is learnt from it, and a search starts
+in it. Each proposal is a beam search. The trees with the best scores, and the best observed ones,
+get children with one changed operator or another schema; the children are embedded and scored, and
+the best trees of all are the next beam.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from numpy.typing import NDArray
 
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import Expression, canonical, parse
-from bo_act.activations.properties.deduplication import fingerprints, grid
-from bo_act.activations.properties.smoothness import left_out, satisfied
-from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT, Space
+from bo_act.dependencies.torch_state import single_threaded
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.outputs import output_blocks
 from bo_act.features.rank_pca import RankPca, output_frame, place_outputs
 from bo_act.search.acquisition.pool import Scoring
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
-from bo_act.torch_state import single_threaded
+from bo_act.spaces.deduplication import fingerprints, grid
+from bo_act.spaces.enumeration import SCHEMA_SLOT
+from bo_act.spaces.smoothness import left_out, satisfied
+from bo_act.spaces.space import Space
 
 _SAMPLE = 4_096  # trees that the embedding is learnt from
-_REPRESENTATIVES = 1_024  # of them, that stand for all candidates
+_REPRESENTATIVES = 1_024  # of these trees, to represent all candidates
 _BEAM = 8  # trees expanded in each round
-_CHILDREN = 48  # of each of them
+_CHILDREN = 48  # of each of these
 _ROUNDS = 12
-_PATIENCE = 2  # rounds without a better one
+_PATIENCE = 2  # rounds without a better tree
 
 
 class ExpressionPool:
-    """The functions of a space that were met so far; grows.
+    """A growing pool of functions, in place of the ``Catalogue`` of a space too large to list.
 
-    In place of a ``Catalogue`` where a space cannot be listed. Indices are in the order in which
-    functions were met, first those of the sample, which follows from the space alone.
+    Indices are in the order of addition, the sample first; the sample depends only on the space.
 
     Args:
         space: any.
-        components: of the output features, in the embedding.
+        components: of the output features in the embedding.
     """
 
     def __init__(self, space: Space, *, components: int = 6) -> None:
@@ -71,10 +71,10 @@ class ExpressionPool:
                 f"({', '.join(space.spec.require)}); require less"
             )
         expressions = [space.expression(number) for number in sample]
-        # Of equal functions one, as in a catalogue: the ranks are among functions.
+        # Each function once, as in a catalogue: ranks are among functions.
         once = dict(zip(self.keys(expressions)[::-1], expressions[::-1], strict=True))
-        met = _Met(list(once.values()))
-        blocks = output_blocks(met)
+        functions = _Listed(list(once.values()))
+        blocks = output_blocks(functions)
         present = np.flatnonzero(blocks["outputs"].present)
         if not len(present):
             raise SearchError(
@@ -89,7 +89,7 @@ class ExpressionPool:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every expression of the space was met."""
+        """Whether it has every expression of the space."""
         return len(self._of_number) == len(self.space)
 
     @cached_property
@@ -99,7 +99,7 @@ class ExpressionPool:
 
     @property
     def embedding(self) -> Embedding:
-        """The functions met, in the embedding learnt from the sample."""
+        """The functions of the pool in the embedding learnt from the sample."""
         frame = self._learnt()
         nowhere = np.full(frame.known.shape[1], np.nan)
         points = np.array([nowhere if point is None else point for point in self._points])
@@ -108,7 +108,7 @@ class ExpressionPool:
         return Embedding(points, {"outputs": slice(0, points.shape[1])}, valid, made_from)
 
     def expression(self, index: int) -> Expression:
-        """Return the spelling by which a function was met first, in canonical form."""
+        """Return the first added spelling of a function, in canonical form."""
         return canonical(self._expressions[index])
 
     def text(self, index: int) -> str:
@@ -116,7 +116,7 @@ class ExpressionPool:
         return str(self.expression(index))
 
     def number(self, index: int) -> int | None:
-        """Return the number of that spelling in the space; None of one that is in no schema."""
+        """Return the number of that spelling in the space; None if no schema has it."""
         return self._numbers[index]
 
     def params(self, index: int) -> dict[str, str]:
@@ -130,11 +130,10 @@ class ExpressionPool:
         return self.space.params(number)
 
     def index(self, function: str | Expression | Mapping[str, object]) -> int:
-        """Return the index of a function, which is met now if it was not before.
+        """Return the index of a function, adding it if necessary.
 
         Raises:
-            ExpressionError: no expression, or parameters of no member of the space, or of one that
-                does not satisfy what the space requires.
+            ExpressionError: not an expression, not in the space, or without a required property.
         """
         number = None
         if isinstance(function, Mapping):
@@ -150,30 +149,30 @@ class ExpressionPool:
         return self.add([expression], [number])[0]
 
     def add(self, expressions: Sequence[Expression], numbers: Sequence[int | None]) -> list[int]:
-        """Meet functions; return their indices."""
+        """Add functions; return their indices."""
         keys = self.keys(expressions)
         fresh = [
-            place
-            for place, key in enumerate(keys)
-            if key not in self._of_key and key not in keys[:place]
+            position
+            for position, key in enumerate(keys)
+            if key not in self._of_key and key not in keys[:position]
         ]
-        points = self.place([expressions[place] for place in fresh])
-        for place, point in zip(fresh, points, strict=True):
-            self._of_key[keys[place]] = len(self._expressions)
-            self._expressions.append(expressions[place])
-            self._numbers.append(numbers[place])
-            self._keys.append(keys[place])
+        points = self.place([expressions[position] for position in fresh])
+        for position, point in zip(fresh, points, strict=True):
+            self._of_key[keys[position]] = len(self._expressions)
+            self._expressions.append(expressions[position])
+            self._numbers.append(numbers[position])
+            self._keys.append(keys[position])
             self._points.append(point)
         for key, number in zip(keys, numbers, strict=True):
             index = self._of_key[key]
             if number is not None:
                 self._of_number[number] = index
-                if self._numbers[index] is None:  # met by its text before
+                if self._numbers[index] is None:  # added by its text before
                     self._numbers[index] = number
         return [self._of_key[key] for key in keys]
 
     def keys(self, expressions: Iterable[Expression]) -> list[int]:
-        """Return what identifies each function: its values on the space's domain."""
+        """Return the keys of functions: hashes of their values on the space's domain."""
         domain = self.space.spec.domain
         x = grid(domain)
         values = [evaluate(expression, x).expand_as(x) for expression in expressions]
@@ -183,33 +182,33 @@ class ExpressionPool:
         return [int(key) for key in keys]
 
     def key(self, index: int) -> int:
-        """Return what identifies a function that was met."""
+        """Return the key of a function of the pool."""
         return self._keys[index]
 
     def place(self, expressions: Sequence[Expression]) -> list[NDArray[np.float64] | None]:
-        """Return where functions lie, (d,) each.
+        """Return the points of functions, (d,) each.
 
-        None of those that have no output features, or that are not what the space requires.
+        A function without output features, or without a required property, has None.
         """
         if not expressions:
             return []
-        blocks = output_blocks(_Met(expressions))
+        blocks = output_blocks(_Listed(expressions))
         present = np.flatnonzero(blocks["outputs"].present)
-        found: list[NDArray[np.float64] | None] = [None] * len(expressions)
+        placed: list[NDArray[np.float64] | None] = [None] * len(expressions)
         fit = self._fit([expressions[row] for row in present.tolist()])
         present = present[fit]
         if len(present):
             points = place_outputs(self._learnt(), blocks, present)
             for row, point in zip(present, points, strict=True):
-                found[row] = point
-        return found
+                placed[row] = point
+        return placed
 
     def _fit(self, expressions: Sequence[Expression]) -> NDArray[np.bool_]:
-        """Tell which functions satisfy what the space requires."""
+        """Tell which functions have the properties that the space requires."""
         spec = self.space.spec
-        found = satisfied(_Met(expressions), spec.domain, spec.require)
+        masks = satisfied(_Listed(expressions), spec.domain, spec.require)
         everything = np.ones(len(expressions), dtype=bool)
-        fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *found.values()])
+        fit: NDArray[np.bool_] = np.logical_and.reduce([everything, *masks.values()])
         return fit
 
     def _learnt(self) -> RankPca:
@@ -218,14 +217,14 @@ class ExpressionPool:
         return self._frame
 
 
-class TreeClimb:
-    """Maximizing the acquisition function over all trees of a space, met or not.
+class TreeSearch:
+    """Maximizes the acquisition function over all trees of a space, in the pool or not.
 
     Args:
-        scoring: what is maximized.
-        pool: the functions met.
-        taken: indices of functions that are not to be proposed.
-        generator: of what is drawn.
+        scoring: scores of functions.
+        pool: functions so far.
+        taken: indices of functions that may not be proposed.
+        generator: of random draws.
     """
 
     def __init__(
@@ -246,12 +245,12 @@ class TreeClimb:
         observations: Observations,
         candidates: NDArray[np.int64],
     ) -> tuple[int, float]:
-        """Return the best tree found, met from now on, and its score.
+        """Return the index of the best tree, added to the pool, and its score.
 
         Args:
-            embedding: of the functions met before.
+            embedding: of the functions in the pool.
             observations: n values.
-            candidates: indices of functions met that may be proposed.
+            candidates: indices of functions in the pool that may be proposed.
         """
         with single_threaded():
             self.score = self.scoring.scorer(
@@ -259,19 +258,19 @@ class TreeClimb:
                 seed=int(self.generator.integers(2**31)),
             )
             with torch.no_grad():
-                return self._climbed(embedding, observations, candidates)
+                return self._beam_search(embedding, observations, candidates)
 
-    def _climbed(
+    def _beam_search(
         self, embedding: Embedding, observations: Observations, candidates: NDArray[np.int64]
     ) -> tuple[int, float]:
         pool = self.pool
         scores = self.score(torch.from_numpy(embedding.points[candidates])).numpy()
         order = np.argsort(-scores, kind="stable")[:_BEAM]
-        # number → score; observed trees have children, but are none to propose.
+        # number → score; observed trees get children, but are not proposed.
         beam: dict[int, float] = {}
-        for place in order:
-            if (number := pool.number(int(candidates[place]))) is not None:
-                beam[number] = float(scores[place])
+        for position in order:
+            if (number := pool.number(int(candidates[position]))) is not None:
+                beam[number] = float(scores[position])
         observed = np.argsort(-observations.merits, kind="stable")[: _BEAM // 2]
         parents = [
             number
@@ -286,15 +285,15 @@ class TreeClimb:
         for _ in range(_ROUNDS):
             children = self._children([*beam, *parents], seen)
             parents = []
-            found = self._scored(children, keys)
-            if found and max(found.values()) > best_score:
-                best_number = max(found, key=lambda number: (found[number], -number))
-                best_score, idle = found[best_number], 0
+            scored = self._scored(children, keys)
+            if scored and max(scored.values()) > best_score:
+                best_number = max(scored, key=lambda number: (scored[number], -number))
+                best_score, idle = scored[best_number], 0
             else:
                 idle += 1
             if idle == _PATIENCE:
                 break
-            ranked = sorted((beam | found).items(), key=lambda item: (-item[1], item[0]))
+            ranked = sorted((beam | scored).items(), key=lambda item: (-item[1], item[0]))
             beam = dict(ranked[:_BEAM])
         if best_number is not None:
             best = pool.add([pool.space.expression(best_number)], [best_number])[0]
@@ -307,13 +306,13 @@ class TreeClimb:
                       if n not in seen]  # fmt: skip
             if len(around) > _CHILDREN:
                 chosen = self.generator.choice(len(around), size=_CHILDREN, replace=False)
-                around = [around[place] for place in sorted(chosen)]
+                around = [around[position] for position in sorted(chosen)]
             seen.update(around)
             children += around
         return children
 
     def _scored(self, numbers: Sequence[int], keys: set[int]) -> dict[int, float]:
-        """Score trees that are neither taken nor another spelling of one scored before."""
+        """Score new functions; skip taken ones and other spellings of scored ones."""
         pool = self.pool
         expressions = [pool.space.expression(number) for number in numbers]
         placed = [
@@ -326,10 +325,10 @@ class TreeClimb:
         if not placed:
             return {}
         fresh = []
-        for one, key in zip(placed, pool.keys(e for _, e, _ in placed), strict=True):
+        for child, key in zip(placed, pool.keys(e for _, e, _ in placed), strict=True):
             if key not in keys:
                 keys.add(key)
-                fresh.append(one)
+                fresh.append(child)
         if not fresh:
             return {}
         points = torch.from_numpy(np.stack([point for _, _, point in fresh]))
@@ -337,8 +336,8 @@ class TreeClimb:
         return {number: score for (number, _, _), score in zip(fresh, scores, strict=True)}
 
 
-class _Met:
-    """Expressions by place, as ``output_blocks`` takes them."""
+class _Listed:
+    """Expressions by index, for ``output_blocks``."""
 
     def __init__(self, expressions: Sequence[Expression]) -> None:
         self.expressions = expressions
@@ -351,54 +350,50 @@ class _Met:
 
 
 def neighbours(space: Space, number: int, generator: np.random.Generator) -> list[int]:
-    """Return the numbers of trees that are one change away.
+    """Return the numbers of the trees with one change.
 
-    Another operator in one slot; or another shape, in which slots of the same place keep their
-    operators and the others draw theirs.
+    The change is another operator in one slot, or another schema: slots of the same name keep their
+    operators, and the others draw theirs.
 
     Args:
         space: of the tree.
         number: of the tree.
-        generator: of what is drawn.
+        generator: of random draws.
     """
     params = space.params(number)
-    found = []
+    numbers = []
     for slot, chosen in params.items():
         if slot == SCHEMA_SLOT:
             continue
         for other in space.distributions[slot].choices:
             if other != chosen:
-                found.append(space.number({**params, slot: other}))
+                numbers.append(space.number({**params, slot: other}))
     for schema in space.schema_choices:
         if len(space.schema_choices) > 1 and schema != params[SCHEMA_SLOT]:
-            found.append(space.number(_in_shape(space, schema, params, generator)))
-    return found
+            numbers.append(space.number(_in_schema(space, schema, params, generator)))
+    return numbers
 
 
-def _in_shape(
+def _in_schema(
     space: Space, schema: str, params: Mapping[str, str], generator: np.random.Generator
 ) -> dict[str, str]:
-    names = [EXPRESSION_SLOT]
-    for shape in space.shapes:
-        if shape.text == schema:
-            names = [slot.name for slot in shape.slots]
     filled = {SCHEMA_SLOT: schema}
-    for name in names:
+    for name in space.slots_of_schema(schema):
         choices = space.distributions[name].choices
         filled[name] = params.get(name) or str(choices[generator.integers(len(choices))])
     return filled
 
 
 def _sample(space: Space) -> list[int]:
-    """Return numbers of trees, each shape as often, and all named functions."""
+    """Return the numbers of a sample of trees, as many per schema, and of all named functions."""
     generator = np.random.default_rng(0)
-    numbers = [len(space) - 1 - place for place in range(len(space.named_expressions))][::-1]
+    numbers = [len(space) - 1 - position for position in range(len(space.named_expressions))][::-1]
     start = 0
-    each = -(-_SAMPLE // max(len(space.shapes), 1))
-    for shape in space.shapes:
-        if len(shape) <= each:
-            numbers += range(start, start + len(shape))
+    per_schema = -(-_SAMPLE // max(len(space.schemas), 1))
+    for schema in space.schemas:
+        if len(schema) <= per_schema:
+            numbers += range(start, start + len(schema))
         else:
-            numbers += (start + generator.integers(len(shape), size=each)).tolist()
-        start += len(shape)
+            numbers += (start + generator.integers(len(schema), size=per_schema)).tolist()
+        start += len(schema)
     return list(dict.fromkeys(int(number) for number in numbers))

@@ -1,4 +1,4 @@
-"""Warm starts: what other tasks say about the functions of a space, before and during a search."""
+"""Warm starts: values of functions on other tasks, as the start and as knowledge of a search."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bo_act.search.observations import warp_targets
 from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 
 SOURCES = "sources"
-"""The block that holds what sources say."""
-_FEWEST = 3  # different values that a Gaussian process is fitted to
-_MOST = 500  # known functions that unknown ones are judged by
+"""The block of an embedding with the ranks in the sources."""
+_FEWEST = 3  # different values that a Gaussian process needs
+_MOST = 500  # known functions that predict unknown ones
 _CHUNK = 2_048
-_ROUNDING = 1e-6  # relative difference of values that are the same; files keep float32
+_ROUNDING = 1e-6  # relative difference of equal values; files have float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,7 @@ class Source:
     Attributes:
         name: of the benchmark or study.
         values: (N,) larger is better; not finite if unknown.
-        metric: what was measured, where that is known; of one that is minimized, ``values`` are
-            what was measured with the other sign.
+        metric: of the values, if known; if it is minimized, ``values`` have the opposite sign.
 
     Raises:
         SearchError: no value is known.
@@ -58,13 +57,13 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """What all sources say.
+    """The knowledge of all sources.
 
     Attributes:
-        ranks: (N, S) in (0, 1): each function's rank in each source, 1 the best; where a source
-            does not know it, its rank by what a Gaussian process says from those it knows.
-        best: functions to begin with, the best first: by the mean over the sources of the normal
-            quantile of their rank.
+        ranks: (N, S) in (0, 1): each function's rank in each source, 1 is the best. A Gaussian
+            process predicts values that a source does not have.
+        best: functions to begin with, best first, by the mean normal quantile of their ranks over
+            the sources.
     """
 
     ranks: NDArray[np.float64]
@@ -73,41 +72,41 @@ class WarmStart:
     def enrich(self, embedding: Embedding) -> Embedding:
         """Return the embedding with the ranks as a further block.
 
-        A Gaussian process then learns from what it observes how much they tell of this task, by
-        the length scales and the variances of their block.
+        A Gaussian process then learns the relevance of the sources from its observations, by the
+        length scales and variances of this block.
         """
         return embedding.with_block(SOURCES, self.ranks)
 
 
 def distinct(sources: Sequence[Source]) -> list[Source]:
-    """Leave out sources all of whose values another one has as well: a copy counts once."""
-    kept: list[Source] = []
+    """Leave out sources whose values are all in another one: a copy counts once."""
+    chosen: list[Source] = []
     for source in sources:
-        if not any(_has_all_of(other, source) for other in kept):
-            kept = [other for other in kept if not _has_all_of(source, other)] + [source]
-    return kept
+        if not any(_has_all_of(other, source) for other in chosen):
+            chosen = [other for other in chosen if not _has_all_of(source, other)] + [source]
+    return chosen
 
 
-def _has_all_of(one: Source, other: Source) -> bool:
+def _has_all_of(source: Source, other: Source) -> bool:
     known = np.isfinite(other.values)
-    if one.values.shape != other.values.shape:
+    if source.values.shape != other.values.shape:
         return False
-    return np.allclose(one.values[known], other.values[known], rtol=_ROUNDING, atol=0.0)
+    return np.allclose(source.values[known], other.values[known], rtol=_ROUNDING, atol=0.0)
 
 
 def make_warm_start(
     sources: Sequence[Source], embedding: Embedding, *, first: int = 5
 ) -> WarmStart:
-    """Gather what sources say.
+    """Combine sources.
 
     Args:
-        sources: at least one, all of the space that the embedding is of.
-        embedding: of the N functions; says by what is known of a source's functions what it would
-            say of others, and which functions can be proposed.
-        first: how many of the best to begin with.
+        sources: at least one, of the same space as the embedding.
+        embedding: of the N functions; predicts a source's missing values, and tells which functions
+            can be proposed.
+        first: number of the best functions to begin with.
 
     Raises:
-        SearchError: a source is of another number of functions.
+        SearchError: a source has another number of functions.
     """
     for source in sources:
         if source.values.shape != (len(embedding),):
@@ -136,7 +135,7 @@ def _scores(values: NDArray[np.float64], embedding: Embedding) -> NDArray[np.flo
         placed = np.random.default_rng(0).choice(placed, _MOST, replace=False)
     x, y = embedding.points[placed], scores[placed]
     model, _ = fit_gaussian_process(torch.from_numpy(x), torch.from_numpy(y), embedding.blocks)
-    for some in np.array_split(unknown, 1 + len(unknown) // _CHUNK):
-        mean, _ = model.mean_and_variance(torch.from_numpy(embedding.points[some]))
-        scores[some] = mean.numpy()
+    for chunk in np.array_split(unknown, 1 + len(unknown) // _CHUNK):
+        mean, _ = model.mean_and_variance(torch.from_numpy(embedding.points[chunk]))
+        scores[chunk] = mean.numpy()
     return scores

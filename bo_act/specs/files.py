@@ -93,17 +93,17 @@ def _loaded(text: str, where: str) -> dict[str, Any]:
 
 def _override(content: dict[str, Any], key: str, text: str) -> None:
     *tables, last = key.split(".")
-    place = content
+    inner = content
     for table in tables:
-        place = place.setdefault(table, {})
-        if not isinstance(place, dict):
+        inner = inner.setdefault(table, {})
+        if not isinstance(inner, dict):
             raise SpecError(f"--set {key}={text}: {table!r} is a value, not a table")
     try:
-        place[last] = _loaded(f"value = {text}", f"--set {key}")["value"]
+        inner[last] = _loaded(f"value = {text}", f"--set {key}")["value"]
     except SpecError as error:
         if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
             raise
-        place[last] = text
+        inner[last] = text
 
 
 def explain(error: ValidationError, form: type[Spec]) -> str:
@@ -111,15 +111,15 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
     parts = []
     for problem in error.errors():
         where = [str(step) for step in problem["loc"]]
-        place = ".".join(where) or "the file"
+        key = ".".join(where) or "the file"
         if problem["type"] == "extra_forbidden":
             known = _keys_at(form, where[:-1])
             hint = nearest(where[-1], known) or f"; known keys: {', '.join(known)}"
-            parts.append(f"unknown key {place!r}{hint}")
+            parts.append(f"unknown key {key!r}{hint}")
         elif problem["type"] == "missing":
-            parts.append(f"missing key {place!r}")
+            parts.append(f"missing key {key!r}")
         elif problem["type"] == "value_error":
-            parts.append(f"{place}: {problem['ctx']['error']}")
+            parts.append(f"{key}: {problem['ctx']['error']}")
         else:
             came = without_secrets(_repr(problem["input"]))
             came = came if len(came) <= 60 else came[:57] + "..."
@@ -128,7 +128,7 @@ def explain(error: ValidationError, form: type[Spec]) -> str:
             if problem["type"] == "literal_error":
                 known = re.findall("'([^']+)'", problem["ctx"]["expected"])
                 hint = nearest(str(problem["input"]), known)
-            parts.append(f"{place}: {message}, got {came}{hint}")
+            parts.append(f"{key}: {message}, got {came}{hint}")
     return "; ".join(parts)
 
 
@@ -143,7 +143,7 @@ def _keys_at(form: type[Spec], where: list[str]) -> list[str]:
             return []
         # "Spec" or "Spec | None"
         choices = get_args(field.annotation) or (field.annotation,)
-        specs = [one for one in choices if isinstance(one, type) and issubclass(one, Spec)]
+        specs = [c for c in choices if isinstance(c, type) and issubclass(c, Spec)]
         if not specs:
             return []
         form = specs[0]

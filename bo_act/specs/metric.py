@@ -50,18 +50,18 @@ class MetricSpec(Spec):
                 "own objective"
             )
         base = usual or Metric("value" if self.name is None else self.name)
-        found = Metric(
+        metric = Metric(
             base.name,
             self.direction or base.direction,
             base.unit if self.unit is None else self.unit,
             base.worst if self.worst is None else self.worst,
         )
-        if not own and found != base:
+        if not own and metric != base:
             raise ValueError(
                 f"metric: expected only the name with the built-in training, whose "
                 f"{self.name or 'accuracy'} is {base}; leave direction, unit and worst out"
             )
-        return found
+        return metric
 
     @property
     def key(self) -> str:

@@ -19,7 +19,7 @@ def schema(kind: str) -> dict[str, Any]:
     """
     form = FORMS[kind]
     content = form.model_json_schema(mode="validation")
-    described = {one.__name__: one for one in _forms(form)}
+    described = {spec.__name__: spec for spec in _forms(form)}
     _describe(content, form)
     for name, part in content.get("$defs", {}).items():
         if name in described:
@@ -29,20 +29,20 @@ def schema(kind: str) -> dict[str, Any]:
 
 def _forms(form: type[Spec]) -> set[type[Spec]]:
     """Return a spec and all inner ones."""
-    found, waiting = {form}, [form]
+    forms, waiting = {form}, [form]
     while waiting:
         for field in waiting.pop().model_fields.values():
-            for one in _classes(field.annotation):
-                if one not in found:
-                    found.add(one)
-                    waiting.append(one)
-    return found
+            for inner in _classes(field.annotation):
+                if inner not in forms:
+                    forms.add(inner)
+                    waiting.append(inner)
+    return forms
 
 
 def _classes(annotation: Any) -> list[type[Spec]]:
     if isinstance(annotation, type) and issubclass(annotation, Spec):
         return [annotation]
-    return [one for part in getattr(annotation, "__args__", ()) for one in _classes(part)]
+    return [spec for part in getattr(annotation, "__args__", ()) for spec in _classes(part)]
 
 
 def _describe(part: dict[str, Any], form: type[Spec]) -> None:
@@ -57,10 +57,10 @@ def _describe(part: dict[str, Any], form: type[Spec]) -> None:
 
 def _attributes(text: str) -> dict[str, str]:
     """Read ``name, other: what they are`` of a docstring, indented by four."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \S)", text):
         names, colon, meaning = entry.strip().partition(": ")
         if colon and re.fullmatch(r"[a-z_0-9, ]+", names):
             said = " ".join(meaning.split()).replace("``", "`")
-            found |= {name.strip(): said for name in names.split(",")}
-    return found
+            meanings |= {name.strip(): said for name in names.split(",")}
+    return meanings

@@ -257,7 +257,7 @@ class StudySpec(Spec):
 
     @model_validator(mode="after")
     def _parameters_are_keys(self) -> StudySpec:
-        for key, one in self.parameters.items():
+        for key, parameter in self.parameters.items():
             table, _, name = key.rpartition(".")
             if table == "training":
                 known = sorted(set(TrainingSpec.model_fields) - _NOT_SEARCHED)
@@ -274,12 +274,12 @@ class StudySpec(Spec):
                 raise ValueError(
                     f"parameters: give {name} a value in [model.options] for the baselines"
                 )
-            if not one.holds(self.defaults[key]):
+            if not parameter.holds(self.defaults[key]):
                 raise ValueError(
                     f"parameters: {key} = {self.defaults[key]!r} in this file, the baselines' "
                     "value, is outside the searched values"
                 )
-            for value in one.choices or (one.low, one.high):
+            for value in parameter.choices or (parameter.low, parameter.high):
                 self.with_settings({key: value})
         if self.parameters and self.strategy.name != "model":
             raise ValueError(

@@ -16,7 +16,6 @@ from bo_act.activations.expressions import parse
 from bo_act.activations.module import Activation
 from bo_act.data.samples import Inputs, call, mapped, rows, shown_shape
 from bo_act.errors import BoActError, ExpressionError, NetworkError, SpecError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.networks import Activations
 from bo_act.specs import StudySpec
 from bo_act.tasks.configuration import places
@@ -26,6 +25,7 @@ from bo_act.training.evaluation import check_network, metric_name
 from bo_act.training.losses import check_outputs, loss_name, mean_loss, outputs_of
 from bo_act.training.optimization import autocast, make_optimizer
 from bo_act.training.trainer import cpu_threads, pick_device
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 _USUAL, _OTHER = "relu(x)", "sigmoid(x)"  # they differ at all pre-activations
 _FEW = 4  # samples to see whether a function matters
@@ -121,20 +121,20 @@ def _step(
     try:
         for start in range(0, count, size):
             piece = slice(start, start + size)
-            some, piece_targets = rows(inputs, piece), targets[piece]
+            part, piece_targets = rows(inputs, piece), targets[piece]
             with autocast(piece_targets.device, spec.precision):
-                returned = call(network, some)
-            outputs = check_outputs(returned, some, piece_targets, data)
+                returned = call(network, part)
+            outputs = check_outputs(returned, part, piece_targets, data)
             mean_loss(outputs, piece_targets, loss).backward()
             outcome.append(outputs.detach())
     except USERS as error:
         if isinstance(error, BoActError) or is_machines(error):
             raise
-        many = f"{count} {data.what}" if count > 1 else f"1 {data.what.removesuffix('s')}"
+        samples = f"{count} {data.what}" if count > 1 else f"1 {data.what.removesuffix('s')}"
         pieces = f", {size} at a time," if size < count else ""
-        shape = shown_shape(mapped(inputs, lambda one: one[0]))
+        shape = shown_shape(mapped(inputs, lambda tensor: tensor[0]))
         raise NetworkError(
-            f"{task.builder.path}: the network cannot be trained on batches of {many} of shape "
+            f"{task.builder.path}: the network cannot be trained on batches of {samples} of shape "
             f"{shape}{pieces}: {one_line(error)}{_advice(error, data.what)}"
         ) from error
     return [*outcome, *(weight.grad for weight in network.parameters() if weight.grad is not None)]
@@ -173,5 +173,5 @@ def _check_function_matters(task: Task, inputs: Inputs, targets: Tensor) -> None
             )
 
 
-def _differ(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    return len(one) != len(other) or not all(map(torch.equal, one, other))
+def _differ(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    return len(a) != len(b) or not all(map(torch.equal, a, b))

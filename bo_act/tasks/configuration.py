@@ -16,8 +16,9 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial
 
 from bo_act.activations.expressions import Expression, canonical, parse
-from bo_act.activations.space import Space, slot_of
 from bo_act.errors import StorageError
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 from bo_act.specs import ParameterSpec, StudySpec
 
 REFERENCE = "relu(x)"
@@ -106,29 +107,29 @@ def shown(settings: Mapping[str, Any]) -> str:
 
 def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
     """Return the parameters of a study file as Optuna distributions."""
-    return {name: _distribution(one) for name, one in spec.parameters.items()}
+    return {name: _distribution(parameter) for name, parameter in spec.parameters.items()}
 
 
 def suggest(trial: Trial, spec: StudySpec) -> dict[str, Any]:
     """Ask a trial for a value of each parameter of a study file."""
     values: dict[str, Any] = {}
-    for name, one in distributions(spec).items():
-        if isinstance(one, CategoricalDistribution):
-            values[name] = trial.suggest_categorical(name, one.choices)
-        elif isinstance(one, IntDistribution):
-            values[name] = trial.suggest_int(name, one.low, one.high, step=one.step, log=one.log)
-        elif isinstance(one, FloatDistribution):
-            values[name] = trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
+    for name, d in distributions(spec).items():
+        if isinstance(d, CategoricalDistribution):
+            values[name] = trial.suggest_categorical(name, d.choices)
+        elif isinstance(d, IntDistribution):
+            values[name] = trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+        elif isinstance(d, FloatDistribution):
+            values[name] = trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
     return values
 
 
-def _distribution(one: ParameterSpec) -> BaseDistribution:
-    if one.choices:
-        return CategoricalDistribution(one.choices)
-    low, high, step = one.low, one.high, one.step
+def _distribution(parameter: ParameterSpec) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    low, high, step = parameter.low, parameter.high, parameter.step
     if isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int)):
-        return IntDistribution(low, high, log=one.log, step=step or 1)
-    return FloatDistribution(float(low or 0), float(high or 0), log=one.log, step=step)
+        return IntDistribution(low, high, log=parameter.log, step=step or 1)
+    return FloatDistribution(float(low or 0), float(high or 0), log=parameter.log, step=step)
 
 
 def _short(value: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bo_act.errors import BoActError, NetworkError, StorageError
-from bo_act.failures import Blame, Failure
+from bo_act.user_code.failures import Blame, Failure
 
 _SHOWN = 3  # functions named per group
 
@@ -80,26 +80,26 @@ def group(phase: str, failed: Iterable[Failed]) -> list[FailureGroup]:
     ignoring numbers such as missing bytes.
     """
     kinds: dict[tuple[Any, ...], list[Failed]] = {}
-    for one in failed:
-        failure = one[0]
+    for entry in failed:
+        failure = entry[0]
         where = (
             (failure.file, failure.line) if failure.file else re.sub(r"\d+", "#", failure.message)
         )
-        kinds.setdefault((failure.type, where), []).append(one)
+        kinds.setdefault((failure.type, where), []).append(entry)
     groups = []
-    for some in kinds.values():
-        first = some[0][0]
+    for members in kinds.values():
+        first = members[0][0]
         groups.append(
             FailureGroup(
                 str(first),
                 phase,
-                sum(times for *_, times in some),
-                tuple(dict.fromkeys(text for _, text, _, _ in some if text)),
-                tuple(number for _, _, number, _ in some if number is not None),
+                sum(times for *_, times in members),
+                tuple(dict.fromkeys(text for _, text, _, _ in members if text)),
+                tuple(number for _, _, number, _ in members if number is not None),
                 **first.as_attribute(),
             )
         )
-    return sorted(groups, key=lambda one: -one.count)
+    return sorted(groups, key=lambda entry: -entry.count)
 
 
 def failures_of_runs(phase: str, runs: Iterable[Mapping[str, Any]]) -> list[FailureGroup]:

@@ -9,7 +9,7 @@ from typing import Any
 from bo_act.errors import SpecError
 from bo_act.io import digest
 from bo_act.specs import StudySpec
-from bo_act.user_files import load_function
+from bo_act.user_code.files import load_function
 
 METHOD_PARTS = {
     "embedding": "a function of the FeatureTable that returns points (N, d)",

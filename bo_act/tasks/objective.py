@@ -17,10 +17,10 @@ from optuna.trial import Trial
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import activations_of
 from bo_act.errors import SpecError
-from bo_act.failures import clean
 from bo_act.io import digest
 from bo_act.training.outcomes import Diverged
-from bo_act.user_files import load_function
+from bo_act.user_code.failures import clean
+from bo_act.user_code.files import is_required, load_function, takes_any
 
 EXPECTED = "def objective(trial, activation, *, seed, device, ...) -> float"
 _RETURNED = (
@@ -117,7 +117,7 @@ class Objective:
     def asks_for(self, name: str) -> bool:
         """Tell whether the function takes an argument of that name, or any."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
+        return takes_any(parameters) or name in (parameter.name for parameter in parameters)
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Check that the function can be called.
@@ -151,21 +151,15 @@ class Objective:
     def _asked(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments in the function's signature."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        if takes_any(parameters):
             return dict(context)
-        missing = [
-            one.name
-            for one in parameters
-            if one.default is one.empty
-            and one.kind is not one.VAR_POSITIONAL
-            and one.name not in context
-        ]
+        missing = [p.name for p in parameters if is_required(p) and p.name not in context]
         if missing:
             raise SpecError(
                 f"{self.path}: the objective asks for {', '.join(missing)}; this study offers "
                 f"{', '.join(context)} (network and data need [model] and [data])"
             )
-        return {one.name: context[one.name] for one in parameters if one.name in context}
+        return {p.name: context[p.name] for p in parameters if p.name in context}
 
 
 def _as_measured(value: Any) -> Measured:

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import NetworkError, SpecError
 from bo_act.fisher.calls import Inputs, Targets
 from bo_act.io import digest
 from bo_act.networks import Activations, materialize
 from bo_act.specs import StudySpec
 from bo_act.tasks.configuration import REFERENCE, places
-from bo_act.torch_state import plain_torch
 from bo_act.training.devices import rng_devices
-from bo_act.user_files import UserFile, call_with, load_file, load_function
+from bo_act.user_code.files import UserFile, call_with, load_file, load_function
 
 _RETURNED = "(network, inputs) or (network, inputs, targets)"
 EXPECTED = f"def network_and_batch(activation, *, seed) that returns {_RETURNED}"

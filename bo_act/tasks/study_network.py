@@ -10,9 +10,9 @@ from torch import nn
 
 from bo_act.data.samples import Inputs
 from bo_act.errors import NetworkError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.networks import Activations, NetworkBuilder, initialize, materialize
 from bo_act.networks.initialization import Initialization
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from bo_act.activations.expressions import Expression
 from bo_act.activations.module import activations_of
-from bo_act.activations.space import Space, load_space
 from bo_act.data.loading import Data, load_data
 from bo_act.data.samples import Inputs, Samples, mapped
 from bo_act.errors import BoActError, FeatureError, NetworkError, SpecError
-from bo_act.failures import USERS, Failure, one_line
 from bo_act.features.compute import Executor, Progress, compute_features
 from bo_act.features.fisher_worker import FisherJob, MakeNetwork, Spectra
 from bo_act.features.table import FeatureTable
@@ -33,6 +31,7 @@ from bo_act.networks import (
     load_network,
 )
 from bo_act.networks.initialization import Initialization
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import FeaturesSpec, StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.tasks.methods import METHOD_PARTS, OwnMethod
@@ -51,6 +50,7 @@ from bo_act.training.trainer import (
     pick_device,
     train,
 )
+from bo_act.user_code.failures import USERS, Failure, one_line
 
 SPACE = "the space's functions"
 """What the space is called among the hashes of what a study file names."""
@@ -163,7 +163,7 @@ class Task:
                 torch.arange(min(2, len(self.data.train)), device="cpu")
             )
             network = self.network(seed=self.spec.seed)
-            on_cpu = mapped(inputs, lambda one: one.cpu())
+            on_cpu = mapped(inputs, lambda tensor: tensor.cpu())
             check_gradients(network, on_cpu, name=str(self.builder.path))
 
     def features(
@@ -369,7 +369,7 @@ class Task:
             "function": (
                 str(function)
                 if isinstance(function, Expression)
-                else {name: str(one) for name, one in function.items()}
+                else {name: str(stage) for name, stage in function.items()}
             ),
             "seed": seed,
             "model": spec.model and spec.model.model_dump(mode="json"),

@@ -89,9 +89,9 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
     """Return the JSON of ``bo-act bench show``."""
     from bo_act.benchmark.selection_bias import selection_bias
 
-    there = np.isfinite(benchmark.runs["validation_value"])
-    complete = int(there.all(axis=1).sum())
-    seconds = benchmark.runs["seconds"][there]
+    finite = np.isfinite(benchmark.runs["validation_value"])
+    complete = int(finite.all(axis=1).sum())
+    seconds = benchmark.runs["seconds"][finite]
     good = benchmark.metric.sign * benchmark.values
     order = np.argsort(-np.where(benchmark.measured, good, -np.inf), kind="stable")
     fim = benchmark.features.blocks.get("fim")
@@ -111,11 +111,13 @@ def described(benchmark: Benchmark, *, top: int) -> dict[str, Any]:
         "metric": benchmark.metric.as_json(),
         "functions": len(benchmark),
         "measured": int(benchmark.measured.sum()),
-        "runs": int(there.sum()),
+        "runs": int(finite.sum()),
         "diverged": {
             "runs": int(benchmark.diverged.sum()),
-            "share": float(benchmark.diverged.sum() / there.sum()),
-            "functions": int(np.all(benchmark.diverged | ~there, axis=1)[benchmark.measured].sum()),
+            "share": float(benchmark.diverged.sum() / finite.sum()),
+            "functions": int(
+                np.all(benchmark.diverged | ~finite, axis=1)[benchmark.measured].sum()
+            ),
         },
         "unmatched": list(benchmark.unmatched),
         "with_spectra": 0 if fim is None else int(fim.present.sum()),
@@ -192,37 +194,37 @@ def _amount(value: float, metric: Metric) -> str:
     return metric.difference(value).lstrip("+-")
 
 
-def _selection_bias(found: dict[str, Any], benchmark: Benchmark) -> None:
+def _selection_bias(bias: dict[str, Any], benchmark: Benchmark) -> None:
     metric = benchmark.metric
     title = "Selection bias of the best"
-    if found["functions"] < benchmark.measured.sum():
-        title += f", among the {found['functions']:,} functions with all runs"
+    if bias["functions"] < benchmark.measured.sum():
+        title += f", among the {bias['functions']:,} functions with all runs"
     unit = " points" if metric.in_percent else f" {metric.unit}".rstrip()
-    lucky = f"{_amount(found['shrinkage'], metric)}{unit}"
+    lucky = f"{_amount(bias['shrinkage'], metric)}{unit}"
     rows = {
-        "one run against the mean of the others": f"Spearman {found['correlation']:.2f} over all, "
-        f"{found['correlation_top']:.2f} within the best fifth",
-        "s.d. of runs in that fifth": f"{_amount(found['deviation'], metric)}{unit} (median)",
-        "chosen by the other runs": f"{metric.text(found['chosen'])} there, "
-        f"{metric.text(found['held_out'])} in the held-out run: {lucky} "
-        + ("were luck" if found["shrinkage"] >= 0 else "better there"),
-        "regret": f"{_amount(found['regret_of_mean'], metric)}{unit} worse than the best by all "
+        "one run against the mean of the others": f"Spearman {bias['correlation']:.2f} over all, "
+        f"{bias['correlation_top']:.2f} within the best fifth",
+        "s.d. of runs in that fifth": f"{_amount(bias['deviation'], metric)}{unit} (median)",
+        "chosen by the other runs": f"{metric.text(bias['chosen'])} there, "
+        f"{metric.text(bias['held_out'])} in the held-out run: {lucky} "
+        + ("were luck" if bias["shrinkage"] >= 0 else "better there"),
+        "regret": f"{_amount(bias['regret_of_mean'], metric)}{unit} worse than the best by all "
         "runs",
     }
     rows = {name: escape(text) for name, text in rows.items()}
     terminal.key_values(title, rows)
 
 
-def comparison(found: Comparison) -> None:
+def comparison(result: Comparison) -> None:
     """Print the table of a comparison, and the probabilities that methods beat others."""
-    frame = found.table
+    frame = result.table
     regrets = [column for column in frame.columns if column.startswith("regret ")]
-    compared_at = found.summary["compared_at"]
+    compared_at = result.summary["compared_at"]
     wanted = _nearest(regrets, tuple(sorted({20, 50, compared_at})))
     shown = list(dict.fromkeys([*wanted, regrets[-1]]))
     columns = [*shown, "± 95%", "median rank", "test regret", "to top 1%", "seconds"]
     for name, rows in frame.groupby("benchmark", sort=False):
-        metric = found.benchmarks[str(name)].metric
+        metric = result.benchmarks[str(name)].metric
         title = f"Regret on {name}, in {metric.differences}"
         table = Table(title=escape(title), title_justify="left")
         table.add_column("method", no_wrap=True)
@@ -234,19 +236,19 @@ def comparison(found: Comparison) -> None:
             table.add_row(escape(row["method"]), *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")
-    for remark in remarks(found.summary):
+    for remark in remarks(result.summary):
         terminal.out.print(remark, style="dim")
-    for name, told in found.summary.get("told", {}).items():
+    for name, told in result.summary.get("told", {}).items():
         said = f"{name} was warm-started from {', '.join(told['by'])}"
         if told["not_by"]:
             said += f"; not from {', '.join(told['not_by'])}: the same task or data"
         terminal.out.print(said, style="dim")
-    first = next(iter(found.summary["methods"]))
+    first = next(iter(result.summary["methods"]))
     rows = {
         escape(pair["b"]): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, "
         f"{pair['ci95'][1]:.2f}], p = {pair['p_holm']:.3f}, ahead on {pair['ahead']} of "
         f"{len(pair['benchmarks'])}"
-        for pair in adjusted([one for one in found.summary["comparisons"] if one["a"] == first])
+        for pair in adjusted([p for p in result.summary["comparisons"] if p["a"] == first])
         if pair["probability"] is not None
     }
     if rows:
@@ -274,8 +276,8 @@ _CAPTION = (
 
 
 def _nearest(regrets: list[str], wanted: tuple[int, ...]) -> list[str]:
-    places = [int(column.split()[1]) for column in regrets]
-    return [f"regret {place}" for place in wanted if place in places]
+    numbers = [int(column.split()[1]) for column in regrets]
+    return [f"regret {number}" for number in wanted if number in numbers]
 
 
 def _cell(value: Any) -> str:

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from bo_act.events import Events
+from bo_act.events import Awaited, Events
 from bo_act.metrics import Metric
 from bo_act.specs import SEARCHED
 from bo_act.study.results.failures import failure_of_trial
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from bo_act.study.running.waiting import Awaited
 
 FEATURES = "features of the space"
 
@@ -97,15 +96,17 @@ class Live(Events):
 
     def waiting(self, trials: Sequence[Awaited]) -> None:
         """Show the awaited trials; in a log, once until they change."""
-        before, self.awaited = self.awaited, {(one.trial, one.kind) for one in trials}
+        before, self.awaited = self.awaited, {(awaited.trial, awaited.kind) for awaited in trials}
         if self.screen is not None:
             if self.now is not None:
-                self.now.awaited = [one.text for one in trials]
+                self.now.awaited = [awaited.text for awaited in trials]
             return
-        for one in trials:
+        for awaited in trials:
             # Report endless waiting even with --quiet.
-            if (one.trial, one.kind) not in before and (not self.quiet or one.kind == "mute"):
-                err.print(one.text, soft_wrap=True, markup=False)
+            if (awaited.trial, awaited.kind) not in before and (
+                not self.quiet or awaited.kind == "mute"
+            ):
+                err.print(awaited.text, soft_wrap=True, markup=False)
 
     def confirmation(self, done: int, total: int, text: str) -> None:
         """Show the fresh-seed runs done so far."""
@@ -145,10 +146,10 @@ class Live(Events):
                 shown = f"[bold green]{shown}[/]"
             shown += "  "
         searched = {k: v for k, v in trial.params.items() if k.startswith(SEARCHED)}
-        what = with_settings(text, searched)
+        function = with_settings(text, searched)
         if (failure := failure_of_trial(trial)) is not None:
-            what += f": {escape(str(failure))}"
-        return f"  {trial.number:>4}  {shown}  {what}  [dim]{by}[/]"
+            function += f": {escape(str(failure))}"
+        return f"  {trial.number:>4}  {shown}  {function}  [dim]{by}[/]"
 
 
 class _Pace:

@@ -16,48 +16,50 @@ if TYPE_CHECKING:
 _WIDE = 24  # characters of a function that stay on one line
 
 
-def recommendation(found: Recommendation) -> None:
+def recommendation(advice: Recommendation) -> None:
     """Print recommended functions with their expected gains, and those in each source."""
 
     def texts(gains: Sequence[float | None]) -> list[str]:
-        if found.metric is not None:
-            return [found.metric.difference(one) for one in gains]
-        return ["-" if one is None else f"{one:+.2f}" for one in gains]
+        if advice.metric is not None:
+            return [advice.metric.difference(gain) for gain in gains]
+        return ["-" if gain is None else f"{gain:+.2f}" for gain in gains]
 
     table = Table(
-        title=escape(f"To try on {found.study}: gain over {found.over} in {found.unit}"),
+        title=escape(f"To try on {advice.study}: gain over {advice.over} in {advice.unit}"),
         title_justify="left",
     )
-    longest = max((len(one.activation) for one in found.functions), default=0)
+    longest = max((len(function.activation) for function in advice.functions), default=0)
     table.add_column("activation", overflow="fold", no_wrap=longest <= _WIDE)
     table.add_column("expected", justify="right", no_wrap=True)
-    table.add_column(f"{found.level:.0%} interval", justify="right", no_wrap=True)
+    table.add_column(f"{advice.level:.0%} interval", justify="right", no_wrap=True)
     table.add_column("better", justify="right", no_wrap=True)
     table.add_column("in each source")
-    for one in found.functions:
-        gain, low, high = texts([one.gain, one.low, one.high])
-        where = " ".join(texts(one.measured))
-        table.add_row(one.activation, gain, f"{low} to {high}", f"{one.chance:.0%}", where)
+    for function in advice.functions:
+        gain, low, high = texts([function.gain, function.low, function.high])
+        where = " ".join(texts(function.measured))
+        table.add_row(
+            function.activation, gain, f"{low} to {high}", f"{function.chance:.0%}", where
+        )
     out.print(table)
-    for note in notes(found):
+    for note in notes(advice):
         out.print(f"[dim]{escape(note)}[/]")
 
 
-def notes(found: Recommendation) -> list[str]:
+def notes(advice: Recommendation) -> list[str]:
     """Return what has to be known beside the table."""
     said = [
-        f"Sources: {', '.join(found.sources)}. Nothing was trained, and neither this network nor "
+        f"Sources: {', '.join(advice.sources)}. Nothing was trained, and neither this network nor "
         "its data was read. The first functions hardly differ: train some of them and "
-        f"{found.over}, with several seeds."
+        f"{advice.over}, with several seeds."
     ]
-    if found.metric is None:
+    if advice.metric is None:
         said.append(
             "Not all sources measure what this study does, so gains are differences between the "
             "normal quantiles of ranks: 1 is from the median to the best sixth."
         )
-    if found.left_out:
+    if advice.left_out:
         said.append(
-            f"Left out, of this very task: {', '.join(found.left_out)}; bo-act bench show "
-            f"{found.left_out[0]} has its results."
+            f"Left out, of this very task: {', '.join(advice.left_out)}; bo-act bench show "
+            f"{advice.left_out[0]} has its results."
         )
     return said

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from bo_act.terminal.console import key_values
 
 if TYPE_CHECKING:
-    from bo_act.activations.catalogue import Catalogue
-    from bo_act.activations.properties.smoothness import Count
-    from bo_act.activations.space import Space
+    from bo_act.spaces.catalogue import Catalogue
+    from bo_act.spaces.enumeration import Enumeration
+    from bo_act.spaces.smoothness import Count
 
 
 def listed_space(catalogue: Catalogue, counted: Count) -> None:
@@ -20,12 +20,12 @@ def listed_space(catalogue: Catalogue, counted: Count) -> None:
     _space(space, f"{len(catalogue):,}", finite | _satisfying(counted), catalogue.hash[:16])
 
 
-def large_space(space: Space, counted: Count) -> None:
+def large_space(space: Enumeration, counted: Count) -> None:
     """Print a space that is too large to list."""
     _space(space, "not counted: too large to list, searched locally", _satisfying(counted))
 
 
-def _space(space: Space, distinct: str, counts: dict[str, str], identity: str = "") -> None:
+def _space(space: Enumeration, distinct: str, counts: dict[str, str], identity: str = "") -> None:
     spec = space.spec
     parameters = (f"{slot} ({len(d.choices)})" for slot, d in space.distributions.items())
     rows = {"expressions": f"{len(space):,}", "distinct functions": distinct, **counts}

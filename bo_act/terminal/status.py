@@ -49,18 +49,18 @@ def _parts(status: StudyStatus) -> list[Table | str]:
         table.add_column(name, justify="left" if name == "host" else "right")
     table.add_column("activation", overflow="fold")
     # In-memory studies have no heartbeats: leave the room to the function.
-    heard = any(one.silent is not None or not one.alive for one in status.workers)
+    heard = any(worker.silent is not None or not worker.alive for worker in status.workers)
     for name in ("epochs", "for", *(["heartbeat"] if heard else [])):
         table.add_column(name, justify="right")
-    for one in status.workers:
+    for worker in status.workers:
         table.add_row(
-            one.host,
-            "" if one.pid is None else str(one.pid),
-            str(one.trial),
-            one.activation,
-            str(one.epochs),
-            duration(one.seconds),
-            *([_heard(one)] if heard else []),
+            worker.host,
+            "" if worker.pid is None else str(worker.pid),
+            str(worker.trial),
+            worker.activation,
+            str(worker.epochs),
+            duration(worker.seconds),
+            *([_heard(worker)] if heard else []),
         )
     return [*said, table]
 
@@ -71,9 +71,9 @@ def show_status(status: StudyStatus) -> None:
         out.print(part, soft_wrap=isinstance(part, str))
 
 
-def _heard(one: AtWork) -> str:
-    heard = [] if one.silent is None else [f"{one.silent:.0f} s ago"]
-    if not one.alive:
+def _heard(worker: AtWork) -> str:
+    heard = [] if worker.silent is None else [f"{worker.silent:.0f} s ago"]
+    if not worker.alive:
         heard.append("[yellow]gone; trial waits for another worker[/]")
     return "\n".join(heard) or "never"
 
@@ -84,8 +84,8 @@ def _left(status: StudyStatus) -> str:
 
 def _best(status: StudyStatus) -> str:
     if status.front:
-        many = len(status.front)
-        return f"{many} function{'s' * (many > 1)} on the Pareto front (see bo-act best)"
+        count = len(status.front)
+        return f"{count} function{'s' * (count > 1)} on the Pareto front (see bo-act best)"
     best = status.best
     if best is None or best.value is None:
         return status.lacking or "none"

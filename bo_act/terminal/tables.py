@@ -15,7 +15,7 @@ from bo_act.terminal.console import key_values, out, size, with_settings
 if TYPE_CHECKING:
     from bo_act.features.table import FeatureTable
     from bo_act.metrics import Metric
-    from bo_act.study.results.confirmation import Confirmed
+    from bo_act.study.results.confirmed import Confirmed
     from bo_act.study.results.explanation import TrialExplanation
     from bo_act.study.results.summary import Found, StudyResult
     from bo_act.tasks.failures import FailureGroup
@@ -41,9 +41,9 @@ def study_tables(result: StudyResult) -> None:
         out.print(_found_table(title, result.front, result.metric))
     baseline = result.baseline
     if result.best is not None and (baseline.value is not None or baseline.state):
-        what = with_settings("relu(x)", baseline.settings)
+        reference = with_settings("relu(x)", baseline.settings)
         value = _text(baseline.value, result.metric) or baseline.state
-        out.print(f"{what} in the same search: {value}")
+        out.print(f"{reference} in the same search: {value}")
     if result.confirmed:
         out.print(_confirmed_table(result.confirmed, result.metric))
     judged = verdict(result.confirmed, result.metric)
@@ -64,9 +64,9 @@ def study_tables(result: StudyResult) -> None:
 def failure_lines(groups: Sequence[FailureGroup]) -> list[str]:
     """Return the failures, one line per reason."""
     return [
-        f"[yellow]Failed in the {one.phase}[/], {_times(one.count)}: {escape(one.reason)}"
-        + (f" [dim]{escape(one.functions)}[/]" if one.functions else "")
-        for one in groups
+        f"[yellow]Failed in the {group.phase}[/], {_times(group.count)}: {escape(group.reason)}"
+        + (f" [dim]{escape(group.functions)}[/]" if group.functions else "")
+        for group in groups
     ]
 
 
@@ -75,7 +75,7 @@ def _times(count: int) -> str:
 
 
 def _found_table(title: str, functions: Sequence[Found], metric: Metric) -> Table:
-    priced = any(found.cost is not None for found in functions)
+    priced = any(function.cost is not None for function in functions)
     table = Table(title=escape(title), title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("activation", overflow="fold")
@@ -83,11 +83,11 @@ def _found_table(title: str, functions: Sequence[Found], metric: Metric) -> Tabl
     if priced:
         table.add_column("cost", justify="right")
     table.add_column("trial", justify="right")
-    values = metric.texts([found.value for found in functions])
-    for rank, (found, value) in enumerate(zip(functions, values, strict=True), start=1):
-        what = with_settings(found.activation, found.settings)
-        cost = [] if not priced else ["" if found.cost is None else f"{found.cost:.3g}"]
-        table.add_row(str(rank), what, escape(value), *cost, str(found.trial))
+    values = metric.texts([function.value for function in functions])
+    for rank, (function, value) in enumerate(zip(functions, values, strict=True), start=1):
+        text = with_settings(function.activation, function.settings)
+        cost = [] if not priced else ["" if function.cost is None else f"{function.cost:.3g}"]
+        table.add_row(str(rank), text, escape(value), *cost, str(function.trial))
     return table
 
 
@@ -98,9 +98,9 @@ def _front_table(functions: Sequence[Found], metrics: Sequence[Metric]) -> Table
         table.add_column(escape(str(metric)), justify="right")
     table.add_column("trial", justify="right")
     columns = [m.texts([f.values[i] for f in functions]) for i, m in enumerate(metrics)]
-    for found, *values in zip(functions, *columns, strict=True):
-        what = with_settings(found.activation, found.settings)
-        table.add_row(what, *map(escape, values), str(found.trial))
+    for function, *values in zip(functions, *columns, strict=True):
+        text = with_settings(function.activation, function.settings)
+        table.add_row(text, *map(escape, values), str(function.trial))
     return table
 
 
@@ -117,10 +117,10 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
     table.add_column("minus ReLU", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("in the search", justify="right")
-    for place, row in enumerate(confirmed):
+    for index, row in enumerate(confirmed):
         note = f" ({row.diverged} of {seeds} diverged)" if row.diverged else ""
-        after = confirmed[place + 1 : place + 2]  # all baselines may be among the best
-        last_found = row.role == "found" and any(one.role == "baseline" for one in after)
+        after = confirmed[index + 1 : index + 2]  # all baselines may be among the best
+        last_found = row.role == "found" and any(later.role == "baseline" for later in after)
         table.add_row(
             with_settings(row.activation, row.settings) + note,
             escape(with_interval(row.test, metric)),
@@ -141,45 +141,48 @@ _HOW = {
 }
 
 
-def explanation(found: TrialExplanation) -> None:
+def explanation(explained: TrialExplanation) -> None:
     """Print the prediction for a trial, and its evidence."""
-    metric = found.metric
-    measured = {"complete": f"{metric.text(found.value)} ({metric.name})", "running": "not yet"}
+    metric = explained.metric
+    measured = {"complete": f"{metric.text(explained.value)} ({metric.name})", "running": "not yet"}
     rows = {
-        "chosen": _HOW.get(found.by, found.by),
-        "measured": escape(measured.get(found.state, found.state)),
+        "chosen": _HOW.get(explained.by, explained.by),
+        "measured": escape(measured.get(explained.state, explained.state)),
     }
-    for one in found.outcomes:
-        said_ = [] if one.value is None else [one.metric.text(one.value)]
-        said_ += [] if one.expected is None else [f"expected {one.metric.text(one.expected)}"]
-        rows[escape(str(one.metric))] = escape(", ".join(said_))
-    if found.outcomes and found.state == "complete":
+    for outcome in explained.outcomes:
+        texts = [] if outcome.value is None else [outcome.metric.text(outcome.value)]
+        if outcome.expected is not None:
+            texts.append(f"expected {outcome.metric.text(outcome.expected)}")
+        rows[escape(str(outcome.metric))] = escape(", ".join(texts))
+    if explained.outcomes and explained.state == "complete":
         del rows["measured"]
-    if found.feasible is not None:
-        rows["constraints"] = f"satisfied with probability {found.feasible:.2g}, as expected then"
-    if found.failure:
-        rows["failure"] = escape(found.failure)
-    said = found.explanation
+    if explained.feasible is not None:
+        probability = f"{explained.feasible:.2g}"
+        rows["constraints"] = f"satisfied with probability {probability}, as expected then"
+    if explained.failure:
+        rows["failure"] = escape(explained.failure)
+    said = explained.explanation
     if said is None:
-        if found.expected is not None:
-            rows["expected"] = escape(f"{metric.text(found.expected)}, as recorded in the trial")
-        key_values(f"Trial {found.trial}: {found.activation}", rows)
-        told = found.expected is not None or any(o.expected is not None for o in found.outcomes)
-        what = "No further explanation" if told else "No prediction"
-        out.print(escape(f"{what}: {found.lacking}."), soft_wrap=True)
+        if explained.expected is not None:
+            expected = metric.text(explained.expected)
+            rows["expected"] = escape(f"{expected}, as recorded in the trial")
+        key_values(f"Trial {explained.trial}: {explained.activation}", rows)
+        expectations = (explained.expected, *(o.expected for o in explained.outcomes))
+        lack = "No prediction" if set(expectations) == {None} else "No further explanation"
+        out.print(escape(f"{lack}: {explained.lacking}."), soft_wrap=True)
         return
     predicted, low, high = metric.texts([said.predicted, said.low, said.high])
     rows["expected"] = escape(
         f"{predicted}, 90% interval {low} to {high}, after {said.observed} functions"
     )
     rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
-    key_values(f"Trial {found.trial}: {found.activation}", rows)
+    key_values(f"Trial {explained.trial}: {explained.activation}", rows)
     table = Table(title="Most similar earlier functions", title_justify="left")
     table.add_column("activation", overflow="fold")
     table.add_column(escape(metric.name), justify="right")
     table.add_column("similarity", justify="right")
     values = metric.texts([neighbour.value for neighbour in said.neighbours])
-    for text, neighbour, value in zip(found.neighbours, said.neighbours, values, strict=True):
+    for text, neighbour, value in zip(explained.neighbours, said.neighbours, values, strict=True):
         table.add_row(text, escape(value), f"{neighbour.similarity:.2f}")
     out.print(table)
     better = "" if metric.sign > 0 else "; positive parts lower the metric"
@@ -218,15 +221,15 @@ def feature_table(table: FeatureTable, seconds: float) -> None:
 
 def feature_store(table: FeatureTable) -> None:
     """Print the layers of the spectra, and the folder that holds them."""
-    found = table.provenance
-    if "layers" not in found:
+    provenance = table.provenance
+    if "layers" not in provenance:
         return
-    uncovered = ", ".join(found["uncovered"])
-    rows = {"layers": ", ".join(found["layers"])}
+    uncovered = ", ".join(provenance["uncovered"])
+    rows = {"layers": ", ".join(provenance["layers"])}
     if uncovered:
         rows["not covered"] = f"{uncovered} (the spectra do not reflect them)"
-    if found["store"]:
-        rows["saved in"] = f"{found['store']['folder']} ({size(found['store']['bytes'])})"
+    if provenance["store"]:
+        rows["saved in"] = f"{provenance['store']['folder']} ({size(provenance['store']['bytes'])})"
     key_values("Fisher spectra", rows)
 
 

@@ -16,11 +16,11 @@ from torch.nn import functional
 from bo_act.data.data import Data
 from bo_act.data.samples import Samples, call, shown_shape
 from bo_act.data.targets import Kind
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import NetworkError, SpecError
-from bo_act.failures import USERS, is_machines, one_line
-from bo_act.torch_state import plain_torch
 from bo_act.training.losses import Loss, check_outputs, mean_loss, outputs_of, terms
 from bo_act.training.optimization import Precision, autocast
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 EVALUATION_BATCH = 512  # larger than in training: there are no gradients
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from bo_act.data.samples import Samples, call
 from bo_act.data.targets import IGNORED
-from bo_act.torch_state import plain_torch
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.training.losses import Loss, outputs_of
 from bo_act.training.optimization import Precision, autocast
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from bo_act.data.data import Data
 from bo_act.data.samples import Inputs, call, mapped, rows
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.errors import NetworkError
 from bo_act.specs import TrainingSpec
 from bo_act.specs.base import checked_seed
-from bo_act.torch_state import plain_torch
 from bo_act.training.checkpoint import Checkpoint, SafeState, on_cpu
 from bo_act.training.compiled import compiled
 from bo_act.training.devices import (

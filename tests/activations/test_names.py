@@ -13,9 +13,9 @@ from bo_act import Activation, ActivationSampler, export
 from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.names import ALIASES, own_names
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.act_bench import read_act_bench
 from bo_act.errors import ExpressionError, SpecError
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec
 
 X = torch.cat([torch.linspace(-6, 6, 1201, dtype=torch.float64), torch.tensor([-40.0, 0.0, 40.0])])

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from benchmarks_of_tests import random_benchmark
 
-from bo_act.activations.space import Space, load_space
-from bo_act.benchmark import act_bench
+from bo_act.benchmark import records
 from bo_act.benchmark.act_bench import KEYS, read_act_bench, write_act_bench
 from bo_act.benchmark.cdf import QUANTILES, cdf_vector, layer_ends, layer_quantiles
 from bo_act.benchmark.table import MEASURED
 from bo_act.errors import BenchmarkError
 from bo_act.features.table import Block, FeatureTable
+from bo_act.spaces.space import Space, load_space
 
 LAYERS = (26, 60, 19)
 """Bins of the layers, as few as in All-CNN-C's smallest ones."""
@@ -96,7 +96,7 @@ def space() -> Space:
 @pytest.mark.parametrize("chunk", [64, 1 << 20])
 @pytest.mark.parametrize("name", ["file.json", "file.json.gz"])
 def test_every_quirk(tmp_path, space, monkeypatch, name, chunk):
-    monkeypatch.setattr(act_bench, "_CHUNK", chunk)
+    monkeypatch.setattr(records, "_CHUNK", chunk)
     content = quirky()
     content["sub(relu(x),erf(x)) "] = content.pop("sub(max(x,0*x),erf(x))")
     counts: list[int] = []
@@ -214,7 +214,7 @@ def test_files_that_are_no_text(tmp_path, space):
 def test_memory_is_that_of_the_arrays(tmp_path, space):
     """Vectors as Python lists would be eight times those of float32."""
     catalogue = space.catalogue
-    length, count = 13_683, 300
+    length, count = 13_683, 100
     ends = np.linspace(0, 1, length).round(5).tolist()
     path = tmp_path / "file.json"
     with path.open("w") as file:

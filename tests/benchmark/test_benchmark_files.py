@@ -12,7 +12,6 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 
 from bo_act import content
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark import parquet
 from bo_act.benchmark.act_bench import write_act_bench
 from bo_act.benchmark.parquet import SPECTRUM_ERROR, load, open_benchmark, save
@@ -20,6 +19,8 @@ from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.errors import BenchmarkError, BoActError
 from bo_act.features.table import Block, FeatureTable
 from bo_act.metrics import ACCURACY
+from bo_act.spaces.space import Space, load_space
+from bo_act.specs import SpaceSpec
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,19 @@ def with_spectra(benchmark: Benchmark) -> Benchmark:
         benchmark.features.catalogue_hash, blocks, {"layers": 3, "store": "/somewhere"}
     )
     return dataclasses.replace(benchmark, features=features, unmatched=("no_such(x)",))
+
+
+def test_files_of_one_space_share_its_catalogue(benchmark, tmp_path):
+    other = random_benchmark(Space(SpaceSpec(name="o", expressions=("relu(x)", "tanh(x)"))))
+    for name, content_ in (("a", benchmark), ("b", benchmark), ("c", other)):
+        save(content_, tmp_path / f"{name}.parquet")
+    a, b, c = (load(tmp_path / f"{name}.parquet") for name in "abc")
+    assert a.space.catalogue is b.space.catalogue
+    assert [c.space.catalogue.text(i) for i in range(len(c))] == ["relu(x)", "tanh(x)"]
+    for one, whole in ((a, benchmark), (b, benchmark), (c, other)):
+        for kind in ("outputs", "moments"):
+            found, expected = (each.features.blocks[kind].values for each in (one, whole))
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("curves", [True, False])

@@ -11,12 +11,12 @@ import optuna
 import pytest
 from benchmarks_of_tests import random_benchmark
 
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.sources import as_source, same_runs, same_task
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.compare import compare
 from bo_act.errors import BenchmarkError, SearchError
 from bo_act.search.warm_start import Source, make_warm_start
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec, StudySpec
 from bo_act.study.running.runner import run_study
 from bo_act.study.sampling.sampler import ActivationSampler

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from pandas import DataFrame
 
-from bo_act.activations.costs import costs_of, operator_times
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.compare import compare
+from bo_act.spaces.costs import costs_of, operator_times
 from bo_act.statistics import mean_interval, pareto_front
 from bo_act.terminal import live
 

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import numpy as np
 from exported import GRID, SPECIAL, agreement, at_special_points, run_exported
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import parse
-from bo_act.activations.properties.derivatives import value_and_slope
-from bo_act.activations.space import load_space
+from bo_act.spaces.space import load_space
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 RUNS = (

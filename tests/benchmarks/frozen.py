@@ -33,14 +33,14 @@ from optuna.trial import TrialState
 from torch import nn
 
 from bo_act import ActivationSampler, EmbeddingSampler, improvement_left, why
-from bo_act.activations.costs import costs_of
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.space import load_space
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.features.compute import compute_features
 from bo_act.search.method import METHODS
+from bo_act.spaces.costs import costs_of
+from bo_act.spaces.space import load_space
 from bo_act.specs import AcquisitionSpec, FeaturesSpec, StrategySpec, SurrogateSpec
 from bo_act.study.sampling.methods import make_method_sampler, make_strategy
 

@@ -39,10 +39,11 @@ from bo_act.search.configurations import Configurations
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.method import METHODS
 from bo_act.search.observations import Observations
-from bo_act.search.searcher import Fit, Searcher
+from bo_act.search.proposal import Fit
+from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.gaussian_process import GaussianProcess
 from bo_act.statistics import mean_interval
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 EVALUATIONS, SHOWN = 50, (30, 50)
 RULES = ("never", "gradient", "gradient, pooled", "pool", "final")

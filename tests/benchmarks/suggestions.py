@@ -82,7 +82,7 @@ def optunas(method: str, observations: int) -> Callable[[], object]:
     """Return what asks one of Optuna's samplers for the slots of the Act-Bench space."""
     import optuna
 
-    from bo_act.activations.space import load_space
+    from bo_act.spaces.space import load_space
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore")

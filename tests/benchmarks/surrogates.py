@@ -7,15 +7,20 @@ fitted to random functions, and the default's intervals over the course of its o
 from __future__ import annotations
 
 import argparse
+import sys
 from itertools import product
+from pathlib import Path
 
 import optuna
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from surrogate_quality import surrogate_quality
+
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.job import embed
-from bo_act.comparison.quality import surrogate_quality
 from bo_act.comparison.replay import initial_design, replay
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.method import METHODS

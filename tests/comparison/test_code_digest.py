@@ -44,7 +44,7 @@ def digest_after(package: Path, place: str, change: Callable[[str], str]) -> str
         ("activations/plots.py", lambda text: text + "COLOUR = 3\n"),
         ("comparison/metrics.py", lambda text: text.replace("_TOP = 0.01", "_TOP = 0.02")),
         ("search/searcher.py", lambda text: "# A comment.\n\n" + text.replace('"""', '"""New ', 1)),
-        ("search/method.py", lambda text: text.replace("when its file says nothing", "by default")),
+        ("search/method.py", lambda text: text.replace("that does not mention it", "by default")),
         ("activations/operators.py", lambda text: text.replace("\n\n\n", "\n\n\n# Here:\n")),
         (
             "study/sampling/sampler.py",
@@ -63,7 +63,7 @@ def test_what_no_search_runs_changes_nothing(package, place, change):
         ("search/surrogate/fitting.py", "_FTOL = 1e-5", "_FTOL = 1e-6"),
         ("search/searcher.py", "scores == scores.max()", "scores == scores.min()"),
         ("specs/search.py", '"winsorized"\n', '"rank_normal"\n'),
-        ("study/storage/trials.py", "trial.number not in self._lost", "True"),
+        ("study/storage/study_view.py", "trial.number not in self._lost", "True"),
         ("comparison/replay.py", "baselines: bool = True", "baselines: bool = False"),
         ("comparison/replay.py", "[seed, len(design)]", "[seed]"),
         ("features/outputs.py", "torch.asinh(", "torch.tanh("),

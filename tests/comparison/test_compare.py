@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import surrogate_quality as quality
 import torch
 from benchmarks_of_tests import random_benchmark
 from scipy import stats
@@ -22,12 +23,11 @@ from scipy import stats
 from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
-from bo_act.comparison import figures, quality
+from bo_act.comparison import figures
 from bo_act.comparison.compare import compare, load_comparison
 from bo_act.comparison.job import embed
 from bo_act.comparison.metrics import progress, summary, table
 from bo_act.comparison.plan import read_plan
-from bo_act.comparison.quality import surrogate_quality
 from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, SpecError
 from bo_act.search.method import METHODS, MethodSpec
@@ -264,22 +264,22 @@ def larger(act_bench) -> Benchmark:
 def test_quality_of_surrogates_that_see_something_and_nothing(larger):
     known, embedding = smooth(larger, 0.05)
     for name in ("gp", "forest", "knn"):
-        good = surrogate_quality(known, embedding, SurrogateSpec(name=name), seeds=3)
+        good = quality.surrogate_quality(known, embedding, SurrogateSpec(name=name), seeds=3)
         assert good["tau"]["mean"] > 0.3, name
         assert good["tau_top"]["mean"] > 0.1, name
-    blind = surrogate_quality(larger, embedding, SurrogateSpec(), seeds=3)
+    blind = quality.surrogate_quality(larger, embedding, SurrogateSpec(), seeds=3)
     assert abs(blind["tau"]["mean"]) < 0.1
 
 
 def test_coverage_of_a_gaussian_process_whose_assumptions_hold(larger):
     known, embedding = smooth(larger, 0.3)
     spec = SurrogateSpec(targets="standardized")
-    found = surrogate_quality(known, embedding, spec, observations=80, seeds=4)
+    found = quality.surrogate_quality(known, embedding, spec, observations=80, seeds=4)
     for level, share in found["coverage"].items():
         assert abs(share["mean"] - float(level)) < 0.1, (level, share)
     json.dumps(found, allow_nan=False)
     with pytest.raises(BenchmarkError, match=r"got .* and 1"):
-        surrogate_quality(known, embedding, spec, observations=1)
+        quality.surrogate_quality(known, embedding, spec, observations=1)
 
 
 def test_quality_after_searches(larger):
@@ -288,17 +288,19 @@ def test_quality_after_searches(larger):
     usable = np.flatnonzero(embedding.valid & known.measured)
     drawn = [np.random.default_rng(seed).permutation(usable).tolist() for seed in range(3)]
     # Of longer searches the beginning counts.
-    after = surrogate_quality(known, embedding, spec, observations=40, searched=drawn)
-    assert after == surrogate_quality(known, embedding, spec, observations=40, seeds=3)
+    after = quality.surrogate_quality(known, embedding, spec, observations=40, searched=drawn)
+    assert after == quality.surrogate_quality(known, embedding, spec, observations=40, seeds=3)
     # A search that saw the worse half alone says nothing of the best fifth.
     order = usable[np.argsort(known.values[usable])].tolist()
     worst = [order[len(order) // 2], *order]
-    blind = surrogate_quality(known, embedding, spec, observations=40, searched=[worst])
+    blind = quality.surrogate_quality(known, embedding, spec, observations=40, searched=[worst])
     assert blind["seeds"] == 1
     assert set(blind["coverage"]) == {"0.5", "0.8", "0.95"}
     assert blind["coverage_top"] == {}
     with pytest.raises(BenchmarkError, match="at least 50 evaluations, got one of 3"):
-        surrogate_quality(known, embedding, spec, observations=50, searched=[worst, worst[:3]])
+        quality.surrogate_quality(
+            known, embedding, spec, observations=50, searched=[worst, worst[:3]]
+        )
 
 
 def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
@@ -324,7 +326,7 @@ def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
             "",
         ),
     )
-    found = surrogate_quality(
+    found = quality.surrogate_quality(
         known,
         embedding,
         SurrogateSpec(targets="standardized"),
@@ -460,20 +462,25 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     assert short[3] == ["P(`a` beats it)", "", "0.50 [0.05, 0.95], 0/1, 1"]
 
 
-def test_build_as_a_command(bo_act, files):
-    options = ["--set", "space=classic", "--set", "training.epochs=1", "--set", "data.train=100"]
+def test_build_as_a_command(bo_act, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("few.toml").write_text(
+        'name = "few"\nexpressions = ["relu(x)", "tanh(x)"]\nbaselines = ["relu(x)"]\n'
+    )
+    options = ["--set", "space=few.toml", "--set", "training.epochs=1", "--set", "data.train=100"]
     options += ["--set", "features.fim=false", "--seeds", "2", "--folder", "built"]
     code, out, err = bo_act("bench", "build", "quickstart", *options, "--json")
     assert code == 0, err
     assert json.loads(out)["runs"] == 2 * json.loads(out)["functions"]
     assert "runs: " in err
-    first = (files / "built" / "quickstart.parquet").read_bytes()
-    (files / "built" / "quickstart.parquet").unlink()
+    built = tmp_path / "built"
+    first = (built / "quickstart.parquet").read_bytes()
+    (built / "quickstart.parquet").unlink()
     code, out, err = bo_act("bench", "build", "quickstart", *options)
     assert code == 0
     assert "wrote built/quickstart.parquet" in err
-    assert (files / "built" / "quickstart.parquet").read_bytes() == first
-    assert (files / "built" / "quickstart.json.gz").is_file()
+    assert (built / "quickstart.parquet").read_bytes() == first
+    assert (built / "quickstart.json.gz").is_file()
     code, _, err = bo_act("bench", "build", "quickstart", *options, "--set", "training.epochs=2")
     assert code != 0
     assert "built" in err

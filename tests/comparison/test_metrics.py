@@ -14,7 +14,6 @@ from benchmarks_of_tests import random_benchmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bo_act.activations.space import load_space
 from bo_act.benchmark.selection_bias import selection_bias
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import (
@@ -28,6 +27,7 @@ from bo_act.comparison.metrics import (
     table,
 )
 from bo_act.errors import BenchmarkError
+from bo_act.spaces.space import load_space
 from bo_act.statistics import holm, mean_interval, share_interval, share_p
 
 ONE = random_benchmark(load_space("classic"), runs=2, seed=1)

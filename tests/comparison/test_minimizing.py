@@ -12,7 +12,6 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 
 import bo_act
-from bo_act.activations.space import load_space
 from bo_act.benchmark.act_bench import write_act_bench
 from bo_act.benchmark.parquet import load, open_benchmark, save
 from bo_act.benchmark.selection_bias import selection_bias
@@ -21,6 +20,7 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.replay import replay
 from bo_act.errors import BenchmarkError, SearchError
 from bo_act.metrics import Metric
+from bo_act.spaces.space import load_space
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import add_source_trials
 

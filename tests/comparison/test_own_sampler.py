@@ -236,7 +236,7 @@ def test_methods_that_cannot_be(files, methods, message):
 # --- several workers ----------------------------------------------------------------------------
 
 
-def test_workers_change_nothing(files, monkeypatch):
+def test_workers_change_nothing(files):
     write("my_method.py", TPE)
     write("helpers.py", "from optuna.samplers import RandomSampler\n")
     write("two.py", "import helpers\nmake = lambda seed: helpers.RandomSampler(seed)\n")
@@ -539,8 +539,8 @@ class Stubborn(BaseSampler):
 
 
 def test_proposals_outside_the_space_end(files, monkeypatch):
-    from bo_act.activations.space import Space
     from bo_act.comparison import replay
+    from bo_act.spaces.space import Space
 
     def never(self, trial, name=""):
         self._suggested(trial, name)
@@ -583,7 +583,6 @@ def test_on_the_command_line(bo_act, files):
     write("my_method.py", TPE)
     options = ["--benchmark", "one.parquet", "--method", MINE, "--method", f"[b]x={MINE}"]
     options += ["--method", "random", "--evaluations", "8", "--seeds", "2", "--out", "out"]
-    options += ["--workers", "2"]
     code, out, err = bo_act("compare", *options, "--report", "page.html")
     assert code == 0, err
     for name in ("make_sampler", "[b]x", "random"):

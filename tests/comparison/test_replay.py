@@ -9,10 +9,10 @@ import optuna
 import pytest
 from benchmarks_of_tests import random_benchmark
 
-from bo_act.activations.space import load_space
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.comparison.replay import initial_design, mean_curve, replay
 from bo_act.errors import BenchmarkError
+from bo_act.spaces.space import load_space
 from bo_act.study.sampling.sampler import ActivationSampler
 
 

@@ -30,6 +30,7 @@ def modules(monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_the_command_prints_that_both_ways_agree(modules, capsys):
     fim, _, _ = modules
@@ -48,7 +49,9 @@ def test_the_command_prints_that_both_ways_agree(modules, capsys):
     assert agreement["trace_difference"] < 1e-5
 
 
-@pytest.mark.parametrize("name", ["all_cnn_c", "resnet56", "vit"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("all_cnn_c", marks=pytest.mark.slow), "resnet56", "vit"]
+)
 def test_the_plain_way_covers_what_it_says(modules, name):
     _, plain_fim, problems = modules
     problem = problems.Problem.make(name, 2, "cpu")

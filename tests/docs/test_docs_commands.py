@@ -132,6 +132,7 @@ LESS = {
 STUDY = f"""
 name = "NAME"
 space = "classic"
+storage = "studies.log"
 trials = 20
 {TASK}device = "cpu"
 [features]
@@ -147,6 +148,8 @@ SMALLER = {
     "trials = 30": "trials = 12",
     "epochs = 10": "epochs = 1",
     'space = "act_bench"': 'space = "classic"',
+    'name = "poisson"': 'name = "poisson"\nspace = "classic"',
+    "STEPS = 300": "STEPS = 50",
     'name = "fashion_mnist"': 'name = "digits"\ntrain = 200\nvalidation = 100',
 }
 """What is changed in the files that pages show."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bo_act.study.results.confirmation import Confirmed, Difference, Interval
+from bo_act.study.results.confirmed import Confirmed, Difference, Interval
 from bo_act.study.results.failures import nothing_found
 from bo_act.study.results.summary import Found, StudyResult
 from bo_act.study.storage.trials import Counts

@@ -17,10 +17,9 @@ from scipy.stats import norm
 from strategies import space_specs
 from torch import nn
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.expressions import Expression, parse
 from bo_act.activations.operators import of_kind
-from bo_act.activations.properties.derivatives import value_and_slope
-from bo_act.activations.space import Space, load_space
 from bo_act.errors import FeatureError, NetworkError
 from bo_act.features import compute as computing
 from bo_act.features import fisher_worker
@@ -31,6 +30,7 @@ from bo_act.features.outputs import MOMENTS, normal_quantiles, output_blocks
 from bo_act.features.store import FeatureStore
 from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.fisher.spectra import fim_spectra
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import FeaturesSpec, SpaceSpec
 
 

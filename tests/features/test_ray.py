@@ -8,10 +8,10 @@ import pytest
 from processes import environment
 from small_features import Net, a_few, assert_same_table, features, kept
 
-from bo_act.activations.space import Space
 from bo_act.errors import FeatureError, MissingExtraError, WorkerError
 from bo_act.features import compute as computing
 from bo_act.features import ray_tasks
+from bo_act.spaces.space import Space
 
 
 @pytest.fixture(autouse=True)

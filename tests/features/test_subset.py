@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_studies import SPACE, history, make
 
-from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.events import Events
 from bo_act.features.outputs import output_blocks
 from bo_act.features.rank_pca import output_coordinates
 from bo_act.features.subset import farthest, spread
 from bo_act.features.table import Block
+from bo_act.spaces.space import Space
 from bo_act.specs import SpaceSpec
 from bo_act.study.running.runner import run_study
 from bo_act.study.running.worker import compute_candidate_features

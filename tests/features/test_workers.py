@@ -25,9 +25,9 @@ from small_features import (
 )
 
 from bo_act import process_pool
-from bo_act.activations.space import Space
 from bo_act.errors import DataError, FeatureError, WorkerError
 from bo_act.features import compute as computing
+from bo_act.spaces.space import Space
 
 
 class Unportable(Exception):
@@ -120,6 +120,7 @@ features(a_few(), Net({what!r}, Path({folder!r})), workers=2)
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_workers_cannot_import():
     done = subprocess.run(
         [sys.executable, "-"],
@@ -141,7 +142,9 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_workers_end_with_their_parent(tmp_path, how):
     script = tmp_path / "script.py"
     body = SCRIPT.format(what="hang", folder=str(tmp_path)).strip().splitlines()

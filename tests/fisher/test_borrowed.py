@@ -12,11 +12,11 @@ from fisher_loops import kronecker_factors
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
-from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features.compute import compute_features
 from bo_act.fisher.kfac import refuse_randomness
 from bo_act.fisher.spectra import fim_spectra
+from bo_act.spaces.space import Space
 from bo_act.specs import FeaturesSpec
 
 IMAGES = torch.randn(6, 2, 5, 5, generator=torch.Generator().manual_seed(0))

@@ -12,10 +12,10 @@ import torch
 from fisher_loops import kronecker_factors
 from torch import nn
 
-from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features.compute import compute_features
 from bo_act.fisher.spectra import fim_spectra
+from bo_act.spaces.space import Space
 from bo_act.specs import FeaturesSpec
 
 hf = pytest.importorskip("transformers")

@@ -16,13 +16,13 @@ from fisher_loops import kronecker_factors
 from torch import Tensor, nn
 
 from bo_act.activations.module import Activation
-from bo_act.activations.space import Space
 from bo_act.errors import FeatureError
 from bo_act.features import compute
 from bo_act.features.compute import compute_features
 from bo_act.features.fisher_worker import FisherJob
 from bo_act.fisher import spectra
 from bo_act.fisher.spectra import fim_spectra
+from bo_act.spaces.space import Space
 from bo_act.specs import FeaturesSpec
 
 

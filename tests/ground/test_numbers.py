@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from bo_act.activations.space import load_space
-from bo_act.benchmark import act_bench
+from bo_act.benchmark import records
 from bo_act.benchmark.act_bench import read_act_bench
 from bo_act.benchmark.journal import RunJournal
 from bo_act.comparison.replay import initial_design, replay
@@ -30,6 +29,7 @@ from bo_act.fisher.spectra import fim_spectra
 from bo_act.search.embedding.embedding import PcaEmbedder
 from bo_act.search.embedding.umap import UmapEmbedder
 from bo_act.search.searcher import Searcher
+from bo_act.spaces.space import load_space
 from bo_act.specs import DataSpec, EmbeddingSpec, FeaturesSpec, StudySpec
 from bo_act.specs.base import SEEDS, derived_seed, shown, whole
 from bo_act.specs.files import read_study
@@ -250,11 +250,10 @@ def test_values_that_no_record_has(tmp_path, text, said, packed):
 
 @pytest.mark.parametrize("filling", [b" ", b"9", b"[", b'"a', b'{"a":1},'])
 def test_a_gzip_bomb_costs_neither_time_nor_memory(tmp_path, filling, monkeypatch):
-    # Hundreds of MB as some hundred kB, and the limit where a file of gigabytes would have it.
-    monkeypatch.setattr(act_bench, "_MOST_CHARACTERS", 1 << 26)
-    path = act_bench_file(
-        tmp_path, GOOD[:-1] + b', "relu(x)": ' + filling * (200 << 20), packed=True
-    )
+    # 200 MB as some hundred kB, and the limit where a file of gigabytes would have it.
+    monkeypatch.setattr(records, "_MOST_CHARACTERS", 1 << 26)
+    much = filling * ((200 << 20) // len(filling))
+    path = act_bench_file(tmp_path, GOOD[:-1] + b', "relu(x)": ' + much, packed=True)
     assert path.stat().st_size < 4 << 20
     tracemalloc.start()
     try:

@@ -22,8 +22,8 @@ from bo_act.statistics import (
     rescaled,
     tied,
 )
-from bo_act.study.results import confirmation
-from bo_act.study.results.confirmation import Confirmed
+from bo_act.study.results import confirmed
+from bo_act.study.results.confirmed import Confirmed
 from bo_act.study.results.verdict import caveats, verdict
 
 SCALES = st.sampled_from([1e-300, 1e-150, 1.0, 1e150, 1e300])
@@ -223,10 +223,10 @@ def test_rounding_is_no_verdict():
     """Three runs with the same accuracies, summed up in another order."""
     relu = [0.1 + 0.2 + 0.3, 0.2 + 0.3 + 0.1, 0.3 + 0.1 + 0.2]
     mine = [one + step for one, step in zip(relu, (1.2e-16, 2.3e-16, 1.2e-16), strict=True)]
-    difference = confirmation.paired(mine, relu)
+    difference = confirmed.paired(mine, relu)
     assert (difference.mean, difference.low, difference.high) == (0.0, 0.0, 0.0)
     assert difference.p is None
-    measured = confirmation.interval(mine)
+    measured = confirmed.interval(mine)
     common = {"settings": {}, "tried": 1, "seeds": 3, "diverged": 0}
     common |= {"test": measured, "validation": measured}
     rows = [

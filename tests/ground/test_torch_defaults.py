@@ -20,9 +20,9 @@ from bo_act import ActivationSampler, Space, compute_features, fim_spectra, impr
 from bo_act.activations.module import Activation
 from bo_act.data.loading import Data
 from bo_act.data.samples import SampleSet
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.networks import initialize, load_network
 from bo_act.specs import AcquisitionSpec, FeaturesSpec, ModelSpec, SpaceSpec, TrainingSpec
-from bo_act.torch_state import plain_torch
 from bo_act.training.trainer import train
 
 PACKAGE = Path(bo_act.__file__).parent

@@ -10,7 +10,6 @@ import pytest
 from scipy.stats import norm, rankdata
 from sklearn.decomposition import PCA
 
-from bo_act.activations.space import Space
 from bo_act.errors import SearchError
 from bo_act.features import rank_pca as coordinates
 from bo_act.features.outputs import output_blocks
@@ -18,6 +17,7 @@ from bo_act.features.table import NOT_COMPUTED, Block, FeatureTable
 from bo_act.search.embedding import embedding as embedders
 from bo_act.search.embedding.embedding import PcaEmbedder
 from bo_act.search.embedding.factory import make_embedder
+from bo_act.spaces.space import Space
 from bo_act.specs import EmbeddingSpec, SpaceSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning")

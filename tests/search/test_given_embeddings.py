@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from made_up import BLOCKS, CLOUD, smooth
 from scipy.stats import rankdata
 
-from bo_act.activations.space import Space, load_space
 from bo_act.errors import SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import GIVEN, Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher
+from bo_act.spaces.space import Space, load_space
 from bo_act.study.sampling.sampler import ActivationSampler
 
 EVERYWHERE = np.ones(len(CLOUD), dtype=bool)

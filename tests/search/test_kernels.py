@@ -190,8 +190,9 @@ def test_screening_leaves_out_none_that_is_best(case, monkeypatch, name):
 # --- in a search ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ard", [False, True])
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize(
+    ("name", "ard"), list(zip(FORMULAS, itertools.cycle((False, True)), strict=False))
+)
 def test_every_acquisition_function_proposes(name, ard):
     for acquisition in ("max_value_entropy", "log_nei", "thompson", "knowledge_gradient"):
         searcher = Searcher(

@@ -8,17 +8,17 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from made_up import BLOCKS, CLOUD, smooth
 from scipy.stats import norm
 
-from bo_act.activations.space import load_space
 from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations, fences, inverse_warp, unit, warp_targets
 from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.factory import fit_points
+from bo_act.spaces.space import load_space
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
 from bo_act.study.results.stopping import improvement_left
 from bo_act.study.sampling.sampler import ActivationSampler
@@ -79,6 +79,7 @@ def test_warping_does_not_depend_on_the_order(values, how, random):
     )
 
 
+@example(np.array([0.9] * 5 + [0.92, 0.93]), "winsorized", 1.0, 1.0)  # the last at the fence
 @given(
     VALUES | COARSE,
     WARPS,

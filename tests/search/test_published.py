@@ -12,7 +12,6 @@ from scipy.spatial.distance import cdist
 
 from bo_act.activations.evaluation import evaluate
 from bo_act.activations.expressions import parse
-from bo_act.activations.space import Space, load_space
 from bo_act.comparison.job import with_own_layout
 from bo_act.errors import SearchError
 from bo_act.features.act_bench import bins, edges
@@ -21,6 +20,7 @@ from bo_act.features.table import Block, FeatureTable
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.embedding.umap import UmapEmbedder, weighted_spectra
 from bo_act.search.method import METHODS
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import EmbeddingSpec, SpaceSpec
 
 SPEC = SpaceSpec(
@@ -84,6 +84,7 @@ def test_umap_is_the_union_of_two_graphs(table):
     )
 
 
+@pytest.mark.slow  # Numba compiles UMAP for ten seconds
 def test_a_seed_is_a_layout_of_its_own(table):
     spectra = with_spectra(table)
     one, again, other = (
@@ -93,7 +94,9 @@ def test_a_seed_is_a_layout_of_its_own(table):
     inside = one.valid
     apart = [cdist(e.points[inside], e.points[inside]) for e in (one, other)]
     assert not np.allclose(*apart, atol=0.05)
-    # And in a comparison a seed is that of a search.
+
+
+def test_a_seed_of_a_comparison_is_that_of_a_search():
     published = METHODS["published"]
     assert with_own_layout(published, 1) != with_own_layout(published, 2)
     assert with_own_layout(METHODS["default"], 1) is METHODS["default"]

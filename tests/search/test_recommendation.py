@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import t as student
 
-from bo_act.activations.space import load_space
 from bo_act.errors import SearchError
 from bo_act.features.outputs import output_blocks
 from bo_act.search.recommendation import LEVEL, forecast, predicted, winsorized
+from bo_act.spaces.space import load_space
 
 GAINS = st.tuples(st.integers(1, 30), st.integers(2, 6)).flatmap(
     lambda shape: arrays(np.float64, shape, elements=st.floats(-1e3, 1e3))

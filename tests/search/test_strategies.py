@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from sklearn.ensemble import RandomForestRegressor
 
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design, replay
@@ -29,6 +28,7 @@ from bo_act.search.observations import Observations, warp_targets
 from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Evolution, RandomSearch
 from bo_act.search.surrogate.sklearn_models import RegressorModel
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import (
     AcquisitionSpec,
     EmbeddingSpec,

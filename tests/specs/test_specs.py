@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from bo_act import content, errors
-from bo_act.activations.space import load_space
 from bo_act.errors import BoActError, ContentNotFoundError, SpecError
+from bo_act.spaces.space import load_space
 from bo_act.specs import StudySpec
 from bo_act.specs.files import read_space, read_study
 

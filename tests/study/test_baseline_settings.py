@@ -11,11 +11,11 @@ from optuna.pruners import HyperbandPruner
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 
 from bo_act import ActivationSampler, read_study
-from bo_act.activations.space import Space, load_space
 from bo_act.errors import SearchError, SpecError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
 from bo_act.search.strategies import RandomSearch
+from bo_act.spaces.space import Space, load_space
 from bo_act.study.storage.opening import open_storage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

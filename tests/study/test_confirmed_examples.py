@@ -15,7 +15,7 @@ import bo_act
 from bo_act.specs import StudySpec
 from bo_act.statistics import crossed
 from bo_act.study.results.confirmation import confirmed_runs
-from bo_act.study.results.per_example import KEY, packed, table, unpacked
+from bo_act.study.results.confirmed import KEY, packed, unpacked, values_per_example
 from bo_act.study.results.summary import best_configurations, read_result
 from bo_act.study.results.verdict import caveats, sampled, verdict
 from bo_act.study.running.runner import run_study
@@ -52,9 +52,11 @@ def test_losses_are_kept_in_float32_and_of_many_the_means_of_groups():
 def test_a_run_that_diverged_has_one_value_for_all():
     right = np.array([True, False, True])
     runs = [{"status": "completed", KEY: packed(right)}, {"status": "diverged", KEY: None}]
-    np.testing.assert_array_equal(table(runs, [2 / 3, 0.1], 3), [[1, 0, 1], [0.1, 0.1, 0.1]])
-    assert table(runs, [2 / 3, 0.1], 4) is None
-    assert table([{"status": "completed"}], [0.5], 3) is None
+    np.testing.assert_array_equal(
+        values_per_example(runs, [2 / 3, 0.1], 3), [[1, 0, 1], [0.1, 0.1, 0.1]]
+    )
+    assert values_per_example(runs, [2 / 3, 0.1], 4) is None
+    assert values_per_example([{"status": "completed"}], [0.5], 3) is None
 
 
 # --- studies --------------------------------------------------------------------------------

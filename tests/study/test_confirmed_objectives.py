@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from small_studies import STORAGE
 
 from bo_act.specs import StudySpec
 from bo_act.study.results.summary import read_result
@@ -43,6 +44,7 @@ def make(returned=BOTH, asked="", more="", before="", code=CODE, **changes) -> S
         "name": "mine",
         "objective": "my_train.py:train",
         "trials": 6,
+        "storage": STORAGE,
         "space": "classic",
         "features": {"fim": False},
         "metric": {"name": "error", "direction": "minimize", "unit": "nats"},

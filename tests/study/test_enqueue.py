@@ -11,10 +11,10 @@ from optuna.trial import FixedTrial, TrialState
 
 from bo_act import ActivationSampler, read_study, why
 from bo_act.activations.expressions import parse
-from bo_act.activations.space import Space, load_space
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec
 from bo_act.study.storage.opening import load_study, open_storage
 

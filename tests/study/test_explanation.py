@@ -11,13 +11,13 @@ import torch
 from made_up import BLOCKS, CLOUD, smooth
 from optuna.trial import TrialState
 
-from bo_act.activations.space import load_space
 from bo_act.errors import SearchError
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.explain import explain
 from bo_act.search.observations import Observations, warp_targets
 from bo_act.search.searcher import Searcher
 from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
+from bo_act.spaces.space import load_space
 from bo_act.specs import SurrogateSpec
 from bo_act.study.results.explanation import why
 from bo_act.study.sampling.sampler import ActivationSampler

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from small_studies import SPACE, make
+from small_studies import SPACE, STORAGE, make
 
 from bo_act.errors import SearchError, SpecError, StorageError
 from bo_act.report.loaded_study import load_for_report
@@ -124,7 +124,7 @@ def test_what_is_not_there_is_told_before_the_first_trial(part, name, said):
     spec = make(**OPTIONS, **{part: {"name": name}})
     with pytest.raises((SpecError, SearchError), match=said):
         run_study(spec)
-    assert not load_study(spec).trials if Path("runs/tiny/study.db").exists() else True
+    assert not load_study(spec).trials if Path(STORAGE).exists() else True
 
 
 def test_names_that_are_none_name_the_nearest():

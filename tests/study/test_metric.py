@@ -21,7 +21,8 @@ from bo_act.study.running.runner import run_study
 from bo_act.study.running.worker import compute_candidate_features, make_sampler
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
-from bo_act.study.storage.trials import StudyView, measured, own_trials
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import measured, own_trials
 from bo_act.tasks.task import Task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -50,6 +51,7 @@ def objective(trial, activation, *, seed=0):
 STUDY = """
 name = "pinn"
 space = "few.toml"
+storage = "studies.log"
 objective = "mine.py:objective"
 trials = 12
 [metric]

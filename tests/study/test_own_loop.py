@@ -15,11 +15,11 @@ from optuna.samplers import GPSampler, TPESampler
 from optuna.trial import TrialState
 
 from bo_act import ActivationSampler, Diverged, improvement_left, why
-from bo_act.activations.space import Space, load_space
 from bo_act.errors import ExhaustedError
 from bo_act.report.loaded_study import LoadedStudy
 from bo_act.report.trials import rows
 from bo_act.search.strategies import RandomSearch
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec
 from bo_act.study.storage.opening import open_storage
 from bo_act.study.storage.trials import count

@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 from pages import ROOT
 from rich.console import Console
 
-from bo_act.activations.space import load_space
 from bo_act.benchmark.parquet import save
 from bo_act.benchmark.sources import as_source
 from bo_act.errors import SearchError
@@ -26,6 +25,7 @@ from bo_act.events import Events
 from bo_act.report.embedding_map import embedding_map
 from bo_act.report.loaded_study import LoadedStudy, load_for_report
 from bo_act.report.trials import importances, rows
+from bo_act.spaces.space import load_space
 from bo_act.specs import StudySpec
 from bo_act.study.results.explanation import why
 from bo_act.study.results.status import read_status
@@ -37,7 +37,8 @@ from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import add_source_trials
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
-from bo_act.study.storage.trials import StudyView, count, own_only, own_trials
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import count, own_only, own_trials
 from bo_act.terminal.now import Now
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -95,6 +96,7 @@ def objective(trial, activation):
 STUDY = {
     "name": "plain",
     "space": "classic",
+    "storage": "both.log",
     "trials": 8,
     "objective": "mine.py:objective",
     "warm_start": {"sources": ["two.parquet"], "first": 2, "as_trials": 0},

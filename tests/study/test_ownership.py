@@ -26,13 +26,13 @@ from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.runner import run_study
 from bo_act.study.running.supervisor import TrialWatcher
 from bo_act.study.running.waiting import awaited
+from bo_act.study.storage.backends.heartbeats import beats_of
 from bo_act.study.storage.heartbeat import silences
-from bo_act.study.storage.heartbeat_places import beats_of
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import CLAIM, DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.ownership import check_mine, give_back, keeping
 from bo_act.study.storage.recorded_settings import SPEC
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -104,7 +104,7 @@ def test_a_result_is_written_while_the_trial_is_mine_alone(study):
 
 STOLEN = """
 import bo_act, optuna
-from bo_act.study.storage.heartbeat_places import beats_of
+from bo_act.study.storage.backends.heartbeats import beats_of
 
 
 def objective(trial, activation):
@@ -137,7 +137,14 @@ class Ends(Events):
 def of_objective(body: str, happens: str = TAKEN) -> StudySpec:
     """A study whose second trial is taken over by a worker elsewhere while it is trained here."""
     Path("mine.py").write_text(STOLEN.format(happens=happens, body=body))
-    return make(name="own", objective="mine.py:objective", trials=3, model=None, data=None)
+    return make(
+        name="own",
+        storage="runs/own/study.db",
+        objective="mine.py:objective",
+        trials=3,
+        model=None,
+        data=None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +179,13 @@ def test_a_trial_that_a_person_ends_is_left(body):
 
 
 def test_a_training_that_was_taken_over_stops_at_the_next_epoch():
-    spec = make(trials=2, training={"epochs": 20}, features={"fim": False}, confirm={"seeds": 0})
+    spec = make(
+        trials=2,
+        storage="runs/small/study.db",
+        training={"epochs": 20},
+        features={"fim": False},
+        confirm={"seeds": 0},
+    )
     told = []
 
     def take_over() -> None:
@@ -350,6 +363,7 @@ def test_no_heartbeat_outlives_the_study(study):
     study.tell(ended, state=TrialState.FAIL)
     spec = make(
         name="own",
+        storage="runs/own/study.db",
         objective="mine.py:objective",
         trials=1,
         model=None,

@@ -17,12 +17,12 @@ from sqlalchemy import text
 from test_sampler import SMALL, objective
 
 from bo_act import ActivationSampler
-from bo_act.activations.space import Space
+from bo_act.dependencies.optuna_internals import backend_of
 from bo_act.errors import StorageError
+from bo_act.spaces.space import Space
 from bo_act.study.running.runner import run_study
-from bo_act.study.storage import database
-from bo_act.study.storage.database import database_of
-from bo_act.study.storage.locks import study_lock
+from bo_act.study.storage.backends import database
+from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.owner import OWNER, Owner
 
@@ -129,7 +129,7 @@ def test_what_had_arrived_before_the_answer_was_lost_is_not_written_twice(server
             raise database.OperationalError("tell", {}, Exception("server closed the connection"))
         return done
 
-    inner = database_of(study)
+    inner = backend_of(study)
     call = database._waited_for(loses_the_answer)
     monkeypatch.setattr(type(inner), "set_trial_state_values", call)
     study.tell(trial, 0.5)
@@ -144,7 +144,7 @@ def test_heartbeats_are_written_while_a_trial_runs(server):
     spec = make(name="beats", storage=server.url, confirm={"seeds": 0}, trials=2, grace=0.3)
     run_study(spec)
     study = load_study(spec)
-    with database_of(study).engine.connect() as connection:
+    with backend_of(study).engine.connect() as connection:
         ids = connection.execute(text("SELECT trial_id FROM trial_heartbeats")).scalars().all()
     assert {trial._trial_id for trial in study.trials} <= set(ids)
     assert Owner.read(study.trials[0].system_attrs[OWNER]).grace == 0.3

@@ -11,12 +11,12 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 
 import bo_act as package
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.sources import is_task_of
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError, BoActError, ContentNotFoundError, SpecError
 from bo_act.metrics import Metric
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec, StudySpec
 from bo_act.specs.files import read_study
 from bo_act.study.results.recommendation import RANKS, recommend

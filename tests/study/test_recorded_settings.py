@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from small_studies import SPACE, history, make
+from small_studies import SPACE, STORAGE, history, make
 
 from bo_act import content
 from bo_act.errors import BoActError, NetworkError, SearchError, StorageError
@@ -243,9 +243,7 @@ def test_a_state_that_is_kept_on_disk_binds_to_the_settings():
 
 
 def of_a_program(**options) -> optuna.Study:
-    path = Path("runs/tiny/study.db")
-    path.parent.mkdir(parents=True)
-    return optuna.create_study(study_name="tiny", storage=open_storage(str(path)), **options)
+    return optuna.create_study(study_name="tiny", storage=open_storage(STORAGE), **options)
 
 
 def test_trials_of_a_program_are_not_mixed_with_those_of_a_study_file():

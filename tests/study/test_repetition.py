@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from small_studies import STORAGE
 
 import bo_act
 from bo_act.errors import BoActError
@@ -38,6 +39,7 @@ def noisy(**changes) -> StudySpec:
         "name": "noisy",
         "space": "classic",
         "trials": 40,
+        "storage": STORAGE,
         "objective": "noisy.py:objective",
         "acquisition": {"repeat": "auto"},
         "surrogate": {"noise": 1.0},

@@ -16,9 +16,9 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 from optuna.trial import TrialState, create_trial
 
 from bo_act import ActivationSampler, load_space
-from bo_act.activations.space import Space
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
+from bo_act.spaces.space import Space
 from bo_act.specs import AcquisitionSpec, SpaceSpec
 from bo_act.study.storage.opening import open_storage
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner

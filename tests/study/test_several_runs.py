@@ -22,7 +22,7 @@ from bo_act.search.surrogate.own import OwnSurrogate
 from bo_act.specs import StudySpec, SurrogateSpec
 from bo_act.study.running.runner import run_study
 from bo_act.study.storage.opening import load_study
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 from bo_act.tasks.objective import _as_measured
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -14,7 +14,7 @@ from bo_act.errors import StorageError
 from bo_act.study.results.status import read_status
 from bo_act.study.results.summary import read_result
 from bo_act.study.running.runner import run_study
-from bo_act.study.storage.locks import study_lock
+from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.opening import load_study, open_storage, open_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -29,6 +29,7 @@ from bo_act.study.storage.owner import OWNER, Owner
 FILE = """
 name = "tiny"
 space = "few.toml"
+storage = "studies.log"
 trials = 5
 model = { name = "mlp", options = { widths = [16, 16] } }
 data = { name = "digits", train = 256, validation = 200 }

@@ -9,10 +9,10 @@ import optuna
 import pytest
 from made_up import BLOCKS, CLOUD, smooth
 
-from bo_act.activations.space import load_space
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher
+from bo_act.spaces.space import load_space
 from bo_act.study.results.stopping import improvement_left
 from bo_act.study.sampling.sampler import ActivationSampler
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bo_act.activations.space import Space
 from bo_act.benchmark.table import MEASURED, Benchmark
 from bo_act.features.compute import compute_features
+from bo_act.spaces.space import Space
 
 
 def random_benchmark(space: Space, *, runs: int = 2, epochs: int = 4, seed: int = 0) -> Benchmark:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bo_act.activations.derivatives import value_and_slope
 from bo_act.activations.evaluation import plan
 from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.properties.derivatives import value_and_slope
 from bo_act.exports.exporter import export
 
 # Off zero: slopes at kinks are a matter of taste.

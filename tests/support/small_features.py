@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from bo_act.activations.space import Space
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
+from bo_act.spaces.space import Space
 from bo_act.specs import FeaturesSpec, SpaceSpec
 
 SPEC = FeaturesSpec(quantiles=8)

@@ -15,10 +15,14 @@ binary = ["add", "mul", "max"]
 baselines = ["relu(x)", "tanh(x)"]
 """
 
+STORAGE = "studies.log"
+"""Where the storage is not the point: a journal takes a third of a database's processor time."""
+
 BASE = {
     "name": "tiny",
     "space": "few.toml",
     "trials": 8,
+    "storage": STORAGE,
     "model": {"name": "mlp", "options": {"widths": [16, 16]}},
     "data": {"name": "digits", "train": 256, "validation": 200},
     "training": {"epochs": 3, "batch_size": 64, "threads": 1, "device": "cpu"},

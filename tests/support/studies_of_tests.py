@@ -8,8 +8,8 @@ import optuna
 from made_up import TASK
 from optuna.trial import TrialState
 
-from bo_act.activations.space import Space
 from bo_act.report.loaded_study import LoadedStudy
+from bo_act.spaces.space import Space
 from bo_act.study.sampling.sampler import ActivationSampler
 
 STUDY = f"""

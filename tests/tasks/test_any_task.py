@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_studies import STORAGE
 from studies_of_tests import FEW
 
 from bo_act import content
@@ -64,6 +65,7 @@ def study(kind: str, metric: str | None, **training: object) -> StudySpec:
             "name": kind,
             "space": "few.toml",
             "trials": 4,
+            "storage": STORAGE,
             "model": gpt if kind == "tokens" else {"name": "net.py"},
             "data": {"name": "mine.py:load", "validation": 20},
             "metric": {} if metric is None else {"name": metric},

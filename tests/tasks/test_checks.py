@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from small_studies import STORAGE
 from studies_of_tests import FEW
 
 from bo_act.activations.module import Activation
@@ -171,6 +172,7 @@ def whole(text: str, **changes) -> StudySpec:
         "name": "net",
         "space": "few.toml",
         "trials": 2,
+        "storage": STORAGE,
         "model": {"name": "net.py"},
         "data": {"name": "digits", "train": 128, "validation": 100},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1, "device": "cpu"},

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from pages import ROOT, blocks
+from small_studies import STORAGE
 
 from bo_act.benchmark.build import build_benchmark
 from bo_act.errors import SpecError, StorageError
@@ -43,6 +44,7 @@ def make(body: str, head: str = "def objective(trial, activation):", **changes) 
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     Path("mine.py").write_text(f"{HEAD}\n\n{head}\n{lines}")
     content = {"name": "own", "space": "few.toml", "trials": 6, "objective": "mine.py:objective"}
+    content["storage"] = STORAGE
     return StudySpec.model_validate(content | changes)
 
 
@@ -53,15 +55,17 @@ def test_the_example_of_the_docs_runs():
     page = ROOT / "docs/how_to/own_objective.md"
     train, network = blocks(page, "python")
     study, features = blocks(page, "toml")
+    assert "STEPS = 300" in train
+    train = train.replace("STEPS = 300", "STEPS = 100")
     Path("my_train.py").write_text(f"{train}\n\n{network}")
     Path("poisson.toml").write_text(f"{study}\n{features}")
-    spec = read_study("poisson.toml", {"trials": "13", "space": "few.toml"})
+    spec = read_study("poisson.toml", {"trials": "7", "space": "few.toml", "storage": STORAGE})
     result = run_study(spec)
-    assert result.trials.finished == 13
+    assert result.trials.finished == 7
     assert result.best.value > 0
     assert result.confirmed == ()
     curves = [len(t.intermediate_values) for t in load_study(spec).trials]
-    assert max(curves) == 6
+    assert max(curves) == 2
     assert Task.load(spec).features().provenance["layers"] == ("0", "2", "4")
     assert read_result(spec).best == result.best
     json.dumps(result.as_json(), allow_nan=False)

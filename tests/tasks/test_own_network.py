@@ -11,6 +11,7 @@ import optuna
 import pytest
 import torch
 from pydantic import ValidationError
+from small_studies import STORAGE
 
 from bo_act.errors import BoActError, FeatureError, NetworkError, SpecError, StorageError
 from bo_act.features.compute import compute_features
@@ -47,6 +48,7 @@ def make(returns: str = "return network, tokens", file: str = FILE, **changes) -
         "name": "own",
         "space": "classic",
         "trials": 3,
+        "storage": STORAGE,
         "objective": "my_train.py:train",
         "features": {"of": "my_train.py:network_and_batch", "quantiles": 16, "seed": 5},
         "confirm": {"seeds": 0},

@@ -16,7 +16,7 @@ from rich.console import Console
 from bo_act import terminal
 from bo_act.features.table import Block, FeatureTable
 from bo_act.metrics import Metric
-from bo_act.study.results.confirmation import Confirmed, Difference, Interval
+from bo_act.study.results.confirmed import Confirmed, Difference, Interval
 from bo_act.study.results.failures import nothing_found
 from bo_act.study.results.summary import Found, StudyResult
 from bo_act.study.storage.trials import Counts

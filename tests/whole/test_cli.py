@@ -276,20 +276,17 @@ def test_interrupted(bo_act, monkeypatch):
     assert "resumes here" in err
 
 
-def test_defects_keep_their_traceback():
+def test_defects_keep_their_traceback(bo_act, monkeypatch):
     """What is no BoActError is our mistake, and is shown whole."""
-    script = (
-        "import sys; sys.argv = ['bo-act', 'space', 'classic']\n"
-        "import bo_act.activations.space as s\n"
-        "def broken(name): raise RuntimeError('a defect')\n"
-        "s.load_space = broken\n"
-        "from bo_act.cli import main; main()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "RuntimeError: a defect" in done.stderr
+
+    def broken(name: str) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("bo_act.spaces.space.load_space", broken)
+    code, _, err = bo_act("space", "classic")
+    assert code == 1
+    assert "in broken" in err
+    assert err.splitlines()[-1] == "RuntimeError: a defect"
 
 
 # --- help and completion --------------------------------------------------------------------

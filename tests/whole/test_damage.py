@@ -14,9 +14,6 @@ import pytest
 import torch
 from benchmarks_of_tests import random_benchmark
 
-from bo_act.activations import catalogue_cache
-from bo_act.activations.catalogue_cache import load_catalogue
-from bo_act.activations.space import load_space
 from bo_act.benchmark.act_bench import write_act_bench
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.parquet import load, open_benchmark, save
@@ -24,6 +21,9 @@ from bo_act.comparison.compare import compare, load_comparison
 from bo_act.content import cache_dir
 from bo_act.errors import BenchmarkError
 from bo_act.features.store import FeatureStore, Shard
+from bo_act.spaces import catalogue_cache
+from bo_act.spaces.catalogue_cache import load_catalogue
+from bo_act.spaces.space import load_space
 from bo_act.training.checkpoint import Checkpoint
 
 DAMAGES = 60  # of each kind of file
@@ -135,7 +135,7 @@ def test_a_converted_benchmark_is_converted_again(files):
     write_act_bench(benchmark, files / "released.json.gz")
     first = open_benchmark("released.json.gz")
     (path,) = (cache_dir() / "benchmarks").iterdir()
-    for _ in damages(path, 12):
+    for _ in damages(path, 5):
         found = []
         (said,) = quietly(lambda found=found: found.append(open_benchmark("released.json.gz")))
         assert found[0].hash == first.hash
@@ -196,5 +196,5 @@ def test_damage_in_a_comparison_is_told(files, name):
         files / "out"
     )
     first = load_comparison(files / "out").summary
-    for _ in damages(files / "out" / name):
+    for _ in damages(files / "out" / name, 20):
         told_or_the_same(lambda: load_comparison(files / "out").summary, first)

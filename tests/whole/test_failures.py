@@ -14,11 +14,11 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState, create_trial
+from small_studies import STORAGE
 from studies_of_tests import FEW
 
 from bo_act.benchmark.build import build_benchmark
 from bo_act.errors import BenchmarkError, NetworkError, SearchError, SpecError
-from bo_act.failures import Failure, is_machines, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.results.confirmation import confirm
 from bo_act.study.results.failures import failures
@@ -29,6 +29,7 @@ from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.owner import DEATHS
 from bo_act.tasks.failures import group
 from bo_act.tasks.task import Task
+from bo_act.user_code.failures import Failure, is_machines, one_line
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -48,6 +49,7 @@ def own(body: str, **changes) -> StudySpec:
         f"import bo_act, optuna, sys, torch\n\n\ndef objective(trial, activation):\n{lines}"
     )
     content = {"name": "own", "space": "few.toml", "trials": 6, "objective": "mine.py:objective"}
+    content["storage"] = STORAGE
     return StudySpec.model_validate(content | changes)
 
 
@@ -75,6 +77,7 @@ def build(activation, *, in_channels, image_size, num_classes):
 TRAINED = {
     "name": "net",
     "space": "few.toml",
+    "storage": STORAGE,
     "trials": 4,
     "model": {"name": "net.py"},
     "data": {"name": "digits", "train": 128, "validation": 100},
@@ -103,6 +106,7 @@ WITH_TANH = "if 'tanh' in str(activation()): "
 def toml(name: str = "own", **changes) -> None:
     """Write the study file of ``own``."""
     lines = {"name": name, "space": "few.toml", "trials": 6, "objective": "mine.py:objective"}
+    lines["storage"] = STORAGE
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in (lines | changes).items())
     Path(f"{name}.toml").write_text(text)
 
@@ -264,14 +268,13 @@ def test_reasons_are_grouped_in_every_result(bo_act):
     assert "mine.py, line 5" in " ".join(told.split())
 
 
-@pytest.mark.parametrize("bad", ["[/red]", "[link=x]", "<b>&amp;", "a\\x1b[2Jb", "\\0", "\\udc80"])
-def test_strange_messages_are_shown_as_they_are(bo_act, bad):
+def test_strange_messages_are_shown_as_they_are(bo_act):
+    bad = r"[/red] [link=x] <b>&amp;! a\x1b[2Jb \0 \udc80"
     own(f"if trial.number: raise RuntimeError('{bad}!')\nreturn {VALUE}", max_retries=0)
     toml(max_retries=0)
     code, _, told = bo_act("run", "own.toml")
     assert code == 2  # five in a row
-    shown = json.loads(f'"{bad}"') if "\\" not in bad else "!"
-    assert f"{shown.strip()}" in told
+    assert "[/red] [link=x] <b>&amp;! a?[2Jb ? ?!" in " ".join(told.split())
     assert "\x1b" not in told
     for command in ("best", "status"):
         code, told, _ = bo_act(command, "own.toml")
@@ -284,10 +287,11 @@ def test_strange_messages_are_shown_as_they_are(bo_act, bad):
 def test_a_failing_baseline_stands_beside_the_verdict(bo_act):
     spec = net(f"if 'tanh' in str(self.act): {SHAPES}")
     Path("net.toml").write_text(
-        'name = "net"\nspace = "few.toml"\ntrials = 4\n[model]\nname = "net.py"\n'
-        '[data]\nname = "digits"\ntrain = 128\nvalidation = 100\n[training]\nepochs = 1\n'
-        'batch_size = 64\nthreads = 1\ndevice = "cpu"\n[features]\nfim = false\n'
-        '[confirm]\ntop = 1\nseeds = 1\nbaselines = ["relu(x)", "tanh(x)"]\n'
+        'name = "net"\nspace = "few.toml"\nstorage = "studies.log"\ntrials = 4\n'
+        '[model]\nname = "net.py"\n[data]\nname = "digits"\ntrain = 128\nvalidation = 100\n'
+        '[training]\nepochs = 1\nbatch_size = 64\nthreads = 1\ndevice = "cpu"\n'
+        "[features]\nfim = false\n[confirm]\ntop = 1\nseeds = 1\n"
+        'baselines = ["relu(x)", "tanh(x)"]\n'
     )
     result = run_study(spec)
     assert result.confirmed

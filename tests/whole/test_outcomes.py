@@ -14,15 +14,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from studies_of_tests import FEW
 
 from bo_act.activations.expressions import canonical, parse
-from bo_act.activations.space import load_space
 from bo_act.benchmark.build import assemble
 from bo_act.benchmark.parquet import open_benchmark, save
+from bo_act.spaces.space import load_space
 from bo_act.specs.files import read_study
 from bo_act.study.results.confirmation import _attribute
 from bo_act.study.results.summary import read_result
 from bo_act.study.results.verdict import verdict
 from bo_act.study.running.runner import run_study
-from bo_act.study.storage.opening import load_study
+from bo_act.study.storage.opening import load_study, open_storage
 from bo_act.study.storage.recorded_settings import SPEC
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.task import Task
@@ -34,7 +34,7 @@ name = "NAME"
 space = "few.toml"
 trials = 4
 initial = 0
-storage = "all.db"
+storage = "all.log"
 [model]
 name = "mlp"
 options = { widths = [4] }
@@ -122,7 +122,7 @@ def folder(tmp_path_factory):
         Path("study.toml").write_text(STUDY)
         for name, trials in STATES.items():
             study = optuna.create_study(
-                study_name=name, storage="sqlite:///all.db", direction="maximize"
+                study_name=name, storage=open_storage("all.log"), direction="maximize"
             )
             study.set_user_attr(SPEC, json.loads(spec_of(name).model_dump_json()))
             study.add_trials(
@@ -263,7 +263,7 @@ OK, BAD = ("completed", 0.9), ("diverged", 0.1)
 )
 def test_confirmations_of_any_state_can_be_shown(name, rows, says, bo_act):
     study = optuna.create_study(
-        study_name=f"c_{name}", storage="sqlite:///all.db", direction="maximize"
+        study_name=f"c_{name}", storage=open_storage("all.log"), direction="maximize"
     )
     study.add_trials([trial(0, "complete"), trial(2, "diverged"), trial(3, "complete", value=0.9)])
     confirmed(f"c_{name}", rows)
@@ -319,6 +319,7 @@ def test_an_objective_whose_values_are_all_infinite_says_so(bo_act):
     Path("mine.py").write_text("def objective(trial, activation):\n    return float('nan')\n")
     Path("own.toml").write_text(
         'name = "own"\nspace = "few.toml"\ntrials = 4\nobjective = "mine.py:objective"\n'
+        'storage = "own.log"\n'
     )
     code, told, _ = bo_act("run", "own.toml", "-q")
     assert code == 0

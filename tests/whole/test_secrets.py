@@ -18,12 +18,12 @@ from small_studies import SPACE, make
 from sqlalchemy import MetaData, create_engine, select, text
 
 from bo_act.errors import StorageError
-from bo_act.failures import one_line
 from bo_act.study.results.summary import read_result
-from bo_act.study.storage import database
+from bo_act.study.storage.backends import database
 from bo_act.study.storage.opening import load_study, open_storage, open_study
 from bo_act.study.storage.provenance import MADE_BY, environments, keep_environment
 from bo_act.study.storage.recorded_settings import SPEC
+from bo_act.user_code.failures import one_line
 
 PW = "M4rk3r"
 PASSWORD = f"a@:/?#&=%+ '{PW}"
@@ -190,7 +190,7 @@ def test_what_is_said_of_a_database_that_cannot_be_reached(server, bo_act, url, 
 
 def test_a_wrong_password_is_not_waited_for(server, monkeypatch):
     waits = []
-    monkeypatch.setattr("bo_act.study.storage.database.time.sleep", waits.append)
+    monkeypatch.setattr("bo_act.study.storage.backends.database.time.sleep", waits.append)
     for login in ("guarded:wrong", "guarded"):
         url = f"postgresql://{login}@127.0.0.1:{server.port}/postgres"
         with pytest.raises(StorageError, match=r"give it in ~/\.pgpass or PGPASSWORD"):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.torch_internals import has_one_weight
 from bo_act.fisher.layers.weights import WeightTrace
-from bo_act.torch_internals import has_one_weight
 
 __all__ = ["PARTS", "AttentionTrace"]
 
@@ -56,8 +56,8 @@ class AttentionTrace:
         if module.in_proj_bias is not None:
             biases = list(module.in_proj_bias.chunk(3))
         projected = [
-            self._project(place, x, weight, bias)
-            for place, (x, weight, bias) in enumerate(
+            self._project(part, x, weight, bias)
+            for part, (x, weight, bias) in enumerate(
                 zip((query, key, value), weights, biases, strict=True)
             )
         ]
@@ -65,13 +65,13 @@ class AttentionTrace:
         out = module.out_proj
         return self._project(3, mixed, out.weight, out.bias), shares
 
-    def _project(self, place: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _project(self, part: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = nn.functional.linear(x, weight, bias)
         # Traces expect images in the first dimension.
         turned = x.dim() == 3 and not self.module.batch_first
         if turned:
             x, y = x.transpose(0, 1), y.transpose(0, 1)
-        seen = self.parts[place].see(x, y)
+        seen = self.parts[part].see(x, y)
         y = y if seen is None else seen
         return y.transpose(0, 1) if turned else y
 

@@ -117,7 +117,7 @@ class _Lattice:
         ]
 
 
-def correlated_products(x: Tensor, convolution: Convolution, one: float | None) -> Tensor:
+def correlated_products(x: Tensor, convolution: Convolution, bias_input: float | None) -> Tensor:
     """Return the result of ``patch_products``, for layers of one or two spatial axes."""
     if convolution.mode != "constant":
         x, convolution = convolution.padded(x)
@@ -149,19 +149,19 @@ def correlated_products(x: Tensor, convolution: Convolution, one: float | None) 
             blocks[:, left, :, right] = block
             if left != right:
                 blocks[:, right, :, left] = block.mT
-    size = c * taps + (one is not None)
+    size = c * taps + (bias_input is not None)
     result = torch.empty(k, size, size, dtype=torch.float64, device=device)
     weights = result[:, : c * taps, : c * taps]
     # The order of a layer's weight: channels first, taps within them.
     weights.unflatten(2, (c, taps)).unflatten(1, (c, taps)).copy_(blocks.permute(0, 2, 1, 4, 3))
-    if one is not None:
+    if bias_input is not None:
         sums = {phase: double(image.sum(0)) for phase, image in images.items()}
         for tap, (phase, a) in enumerate(lattice.taps):
             rows, columns = lattice.seen(phase, a)
             seen = sums[phase][rows.start : rows.stop, columns.start : columns.stop].sum((0, 1))
-            result[:, -1, : c * taps].view(k, c, taps)[:, :, tap] = one * seen.view(k, c)
+            result[:, -1, : c * taps].view(k, c, taps)[:, :, tap] = bias_input * seen.view(k, c)
         result[:, : c * taps, -1] = result[:, -1, : c * taps]
-        result[:, -1, -1] = one * one * x.shape[0] * math.prod(lattice.counts)
+        result[:, -1, -1] = bias_input * bias_input * x.shape[0] * math.prod(lattice.counts)
     return result
 
 
@@ -169,8 +169,8 @@ def _correlations(
     images: dict[Phase, Tensor], keys: list[Key], lattice: _Lattice, k: int
 ) -> dict[Key, Tensor]:
     """Return S(δ), (k, c, c) float64, for each key, over all pixels of both phases."""
-    some = next(iter(images.values()))
-    batch, c = some.shape[0], some.shape[-1] // k
+    like = next(iter(images.values()))
+    batch, c = like.shape[0], like.shape[-1] // k
     n1, n2 = lattice.period
     halves = lattice.frequencies[0]
     theta = [2 * math.pi / n for n in (n1, n2)]
@@ -179,7 +179,7 @@ def _correlations(
     for phase, other, delta in keys:
         offsets[phase, other].append(delta)
     # A few rows of frequencies at a time bound the memory of large images.
-    row = n2 * k * c * (c + 2 * batch * len(images)) * some.element_size()
+    row = n2 * k * c * (c + 2 * batch * len(images)) * like.element_size()
     step = max(1, _CHUNK // row)
     columns = torch.arange(n2, device="cpu", dtype=torch.float64) * theta[1]
     for start in range(0, halves, step):
@@ -196,8 +196,8 @@ def _correlations(
             # A row represents itself and its conjugate; rows 0 and n1/2 are their own conjugates.
             single = (chosen == 0) | (2 * chosen == n1)
             weight = ((2.0 - single.double()) / (n1 * n2)).repeat_interleave(n2)
-            cosine = (torch.cos(angle) * weight).to(some)
-            sine = (torch.sin(angle) * weight).to(some)
+            cosine = (torch.cos(angle) * weight).to(like)
+            sine = (torch.sin(angle) * weight).to(like)
             real, imaginary = spectra[phase]
             if phase == other:
                 # Rᵀ(R + I) + Iᵀ(I - R): its symmetric part is even, its antisymmetric one odd, and
@@ -275,10 +275,10 @@ class _Border:
     ) -> Tensor:
         """Return the correlation without the pixels outside both taps' view, (k, c, c)."""
         lost = []
-        for full, one, other, delta in zip(
+        for full, seen, other, delta in zip(
             self.full, self.lattice.seen(*left), self.lattice.seen(*right), self.delta, strict=True
         ):
-            lost.append([i for i in full if i not in one or i + delta not in other])
+            lost.append([i for i in full if i not in seen or i + delta not in other])
         terms = [(row, None) for row in lost[0]] + [(None, column) for column in lost[1]]
         for row, column in terms:
             correlation = correlation - self._strip(row, column)
@@ -290,8 +290,8 @@ class _Border:
         """Return the sum over one row, one column, or their crossing; (k, c, c) float64."""
         if (row, column) not in self.kept:
             spans = [
-                range(place, place + 1) if place is not None else whole
-                for place, whole in zip((row, column), self.full, strict=True)
+                range(index, index + 1) if index is not None else whole
+                for index, whole in zip((row, column), self.full, strict=True)
             ]
             ends = []
             for image, delta in ((self.left, (0, 0)), (self.right, self.delta)):

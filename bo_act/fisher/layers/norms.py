@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bo_act.dependencies.torch_internals import InstanceNorm, RunningNorm
 from bo_act.fisher.layers.patches import double
 from bo_act.fisher.layers.trace import LayerFactors, Trace, at_least_float32
 from bo_act.fisher.rounding import rounding_floor
-from bo_act.torch_internals import InstanceNorm, RunningNorm
 
 __all__ = ["NormTrace", "normalizes"]
 

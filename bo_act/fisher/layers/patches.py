@@ -92,20 +92,20 @@ class Convolution:
         return (nn.functional.pad(x, pads, mode=self.mode) if any(pads) else x), bare
 
 
-def patch_products(x: Tensor, convolution: Convolution, one: float | None) -> Tensor:
+def patch_products(x: Tensor, convolution: Convolution, bias_input: float | None) -> Tensor:
     """Return the sum of x xᵀ over all patches of all images.
 
     Args:
         x: (B, C, ...) images with one to three spatial axes.
         convolution: its options.
-        one: number to append to each patch, for a bias, or None.
+        bias_input: number to append to each patch, for a bias, or None.
 
     Returns:
         (k, p, p) float64, or p + 1 with ``one``; rows in the order of the layer's weight. Products
         are in the dtype of ``x``.
     """
     total: Tensor | None = None
-    for rows in patches(x, convolution, one):
+    for rows in patches(x, convolution, bias_input):
         part = double(rows @ rows.mT)
         total = part if total is None else total.add_(part)
     if total is None:
@@ -113,13 +113,13 @@ def patch_products(x: Tensor, convolution: Convolution, one: float | None) -> Te
     return total
 
 
-def patch_means(x: Tensor, convolution: Convolution, one: float | None) -> Tensor:
+def patch_means(x: Tensor, convolution: Convolution, bias_input: float | None) -> Tensor:
     """Return the mean patch of each image, (k, p, B) in the dtype of ``x``."""
     positions = math.prod(convolution.outputs(tuple(x.shape[2:])))
     return torch.cat(
         [
             rows.unflatten(-1, (-1, positions)).mean(-1)
-            for rows in patches(x, convolution, one)
+            for rows in patches(x, convolution, bias_input)
         ],
         dim=-1,
     )  # fmt: skip
@@ -149,7 +149,7 @@ def gram(rows: Tensor) -> Tensor:
     return result
 
 
-def patches(x: Tensor, convolution: Convolution, one: float | None) -> Iterator[Tensor]:
+def patches(x: Tensor, convolution: Convolution, bias_input: float | None) -> Iterator[Tensor]:
     """Yield (k, p, positions) patches, a few images at a time."""
     positions = math.prod(convolution.outputs(tuple(x.shape[2:])))
     size = x.shape[1] * math.prod(convolution.kernel) * positions * x.element_size()
@@ -164,8 +164,8 @@ def patches(x: Tensor, convolution: Convolution, one: float | None) -> Iterator[
         order = [*range(3 + axes, 3 + 2 * axes), 0, *range(3, 3 + axes)]
         padded = padded.permute(1, 2, *order)
         p, count = math.prod(padded.shape[1 : 2 + axes]), math.prod(padded.shape[2 + axes :])
-        rows = x.new_empty(bare.groups, p + (one is not None), count)
+        rows = x.new_empty(bare.groups, p + (bias_input is not None), count)
         rows[:, :p].view(padded.shape).copy_(padded)  # the one copy of the patches
-        if one is not None:
-            rows[:, p] = one
+        if bias_input is not None:
+            rows[:, p] = bias_input
         yield rows

@@ -132,9 +132,12 @@ class WeightTrace(Trace):
             x, convolution = x.reshape(-1, x.shape[-1]), None
         elif convolution.mode != "constant":
             x, convolution = convolution.padded(x)
-        one = 1.0 if self.biased else None
+        bias_input = 1.0 if self.biased else None
         sums, multiplied = centred_products(
-            x, convolution, self.biased, partial(products, convolution=convolution, one=one)
+            x,
+            convolution,
+            self.biased,
+            partial(products, convolution=convolution, bias_input=bias_input),
         )
         in_order = in_range(multiplied) and outweighs_rounding(sums[0], multiplied)
         return sums if in_order else None
@@ -142,14 +145,14 @@ class WeightTrace(Trace):
     def _products(self, x: Tensor, scale: float) -> Tensor:
         return products(x, self.convolution, 1.0 / scale if self.biased else None)
 
-    def _means(self, x: Tensor, share: int, one: float) -> Tensor:
+    def _means(self, x: Tensor, share: int, bias_input: float) -> Tensor:
         if self.convolution is not None and not self.convolution.pointwise:
-            patches = patch_means(x, self.convolution, one if self.biased else None)
+            patches = patch_means(x, self.convolution, bias_input if self.biased else None)
             by_image: Tensor = patches.unflatten(-1, (self.images, -1)).mean(-1)
             return by_image
         means = x.reshape(self.images, share, x.shape[-1]).mean(1).T.unsqueeze(0)
         if self.biased:
-            means = nn.functional.pad(means, (0, 0, 0, 1), value=one)
+            means = nn.functional.pad(means, (0, 0, 0, 1), value=bias_input)
         return means
 
     def backward(self, gradients: Sequence[Tensor | None]) -> None:
@@ -230,20 +233,20 @@ class WeightTrace(Trace):
         )
 
 
-def products(x: Tensor, convolution: Convolution | None, one: float | None) -> Tensor:
+def products(x: Tensor, convolution: Convolution | None, bias_input: float | None) -> Tensor:
     """Return the sum of x xᵀ over all positions, see ``patch_products``; (..., c) if linear."""
     if convolution is None or convolution.pointwise:
-        return _linear_products(x.reshape(-1, x.shape[-1]), one)
+        return _linear_products(x.reshape(-1, x.shape[-1]), bias_input)
     way = correlated_products if worthwhile(x, convolution) else patch_products
-    return way(x, convolution, one)
+    return way(x, convolution, bias_input)
 
 
-def _linear_products(x: Tensor, one: float | None) -> Tensor:
+def _linear_products(x: Tensor, bias_input: float | None) -> Tensor:
     """Return the sum of x xᵀ over (rows, p), (1, p, p) float64, p + 1 with a one for the bias."""
     product = double(gram(x))
-    if one is not None:
-        sums = double(x.sum(0)) * one
-        corner = sums.new_tensor([one * one * x.shape[0]])
+    if bias_input is not None:
+        sums = double(x.sum(0)) * bias_input
+        corner = sums.new_tensor([bias_input * bias_input * x.shape[0]])
         product = torch.cat([product, sums[None]])
         product = torch.cat([product, torch.cat([sums, corner])[:, None]], dim=1)
     return product.unsqueeze(0)

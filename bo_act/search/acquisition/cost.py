@@ -1,4 +1,4 @@
-"""What functions cost in a search: seconds of training to be saved, and cost as an objective."""
+"""Costs of functions in a search: seconds of training, and inference cost as an objective."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 from bo_act.statistics import pareto_front
 
-_FEWEST = 5  # timed evaluations that a line is fitted to
+_FEWEST = 5  # timed evaluations that a line needs
 
 
 def predicted_seconds(
     costs: NDArray[np.float64], indices: NDArray[np.int64], seconds: NDArray[np.float64] | None
 ) -> NDArray[np.float64] | None:
-    """Predict how long each function takes to train.
+    """Predict the training time of each function.
 
-    A line through what was measured (Theil and Sen's, which a stalled machine does not move):
-    what all functions take, and what is proportional to a function's own cost.
+    The prediction is a line through the measured times by Theil and Sen, which a stalled machine
+    does not move: a constant for all functions plus a part proportional to a function's cost.
 
     Args:
-        costs: (N,) of all functions at inference, in any unit.
-        indices: (n,) which were evaluated.
-        seconds: (n,) how long that took, NaN where it is not known.
+        costs: (N,) inference costs of all functions, in any unit.
+        indices: (n,) evaluated functions.
+        seconds: (n,) their times, NaN if unknown.
 
     Returns:
-        (N,) positive seconds; None as long as fewer than five are known.
+        (N,) positive seconds; None if fewer than five times are known.
     """
     if seconds is None:
         return None
@@ -46,12 +46,12 @@ def predicted_seconds(
         slope, base, *_ = theilslopes(taken, of, method="joint")
         if slope < 0:
             slope, base = 0.0, float(np.median(taken))
-    # Extrapolated to cheap functions, a line may lead to nothing.
+    # Extrapolated to cheap functions, a line may fall to zero.
     return np.maximum(base + slope * costs, float(taken.min()) / 2)
 
 
 def per_second_of(spec: AcquisitionSpec, scores: Tensor, seconds: Tensor) -> Tensor:
-    """Return scores as gains by second (Snoek et al. 2012, section 3.2), (m,)."""
+    """Return the scores per second of training (Snoek et al. 2012, section 3.2), (m,)."""
     return scores - seconds.log() if spec.name.startswith("log_") else scores / seconds
 
 
@@ -64,13 +64,13 @@ def score_hypervolume(
 ) -> Tensor:
     """Score candidates by value and logarithm of the cost, (m,).
 
-    The front is that of the means, as measured values are noisy.
+    The Pareto front is over predicted means, because measured values are noisy.
 
     Args:
         model: the surrogate.
         candidates: points (m, d) and costs (m,).
-        evaluated: points (n, d) and costs (n,) of what was or is being evaluated.
-        least: warped target below which nothing is of interest.
+        evaluated: points (n, d) and costs (n,) of evaluated and pending functions.
+        least: lower end of the warped targets of interest.
     """
     (points, costs), (had, of) = candidates, evaluated
     with torch.no_grad():
@@ -92,20 +92,20 @@ def expected_hypervolume_improvement(
     of: Tensor,
     reference: tuple[float, float],
 ) -> Tensor:
-    """Return by how much each candidate is expected to enlarge the area that the front dominates.
+    """Return the expected gain in the area that the Pareto front dominates, per candidate, (m,).
 
-    A candidate's cost c is known; its value y is normal. The area that it adds is the integral,
-    over costs from c to the reference, of what y exceeds the best value had so far at that cost.
-    That best value is a step function, so the expectation is a sum of expected improvements, one a
-    step, each times the step's width: the hypervolume improvement of Emmerich et al. (2006) in two
-    dimensions, one of them known.
+    A candidate's cost c is known; its value y is normal. The gain is the integral, over costs from
+    c to the reference, of the excess of y over the best value so far at that cost. The best value
+    is a step function of the cost, so the expectation is the sum over its steps of an expected
+    improvement times the step's width. This is the expected hypervolume improvement of Emmerich et
+    al. (2006) in two dimensions, with one of them known.
 
     Args:
         pool: m candidates.
-        costs: (m,) what they cost, in a unit in which differences compare (logarithms).
-        values: (n,) values had so far.
-        of: (n,) what they cost.
-        reference: the least value and the largest cost that are of interest.
+        costs: (m,) logarithms of their costs.
+        values: (n,) values so far.
+        of: (n,) logarithms of their costs.
+        reference: the least value and the largest cost of interest.
     """
     least, most = reference
     at = pareto_front(values.tolist(), (-of).tolist())[::-1]  # by cost, ascending

@@ -1,4 +1,4 @@
-"""Acquisition functions of several outcomes: constraints beside a value, or several values.
+"""Acquisition functions of several outcomes: several objectives, or constraints.
 
 m  candidates                                   M  objectives
 n  observations                                 C  constraints
@@ -44,34 +44,33 @@ from bo_act.search.surrogate.outcomes import Outcomes
 from bo_act.search.surrogate.own import BoTorchSurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
+from bo_act.user_code.files import takes_any
 
-# Candidates whose noisy hypervolume improvement is computed: those with the most without noise,
-# which takes a tenth of the time.
+# Candidates whose noisy hypervolume improvement is computed: those with the largest improvement
+# without noise, which takes a tenth of the time.
 _LOOKED = 1_024
-_DRAWS = 64  # of the values at observed points and candidate together
+_DRAWS = 64  # of the joint values at observed points and a candidate
 _CHUNK = 256
-_BEYOND = 0.1  # of the range of what was observed, as BoTorch's infer_reference_point has it
+_BEYOND = 0.1  # of the observed range, as in BoTorch's infer_reference_point
 
 _DEFAULT = AcquisitionSpec.model_fields["name"].default
 _CONSTRAINED = (_DEFAULT, "log_ei", "log_pi")
 
 
 def check_outcomes(spec: AnyAcquisition, *, objectives: int, constrained: bool) -> None:
-    """Refuse an acquisition function that cannot be had with several outcomes.
+    """Refuse an acquisition function that does not support several outcomes.
 
     Args:
-        spec: that was given.
-        objectives: how many.
+        spec: the acquisition function.
+        objectives: their number.
         constrained: whether there are constraints.
 
     Raises:
-        SearchError: it is of one value without constraints.
+        SearchError: it supports only one value without constraints.
     """
     if isinstance(spec, OwnAcquisition):
-        asked = inspect.signature(spec.make).parameters.values() if constrained else ()
-        if constrained and not any(
-            one.name == "constraints" or one.kind is one.VAR_KEYWORD for one in asked
-        ):
+        asked = inspect.signature(spec.make).parameters if constrained else {}
+        if constrained and "constraints" not in asked and not takes_any(asked.values()):
             raise SearchError(
                 f"the acquisition {spec.name!r} asks for no 'constraints', which the trials of "
                 "this study have; let it take model, objective and constraints, as BoTorch's own do"
@@ -97,15 +96,15 @@ def _named(spec: AcquisitionSpec) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ScoringOutcomes:
-    """How candidates are scored by several outcomes; see ``Scoring``.
+    """Scores of candidates by several outcomes; see ``Scoring``.
 
-    - One objective: ``LogConstrainedExpectedImprovement`` over the best value that satisfies the
-      constraints (or the probability of improvement and of feasibility, for ``log_pi``).
-    - Several: ``qLogNoisyExpectedHypervolumeImprovement`` (Daulton et al. 2021).
-    - As long as nothing satisfies the constraints: ``LogProbabilityOfFeasibility``.
+    - One objective: ``LogConstrainedExpectedImprovement`` over the best feasible value (for
+      ``log_pi``, the probability of improvement and feasibility).
+    - Several objectives: ``qLogNoisyExpectedHypervolumeImprovement`` (Daulton et al. 2021).
+    - No feasible observation yet: ``LogProbabilityOfFeasibility``.
 
     Attributes:
-        spec: as a person gave it.
+        spec: the acquisition function.
         outcomes: the surrogates.
     """
 
@@ -115,7 +114,7 @@ class ScoringOutcomes:
     def __post_init__(self) -> None:
         constrained = bool(self.outcomes.constraints)
         check_outcomes(self.spec, objectives=self._objectives, constrained=constrained)
-        joint = all(isinstance(one, GaussianProcess | BoTorchSurrogate) for one in self._models)
+        joint = all(isinstance(model, GaussianProcess | BoTorchSurrogate) for model in self._models)
         if not joint and (self._objectives > 1 or isinstance(self.spec, OwnAcquisition)):
             raise SearchError(
                 "several objectives need to know how values vary together, which the surrogate "
@@ -132,7 +131,7 @@ class ScoringOutcomes:
 
     @property
     def reference(self) -> Tensor:
-        """The point from which hypervolume counts, (M,): a tenth of the range below the worst."""
+        """The reference point of the hypervolume, (M,): a tenth of the range below the worst."""
         worst, best = self.outcomes.targets.amin(dim=0), self.outcomes.targets.amax(dim=0)
         return worst - _BEYOND * (best - worst).clamp_min(1e-3)
 
@@ -143,34 +142,34 @@ class ScoringOutcomes:
 
     @property
     def best(self) -> float:
-        """The best target of the first objective among those that satisfy the constraints."""
+        """The best feasible target of the first objective."""
         y = self.outcomes.targets[:, 0]
         return float(y[self.outcomes.feasible].max() if self.outcomes.feasible.any() else y.min())
 
     def scorer(self, pool: Tensor, *, seed: int) -> Callable[[Tensor], Tensor]:
         """Return the acquisition function, points (m, d) → scores (m,).
 
-        Those that cannot be the best of many have minus infinity: all but 16,384 of more than
-        20,000, and of hypervolume all but 1,024; with three objectives 512.
+        Among many points, only the most promising are scored, and others have minus infinity:
+        16,384 of more than 20,000, and for hypervolume 1,024, or 512 with three objectives.
 
         Args:
-            pool: (r, d) points that stand for all.
-            seed: of what is drawn.
+            pool: (r, d) points that represent all.
+            seed: of random draws.
         """
         if isinstance(self.spec, OwnAcquisition):
             return self._own(self.spec, pool, seed)
         if not self.is_any_feasible:
             return self._of_marginals(self._feasible)
         if self._objectives > 1:
-            looked = _LOOKED // (self._objectives - 1)  # as a front has more corners then
+            looked = _LOOKED // (self._objectives - 1)  # a front has more corners then
             return self._screened(self._hypervolume(seed), looked, looked)
         return self._screened(self._of_marginals(self._improvement), 16_384, SCREENED)
 
     def promising(self, points: Tensor, count: int) -> Tensor:
-        """Return the numbers of those points that may be good, (count,).
+        """Return the numbers of the most promising points, (count,).
 
-        By the expected improvement without noise, over the front of the means, and the probability
-        that the constraints are satisfied; both at upper bounds, of many points.
+        They have the largest expected improvement without noise, over the front of predicted
+        means, times the probability of feasibility. Among many points, upper bounds replace both.
 
         Args:
             points: (m, d).
@@ -179,15 +178,15 @@ class ScoringOutcomes:
         of = bounds if len(points) >= SCREENED else _exact
         gain = self._noiseless if self.is_any_feasible else None
         scores = []
-        for some in points.split(_CHUNK):
-            pools = [PoolMarginals(*of(model, some)) for model in self._models]
+        for chunk in points.split(_CHUNK):
+            pools = [PoolMarginals(*of(model, chunk)) for model in self._models]
             numbers = pools[0].numbers.unsqueeze(1)
-            found = some.new_zeros(len(some))
+            score = chunk.new_zeros(len(chunk))
             if self.outcomes.constraints:
-                found = self._feasible(ModelList(*pools))(numbers)
+                score = self._feasible(ModelList(*pools))(numbers)
             if gain is not None:
-                found = found + gain(pools[: self._objectives])(numbers)
-            scores.append(found)
+                score = score + gain(pools[: self._objectives])(numbers)
+            scores.append(score)
         chosen: Tensor = torch.cat(scores).topk(count).indices
         return chosen
 
@@ -211,7 +210,7 @@ class ScoringOutcomes:
     def _screened(
         self, score: Callable[[Tensor], Tensor], count: int, above: int
     ) -> Callable[[Tensor], Tensor]:
-        def some(points: Tensor) -> Tensor:
+        def screened(points: Tensor) -> Tensor:
             if len(points) <= above:
                 return score(points)
             chosen = self.promising(points, count)
@@ -219,7 +218,7 @@ class ScoringOutcomes:
             scores[chosen] = score(points[chosen])
             return scores
 
-        return some
+        return screened
 
     # --- BoTorch's functions ------------------------------------------------------------------
 
@@ -248,18 +247,18 @@ class ScoringOutcomes:
 
     @property
     def _options(self) -> dict[str, Any]:
-        """Return what BoTorch's Monte Carlo functions take of outcomes: objective, constraints."""
+        """Return ``objective`` and ``constraints`` for BoTorch's Monte Carlo functions."""
         count = self._objectives
         if not self.outcomes.constraints:
             return {"objective": None, "constraints": None}
-        some: Any
+        objective: Any
         if count == 1:
-            some = GenericMCObjective(_first)
+            objective = GenericMCObjective(_first)
         else:
-            some = IdentityMCMultiOutputObjective(outcomes=list(range(count)))
+            objective = IdentityMCMultiOutputObjective(outcomes=list(range(count)))
         return {
-            "objective": some,
-            "constraints": [_violated(place, low) for place, (low, _) in self._limits.items()],
+            "objective": objective,
+            "constraints": [_violated(index, low) for index, (low, _) in self._limits.items()],
         }
 
     def _hypervolume(self, seed: int) -> Callable[[Tensor], Tensor]:
@@ -267,7 +266,9 @@ class ScoringOutcomes:
 
         def score(points: Tensor) -> Tensor:
             with _quiet():
-                return torch.cat([acquisition(some.unsqueeze(1)) for some in points.split(_CHUNK)])
+                return torch.cat(
+                    [acquisition(chunk.unsqueeze(1)) for chunk in points.split(_CHUNK)]
+                )
 
         return score
 
@@ -280,9 +281,9 @@ def _first(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
     return samples[..., 0]
 
 
-def _violated(place: int, limit: float | None) -> Callable[[Tensor], Tensor]:
-    """Return a constraint of samples as BoTorch takes it: negative where it is satisfied."""
-    return lambda samples: (limit or 0.0) - samples[..., place]
+def _violated(index: int, limit: float | None) -> Callable[[Tensor], Tensor]:
+    """Return a constraint in BoTorch's form: a function of samples, negative if satisfied."""
+    return lambda samples: (limit or 0.0) - samples[..., index]
 
 
 def _exact(model: Surrogate, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,7 +297,7 @@ def hypervolume(scoring: ScoringOutcomes, *, seed: int) -> AcquisitionFunction:
 
     Args:
         scoring: of at least two objectives.
-        seed: of what it draws.
+        seed: of random draws.
     """
     outcomes, options = scoring.outcomes, scoring._options
     model, reference = outcomes.botorch_model(), scoring.reference
@@ -317,7 +318,7 @@ def hypervolume(scoring: ScoringOutcomes, *, seed: int) -> AcquisitionFunction:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Say nothing of jitter: of a candidate beside an observed point, draws need it."""
+    """Silence warnings of jitter, which draws need at candidates beside observed points."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)
         yield
@@ -325,9 +326,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_compiling() -> Iterator[None]:
-    """Keep BoTorch from building its C++ kernel at the first use.
+    """Prevent BoTorch from compiling its C++ kernel at the first use.
 
-    That takes half a minute, once on each machine, and what it computes is rounded otherwise.
+    Compiling takes half a minute per machine, and the kernel rounds differently.
     """
     before = getattr(logei, "_load_attempted", False)
     logei._load_attempted = True

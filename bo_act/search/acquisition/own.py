@@ -1,4 +1,4 @@
-"""Acquisition functions of your own: any of BoTorch's, made by a function of yours."""
+"""Your own acquisition functions: any of BoTorch's, made by your function."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from botorch.acquisition.acquisition import AcquisitionFunction
 from torch import Tensor
 
 from bo_act.errors import SearchError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.search.surrogate.outcomes import Outcomes
 from bo_act.search.surrogate.own import given_spec
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
-from bo_act.user_files import call_with
+from bo_act.user_code.failures import USERS, is_machines, one_line
+from bo_act.user_code.files import call_with
 
 MakeAcquisition = Callable[..., AcquisitionFunction]
 """``make_acquisition(model, best_f, X_baseline, X_pending, candidates, seed)``, see
@@ -28,18 +28,18 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class OwnAcquisition:
-    """An acquisition function that a function of yours makes, in place of an ``AcquisitionSpec``.
+    """An acquisition function that your function makes, in place of an ``AcquisitionSpec``.
 
     Attributes:
         make: a class of BoTorch, or a function that returns an acquisition function of single
-            points, (m, 1, d) → (m,). It gets, by name, what its signature asks for: ``model``, the
+            points, (m, 1, d) → (m,). It gets the arguments of its signature by name: ``model``, the
             fitted BoTorch model; ``best_f``, the largest warped value observed; ``X_baseline``
-            (n, d) observed points; ``X_pending`` (p, d) points under evaluation, None where there
-            are none; ``candidates`` (m, d), a sample of them where they are not listed, also as
-            ``candidate_set``; ``seed``. With several objectives or constraints, ``model`` has an
-            output for each, the objectives first, and there are ``ref_point`` (M,), ``objective``
-            and ``constraints``, as BoTorch's functions take them. torch's random state is
-            seeded before each call.
+            (n, d) observed points; ``X_pending`` (p, d) points under evaluation, or None;
+            ``candidates`` (m, d), a sample if they are not listed, also as ``candidate_set``;
+            ``seed``. With several objectives or constraints, ``model`` has one output per outcome,
+            objectives first, and there are also ``ref_point`` (M,), ``objective`` and
+            ``constraints``, as for BoTorch's functions. torch's random state is seeded before each
+            call.
         name: for messages.
 
     Examples:
@@ -65,7 +65,7 @@ class OwnAcquisition:
     def of(
         cls, given: AcquisitionSpec | OwnAcquisition | MakeAcquisition
     ) -> AcquisitionSpec | OwnAcquisition:
-        """Return an acquisition from what a person gave: a spec, or a function that makes one.
+        """Return the acquisition of an argument: a spec, or a function that makes one.
 
         Raises:
             SearchError: it is neither.
@@ -89,15 +89,15 @@ def own_scorer(
     seed: int,
     more: Mapping[str, Any] | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Return an acquisition function of your own, points (m, d) → scores (m,), in chunks.
+    """Return your own acquisition function, points (m, d) → scores (m,), in chunks.
 
     Args:
-        own: what makes it.
-        model: the surrogate, with its observed and pending points; those of several outcomes.
+        own: makes the function.
+        model: the surrogate, or the surrogates of several outcomes.
         best: the largest warped target observed.
-        candidates: (m, d) that it is made for.
-        seed: of what it draws.
-        more: what else it may ask for.
+        candidates: (m, d).
+        seed: of random draws.
+        more: further arguments that it may ask for.
 
     Raises:
         SearchError: the function fails, or makes something else.
@@ -123,7 +123,9 @@ def own_scorer(
         )
 
     def score(points: Tensor) -> Tensor:
-        return torch.cat([_scored(acquisition, some, what, seed) for some in points.split(_CHUNK)])
+        return torch.cat(
+            [_scored(acquisition, chunk, what, seed) for chunk in points.split(_CHUNK)]
+        )
 
     return score
 

@@ -1,7 +1,7 @@
 """Acquisition functions over a pool of candidates.
 
-BoTorch's acquisition functions see the pool through ``PoolMarginals``: each candidate's posterior
-is computed once, however many functions look at it and however often.
+BoTorch's acquisition functions see the pool through ``PoolMarginals``, which computes the posterior
+of each candidate only once.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from bo_act.search.surrogate.own import BoTorchSurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import AcquisitionSpec
 
-# Candidates scored at once: 500 observations by 512 candidates in float64 are 2 MB, which the
-# processor's cache may hold, and which the allocator keeps. With 2,048 it gave some back to the
-# system and took it again, for up to twice the time.
+# Candidates scored at once: 500 observations by 512 candidates in float64 are 2 MB, which fit into
+# the processor's cache. With 2,048, the allocator kept returning memory to the system and taking it
+# again, for up to twice the time.
 _CHUNK = 512
-# Pools that are scored in two steps, the second for those that may be the best.
+# From this size on, pools are scored in two steps, the second for the most promising candidates.
 SCREENED = 20_000
 _PROMISING = 16_384
-_GROWING = ("ucb", "log_ei")  # by mean and by deviation, so that an upper bound bounds the score
+_GROWING = ("ucb", "log_ei")  # grow with mean and deviation: upper bounds bound the score
 _DRAWING = ("thompson", "log_nei")
-_KNOWN = 1_024  # candidates whose measurement, and whose mean after it, knowledge gradient looks at
-_INCUMBENTS = 64  # observed points whose mean after a measurement it looks at
+_KNOWN = 1_024  # candidates that knowledge gradient measures, and whose means it then compares
+_INCUMBENTS = 64  # observed points whose means it compares, too
 _NODES = 32  # of Gauss-Hermite quadrature
 _MAXIMA = 32  # samples of the pool's maximum, for max-value entropy
 _DRAWS = 64  # of the values at the observed points, for noisy expected improvement
@@ -60,7 +60,7 @@ def _noisy(model: Model, X_baseline: Tensor, X_pending: Tensor | None) -> Acquis
     )
 
 
-# Of BoTorch's own models, by BoTorch's own functions.
+# Acquisition functions for BoTorch's own models.
 _JOINTLY: dict[str, Callable[..., AcquisitionFunction]] = {
     "thompson": PathwiseThompsonSampling,
     "log_nei": _noisy,
@@ -68,7 +68,7 @@ _JOINTLY: dict[str, Callable[..., AcquisitionFunction]] = {
 
 
 class PoolMarginals(Model):
-    """The marginal posteriors of m candidates, which are asked for by number.
+    """The marginal posteriors of m candidates, addressed by number.
 
     Args:
         mean, variance: (m,) of the noiseless value.
@@ -101,23 +101,23 @@ class PoolMarginals(Model):
 
 
 class Scoring(Protocol):
-    """How candidates are scored that are not listed beforehand."""
+    """Scores of candidates that are not listed in advance."""
 
     def scorer(self, pool: Tensor, *, seed: int) -> Callable[[Tensor], Tensor]:
         """Return the acquisition function, points (m, d) → scores (m,); see ``make_scorer``."""
         ...
 
     def promising(self, points: Tensor, count: int) -> Tensor:
-        """Return the numbers of those points that may be good, (count,)."""
+        """Return the numbers of the most promising points, (count,)."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ScoringValue:
-    """How candidates are scored by one value.
+    """Scores of candidates by one value.
 
     Attributes:
-        spec: which acquisition function.
+        spec: the acquisition function.
         model: the surrogate.
         best: the largest warped target observed.
     """
@@ -131,17 +131,17 @@ class ScoringValue:
         return make_scorer(self.spec, self.model, self.best, pool=pool, seed=seed)
 
     def promising(self, points: Tensor, count: int) -> Tensor:
-        """Return the numbers of those points that may be good; see ``promising``."""
+        """Return the numbers of the most promising points; see ``promising``."""
         return promising(self.model, points, count)
 
 
 def make_acquisition(
     spec: AcquisitionSpec, pool: PoolMarginals, best: float, *, seed: int = 0
 ) -> AcquisitionFunction:
-    """Return the BoTorch acquisition function that a spec names, for candidates by number.
+    """Return the BoTorch acquisition function of a spec, for candidates by number.
 
     Args:
-        spec: which one, with its options; one that is a function of marginals.
+        spec: a function of marginals, with its options.
         pool: the candidates.
         best: the largest warped target observed.
         seed: of sampled maxima.
@@ -169,19 +169,19 @@ def score_pool(
 ) -> Tensor:
     """Return the acquisition value of each candidate, (m,).
 
-    In a pool of more than 20,000 those that cannot be the best have minus infinity instead. The
-    functions that are none of mean and deviation alone, or need those of the whole pool, score the
-    16,384 candidates that are the most promising by an upper bound; knowledge gradient 1,024.
+    In a pool of more than 20,000, candidates that cannot be the best get minus infinity. Functions
+    that need more than mean and deviation of each candidate score only the 16,384 most promising
+    ones by an upper bound; knowledge gradient 1,024.
 
     Args:
-        spec: which acquisition function.
+        spec: the acquisition function.
         model: the surrogate.
         points: (m, d) float64.
         best: the largest warped target observed.
-        seed: of what the acquisition function draws.
+        seed: of random draws.
 
     Raises:
-        SearchError: the acquisition function needs a Gaussian process and the surrogate is none.
+        SearchError: the acquisition function needs a Gaussian process, and the surrogate is none.
     """
     if isinstance(spec, OwnAcquisition):
         return own_scorer(spec, model, best, candidates=points, seed=seed)(points)
@@ -190,7 +190,7 @@ def score_pool(
         if isinstance(model, GaussianProcess) and spec.name == "knowledge_gradient":
             return _knowledge_gradient(model, points)
         if isinstance(model, GaussianProcess) and len(points) >= SCREENED:
-            # What divides the scores is not in the bound.
+            # The bound does not include the division by seconds.
             if spec.name in _GROWING and not spec.per_second:
                 return _score_screened(_by_marginals(spec, model, best, seed), model, points)
             return _score_promising(spec, model, points, best, seed)
@@ -210,10 +210,10 @@ def _check_surrogate(spec: AnyAcquisition, model: Surrogate) -> None:
 
 
 def check_unlisted(spec: AnyAcquisition) -> None:
-    """Refuse what cannot be had where candidates are not listed beforehand.
+    """Refuse an acquisition function that needs a list of all candidates.
 
     Raises:
-        SearchError: the acquisition function looks at all candidates together.
+        SearchError: it compares all candidates with each other.
     """
     if spec.needs_list:
         raise SearchError(
@@ -232,16 +232,16 @@ def make_scorer(
     pool: Tensor,
     seed: int = 0,
 ) -> Callable[[Tensor], Tensor]:
-    """Return the acquisition function for points that are not listed beforehand.
+    """Return the acquisition function for points that are not listed in advance.
 
-    What it draws is drawn once, so that scores of different calls compare.
+    Random draws are made only once, so scores of different calls are comparable.
 
     Args:
-        spec: which acquisition function.
+        spec: the acquisition function.
         model: the surrogate.
         best: the largest warped target observed.
-        pool: (r, d) points that stand for all: maxima are drawn among them.
-        seed: of what the acquisition function draws.
+        pool: (r, d) points that represent all; sampled maxima are over them.
+        seed: of random draws.
 
     Returns:
         A function from points (m, d) to scores (m,).
@@ -263,8 +263,8 @@ def make_scorer(
     acquisition = make_acquisition(spec, marginals(model, pool), best, seed=seed)
 
     def score(points: Tensor) -> Tensor:
-        acquisition.model = some = marginals(model, points)
-        scores: Tensor = acquisition(some.numbers.unsqueeze(1))
+        acquisition.model = candidates = marginals(model, points)
+        scores: Tensor = acquisition(candidates.numbers.unsqueeze(1))
         return scores
 
     return by_chunks(score)
@@ -286,7 +286,7 @@ def marginals(model: Surrogate, points: Tensor) -> PoolMarginals:
 
 
 def by_chunks(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a function of points (m, d) that is asked for some of them at a time."""
+    """Return the function applied to chunks of points (m, d)."""
     return lambda points: torch.cat([score(chunk) for chunk in points.split(_CHUNK)])
 
 
@@ -314,12 +314,14 @@ def _score_promising(
 
 
 def promising(model: Surrogate, points: Tensor, count: int) -> Tensor:
-    """Return the numbers of those points that may be good, (count,).
+    """Return the numbers of the most promising points, (count,).
+
+    They have the largest upper bound of mean plus three deviations; for a model without bounds, the
+    largest mean plus three deviations.
 
     Args:
         model: the surrogate.
-        points: (m, d), of which the ``count`` with the largest upper bound of mean plus three
-            deviations are taken; for a model without bounds, mean plus three deviations itself.
+        points: (m, d).
         count: at most m.
     """
     mean, variance = bounds(model, points)
@@ -327,7 +329,7 @@ def promising(model: Surrogate, points: Tensor, count: int) -> Tensor:
 
 
 def bounds(model: Surrogate, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return upper bounds of mean and variance, (m,) each, or what they are bounds of."""
+    """Return upper bounds of mean and variance, (m,) each; without bounds, the values."""
     if isinstance(model, GaussianProcess):
         return _upper_bounds(model, points)
     pool = marginals(model, points)
@@ -339,43 +341,43 @@ def _upper_bounds(model: GaussianProcess, points: Tensor) -> tuple[Tensor, Tenso
 
 
 def _filled(of: Callable[[Tensor], tuple[Tensor, Tensor]], points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two numbers of each point, (m,) each, computed in chunks.
+    """Return two numbers per point, (m,) each, computed in chunks.
 
-    They are put in their place at once: small results kept between large temporary ones would
-    pin the freed memory of these, a gigabyte for 400,000 points.
+    Results are written to preallocated memory: small results between large temporary arrays would
+    pin the freed memory of those, a gigabyte for 400,000 points.
     """
     first, second = points.new_empty(2, len(points))
     for start in range(0, len(points), _CHUNK):
-        some = slice(start, start + _CHUNK)
-        first[some], second[some] = of(points[some])
+        chunk = slice(start, start + _CHUNK)
+        first[chunk], second[chunk] = of(points[chunk])
     return first, second
 
 
 def _score_screened(
     score: Callable[[Tensor, Tensor], Tensor], model: GaussianProcess, points: Tensor
 ) -> Tensor:
-    """Score those candidates that may be the best, by bounds that take a tenth of the time.
+    """Score only candidates that may be the best; bounds take a tenth of the time.
 
-    A candidate is left out when the score at an upper bound of its mean and of its variance is
-    less than that of one scored exactly: the maximum is the same as without bounds.
+    A candidate is skipped if its score at upper bounds of mean and variance is below an exact score
+    of another, so the maximum is exact.
     """
     upper = score(*_upper_bounds(model, points))
     scores = torch.full_like(upper, -math.inf)
-    found = -math.inf
-    for some in upper.argsort(descending=True).split(_CHUNK):
-        if upper[some[0]] < found:
+    best = -math.inf
+    for chunk in upper.argsort(descending=True).split(_CHUNK):
+        if upper[chunk[0]] < best:
             break
-        scores[some] = score(*model.mean_and_variance(points[some]))
-        found = max(found, float(scores[some].max()))
+        scores[chunk] = score(*model.mean_and_variance(points[chunk]))
+        best = max(best, float(scores[chunk].max()))
     return scores
 
 
 def _knowledge_gradient(model: GaussianProcess, points: Tensor) -> Tensor:
-    """Return by how much each measurement is expected to raise the largest mean, (m,).
+    """Return the expected increase of the largest mean by a measurement of each candidate, (m,).
 
     The knowledge gradient for correlated beliefs (Frazier et al. 2009, eq. 9): a measurement at x
-    moves the means by z · cov(., x) / sqrt(var(x) + noise), z standard normal. Frazier's exact sum
-    over the upper envelope of lines is replaced by quadrature, which has no loop over candidates.
+    moves the means by z · cov(., x) / sqrt(var(x) + noise), z standard normal. Quadrature replaces
+    Frazier's exact sum over the upper envelope of lines, and needs no loop over candidates.
     """
     chosen = promising(model, points, min(_KNOWN, len(points)))
     known, _ = model.mean_and_variance(model.x)
@@ -384,20 +386,20 @@ def _knowledge_gradient(model: GaussianProcess, points: Tensor) -> Tensor:
     count = len(chosen)
     deviation = (covariance.diagonal()[:count].clamp_min(1e-12) + model.noise).sqrt()
     moves = covariance[:, :count] / deviation
-    # Of standard normal z, from the nodes for the weight exp(-z^2).
+    # Nodes for the weight exp(-z^2), scaled to standard normal z.
     nodes, weights = np.polynomial.hermite.hermgauss(_NODES)
     largest = sum(
         weight * (mean.unsqueeze(1) + math.sqrt(2.0) * node * moves).amax(dim=0)
         for node, weight in zip(nodes, weights / math.sqrt(math.pi), strict=True)
     )
     scores = torch.full((len(points),), -math.inf, device="cpu", dtype=points.dtype)
-    # Jensen: nothing is lost by knowing more; quadrature may be off by a rounding.
+    # By Jensen's inequality not negative, except for rounding errors of the quadrature.
     scores[chosen] = (largest - mean.max()).clamp_min(0.0)
     return scores
 
 
 def _path(model: GaussianProcess, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Return one function drawn from the posterior."""
+    """Draw one function from the posterior."""
     return model.draw_path(generator)
 
 
@@ -406,20 +408,20 @@ def _noisy_improvement(
 ) -> Callable[[Tensor], Tensor]:
     """Return the logarithm of the noisy expected improvement (Letham et al. 2019).
 
-    The values at the observed points are drawn from their joint posterior; each draw is a
-    noiseless model with an incumbent of its own.
+    Each draw of the values at the observed points, from their joint posterior, gives a noiseless
+    model with its own incumbent.
     """
     draws = model.draw_at_observed(_DRAWS, generator)
     incumbents = draws.max(dim=1).values
 
     def score(points: Tensor) -> Tensor:
         means, variance = model.given_values(points, draws)
-        each = [
+        improvements = [
             LogExpectedImprovement(pool := PoolMarginals(mean, variance), best_f=best)(
                 pool.numbers.unsqueeze(1)
             )
             for mean, best in zip(means, incumbents, strict=True)
         ]
-        return torch.stack(each).logsumexp(dim=0) - math.log(len(draws))
+        return torch.stack(improvements).logsumexp(dim=0) - math.log(len(draws))
 
     return score

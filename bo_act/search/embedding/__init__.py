@@ -1,1 +1,1 @@
-"""Embeddings: from features to points."""
+"""Embeddings: points made of features."""

@@ -1,4 +1,4 @@
-"""Embeddings: from features to points in which a Gaussian process can interpolate."""
+"""Embeddings: points made of features, for a Gaussian process to interpolate."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bo_act.features.rank_pca import output_coordinates, spectrum_coordinates
 from bo_act.features.table import FeatureTable
 from bo_act.specs.base import whole
 
-# Functions with a spectrum that one without is placed by. More blur, fewer are less reliable; the
-# error on held-out spectra is flat between 12 and 24.
+# Neighbours that impute a missing spectrum. More of them blur, fewer are less reliable; the error
+# on held-out spectra is flat between 12 and 24.
 _NEIGHBOURS = 24
-# Functions placed at once: their neighbours' coordinates are 19 MB.
+# Functions imputed at once; the coordinates of their neighbours take 19 MB.
 _CHUNK = 16_384
 
-_ROUNDING = 1e-9  # by which a coordinate may leave [0, 1], and a column differ from a constant
+_ROUNDING = 1e-9  # tolerance of coordinates in [0, 1], and of constant columns
 
 
 GIVEN = "given"
-"""The block of coordinates that come as a plain array."""
+"""The block of coordinates from a plain array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +40,9 @@ class Embedding:
 
     Attributes:
         points: (N, d) float64 in [0, 1], given in any unit; rows that are not valid are NaN.
-        blocks: name → columns, each column in one block; the surrogate has one kernel for each.
-        valid: (N,) bool: functions that have coordinates, and so can be proposed.
-        provenance: what it was made from.
+        blocks: name → columns, each column in one block; the surrogate has one kernel per block.
+        valid: (N,) bool: functions with coordinates; only these are proposed.
+        provenance: its origin.
         imputed: ascending indices of functions with coordinates imputed from similar ones.
 
     Raises:
@@ -89,7 +89,7 @@ class Embedding:
 
     @classmethod
     def of(cls, points: object) -> Embedding:
-        """Return an embedding of your own coordinates, in one block.
+        """Return an embedding with your own coordinates, in one block.
 
         Args:
             points: (N, d) array or tensor of finite numbers, one row per function in the order of
@@ -132,10 +132,10 @@ class Embedding:
 
 
 class Embedder(Protocol):
-    """Whatever turns features into an embedding."""
+    """Anything that makes an embedding of features."""
 
     def fit(self, table: FeatureTable) -> Embedding:
-        """Embed all N functions of a table; it never sees a measured value."""
+        """Embed all N functions of a table; measured values are never used."""
         ...
 
 
@@ -164,10 +164,10 @@ class PcaEmbedder:
             whole(getattr(self, name), name, low=1, high=64, error=SearchError)
 
     def fit(self, table: FeatureTable) -> Embedding:
-        """Embed a table with the blocks ``outputs`` and ``moments``, and ``fim`` if it has it.
+        """Embed a table with the blocks ``outputs`` and ``moments``, and optionally ``fim``.
 
         Functions without output features, or with a failed spectrum, have no coordinates. Without
-        any Fisher spectrum the output features are the whole embedding.
+        any Fisher spectrum, the embedding consists of the output features.
         """
         valid = table.blocks["outputs"].present.copy()
         known = np.zeros_like(valid)
@@ -201,19 +201,19 @@ class PcaEmbedder:
 
 
 def _numbers(given: object) -> np.ndarray:
-    """Return what an array or a tensor holds as float64; what is that already is not copied."""
+    """Return an array or a tensor as float64, copied only if necessary."""
     try:
         if isinstance(given, torch.Tensor):
             given = given.detach().cpu().to(torch.float64).numpy()
-        found = np.asarray(given)
+        numbers = np.asarray(given)
     except (TypeError, ValueError, RuntimeError):  # a ragged list, a sparse tensor
-        found = np.empty(0, dtype=object)
-    if found.dtype.kind not in "buif":
+        numbers = np.empty(0, dtype=object)
+    if numbers.dtype.kind not in "buif":
         raise SearchError(
             "expected an embedding: an EmbeddingSpec, an object with fit(table), an Embedding, or "
             f"an (N, d) array of numbers, got {_described(given)}"
         )
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(numbers, dtype=np.float64)
 
 
 def _described(given: object) -> str:
@@ -239,7 +239,7 @@ def _check_blocks(blocks: Mapping[str, slice], width: int) -> None:
 
 
 def _by_rank(column: np.ndarray) -> np.ndarray:
-    """Return the mean rank of each of n numbers in (0, 1); all 1/2 where they are a constant."""
+    """Return the mean ranks of n numbers, in (0, 1); all 1/2 if they are constant."""
     with np.errstate(over="ignore"):
         if np.ptp(column) <= _ROUNDING * np.abs(column).max():
             return np.full(len(column), 0.5)
@@ -247,16 +247,16 @@ def _by_rank(column: np.ndarray) -> np.ndarray:
 
 
 def _impute(outputs: np.ndarray, known: np.ndarray, spectra: np.ndarray) -> np.ndarray:
-    """Put functions without a spectrum where those with the most similar outputs are.
+    """Impute the spectra of functions from those with the most similar outputs.
 
-    Modified Shepard interpolation (Franke and Nielson 1980): a neighbour's weight falls like the
-    inverse square of its distance and to nothing at that of the farthest neighbour, so no tie
-    decides anything.
+    Modified Shepard interpolation (Franke and Nielson 1980): the weight of a neighbour falls with
+    the inverse square of its distance, down to zero at the farthest neighbour, so ties do not
+    matter.
 
     Args:
         outputs: (n, d) coordinates of all functions.
-        known: (n,) bool: m of them have a spectrum.
-        spectra: (m, e) its coordinates.
+        known: (n,) bool: the m functions with a spectrum.
+        spectra: (m, e) coordinates of their spectra.
 
     Returns:
         (n, e) coordinates of all functions.
@@ -266,11 +266,11 @@ def _impute(outputs: np.ndarray, known: np.ndarray, spectra: np.ndarray) -> np.n
     tree = cKDTree(outputs[known])
     ranks = range(1, min(_NEIGHBOURS, len(spectra)) + 1)
     missing = np.flatnonzero(~known)
-    for some in np.array_split(missing, 1 + len(missing) // _CHUNK):
-        distance, nearest = tree.query(outputs[some], k=ranks)
-        distance = np.maximum(distance, 1e-9)  # one with the very same outputs decides alone
-        # A millionth more: at least one weight has to remain where all are equally far.
+    for chunk in np.array_split(missing, 1 + len(missing) // _CHUNK):
+        distance, nearest = tree.query(outputs[chunk], k=ranks)
+        distance = np.maximum(distance, 1e-9)  # equal outputs take all the weight
+        # A millionth more, so that a weight remains if all have the same distance.
         weights = (1 / distance - 1 / (distance[:, -1:] * (1 + 1e-6))) ** 2
         weights /= weights.sum(axis=1, keepdims=True)
-        places[some] = np.einsum("nk,nke->ne", weights, spectra[nearest])
+        places[chunk] = np.einsum("nk,nke->ne", weights, spectra[nearest])
     return places

@@ -1,4 +1,4 @@
-"""Embeddings of your own: points from a function, a scikit-learn transformer, or a network."""
+"""Your own embeddings: points from a function, a scikit-learn transformer, or a network."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from torch import nn
 
 from bo_act.errors import BoActError, SearchError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import GIVEN, Embedding
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
-_BESIDE = "fim_null"  # what the block ``fim`` says already
+_BESIDE = "fim_null"  # redundant with the block ``fim``
 
 
 @dataclass(frozen=True)
 class OwnEmbedder:
-    """An embedder from something of yours.
+    """An embedder made of your own function, transformer or network.
 
     Attributes:
         make: a function of the ``FeatureTable``, which returns an ``Embedding`` or an (N, d) array
-            (a row that is not finite has no place); a scikit-learn transformer, whose
+            (rows that are not finite have no coordinates); a scikit-learn transformer, whose
             ``fit_transform`` gets the features (n, k) of the n functions that have all of them; or
             an ``nn.Module``, called with a dict of their blocks as float32 tensors, (n, k) each.
 
@@ -40,7 +40,7 @@ class OwnEmbedder:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return getattr(self.make, "__name__", type(self.make).__name__)
 
     def fit(self, table: FeatureTable) -> Embedding:
@@ -63,7 +63,7 @@ class OwnEmbedder:
         if not isinstance(self.make, nn.Module) and not hasattr(self.make, "fit_transform"):
             return self.make(table)
         blocks = {name: block for name, block in table.blocks.items() if name != _BESIDE}
-        rows = np.flatnonzero(np.logical_and.reduce([one.present for one in blocks.values()]))
+        rows = np.flatnonzero(np.logical_and.reduce([block.present for block in blocks.values()]))
         parts = {name: block.values[rows] for name, block in blocks.items()}
         if isinstance(self.make, nn.Module):
             with torch.no_grad():
@@ -82,25 +82,25 @@ class OwnEmbedder:
         return points
 
     def _embedding(self, points: Any, count: int) -> Embedding:
-        numbers = points.detach().cpu() if isinstance(points, torch.Tensor) else points
+        plain = points.detach().cpu() if isinstance(points, torch.Tensor) else points
         try:
-            found = np.asarray(numbers, dtype=np.float64)
+            numbers = np.asarray(plain, dtype=np.float64)
         except (TypeError, ValueError):
-            found = np.empty(0)
-        if found.ndim != 2 or len(found) != count or not found.shape[1]:
-            shape = f" of shape {found.shape}" if found.size else ""
+            numbers = np.empty(0)
+        if numbers.ndim != 2 or len(numbers) != count or not numbers.shape[1]:
+            shape = f" of shape {numbers.shape}" if numbers.size else ""
             raise SearchError(
                 f"the embedding {self.name!r}: expected an Embedding or an array ({count}, d), a "
                 f"row for each function of the catalogue, got {type(points).__name__}{shape}"
             )
-        valid = np.asarray(np.isfinite(found).all(axis=1))
-        found = np.where(valid[:, None], found, np.nan)
-        blocks = {GIVEN: slice(0, found.shape[1])}
-        return Embedding(found, blocks, valid, {"embedder": self.name})
+        valid = np.asarray(np.isfinite(numbers).all(axis=1))
+        numbers = np.where(valid[:, None], numbers, np.nan)
+        blocks = {GIVEN: slice(0, numbers.shape[1])}
+        return Embedding(numbers, blocks, valid, {"embedder": self.name})
 
 
 def is_own(given: object) -> bool:
-    """Tell whether something makes an embedding, and is none of ours or an ``Embedder``."""
+    """Tell whether an object is for ``OwnEmbedder``: it makes points, but is no ``Embedder``."""
     if isinstance(given, type) or given is None:
         return False
     if isinstance(given, nn.Module) or hasattr(given, "fit_transform"):

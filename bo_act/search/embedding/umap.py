@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from bo_act.activations.properties.derivatives import Functions, values_and_slopes
+from bo_act.activations.derivatives import Functions, values_and_slopes
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import SearchError
-from bo_act.extras import require_extra
 from bo_act.features.table import FeatureTable
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.specs.base import checked_seed
@@ -23,28 +23,27 @@ _SPECTRUM_NEIGHBOURS = 3
 _OUTPUT_NEIGHBOURS = 15
 _SAMPLES, _CLIP = 1_000, 5.0
 
-# umap-learn computes in float32, where squares of larger values overflow.
+# umap-learn computes in float32; squares of larger values overflow.
 _LARGE = 1e15
 
 
 @dataclass(frozen=True)
 class UmapEmbedder:
-    """Embed as Bingham and Miikkulainen (2023), arXiv 2301.05785, do.
+    """The embedding of Bingham and Miikkulainen (2023), arXiv 2301.05785.
 
-    UMAP of the outputs for 1,000 samples of the normal distribution, clipped to [-5, 5]
-    (Euclidean), and UMAP of the Fisher spectra (Manhattan, 3 neighbours) are joined by the union of
-    their fuzzy simplicial sets. Spectra are compared by their quantiles: for a layer that is the
-    Manhattan distance of distribution functions up to a factor (both are the Wasserstein-1
-    distance), and that factor, the number of bins in a released vector, weights the layers. Both
-    coordinates are scaled by one factor, which leaves the neighbours as they are.
+    It is the union of two fuzzy simplicial sets: UMAP of the outputs for 1,000 samples of the
+    normal distribution, clipped to [-5, 5] (Euclidean), and UMAP of the Fisher spectra (Manhattan,
+    3 neighbours). Spectra are compared by their quantiles. For one layer, their Manhattan distance
+    equals that of distribution functions up to a factor (both are the Wasserstein-1 distance); this
+    factor, the number of bins in a released vector, weights the layers. Both coordinates are scaled
+    by one factor, which keeps the neighbours.
 
-    The published code fits again at every proposal, without a seed. The features do not change in
-    between, so here it is fitted once, by a seed.
+    The published code fits anew for every proposal, without a seed. The features never change, so
+    this class fits once, with a seed.
 
     Attributes:
-        seed: of the samples and of the layout.
-        functions: those of the table. None: their outputs are taken at the quantiles of the
-            table, instead of samples.
+        seed: of the samples and the layout.
+        functions: of the table. None: outputs at the quantiles of the table instead of samples.
     """
 
     seed: int = 0
@@ -54,7 +53,7 @@ class UmapEmbedder:
         object.__setattr__(self, "seed", checked_seed(self.seed, error=SearchError))
 
     def fit(self, table: FeatureTable) -> Embedding:
-        """Embed a table with the block ``outputs``, and ``fim`` if it has it.
+        """Embed a table with the block ``outputs``, and optionally ``fim``.
 
         Raises:
             MissingExtraError: umap-learn is not installed.
@@ -73,7 +72,7 @@ class UmapEmbedder:
         try:
             places = self._layout(table, rows)
         finally:
-            # numba, which umap-learn brings, sets them anew for the whole process.
+            # umap-learn's numba changes them for the whole process.
             torch.set_num_threads(threads)
         low, high = places.min(axis=0), places.max(axis=0)
         points = np.full((len(table), 2), np.nan)
@@ -87,20 +86,20 @@ class UmapEmbedder:
         outputs = np.clip(self._outputs(table)[rows], -_LARGE, _LARGE)
         few = min(_OUTPUT_NEIGHBOURS, len(rows) - 1)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a seed costs parallelism, and of tiny tables
+            warnings.simplefilter("ignore")  # of seeds without parallelism, and of tiny tables
             if "fim" not in table.blocks:
                 alone = umap.UMAP(n_neighbors=few, **given).fit(outputs)
                 return np.asarray(alone.embedding_, dtype=np.float64)
-            given["transform_mode"] = "graph"  # no layout of one alone
+            given["transform_mode"] = "graph"  # no separate layouts
             of_outputs = umap.UMAP(n_neighbors=few, **given).fit(outputs)
             of_spectra = umap.UMAP(
                 metric="manhattan", n_neighbors=_SPECTRUM_NEIGHBOURS, **given
             ).fit(weighted_spectra(table)[rows])
             union = umap.umap_.general_simplicial_set_union(
-                *(_without_weakest(one.graph_) for one in (of_outputs, of_spectra))
+                *(_without_weakest(model.graph_) for model in (of_outputs, of_spectra))
             )
             union = umap.umap_.reset_local_connectivity(union, True)
-            # As the sum of two models is laid out, but for its random state, which is 42 there.
+            # The layout of a sum of two models in umap-learn, but with our own random state.
             a, b = umap.umap_.find_ab_params(1.0, 0.1)
             layout, _ = umap.umap_.simplicial_set_embedding(
                 None,
@@ -123,7 +122,7 @@ class UmapEmbedder:
         return np.asarray(layout, dtype=np.float64)
 
     def _outputs(self, table: FeatureTable) -> NDArray[np.float64]:
-        """Return the outputs of the N functions, (N, 1000), or (N, 256) without them."""
+        """Return the N functions' outputs at 1,000 samples, or at the table's 256 quantiles."""
         if self.functions is None:
             return np.sinh(table.blocks["outputs"].values.astype(np.float64))
         generator = np.random.default_rng(self.seed)
@@ -135,9 +134,9 @@ class UmapEmbedder:
 
 
 def _without_weakest(graph: Any) -> Any:
-    """Return a graph whose weakest edges are 0, as the layout of a model alone leaves it.
+    """Return a graph with its weakest edges set to 0.
 
-    A sum of models is one of such graphs: umap-learn changes them in place.
+    umap-learn does this in place when it lays out a model, before models are added.
     """
     epochs = 500 if graph.shape[0] <= 10_000 else 200  # umap-learn's default
     graph.data[graph.data < graph.data.max() / epochs] = 0.0
@@ -147,9 +146,8 @@ def _without_weakest(graph: Any) -> Any:
 def weighted_spectra(table: FeatureTable) -> NDArray[np.float32]:
     """Return the quantiles of the Fisher spectra, (N, L·Q), each layer times its number of bins.
 
-    So their Manhattan distance is that of released vectors, up to a factor. Where the bins of the
-    layers are not known, as of tables before they were noted, or where no layer has any, layers
-    count alike.
+    Their Manhattan distance equals that of released vectors, up to a factor. Layers have equal
+    weights if their bins are unknown, as in tables of earlier versions.
     """
     quantiles = table.blocks["fim"].values
     bins = np.asarray(table.provenance.get("bins") or [1], dtype=np.float64)

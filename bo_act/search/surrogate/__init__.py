@@ -1,1 +1,1 @@
-"""Surrogates: what predicts values of points."""
+"""Surrogates: models that predict the values of points."""

@@ -1,4 +1,4 @@
-"""Predictions of an exact Gaussian process of BoTorch at many single points.
+"""Predictions of BoTorch's exact Gaussian processes at many single points.
 
 n  observations                                 X  (n, d) their points
 m  candidates                                   P  (m, d) their points
@@ -23,20 +23,20 @@ from linear_operator.operators import DiagLinearOperator
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
-_LEAST = 1e-12  # variance; acquisition functions divide by its root
+_LEAST = 1e-12  # variance; acquisition functions divide by the deviation
 _LIKELIHOODS = (GaussianLikelihood, FixedNoiseGaussianLikelihood)
-# What a model must not have of its own for its posterior to be that of GPyTorch.
+# A model that overrides one of these may have another posterior than GPyTorch's.
 _PREDICTING = ("posterior", "forward", "__call__", "transform_inputs", "eval", "train")
 
 
 class ExactPosterior:
     """Mean and variance of the noiseless value at single points, from one Cholesky factor.
 
-    The numbers are those of ``model.posterior``, without what that does once a call and without
-    the covariances of candidates with each other. They hold while the model stays as it is.
+    Equal to ``model.posterior``, but without its overhead per call, and without covariances between
+    candidates. Valid until the model changes.
 
     Args:
-        model: for which ``is_exact`` holds, fitted.
+        model: fitted, and ``is_exact``.
     """
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class ExactPosterior:
         """Return the posterior mean and variance of the noiseless value, (m,) each.
 
         Args:
-            points: (m, d), before the model's input transform.
+            points: (m, d), not yet transformed by the model's input transform.
         """
         model = self.model
         inputs = model.transform_inputs(points)
@@ -77,16 +77,15 @@ class ExactPosterior:
 
 
 def is_exact(model: Model) -> TypeGuard[SingleTaskGP]:
-    """Say whether ``ExactPosterior`` has a model's numbers.
+    """Tell whether ``ExactPosterior`` supports a model.
 
-    It has those of a ``SingleTaskGP`` of one value, whatever its mean and kernel, with Gaussian
-    noise, an input transform of one point to one, and a linear outcome transform, whose posterior
-    is GPyTorch's exact one.
+    It supports a ``SingleTaskGP`` of one value with any mean and kernel, Gaussian noise, an input
+    transform from one point to one, a linear outcome transform, and GPyTorch's exact posterior.
     """
     if not isinstance(model, SingleTaskGP):
         return False
     kernel = model.covar_module
-    while isinstance(kernel, ScaleKernel):  # whose strategy is that of what it scales
+    while isinstance(kernel, ScaleKernel):  # its strategy is that of the scaled kernel
         kernel = kernel.base_kernel
     inputs, outcome = (getattr(model, f"{which}_transform", None) for which in ("input", "outcome"))
     return (

@@ -1,4 +1,4 @@
-"""From a spec to a surrogate that is fitted to points."""
+"""Fitting the surrogate of a spec to points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bo_act.search.surrogate.gaussian_process import fit_gaussian_process
 from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate, fit_own
 from bo_act.search.surrogate.surrogate import Surrogate
 
-_MOST_NOISE = 1e6  # in units of the warped target, far above what is fitted
+_MOST_NOISE = 1e6  # in units of the warped target; fitted noise is far below
 
 
 def fit_points(
@@ -29,26 +29,26 @@ def fit_points(
     believe: bool = True,
     seed: int,
 ) -> tuple[Surrogate, Tensor, str]:
-    """Fit the surrogate that a spec names to points.
+    """Fit the surrogate of a spec to points.
 
     Args:
-        spec: which one.
+        spec: the surrogate.
         x: (n, d) float64 points in [0, 1].
         values: (n,) float64, larger is better.
         blocks: columns of each feature block.
-        variances: (n,) of the values, where they are known; they take the place of ``spec.noise``.
+        variances: (n,) of the values, if known; they replace ``spec.noise``.
         pending: (p, d) points under evaluation.
-        pruned: (r, d) points whose evaluation was stopped early.
-        believe: take pending ones as if observed; else they are the model's ``pending``.
-        seed: of what is random in fitting.
+        pruned: (r, d) points that were stopped early.
+        believe: treat pending points as observed; else they become the model's ``pending``.
+        seed: of random choices while fitting.
 
     Returns:
-        The model, the warped targets, and what went other than planned.
+        The model, the warped targets, and a note on anything unexpected.
     """
     y = torch.from_numpy(warp_targets(values, spec.targets))
-    pending, pruned = (x[:0] if some is None else some for some in (pending, pruned))
+    pending, pruned = (x[:0] if points is None else points for points in (pending, pruned))
     waiting, pending = (pending[:0], pending) if believe else (pending, pending[:0])
-    # Pruned functions did worse than most: believed to be no better than the median.
+    # Pruned functions were worse than most: at best the median.
     ceiling = torch.full(
         (len(pending) + len(pruned),), torch.inf, device="cpu", dtype=torch.float64
     )

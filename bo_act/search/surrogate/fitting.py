@@ -4,9 +4,9 @@ B  blocks of the embedding                      X  (n, d) observed points
 n  observations                                 K  (n, n) their covariance with noise
 d  dimensions of the embedding                  s  distance within a block / length scale
 
-A search fits anew for each proposal. With BoTorch's ``fit_gpytorch_mll`` most of that time went to
-the general machinery, not to the numbers: with distances computed once and the gradient written
-out, the same likelihood is maximized in a tenth of it.
+A search fits a model for each proposal. BoTorch's ``fit_gpytorch_mll`` spends most of the time in
+general machinery. With distances computed once and an explicit gradient, the same likelihood is
+maximized in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 from torch.nn import Parameter
 
-from bo_act.failures import one_line
+from bo_act.dependencies.torch_state import single_threaded
 from bo_act.search.surrogate.kernel import CORRELATIONS, BlockKernel, exact
-from bo_act.torch_state import single_threaded
+from bo_act.user_code.failures import one_line
 
 Array = NDArray[np.float64]
 
-# Relative change of the objective at which L-BFGS stops. scipy's 2e-9 takes three times as many
-# evaluations, for about 0.01 of log likelihood an observation.
+# L-BFGS stops at this relative change of the objective. scipy's 2e-9 takes three times as many
+# evaluations and gains about 0.01 of log likelihood per observation.
 _FTOL = 1e-5
-_FIRST_STAGE = 100  # observations below which a fit is fast enough in one stage
+_FIRST_STAGE = 100  # observations; smaller fits have one stage
 _ROOT5 = math.sqrt(5.0)
 
 
 def fit(model: SingleTaskGP) -> str:
-    """Fit a model's hyperparameters, from those that it has.
+    """Fit a model's hyperparameters, starting from the current ones.
 
-    Models of a ``BlockKernel`` as it is by default are fitted with the gradient written out, others
-    by ``fit_gpytorch_mll``.
+    Models with a default ``BlockKernel`` are fitted with an explicit gradient, others by
+    ``fit_gpytorch_mll``.
 
     Args:
-        model: to n observations.
+        model: of n observations.
 
     Returns:
-        ``""``, or the reason for which the model kept what it had.
+        The reason if the model kept its hyperparameters, else ``""``.
     """
     if not is_written_out(model):
         return _fit_by_botorch(model)
     if not model.training:
-        model.train()  # which forgets what was computed for the hyperparameters before
+        model.train()  # drops results for the previous hyperparameters
     failure = ""
     try:
         with single_threaded():
             vector = _numbers(_raw(model))
             for every in _steps(len(model.train_targets)):
                 loss = Loss(model, every=every)
-                found = minimize(
+                minimum = minimize(
                     loss.at,
                     vector,
                     jac=True,
@@ -78,10 +78,10 @@ def fit(model: SingleTaskGP) -> str:
                     bounds=loss.bounds,
                     options={"ftol": _FTOL, "maxiter": 200},
                 )
-                if not np.isfinite(found.fun):
+                if not np.isfinite(minimum.fun):
                     failure = "the likelihood is not finite"
                     break
-                vector = found.x
+                vector = minimum.x
     except NotPSDError as error:
         failure = str(error)
     if not failure:
@@ -97,7 +97,7 @@ def _fit_by_botorch(model: SingleTaskGP) -> str:
     failure = ""
     try:
         with single_threaded(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            torch.manual_seed(0)  # after a failure it starts again from a draw of the priors
+            torch.manual_seed(0)  # after a failure, BoTorch starts again from a draw of the priors
             warnings.simplefilter("ignore", BotorchWarning)
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
     except (ModelFittingError, NanError, NotPSDError) as error:
@@ -108,7 +108,7 @@ def _fit_by_botorch(model: SingleTaskGP) -> str:
 
 
 def is_written_out(model: SingleTaskGP) -> bool:
-    """Say whether ``Loss`` knows a model's likelihood and priors."""
+    """Tell whether ``Loss`` supports a model's likelihood and priors."""
     kernel, likelihood, mean = model.covar_module, model.likelihood, model.mean_module
     if (type(kernel), type(mean)) != (BlockKernel, ConstantMean):
         return False
@@ -135,13 +135,13 @@ def is_written_out(model: SingleTaskGP) -> bool:
 
 
 def _has_known_noise(likelihood: Any) -> bool:
-    """Tell whether noise is known of each observation, and more of it is fitted."""
+    """Tell whether each observation has a known noise, and a common one is fitted."""
     fixed = type(likelihood) is FixedNoiseGaussianLikelihood
     return fixed and likelihood.second_noise_covar is not None
 
 
 def _parts(model: SingleTaskGP) -> tuple[list[Any], list[Any], Any]:
-    """Return what has the length scales, the variances and the noise."""
+    """Return the modules with the length scales, the variances and the noise."""
     kernel: BlockKernel = model.covar_module
     scales = [factor for factors in kernel.factors for factor in factors]
     likelihood: Any = model.likelihood
@@ -151,42 +151,42 @@ def _parts(model: SingleTaskGP) -> tuple[list[Any], list[Any], Any]:
 
 
 def _raw(model: SingleTaskGP) -> list[Parameter]:
-    """Return the parameters that are fitted, in the order of ``Loss``."""
+    """Return the fitted parameters, in the order of ``Loss``."""
     scales, terms, noise = _parts(model)
     raw = [part.raw_lengthscale for part in scales] + [part.raw_outputscale for part in terms]
     return [*raw, noise.raw_noise, model.mean_module.raw_constant]
 
 
 def loss_closure(model: SingleTaskGP) -> Callable[[], tuple[Tensor, list[Tensor]]]:
-    """Return the loss with its gradient written out, for BoTorch's own optimizers.
+    """Return the loss with an explicit gradient, for BoTorch's optimizers.
 
     Args:
         model: for which ``is_written_out`` holds.
 
     Returns:
-        What ``botorch.optim.closures.get_loss_closure_with_grads`` makes by automatic
-        differentiation, as for ``fit_gpytorch_mll(mll, closure=loss_closure(model))``.
+        The same as ``botorch.optim.closures.get_loss_closure_with_grads``, for
+        ``fit_gpytorch_mll(mll, closure=loss_closure(model))``.
     """
     loss, raw = Loss(model), _raw(model)
-    place = {id(parameter): number for number, parameter in enumerate(raw)}
+    position = {id(parameter): number for number, parameter in enumerate(raw)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def closure() -> tuple[Tensor, list[Tensor]]:
         value, gradient = loss.at(_numbers(raw))
-        return exact(value), [p.new_full(p.shape, gradient[place[id(p)]]) for p in parameters]
+        return exact(value), [p.new_full(p.shape, gradient[position[id(p)]]) for p in parameters]
 
     return closure
 
 
 class Loss:
-    """Minus the log posterior density of a model's hyperparameters, an observation, with gradient.
+    """Negative log posterior density of hyperparameters per observation, with its gradient.
 
-    The hyperparameters are a vector: logarithms of each block's length scale in its own term, of
-    those in the product, of the terms' variances and of the noise; and the constant.
+    The hyperparameters are a vector: the logarithms of the length scales in the blocks' terms, of
+    those in the product, of the terms' variances, and of the noise; then the constant.
 
     Args:
         model: for which ``is_written_out`` holds.
-        every: which observations are looked at, every so many.
+        every: use every so many observations.
     """
 
     def __init__(self, model: SingleTaskGP, *, every: int = 1) -> None:
@@ -227,7 +227,7 @@ class Loss:
         return -value / len(self.y), -gradient / len(self.y)
 
     def log_posterior(self, vector: Array) -> tuple[float, Array]:
-        """Return log marginal likelihood plus log priors, and its gradient."""
+        """Return the log marginal likelihood plus log priors, and the gradient."""
         blocks, n = len(self.distances), len(self.y)
         positive, constant = np.exp(vector[:-1]), vector[-1]
         count = 2 * blocks if blocks > 1 else 1
@@ -244,7 +244,7 @@ class Loss:
         np.fill_diagonal(covariance, variances.sum() + noise + self.known)
         try:
             factor = torch.linalg.cholesky(torch.from_numpy(covariance))
-        except RuntimeError as error:  # torch's LinAlgError, which its type stubs do not export
+        except RuntimeError as error:  # LinAlgError, missing in torch's type stubs
             raise NotPSDError(str(error)) from error
         inverse = torch.cholesky_inverse(factor).numpy()
         residual = self.y - constant
@@ -265,7 +265,7 @@ class Loss:
         return float(value + prior), np.array(gradient) + prior_gradient
 
     def _log_prior(self, logs: Array, variances: Array) -> tuple[float, Array]:
-        """Return the log density of the priors and its gradient, as ``log_posterior``.
+        """Return the log density of the priors and its gradient; see ``log_posterior``.
 
         Args:
             logs: logarithms of length scales and noise.
@@ -289,7 +289,7 @@ def _product(factors: Sequence[Array]) -> Array:
 
 
 def _matern_and_slope(scaled: Array) -> tuple[Array, Array]:
-    """Return the Matérn-5/2 correlation at s, and its derivative by the log of the length scale."""
+    """Return the Matérn-5/2 correlation, and its derivative by the log of the length scale."""
     root = _ROOT5 * scaled
     decay = np.exp(-root)
     square = root * root / 3
@@ -297,10 +297,10 @@ def _matern_and_slope(scaled: Array) -> tuple[Array, Array]:
 
 
 def _steps(n: int) -> list[int]:
-    """Return which observations each stage of a fit looks at, every so many, ending with all.
+    """Return the stages of a fit: each uses every so many observations, the last one all.
 
-    The optimum for every other one is near that for all and costs an eighth. That for the first
-    half is farther away, because a search looks elsewhere at first.
+    The optimum over every second observation is near that over all, for an eighth of the time. The
+    optimum over the first half is farther away, because a search explores elsewhere at first.
     """
     steps = [1]
     while n // steps[0] >= 2 * _FIRST_STAGE:

@@ -1,4 +1,4 @@
-"""The Gaussian process over embedded points: its predictions, and functions drawn from it.
+"""The Gaussian process over embedded points: predictions, and draws from the posterior.
 
 n  observations                                 X  (n, d) their points
 m  candidates                                   P  (m, d) their points
@@ -19,36 +19,34 @@ from gpytorch.likelihoods.noise_models import FixedGaussianNoise
 from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
+from bo_act.dependencies.torch_state import plain_torch
 from bo_act.search.surrogate.exact import ExactPosterior
 from bo_act.search.surrogate.fitting import fit
 from bo_act.search.surrogate.kernel import MOST, BlockKernel, between, exact, put
 from bo_act.search.surrogate.surrogate import Surrogate
-from bo_act.torch_state import plain_torch
 
 _FEW = 64  # observations that bound the variance
-_UNITS = 8  # of rounding, by which a mean in float32 may be off
+_UNITS = 8  # roundings that a mean in float32 may be off by
 _FEATURES = 1_024  # random Fourier features of each term of the kernel
 _LEAST_NOISE = 1e-4
-_LEAST_KNOWN = 1e-6  # GPyTorch warns of less
+_LEAST_KNOWN = 1e-6  # GPyTorch warns below it
 _NOISE_PLACE, _NOISE_SPREAD = -4.0, 1.0  # log-normal prior of the noise variance, BoTorch's
 
 
 class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch's bases differ
-    """BoTorch's ``SingleTaskGP`` with a ``BlockKernel``, which answers for many points fast.
+    """BoTorch's ``SingleTaskGP`` with a ``BlockKernel``, and fast predictions at many points.
 
-    Its hyperparameters are at the modes of their priors (variances at the means) until it is
-    fitted, by ``fit`` or by BoTorch's ``fit_gpytorch_mll``.
+    Until ``fit`` or BoTorch's ``fit_gpytorch_mll`` fits them, hyperparameters are at the modes of
+    their priors, and variances at the means.
 
     Args:
         train_X: (n, d) float64 points in [0, 1].
         train_Y: (n, 1) float64 warped targets.
         blocks: columns of each feature block.
-        least_noise: variance of a measurement that is known to be there; more is fitted where the
-            model misses more.
-        train_Yvar: (n, 1) known variance of each measurement, where it is known; more, the same for
-            all, is fitted.
-        kernel: of a block, see ``BlockKernel``.
-        ard: a length scale for each column, see ``BlockKernel``.
+        least_noise: known part of the noise variance; fitting may raise it.
+        train_Yvar: (n, 1) known variance of each measurement, if any; fitting may add a common one.
+        kernel: as in ``BlockKernel``.
+        ard: as in ``BlockKernel``.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 
     @property
     def noise(self) -> Tensor:
-        """The variance of a measurement, (1,); of those with known ones, their mean."""
+        """The noise variance of a measurement, (1,); the mean of known ones."""
         noise: Tensor = self.likelihood.noise.detach().mean(dim=-1, keepdim=True)
         return noise
 
@@ -99,15 +97,14 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         return float(sum(term.outputscale.item() for term in self.covar_module.kernels))
 
     def believe(self, points: Tensor, ceiling: Tensor | None = None) -> None:
-        """Take points without a value as if observed at their predicted mean.
+        """Treat points without a value as observed at their predicted mean.
 
-        This is the "kriging believer" of Ginsbourger et al. (2010): the mean stays, the
-        uncertainty around them goes.
+        This is the "kriging believer" of Ginsbourger et al. (2010): the mean stays, and the
+        uncertainty around the points shrinks.
 
         Args:
             points: (p, d).
-            ceiling: (p,) what their values are known not to exceed; infinite where nothing is
-                known.
+            ceiling: (p,) upper bounds of their values; infinite if unknown.
         """
         if not len(points):
             return
@@ -117,20 +114,20 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         x, y = torch.cat([self.x, points]), torch.cat([self.y, value])
         if isinstance(self.likelihood, FixedNoiseGaussianLikelihood):
             known = self.likelihood.noise_covar.noise
-            more = known.mean().expand(len(points))  # as if they had been measured as the others
+            more = known.mean().expand(len(points))  # as if measured like the others
             self.likelihood.noise_covar = FixedGaussianNoise(torch.cat([known, more]))
         cast(Any, self).set_train_data(x, y, strict=False)  # of GPyTorch, which has no types
 
     def _clear_cache(self) -> None:
-        """Forget what was computed for other hyperparameters.
+        """Drop results for other hyperparameters.
 
-        GPyTorch calls this when a model is to be trained and when it is given a state.
+        GPyTorch calls this before training, and after loading a state.
         """
         super()._clear_cache()
         self._kept = {}
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what is computed once for the hyperparameters and observations there are."""
+        """Return a result, computed once for the current hyperparameters and observations."""
         if self._kept.get("x") is not self.x or self._kept.get("y") is not self.y:
             self._kept = {"x": self.x, "y": self.y}
         if name not in self._kept:
@@ -140,9 +137,9 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 
     @property
     def exact(self) -> ExactPosterior:
-        """The posterior by one Cholesky factor."""
-        found: ExactPosterior = self._once("exact", lambda: ExactPosterior(self))
-        return found
+        """The posterior, from one Cholesky factor."""
+        posterior: ExactPosterior = self._once("exact", lambda: ExactPosterior(self))
+        return posterior
 
     @torch.no_grad()
     def covariance(self, a: Tensor, b: Tensor) -> Tensor:
@@ -156,9 +153,9 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 
     @torch.no_grad()
     def contributions(self, points: Tensor) -> dict[str, Tensor]:
-        """Return what each part of the model adds to the posterior mean, name → (m,).
+        """Return the contribution of each part of the model to the posterior mean, name → (m,).
 
-        The parts are ``prior`` (the constant), each block by its own term, and ``together``, the
+        The parts are ``prior`` (the constant), the term of each block, and ``together``, the
         product of the blocks. Their sum is the mean.
         """
         parts = {"prior": self.y.new_full((len(points),), self.constant)}
@@ -168,7 +165,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         return parts
 
     def joint(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the posterior mean (m,) and covariance (m, m) of noiseless values together."""
+        """Return the joint posterior of noiseless values: mean (m,) and covariance (m, m)."""
         cross = self.covariance(self.x, points)
         mean = self.constant + (cross.mT @ self.exact.weights).squeeze(-1)
         half = torch.linalg.solve_triangular(self.exact.factor, cross, upper=False)
@@ -177,9 +174,9 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
     def upper_bounds(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return upper bounds of the posterior mean and variance, (m,) each, in float64.
 
-        The mean is computed in float32 and raised by what that may cost. The variance is that
-        given a few of the observations alone, chosen by pivoted Cholesky: more observations only
-        lower it.
+        The mean is computed in float32, plus a bound of the rounding error. The variance is
+        conditioned on a few observations only, chosen by pivoted Cholesky; further observations
+        would only lower it.
 
         Args:
             points: (m, d).
@@ -193,20 +190,20 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 
     def _narrowed(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
         few = self._spread(min(_FEW, len(self.x)))
-        some = self.covariance(self.x[few], self.x[few])
-        # More noise than there is bounds the variance from above, too, and steadies float32.
+        covariance = self.covariance(self.x[few], self.x[few])
+        # Additional noise only raises the variance, and it stabilizes float32.
         most = self.prior_variance
-        some.diagonal().add_(max(float(self.likelihood.noise.detach().max()), 1e-3 * most))
-        factor = torch.linalg.cholesky(some)
+        covariance.diagonal().add_(max(float(self.likelihood.noise.detach().max()), 1e-3 * most))
+        factor = torch.linalg.cholesky(covariance)
         weights = self.exact.weights
-        # A sum of n rounded products is off by at most n units in the last place of their sizes,
-        # and each product by what rounding the points does to it.
+        # The error of a sum of n rounded products is at most n units in the last place of their
+        # sizes; rounding the points adds an error to each product.
         units = _UNITS + self.covar_module.steepness()
         slack = units * torch.finfo(torch.float32).eps * most * float(weights.abs().sum())
         return self.x.float(), weights.float(), factor.float(), few, most, slack
 
     def _spread(self, count: int) -> Tensor:
-        """Return the observations that leave each other the most variance, by pivoted Cholesky."""
+        """Choose observations by pivoted Cholesky, each where the most variance is left."""
         left = torch.full((len(self.x),), self.prior_variance, device="cpu", dtype=self.x.dtype)
         rows = self.x.new_zeros(0, len(self.x))
         chosen: list[int] = []
@@ -223,9 +220,9 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
     def draw_path(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
         """Draw one function from the posterior, points (m, d) → values (m,).
 
-        Decoupled sampling (Wilson et al. 2020, eq. 13): a function of the prior by random Fourier
-        features, corrected by what it misses at the observations. The spectral density of a
-        Matérn kernel is Student's t, of smoothness 5/2 with five degrees of freedom.
+        Decoupled sampling (Wilson et al. 2020, eq. 13) draws a function from the prior by random
+        Fourier features and corrects its residuals at the observations. The spectral density of a
+        Matérn kernel is Student's t; with smoothness 5/2 it has five degrees of freedom.
         """
         x, degrees = self.x, self.covar_module.correlation.degrees
         options: dict[str, Any] = {"device": "cpu", "dtype": x.dtype, "generator": generator}
@@ -236,7 +233,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
                 columns = factor.active_dims
                 normal = torch.randn(len(columns), _FEATURES, **options)
                 if math.isfinite(degrees):
-                    # A chi-squared variable of so many degrees is a sum of so many squares.
+                    # Chi-squared: a sum of as many squares as degrees of freedom.
                     chi = torch.randn(int(degrees), _FEATURES, **options).square().sum(dim=0)
                     normal = normal * (degrees / chi).sqrt()
                 frequency[columns] = normal / factor.lengthscale.detach().mT
@@ -262,7 +259,7 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
         return path
 
     def draw_at_observed(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw the noiseless values at the observed points from their posterior, (count, n)."""
+        """Draw noiseless values at the observed points from the posterior, (count, n)."""
         mean, covariance = self.joint(self.x)
         factor = torch.linalg.cholesky(covariance + self._jitter())
         normal = torch.randn(
@@ -276,10 +273,10 @@ class GaussianProcess(SingleTaskGP, Surrogate):  # type: ignore[misc]  # BoTorch
 
         Args:
             points: (m, d).
-            values: (s, n), each row one set of values.
+            values: (s, n), one set of values per row.
 
         Returns:
-            Means (s, m) and the variance (m,), which does not depend on the values.
+            Means (s, m), and the variance (m,), the same for all sets.
         """
         factor = self._once("noiseless", self._noiseless_factor)
         cross = self.covariance(self.x, points)
@@ -335,21 +332,21 @@ def fit_gaussian_process(
     kernel: str = "matern_5_2",
     ard: bool = False,
 ) -> tuple[GaussianProcess, str]:
-    """Fit a model to observations, and have it believe in points without a value.
+    """Fit a model to observations and to points without a value.
 
     Args:
         x: (n, d) float64 points in [0, 1].
         y: (n,) float64 warped targets.
         blocks: columns of each feature block.
-        least_noise: known variance of a measurement.
-        known_noise: (n,) the same of each measurement.
+        least_noise: known part of the noise variance.
+        known_noise: (n,) known variance of each measurement.
         believed: (p, d) points without a value, see ``GaussianProcess.believe``.
-        ceiling: (p,) what their values are known not to exceed.
-        kernel: of a block, see ``BlockKernel``.
-        ard: a length scale for each column, see ``BlockKernel``.
+        ceiling: (p,) upper bounds of their values.
+        kernel: as in ``BlockKernel``.
+        ard: as in ``BlockKernel``.
 
     Returns:
-        The model, and ``""`` or the reason for which it kept its priors.
+        The model, and the reason if it kept its priors, else ``""``.
     """
     known = None if known_noise is None else known_noise.unsqueeze(-1)
     model = GaussianProcess(

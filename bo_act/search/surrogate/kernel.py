@@ -23,28 +23,28 @@ from torch import Tensor
 from torch.nn import Parameter
 
 LEAST_LENGTHSCALE = 0.025
-"""Below which none is fitted, as in BoTorch's own default kernel."""
+"""Lower bound of fitted length scales, as in BoTorch's default kernel."""
 _LEAST_VARIANCE = 1e-4
 MOST = 1e4
-"""Above which no length scale and no variance is fitted."""
+"""Upper bound of fitted length scales and variances."""
 _SCALE_SHAPE, _SCALE_RATE = 2.0, 3.0
 _ROOT3, _ROOT5 = math.sqrt(3.0), math.sqrt(5.0)
 
 
 class BlockKernel(AdditiveKernel):
-    """The sum of one scaled kernel a block, and of the scaled product of all blocks.
+    """The sum of one scaled kernel per block and the scaled product of all blocks.
 
-    A block's own term lets it explain the value alone; the product lets functions be alike only
-    where they are alike in every block. The parts are GPyTorch's kernels, with the log-normal
-    prior of Hvarfner et al. (2024, arXiv 2402.02229) on length scales and a Gamma prior on
-    variances. They are evaluated here, all at once: distances are computed once a block, and not
-    by matrix multiplication, in which those of near points would be all rounding.
+    With its own term, a block can explain the value alone; in the product, functions are similar
+    only if all blocks are. The parts are GPyTorch's kernels, with the log-normal prior of Hvarfner
+    et al. (2024, arXiv 2402.02229) on length scales and a Gamma prior on variances. This class
+    evaluates all of them at once: distances are computed once per block, and without matrix
+    multiplication, whose rounding would drown the distances of near points.
 
     Args:
         blocks: columns of each feature block.
         kernel: of a block, a name in ``CORRELATIONS``.
-        ard: fit a length scale to each column of a block (automatic relevance determination),
-            instead of one to the block.
+        ard: fit one length scale per column (automatic relevance determination) instead of one per
+            block.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class BlockKernel(AdditiveKernel):
 
     @property
     def factors(self) -> list[list[Kernel]]:
-        """The kernels of each term, one a block in the last of several."""
+        """The kernels of each term; the product, the last term, has one per block."""
         return [
             list(base.kernels) if isinstance(base, ProductKernel) else [base]
             for base in (term.base_kernel for term in self.kernels)
         ]
 
     def steepness(self) -> float:
-        """Return by how many roundings of points in [0, 1] a correlation may change at most."""
-        # A length scale of each column divides before differences are taken: two more roundings.
+        """Return the most roundings of points in [0, 1] that a correlation may change by."""
+        # Length scales per column divide points before their differences: two more roundings.
         share = 1.5 if self.ard else 0.5
         return share * max(
             sum(
@@ -86,26 +86,26 @@ class BlockKernel(AdditiveKernel):
         )
 
     def terms(self, x1: Tensor, x2: Tensor, diag: bool = False) -> list[Tensor]:
-        """Return each term of the covariance, of every block and of their product.
+        """Return each term of the covariance: those of the blocks, and their product.
 
         Args:
             x1: (..., n, d).
             x2: (..., m, d).
-            diag: of pairs of the same place alone, n = m.
+            diag: only pairs (i, i), n = m.
 
         Returns:
-            Tensors of shape (..., n, m), or (..., n) for pairs of the same place.
+            Tensors of shape (..., n, m), or (..., n) with ``diag``.
         """
         pairs = [(x1[..., b], x2[..., b]) for b in self.pieces]
         distances = [] if self.ard else [_distance(a, b, diag) for a, b in pairs]
         terms = []
         for number, (term, factors) in enumerate(zip(self.kernels, self.factors, strict=True)):
-            places = range(len(pairs)) if len(factors) > 1 else [number]
+            used = range(len(pairs)) if len(factors) > 1 else [number]
             apart = [
-                _scaled_distance(*pairs[place], factor.lengthscale, diag)
+                _scaled_distance(*pairs[block], factor.lengthscale, diag)
                 if self.ard
-                else (s := distances[place]) / _like(factor.lengthscale, s, diag)
-                for place, factor in zip(places, factors, strict=True)
+                else (s := distances[block]) / _like(factor.lengthscale, s, diag)
+                for block, factor in zip(used, factors, strict=True)
             ]
             parts = [self.correlation.at(scaled) for scaled in apart]
             scale = term.outputscale[..., None, None]
@@ -113,7 +113,7 @@ class BlockKernel(AdditiveKernel):
         return terms
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
-        """Return the covariance, (..., n, m), or of pairs of the same place, (..., n)."""
+        """Return the covariance, (..., n, m), or (..., n) with ``diag``."""
         if params.get("last_dim_is_batch"):
             covariance: Tensor = super().forward(x1, x2, diag=diag, **params)
             return covariance
@@ -158,10 +158,9 @@ class Correlation:
 
     Attributes:
         make: GPyTorch's kernel.
-        at: of distances in units of the length scale, of any shape. Both may be overwritten: it is
-            a copy where automatic differentiation needs it as it is.
-        degrees: of freedom of Student's t, which is its spectral density; infinite for a normal
-            one.
+        at: the correlation at distances in units of the length scale, of any shape. Argument and
+            result may be overwritten: what automatic differentiation needs is copied.
+        degrees: degrees of freedom of the spectral density, Student's t; infinite if it is normal.
     """
 
     make: Callable[..., Kernel]
@@ -175,7 +174,7 @@ CORRELATIONS = {
     "matern_1_2": Correlation(partial(MaternKernel, nu=0.5), _matern12, 1),
     "rbf": Correlation(RBFKernel, _squared_exponential, math.inf),
 }
-"""By the name in a study file."""
+"""Name in a study file → correlation."""
 
 
 def _distance(a: Tensor, b: Tensor, diag: bool) -> Tensor:
@@ -188,24 +187,26 @@ def _distance(a: Tensor, b: Tensor, diag: bool) -> Tensor:
 
 
 def _scaled_distance(a: Tensor, b: Tensor, lengthscale: Tensor, diag: bool) -> Tensor:
-    """Return distances in units of a length scale of each column."""
+    """Return distances in units of one length scale per column."""
     units = lengthscale.to(a.dtype)
-    # A copy: automatic differentiation needs the distances themselves as they are.
+    # Copied, because automatic differentiation needs the distances unchanged.
     return _distance(a / units, b / units, diag).clone()
 
 
 def _like(value: Tensor, other: Tensor, diag: bool) -> Tensor:
-    """Return (..., 1, 1) hyperparameters in the precision of another tensor, for its shape."""
+    """Return (..., 1, 1) hyperparameters with the dtype of another tensor, and axes that fit it."""
     return (value.squeeze(-1) if diag else value).to(other.dtype)
 
 
 def _factor(correlation: Correlation, columns: slice, ard: bool) -> Kernel:
     width = columns.stop - columns.start
-    place = math.sqrt(2.0) + 0.5 * math.log(width)
+    location = math.sqrt(2.0) + 0.5 * math.log(width)
     return correlation.make(
         ard_num_dims=width if ard else None,
         active_dims=torch.arange(columns.start, columns.stop, device="cpu"),
-        lengthscale_prior=LogNormalPrior(exact(place), exact(math.sqrt(3.0)), validate_args=False),
+        lengthscale_prior=LogNormalPrior(
+            exact(location), exact(math.sqrt(3.0)), validate_args=False
+        ),
         lengthscale_constraint=between(LEAST_LENGTHSCALE, MOST),
     )
 
@@ -219,18 +220,18 @@ def _scaled(kernel: Kernel) -> ScaleKernel:
 
 
 def exact(number: float) -> Tensor:
-    """Return a number as a float64 tensor: of a plain number GPyTorch keeps a float32."""
+    """Return a number as a float64 tensor; GPyTorch would store a plain number in float32."""
     return torch.tensor(number, device="cpu", dtype=torch.float64)
 
 
 def between(low: float, high: float) -> LogTransformedInterval:
-    """Return bounds of a hyperparameter whose logarithm is fitted."""
+    """Return the bounds of a hyperparameter that is fitted as its logarithm."""
     interval = LogTransformedInterval(low, high)
     interval.lower_bound, interval.upper_bound = exact(low), exact(high)
     return interval
 
 
 def put(raw: Parameter, value: float) -> None:
-    """Set a hyperparameter whose logarithm is fitted."""
+    """Set a hyperparameter that is fitted as its logarithm."""
     with torch.no_grad():
         raw.fill_(math.log(value))

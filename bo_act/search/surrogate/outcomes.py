@@ -1,4 +1,4 @@
-"""Surrogates of all that a trial ends with: several objectives, and constraints beside them.
+"""Surrogates of all outcomes of a trial: its objectives and constraints.
 
 n  observations                                 M  objectives
 d  dimensions of the embedding                  C  constraints
@@ -23,19 +23,19 @@ from bo_act.search.surrogate.factory import fit_points
 from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate
 from bo_act.search.surrogate.surrogate import Surrogate
 
-_FEWEST = 2  # values of a constraint that a surrogate is fitted to
+_FEWEST = 2  # values of a constraint that a surrogate needs
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """One surrogate for each objective and for each constraint, over the same points.
+    """One surrogate per objective and per constraint, over the same points.
 
     Attributes:
         objectives: M surrogates.
         targets: (n, M) warped values, larger is better.
         constraints: C surrogates of warped values, larger is better.
-        limits: C warped values from which on a constraint is satisfied.
-        feasible: (n,) which observations are known to satisfy all constraints.
+        limits: C warped values; a constraint is satisfied from its limit on.
+        feasible: (n,) observations that are known to satisfy all constraints.
     """
 
     objectives: tuple[Surrogate, ...]
@@ -51,16 +51,16 @@ class Outcomes:
 
     @property
     def observed(self) -> Tensor:
-        """The points whose objectives are known, (n, d)."""
+        """Points with known objectives, (n, d)."""
         return self.objectives[0].observed
 
     @property
     def pending(self) -> Tensor:
-        """Points under evaluation that are not in the models, (p, d)."""
+        """Points under evaluation, outside the models, (p, d)."""
         return self.objectives[0].pending
 
     def log_feasibility(self, points: Tensor) -> Tensor:
-        """Return the logarithm of the probability that all constraints are satisfied, (m,)."""
+        """Return the log probability that a point satisfies all constraints, (m,)."""
         total = points.new_zeros(len(points))
         for model, limit in zip(self.constraints, self.limits, strict=True):
             mean, variance = model.mean_and_variance(points)
@@ -68,7 +68,7 @@ class Outcomes:
         return total
 
     def botorch_model(self) -> Model:
-        """Return the surrogates as one model of BoTorch with M + C outputs."""
+        """Return the surrogates as one BoTorch model with M + C outputs."""
         models = [model.botorch_model() for model in self.models]
         if all(isinstance(model, GPyTorchModel) for model in models):
             return ModelListGP(*cast("list[GPyTorchModel]", models))
@@ -88,7 +88,7 @@ def fit_outcomes(
     believe: bool,
     seed: int,
 ) -> Outcomes:
-    """Fit surrogates to the further objectives and to the constraints.
+    """Fit surrogates to the further objectives and the constraints.
 
     Args:
         spec: of each surrogate.
@@ -98,11 +98,11 @@ def fit_outcomes(
         others: (n, M - 1) values of the further objectives, larger is better.
         constraints: (n, C) values, at most 0 where satisfied, NaN where unknown.
         pending: (p, d) points under evaluation.
-        pruned: (r, d) points whose evaluation was stopped early; they tell nothing of constraints.
-        believe: take pending ones as if observed, as ``fit_points`` does.
-        seed: of what is random in fitting.
+        pruned: (r, d) points that were stopped early; not used for constraints.
+        believe: as in ``fit_points``.
+        seed: as in ``fit_points``.
     """
-    spec = _with(spec, noise=None)  # which is in units of one objective
+    spec = _with(spec, noise=None)  # it is in units of one objective
     models, targets = [first[0]], [first[1]]
     for values in others.T:
         model, y, _ = fit_points(
@@ -133,17 +133,17 @@ def fit_outcomes(
 
 
 def warp_constraint(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Map values of a constraint to what a Gaussian process models.
+    """Warp the values of a constraint for a Gaussian process.
 
     The bilog transformation of Eriksson and Poloczek (2021, "Scalable constrained Bayesian
-    optimization"), in units of the median distance from 0: it keeps the sign, which alone matters
-    in the end, magnifies what is near 0 and brings near what is far away. Then standardized.
+    optimization") in units of the median distance from 0, then standardization. It keeps the sign,
+    magnifies values near 0 and compresses large ones.
 
     Args:
-        values: (n,) finite, at most 0 where the constraint is satisfied.
+        values: (n,) finite, at most 0 if the constraint is satisfied.
 
     Returns:
-        (n,) values of which larger ones are better, and the one that stands for 0.
+        (n,) warped values, larger is better, and the warped 0.
     """
     away = np.abs(values)
     scale = float(np.median(away[away > 0])) if away.any() else 1.0

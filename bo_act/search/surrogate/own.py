@@ -1,4 +1,4 @@
-"""Surrogates of your own: any BoTorch model, made by a function of yours."""
+"""Your own surrogates: any BoTorch model, made by your function."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from botorch.models.model import Model
 from torch import Tensor
 
 from bo_act.errors import SearchError
-from bo_act.failures import USERS, is_machines, one_line
 from bo_act.search.surrogate.exact import ExactPosterior, is_exact
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 from bo_act.specs.search import MethodPart
-from bo_act.user_files import call_with
+from bo_act.user_code.failures import USERS, is_machines, one_line
+from bo_act.user_code.files import call_with
 
 MakeModel = Callable[..., Model]
 """``make_model(train_X, train_Y, train_Yvar, blocks, seed) -> Model``, see ``OwnSurrogate``."""
 
 Part = TypeVar("Part", bound=MethodPart)
 
-_SAMPLES = 256  # by which a posterior without moments is described
-_LEAST = 1e-10  # variance; acquisition functions divide by its root
+_SAMPLES = 256  # of a posterior without moments
+_LEAST = 1e-10  # variance; acquisition functions divide by the deviation
 
 
 @dataclass(frozen=True)
 class OwnSurrogate:
-    """A surrogate that a function of yours makes, in place of a ``SurrogateSpec``.
+    """A surrogate that your function makes, in place of a ``SurrogateSpec``.
 
     Attributes:
-        make: returns a fitted BoTorch model. It gets, by name, what its signature asks for:
-            ``train_X`` (n, d) float64 in [0, 1], ``train_Y`` (n, 1) warped values, larger is
-            better, ``train_Yvar`` (n, 1) where the noise is known, else None, ``blocks`` (name →
-            slice of columns) and ``seed``. torch's random state is seeded before each call.
-        targets: how values are warped, as in a ``SurrogateSpec``.
-        noise: standard deviation of a measurement in units of the value, where it is known.
+        make: returns a fitted BoTorch model. It gets the arguments of its signature by name:
+            ``train_X`` (n, d) float64 in [0, 1]; ``train_Y`` (n, 1) warped values, larger is
+            better; ``train_Yvar`` (n, 1) if the noise is known, else None; ``blocks`` (name →
+            slice of columns); ``seed``. torch's random state is seeded before each call.
+        targets: warping of the values, as in a ``SurrogateSpec``.
+        noise: standard deviation of a measurement in units of the value, if known.
         name: for messages.
 
     Examples:
@@ -64,7 +64,7 @@ class OwnSurrogate:
 
     @classmethod
     def of(cls, given: SurrogateSpec | OwnSurrogate | MakeModel) -> SurrogateSpec | OwnSurrogate:
-        """Return a surrogate from what a person gave: a spec, or a function that makes a model.
+        """Return the surrogate of an argument: a spec, or a function that makes a model.
 
         Raises:
             SearchError: it is neither.
@@ -80,13 +80,13 @@ AnySurrogate = SurrogateSpec | OwnSurrogate
 
 
 def given_spec(given: object, spec: type[Part], *, part: str, makes: str) -> Part | None:
-    """Return the spec of a part of a method; None where a person gave a function of theirs.
+    """Return the spec of a part of a method; None if the argument is a function.
 
     Args:
-        given: one of these.
+        given: the argument.
         spec: type of the spec.
         part: name of the argument.
-        makes: what the function is called, and returns.
+        makes: expected form of the function, for errors.
 
     Raises:
         SearchError: it is neither.
@@ -107,7 +107,7 @@ def given_spec(given: object, spec: type[Part], *, part: str, makes: str) -> Par
 
 
 class BoTorchSurrogate(Surrogate):
-    """A BoTorch model that answers for many single points.
+    """A BoTorch model that predicts many single points.
 
     Args:
         model: fitted.
@@ -128,9 +128,9 @@ class BoTorchSurrogate(Surrogate):
     def mean_and_variance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the value, (m,) each.
 
-        An exact Gaussian process is asked by way of one Cholesky factor, see ``ExactPosterior``.
-        Of a mixture, as a fully Bayesian model's, those of the mixture; of a posterior that can
-        only be sampled, those of 256 samples, the same ones for the same points.
+        Exact Gaussian processes use one Cholesky factor, see ``ExactPosterior``. Mixtures, as of
+        fully Bayesian models, have the moments of the mixture. Posteriors without moments have
+        those of 256 samples, the same ones for the same points.
 
         Raises:
             SearchError: the model fails, or returns something else.
@@ -183,18 +183,18 @@ def fit_own(
     variances: Tensor | None,
     seed: int,
 ) -> BoTorchSurrogate:
-    """Make a model of observations; points without a value are taken at its own predictions.
+    """Make a model of observations, with points without a value at its own predictions.
 
     Args:
-        own: what makes it.
+        own: makes the model.
         x: (n, d) float64 points in [0, 1].
         y: (n,) float64 warped targets.
         blocks: columns of each feature block.
-        believed: (p, d) points without a value. The model is made twice where there are some: the
-            second time as if they had been observed at what the first one predicts.
-        ceiling: (p,) what their values are known not to exceed.
-        variances: (n,) of each measurement, in units of the warped target, where they are known.
-        seed: of what is random in making it.
+        believed: (p, d) points without a value. If there are any, the model is made twice: the
+            second one has them at the predictions of the first.
+        ceiling: (p,) upper bounds of their values.
+        variances: (n,) of each measurement in units of the warped target, if known.
+        seed: of random choices.
 
     Raises:
         SearchError: the function fails, or returns no BoTorch model.

@@ -13,24 +13,23 @@ from torch import Tensor
 from bo_act.search.surrogate.surrogate import Surrogate
 from bo_act.specs import SurrogateSpec
 
-# Variance where a model claims none: acquisition functions divide by its root, and GPyTorch warns
-# of anything less.
+# Least variance: acquisition functions divide by the deviation, and GPyTorch warns below this.
 _LEAST = 1e-10
 
 
 class RegressorModel(Surrogate):
     """A regressor of scikit-learn as a surrogate.
 
-    ``knn`` predicts the mean of the nearest observations and knows no uncertainty. ``forest``
-    predicts the mean over its trees and takes their variance as the uncertainty (Hutter et al.
-    2011, "Sequential model-based optimization for general algorithm configuration").
+    ``knn`` predicts the mean of the nearest observations, without an uncertainty. ``forest``
+    predicts the mean over its trees, with their variance as the uncertainty (Hutter et al. 2011,
+    "Sequential model-based optimization for general algorithm configuration").
 
     Args:
-        spec: which regressor.
+        spec: the regressor.
         x: (n, d) float64 points in [0, 1].
         y: (n,) float64 warped targets.
-        believed: (p, d) points without a value; taken as if observed at their predicted mean.
-        ceiling: (p,) what their values are known not to exceed.
+        believed: (p, d) points without a value, treated as observed at their predicted mean.
+        ceiling: (p,) upper bounds of their values.
         seed: of the forest.
     """
 
@@ -64,7 +63,7 @@ class RegressorModel(Surrogate):
             mean = self.regressor.predict(points.numpy())
             variance = np.zeros_like(mean)
         else:
-            # Trees compare in float32; converting once saves each of them doing so.
+            # Trees compare in float32: convert once, not in each tree.
             narrow = points.numpy().astype(np.float32)
             trees = np.stack([tree.predict(narrow) for tree in self.regressor.estimators_])
             mean, variance = trees.mean(axis=0), trees.var(axis=0)

@@ -1,4 +1,4 @@
-"""Surrogate: a model that answers for single points, as BoTorch's acquisitions ask."""
+"""Surrogate: a model with predictions at single points, for BoTorch's acquisition functions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 
 
 class Surrogate(Model, ABC):
-    """Base of all surrogates: mean and variance of one value at each of many points.
+    """Base of all surrogates: mean and variance of one value at many points.
 
     Attributes:
         observed: (n, d) points with a value.
-        pending: (p, d) points under evaluation that are not in the model.
+        pending: (p, d) points under evaluation, outside the model.
     """
 
     observed: Tensor
     pending: Tensor
 
     def botorch_model(self) -> Model:
-        """Return the model for BoTorch's own functions: itself, where it does not wrap one."""
+        """Return the model for BoTorch's own functions: itself, unless it wraps another."""
         return self
 
     @property

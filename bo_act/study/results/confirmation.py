@@ -13,26 +13,24 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act import statistics
 from bo_act.activations.expressions import Expression, canonical, parse
 from bo_act.errors import SearchError
-from bo_act.failures import Failure
 from bo_act.metrics import Metric
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
 from bo_act.study.results.confirmation_runs import Run, measured
+from bo_act.study.results.confirmed import Confirmed, Tested, interval, tested_runs
 from bo_act.study.results.failures import state_of
-from bo_act.study.results.per_example import KEY, Floats, table
 from bo_act.study.storage.trials import is_diverged, own_trials
 from bo_act.study.storage.trials import measured as finite
 from bo_act.tasks.configuration import REFERENCE, Configuration
 from bo_act.tasks.task import Task
+from bo_act.user_code.failures import Failure
 
 FRESH = 10_000
 """Offset of the first confirmation seed from the study's seed, which the search uses."""
@@ -40,154 +38,10 @@ FRESH = 10_000
 _FAILURES_IN_A_ROW = 5  # after which the cause lies outside the functions
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95% interval by Student's t.
-
-    Attributes:
-        mean: over the seeds and the test examples.
-        low, high: ends of the interval; None for one seed.
-        over: the samples of the interval: ``seeds``, or ``both`` seeds and test examples,
-            whichever interval is wider.
-        intervals: ends of the intervals over ``seeds``, ``examples`` and ``both``; empty without
-            values per example.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    over: Literal["seeds", "both"] = "seeds"
-    intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Both ends."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Difference(Interval):
-    """The mean of differences paired by seed, and by test example.
-
-    Attributes:
-        p: of the interval's two-sided t-test, not adjusted: the probability of a difference at
-            least as large if the true one is zero, over other seeds (and test examples, see
-            ``over``). None if all differences are equal, up to rounding.
-        p_values: the same over ``seeds``, ``examples`` and ``both``.
-    """
-
-    p: float | None = None
-    p_values: Mapping[str, float | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """One function, trained with fresh seeds.
-
-    Attributes:
-        activation: its text.
-        settings: values of the study's other parameters.
-        tried: number of settings that the search tried with it.
-        role: ``found`` by the search, or a ``baseline``.
-        seeds: number of trainings.
-        diverged: how many diverged; they count as networks that learn nothing.
-        test, validation: values of the metric; an accuracy is a fraction.
-        on: ``test``; or ``validation``, if your objective returns no test value.
-        searched: its best value in the search, of one seed, or None.
-        state: its state in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
-            ``running``; empty if it was not tried.
-        minus: text of each baseline → test value minus the baseline's, paired by seed and example.
-    """
-
-    activation: str
-    settings: Mapping[str, Any]
-    tried: int
-    role: str
-    seeds: int
-    diverged: int
-    test: Interval
-    validation: Interval
-    searched: float | None = None
-    state: str = ""
-    minus: Mapping[str, Difference] = field(default_factory=dict)
-    on: Literal["test", "validation"] = "test"
-
-    @property
-    def data(self) -> str:
-        """The data of the confirmation, for people."""
-        return "the test set" if self.on == "test" else "validation data"
-
-    def of(self, metric: Metric) -> str:
-        """Return the name of the confirmed metric, for people."""
-        return f"{self.on} {metric.name}"
-
-    @property
-    def minus_relu(self) -> Difference | None:
-        """Test value minus ReLU's, paired; None for ReLU itself."""
-        return self.minus.get(REFERENCE)
-
-    @property
-    def shrinkage(self) -> float | None:
-        """The search's value minus the mean over fresh seeds."""
-        return None if self.searched is None else self.searched - self.validation.mean
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the content of ``bo-act run --json``."""
-        row = asdict(self)
-        return row | {"minus_relu": row["minus"].get(REFERENCE), "shrinkage": self.shrinkage}
-
-
-def paired(
-    a: Sequence[float], b: Sequence[float], examples: tuple[Floats, Floats] | None = None
-) -> Difference:
-    """Return the mean of a - b over n seeds, its 95% interval and the p of the t-test.
-
-    Args:
-        a: mean of each seed.
-        b: mean of each seed, of the other function.
-        examples: (n, N) values by seed and test example, with these means.
-    """
-    seeds = statistics.paired(a, b)
-    if examples is None:
-        low, high = seeds.interval or (None, None)
-        return Difference(seeds.mean, low, high, p=seeds.p)
-    crossed = statistics.crossed(*examples)
-    widest = crossed.both if crossed.wider == "both" else seeds
-    low, high = widest.interval or (None, None)
-    parts = {"seeds": seeds, "examples": crossed.examples, "both": crossed.both}
-    return Difference(
-        seeds.mean,
-        low,
-        high,
-        crossed.wider,
-        {name: part.interval for name, part in parts.items()},
-        widest.p,
-        {name: part.p for name, part in parts.items()},
-    )
-
-
-def interval(values: Sequence[float], examples: Floats | None = None) -> Interval:
-    """Return the mean of n values and the 95% interval of the mean; none for n = 1.
-
-    Args:
-        values: mean of each seed.
-        examples: (n, N) values by seed and test example, with these means.
-    """
-    mean, ends = statistics.mean_interval(values)
-    if examples is None:
-        low, high = ends or (None, None)
-        return Interval(mean, low, high)
-    crossed = statistics.crossed(examples)
-    both = crossed.both.interval
-    intervals = {"seeds": ends, "examples": crossed.examples.interval, "both": both}
-    low, high = intervals[crossed.wider] or (None, None)
-    return Interval(mean, low, high, crossed.wider, intervals)
-
-
 def confirm(
     task: Task,
     study: optuna.Study,
-    found: Sequence[Configuration],
+    best: Sequence[Configuration],
     progress: Callable[[int, int, str], None] | None = None,
     *,
     workers: int = 1,
@@ -199,7 +53,7 @@ def confirm(
     Args:
         task: to train on.
         study: stores the results; the ones it has are not measured again.
-        found: the best functions of the search, best first.
+        best: functions of the search, best first.
         progress: called with (runs done, number of runs, the latest function).
         workers: number of training processes; this one saves the results.
 
@@ -209,9 +63,9 @@ def confirm(
     Raises:
         SearchError: several trainings in a row fail.
     """
-    if not found:
+    if not best:
         return []
-    wanted = _wanted(task.spec, study, found)
+    wanted = _wanted(task.spec, study, best)
     first = derived_seed(task.spec.seed, FRESH)
     seeds = range(task.spec.confirm.seeds)
     runs = [Run.of(function, seed, first=first) for seed in seeds for function in wanted.values()]
@@ -238,7 +92,7 @@ def confirm(
         done += 1
         if progress:
             progress(done, len(runs), run.configuration.text)
-    return read_confirmed(task.spec, study, found)
+    return read_confirmed(task.spec, study, best)
 
 
 def takes_fresh_seeds(task: Task) -> bool:
@@ -272,22 +126,22 @@ def _worst(spec: StudySpec, study: optuna.Study) -> float:
 
 
 def read_confirmed(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> list[Confirmed]:
     """Return the confirmed functions, over the seeds that all of them have so far.
 
     A function is left out if all its trainings failed.
     """
-    if not found:
+    if not best:
         return []
-    wanted = _wanted(spec, study, found)
+    wanted = _wanted(spec, study, best)
     rows = _rows(spec, study, wanted)
     if not any(rows.values()):
         return []
     baselines = {str(canonical(parse(text))) for text in (REFERENCE, *spec.confirm.baselines)}
     tested = tested_runs(rows, value="test")
     against = {text: tested[text] for text in rows if text in baselines}
-    searched = {configuration.text for configuration in found}
+    searched = {configuration.text for configuration in best}
     return [
         _summarize(
             wanted[text],
@@ -303,7 +157,7 @@ def read_confirmed(
 
 
 def confirmed_runs(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the single runs of a confirmation, seed by seed.
 
@@ -311,15 +165,15 @@ def confirmed_runs(
         Text of each function → its runs, with ``test`` and ``validation`` values, ``status`` and
         ``seconds`` of training. All lists have the same seeds in the same order.
     """
-    return _rows(spec, study, _wanted(spec, study, found))
+    return _rows(spec, study, _wanted(spec, study, best))
 
 
 def failed_runs(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> list[dict[str, Any]]:
     """Return the failed runs of a confirmation: ``activation``, ``seed`` and ``failure``."""
     saved, seeds = study.user_attrs, range(spec.confirm.seeds)
-    wanted = _wanted(spec, study, found).values() if found else ()
+    wanted = _wanted(spec, study, best).values() if best else ()
     keys = [_attribute(function, seed) for seed in seeds for function in wanted]
     return [saved[_failed(key)] for key in keys if key not in saved and _failed(key) in saved]
 
@@ -353,12 +207,12 @@ def _rows(
 
 
 def _wanted(
-    spec: StudySpec, study: optuna.Study, found: Sequence[Configuration]
+    spec: StudySpec, study: optuna.Study, best: Sequence[Configuration]
 ) -> dict[str, Configuration]:
-    wanted = {configuration.text: configuration for configuration in found}
+    wanted = {configuration.text: configuration for configuration in best}
     for text in (REFERENCE, *spec.confirm.baselines):
         expression = canonical(parse(text))
-        wanted.setdefault(str(expression), _best_of(expression, spec, study, found[0].asked))
+        wanted.setdefault(str(expression), _best_of(expression, spec, study, best[0].asked))
     return wanted
 
 
@@ -392,38 +246,6 @@ def _attribute(configuration: Configuration, seed: int) -> str:
 def _failed(key: str) -> str:
     """Return the attribute of a failed training; the attribute of a result takes precedence."""
     return f"{key}:failed"
-
-
-@dataclass(frozen=True, eq=False)
-class Tested:
-    """The test results of a function's n runs, and if known the (n, N) values per example."""
-
-    values: list[float]
-    examples: Floats | None
-
-    def minus(self, other: Tested) -> Difference:
-        """Return the difference, paired by seed, and by example if both have values per example."""
-        if self.examples is None or other.examples is None:
-            return paired(self.values, other.values)
-        return paired(self.values, other.values, (self.examples, other.examples))
-
-
-def tested_runs(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], *, value: str
-) -> dict[str, Tested]:
-    """Return the test results of each function, with values per example if all runs have them.
-
-    Args:
-        rows: records of the runs of each function.
-        value: the key of a run's result.
-    """
-    counts = (run[KEY]["count"] for runs in rows.values() for run in runs if run.get(KEY))
-    count = next(counts, 0)
-    tested = {}
-    for text, runs in rows.items():
-        values = [run[value] for run in runs]
-        tested[text] = Tested(values, table(runs, values, count))
-    return tested
 
 
 def _summarize(

@@ -14,15 +14,15 @@ import torch
 
 from bo_act.activations.expressions import canonical, parse
 from bo_act.data.samples import Samples
-from bo_act.failures import USERS, Failure
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
-from bo_act.study.results.per_example import KEY, packed
+from bo_act.study.results.confirmed import KEY, packed
 from bo_act.tasks.configuration import Configuration
 from bo_act.tasks.failures import failure_of
 from bo_act.tasks.task import Task
 from bo_act.training.trainer import cpu_threads, pick_device
+from bo_act.user_code.failures import USERS, Failure
 
 
 @dataclass(frozen=True)

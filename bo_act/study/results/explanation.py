@@ -18,7 +18,8 @@ from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.sampling.configurations import params_of
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.storage.metric import metrics_of
-from bo_act.study.storage.trials import StudyView, is_diverged, own_trial, own_trials
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import is_diverged, own_trial, own_trials
 from bo_act.tasks.configuration import shown
 
 
@@ -152,8 +153,8 @@ def _outcomes(
 ) -> tuple[Outcome, ...]:
     done = trial.state == TrialState.COMPLETE and not is_diverged(trial)
     nothing: list[float | None] = [None] * len(metrics)
-    values, each = trial.values if done else nothing, expected or nothing
-    return tuple(Outcome(*row) for row in zip(metrics, values, each, strict=True))
+    values, predictions = trial.values if done else nothing, expected or nothing
+    return tuple(Outcome(*row) for row in zip(metrics, values, predictions, strict=True))
 
 
 def _explained(
@@ -164,11 +165,11 @@ def _explained(
     known = [t for t in trials if t.number != trial.number and _finished_before(t, trial)]
     before = StudyView.of_some(known, study.directions, worst=metric.worst)
     view = sampler.view(study, before)
-    one = sampler.configuration(trial, view)
-    found = explain(view.searcher, sampler.embedding, view.observations, one)
-    alike = [view.trials[neighbour.place] for neighbour in found.neighbours]
+    configuration = sampler.configuration(trial, view)
+    explanation = explain(view.searcher, sampler.embedding, view.observations, configuration)
+    alike = [view.trials[neighbour.place] for neighbour in explanation.neighbours]
     similar = tuple(_activation(other, sampler) or "" for other in alike)
-    return _as_stored(found, metric), similar
+    return _as_stored(explanation, metric), similar
 
 
 def _as_stored(explanation: Explanation, metric: Metric) -> Explanation:

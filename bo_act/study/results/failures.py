@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.failures import Failure
 from bo_act.study.storage.owner import DEATHS
 from bo_act.study.storage.trials import is_diverged, is_feasible, measured
 from bo_act.tasks.failures import Failed, FailureGroup, group
 from bo_act.training.outcomes import DIVERGED
+from bo_act.user_code.failures import Failure
 
 _DIED = "the process died, and another process took the trial over"
 _GIVEN_UP = re.compile(r"\d+ processes died over it")

@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial
 
 from bo_act.activations.expressions import canonical, parse
 from bo_act.activations.module import Activation
-from bo_act.activations.space import Space
 from bo_act.errors import SearchError
+from bo_act.spaces.space import Space
 from bo_act.specs.base import MOST_SEEDS, whole
-from bo_act.study.results.confirmation import FRESH, Difference, interval, tested_runs
-from bo_act.study.results.per_example import KEY, packed
+from bo_act.study.results.confirmation import FRESH
+from bo_act.study.results.confirmed import KEY, Difference, interval, packed, tested_runs
 from bo_act.study.results.verdict import sampled
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.trials import averaged, is_feasible, own_trials
@@ -198,7 +198,7 @@ def _confirmed(
 ) -> ConfirmedFunction:
     role = "baseline" if searched is None else "found"
     steady = {
-        name: some for name, some in runs.items() if all(run["value"] is not None for run in some)
+        name: rows for name, rows in runs.items() if all(run["value"] is not None for run in rows)
     }
     values = tuple(math.nan if run["value"] is None else float(run["value"]) for run in runs[text])
     if text not in steady:

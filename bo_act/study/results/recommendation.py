@@ -11,7 +11,6 @@ from scipy.stats import norm, rankdata
 
 from bo_act import content
 from bo_act.activations.expressions import Expression, parse
-from bo_act.activations.space import Space, load_space
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import is_task_of, matched, same_runs
 from bo_act.benchmark.table import Benchmark
@@ -27,6 +26,7 @@ from bo_act.search.recommendation import (
     predicted,
     winsorized,
 )
+from bo_act.spaces.space import Space, load_space
 from bo_act.specs import StudySpec
 from bo_act.specs.base import whole
 from bo_act.statistics import tied
@@ -71,9 +71,9 @@ class Recommendation:
         left_out: unused benchmarks, of the study's own task.
 
     Examples:
-        >>> one = Recommended("tanh(x)", 0.1, -0.2, 0.4, 0.7, (0.3, -0.1))
-        >>> found = Recommendation("mine", "relu(x)", ("a", "b"), None, (one,))
-        >>> found.as_json()["functions"][0]["measured"]
+        >>> function = Recommended("tanh(x)", 0.1, -0.2, 0.4, 0.7, (0.3, -0.1))
+        >>> advice = Recommendation("mine", "relu(x)", ("a", "b"), None, (function,))
+        >>> advice.as_json()["functions"][0]["measured"]
         {'a': 0.3, 'b': -0.1}
     """
 
@@ -231,8 +231,8 @@ def _read(
     return used, tuple(left_out)
 
 
-def _is_alike(one: Metric, other: Metric) -> bool:
-    return (one.name, one.direction, one.unit) == (other.name, other.direction, other.unit)
+def _is_alike(a: Metric, b: Metric) -> bool:
+    return (a.name, a.direction, a.unit) == (b.name, b.direction, b.unit)
 
 
 def _gains(benchmark: Benchmark, present: Expression, *, in_ranks: bool) -> Floats:
@@ -268,14 +268,14 @@ def _forecast(
     present = blocks["outputs"].present  # others are not finite: nothing to recommend
     measured = np.full((len(catalogue), len(used)), np.nan)
     filled, variances = measured.copy(), np.zeros_like(measured)
-    for column, (benchmark, gain, kept) in enumerate(
+    for column, (benchmark, gain, limited) in enumerate(
         zip(used, gains, winsorized(gains), strict=True)
     ):
         theirs, ours = matched(benchmark, space)
-        measured[ours, column], filled[ours, column] = gain[theirs], kept[theirs]
+        measured[ours, column], filled[ours, column] = gain[theirs], limited[theirs]
         rows = np.flatnonzero(np.isnan(filled[:, column]) & present)
         if len(rows):
             known = benchmark.features.blocks
-            filled[rows, column], variances[rows, column] = predicted(kept, known, blocks, rows)
+            filled[rows, column], variances[rows, column] = predicted(limited, known, blocks, rows)
     filled[~present] = np.nan
     return forecast(filled, variances), measured

@@ -18,7 +18,8 @@ from bo_act.study.results.tried import text_of
 from bo_act.study.storage.heartbeat import Silence, silences
 from bo_act.study.storage.opening import load_study
 from bo_act.study.storage.owner import OWNER, Owner
-from bo_act.study.storage.trials import Counts, StudyView, count
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import Counts, count
 from bo_act.tasks.failures import FailureGroup
 
 _RECENT = 30  # finished trials to compute the rate from

@@ -14,7 +14,8 @@ from bo_act.html import Markup, box, table
 from bo_act.metrics import ACCURACY, Metric
 from bo_act.specs import StudySpec
 from bo_act.statistics import pareto_front
-from bo_act.study.results.confirmation import Confirmed, failed_runs, read_confirmed
+from bo_act.study.results.confirmation import failed_runs, read_confirmed
+from bo_act.study.results.confirmed import Confirmed
 from bo_act.study.results.failures import baseline_notes, failures, nothing_found, state_of
 from bo_act.study.results.tried import settings_of, text_of
 from bo_act.study.results.verdict import notes_on_failures, verdict, with_interval

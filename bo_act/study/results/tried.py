@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from bo_act.activations.operators import OPERATORS
-from bo_act.activations.space import EXPRESSION_SLOT, SCHEMA_SLOT
+from bo_act.spaces.enumeration import EXPRESSION_SLOT, SCHEMA_SLOT
 from bo_act.specs import StudySpec
 from bo_act.study.sampling.points import ITEM
 from bo_act.tasks.configuration import Configuration

@@ -11,7 +11,7 @@ from bo_act.statistics import holm
 from bo_act.tasks.configuration import REFERENCE
 
 if TYPE_CHECKING:
-    from bo_act.study.results.confirmation import Confirmed, Interval
+    from bo_act.study.results.confirmed import Confirmed, Interval
     from bo_act.tasks.failures import FailureGroup
 
 
@@ -38,8 +38,8 @@ def winner(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Confirm
 
     Choosing by the test set would add a selection bias.
     """
-    found = [row for row in confirmed if row.role == "found"]
-    return max(found, key=lambda row: metric.sign * row.validation.mean, default=None)
+    candidates = [row for row in confirmed if row.role == "found"]
+    return max(candidates, key=lambda row: metric.sign * row.validation.mean, default=None)
 
 
 def judged(gain: Interval, metric: Metric = ACCURACY) -> Literal["better", "worse", "open"]:
@@ -73,11 +73,11 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
         )
         return Verdict("open", best, text, note)
     unit = f"points of {best.of(metric)}" if metric.in_percent else f"in {best.of(metric)}"
-    what = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
-    shown = f"{what} (95%, {sampled([gain])})"
+    difference = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
+    shown = f"{difference} (95%, {sampled([gain])})"
     name = f"{best.activation}, the best by validation,"
     if gain.low is None or gain.high is None:
-        text = f"{name} has {what}; one seed gives no interval (confirm.seeds)."
+        text = f"{name} has {difference}; one seed gives no interval (confirm.seeds)."
         return Verdict("open", best, text, note)
     kind = judged(gain, metric)
     if kind != "open":
@@ -160,10 +160,10 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
             f"{best.activation} against (paired; p: how often as large a difference would be seen "
             f"by chance {over}, on these training data; adjusted by Holm): {pairs}."
         )
-        many = sum(len(row.minus) for row in confirmed if row.role == "found")
+        comparisons = sum(len(row.minus) for row in confirmed if row.role == "found")
         sentences.append(
-            f"The table makes {many} comparisons: {0.05 * many:.1f} of them would exclude zero by "
-            "chance alone."
+            f"The table makes {comparisons} comparisons: {0.05 * comparisons:.1f} of them would "
+            "exclude zero by chance alone."
         )
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
@@ -189,8 +189,8 @@ def notes_on_failures(
     reasons = "; ".join(f"{group.functions}: {group.reason}" for group in groups[:2])
     count = sum(group.count for group in groups)
     notes = [f"Failed trainings of the confirmation: {count} ({reasons})."]
-    there = {row.activation for row in confirmed}
-    without = sorted({text for group in groups for text in group.activations} - there)
+    confirmed_texts = {row.activation for row in confirmed}
+    without = sorted({text for group in groups for text in group.activations} - confirmed_texts)
     if confirmed and without:
         missing = ", ".join(without)
         notes.append(f"Not confirmed, because all trainings failed: {missing}.")

@@ -17,13 +17,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.dependencies.extras import has_extra, require_extra
 from bo_act.errors import SpecError, nearest
-from bo_act.extras import has_extra, require_extra
-from bo_act.failures import USERS, one_line
 from bo_act.specs import StudySpec
 from bo_act.study.running.dashboard_notes import DashboardNote
 from bo_act.study.storage.metric import metric_of
-from bo_act.user_files import load_function
+from bo_act.user_code.failures import USERS, one_line
+from bo_act.user_code.files import load_function
 
 Callback = Callable[[optuna.Study, FrozenTrial], Any]
 

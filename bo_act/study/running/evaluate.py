@@ -17,7 +17,6 @@ from optuna.trial import Trial, TrialState
 
 from bo_act.activations.learnt import LEARNT, learnt_scales
 from bo_act.errors import BoActError, NetworkError, SpecError
-from bo_act.failures import Failure
 from bo_act.metrics import Metric
 from bo_act.specs.base import derived_seed
 from bo_act.study.running.signals import Signals, finishing_steps, noting
@@ -31,6 +30,7 @@ from bo_act.tasks.task import Task
 from bo_act.training.outcomes import DIVERGED
 from bo_act.training.trainer import TrainingResult
 from bo_act.urls import without_secrets
+from bo_act.user_code.failures import Failure
 
 _FRAMES = 8  # innermost frames of a traceback to record
 

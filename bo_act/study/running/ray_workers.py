@@ -15,7 +15,6 @@ import optuna
 
 from bo_act.errors import BoActError, StorageError, WorkerError
 from bo_act.events import Events
-from bo_act.failures import one_line
 from bo_act.features.ray_tasks import WithoutRay, import_ray, start_ray
 from bo_act.process_pool import cores_each, portable
 from bo_act.specs import StudySpec
@@ -24,6 +23,7 @@ from bo_act.study.running.supervisor import TrialWatcher
 from bo_act.study.running.worker import work
 from bo_act.study.storage.opening import file_of, location
 from bo_act.training.trainer import pick_device
+from bo_act.user_code.failures import one_line
 
 _LOOK = 0.5  # seconds between polls of the study
 _MOST_DEATHS = 20  # of one worker and its replacements

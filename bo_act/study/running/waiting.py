@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import optuna
 
+from bo_act.events import Awaited
 from bo_act.study.storage.heartbeat import BEATS, silences
 from bo_act.study.storage.owner import OWNER, Owner
-from bo_act.study.storage.trials import StudyView
-
-
-@dataclass(frozen=True)
-class Awaited:
-    """A running trial that others wait for.
-
-    Attributes:
-        trial: its number.
-        kind: of its process: ``alive``; ``silent``, if its heartbeat is late; ``mute``, if it has
-            no heartbeat.
-        text: the process and the time left, as a sentence.
-    """
-
-    trial: int
-    kind: str
-    text: str
+from bo_act.study.storage.study_view import StudyView
 
 
 def awaited(study: optuna.Study) -> list[Awaited]:

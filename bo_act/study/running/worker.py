@@ -11,10 +11,10 @@ from enum import Enum
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from bo_act.dependencies.optuna_internals import id_of, storage_of, study_id
 from bo_act.errors import SearchError
 from bo_act.events import Events
 from bo_act.features.table import FeatureTable
-from bo_act.optuna_internals import id_of, storage_of, study_id
 from bo_act.specs import StudySpec
 from bo_act.study.results.failures import failure_of_trial
 from bo_act.study.results.stopping import improvement_left
@@ -23,16 +23,17 @@ from bo_act.study.running.callbacks import Callbacks
 from bo_act.study.running.checkpoint_cleanup import clean_up_checkpoints
 from bo_act.study.running.evaluate import run_trial
 from bo_act.study.running.waiting import awaited
+from bo_act.study.sampling.candidates import study_costs
 from bo_act.study.sampling.methods import Method
-from bo_act.study.sampling.operator_costs import study_costs
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.study.sampling.warm_start import refuse_itself
+from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.heartbeat import Heartbeat, forget_ended
-from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.opening import open_study
 from bo_act.study.storage.owner import DEATHS, OWNER, Owner, TrialTaken
 from bo_act.study.storage.recorded_settings import check_settings
-from bo_act.study.storage.trials import StudyView, count, measured, own_trials, read_again
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import count, measured, own_trials, read_again
 from bo_act.tasks.checks import check_before_search
 from bo_act.tasks.configuration import distributions, places
 from bo_act.tasks.task import Task

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection
 from torch import Tensor, nn
 
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.costs import costs_of, operator_times
 from bo_act.activations.expressions import Expression
-from bo_act.activations.space import Space, slot_of
 from bo_act.errors import SearchError
 from bo_act.features.compute import compute_features
 from bo_act.features.table import FeatureTable
@@ -23,13 +21,20 @@ from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.embedding.embedding import Embedder, Embedding
 from bo_act.search.embedding.factory import make_embedder
 from bo_act.search.embedding.own import OwnEmbedder, is_own
-from bo_act.search.searcher import Proposal
+from bo_act.search.proposal import Proposal
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source, make_warm_start
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.costs import costs_of, operator_times
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 from bo_act.specs import EmbeddingSpec
 from bo_act.study.sampling.configurations import functions_of, slots_of
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
+
+_TIMES = "operator_times"
+"""User attribute of a study: the times of operators, measured when it began."""
 
 Embeddable = (
     EmbeddingSpec
@@ -158,6 +163,23 @@ def listed_candidates(
         start = [*warm.best, *start]
         embedding = warm.enrich(embedding)
     return Candidates(catalogue, tuple(dict.fromkeys(start)), embedding, costs)
+
+
+def study_costs(study: Study, space: Space, device: torch.device) -> NDArray[np.float64]:
+    """Return the cost of each function of a space, (N,), from the times recorded in the study.
+
+    They are measured once, since times vary, and a resumed study must continue as if undisturbed.
+    If two processes begin at once, both take the times written last.
+
+    Args:
+        study: with the times in its user attributes.
+        space: with a catalogue.
+        device: to measure on.
+    """
+    if _TIMES not in study.user_attrs:
+        rounded = {name: float(f"{t:.4g}") for name, t in operator_times(device).items()}
+        study.set_user_attr(_TIMES, rounded)
+    return costs_of(space.catalogue, study.user_attrs[_TIMES])
 
 
 def unlisted_candidates(

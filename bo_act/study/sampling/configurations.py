@@ -11,8 +11,6 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.space import slot_of
 from bo_act.errors import ExpressionError, SearchError
 from bo_act.search.configurations import ONE, Configurations, Parameters, Settings, Taken
 from bo_act.search.embedding.embedding import Embedding
@@ -20,8 +18,10 @@ from bo_act.search.observations import Observations
 from bo_act.search.searcher import Searcher
 from bo_act.search.strategies import Strategy
 from bo_act.search.unenumerated import ExpressionPool
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.enumeration import slot_of
 from bo_act.study.storage.owner import CLAIM
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 
 CONFIGURATION = "bo_act:configuration"
 """System attribute of a trial: the parameters of its configuration."""
@@ -116,8 +116,8 @@ class View:
             return len(candidates - {index for (index,) in taken.functions})
         open_ = [functions for functions, _ in taken.tried if functions not in taken.closed]
         tried, closed = (
-            sum(bool(embedding.valid[[*functions]].all()) for functions in some)
-            for some in (open_, taken.closed)
+            sum(bool(embedding.valid[[*functions]].all()) for functions in group)
+            for group in (open_, taken.closed)
         )
         every = int(embedding.valid.sum()) ** len(searcher.activations) - closed
         return float(every * searcher.parameters.count - tried)

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.errors import SearchError, shortened
-from bo_act.failures import USERS, is_machines, one_line
-from bo_act.optuna_internals import (
+from bo_act.dependencies.optuna_internals import (
     RUNS_TRIALS,
     TELLS_VALUES,
     id_of,
@@ -21,8 +19,10 @@ from bo_act.optuna_internals import (
     storage_of,
     whole_study,
 )
+from bo_act.errors import SearchError, shortened
 from bo_act.study.storage.trials import own_trials
 from bo_act.training.outcomes import DIVERGED, Diverged
+from bo_act.user_code.failures import USERS, is_machines, one_line
 
 Constraints = Callable[[FrozenTrial], Sequence[float]]
 """Returns a trial's constraint values, at most 0 if satisfied."""
@@ -107,9 +107,9 @@ def _is_nan_or_diverged(objectives: int) -> bool:
 
 
 def _is_nan(value: object, objectives: int) -> bool:
-    some = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     try:
-        return len(some) == objectives and any(map(math.isnan, some))
+        return len(values) == objectives and any(map(math.isnan, values))
     except (TypeError, ValueError, RuntimeError):  # not a number
         return False
 

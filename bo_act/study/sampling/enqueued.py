@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from bo_act.activations.space import Space, slot_of
 from bo_act.errors import SearchError, nearest, shortened
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 
 
 def check_keys(

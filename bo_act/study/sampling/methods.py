@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
-from bo_act.activations.space import Space
 from bo_act.errors import SearchError
 from bo_act.search.acquisition.own import AnyAcquisition, OwnAcquisition
 from bo_act.search.embedding.embedding import Embedding
@@ -18,11 +17,12 @@ from bo_act.search.embedding.own import OwnEmbedder
 from bo_act.search.method import MethodSpec
 from bo_act.search.strategies import Evolution, RandomSearch, Strategy
 from bo_act.search.surrogate.own import AnySurrogate, OwnSurrogate
+from bo_act.spaces.space import Space
 from bo_act.specs import EmbeddingSpec, StrategySpec
 from bo_act.study.sampling.sampler import ActivationSampler
 from bo_act.tasks.methods import METHOD_PARTS
 from bo_act.tasks.task import Task
-from bo_act.user_files import call_with
+from bo_act.user_code.files import call_with
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,16 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from bo_act.activations.catalogue import Catalogue
-from bo_act.activations.space import Space
+from bo_act.dependencies.optuna_internals import contains
 from bo_act.errors import ExpressionError, SearchError, nearest
-from bo_act.optuna_internals import contains
 from bo_act.search.configurations import Parameters
 from bo_act.search.unenumerated import ExpressionPool
+from bo_act.spaces.catalogue import Catalogue
+from bo_act.spaces.space import Space
 from bo_act.study.sampling.configurations import functions_of, params_of
 from bo_act.study.sampling.enqueued import check_keys, completed
-from bo_act.study.storage.trials import StudyView, common_parameters, own_trials
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import common_parameters, own_trials
 
 
 def is_compared(trial: FrozenTrial) -> bool:

@@ -13,7 +13,6 @@ from optuna.samplers import BaseSampler
 from optuna.trial import BaseTrial
 from torch import Tensor
 
-from bo_act.activations.space import Space, slot_of
 from bo_act.errors import ExpressionError, SearchError, shortened
 from bo_act.metrics import Metric
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition
@@ -21,6 +20,8 @@ from bo_act.search.configurations import ONE
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 from bo_act.study.sampling.endings import Constraints
 from bo_act.study.sampling.sampler import ActivationSampler
 

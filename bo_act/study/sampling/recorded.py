@@ -7,9 +7,9 @@ from typing import Any
 from optuna.study import Study
 from pydantic import ValidationError
 
-from bo_act.activations.space import Space
 from bo_act.errors import BoActError
 from bo_act.search.unenumerated import ExpressionPool
+from bo_act.spaces.space import Space
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, SpaceSpec, SurrogateSpec
 from bo_act.study.sampling.sampler import SEARCH, ActivationSampler
 from bo_act.study.storage.trials import own_trials
@@ -32,8 +32,8 @@ def sampler_of(study: Study) -> tuple[ActivationSampler | None, str]:
         return None, f"the sampler cannot be rebuilt from the study's record: {error}"
     pool = sampler.catalogue if isinstance(sampler.catalogue, ExpressionPool) else None
     here = (pool or sampler.embedding).hash[:16]
-    there = {t.user_attrs["embedding"] for t in own_trials(study) if "embedding" in t.user_attrs}
-    if there and here not in there:
+    recorded = {t.user_attrs["embedding"] for t in own_trials(study) if "embedding" in t.user_attrs}
+    if recorded and here not in recorded:
         return None, (
             "the sampler used features beyond the functions' outputs, which the study does not "
             "store: from Python, give the sampler"

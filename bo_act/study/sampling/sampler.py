@@ -13,11 +13,10 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.activations.space import Space, slot_of
+from bo_act.dependencies.optuna_internals import id_of, is_optimizing, storage_of, whole_study
 from bo_act.errors import ExhaustedError, SearchError
 from bo_act.features.table import FeatureTable
 from bo_act.metrics import Metric
-from bo_act.optuna_internals import id_of, is_optimizing, storage_of, whole_study
 from bo_act.search.acquisition.own import AnyAcquisition, MakeAcquisition, OwnAcquisition
 from bo_act.search.acquisition.pool import check_unlisted
 from bo_act.search.configurations import ONE, Configurations
@@ -27,6 +26,8 @@ from bo_act.search.strategies import Strategy
 from bo_act.search.surrogate.own import AnySurrogate, MakeModel, OwnSurrogate
 from bo_act.search.unenumerated import ExpressionPool
 from bo_act.search.warm_start import Source
+from bo_act.spaces.enumeration import slot_of
+from bo_act.spaces.space import Space
 from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, SurrogateSpec
 from bo_act.specs.base import whole
 from bo_act.study.sampling.candidates import (
@@ -50,7 +51,8 @@ from bo_act.study.sampling.warm_start import read_sources, refuse_itself
 from bo_act.study.storage.heartbeat import Heartbeat
 from bo_act.study.storage.metric import SPEC, note_metric
 from bo_act.study.storage.owner import CLAIM, OWNER, Owner
-from bo_act.study.storage.trials import StudyView, own_only
+from bo_act.study.storage.study_view import StudyView
+from bo_act.study.storage.trials import own_only
 
 SEARCH = "bo_act:search"
 """User attribute of a program's study: the arguments of its sampler."""

@@ -10,13 +10,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bo_act import content
-from bo_act.activations.space import Space
 from bo_act.benchmark.parquet import open_benchmark
 from bo_act.benchmark.sources import as_source, same_runs
 from bo_act.benchmark.table import Benchmark
 from bo_act.errors import ContentNotFoundError, ExpressionError, SearchError
 from bo_act.metrics import Metric
 from bo_act.search.warm_start import Source, distinct
+from bo_act.spaces.space import Space
 from bo_act.specs.files import read_study
 from bo_act.study.storage.metric import metric_of
 from bo_act.study.storage.opening import load_study
@@ -167,7 +167,7 @@ def add_source_trials(
                 "its ranks can inform the search, but its values cannot become trials; leave "
                 "warm_start.as_trials out"
             )
-    there = {
+    existing = {
         (trial.user_attrs[SOURCE], trial.user_attrs.get("activation"))
         for trial in source_trials(study)
     }
@@ -177,7 +177,7 @@ def add_source_trials(
         order = np.argsort(-source.values, kind="stable")[: min(most, known)]  # NaN comes last
         for index in order.tolist():
             text = space.catalogue.text(index)
-            if (source.name, text) in there:
+            if (source.name, text) in existing:
                 continue
             slots = space.catalogue.params(index)
             named = {name: f"{name}." if name else "" for name in activations}

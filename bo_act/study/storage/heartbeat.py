@@ -23,9 +23,9 @@ from types import TracebackType
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_act.optuna_internals import id_of
-from bo_act.study.storage.database import is_lost
-from bo_act.study.storage.heartbeat_places import Beats, beats_of
+from bo_act.dependencies.optuna_internals import id_of
+from bo_act.study.storage.backends.database import is_lost
+from bo_act.study.storage.backends.heartbeats import Beats, beats_of
 from bo_act.study.storage.owner import GRACE, OWNER, Owner, TrialTaken
 
 BEATS = 6  # in a grace period

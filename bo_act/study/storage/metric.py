@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from optuna.study import Study, StudyDirection
 
+from bo_act.dependencies.optuna_internals import whole_study
 from bo_act.errors import SearchError
 from bo_act.metrics import Direction, Metric
-from bo_act.optuna_internals import whole_study
 
 METRIC = "bo_act:metric"
 """User attribute of a study: its metric."""

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from bo_act.dependencies.extras import require_extra
 from bo_act.errors import BoActError, StorageError
-from bo_act.extras import require_extra
 from bo_act.specs import StudySpec
-from bo_act.study.storage.database import PatientDatabase, first_line
-from bo_act.study.storage.errors import one_line, unusable
-from bo_act.study.storage.journal_file import open_journal
+from bo_act.study.storage.backends.database import PatientDatabase, first_line
+from bo_act.study.storage.backends.errors import one_line, unusable
+from bo_act.study.storage.backends.journal_file import open_journal
 from bo_act.study.storage.metric import SPEC
 from bo_act.study.storage.pruners import make_pruner
 from bo_act.study.storage.recorded_settings import hide_old_secrets, note_settings
@@ -100,13 +100,13 @@ def _parsed(where: str) -> URL:
 
 def _open_file(path: Path, *, create: bool, journal: bool) -> BaseStorage:
     with one_line(path, "opened"):
-        there = path.exists()
-    if not create and not there:
+        exists = path.exists()
+    if not create and not exists:
         raise StorageError(f"there is no study storage at {path}; `bo-act run` creates it")
     if journal:
         return open_journal(path, stale=_STALE_LOCK)
     with one_line(path, "opened"):
-        if not there:
+        if not exists:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         if path.is_dir():

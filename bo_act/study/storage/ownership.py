@@ -10,11 +10,11 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
+from bo_act.dependencies.optuna_internals import id_of, storage_of
 from bo_act.errors import WorkerError
-from bo_act.optuna_internals import id_of, storage_of
+from bo_act.study.storage.backends.heartbeats import beats_of
+from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.heartbeat import BEATS, Silence, silences
-from bo_act.study.storage.heartbeat_places import beats_of
-from bo_act.study.storage.locks import study_lock
 from bo_act.study.storage.owner import OWNER, Owner, TrialTaken
 from bo_act.study.storage.trials import own_trial, read_again
 

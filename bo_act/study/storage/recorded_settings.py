@@ -16,14 +16,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_act.dependencies.optuna_internals import id_of, storage_of
 from bo_act.errors import SpecError, StorageError
 from bo_act.metrics import Metric
-from bo_act.optuna_internals import id_of, storage_of
 from bo_act.specs import DataSpec, MetricSpec, ModelSpec, StudySpec
-from bo_act.study.storage.locks import study_lock
+from bo_act.study.storage.backends.locks import study_lock
 from bo_act.study.storage.metric import METRIC, SPEC, direction_of
 from bo_act.study.storage.owner import OWNER
-from bo_act.study.storage.trials import StudyView
+from bo_act.study.storage.study_view import StudyView
 from bo_act.tasks.task import SPACE
 from bo_act.urls import shown_url
 
@@ -237,8 +237,8 @@ def _without_secrets(value: Any) -> Any:
 def _other_settings(
     spec: StudySpec, changed: Mapping[str, tuple[Any, Any]], where: str
 ) -> StorageError:
-    some = list(changed.items())[:4]
-    shown = ", ".join(f"{key} was {old!r}, is {now!r}" for key, (old, now) in some)
+    first = list(changed.items())[:4]
+    shown = ", ".join(f"{key} was {old!r}, is {now!r}" for key, (old, now) in first)
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     return StorageError(
         f"the study {spec.name!r} in {where} was made with other settings: {shown}{more}; give the "

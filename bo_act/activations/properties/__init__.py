@@ -1,1 +1,0 @@
-"""Numerical properties of functions: slopes, faults, smoothness, equality."""

@@ -1,0 +1,1 @@
+"""The libraries that bo-act stands on: optional ones, private parts, and global settings."""

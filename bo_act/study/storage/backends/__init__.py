@@ -1,0 +1,1 @@
+"""What studies are stored in: databases and journal files, their locks, heartbeats and errors."""

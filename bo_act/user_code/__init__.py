@@ -1,0 +1,1 @@
+"""Code of users: loading it, calling it, and reporting its failures."""
