@@ -23,10 +23,13 @@ from bo_act.study.results.recommendation import RANKS, recommend
 
 SHIPPED = (
     "digits_mlp",
+    "digits_resnet",
     "digits_small_cnn",
     "fashion_mlp_adam",
     "fashion_mnist_small_cnn",
+    "fashion_vit",
     "friedman_mlp",
+    "topics_gpt",
 )
 LOSS = Metric("loss", "minimize", "nats")
 
