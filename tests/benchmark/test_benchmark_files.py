@@ -170,20 +170,21 @@ def test_a_file_of_act_bench_is_converted_once(tmp_path, monkeypatch, act_bench:
 
 
 @pytest.mark.parametrize(
-    ("name", "seeds", "repeated", "functions"),
+    ("name", "runs"),
     [
-        ("digits_mlp", 3, 2826, 2826),
-        ("fashion_mnist_small_cnn", 3, 2826, 2826),
-        ("digits_small_cnn", 2, 2826, 2826),
-        ("fashion_mlp_adam", 1, 2826, 2826),
-        ("friedman_mlp", 3, 300, 2826),
-        ("digits_resnet", 3, 150, 2826),
-        ("fashion_vit", 3, 152, 1852),
-        ("topics_gpt", 3, 61, 623),
+        ("digits_mlp", (2826, 2826, 3)),
+        ("fashion_mnist_small_cnn", (2826, 2826, 3)),
+        ("digits_small_cnn", (2826, 2826, 2)),
+        ("fashion_mlp_adam", (2826, 2826, 1)),
+        ("friedman_mlp", (2826, 300, 3)),
+        ("digits_resnet", (2826, 150, 3)),
+        ("fashion_vit", (1852, 152, 3)),
+        ("topics_gpt", (623, 61, 3)),
     ],
 )
-def test_what_is_shipped(tmp_path, name, seeds, repeated, functions, act_bench):
+def test_what_is_shipped(tmp_path, name, runs, act_bench):
     """Each is whole, and says how it was made: all that its study file says."""
+    functions, repeated, seeds = runs
     from bo_act.specs.files import read_study
 
     benchmark = open_benchmark(name)
