@@ -65,7 +65,7 @@ compare-all: $(VENV)/.installed-compare
 		studies/comparisons/all_methods.toml --out runs/compare/all --name "all methods" \
 		--figures docs/figures
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
-		studies/comparisons/topics_gpt.toml --out runs/compare/topics_gpt --name topics_gpt
+		studies/comparisons/parts.toml --out runs/compare/parts --name parts
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/benchmarks/standing.py \
 		studies/comparisons/acquisitions.toml --out runs/compare/acquisitions \
 		--name acquisitions --figures docs/figures/acquisitions

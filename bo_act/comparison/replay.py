@@ -170,9 +170,10 @@ def _ask(study: Study, benchmark: Benchmark) -> Trial:
         if not benchmark.is_part or benchmark.measured[space.catalogue.index(trial.params)]:
             return trial
         study.tell(trial, state=TrialState.PRUNED)
+    lacking = f", or are not measured in {benchmark.name!r}" if benchmark.is_part else ""
     raise BenchmarkError(
         f"{MOST_REFUSED} proposals in a row do not satisfy what the space {space.name!r} "
-        "requires; after a pruned trial, a sampler must propose something else"
+        f"requires{lacking}; after a pruned trial, a sampler must propose something else"
     )
 
 

@@ -45,10 +45,13 @@ from bo_act.statistics import mean_interval
 
 BENCHMARKS = (
     "digits_mlp",
+    "digits_resnet",
     "digits_small_cnn",
     "fashion_mlp_adam",
     "fashion_mnist_small_cnn",
+    "fashion_vit",
     "friedman_mlp",
+    "topics_gpt",
 )
 WAYS = (
     "cold",
