@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import Progress, floor, progress
 from bo_act.errors import BenchmarkError
-from bo_act.plot_style import COLUMN, colour_and_stroke, panels, styled
+from bo_act.plot_style import COLUMN, PANEL, colour_and_stroke, panels, styled
 from bo_act.statistics import bootstrap
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _LEGEND = 1.2  # inches beside the panels
+_IN_A_ROW = 4  # panels
 
 
 @styled
@@ -45,8 +46,10 @@ def regret_curves(
         axes.set_yscale("log")
         axes.set_title(name)
         axes.set_xlabel("evaluations")
-    for axes in panels if width else panels[:1]:
-        axes.set_ylabel("regret (1 = a random function)")
+    for axes in panels:
+        spec = axes.get_subplotspec()
+        if spec is not None and spec.is_first_col():
+            axes.set_ylabel("regret (1 = a random function)")
     return _with_legend(figure, _names(runs, 1), beside=width is None)
 
 
@@ -132,7 +135,13 @@ def _line(
 
 def _panels(count: int, width: float | None) -> tuple[Figure, list[Axes]]:
     if width is None:
-        return panels(1, count, width=COLUMN * count + _LEGEND)
+        rows = -(-count // _IN_A_ROW)
+        columns = -(-count // rows)
+        width = COLUMN * columns + _LEGEND
+        figure, axes = panels(rows, columns, width=width, height=rows * PANEL)
+        for empty in axes[count:]:
+            empty.remove()
+        return figure, axes[:count]
     return panels(count, 1, width=width, height=0.66 * width * count + 0.4)
 
 
