@@ -25,6 +25,7 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
 from bo_act.comparison import figures
 from bo_act.comparison.compare import compare, load_comparison
+from bo_act.comparison.figures import regret_curves
 from bo_act.comparison.job import embed
 from bo_act.comparison.metrics import progress, summary, table
 from bo_act.comparison.plan import read_plan
@@ -342,6 +343,20 @@ def test_coverage_of_the_best_is_counted_among_them_alone(larger, monkeypatch):
 
 
 # --- figures --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "in_a_row"), [(4, 4), (5, 3), (8, 4)])
+def test_many_benchmarks_stand_in_rows(one, count, in_a_row):
+    rows = {"method": "a", "seed": 0, "evaluation": range(6), "index": 0, "pruned": False}
+    rows |= {"value": one.values[0], "suggest_seconds": 0.0}
+    names = [f"b{number}" for number in range(count)]
+    steps = pd.concat([pd.DataFrame(rows | {"benchmark": name}) for name in names])
+    drawn = regret_curves(steps, dict.fromkeys(names, one)).axes
+    assert [axes.get_title() for axes in drawn] == names
+    assert [axes.get_subplotspec().colspan.start for axes in drawn] == [
+        number % in_a_row for number in range(count)
+    ]
+    assert [bool(axes.get_ylabel()) for axes in drawn] == [n % in_a_row == 0 for n in range(count)]
 
 
 def test_figures_show_every_method(files):

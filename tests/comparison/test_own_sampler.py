@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import functools
 import json
@@ -550,6 +551,22 @@ def test_proposals_outside_the_space_end(files, monkeypatch):
     monkeypatch.setattr(replay, "MOST_REFUSED", 30)
     with pytest.raises(BenchmarkError, match=r"30 proposals in a row.*test_own_sampler\.py"):
         compare(ONE, {"mine": Stubborn}, **FAST)
+
+
+def test_proposals_that_are_not_measured_end(one, files, monkeypatch):
+    from bo_act.benchmark.parquet import save
+    from bo_act.benchmark.table import PART
+    from bo_act.comparison import replay
+
+    proposed = steps_of(compare(ONE, {"mine": Stubborn}, **FAST), "mine")[-1]
+    runs = {name: values.copy() for name, values in one.runs.items()}
+    for values in runs.values():
+        values[proposed] = np.nan
+    part = dataclasses.replace(one, name="few", runs=runs, provenance={PART: True})
+    save(part, files / "few.parquet")
+    monkeypatch.setattr(replay, "MOST_REFUSED", 30)
+    with pytest.raises(BenchmarkError, match=r"30 proposals in a row.*not measured in 'few'"):
+        compare(["few.parquet"], {"mine": Stubborn}, **FAST)
 
 
 def test_a_sampler_that_repeats_itself_is_measured(files):
