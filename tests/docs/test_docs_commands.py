@@ -77,7 +77,8 @@ NOT_RUN = {
         "make benchmark-robustness ARGS=--targets winsorized rank_normal": "takes half an hour",
         "make benchmark-spectra": "takes a quarter of an hour",
         "python tests/benchmarks/recommendations.py": "takes a minute",
-        "python tests/benchmarks/warm.py --seeds 16": "takes an hour",
+        "python tests/benchmarks/warm.py --seeds 10 --benchmarks digits_resnet fashion_vit "
+        "topics_gpt --ways cold warm warm, no block": "takes an hour",
         "python tests/benchmarks/null_space.py --root FOLDER_OF_FASHION_MNIST": "needs the data",
     },
     "docs/results/benchmarks.md": {
