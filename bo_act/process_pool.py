@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections import Counter, deque
@@ -32,6 +33,10 @@ Job = Callable[[torch.device], Callable[[FunctionBatch], Result]]
 
 _Kind = Literal["ready", "result", "error"]
 
+# Workers are forked from a server that has imported what they need and used none of it: neither
+# CUDA nor OpenMP survives a fork after use, and frameworks of macOS survive none.
+_CONTEXT = get_context("forkserver") if sys.platform == "linux" else get_context("spawn")
+
 ATTEMPTS = 3
 """Workers that may die over one piece before that is taken to be the piece's fault."""
 
@@ -43,6 +48,7 @@ def compute_in_processes(
     device: torch.device,
     workers: int,
     threads: int | None = None,
+    imports: Sequence[str] = (),
     lost: Callable[[FunctionBatch, WorkerError], Result] | None = None,
 ) -> Iterator[Result]:
     """Compute pieces in worker processes; yield results in the order of completion.
@@ -53,6 +59,8 @@ def compute_in_processes(
         device: where; with several GPUs each worker takes the next one, unless one is named.
         workers: number of processes.
         threads: CPU threads of each; default: an equal share of the cores.
+        imports: modules that every worker needs, beside the job's own; imported once where workers
+            are forked. The first pool of a process decides.
         lost: makes the result of a piece after ``ATTEMPTS`` dead workers; default: an error.
 
     Raises:
@@ -62,7 +70,7 @@ def compute_in_processes(
     """
     pool = _Pool(job, pieces, device, min(workers, len(pieces)), threads or cores_each(workers))
     try:
-        pool.begin()
+        pool.begin(imports)
         left = len(pieces)
         while left:
             wait([end for worker in pool.workers for end in worker.ends])
@@ -101,6 +109,7 @@ class _Pool(Generic[FunctionBatch]):
         size: int,
         threads: int,
     ) -> None:
+        self.job = type(job).__module__
         self.packed = _packed(job)
         self.device = device
         self.size = size
@@ -110,8 +119,10 @@ class _Pool(Generic[FunctionBatch]):
         self.stillborn = 0
         self.workers: list[_Worker[FunctionBatch]] = []
 
-    def begin(self) -> None:
-        """Start all workers."""
+    def begin(self, imports: Sequence[str]) -> None:
+        """Start all workers, with what they need imported once."""
+        ours = self.job.partition(".")[0] == __package__
+        _CONTEXT.set_forkserver_preload([*imports, *([self.job] if ours else [])])
         for slot in range(self.size):
             self.workers.append(self._worker(slot))
 
@@ -160,11 +171,11 @@ class _Worker(Generic[FunctionBatch]):
     """
 
     def __init__(self, packed: bytes, device: torch.device, threads: int) -> None:
-        # Spawned, because CUDA and OpenMP do not survive a fork.
-        context = get_context("spawn")
-        self.connection, other = context.Pipe()
-        self.process = context.Process(
-            target=_work, args=(other, packed, str(device), threads), daemon=True
+        self.connection, other = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(
+            target=_work,
+            args=(other, packed, str(device), threads, dict(os.environ)),
+            daemon=True,
         )
         # Else it starts with the first process, and unblocks interrupts.
         if os.name == "posix":
@@ -213,7 +224,12 @@ class _Worker(Generic[FunctionBatch]):
 # --- in the worker --------------------------------------------------------------------------
 
 
-def _work(connection: Connection, packed: bytes, device: str, threads: int) -> None:
+def _work(
+    connection: Connection, packed: bytes, device: str, threads: int, environment: dict[str, str]
+) -> None:
+    # The server's are those of the first pool.
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:

@@ -19,6 +19,7 @@ from bo_act.activations.expressions import parse
 from bo_act.benchmark.journal import RunJournal
 from bo_act.benchmark.sources import described
 from bo_act.benchmark.table import MEASURED, PART, Benchmark
+from bo_act.dependencies.torch_internals import OPTIMIZER_IMPORTS
 from bo_act.errors import BenchmarkError, ExpressionError
 from bo_act.events import Events
 from bo_act.features.table import FeatureTable
@@ -227,6 +228,7 @@ def _run(
         device=pick_device(spec.training.device),
         workers=workers,
         threads=spec.training.threads or cores_each(workers),
+        imports=OPTIMIZER_IMPORTS,
         lost=lambda run, error: _failed(run, Failure.of(error, blame="machine")),
     ):
         if "failure" in record:

@@ -18,6 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
 
 __all__ = [
     "COMPILED",
+    "OPTIMIZER_IMPORTS",
     "Dropout",
     "InstanceNorm",
     "RunningNorm",
@@ -33,6 +34,9 @@ __all__ = [
 
 COMPILED = "_orig_mod"
 """Name, in what ``torch.compile`` returns, of the module that was compiled."""
+
+OPTIMIZER_IMPORTS = ("torch._dynamo",)
+"""Modules that the first optimizer of a process imports, which takes a second."""
 
 
 def children_of(module: nn.Module) -> Mapping[str, nn.Module | None]:

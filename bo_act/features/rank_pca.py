@@ -8,10 +8,13 @@ their table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from bo_act.features.table import Block
 
@@ -154,15 +157,15 @@ def _principal(
     # quantiles of a deep network enter an SVD.
     if len(rows) < len(mean):
         centred = np.concatenate([chunk - mean for chunk in _chunks(rows, curves)])
-        variances, vectors = np.linalg.eigh(centred @ centred.T)
-        vectors = centred.T @ vectors[:, -components:]
+        variances, vectors = _largest(centred @ centred.T, components)
+        vectors = centred.T @ vectors
         vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-300)
     else:
         covariance = np.zeros((len(mean), len(mean)))
         for chunk in _chunks(rows, curves):
             centred = chunk - mean
             covariance += centred.T @ centred
-        variances, vectors = np.linalg.eigh(covariance)
+        variances, vectors = _largest(covariance, components)
     rank = int((variances > 1e-10 * max(variances[-1], 1e-300)).sum())
     leading = vectors[:, ::-1][:, : min(components, rank)]
     # The sign of an eigenvector is arbitrary: make its first large entry positive. (The largest
@@ -170,6 +173,21 @@ def _principal(
     sizes = np.abs(leading)
     large = (sizes > 0.7 * sizes.max(axis=0)).argmax(axis=0)
     return mean, leading * np.sign(leading[large, np.arange(leading.shape[1])])
+
+
+def _largest(
+    matrix: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ``count`` largest eigenvalues, rising, and their vectors, of a symmetric matrix.
+
+    Lanczos iterations to full precision: for a thousand rows 15 times as fast as all eigenvectors.
+    """
+    if 4 * count < len(matrix) and matrix.any():
+        start = np.random.default_rng(0).normal(size=len(matrix))
+        with suppress(ArpackError):
+            return cast(tuple[Any, Any], eigsh(matrix, count, v0=start))
+    variances, vectors = np.linalg.eigh(matrix)
+    return variances[-count:], vectors[:, -count:]
 
 
 def _projected(

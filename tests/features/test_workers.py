@@ -25,9 +25,14 @@ from small_features import (
 )
 
 from bo_act import process_pool
+from bo_act.benchmark.build import BuildJob
+from bo_act.comparison.job import CompareJob
+from bo_act.dependencies.torch_internals import OPTIMIZER_IMPORTS
 from bo_act.errors import DataError, FeatureError, WorkerError
 from bo_act.features import compute as computing
+from bo_act.features.fisher_worker import FisherJob
 from bo_act.spaces.space import Space
+from bo_act.study.results.confirmation_runs import ConfirmationJob
 
 
 class Unportable(Exception):
@@ -43,6 +48,44 @@ def few() -> Space:
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
     monkeypatch.setattr(computing, "SHARD", 8)
+
+
+def environment_of(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def look_up(device: torch.device):
+    return environment_of
+
+
+def test_workers_have_the_environment_of_their_start(monkeypatch):
+    """They are forked by a server, whose environment is that of the first pool."""
+    for value in ("one", "two"):
+        monkeypatch.setenv("BO_ACT_OF_THIS_TEST", value)
+        device = torch.device("cpu")
+        pieces = ["BO_ACT_OF_THIS_TEST"]
+        answers = process_pool.compute_in_processes(look_up, pieces, device=device, workers=1)
+        assert list(answers) == [value]
+
+
+IMPORTS = """
+import sys
+import torch
+
+def asked(*_):
+    raise SystemExit("asked for a GPU")
+
+torch._C._cuda_init = torch._C._cuda_getDeviceCount = torch.cuda.is_available = asked
+for name in sys.argv[1:]:
+    __import__(name)
+"""
+
+
+def test_what_workers_import_before_the_fork_asks_for_no_gpu():
+    """CUDA does not survive a fork once it was asked for."""
+    jobs = [BuildJob, CompareJob, ConfirmationJob, FisherJob]
+    modules = [*OPTIMIZER_IMPORTS, *(job.__module__ for job in jobs)]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTS, *modules], check=True)
 
 
 # --- the same, and faults -------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 
 from bo_act.activations.expressions import canonical, parse
 from bo_act.data.samples import Samples
+from bo_act.dependencies.torch_internals import OPTIMIZER_IMPORTS
 from bo_act.process_pool import compute_in_processes, cores_each
 from bo_act.specs import StudySpec
 from bo_act.specs.base import derived_seed
@@ -86,6 +87,7 @@ def measured(task: Task, runs: Sequence[Run], workers: int) -> Iterator[tuple[Ru
             device=pick_device(training.device),
             workers=workers,
             threads=training.threads or cores_each(workers),
+            imports=OPTIMIZER_IMPORTS,
             lost=lambda run, error: (
                 run,
                 {"failure": Failure.of(error, blame="machine").as_attribute()},
