@@ -430,4 +430,5 @@ def _frame(records: Sequence[Mapping[str, Any]]) -> DataFrame:
         )
         for r in records
     ]
-    return pd.concat(parts, ignore_index=True)
+    unknown = dict.fromkeys(("test", "suggest_seconds"), float)  # None is NaN
+    return pd.concat(parts, ignore_index=True).astype(unknown)

@@ -42,10 +42,11 @@ class Progress:
 
     Attributes:
         seeds: (S,) ascending.
-        regret, test_regret: (S, T) of the incumbent, in the unit of the stored values.
+        regret: (S, T) of the incumbent, in the unit of the stored values.
+        test_regret: (S, T) of the incumbent; NaN where its test value is unknown.
         normalized: (S, T) regret over that of a random function.
         rank: (S, T) of the incumbent among the measured functions, 1 is the best.
-        seconds: (S, T) of each suggestion.
+        seconds: (S, T) of each suggestion; NaN for the initial design.
     """
 
     seeds: NDArray[np.int64]
@@ -134,13 +135,17 @@ def _progress(
     sign = benchmark.metric.sign
     truth = tied(sign * np.where(measured, benchmark.values, benchmark.least))
     tested = measured & np.isfinite(benchmark.test)
-    test = tied(sign * np.where(tested, benchmark.test, benchmark.least))
+    test = np.where(measured, np.nan, sign * benchmark.least)
+    best_test = np.nan
+    if tested.any():
+        test[tested] = tied(sign * benchmark.test[tested])
+        best_test = test[tested].max()
     ranks = np.where(measured, benchmark.ranks, measured.sum() + 1)
     regret = truth.max() - truth[incumbent]
     return Progress(
         np.asarray(seeds, dtype=np.int64),
         regret,
-        test.max() - test[incumbent],
+        best_test - np.minimum(test, best_test)[incumbent],
         regret / spread(benchmark),
         ranks[incumbent],
         seconds,
@@ -246,7 +251,8 @@ def summary(
         methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; the
         observed values ``told`` (``mean`` or ``run``); and for each benchmark its ``metric`` and
         how many of its ``functions`` are ``measured``. Regrets are in the unit of the metric (0.01
-        of accuracy is one percentage point).
+        of accuracy is one percentage point). None is what is unknown: test regret without a test
+        value, seconds without a suggestion.
     """
     runs = progress(steps, benchmarks)
     requested = () if compared_at is None else (compared_at,)
@@ -315,24 +321,30 @@ def _figures(runs: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[st
         evaluation: mean_interval(runs.regret[:, evaluation - 1]) for evaluation in evaluations
     }
     logs = np.log10(np.maximum(runs.normalized, floor(benchmark)))
+    seconds = runs.seconds[np.isfinite(runs.seconds)]
     return {
         "runs": len(runs.seeds),
         "regret": {str(evaluation): mean for evaluation, (mean, _) in regret.items()},
-        "ci95": {str(evaluation): ends and list(ends) for evaluation, (_, ends) in regret.items()},
+        # No regret is negative.
+        "ci95": {
+            str(evaluation): ends and [max(0.0, ends[0]), ends[1]]
+            for evaluation, (_, ends) in regret.items()
+        },
         "normalized_regret": _means(runs.normalized, evaluations),
         "test_regret": _means(runs.test_regret, evaluations),
         "median_rank": {str(p): float(np.median(runs.rank[:, p - 1])) for p in evaluations},
         "area_log_regret": float(logs.mean()),
         "evaluations_to_top_1pct": evaluations_to_top(runs.rank, int(benchmark.measured.sum())),
         "suggest_seconds": {
-            "median": float(np.median(runs.seconds)),
-            "p95": float(np.quantile(runs.seconds, 0.95)),
+            "median": float(np.median(seconds)) if len(seconds) else None,
+            "p95": float(np.quantile(seconds, 0.95)) if len(seconds) else None,
         },
     }
 
 
-def _means(values: Floats, evaluations: Sequence[int]) -> dict[str, float]:
-    return {str(evaluation): float(values[:, evaluation - 1].mean()) for evaluation in evaluations}
+def _means(values: Floats, evaluations: Sequence[int]) -> dict[str, float | None]:
+    means = {str(evaluation): float(values[:, evaluation - 1].mean()) for evaluation in evaluations}
+    return {evaluation: mean if np.isfinite(mean) else None for evaluation, mean in means.items()}
 
 
 def table(summed: Mapping[str, Any]) -> DataFrame:
@@ -349,7 +361,7 @@ def table(summed: Mapping[str, Any]) -> DataFrame:
         for name, figures in on["benchmarks"].items():
             last = compared_at if compared_at in figures["regret"] else list(figures["regret"])[-1]
             interval = figures["ci95"][last]
-            top = figures["evaluations_to_top_1pct"]
+            top, test = figures["evaluations_to_top_1pct"], figures["test_regret"][last]
             metric = Metric.read(summed["benchmarks"][name]["metric"]) or ACCURACY
             rows.append(
                 {"benchmark": name, "method": method}
@@ -360,9 +372,9 @@ def table(summed: Mapping[str, Any]) -> DataFrame:
                 | {
                     "± 95%": None
                     if interval is None
-                    else metric.scale * (interval[1] - interval[0]) / 2,
+                    else metric.scale * (interval[1] - figures["regret"][last]),
                     "median rank": figures["median_rank"][last],
-                    "test regret": metric.scale * figures["test_regret"][last],
+                    "test regret": None if test is None else metric.scale * test,
                     "area": figures["area_log_regret"],
                     "to top 1%": None if top["median"] is None else top["median"],
                     "seconds": figures["suggest_seconds"]["median"],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bo_act.comparison.compare import Comparison
 from bo_act.comparison.metrics import floor, progress, remarks
 from bo_act.report.page import render
-from bo_act.statistics import bootstrap
+from bo_act.statistics import mean_intervals
 from bo_act.study.storage.provenance import environment
 
 _LEVEL = 0.05  # of p, adjusted
@@ -58,9 +58,7 @@ def _panels(comparison: Comparison) -> list[dict[str, Any]]:
                 continue
             # If all runs found the best, the logarithm needs a lower end.
             least = floor(benchmark) / len(run.seeds)
-            low, mean, high = (
-                np.maximum(part, least) for part in bootstrap(np.maximum(run.normalized, 0))
-            )
+            low, mean, high = (np.maximum(part, least) for part in mean_intervals(run.normalized))
             lines.append(
                 {"name": method, "low": _short(low), "mean": _short(mean), "high": _short(high)}
             )

@@ -232,7 +232,8 @@ def comparison(result: Comparison) -> None:
             table.add_column(_HEADS.get(column, column.removeprefix("regret ")), justify="right")
         for _, row in rows.iterrows():
             cells = row[columns].astype(object)
-            cells["seconds"] *= 1000
+            if cells["seconds"] is not None:
+                cells["seconds"] *= 1000
             table.add_row(escape(row["method"]), *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")

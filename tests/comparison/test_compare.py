@@ -474,7 +474,7 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     assert short[0] == ["benchmark", "`a`", "`b`"]
     shown = [f"{frame[f'regret {n}'][0]:.2g}" for n in wanted if n in (evaluations, 20)]
     assert short[2][:2] == ["one", ", ".join(shown)]
-    assert short[3] == ["P(`a` beats it)", "", "0.50 [0.05, 0.95], 0/1, 1"]
+    assert short[3] == ["P(`a` beats it)", "", "0.50 [0.00, 1.00], 0/1, 1"]
 
 
 def test_build_as_a_command(bo_act, tmp_path, monkeypatch):
