@@ -94,7 +94,8 @@ def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
         by_evaluation = steps[steps["method"] == method].groupby("evaluation")["suggest_seconds"]
         low, mid, high = (by_evaluation.quantile(q).to_numpy() for q in (0.1, 0.5, 0.9))
         _line(axes, mid, low, high, style)
-    axes.set_yscale("log")
+    if steps["suggest_seconds"].notna().any():
+        axes.set_yscale("log")
     axes.set_xlabel("evaluations")
     axes.set_ylabel("time of a suggestion (s)")
     return _with_legend(figure, methods, beside=width is None)
