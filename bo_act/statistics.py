@@ -217,6 +217,11 @@ def holm(values: Sequence[float]) -> list[float]:
     return [float(adjusted[rank]) for rank in np.argsort(order)]
 
 
+def shown_p(p: float) -> str:
+    """Return a p-value for people, after its name: ``= 0.012``, or ``< 0.001``."""
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def mean_intervals(values: Floats) -> tuple[Floats, Floats, Floats]:
     """Return lower end, mean and upper end for each column of (n, m) values.
 

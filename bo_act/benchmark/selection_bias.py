@@ -15,7 +15,9 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     """Compare the runs of the same functions.
 
     Each run in turn is held out, and functions are chosen by the mean of the others. The values
-    that they were chosen by are biased upwards; the held-out run is not.
+    that they were chosen by are biased upwards; the held-out run is not. If some functions have
+    fewer runs, the others may have been repeated because of their first run (``repeat_best``), so
+    that one is not held out.
 
     Args:
         benchmark: with at least two runs; functions without all of them are left out.
@@ -37,7 +39,9 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     """
     sign = benchmark.metric.sign
     runs = sign * benchmark.runs["validation_value"]
-    runs = runs[np.isfinite(runs).all(axis=1)]
+    complete = np.isfinite(runs).all(axis=1)
+    repeated = int(complete.sum() < benchmark.measured.sum())
+    runs = runs[complete]
     count = runs.shape[1]
     if count < 2 or len(runs) < 5:
         raise BenchmarkError(
@@ -46,7 +50,7 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
         )
     mean = runs.mean(axis=1)
     figures: dict[str, list[float]] = {}
-    for held_out in range(count):
+    for held_out in range(repeated, count):
         others = np.delete(runs, held_out, axis=1).mean(axis=1)
         fresh = runs[:, held_out]
         order = np.argsort(-others, kind="stable")

@@ -292,8 +292,8 @@ def remarks(summed: Mapping[str, Any]) -> list[str]:
     """Return remarks on a summary: partial benchmarks, and the observed runs."""
     sentences = [
         f"{name}: {counts['measured']:,} of {counts['functions']:,} functions "
-        f"({counts['measured'] / counts['functions']:.0%}) are measured; regret is relative to the "
-        "best of them"
+        f"({int(100 * counts['measured'] / counts['functions'])}%) are measured; regret is "
+        "relative to the best of them"
         for name, counts in summed["benchmarks"].items()
         if counts["measured"] < counts["functions"]
     ]

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bo_act import terminal
 from bo_act.comparison.metrics import adjusted, remarks
+from bo_act.statistics import shown_p
 
 if TYPE_CHECKING:
     from bo_act.benchmark.table import Benchmark
@@ -247,16 +248,18 @@ def comparison(result: Comparison) -> None:
     first = next(iter(result.summary["methods"]))
     rows = {
         escape(pair["b"]): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, "
-        f"{pair['ci95'][1]:.2f}], p = {pair['p_holm']:.3f}, ahead on {pair['ahead']} of "
+        f"{pair['ci95'][1]:.2f}], p {shown_p(pair['p_holm'])}, ahead on {pair['ahead']} of "
         f"{len(pair['benchmarks'])}"
         for pair in adjusted([p for p in result.summary["comparisons"] if p["a"] == first])
         if pair["probability"] is not None
     }
     if rows:
         when = f"after {compared_at} evaluations"
+        single = len(result.benchmarks) == 1
+        over = "of this benchmark alone" if single else "over similar benchmarks"
         terminal.key_values(
-            f"Probability that {escape(first)} beats, {when} (95% over similar benchmarks; p "
-            f"against one half, Holm-adjusted for {len(rows)})",
+            f"Probability that {escape(first)} beats, {when} (95% {over}; p against one half, "
+            f"Holm-adjusted for {len(rows)})",
             rows,
         )
 

@@ -343,6 +343,21 @@ def test_luck_of_pure_noise_and_of_none():
         selection_bias(measured(generator.random((len(ONE), 1))))
 
 
+def test_a_run_by_which_functions_were_chosen_is_not_held_out():
+    """Only the best by the first run were repeated: it would seem that luck costs nothing."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(0, 1, (len(ONE), 3))
+    values[np.argsort(-values[:, 0])[10:], 1:] = np.nan
+    found = selection_bias(measured(values))
+    chosen = values[np.isfinite(values).all(axis=1)]
+    shrunk = []
+    for run in (1, 2):
+        others = np.delete(chosen, run, axis=1).mean(axis=1)
+        shrunk.append(others.max() - chosen[others.argmax(), run])
+    assert found["shrinkage"] == pytest.approx(np.mean(shrunk))
+    assert (found["runs"], found["functions"]) == (3, 10)
+
+
 def test_means_that_differ_by_rounding_are_no_better_or_worse():
     """The best three functions have the same mean of two runs, to the digits of float32."""
     runs = {metric: values.copy() for metric, values in ONE.runs.items()}

@@ -178,6 +178,10 @@ def test_a_shipped_benchmark_is_of_its_own_study_alone(name):
     assert [other for other in SHIPPED if is_task_of(benchmark, read_study(other))] == [name]
     assert is_task_of(benchmark, read_study(name, {"seed": 7, "space": "classic", "trials": 9}))
     assert not is_task_of(benchmark, read_study(name, {"training.epochs": 3}))
+    # Whatever is measured: trainings are the same.
+    other = "accuracy" if benchmark.metric.name == "log loss" else None
+    if other:
+        assert is_task_of(benchmark, read_study(name, {"metric.name": other}))
 
 
 def test_the_default_sources_have_the_studys_metric_if_enough_do():
