@@ -140,6 +140,17 @@ def test_functions_that_no_source_knows_are_predicted(pair):
     assert unknown.high - unknown.low > by_name["tanh(x)"].high - by_name["tanh(x)"].low
 
 
+def test_a_source_of_two_functions_predicts_nothing(pair, study):
+    benchmark = open_benchmark(pair[0])
+    index = benchmark.space.catalogue.index
+    runs = {name: np.full_like(v, np.nan) for name, v in benchmark.runs.items()}
+    for name in runs:
+        runs[name][[index("relu(x)")]] = benchmark.runs[name][[index("relu(x)")]]
+    few = dataclasses.replace(benchmark, runs=runs, curves=None, provenance={"part": True})
+    with pytest.raises(BenchmarkError, match=r"'few' has 1 measured function, too few .* leave it"):
+        recommend(study, sources=[pair[1], written("few", few)])
+
+
 def test_a_copy_of_a_source_counts_once(pair, study):
     copy = written("copy", open_benchmark(pair[0]))
     assert recommend(study, sources=[*pair, copy]).sources == ("a", "b")

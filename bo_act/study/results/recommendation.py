@@ -115,6 +115,8 @@ class Recommendation:
 RANKS = "normal scores of ranks"
 """The unit of gains if metrics differ."""
 
+_FEWEST_KNOWN = 3  # functions of a source that predict the others
+
 
 def recommend(
     study: StudySpec | Space,
@@ -140,7 +142,8 @@ def recommend(
 
     Raises:
         SpecError: the study has several activations, or its space is too large to be listed.
-        BenchmarkError: fewer than two sources remain, or a source lacks the present function.
+        BenchmarkError: fewer than two sources remain, or a source lacks the present function or
+            has too few others.
 
     Examples:
         >>> import bo_act
@@ -276,6 +279,13 @@ def _forecast(
         rows = np.flatnonzero(np.isnan(filled[:, column]) & present)
         if len(rows):
             known = benchmark.features.blocks
+            count = int((np.isfinite(limited) & known["outputs"].present).sum())
+            if count < _FEWEST_KNOWN:
+                raise BenchmarkError(
+                    f"the benchmark {benchmark.name!r} has {count} measured "
+                    f"{'function' if count == 1 else 'functions'}, too few to predict those it "
+                    f"lacks (at least {_FEWEST_KNOWN}); leave it out, or measure more"
+                )
             filled[rows, column], variances[rows, column] = predicted(limited, known, blocks, rows)
     filled[~present] = np.nan
     return forecast(filled, variances), measured
