@@ -252,7 +252,7 @@ def summary(
         observed values ``told`` (``mean`` or ``run``); and for each benchmark its ``metric`` and
         how many of its ``functions`` are ``measured``. Regrets are in the unit of the metric (0.01
         of accuracy is one percentage point). None is what is unknown: test regret without a test
-        value, seconds without a suggestion.
+        value, seconds without a suggestion, the interval of runs that are all equal.
     """
     runs = progress(steps, benchmarks)
     requested = () if compared_at is None else (compared_at,)
@@ -325,11 +325,7 @@ def _figures(runs: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[st
     return {
         "runs": len(runs.seeds),
         "regret": {str(evaluation): mean for evaluation, (mean, _) in regret.items()},
-        # No regret is negative.
-        "ci95": {
-            str(evaluation): ends and [max(0.0, ends[0]), ends[1]]
-            for evaluation, (_, ends) in regret.items()
-        },
+        "ci95": {str(evaluation): _interval(ends) for evaluation, (_, ends) in regret.items()},
         "normalized_regret": _means(runs.normalized, evaluations),
         "test_regret": _means(runs.test_regret, evaluations),
         "median_rank": {str(p): float(np.median(runs.rank[:, p - 1])) for p in evaluations},
@@ -340,6 +336,13 @@ def _figures(runs: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[st
             "p95": float(np.quantile(seconds, 0.95)) if len(seconds) else None,
         },
     }
+
+
+def _interval(ends: tuple[float, float] | None) -> list[float] | None:
+    """Return an interval of regret, which is never negative; None without any spread."""
+    if ends is None or ends[0] == ends[1]:
+        return None
+    return [max(0.0, ends[0]), ends[1]]
 
 
 def _means(values: Floats, evaluations: Sequence[int]) -> dict[str, float | None]:

@@ -429,6 +429,9 @@ def test_intervals_of_regret_begin_at_zero():
     assert low < 0
     assert figures["ci95"]["1"] == [0.0, high]
     assert table(summed)["± 95%"][0] == pytest.approx(100 * (high - mean))
+    # Two runs that found the same are not sure of it.
+    same = pd.concat([steps_of("one", "a", s, [best]) for s in range(2)])
+    assert summary(same, BENCHMARKS)["methods"]["a"]["benchmarks"]["one"]["ci95"] == {"1": None}
     ends = [part[0] for part in mean_intervals(regret[:, None])]
     assert ends == pytest.approx([low, mean, high])
 

@@ -267,6 +267,19 @@ def test_the_best_of_those_found_is_not_the_best_of_all_baselines():
     assert said.text.endswith("best fresh validation accuracy of the functions found.")
 
 
+@pytest.mark.parametrize(("right", "count"), [(1.0, 20), (0.0, 30)])
+def test_all_examples_right_is_not_sure(right, count):
+    found = confirmed.interval([right] * 3, np.full((3, count), right))
+    least = 0.025 ** (1 / count)
+    expected = (least, 1.0) if right else (0.0, 1 - least)
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.over == "both"
+    assert found.intervals["seeds"] == (right, right)
+    one = confirmed.interval([right], np.full((1, count), right))
+    assert one.interval is None
+    assert one.intervals["examples"] == pytest.approx(expected)
+
+
 def test_what_a_caveat_says_of_luck():
     relu = [0.91, 0.93, 0.9, 0.92]
     best = [0.99 + step for step in (0.0, 1e-5, 0.0, 1e-5)]
