@@ -78,10 +78,10 @@ def described(study: StudySpec) -> dict[str, Any]:
 def same_runs(a: Benchmark, b: Benchmark) -> bool:
     """Tell whether most common functions of two benchmarks have a run in common.
 
-    One may have more functions or seeds, or only the median or mean over the runs. All common
-    values (if of one metric) and losses must agree, since accuracies alone may agree by chance. Functions without a
-    loss tell nothing: most of those diverged, and are at chance in any task. Where no function has
-    a loss, those tell nothing that have the most frequent value.
+    One may have more functions or seeds, only the median or mean over the runs, or another metric.
+    All common values (of one metric) and losses must agree, since accuracies alone may agree by
+    chance. Functions without a loss tell nothing: most of those diverged, and are at chance in any
+    task. Where no function has a loss, those tell nothing that have the most frequent value.
     """
     theirs, ours = matched(b, a.space)
     measured = a.measured[ours]

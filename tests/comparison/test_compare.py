@@ -454,7 +454,7 @@ def test_a_report_that_cannot_be_made_is_noticed_before_the_comparison(bo_act, f
 
 
 def test_a_search_is_no_longer_than_the_space(files):
-    with pytest.raises(BenchmarkError, match="only 33 measured .* 34 evaluations; evaluate fewer"):
+    with pytest.raises(BenchmarkError, match=r"only 33 measured .* 34 evaluations; evaluate fewer"):
         compare(["one.parquet"], ["default"], evaluations=34, seeds=1)
 
 

@@ -142,10 +142,8 @@ def test_functions_that_no_source_knows_are_predicted(pair):
 
 def test_a_source_of_two_functions_predicts_nothing(pair, study):
     benchmark = open_benchmark(pair[0])
-    index = benchmark.space.catalogue.index
-    runs = {name: np.full_like(v, np.nan) for name, v in benchmark.runs.items()}
-    for name in runs:
-        runs[name][[index("relu(x)")]] = benchmark.runs[name][[index("relu(x)")]]
+    others = np.arange(len(benchmark)) != benchmark.space.catalogue.index("relu(x)")
+    runs = {name: np.where(others[:, None], np.nan, v) for name, v in benchmark.runs.items()}
     few = dataclasses.replace(benchmark, runs=runs, curves=None, provenance={"part": True})
     with pytest.raises(BenchmarkError, match=r"'few' has 1 measured function, too few .* leave it"):
         recommend(study, sources=[pair[1], written("few", few)])
