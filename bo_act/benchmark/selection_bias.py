@@ -10,6 +10,8 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.errors import BenchmarkError
 from bo_act.statistics import rank_correlation
 
+_FEWEST = 3  # functions of a correlation
+
 
 def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     """Compare the runs of the same functions.
@@ -26,7 +28,7 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     Returns:
         In the unit of the stored values, averaged over the held-out runs: ``correlation``
         (Spearman) of a run with the mean of the others over all functions, and ``correlation_top``
-        within the best fifth by the others; ``deviation``, the median over that fifth of the
+        within the best fifth by the others (NaN if it has fewer than three functions); ``deviation``, the median over that fifth of the
         standard deviation between runs; ``chosen``, the best function's value in the choice;
         ``held_out``, its value in the held-out run; ``shrinkage``, their difference; ``regret``,
         how much worse ``held_out`` is than the best value of the held-out run (itself biased);
@@ -59,7 +61,9 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
         again = np.argsort(-fresh, kind="stable")[:size]
         for name, value in {
             "correlation": rank_correlation(others, fresh),
-            "correlation_top": rank_correlation(others[fifth], fresh[fifth]),
+            "correlation_top": rank_correlation(others[fifth], fresh[fifth])
+            if len(fifth) >= _FEWEST
+            else np.nan,
             "deviation": np.median(runs[fifth].std(axis=1, ddof=1)),
             "chosen": sign * others[best],
             "held_out": sign * fresh[best],

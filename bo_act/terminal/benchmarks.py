@@ -201,10 +201,10 @@ def _selection_bias(bias: dict[str, Any], benchmark: Benchmark) -> None:
     if bias["functions"] < benchmark.measured.sum():
         title += f", among the {bias['functions']:,} functions with all runs"
     unit = " points" if metric.in_percent else f" {metric.unit}".rstrip()
-    lucky = f"{_amount(bias['shrinkage'], metric)}{unit}"
+    lucky, top = f"{_amount(bias['shrinkage'], metric)}{unit}", bias["correlation_top"]
     rows = {
-        "one run against the mean of the others": f"Spearman {bias['correlation']:.2f} over all, "
-        f"{bias['correlation_top']:.2f} within the best fifth",
+        "one run against the mean of the others": f"Spearman {bias['correlation']:.2f} over all"
+        + (f", {top:.2f} within the best fifth" if np.isfinite(top) else ""),
         "s.d. of runs in that fifth": f"{_amount(bias['deviation'], metric)}{unit} (median)",
         "chosen by the other runs": f"{metric.text(bias['chosen'])} there, "
         f"{metric.text(bias['held_out'])} in the held-out run: {lucky} "

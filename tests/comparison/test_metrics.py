@@ -130,6 +130,9 @@ def test_the_median_counts_runs_that_never_got_there(first):
     assert found["runs"] == count
     assert evaluations_to_top(np.array([[4]]), 300)["median"] is None
     assert evaluations_to_top(np.array([[1]]), 7)["median"] == 1
+    # By chance there, and gone again.
+    left = evaluations_to_top(np.array([[1, 1, 9, 3, 2], [1, 9, 9, 9, 9], [9, 3, 3, 3, 3]]), 300)
+    assert left == {"median": 4.0, "censored": 1, "runs": 3}
 
 
 def test_intervals_of_means_cover():
@@ -356,6 +359,7 @@ def test_a_run_by_which_functions_were_chosen_is_not_held_out():
         shrunk.append(others.max() - chosen[others.argmax(), run])
     assert found["shrinkage"] == pytest.approx(np.mean(shrunk))
     assert (found["runs"], found["functions"]) == (3, 10)
+    assert math.isnan(found["correlation_top"])  # of two functions
 
 
 def test_means_that_differ_by_rounding_are_no_better_or_worse():
