@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -142,7 +142,9 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
     minus the third has no bias. Student's t with the degrees of freedom of that sum (Satterthwaite
     1946), no fewer than those of the smaller sample. The pigeonhole bootstrap (Owen 2007) counts
     the third three times, and is too narrow for few seeds; coverage of both in
-    ``tests/benchmarks/intervals.py``.
+    ``tests/benchmarks/intervals.py``. Entries of 0 and 1 without any spread (all examples right, or
+    no difference) say only that other examples are rare: at most the share by the exact binomial of
+    none among N.
 
     Args:
         table: (S, N), of each training and each example.
@@ -155,6 +157,7 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
         (0.667, 'both')
     """
     values = np.asarray(table, dtype=np.float64)
+    of_shares = all(np.isin(one, (0, 1)).all() for one in (values, minus) if one is not None)
     if minus is not None:
         compared = values, np.asarray(minus, dtype=np.float64)
         values = compared[0] - compared[1]
@@ -189,11 +192,16 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
     degrees = least
     if least and total:
         degrees = max(least, 1 / float((np.square(variances / total) / freedom).sum()))
-    return Crossed(
+    parts = [
         said(of_seeds, float(freedom[0])),
         said(of_examples, float(freedom[1])),
         said(total, degrees),
-    )
+    ]
+    if of_shares and not any(variances):
+        middle, (_, rare) = parts[0].mean, share_interval([(0, examples)])
+        ends = max(0.0 if minus is None else -1.0, middle - rare), min(1.0, middle + rare)
+        parts[1:] = [replace(part, interval=part.interval and ends) for part in parts[1:]]
+    return Crossed(*parts)
 
 
 def rank_correlation(

@@ -280,6 +280,17 @@ def test_all_examples_right_is_not_sure(right, count):
     assert one.intervals["examples"] == pytest.approx(expected)
 
 
+def test_no_example_that_differs_is_not_sure():
+    right = np.array([[1.0, 0, 1, 1, 0]] * 3)
+    mean = right.mean(axis=1).tolist()
+    found = confirmed.paired(mean, mean, (right, right))
+    rare = 1 - 0.025 ** (1 / 5)
+    assert found.interval == pytest.approx((-rare, rare))
+    assert (found.mean, found.p, found.over) == (0.0, None, "both")
+    losses = 0.5 * right  # not of right and wrong
+    assert confirmed.paired([0.3] * 3, [0.3] * 3, (losses, losses)).interval == (0.0, 0.0)
+
+
 def test_what_a_caveat_says_of_luck():
     relu = [0.91, 0.93, 0.9, 0.92]
     best = [0.99 + step for step in (0.0, 1e-5, 0.0, 1e-5)]

@@ -157,9 +157,6 @@ def paired(
 def interval(values: Sequence[float], examples: Floats | None = None) -> Interval:
     """Return the mean of n values and the 95% interval of the mean; none for n = 1.
 
-    If every training has every example right, or wrong, there is no spread to estimate: intervals
-    over examples are then those of one binomial.
-
     Args:
         values: mean of each seed.
         examples: (n, N) values by seed and test example, with these means.
@@ -169,14 +166,10 @@ def interval(values: Sequence[float], examples: Floats | None = None) -> Interva
         low, high = ends or (None, None)
         return Interval(mean, low, high)
     crossed = statistics.crossed(examples)
-    over, of_examples, both = crossed.wider, crossed.examples.interval, crossed.both.interval
-    if mean in (0.0, 1.0) and (examples == mean).all():
-        count = examples.shape[1]
-        of_examples = statistics.share_interval([(mean * count, count)])
-        over, both = ("both", of_examples) if len(values) > 1 else ("seeds", None)
-    intervals = {"seeds": ends, "examples": of_examples, "both": both}
-    low, high = intervals[over] or (None, None)
-    return Interval(mean, low, high, over, intervals)
+    both = crossed.both.interval
+    intervals = {"seeds": ends, "examples": crossed.examples.interval, "both": both}
+    low, high = intervals[crossed.wider] or (None, None)
+    return Interval(mean, low, high, crossed.wider, intervals)
 
 
 @dataclass(frozen=True, eq=False)
