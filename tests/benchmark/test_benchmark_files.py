@@ -178,7 +178,7 @@ def test_a_file_of_act_bench_is_converted_once(tmp_path, monkeypatch, act_bench:
         ("fashion_mlp_adam", (2826, 2826, 1)),
         ("friedman_mlp", (2826, 300, 3)),
         ("digits_resnet", (2826, 150, 3)),
-        ("fashion_vit", (1852, 152, 3)),
+        ("fashion_vit", (2826, 300, 3)),
         ("topics_gpt", (623, 61, 3)),
     ],
 )

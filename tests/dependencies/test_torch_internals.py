@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ import bo_act
 from bo_act.dependencies import torch_internals
 from bo_act.dependencies.torch_internals import (
     COMPILED,
-    OPTIMIZER_IMPORTS,
     Dropout,
     InstanceNorm,
     RunningNorm,
@@ -40,20 +37,6 @@ def test_children_are_found_under_each_name_and_can_be_replaced():
     assert dict(children_of(network)) == {"0": layer, "1": layer, "none": None}
     set_child(network, "1", nn.ReLU())
     assert [type(network[0]), type(network[1])] == [nn.Tanh, nn.ReLU]
-
-
-OPTIMIZER = """
-import sys, torch
-before = set(sys.modules)
-torch.optim.SGD([torch.zeros(1)])
-print(*set(sys.modules) - before)
-"""
-
-
-def test_the_first_optimizer_imports_the_compiler():
-    command = [sys.executable, "-W", "ignore", "-c", OPTIMIZER]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert set(OPTIMIZER_IMPORTS) <= set(done.stdout.split())
 
 
 def test_members_of_a_module():
