@@ -28,13 +28,14 @@ def selection_bias(benchmark: Benchmark, *, top: int = 10) -> dict[str, Any]:
     Returns:
         In the unit of the stored values, averaged over the held-out runs: ``correlation``
         (Spearman) of a run with the mean of the others over all functions, and ``correlation_top``
-        within the best fifth by the others (NaN if it has fewer than three functions); ``deviation``, the median over that fifth of the
-        standard deviation between runs; ``chosen``, the best function's value in the choice;
-        ``held_out``, its value in the held-out run; ``shrinkage``, their difference; ``regret``,
-        how much worse ``held_out`` is than the best value of the held-out run (itself biased);
-        ``regret_of_mean``, how much worse the chosen one is than the best by the mean of all runs,
-        in that mean; ``kept``, the share of the ``top`` that is also in the top of the held-out
-        run; and the number of ``runs`` and ``functions``.
+        within the best fifth by the others (NaN if it has fewer than three functions);
+        ``deviation``, the median over that fifth of the standard deviation between runs;
+        ``chosen``, the best function's value in the choice; ``held_out``, its value in the held-out
+        run; ``shrinkage``, their difference; ``regret``, how much worse ``held_out`` is than the
+        best value of the held-out run (itself biased); ``regret_of_mean``, how much worse the
+        chosen one is than the best by the mean of all runs, in that mean; ``kept``, the share of
+        the ``top`` that is also in the top of the held-out run; and the number of ``runs`` and
+        ``functions``.
 
     Raises:
         BenchmarkError: there is only one run of each function.

@@ -203,6 +203,16 @@ def test_the_default_sources_have_the_studys_metric_if_enough_do():
     assert errors.unit == RANKS
 
 
+def test_a_default_source_without_the_present_function_is_left_out():
+    """A part of the space is measured there."""
+    part = open_benchmark("topics_gpt")
+    lacking = part.space.catalogue.text(int(np.flatnonzero(~part.measured)[0]))
+    found = recommend(read_study("diabetes_mlp"), top=1, over=lacking)
+    assert found.sources == tuple(name for name in SHIPPED if name != "topics_gpt")
+    with pytest.raises(BenchmarkError, match=r"'topics_gpt' has no value .* leave that benchmark"):
+        recommend(read_study("diabetes_mlp"), over=lacking, sources=SHIPPED)
+
+
 def test_the_own_task_is_left_out_and_said(bo_act, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
