@@ -251,11 +251,12 @@ def summary(
 
     Returns:
         ``methods`` → name → ``benchmarks`` → name → figures; ``comparisons``, one for each two
-        methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; the
-        observed values ``told`` (``mean`` or ``run``); and for each benchmark its ``metric`` and
-        how many of its ``functions`` are ``measured``. Regrets are in the unit of the metric (0.01
-        of accuracy is one percentage point). None is what is unknown: test regret without a test
-        value, seconds without a suggestion, the interval of runs that are all equal.
+        methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; what
+        searches observed, ``searches_were_told`` (``mean`` or ``run``); and for each benchmark its
+        ``metric`` and how many of its ``functions`` are ``measured``, and in several runs
+        (``repeated``). Regrets are in the unit of the metric (0.01 of accuracy is one percentage
+        point). None is what is unknown: test regret without a test value, seconds without a
+        suggestion, the interval of runs that are all equal.
     """
     runs = progress(steps, benchmarks)
     requested = () if compared_at is None else (compared_at,)
@@ -285,6 +286,9 @@ def summary(
                 "metric": table.metric.as_json(),
                 "functions": len(table),
                 "measured": int(table.measured.sum()),
+                "repeated": int(
+                    (np.isfinite(table.runs["validation_value"]).sum(axis=1) > 1).sum()
+                ),
             }
             for name, table in benchmarks.items()
         },
@@ -305,6 +309,12 @@ def remarks(summed: Mapping[str, Any]) -> list[str]:
             "Searches observed one run of each function; the mean of the other runs judges their "
             "choice, and the best function that regret is relative to (itself selected by luck)"
         )
+        sentences += [
+            f"{name}: only {counts['repeated']:,} of {counts['measured']:,} functions have several "
+            "runs; the run of any other is observed and judges it, too, luck included"
+            for name, counts in summed["benchmarks"].items()
+            if counts["repeated"] < counts["measured"]
+        ]
     return sentences
 
 

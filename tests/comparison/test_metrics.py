@@ -24,6 +24,7 @@ from bo_act.comparison.metrics import (
     floor,
     probability_of_beating,
     progress,
+    remarks,
     summary,
     table,
 )
@@ -273,6 +274,17 @@ def test_a_summary_is_json_with_all_figures():
     assert figures["area_log_regret"] == pytest.approx(sum(logs) / len(logs))
     (pair,) = found["comparisons"]
     assert (pair["a"], pair["b"], pair["pairs"]) == ("a", "b", 8)
+
+
+def test_what_one_run_judges_is_said():
+    """If only the best functions were repeated, the others have no run but the observed one."""
+    runs = {name: v.copy() for name, v in ONE.runs.items()}
+    runs["validation_value"][4:, 1] = np.nan
+    few = {"one": dataclasses.replace(ONE, runs=runs, curves=None), "two": TWO}
+    steps = walks(0)
+    assert not any("only" in remark for remark in remarks(summary(steps, few)))
+    (said,) = [one for one in remarks(summary(steps.assign(told_run=0), few)) if "only" in one]
+    assert said.startswith("one: only 4 of 33 functions have several runs; the run of any other is")
 
 
 def test_a_table_is_in_points_and_in_order():
