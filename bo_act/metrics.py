@@ -138,6 +138,8 @@ class Metric:
     ) -> str:
         """Return a mean with half its interval: ``94.12% ±0.31``, ``+0.0012 ±0.0004``.
 
+        Of an interval that ends at a bound, the longer half.
+
         Args:
             mean: in the middle of the interval.
             low: its lower end, or None.
@@ -146,7 +148,7 @@ class Metric:
         """
         if low is None or high is None:
             return self.difference(mean) if signed else self.text(mean)
-        middle, half = self._scaled([mean, (high - low) / 2])
+        middle, half = self._scaled([mean, max(high - mean, mean - low)])
         # Two digits of the half-width decide the digits of the mean.
         decimals = 2 if self.in_percent else _decimals(half or middle, 2, strip=False)
         number = _number(middle, decimals, sign="+" if signed else "")

@@ -60,9 +60,9 @@ def test_values_of_a_column_have_their_points_below_each_other():
 
 
 def test_intervals_say_how_many_digits_mean_anything():
-    assert ACCURACY.interval(0.94123, 0.93, 0.95) == "94.12% ±1.00"
+    assert ACCURACY.interval(0.94123, 0.93123, 0.95123) == "94.12% ±1.00"
     assert LOSS.interval(2.10334, 2.0, 2.2) == "2.10 nats ±0.10"
-    assert ERROR.interval(0.0012345, 0.0011, 0.0013, signed=True) == "+0.00123 ±0.00010"
+    assert ERROR.interval(0.0012345, 0.0011345, 0.0013345, signed=True) == "+0.00123 ±0.00010"
     assert ERROR.interval(2.0, 2.0, 2.0) == "2.0 ±0.0"
     assert ERROR.interval(0.25, None, None) == "0.25"
     assert ERROR.interval(0.25, None, None, signed=True) == "+0.25"

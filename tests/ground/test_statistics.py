@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from bo_act.metrics import ACCURACY, Metric
 from bo_act.statistics import (
     FLOAT64_ROUNDING,
     ROUNDING,
@@ -278,6 +279,18 @@ def test_all_examples_right_is_not_sure(right, count):
     one = confirmed.interval([right], np.full((1, count), right))
     assert one.interval is None
     assert one.intervals["examples"] == pytest.approx(expected)
+
+
+def test_no_interval_of_an_accuracy_leaves_its_range():
+    values = [1.0, 0.9, 0.98]
+    free, inside = (confirmed.interval(values, shares=shares) for shares in (False, True))
+    assert free.high > 1 > free.mean
+    assert (inside.mean, inside.low, inside.high) == (free.mean, free.low, 1.0)
+    for metric in (ACCURACY, Metric("score")):
+        shown = [metric.interval(one.mean, one.low, one.high) for one in (free, inside)]
+        assert shown[0] == shown[1]
+    beyond = [1.1, 0.9]  # a growth, say
+    assert confirmed.interval(beyond, shares=True) == confirmed.interval(beyond)
 
 
 def test_no_example_that_differs_is_not_sure():

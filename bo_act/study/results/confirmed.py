@@ -154,20 +154,33 @@ def paired(
     )
 
 
-def interval(values: Sequence[float], examples: Floats | None = None) -> Interval:
+def interval(
+    values: Sequence[float], examples: Floats | None = None, *, shares: bool = False
+) -> Interval:
     """Return the mean of n values and the 95% interval of the mean; none for n = 1.
 
     Args:
         values: mean of each seed.
         examples: (n, N) values by seed and test example, with these means.
+        shares: whether values are shares, as accuracies are: no interval leaves [0, 1].
     """
+
+    def inside(ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is None or not (shares and min(values) >= 0 and max(values) <= 1):
+            return ends
+        return max(0.0, ends[0]), min(1.0, ends[1])
+
     mean, ends = statistics.mean_interval(values)
     if examples is None:
-        low, high = ends or (None, None)
+        low, high = inside(ends) or (None, None)
         return Interval(mean, low, high)
     crossed = statistics.crossed(examples)
-    both = crossed.both.interval
-    intervals = {"seeds": ends, "examples": crossed.examples.interval, "both": both}
+    parts = {
+        "seeds": ends,
+        "examples": crossed.examples.interval,
+        "both": crossed.both.interval,
+    }
+    intervals = {name: inside(part) for name, part in parts.items()}
     low, high = intervals[crossed.wider] or (None, None)
     return Interval(mean, low, high, crossed.wider, intervals)
 
