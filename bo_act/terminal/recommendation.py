@@ -25,7 +25,7 @@ def recommendation(advice: Recommendation) -> None:
         return ["-" if gain is None else f"{gain:+.2f}" for gain in gains]
 
     table = Table(
-        title=escape(f"To try on {advice.study}: gain over {advice.over} in {advice.unit}"),
+        title=escape(f"Recommended for {advice.study}: gain over {advice.over} in {advice.unit}"),
         title_justify="left",
     )
     longest = max((len(function.activation) for function in advice.functions), default=0)
@@ -59,7 +59,7 @@ def notes(advice: Recommendation) -> list[str]:
         )
     if advice.left_out:
         said.append(
-            f"Left out, of this very task: {', '.join(advice.left_out)}; bo-act bench show "
-            f"{advice.left_out[0]} has its results."
+            f"Left out, because they measure this very task: {', '.join(advice.left_out)} "
+            f"(see bo-act bench show {advice.left_out[0]})."
         )
     return said

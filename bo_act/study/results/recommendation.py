@@ -91,7 +91,7 @@ class Recommendation:
 
     @property
     def level(self) -> float:
-        """The share of intervals that is to hold."""
+        """Nominal coverage of the intervals."""
         return LEVEL
 
     def as_json(self) -> dict[str, Any]:

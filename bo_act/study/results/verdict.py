@@ -59,12 +59,13 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
     if best.diverged == best.seeds:
         text = (
             "With fresh seeds, all trainings of the best functions diverged, so nothing is "
-            "confirmed: the search's values, or its seed, were luck."
+            "confirmed: the values of the search were luck of its seed."
         )
         return Verdict("open", best, text, note)
     if gain is None and any(row.activation == REFERENCE for row in confirmed):
-        text = f"ReLU itself has the best fresh validation {metric.name} of all confirmed "
-        "functions."
+        text = (
+            f"ReLU itself has the best fresh validation {metric.name} of all confirmed functions."
+        )
         return Verdict("reference", best, text, note)
     if gain is None:
         text = (
@@ -74,7 +75,7 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
         return Verdict("open", best, text, note)
     unit = f"points of {best.of(metric)}" if metric.in_percent else f"in {best.of(metric)}"
     difference = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
-    shown = f"{difference} (95%, {sampled([gain])})"
+    shown = f"{difference} (95% interval {sampled([gain])})"
     name = f"{best.activation}, the best by validation,"
     if gain.low is None or gain.high is None:
         text = f"{name} has {difference}; one seed gives no interval (confirm.seeds)."
@@ -112,8 +113,8 @@ def sampled(of: Sequence[Sampled]) -> str:
     if not any(part.intervals for part in of):
         return "over seeds alone"
     if any(part.over == "both" for part in of):
-        return "over seeds, and test examples where that is wider"
-    return "over seeds, which is wider than with test examples"
+        return "over seeds, or over seeds and test examples if that is wider"
+    return "over seeds, wider than over seeds and test examples"
 
 
 def _unequal(confirmed: Sequence[Confirmed]) -> str:
@@ -123,8 +124,8 @@ def _unequal(confirmed: Sequence[Confirmed]) -> str:
         return ""
     times = "once" if relu.tried == 1 else f"{relu.tried} times"
     return (
-        f"Settings are searched too, and ReLU was tried {times}: with its own tuning it may be "
-        "better than here."
+        f"Other parameters are searched too, and ReLU was tried {times}: tuned on its own, it may "
+        "be better than here."
     )
 
 
@@ -138,14 +139,11 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         shrunk = metric.sign * (best.searched - best.validation.mean)
         amount = metric.difference(abs(shrunk)).lstrip("+")
         if metric.in_percent:
-            lucky = "were luck of the seed it was chosen by"
             amount = f"{amount} points"
-        else:
-            lucky = "was luck of the seed it was chosen by"
         sentences.append(
             f"Shrinkage: {best.activation} had {metric.text(best.searched)} validation "
             f"{metric.name} in the search and has {metric.text(best.validation.mean)} with fresh "
-            f"seeds: {amount} {lucky if shrunk > 0 else 'worse than it deserved'}."
+            f"seeds: {amount} {'of selection bias' if shrunk > 0 else 'better than in the search'}."
         )
     tested = {name: gain for name, gain in best.minus.items() if gain.p is not None}
     if tested:
@@ -157,19 +155,20 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         )
         over = sampled(list(tested.values()))
         sentences.append(
-            f"{best.activation} against (paired; p: how often as large a difference would be seen "
-            f"by chance {over}, on these training data; adjusted by Holm): {pairs}."
+            f"Paired differences of {best.activation} from each baseline (p: probability of a "
+            f"difference at least as large by chance {over}, for these training data; adjusted by "
+            f"Holm): {pairs}."
         )
         comparisons = sum(len(row.minus) for row in confirmed if row.role == "found")
         sentences.append(
-            f"The table makes {comparisons} comparisons: {0.05 * comparisons:.1f} of them would "
-            "exclude zero by chance alone."
+            f"Of the table's {comparisons} comparisons, {0.05 * comparisons:.1f} would exclude "
+            "zero by chance alone."
         )
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
         sentences.append(
-            f"The intervals cover seeds only, for this {best.on} set, since the runs have no "
-            "values per example: over other examples too they would be wider."
+            f"The intervals are over seeds only, for this {best.on} set, because the runs have no "
+            "values per example; over further examples they would be wider."
         )
     return sentences
 
