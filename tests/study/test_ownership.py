@@ -166,7 +166,7 @@ def test_what_a_trial_that_was_taken_over_came_to_is_left_out(body):
     assert result.trials.failed == 0
     assert not {"status", "failure", "seconds"} & trials[1].user_attrs.keys()
     assert trials[1].system_attrs[OWNER] == ELSEWHERE
-    assert events.waited[0].startswith("waiting for trial 1 of host-b (pid 12), heard ")
+    assert events.waited[0].startswith("waiting for trial 1 of host-b (pid 12), last heartbeat ")
 
 
 @pytest.mark.parametrize("body", ["return 0.9", "trial.report(0.1, 0)\n    return 0.9"])

@@ -110,7 +110,7 @@ def test_studies_of_any_kind_run_to_the_end(kind, metric, training, loss):
 @pytest.mark.parametrize(
     ("kind", "metric", "training", "says"),
     [
-        ("numbers", None, {}, "metric.name: 'accuracy' does not fit .* do: mse, r2"),
+        ("numbers", None, {}, "metric.name: 'accuracy' does not fit .*metrics that fit: mse, r2"),
         ("classes", "mse", {}, "metrics that fit: accuracy, balanced_accuracy, auroc, log_loss"),
         ("numbers", "mse", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("tokens", "accuracy", {"collapse_epochs": 1}, "collapse_epochs looks for the accuracy"),
