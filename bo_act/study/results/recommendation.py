@@ -189,7 +189,7 @@ def _listed(study: StudySpec | Space) -> Space:
     """Return the space of a study, whose functions must be listed."""
     if isinstance(study, StudySpec) and study.activations:
         raise SpecError(
-            f"recommendations are of one function for the whole network, and {study.name!r} has "
+            f"recommendations need one activation for the whole network, and {study.name!r} has "
             f"{len(study.activations)} activations ({', '.join(study.activations)}); leave "
             "activations out of the study"
         )
