@@ -150,9 +150,9 @@ class SurrogateSpec(MethodPart):
             (``forest``), or ``FILE.py:FUNCTION``, which makes a BoTorch model.
         targets: transformation of the values: lower tail winsorized and values far above the rest
             pulled closer, ranks mapped to normal quantiles, or standardized.
-        noise: for ``gp`` and your own: standard deviation between trainings of one function with
-            different seeds, in units of the value, if it is known; a lower bound for the fitted
-            noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
+        noise: for ``gp`` and your own: standard deviation between training runs of one function
+            with different seeds, in units of the value, if it is known; a lower bound for the
+            fitted noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
         kernel: for ``gp``: of each feature block, Matérn of smoothness 5/2, 3/2 or 1/2, or squared
             exponential (``rbf``).
         ard: for ``gp``: a length scale for each coordinate, instead of one for each block.

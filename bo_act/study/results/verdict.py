@@ -58,7 +58,7 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
     gain = best.minus_relu
     if best.diverged == best.seeds:
         text = (
-            "With fresh seeds, all trainings of the best functions diverged, so nothing is "
+            "With fresh seeds, all training runs of the best functions diverged, so nothing is "
             "confirmed: the values of the search were luck of its seed."
         )
         return Verdict("open", best, text, note)
@@ -69,8 +69,8 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
         return Verdict("reference", best, text, note)
     if gain is None:
         text = (
-            f"{best.activation} is the best by validation; ReLU's trainings failed, so there is "
-            "no comparison."
+            f"{best.activation} is the best by validation; ReLU's training runs failed, so there "
+            "is no comparison."
         )
         return Verdict("open", best, text, note)
     unit = f"points of {best.of(metric)}" if metric.in_percent else f"in {best.of(metric)}"
@@ -175,7 +175,7 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
 def notes_on_failures(
     groups: Sequence[FailureGroup], confirmed: Sequence[Confirmed], *, seeds: int
 ) -> list[str]:
-    """Return the caveats of a confirmation with failed trainings.
+    """Return the caveats of a confirmation with failed training runs.
 
     Args:
         groups: its failures.
@@ -186,15 +186,15 @@ def notes_on_failures(
         return []
     reasons = "; ".join(f"{group.functions}: {group.reason}" for group in groups[:2])
     count = sum(group.count for group in groups)
-    notes = [f"Failed trainings of the confirmation: {count} ({reasons})."]
+    notes = [f"Failed training runs of the confirmation: {count} ({reasons})."]
     confirmed_texts = {row.activation for row in confirmed}
     without = sorted({text for group in groups for text in group.activations} - confirmed_texts)
     if confirmed and without:
         missing = ", ".join(without)
-        notes.append(f"Not confirmed, because all trainings failed: {missing}.")
+        notes.append(f"Not confirmed, because all training runs failed: {missing}.")
     if confirmed and confirmed[0].seeds < seeds:
         notes.append(
             f"The table is over the {confirmed[0].seeds} of {seeds} seeds that all rows share; "
-            "the same command repeats the failed trainings."
+            "the same command repeats the failed training runs."
         )
     return notes
