@@ -153,10 +153,11 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
             f"adjusted {adjusted[name]:.3f}"
             for name, gain in tested.items()
         )
+        over = sampled(list(tested.values()))
         sentences.append(
-            f"Paired differences of {best.activation} from each baseline (p by the test of the "
-            f"interval: how likely at least such a difference is by chance, for these training "
-            f"data; adjusted by Holm): {pairs}."
+            f"Paired differences of {best.activation} from each baseline, with 95% intervals "
+            f"{over} (p: how likely at least such a difference is by chance, for these training data; "
+            f"adjusted by Holm): {pairs}."
         )
         comparisons = sum(len(row.minus) for row in confirmed if row.role == "found")
         sentences.append(
