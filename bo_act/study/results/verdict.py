@@ -156,8 +156,8 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         over = sampled(list(tested.values()))
         sentences.append(
             f"Paired differences of {best.activation} from each baseline, with 95% intervals "
-            f"{over} (p: how likely at least such a difference is by chance, for these training data; "
-            f"adjusted by Holm): {pairs}."
+            f"{over} (p: how likely at least such a difference is by chance, for these training "
+            f"data; adjusted by Holm): {pairs}."
         )
         comparisons = sum(len(row.minus) for row in confirmed if row.role == "found")
         sentences.append(
