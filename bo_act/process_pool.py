@@ -154,9 +154,12 @@ class _Pool(Generic[FunctionBatch]):
         return dead
 
     def end(self) -> None:
-        """End all workers."""
+        """End all workers; idle ones clean up what their libraries opened."""
+        idle = [worker for worker in self.workers if worker.started and worker.piece is None]
+        for worker in idle:
+            worker.dismiss()
         for worker in self.workers:
-            worker.end()
+            worker.end(patience=5.0 if worker in idle else 0.0)
 
     def _worker(self, slot: int) -> _Worker[FunctionBatch]:
         return _Worker(self.packed, device_of(self.device, slot), self.threads)
@@ -194,6 +197,11 @@ class _Worker(Generic[FunctionBatch]):
             with suppress(OSError):  # it died; the next answer reports it
                 self.connection.send(piece)
 
+    def dismiss(self) -> None:
+        """Ask an idle worker to end."""
+        with suppress(OSError):  # it died
+            self.connection.send(None)
+
     def answer(self) -> tuple[_Kind, Any] | None:
         """Return the worker's message, None if there is none yet.
 
@@ -215,7 +223,7 @@ class _Worker(Generic[FunctionBatch]):
     def end(self, patience: float = 0.0) -> int | None:
         """End the process, by force after so many seconds, and return its exit code."""
         self.process.join(patience)
-        self.process.kill()  # it has nothing to finish
+        self.process.kill()
         self.process.join()
         self.connection.close()
         return self.process.exitcode
@@ -235,8 +243,8 @@ def _work(
     try:
         compute = _unpacked(packed)(torch.device(device))
         connection.send(("ready", None))
-        while True:
-            connection.send(("result", compute(connection.recv())))
+        while (piece := connection.recv()) is not None:
+            connection.send(("result", compute(piece)))
     except Exception as error:
         with suppress(OSError):  # the parent is gone
             connection.send(("error", portable(error)))

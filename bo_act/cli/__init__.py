@@ -97,6 +97,7 @@ def _warn_briefly() -> None:
     # Libraries' warnings about themselves, which users cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\..*")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")  # workers
     warnings.showwarning = _warn  # type: ignore[assignment]
 
 

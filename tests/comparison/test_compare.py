@@ -18,6 +18,7 @@ import pytest
 import surrogate_quality as quality
 import torch
 from benchmarks_of_tests import random_benchmark
+from processes import environment
 from scipy import stats
 
 from bo_act.benchmark.parquet import open_benchmark, save
@@ -397,6 +398,15 @@ def test_methods_beyond_the_colours_have_other_strokes():
 
 
 # --- commands -------------------------------------------------------------------------------
+
+
+def test_libraries_warn_of_nothing_in_workers(files, monkeypatch):
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    command = [sys.executable, "-m", "bo_act.cli", "compare", "--benchmark", "one.parquet"]
+    command += ["--method", "random", "--evaluations", "6", "--seeds", "2", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert "arning" not in done.stderr
 
 
 def test_compare_as_a_command(bo_act, files):

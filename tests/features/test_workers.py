@@ -68,6 +68,22 @@ def test_workers_have_the_environment_of_their_start(monkeypatch):
         assert list(answers) == [value]
 
 
+def test_idle_workers_clean_up(monkeypatch):
+    """Killed ones leave semaphores, which Python reports at its end."""
+    codes = []
+    end = process_pool._Worker.end
+
+    def noted(worker, patience: float = 0.0):
+        codes.append(end(worker, patience))
+        return codes[-1]
+
+    monkeypatch.setattr(process_pool._Worker, "end", noted)
+    device = torch.device("cpu")
+    answers = process_pool.compute_in_processes(look_up, ["a", "b"], device=device, workers=1)
+    assert list(answers) == [None, None]
+    assert codes == [0]
+
+
 IMPORTS = """
 import sys
 import torch
