@@ -584,7 +584,7 @@ def test_one_whose_every_training_fails_is_left_out():
     _, result = confirmed(lambda text, _: text == "gelu(x)")
     assert "gelu(x)" not in {row.activation for row in result.confirmed}
     assert {row.seeds for row in result.confirmed} == {3}
-    assert "all trainings failed: gelu(x)" in " ".join(result.notes)
+    assert "all training runs failed: gelu(x)" in " ".join(result.notes)
 
 
 def test_without_relu_there_is_a_table_and_no_comparison():
