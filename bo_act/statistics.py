@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,8 +22,6 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 FLOAT64_ROUNDING = 16 * float(np.finfo(np.float64).eps)
 """The same of values that are in float64 from the start."""
-
-_RESAMPLES = 1_000  # of a bootstrap
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,9 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
     minus the third has no bias. Student's t with the degrees of freedom of that sum (Satterthwaite
     1946), no fewer than those of the smaller sample. The pigeonhole bootstrap (Owen 2007) counts
     the third three times, and is too narrow for few seeds; coverage of both in
-    ``tests/benchmarks/intervals.py``.
+    ``tests/benchmarks/intervals.py``. Entries of 0 and 1 without any spread (all examples right, or
+    no difference) say only that other examples are rare: at most the share by the exact binomial of
+    none among N.
 
     Args:
         table: (S, N), of each training and each example.
@@ -157,6 +157,7 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
         (0.667, 'both')
     """
     values = np.asarray(table, dtype=np.float64)
+    of_shares = all(np.isin(one, (0, 1)).all() for one in (values, minus) if one is not None)
     if minus is not None:
         compared = values, np.asarray(minus, dtype=np.float64)
         values = compared[0] - compared[1]
@@ -191,11 +192,16 @@ def crossed(table: Floats, minus: Floats | None = None) -> Crossed:
     degrees = least
     if least and total:
         degrees = max(least, 1 / float((np.square(variances / total) / freedom).sum()))
-    return Crossed(
+    parts = [
         said(of_seeds, float(freedom[0])),
         said(of_examples, float(freedom[1])),
         said(total, degrees),
-    )
+    ]
+    if of_shares and not any(variances):
+        middle, (_, rare) = parts[0].mean, share_interval([(0, examples)])
+        ends = max(0.0 if minus is None else -1.0, middle - rare), min(1.0, middle + rare)
+        parts[1:] = [replace(part, interval=part.interval and ends) for part in parts[1:]]
+    return Crossed(*parts)
 
 
 def rank_correlation(
@@ -219,13 +225,19 @@ def holm(values: Sequence[float]) -> list[float]:
     return [float(adjusted[rank]) for rank in np.argsort(order)]
 
 
-def bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Return lower end, mean and upper end of the 95% interval of the mean over axis 0."""
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(len(values), size=(_RESAMPLES, len(values)))
-    weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(values)) / len(values)
-    low, high = np.quantile(weights @ values, [0.025, 0.975], axis=0)
-    return low, values.mean(axis=0), high
+def shown_p(p: float) -> str:
+    """Return a p-value for people, after its name: ``= 0.012``, or ``< 0.001``."""
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def mean_intervals(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return lower end, mean and upper end for each column of (n, m) values.
+
+    The ends are those of ``mean_interval``; for n = 1 both are the mean.
+    """
+    columns = [(mean, *(ends or (mean, mean))) for mean, ends in map(mean_interval, values.T)]
+    mean, low, high = np.array(columns).T
+    return low, mean, high
 
 
 def pareto_front(*objectives: Sequence[float]) -> list[int]:
@@ -254,8 +266,8 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     Groups differ, and there are few: Student's t over the groups, on the scale of the arcsine
     square root, with half a success and half a failure added to each (Anscombe 1948) and at least
     the spread of the counts. A percentile bootstrap over two to four groups covers 61 to 90%, this
-    87% and more (``tests/benchmarks/intervals.py``). For a single group, Wilson's interval (1927),
-    which holds for that group.
+    87% and more (``tests/benchmarks/intervals.py``). For a single group, the exact interval of a
+    binomial (Clopper and Pearson 1934), which holds for that group.
 
     Args:
         counts: (successes, trials) of each group; ties count half.
@@ -268,11 +280,10 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     wins, trials = np.array(counts, dtype=np.float64).T
     estimate = float((wins / trials).mean())
     if len(wins) == 1:
-        z = float(stats.norm.ppf(0.975))
-        n = float(trials[0])
-        middle = (estimate + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(estimate * (1 - estimate) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        won, lost = float(wins[0]), float(trials[0] - wins[0])
+        least = stats.beta.ppf(0.025, won, lost + 1) if won else 0.0
+        most = stats.beta.ppf(0.975, won + 1, lost) if lost else 1.0
+        return float(least), float(most)
     angle, error = _angle(wins, trials)
     half = float(stats.t.ppf(0.975, len(wins) - 1)) * error
     ends = np.clip([angle - half, angle + half], 0.0, np.pi / 2)
@@ -283,6 +294,8 @@ def share_interval(counts: Sequence[tuple[float, int]]) -> tuple[float, float]:
 def share_p(counts: Sequence[tuple[float, int]]) -> float:
     """Return the two-sided p of a mean share of one half, by the test behind ``share_interval``.
 
+    For a single group, that is the sign test.
+
     Args:
         counts: (successes, trials) of each group; ties count half.
 
@@ -292,8 +305,8 @@ def share_p(counts: Sequence[tuple[float, int]]) -> float:
     """
     wins, trials = np.array(counts, dtype=np.float64).T
     if len(wins) == 1:
-        z = abs(float(wins[0] / trials[0]) - 0.5) * 2 * math.sqrt(float(trials[0]))
-        return float(2 * stats.norm.sf(z))
+        more = float(max(wins[0], trials[0] - wins[0]))
+        return min(1.0, 2 * float(stats.beta.cdf(0.5, more, float(trials[0]) - more + 1)))
     angle, error = _angle(wins, trials)
     return float(2 * stats.t.sf(abs(angle - np.pi / 4) / error, len(wins) - 1))
 

@@ -162,6 +162,11 @@ def build_benchmark(
     for name_of, count in (("repeat_best", repeat_best), ("functions", functions)):
         if count is not None:
             whole(count, name_of, low=1, error=BenchmarkError)
+    if repeat_best is not None and seeds == 1:
+        raise BenchmarkError(
+            "repeat_best is how many functions get further seeds, and seeds = 1 has none: give "
+            "more seeds, or leave it out"
+        )
     events = events or Events()
     task = Task.load(spec)
     task.check()

@@ -39,14 +39,15 @@ def as_source(benchmark: Benchmark, space: Space) -> Source:
 def same_task(a: Benchmark, b: Benchmark) -> bool:
     """Tell whether two benchmarks have the same task, whatever their names.
 
-    Either they were built from the same study, except for seed and space, or they share runs.
+    Either they were built from the same study, except for seed, space and metric, or they share
+    runs.
     """
     made = _task(a)
     return (made is not None and made == _task(b)) or same_runs(a, b)
 
 
 def is_task_of(benchmark: Benchmark, study: StudySpec) -> bool:
-    """Tell whether a benchmark was built from a study, except for seed and space.
+    """Tell whether a benchmark was built from a study, except for seed, space and metric.
 
     Neither data nor network is read.
     """
@@ -57,7 +58,7 @@ def is_task_of(benchmark: Benchmark, study: StudySpec) -> bool:
         theirs = StudySpec.model_validate({"name": "theirs", **made})  # of an older version, too
     except ValueError:
         return False
-    return {**described(theirs), "seed": None} == {**described(study), "seed": None}
+    return _trainings(described(theirs)) == _trainings(described(study))
 
 
 def described(study: StudySpec) -> dict[str, Any]:
@@ -77,10 +78,10 @@ def described(study: StudySpec) -> dict[str, Any]:
 def same_runs(a: Benchmark, b: Benchmark) -> bool:
     """Tell whether most common functions of two benchmarks have a run in common.
 
-    One may have more functions or seeds, or only the median or mean over the runs. All common
-    values and losses must agree, since accuracies alone may agree by chance. Functions without a
-    loss tell nothing: most of those diverged, and are at chance in any task. Where no function has
-    a loss, those tell nothing that have the most frequent value.
+    One may have more functions or seeds, only the median or mean over the runs, or another metric.
+    All common values (of one metric) and losses must agree, since accuracies alone may agree by
+    chance. Functions without a loss tell nothing: most of those diverged, and are at chance in any
+    task. Where no function has a loss, those tell nothing that have the most frequent value.
     """
     theirs, ours = matched(b, a.space)
     measured = a.measured[ours]
@@ -88,6 +89,8 @@ def same_runs(a: Benchmark, b: Benchmark) -> bool:
     pairs = np.ones((len(ours), 1, 1), dtype=bool)
     telling = np.zeros(len(ours), dtype=bool)
     for metric in _COMPARED:
+        if metric.endswith("value") and a.metric != b.metric:
+            continue
         mine, others = a.runs[metric][ours], b.runs[metric][theirs]
         known = np.asarray(np.isfinite(mine).any(axis=1) & np.isfinite(others).any(axis=1))
         pairs = pairs & (_equal_pairs(mine, others) | ~known[:, None, None])
@@ -123,8 +126,13 @@ def _task(benchmark: Benchmark) -> Any:
         return None
     return (
         {key: value for key, value in content.items() if key != "the space's functions"},
-        {key: value for key, value in study.items() if key != "seed"},
+        _trainings(study),
     )
+
+
+def _trainings(study: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides the trainings of a study: all but the seed and what is measured."""
+    return {key: value for key, value in study.items() if key not in ("seed", "metric")}
 
 
 def _equal_pairs(a: Floats, b: Floats) -> NDArray[np.bool_]:

@@ -185,22 +185,26 @@ class Benchmark:
 
     @property
     def least(self) -> float:
-        """Value of an unmeasured function: chance level, else the worst value."""
-        if np.isfinite(self.chance):
-            return self.chance
+        """Value of an unmeasured function: chance level, else the worst value.
+
+        Never better than the best function: all may be worse than chance.
+        """
         sign = self.metric.sign
-        return float(sign * np.nanmin(sign * self.values))
+        values = sign * self.values[self.measured]
+        known = np.isfinite(self.chance)
+        return float(sign * min(sign * self.chance, values.max()) if known else sign * values.min())
 
     @cached_property
     def expectation(self) -> float:
         """Mean value of a random measured function.
 
         Errors have no bound, and one of 1e38 would decide alone: worse values than of learning
-        nothing count as that. Shares have one.
+        nothing count as that, unless all are worse. Shares have a bound.
         """
         values = self.metric.sign * self.values[self.measured]
-        if not self.metric.in_percent and np.isfinite(self.chance):
-            values = np.maximum(values, self.metric.sign * self.chance)
+        guess = self.metric.sign * self.chance
+        if not self.metric.in_percent and guess < values.max():
+            values = np.maximum(values, guess)
         return float(self.metric.sign * values.mean())
 
 

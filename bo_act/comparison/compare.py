@@ -36,6 +36,7 @@ from bo_act.process_pool import compute_in_processes
 from bo_act.search.method import MethodSpec
 from bo_act.spaces.costs import operator_times
 from bo_act.specs.base import MOST_EVALUATIONS, MOST_SEEDS, MOST_WORKERS, SEEDS, whole
+from bo_act.statistics import shown_p
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +88,7 @@ class Comparison:
         numbers = frozenset(range(2, len(frame.columns)))
         said = [
             f"P({pair['a']} beats {pair['b']}) = {pair['probability']:.2f}, "
-            f"p = {pair['p_holm']:.3f}"
+            f"p {shown_p(pair['p_holm'])}"
             for pair in self.summary["comparisons"]
             if pair["probability"] is not None
         ]
@@ -217,10 +218,10 @@ def compare(
         for benchmark in opened
     ]
     _check_once(opened)
-    for name, benchmark in opened.items():
-        _check_runs(name, benchmark, evaluations=evaluations, told=told)
     sources = _distinct({n: opened.get(n) or open_benchmark(n) for n in dict.fromkeys(warm_start)})
     by = {name: _others(name, benchmark, sources) for name, benchmark in opened.items()}
+    for name, benchmark in opened.items():
+        _check_runs(name, benchmark, evaluations=evaluations, told=told)
     specs = [method for method in named.values() if isinstance(method, MethodSpec)]
     priced = any(spec.acquisition.needs_costs for spec in specs)
     times = operator_times() if priced else None
@@ -390,10 +391,11 @@ def _check_runs(name: str, benchmark: Benchmark, *, evaluations: int, told: Told
             f"others judge), got one run in {name!r}; leave it out, or set told = 'mean'"
         )
     measured = int((benchmark.measured & benchmark.features.blocks["outputs"].present).sum())
-    if benchmark.is_part and evaluations > measured:
+    if evaluations > measured:
+        more = "measure more, or evaluate fewer" if benchmark.is_part else "evaluate fewer"
         raise BenchmarkError(
             f"{name!r} has only {measured:,} measured functions with features, too few for "
-            f"searches of {evaluations:,} evaluations; measure more, or evaluate fewer"
+            f"searches of {evaluations:,} evaluations; {more}"
         )
 
 
@@ -430,4 +432,5 @@ def _frame(records: Sequence[Mapping[str, Any]]) -> DataFrame:
         )
         for r in records
     ]
-    return pd.concat(parts, ignore_index=True)
+    unknown = dict.fromkeys(("test", "suggest_seconds"), float)  # None is NaN
+    return pd.concat(parts, ignore_index=True).astype(unknown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.metrics import Progress, floor, progress
 from bo_act.errors import BenchmarkError
 from bo_act.plot_style import COLUMN, PANEL, colour_and_stroke, panels, styled
-from bo_act.statistics import bootstrap
+from bo_act.statistics import mean_intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +31,8 @@ def regret_curves(
 ) -> Figure:
     """Draw the mean normalized regret, one panel per benchmark.
 
-    Bands are 95% percentile bootstrap intervals of the mean over seeds. The axis is logarithmic; a
-    mean of zero is at its lower end. For ``width`` see ``Comparison.figures``.
+    Bands are 95% intervals of the mean over seeds by Student's t. The axis is logarithmic; a mean
+    of zero is at its lower end. For ``width`` see ``Comparison.figures``.
     """
     runs = progress(steps, benchmarks)
     names = _names(runs, 0)
@@ -40,8 +41,8 @@ def regret_curves(
         lowest = floor(benchmarks[name]) / len(next(iter(runs.values())).seeds)
         for method, style in _styles(_names(runs, 1)).items():
             if (name, method) in runs:
-                values = np.maximum(runs[name, method].normalized, 0)
-                low, mean, high = (np.maximum(v, lowest) for v in bootstrap(values))
+                ends = mean_intervals(runs[name, method].normalized)
+                low, mean, high = (np.maximum(v, lowest) for v in ends)
                 _line(axes, mean, low, high, style)
         axes.set_yscale("log")
         axes.set_title(name)
@@ -59,23 +60,21 @@ def rank_curves(
 ) -> Figure:
     """Draw the mean rank among the methods, over all common benchmarks and seeds.
 
-    In each paired run the method with the least regret has rank 1; ties share the mean rank.
+    In each paired run the method with the least regret has rank 1; ties share the mean rank. Bands
+    are 95% intervals over seeds, for these benchmarks, by Student's t.
     """
     runs = progress(steps, benchmarks)
     methods = _names(runs, 1)
-    groups = []
-    for name in _names(runs, 0):
-        on_benchmark = [runs.get((name, method)) for method in methods]
-        if all(run is not None for run in on_benchmark):
-            groups.append(_paired([run for run in on_benchmark if run is not None]))
-    if not groups:
+    everywhere = [
+        name for name in _names(runs, 0) if all((name, method) in runs for method in methods)
+    ]
+    if not everywhere:
         raise BenchmarkError("expected a benchmark that every method ran on, got none")
-    length = min(group.shape[2] for group in groups)
-    regret = np.concatenate([group[:, :, :length] for group in groups], axis=1)
-    ranks = rankdata(regret, axis=0)
+    regret = _common([[runs[name, method] for method in methods] for name in everywhere])
+    ranks = rankdata(regret, axis=1).mean(axis=0)
     figure, (axes,) = _panels(1, width)
     for position, style in enumerate(_styles(methods).values()):
-        low, mean, high = bootstrap(ranks[position])
+        low, mean, high = mean_intervals(ranks[position])
         _line(axes, mean, low, high, style)
     axes.invert_yaxis()
     axes.set_xlabel("evaluations")
@@ -87,7 +86,7 @@ def rank_curves(
 def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
     """Draw the median seconds of a suggestion, with a band from the 10th to the 90th percentile.
 
-    The first evaluations are the given initial design.
+    The given initial design has none.
     """
     methods = [str(name) for name in dict.fromkeys(steps["method"])]
     figure, (axes,) = _panels(1, width)
@@ -95,19 +94,24 @@ def suggestion_times(steps: DataFrame, *, width: float | None = None) -> Figure:
         by_evaluation = steps[steps["method"] == method].groupby("evaluation")["suggest_seconds"]
         low, mid, high = (by_evaluation.quantile(q).to_numpy() for q in (0.1, 0.5, 0.9))
         _line(axes, mid, low, high, style)
-    axes.set_yscale("log")
+    if steps["suggest_seconds"].notna().any():
+        axes.set_yscale("log")
     axes.set_xlabel("evaluations")
     axes.set_ylabel("time of a suggestion (s)")
     return _with_legend(figure, methods, beside=width is None)
 
 
-def _paired(on_benchmark: Sequence[Progress]) -> NDArray[np.float64]:
-    """Return (methods, seeds, evaluations) regret of the common seeds."""
-    seeds = on_benchmark[0].seeds
-    length = min(run.regret.shape[1] for run in on_benchmark)
-    for run in on_benchmark[1:]:
-        seeds = np.intersect1d(seeds, run.seeds)
-    return np.stack([f.regret[np.isin(f.seeds, seeds), :length] for f in on_benchmark])
+def _common(runs: Sequence[Sequence[Progress]]) -> NDArray[np.float64]:
+    """Return (benchmarks, methods, seeds, evaluations) regret of the common seeds."""
+    all_runs = [run for on_benchmark in runs for run in on_benchmark]
+    seeds = reduce(np.intersect1d, [run.seeds for run in all_runs])
+    length = min(run.regret.shape[1] for run in all_runs)
+    return np.array(
+        [
+            [run.regret[np.isin(run.seeds, seeds), :length] for run in on_benchmark]
+            for on_benchmark in runs
+        ]
+    )
 
 
 def _names(runs: Mapping[tuple[str, str], Any], position: int) -> list[str]:

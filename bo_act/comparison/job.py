@@ -93,7 +93,7 @@ class _Replayer:
             sampler = own.make(benchmark, seed=run.seed) if own else self._sampler(run, spec, warm)
             steps = replay(benchmark, sampler, evaluations=self.job.evaluations, design=design)
         columns = {name: [asdict(step)[name] for step in steps] for name in asdict(steps[0])}
-        columns["suggest_seconds"] = [float(f"{s:.4g}") for s in columns["suggest_seconds"]]
+        columns["suggest_seconds"] = [s and float(f"{s:.4g}") for s in columns["suggest_seconds"]]
         labels = {"benchmark": run.benchmark, "method": run.method, "seed": run.seed, **observed}
         return {**labels, **columns}
 

@@ -42,10 +42,11 @@ class Progress:
 
     Attributes:
         seeds: (S,) ascending.
-        regret, test_regret: (S, T) of the incumbent, in the unit of the stored values.
+        regret: (S, T) of the incumbent, in the unit of the stored values.
+        test_regret: (S, T) of the incumbent; NaN where its test value is unknown.
         normalized: (S, T) regret over that of a random function.
         rank: (S, T) of the incumbent among the measured functions, 1 is the best.
-        seconds: (S, T) of each suggestion.
+        seconds: (S, T) of each suggestion; NaN for the initial design.
     """
 
     seeds: NDArray[np.int64]
@@ -134,13 +135,17 @@ def _progress(
     sign = benchmark.metric.sign
     truth = tied(sign * np.where(measured, benchmark.values, benchmark.least))
     tested = measured & np.isfinite(benchmark.test)
-    test = tied(sign * np.where(tested, benchmark.test, benchmark.least))
+    test = np.where(measured, np.nan, sign * benchmark.least)
+    best_test = np.nan
+    if tested.any():
+        test[tested] = tied(sign * benchmark.test[tested])
+        best_test = test[tested].max()
     ranks = np.where(measured, benchmark.ranks, measured.sum() + 1)
     regret = truth.max() - truth[incumbent]
     return Progress(
         np.asarray(seeds, dtype=np.int64),
         regret,
-        test.max() - test[incumbent],
+        best_test - np.minimum(test, best_test)[incumbent],
         regret / spread(benchmark),
         ranks[incumbent],
         seconds,
@@ -162,19 +167,22 @@ def floor(benchmark: Benchmark) -> float:
 
 
 def evaluations_to_top(rank: NDArray[np.int64], count: int) -> dict[str, Any]:
-    """Return the number of evaluations until a run's incumbent was in the best hundredth.
+    """Return the number of evaluations until a run's incumbent was in the best hundredth for good.
+
+    An incumbent by observed runs may be there by chance, and leave again.
 
     Args:
         rank: (S, T) of the incumbents.
         count: measured functions.
 
     Returns:
-        ``median`` over the runs, with ``censored`` runs that never got there counted as the
+        ``median`` over the runs, with ``censored`` runs that did not end there counted as the
         longest; None if these are half or more.
     """
     inside = rank <= max(1, int(np.ceil(_TOP * count)))
-    got_there = inside.any(axis=1)
-    first = np.where(got_there, inside.argmax(axis=1) + 1.0, np.inf)
+    stays = np.logical_and.accumulate(inside[:, ::-1], axis=1)[:, ::-1]
+    got_there = stays[:, -1]
+    first = np.where(got_there, stays.argmax(axis=1) + 1.0, np.inf)
     ordered = np.sort(first)
     low, high = ordered[(len(first) - 1) // 2], ordered[len(first) // 2]
     return {
@@ -243,10 +251,12 @@ def summary(
 
     Returns:
         ``methods`` → name → ``benchmarks`` → name → figures; ``comparisons``, one for each two
-        methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; the
-        observed values ``told`` (``mean`` or ``run``); and for each benchmark its ``metric`` and
-        how many of its ``functions`` are ``measured``. Regrets are in the unit of the metric (0.01
-        of accuracy is one percentage point).
+        methods, with ``p_holm``, p adjusted for all of them (Holm 1979); ``compared_at``; what
+        searches observed, ``searches_were_told`` (``mean`` or ``run``); and for each benchmark its
+        ``metric`` and how many of its ``functions`` are ``measured``, and in several runs
+        (``repeated``). Regrets are in the unit of the metric (0.01 of accuracy is one percentage
+        point). None is what is unknown: test regret without a test value, seconds without a
+        suggestion, the interval of runs that are all equal.
     """
     runs = progress(steps, benchmarks)
     requested = () if compared_at is None else (compared_at,)
@@ -276,6 +286,9 @@ def summary(
                 "metric": table.metric.as_json(),
                 "functions": len(table),
                 "measured": int(table.measured.sum()),
+                "repeated": int(
+                    (np.isfinite(table.runs["validation_value"]).sum(axis=1) > 1).sum()
+                ),
             }
             for name, table in benchmarks.items()
         },
@@ -286,8 +299,8 @@ def remarks(summed: Mapping[str, Any]) -> list[str]:
     """Return remarks on a summary: partial benchmarks, and the observed runs."""
     sentences = [
         f"{name}: {counts['measured']:,} of {counts['functions']:,} functions "
-        f"({counts['measured'] / counts['functions']:.0%}) are measured; regret is relative to the "
-        "best of them"
+        f"({int(100 * counts['measured'] / counts['functions'])}%) are measured; regret is "
+        "relative to the best of them"
         for name, counts in summed["benchmarks"].items()
         if counts["measured"] < counts["functions"]
     ]
@@ -296,6 +309,12 @@ def remarks(summed: Mapping[str, Any]) -> list[str]:
             "Searches observed one run of each function. The mean of the other runs judges their "
             "choice and defines the best function that regret refers to (with selection bias)"
         )
+        sentences += [
+            f"{name}: only {counts['repeated']:,} of {counts['measured']:,} functions have several "
+            "runs; the run of any other is observed and judges it, too, luck included"
+            for name, counts in summed["benchmarks"].items()
+            if counts["repeated"] < counts["measured"]
+        ]
     return sentences
 
 
@@ -315,24 +334,33 @@ def _figures(runs: Progress, benchmark: Benchmark, at: Sequence[int]) -> dict[st
         evaluation: mean_interval(runs.regret[:, evaluation - 1]) for evaluation in evaluations
     }
     logs = np.log10(np.maximum(runs.normalized, floor(benchmark)))
+    seconds = runs.seconds[np.isfinite(runs.seconds)]
     return {
         "runs": len(runs.seeds),
         "regret": {str(evaluation): mean for evaluation, (mean, _) in regret.items()},
-        "ci95": {str(evaluation): ends and list(ends) for evaluation, (_, ends) in regret.items()},
+        "ci95": {str(evaluation): _interval(ends) for evaluation, (_, ends) in regret.items()},
         "normalized_regret": _means(runs.normalized, evaluations),
         "test_regret": _means(runs.test_regret, evaluations),
         "median_rank": {str(p): float(np.median(runs.rank[:, p - 1])) for p in evaluations},
         "area_log_regret": float(logs.mean()),
         "evaluations_to_top_1pct": evaluations_to_top(runs.rank, int(benchmark.measured.sum())),
         "suggest_seconds": {
-            "median": float(np.median(runs.seconds)),
-            "p95": float(np.quantile(runs.seconds, 0.95)),
+            "median": float(np.median(seconds)) if len(seconds) else None,
+            "p95": float(np.quantile(seconds, 0.95)) if len(seconds) else None,
         },
     }
 
 
-def _means(values: Floats, evaluations: Sequence[int]) -> dict[str, float]:
-    return {str(evaluation): float(values[:, evaluation - 1].mean()) for evaluation in evaluations}
+def _interval(ends: tuple[float, float] | None) -> list[float] | None:
+    """Return an interval of regret, which is never negative; None without any spread."""
+    if ends is None or ends[0] == ends[1]:
+        return None
+    return [max(0.0, ends[0]), ends[1]]
+
+
+def _means(values: Floats, evaluations: Sequence[int]) -> dict[str, float | None]:
+    means = {str(evaluation): float(values[:, evaluation - 1].mean()) for evaluation in evaluations}
+    return {evaluation: mean if np.isfinite(mean) else None for evaluation, mean in means.items()}
 
 
 def table(summed: Mapping[str, Any]) -> DataFrame:
@@ -349,7 +377,7 @@ def table(summed: Mapping[str, Any]) -> DataFrame:
         for name, figures in on["benchmarks"].items():
             last = compared_at if compared_at in figures["regret"] else list(figures["regret"])[-1]
             interval = figures["ci95"][last]
-            top = figures["evaluations_to_top_1pct"]
+            top, test = figures["evaluations_to_top_1pct"], figures["test_regret"][last]
             metric = Metric.read(summed["benchmarks"][name]["metric"]) or ACCURACY
             rows.append(
                 {"benchmark": name, "method": method}
@@ -360,9 +388,9 @@ def table(summed: Mapping[str, Any]) -> DataFrame:
                 | {
                     "± 95%": None
                     if interval is None
-                    else metric.scale * (interval[1] - interval[0]) / 2,
+                    else metric.scale * (interval[1] - figures["regret"][last]),
                     "median rank": figures["median_rank"][last],
-                    "test regret": metric.scale * figures["test_regret"][last],
+                    "test regret": None if test is None else metric.scale * test,
                     "area": figures["area_log_regret"],
                     "to top 1%": None if top["median"] is None else top["median"],
                     "seconds": figures["suggest_seconds"]["median"],

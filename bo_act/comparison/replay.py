@@ -43,8 +43,8 @@ class Step:
         index: of the function in the catalogue.
         activation: its text.
         value: observed by the search; for a pruned trial the last value of its curve.
-        test: mean test value, hidden from the search.
-        suggest_seconds: time of the suggestion.
+        test: mean test value, hidden from the search; None if unknown.
+        suggest_seconds: time of the suggestion; None for a function of the initial design.
         pruned: whether it was stopped before its last epoch.
         train_seconds: time of its training in the benchmark, None if unknown.
     """
@@ -53,8 +53,8 @@ class Step:
     index: int
     activation: str
     value: float
-    test: float
-    suggest_seconds: float
+    test: float | None
+    suggest_seconds: float | None
     pruned: bool
     train_seconds: float | None = None
 
@@ -145,8 +145,18 @@ def replay(
         taken = _note_times(benchmark, trial, index)
         value, pruned = _answer(benchmark, study, trial, index)
         test = float(benchmark.test[index]) if benchmark.measured[index] else benchmark.least
-        text = catalogue.text(index)
-        steps.append(Step(evaluation, index, text, value, test, seconds, pruned, taken))
+        steps.append(
+            Step(
+                evaluation,
+                index,
+                catalogue.text(index),
+                value,
+                test if np.isfinite(test) else None,
+                seconds if evaluation > len(design) else None,
+                pruned,
+                taken,
+            )
+        )
     return steps
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bo_act.comparison.compare import Comparison
 from bo_act.comparison.metrics import floor, progress, remarks
 from bo_act.report.page import render
-from bo_act.statistics import bootstrap
+from bo_act.statistics import mean_intervals
 from bo_act.study.storage.provenance import environment
 
 _LEVEL = 0.05  # of p, adjusted
@@ -58,9 +58,7 @@ def _panels(comparison: Comparison) -> list[dict[str, Any]]:
                 continue
             # If all runs found the best, the logarithm needs a lower end.
             least = floor(benchmark) / len(run.seeds)
-            low, mean, high = (
-                np.maximum(part, least) for part in bootstrap(np.maximum(run.normalized, 0))
-            )
+            low, mean, high = (np.maximum(part, least) for part in mean_intervals(run.normalized))
             lines.append(
                 {"name": method, "low": _short(low), "mean": _short(mean), "high": _short(high)}
             )
@@ -85,15 +83,18 @@ def _words(summed: Mapping[str, Any]) -> str:
     others = len(summed["methods"]) - 1
     if not others:
         return "There is one method, and so nothing to compare."
-    winner = max(sure, key=lambda name: len(sure[name]), default="")
+    how = f"(p < {_LEVEL}, adjusted for all pairs by Holm's method)"
+    if not sure:
+        return f"No method beats another {how}."
+    beaten = {name for names in sure.values() for name in names}
+    winner = max(sure.keys() - beaten, key=lambda name: len(sure[name]), default="")
     if not winner:
-        return f"No method beats another (p < {_LEVEL}, adjusted for all pairs by Holm's method)."
+        return f"Each method that beats another is beaten itself {how}."
     if len(sure[winner]) == others:
-        return f"{winner} beats all others (p < {_LEVEL}, adjusted for all pairs by Holm's method)."
-    beaten = ", ".join(sure[winner])
+        return f"{winner} beats all others {how}."
     return (
-        f"{winner} beats {beaten} (p < {_LEVEL}, adjusted by Holm for all pairs), and is not "
-        "distinguishable from the others."
+        f"{winner} beats {', '.join(sure[winner])} {how}, and is not distinguishable from the "
+        "others."
     )
 
 

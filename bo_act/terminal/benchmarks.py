@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bo_act import terminal
 from bo_act.comparison.metrics import adjusted, remarks
+from bo_act.statistics import shown_p
 
 if TYPE_CHECKING:
     from bo_act.benchmark.table import Benchmark
@@ -200,10 +201,10 @@ def _selection_bias(bias: dict[str, Any], benchmark: Benchmark) -> None:
     if bias["functions"] < benchmark.measured.sum():
         title += f", among the {bias['functions']:,} functions with all runs"
     unit = " points" if metric.in_percent else f" {metric.unit}".rstrip()
-    lucky = f"{_amount(bias['shrinkage'], metric)}{unit}"
+    lucky, top = f"{_amount(bias['shrinkage'], metric)}{unit}", bias["correlation_top"]
     rows = {
-        "one run against the mean of the others": f"Spearman {bias['correlation']:.2f} over all, "
-        f"{bias['correlation_top']:.2f} within the best fifth",
+        "one run against the mean of the others": f"Spearman {bias['correlation']:.2f} over all"
+        + (f", {top:.2f} within the best fifth" if np.isfinite(top) else ""),
         "s.d. of runs in that fifth": f"{_amount(bias['deviation'], metric)}{unit} (median)",
         "best by the other runs": f"{metric.text(bias['chosen'])} there, "
         f"{metric.text(bias['held_out'])} in the held-out run: {lucky} "
@@ -232,7 +233,8 @@ def comparison(result: Comparison) -> None:
             table.add_column(_HEADS.get(column, column.removeprefix("regret ")), justify="right")
         for _, row in rows.iterrows():
             cells = row[columns].astype(object)
-            cells["seconds"] *= 1000
+            if cells["seconds"] is not None:
+                cells["seconds"] *= 1000
             table.add_row(escape(row["method"]), *map(_cell, cells))
         terminal.out.print(table)
     terminal.out.print(_CAPTION, style="dim")
@@ -246,16 +248,18 @@ def comparison(result: Comparison) -> None:
     first = next(iter(result.summary["methods"]))
     rows = {
         escape(pair["b"]): f"{pair['probability']:.2f}  [{pair['ci95'][0]:.2f}, "
-        f"{pair['ci95'][1]:.2f}], p = {pair['p_holm']:.3f}, ahead on {pair['ahead']} of "
+        f"{pair['ci95'][1]:.2f}], p {shown_p(pair['p_holm'])}, ahead on {pair['ahead']} of "
         f"{len(pair['benchmarks'])}"
         for pair in adjusted([p for p in result.summary["comparisons"] if p["a"] == first])
         if pair["probability"] is not None
     }
     if rows:
         when = f"after {compared_at} evaluations"
+        single = len(result.benchmarks) == 1
+        over = "of this benchmark alone" if single else "over similar benchmarks"
         terminal.key_values(
-            f"Probability that {escape(first)} beats each method {when} (95% interval over similar "
-            f"benchmarks; p against one half, Holm-adjusted for {len(rows)})",
+            f"Probability that {escape(first)} beats each method {when} (95% interval {over}; p "
+            f"against one half, Holm-adjusted for {len(rows)})",
             rows,
         )
 

@@ -290,6 +290,8 @@ def test_only_the_best_are_repeated(built, tmp_path, bo_act, monkeypatch):
     assert_same(build_benchmark(spec, seeds=2, folder=tmp_path / "r"), built)
     with pytest.raises(BenchmarkError, match="repeat_best: expected a whole number from 1"):
         build_benchmark(spec, repeat_best=0, folder=tmp_path / "r")
+    with pytest.raises(BenchmarkError, match="seeds = 1 has none: give more seeds, or leave it"):
+        build_benchmark(spec, seeds=1, repeat_best=6, folder=tmp_path / "r")
 
 
 def test_errors_beyond_float32_are_values(tmp_path):

@@ -15,6 +15,7 @@ from bo_act.benchmark.sources import as_source, same_runs, same_task
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison.compare import compare
 from bo_act.errors import BenchmarkError, SearchError
+from bo_act.metrics import Metric
 from bo_act.search.warm_start import Source, make_warm_start
 from bo_act.spaces.space import Space, load_space
 from bo_act.specs import SpaceSpec, StudySpec
@@ -101,6 +102,25 @@ def test_what_a_comparison_says_of_its_sources(files, bo_act):
     code, _, err = bo_act("compare", "-b", OURS, "--warm-start", "copy.parquet")
     assert code == 2
     assert "the same task as" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_the_same_trainings_measured_otherwise_are_the_same_task(one, described):
+    """Their accuracies and their losses, by the study or, without one, by the runs."""
+    study = {"model": {"name": "mlp"}, "training": {"epochs": 3}, "seed": 0}
+    runs = {m: 3 - v if m.endswith("value") else v for m, v in one.runs.items()}
+    made = {"content": {"the data": "d"}, "study": study} if described else {}
+    metric = Metric("log loss", "minimize", "nats")
+    otherwise = dict(made)
+    if described:
+        otherwise["study"] = study | {"seed": 1, "metric": {"name": "log_loss"}}
+        runs |= {m: v + 1 for m, v in runs.items() if m.endswith("loss")}
+    first = changed(one, provenance=made)
+    second = changed(one, runs=runs, chance=2.9, metric=metric, provenance=otherwise)
+    assert same_task(first, second)
+    assert same_task(second, first)
+    other = random_benchmark(one.space, seed=9)
+    assert not same_task(first, changed(other, metric=metric))
 
 
 def test_leaving_one_out_goes_by_content(files):

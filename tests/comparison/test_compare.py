@@ -25,7 +25,7 @@ from bo_act.benchmark.parquet import open_benchmark, save
 from bo_act.benchmark.table import Benchmark
 from bo_act.comparison import compare as comparing
 from bo_act.comparison import figures
-from bo_act.comparison.compare import compare, load_comparison
+from bo_act.comparison.compare import Comparison, compare, load_comparison
 from bo_act.comparison.figures import regret_curves
 from bo_act.comparison.job import embed
 from bo_act.comparison.metrics import progress, summary, table
@@ -35,6 +35,7 @@ from bo_act.errors import BenchmarkError, SpecError
 from bo_act.search.method import METHODS, MethodSpec
 from bo_act.search.observations import warp_targets
 from bo_act.specs import AcquisitionSpec, SurrogateSpec
+from bo_act.terminal.benchmarks import comparison
 
 FAST = ("random", "evolution", "optuna_random")
 
@@ -462,6 +463,29 @@ def test_a_report_that_cannot_be_made_is_noticed_before_the_comparison(bo_act, f
     assert not (files / "o").exists()
 
 
+def test_a_search_is_no_longer_than_the_space(files):
+    with pytest.raises(BenchmarkError, match=r"only 33 measured .* 34 evaluations; evaluate fewer"):
+        compare(["one.parquet"], ["default"], evaluations=34, seeds=1)
+
+
+def test_an_interval_of_one_benchmark_is_of_it_alone(one, capsys):
+    rows = {"seed": 0, "evaluation": range(4), "index": 0, "value": one.values[0], "test": 0.1}
+    rows |= {"suggest_seconds": np.nan, "pruned": False}
+    names = ("one", "other")
+    steps = pd.concat(
+        [pd.DataFrame(rows | {"benchmark": n, "method": m}) for n in names for m in "ab"]
+    )
+    for some, said in ((names[:1], "95% of this benchmark alone"), (names, "similar benchmarks")):
+        benchmarks = dict.fromkeys(some, one)
+        part = steps[steps["benchmark"].isin(some)]
+        found = Comparison(part, benchmarks, summary(part, benchmarks))
+        comparison(found)
+        assert said in " ".join(capsys.readouterr().out.split())
+        # Searches that end with the given start suggest nothing.
+        assert found.table["seconds"].isna().all()
+        found.figures()["suggestion_times"].canvas.draw()
+
+
 @pytest.mark.parametrize("evaluations", [20, 50, 60])
 def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, evaluations):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
@@ -484,7 +508,7 @@ def test_no_column_of_the_documented_table_stands_there_twice(one, monkeypatch, 
     assert short[0] == ["benchmark", "`a`", "`b`"]
     shown = [f"{frame[f'regret {n}'][0]:.2g}" for n in wanted if n in (evaluations, 20)]
     assert short[2][:2] == ["one", ", ".join(shown)]
-    assert short[3] == ["P(`a` beats it)", "", "0.50 [0.05, 0.95], 0/1, 1"]
+    assert short[3] == ["P(`a` beats it)", "", "0.50 [0.00, 1.00], 0/1, 1"]
 
 
 def test_build_as_a_command(bo_act, tmp_path, monkeypatch):

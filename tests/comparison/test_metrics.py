@@ -13,6 +13,7 @@ import pytest
 from benchmarks_of_tests import random_benchmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from bo_act.benchmark.selection_bias import selection_bias
 from bo_act.benchmark.table import Benchmark
@@ -23,12 +24,14 @@ from bo_act.comparison.metrics import (
     floor,
     probability_of_beating,
     progress,
+    remarks,
     summary,
     table,
 )
 from bo_act.errors import BenchmarkError
+from bo_act.metrics import Metric
 from bo_act.spaces.space import load_space
-from bo_act.statistics import holm, mean_interval, share_interval, share_p
+from bo_act.statistics import holm, mean_interval, mean_intervals, share_interval, share_p
 
 ONE = random_benchmark(load_space("classic"), runs=2, seed=1)
 TWO = random_benchmark(load_space("classic"), runs=2, seed=2)
@@ -128,6 +131,9 @@ def test_the_median_counts_runs_that_never_got_there(first):
     assert found["runs"] == count
     assert evaluations_to_top(np.array([[4]]), 300)["median"] is None
     assert evaluations_to_top(np.array([[1]]), 7)["median"] == 1
+    # By chance there, and gone again.
+    left = evaluations_to_top(np.array([[1, 1, 9, 3, 2], [1, 9, 9, 9, 9], [9, 3, 3, 3, 3]]), 300)
+    assert left == {"median": 4.0, "censored": 1, "runs": 3}
 
 
 def test_intervals_of_means_cover():
@@ -171,16 +177,30 @@ def test_the_interval_of_beating_is_that_of_the_shares():
     assert found["ahead"] == sum(some.mean() > 0.5 for some in wins.values())
     low, high = probability_of_beating({"x": one["x"]}, zero)["ci95"]
     share = wins["x"].mean()
-    assert (low, high) == pytest.approx(tuple(proportion(wins["x"].sum(), 30)), abs=1e-6)
+    assert (low, high) == pytest.approx(tuple(proportion(wins["x"].sum(), 30)), abs=1e-4)
     assert low < share < high
 
 
 def proportion(wins: int, trials: int) -> list[float]:
-    """Wilson's interval by its definition: where the score test does not reject."""
-    grid = np.linspace(0, 1, 2_000_001)[1:-1]
-    score = (wins / trials - grid) / np.sqrt(grid * (1 - grid) / trials)
-    kept = grid[abs(score) <= 1.959963984540054]
+    """The exact interval by its definition: shares with neither tail below 2.5%."""
+    grid = np.linspace(0, 1, 20_001)
+    tails = stats.binom.sf(wins - 1, trials, grid), stats.binom.cdf(wins, trials, grid)
+    kept = grid[np.minimum(*tails) >= 0.025]
     return [kept[0], kept[-1]]
+
+
+@pytest.mark.parametrize("runs", [2, 4, 5, 6, 8, 20, 30])
+def test_on_one_benchmark_chance_alone_is_rarely_significant(runs):
+    """As rarely as said, also for few runs: four wins of four are a chance of one in eight."""
+    wins = np.arange(runs + 1)
+    p = np.array([share_p([(won, runs)]) for won in wins.tolist()])
+    for share in (0.5, 0.8, 0.95):
+        chances = stats.binom.pmf(wins, runs, share)
+        ends = np.array([share_interval([(won, runs)]) for won in wins.tolist()])
+        assert chances[(ends[:, 0] <= share) & (share <= ends[:, 1])].sum() >= 0.95
+    assert stats.binom.pmf(wins, runs, 0.5)[p <= 0.05].sum() <= 0.05
+    assert p[-1] == pytest.approx(2 * 0.5**runs)
+    assert p[runs // 2] == 1 or runs % 2
 
 
 @pytest.mark.parametrize(("shape", "count"), [((8, 2), 3), ((2, 2), 4), ((20, 1), 3), ((20, 1), 8)])
@@ -256,6 +276,17 @@ def test_a_summary_is_json_with_all_figures():
     assert (pair["a"], pair["b"], pair["pairs"]) == ("a", "b", 8)
 
 
+def test_what_one_run_judges_is_said():
+    """If only the best functions were repeated, the others have no run but the observed one."""
+    runs = {name: v.copy() for name, v in ONE.runs.items()}
+    runs["validation_value"][4:, 1] = np.nan
+    few = {"one": dataclasses.replace(ONE, runs=runs, curves=None), "two": TWO}
+    steps = walks(0)
+    assert not any("only" in remark for remark in remarks(summary(steps, few)))
+    (said,) = [one for one in remarks(summary(steps.assign(told_run=0), few)) if "only" in one]
+    assert said.startswith("one: only 4 of 33 functions have several runs; the run of any other is")
+
+
 def test_a_table_is_in_points_and_in_order():
     found = summary(walks(1, methods=("a", "b", "c")), BENCHMARKS, at=(2, 5))
     frame = table(found)
@@ -327,6 +358,22 @@ def test_luck_of_pure_noise_and_of_none():
         selection_bias(measured(generator.random((len(ONE), 1))))
 
 
+def test_a_run_by_which_functions_were_chosen_is_not_held_out():
+    """Only the best by the first run were repeated: it would seem that luck costs nothing."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(0, 1, (len(ONE), 3))
+    values[np.argsort(-values[:, 0])[10:], 1:] = np.nan
+    found = selection_bias(measured(values))
+    chosen = values[np.isfinite(values).all(axis=1)]
+    shrunk = []
+    for run in (1, 2):
+        others = np.delete(chosen, run, axis=1).mean(axis=1)
+        shrunk.append(others.max() - chosen[others.argmax(), run])
+    assert found["shrinkage"] == pytest.approx(np.mean(shrunk))
+    assert (found["runs"], found["functions"]) == (3, 10)
+    assert math.isnan(found["correlation_top"])  # of two functions
+
+
 def test_means_that_differ_by_rounding_are_no_better_or_worse():
     """The best three functions have the same mean of two runs, to the digits of float32."""
     runs = {metric: values.copy() for metric, values in ONE.runs.items()}
@@ -355,6 +402,64 @@ def test_means_that_differ_by_rounding_are_no_better_or_worse():
         low, high = pair["ci95"]
         assert low < 0.5 < high
         assert pair["ahead"] == 0
+
+
+def test_where_all_are_worse_than_guessing_the_best_is_still_the_reference():
+    """Errors after too short a training: no regret is negative, and a random function has 1."""
+    runs = {name: 2 + v if name.endswith("value") else v for name, v in ONE.runs.items()}
+    worse = dataclasses.replace(
+        ONE, runs=runs, chance=1.5, curves=None, metric=Metric("error", "minimize")
+    )
+    assert not worse.measured.all()
+    best, unknown = worse.best, int(np.flatnonzero(~worse.measured)[0])
+    steps = steps_of("one", "a", 0, [3, unknown, best])
+    steps["value"] = np.where(worse.measured, worse.values, worse.least)[steps["index"]]
+    found = progress(steps, {"one": worse})["one", "a"]
+    assert (found.regret >= 0).all()
+    assert (found.test_regret >= 0).all()
+    assert found.regret[0, -1] == 0
+    mean = np.mean(worse.values[worse.measured] - worse.values[best])
+    np.testing.assert_allclose(found.normalized, found.regret / mean)
+    json.dumps(summary(steps, {"one": worse}), allow_nan=False)
+
+
+def test_an_unknown_test_value_is_no_test_regret_of_zero():
+    runs = {name: v.copy() for name, v in ONE.runs.items()}
+    runs["test_value"][3:] = np.nan
+    lacking = {"one": dataclasses.replace(ONE, runs=runs, curves=None)}
+    steps = pd.concat([steps_of("one", "a", seed, [order, 5]) for seed, order in ((0, 1), (1, 2))])
+    found = summary(steps, lacking, at=(1,))["methods"]["a"]["benchmarks"]["one"]["test_regret"]
+    known = np.nanmax(ONE.test[:3]) - ONE.test[[1, 2]].mean()
+    assert found == {"1": pytest.approx(known), "2": None}
+    frame = table(summary(steps, lacking))
+    assert frame["test regret"].isna().all()
+
+
+def test_intervals_of_regret_begin_at_zero():
+    best = ONE.best
+    steps = pd.concat([steps_of("one", "a", s, [best if s else 3]) for s in range(4)])
+    summed = summary(steps, BENCHMARKS)
+    figures = summed["methods"]["a"]["benchmarks"]["one"]
+    regret = progress(steps, BENCHMARKS)["one", "a"].regret[:, 0]
+    mean, (low, high) = mean_interval(regret)
+    assert low < 0
+    assert figures["ci95"]["1"] == [0.0, high]
+    assert table(summed)["± 95%"][0] == pytest.approx(100 * (high - mean))
+    # Two runs that found the same are not sure of it.
+    same = pd.concat([steps_of("one", "a", s, [best]) for s in range(2)])
+    assert summary(same, BENCHMARKS)["methods"]["a"]["benchmarks"]["one"]["ci95"] == {"1": None}
+    ends = [part[0] for part in mean_intervals(regret[:, None])]
+    assert ends == pytest.approx([low, mean, high])
+
+
+def test_a_given_start_takes_no_time():
+    steps = steps_of("one", "a", 0, [1, 2, 3])
+    steps.loc[:1, "suggest_seconds"] = np.nan
+    for some, seconds in ((steps, 0.03), (steps[:2], None)):
+        summed = summary(some, BENCHMARKS)
+        figures = summed["methods"]["a"]["benchmarks"]["one"]
+        assert figures["suggest_seconds"] == {"median": seconds, "p95": seconds}
+        assert table(summed)["seconds"].notna().all() == (seconds is not None)
 
 
 def test_all_functions_alike():

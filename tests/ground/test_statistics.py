@@ -20,6 +20,7 @@ from bo_act.statistics import (
     paired,
     rank_correlation,
     rescaled,
+    shown_p,
     tied,
 )
 from bo_act.study.results import confirmed
@@ -235,3 +236,79 @@ def test_rounding_is_no_verdict():
     ]
     assert verdict(rows).kind == "open"
     assert "p = " not in " ".join(caveats(rows))
+
+
+def confirmed_row(activation: str, values: list[float], relu: list[float] | None = None, **more):
+    measured = confirmed.interval(values)
+    common = {"settings": {}, "tried": 1, "seeds": len(values), "diverged": 0, "role": "found"}
+    common |= {"test": measured, "validation": measured}
+    minus = {} if relu is None else {"relu(x)": confirmed.paired(values, relu)}
+    return Confirmed(activation=activation, minus=minus, **(common | more))
+
+
+def test_equal_differences_with_all_seeds_tell_nothing_of_chance():
+    """Two runs that are a hundredth better each, as of an objective that rounds to hundredths."""
+    relu = [0.91, 0.93]
+    rows = [
+        confirmed_row("tanh(x)", [0.92, 0.94], relu),
+        confirmed_row("relu(x)", relu, role="baseline"),
+    ]
+    said = verdict(rows)
+    assert said.kind == "open"
+    assert "with every seed alike" in said.text
+    assert "±0.00 points of test accuracy against ReLU" in said.text
+
+
+def test_the_best_of_those_found_is_not_the_best_of_all_baselines():
+    relu = [0.91, 0.93]
+    rows = [confirmed_row("relu(x)", relu), confirmed_row("gelu(x)", [0.95, 0.96], role="baseline")]
+    said = verdict(rows)
+    assert said.kind == "reference"
+    assert said.text.endswith("best fresh validation accuracy of the functions found.")
+
+
+@pytest.mark.parametrize(("right", "count"), [(1.0, 20), (0.0, 30)])
+def test_all_examples_right_is_not_sure(right, count):
+    found = confirmed.interval([right] * 3, np.full((3, count), right))
+    least = 0.025 ** (1 / count)
+    expected = (least, 1.0) if right else (0.0, 1 - least)
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.over == "both"
+    assert found.intervals["seeds"] == (right, right)
+    one = confirmed.interval([right], np.full((1, count), right))
+    assert one.interval is None
+    assert one.intervals["examples"] == pytest.approx(expected)
+
+
+def test_no_example_that_differs_is_not_sure():
+    right = np.array([[1.0, 0, 1, 1, 0]] * 3)
+    mean = right.mean(axis=1).tolist()
+    found = confirmed.paired(mean, mean, (right, right))
+    rare = 1 - 0.025 ** (1 / 5)
+    assert found.interval == pytest.approx((-rare, rare))
+    assert (found.mean, found.p, found.over) == (0.0, None, "both")
+    losses = 0.5 * right  # not of right and wrong
+    assert confirmed.paired([0.3] * 3, [0.3] * 3, (losses, losses)).interval == (0.0, 0.0)
+
+
+def test_what_a_caveat_says_of_luck():
+    relu = [0.91, 0.93, 0.9, 0.92]
+    best = [0.99 + step for step in (0.0, 1e-5, 0.0, 1e-5)]
+    mean = confirmed.interval(best).mean
+    found = [
+        confirmed_row("tanh(x)", best, [0.5 + step for step in (0, 2e-5, 3e-5, 0)], searched=mean),
+        confirmed_row("erf(x)", relu, relu),
+    ]
+    rows = [*found, confirmed_row("relu(x)", relu, role="baseline")]
+    said = " ".join(caveats(rows))
+    assert "with fresh seeds: the same as in the search." in said
+    assert "p < 0.001, adjusted < 0.001" in said
+    assert "tanh(x) is the best of 2 found by validation with the same trainings" in said
+    assert "the best of" not in " ".join(caveats([rows[0], rows[2]]))
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(1.0, "= 1.000"), (0.0123, "= 0.012"), (0.0009, "< 0.001"), (0.0, "< 0.001")]
+)
+def test_no_p_is_zero(p, said):
+    assert shown_p(p) == said

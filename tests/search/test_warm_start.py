@@ -21,6 +21,7 @@ from bo_act.comparison.compare import compare
 from bo_act.comparison.job import embed
 from bo_act.comparison.replay import initial_design
 from bo_act.errors import BenchmarkError, ContentNotFoundError, SearchError, StorageError
+from bo_act.metrics import Metric
 from bo_act.search.embedding.embedding import Embedding
 from bo_act.search.method import METHODS
 from bo_act.search.observations import Observations, fences
@@ -345,6 +346,24 @@ def test_what_a_study_knows(one):
     ]
     found = trials_as_source("s", space, trials)
     assert np.flatnonzero(np.isfinite(found.values)).tolist() == [space.catalogue.index("relu(x)")]
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_what_a_study_knows_of_a_function_is_not_its_last_trial(one, direction):
+    """The mean of repeated trials; and with several settings, the best."""
+    metric = Metric("score", direction)
+    width = {"width": optuna.distributions.IntDistribution(1, 9)}
+    trials = [
+        create_trial(
+            value=metric.sign * value,
+            params={"width": at},
+            distributions=width,
+            user_attrs={"activation": "relu(x)"},
+        )
+        for at, value in ((3, 0.7), (3, 0.3), (5, 0.4), (5, 0.44), (7, 0.1))
+    ]
+    found = trials_as_source("s", one.space, trials, metric)
+    assert found.values[one.space.catalogue.index("relu(x)")] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,15 @@ def test_functions_that_no_source_knows_are_predicted(pair):
     assert unknown.high - unknown.low > by_name["tanh(x)"].high - by_name["tanh(x)"].low
 
 
+def test_a_source_of_two_functions_predicts_nothing(pair, study):
+    benchmark = open_benchmark(pair[0])
+    others = np.arange(len(benchmark)) != benchmark.space.catalogue.index("relu(x)")
+    runs = {name: np.where(others[:, None], np.nan, v) for name, v in benchmark.runs.items()}
+    few = dataclasses.replace(benchmark, runs=runs, curves=None, provenance={"part": True})
+    with pytest.raises(BenchmarkError, match=r"'few' has 1 measured function, too few .* leave it"):
+        recommend(study, sources=[pair[1], written("few", few)])
+
+
 def test_a_copy_of_a_source_counts_once(pair, study):
     copy = written("copy", open_benchmark(pair[0]))
     assert recommend(study, sources=[*pair, copy]).sources == ("a", "b")
@@ -178,6 +187,10 @@ def test_a_shipped_benchmark_is_of_its_own_study_alone(name):
     assert [other for other in SHIPPED if is_task_of(benchmark, read_study(other))] == [name]
     assert is_task_of(benchmark, read_study(name, {"seed": 7, "space": "classic", "trials": 9}))
     assert not is_task_of(benchmark, read_study(name, {"training.epochs": 3}))
+    # Whatever is measured: trainings are the same.
+    other = "accuracy" if benchmark.metric.name == "log loss" else None
+    if other:
+        assert is_task_of(benchmark, read_study(name, {"metric.name": other}))
 
 
 def test_the_default_sources_have_the_studys_metric_if_enough_do():
@@ -188,6 +201,16 @@ def test_the_default_sources_have_the_studys_metric_if_enough_do():
     assert accuracies.unit == "points of accuracy"
     assert errors.sources == SHIPPED
     assert errors.unit == RANKS
+
+
+def test_a_default_source_without_the_present_function_is_left_out():
+    """A part of the space is measured there."""
+    part = open_benchmark("topics_gpt")
+    lacking = part.space.catalogue.text(int(np.flatnonzero(~part.measured)[0]))
+    found = recommend(read_study("diabetes_mlp"), top=1, over=lacking)
+    assert found.sources == tuple(name for name in SHIPPED if name != "topics_gpt")
+    with pytest.raises(BenchmarkError, match=r"'topics_gpt' has no value .* leave that benchmark"):
+        recommend(read_study("diabetes_mlp"), over=lacking, sources=SHIPPED)
 
 
 def test_the_own_task_is_left_out_and_said(bo_act, tmp_path, monkeypatch):

@@ -49,7 +49,9 @@ def noisy(**changes) -> StudySpec:
 
 def test_a_repetition_is_a_trial_of_its_own_with_a_fresh_seed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run_study(spec := noisy())
+    confirm = {"top": 1, "seeds": 2, "baselines": []}
+    result = run_study(spec := noisy(confirm=confirm))
+    assert result.confirmed[0].searched == result.best.value
     trials = load_study(spec).trials
     counts = Counter(trial.user_attrs["activation"] for trial in trials)
     assert max(counts.values()) > 1

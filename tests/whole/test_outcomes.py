@@ -361,6 +361,6 @@ def test_a_study_of_one_trial_is_confirmed_and_shown(bo_act):
     assert result.trials.complete == 1
     assert verdict(result.confirmed).kind == "reference"
     said = verdict(result.confirmed).text
-    assert said == "ReLU itself has the best fresh validation accuracy of all confirmed functions."
+    assert said == "ReLU itself has the best fresh validation accuracy of the functions found."
     for command in (["best"], ["status"], ["why", "0"], ["report", "-o", "r.html", "-q"]):
         assert bo_act(command[0], "one.toml", *command[1:])[0] == 0

@@ -26,7 +26,7 @@ from bo_act.specs.base import derived_seed
 from bo_act.study.results.confirmation_runs import Run, measured
 from bo_act.study.results.confirmed import Confirmed, Tested, interval, tested_runs
 from bo_act.study.results.failures import state_of
-from bo_act.study.storage.trials import is_diverged, own_trials
+from bo_act.study.storage.trials import averaged, own_trials
 from bo_act.study.storage.trials import measured as finite
 from bo_act.tasks.configuration import REFERENCE, Configuration
 from bo_act.tasks.task import Task
@@ -260,7 +260,7 @@ def _summarize(
 ) -> Confirmed:
     text = configuration.text
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    searched = [t.value for t in complete if t.value is not None and not is_diverged(t)]
+    searched = [trial.value for trial in averaged(trials) if trial.value is not None]
     minus = {name: tested.minus(theirs) for name, theirs in against.items() if name != text}
     return Confirmed(
         activation=text,

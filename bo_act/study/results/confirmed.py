@@ -80,7 +80,8 @@ class Confirmed:
         diverged: how many diverged; they count as networks that learn nothing.
         test, validation: values of the metric; an accuracy is a fraction.
         on: ``test``; or ``validation``, if your objective returns no test value.
-        searched: its best value in the search, of one seed, or None.
+        searched: its best value in the search, of one seed (or the mean of repeated trials), or
+            None.
         state: its state in the search: ``complete``, ``diverged``, ``pruned``, ``failed`` or
             ``running``; empty if it was not tried.
         minus: text of each baseline → test value minus the baseline's, paired by seed and example.

@@ -18,6 +18,7 @@ from bo_act.activations.module import Activation
 from bo_act.errors import SearchError
 from bo_act.spaces.space import Space
 from bo_act.specs.base import MOST_SEEDS, whole
+from bo_act.statistics import shown_p
 from bo_act.study.results.confirmation import FRESH
 from bo_act.study.results.confirmed import KEY, Difference, interval, packed, tested_runs
 from bo_act.study.results.verdict import sampled
@@ -64,7 +65,7 @@ class ConfirmedFunction:
         parts = [f"{self.activation} ({self.role}): {_with_interval(self.mean, self.interval)}"]
         for name, gain in self.minus.items():
             shown = _with_interval(gain.mean, gain.interval, "+")
-            p = "" if gain.p is None else f", p = {gain.p:.3f}"
+            p = "" if gain.p is None else f", p {shown_p(gain.p)}"
             parts.append(f"minus {name} {shown}{p}")
         if self.interval is not None:
             parts.append(f"95% {sampled([self, *self.minus.values()])}")

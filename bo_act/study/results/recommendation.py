@@ -115,6 +115,8 @@ class Recommendation:
 RANKS = "normal scores of ranks"
 """The unit of gains if metrics differ."""
 
+_FEWEST_KNOWN = 3  # functions of a source that predict the others
+
 
 def recommend(
     study: StudySpec | Space,
@@ -135,12 +137,14 @@ def recommend(
         top: number of functions.
         over: the present function; default: the first of ``confirm.baselines``, else ReLU.
         sources: names or paths of benchmarks; default: those known by name that have the study's
-            metric, or all if fewer than two have it.
+            metric, or all if fewer than two have it; of these the ones with a value of the present
+            function, if two have one.
         progress: called with (sources read, number of sources).
 
     Raises:
         SpecError: the study has several activations, or its space is too large to be listed.
-        BenchmarkError: fewer than two sources remain, or a source lacks the present function.
+        BenchmarkError: fewer than two sources remain, or a source lacks the present function or
+            has too few others.
 
     Examples:
         >>> import bo_act
@@ -160,6 +164,9 @@ def recommend(
         # In the unit of the metric, if that is possible.
         alike = [source for source in used if _is_alike(source.metric, metric)]
         used = alike if len(alike) >= FEWEST else used
+        # A part may lack the present function.
+        knowing = [source for source in used if _measured(source, present) is not None]
+        used = knowing if len(knowing) >= FEWEST else used
     same = all(_is_alike(source.metric, metric) for source in used)
     gains = [_gains(source, present, in_ranks=not same) for source in used]
     predicted_gains, measured = _forecast(space, used, gains)
@@ -237,11 +244,12 @@ def _is_alike(a: Metric, b: Metric) -> bool:
 
 def _gains(benchmark: Benchmark, present: Expression, *, in_ranks: bool) -> Floats:
     """Return the gain of each of a benchmark's functions over the present one; NaN if unknown."""
-    index = _index(benchmark.space, present)
-    if index is None or not benchmark.measured[index]:
+    index = _measured(benchmark, present)
+    if index is None:
         raise BenchmarkError(
             f"the benchmark {benchmark.name!r} has no value of the present function {present}, so "
-            "gains over it are unknown there; give another with --over, e.g. --over 'relu(x)'"
+            "gains over it are unknown there; give another with --over, e.g. --over 'relu(x)', or "
+            "leave that benchmark out"
         )
     values = benchmark.metric.sign * benchmark.values
     if in_ranks:
@@ -250,6 +258,12 @@ def _gains(benchmark: Benchmark, present: Expression, *, in_ranks: bool) -> Floa
         values = np.full(len(values), np.nan)
         values[known] = norm.ppf(ranks)
     return np.asarray(values - values[index])
+
+
+def _measured(benchmark: Benchmark, function: Expression) -> int | None:
+    """Return a function's index in a benchmark; None if it has no value there."""
+    index = _index(benchmark.space, function)
+    return index if index is not None and benchmark.measured[index] else None
 
 
 def _index(space: Space, function: Expression) -> int | None:
@@ -276,6 +290,13 @@ def _forecast(
         rows = np.flatnonzero(np.isnan(filled[:, column]) & present)
         if len(rows):
             known = benchmark.features.blocks
+            count = int((np.isfinite(limited) & known["outputs"].present).sum())
+            if count < _FEWEST_KNOWN:
+                raise BenchmarkError(
+                    f"the benchmark {benchmark.name!r} has {count} measured "
+                    f"{'function' if count == 1 else 'functions'}, too few to predict those it "
+                    f"lacks (at least {_FEWEST_KNOWN}); leave it out, or measure more"
+                )
             filled[rows, column], variances[rows, column] = predicted(limited, known, blocks, rows)
     filled[~present] = np.nan
     return forecast(filled, variances), measured

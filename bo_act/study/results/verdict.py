@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from bo_act.metrics import ACCURACY, Metric
-from bo_act.statistics import holm
+from bo_act.statistics import holm, shown_p
 from bo_act.tasks.configuration import REFERENCE
 
 if TYPE_CHECKING:
-    from bo_act.study.results.confirmed import Confirmed, Interval
+    from bo_act.study.results.confirmed import Confirmed, Difference, Interval
     from bo_act.tasks.failures import FailureGroup
 
 
@@ -21,7 +21,8 @@ class Verdict:
 
     Attributes:
         kind: ``better`` or ``worse`` than ReLU if the interval excludes zero; ``open`` if it
-            includes zero or there is none; ``reference`` if ReLU itself is the best.
+            includes zero, or there is none, or all seeds differ alike; ``reference`` if ReLU itself
+            is the best.
         winner: the best of the found functions; see ``winner``.
         text: for people.
         note: the caveat, or ``""``.
@@ -42,9 +43,12 @@ def winner(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Confirm
     return max(candidates, key=lambda row: metric.sign * row.validation.mean, default=None)
 
 
-def judged(gain: Interval, metric: Metric = ACCURACY) -> Literal["better", "worse", "open"]:
-    """Tell whether a difference excludes zero, and on which side."""
-    if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
+def judged(gain: Difference, metric: Metric = ACCURACY) -> Literal["better", "worse", "open"]:
+    """Tell whether a difference excludes zero, and on which side.
+
+    Equal differences with all seeds have no spread, and so tell nothing of chance.
+    """
+    if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high or gain.p is None:
         return "open"
     return "better" if metric.sign * gain.low > 0 else "worse"
 
@@ -63,9 +67,7 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
         )
         return Verdict("open", best, text, note)
     if gain is None and any(row.activation == REFERENCE for row in confirmed):
-        text = (
-            f"ReLU itself has the best fresh validation {metric.name} of all confirmed functions."
-        )
+        text = f"ReLU itself has the best fresh validation {metric.name} of the functions found."
         return Verdict("reference", best, text, note)
     if gain is None:
         text = (
@@ -83,6 +85,12 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
     kind = judged(gain, metric)
     if kind != "open":
         return Verdict(kind, best, f"{name} is {kind} than ReLU: {shown}.", note)
+    if gain.p is None and gain.mean:
+        text = (
+            f"{name} has {difference} with every seed alike: without any spread, seeds do not tell "
+            "how much is chance, so nothing is confirmed."
+        )
+        return Verdict("open", best, text, note)
     text = f"{name} has {shown}: the interval includes zero, so nothing is confirmed."
     return Verdict("open", best, text, note)
 
@@ -140,17 +148,18 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         amount = metric.difference(abs(shrunk)).lstrip("+")
         if metric.in_percent:
             amount = f"{amount} points"
+        changed = f"{amount} {'of selection bias' if shrunk > 0 else 'better than in the search'}"
         sentences.append(
             f"Shrinkage: {best.activation} had {metric.text(best.searched)} validation "
             f"{metric.name} in the search and has {metric.text(best.validation.mean)} with fresh "
-            f"seeds: {amount} {'of selection bias' if shrunk > 0 else 'better than in the search'}."
+            f"seeds: {changed if shrunk else 'the same as in the search'}."
         )
     tested = {name: gain for name, gain in best.minus.items() if gain.p is not None}
     if tested:
         adjusted = dict(zip(tested, holm([gain.p or 0.0 for gain in tested.values()]), strict=True))
         pairs = "; ".join(
-            f"{name} {with_interval(gain, metric, signed=True)}, p = {gain.p:.3f}, "
-            f"adjusted {adjusted[name]:.3f}"
+            f"{name} {with_interval(gain, metric, signed=True)}, p {shown_p(gain.p or 0.0)}, "
+            f"adjusted {shown_p(adjusted[name]).removeprefix('= ')}"
             for name, gain in tested.items()
         )
         over = sampled(list(tested.values()))
@@ -159,11 +168,17 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
             f"{over} (p: how likely at least such a difference is by chance, for these training "
             f"data; adjusted by Holm): {pairs}."
         )
-        comparisons = sum(len(row.minus) for row in confirmed if row.role == "found")
+        found = [row for row in confirmed if row.role == "found"]
+        comparisons = sum(len(row.minus) for row in found)
         sentences.append(
             f"Of the table's {comparisons} comparisons, {0.05 * comparisons:.1f} would exclude "
             "zero by chance alone."
         )
+        if len(found) > 1:
+            sentences.append(
+                f"{best.activation} was chosen among {len(found)} by the validation values of "
+                "the same training runs. Lucky seeds improve both; no p is adjusted for this."
+            )
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
         sentences.append(

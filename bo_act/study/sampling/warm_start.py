@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,8 @@ def trials_as_source(
 ) -> Source:
     """Return the values of a study's complete trials as a source for a space.
 
+    A function has the mean of its repeated trials; with several settings, that of the best ones.
+
     Args:
         name: of the study.
         space: of the search.
@@ -110,15 +113,16 @@ def trials_as_source(
         metric: of the study; default: a value without a unit, larger is better.
     """
     sign = 1.0 if metric is None else metric.sign
-    values = np.full(len(space.catalogue), np.nan)
+    runs: dict[tuple[str, str], list[float]] = {}
     for trial in own(trials):
         text = trial.user_attrs.get("activation")
-        if text is None or trial.value is None or not np.isfinite(trial.value):
-            continue
-        try:
-            values[space.catalogue.index(text)] = sign * trial.value
-        except ExpressionError:
-            continue
+        if text is not None and trial.value is not None and np.isfinite(trial.value):
+            runs.setdefault((text, repr(sorted(trial.params.items()))), []).append(trial.value)
+    values = np.full(len(space.catalogue), np.nan)
+    for (text, _), repeats in runs.items():
+        with suppress(ExpressionError):
+            index = space.catalogue.index(text)
+            values[index] = np.fmax(values[index], sign * np.mean(repeats))
     return Source(name, values, metric)
 
 
