@@ -44,16 +44,17 @@ class Activation(nn.Module):
         fused: compile the function to one kernel per pass. A single operator already is one and is
             not compiled. If compilation fails, the function runs operator by operator, and
             ``why_not_fused`` has the reason.
-        learnable: train scales with the network, of input and output, from 1: one of each for the
-            ``"layer"``, or one a ``"channel"``. These are as many as the first input has: like
-            torch's lazy layers, such a network needs one forward pass before its parameters are
-            given to an optimizer. Such functions are not fused. Keep scales out of weight decay.
+        learnable: train scales of input and output, both starting at 1, with the network: one
+            pair for the ``"layer"``, or one for each ``"channel"``. The first input sets the
+            number of channels: as with torch's lazy layers, make one forward pass before you give
+            the parameters to an optimizer. Such functions are not fused. Exclude scales from
+            weight decay.
         scale_operators: with ``learnable``, a scale at each inner operator as well.
         channel_dim: where channels are; default: dimension 1 of inputs with four axes and more,
             such as images (b, c, h, w), else the last one.
 
     Attributes:
-        scales: the learnt scales, None without.
+        scales: the learned scales, None without.
 
     Raises:
         ExpressionError: the text is not an expression, ``normalize`` is set for a constant
@@ -162,7 +163,7 @@ class Activation(nn.Module):
             tracer: Any = traced.tracer
             if self.scales is not None and not tracer.path_of_module(self):
                 raise ExpressionError(
-                    "a function with learnt scales cannot be traced alone; trace a network around "
+                    "a function with learned scales cannot be traced alone; trace a network around "
                     "it, such as nn.Sequential(activation)"
                 )
             node: Tensor = _as_node(self, traced, call, text, self.normalize, self.fused)
@@ -209,7 +210,7 @@ class Activation(nn.Module):
         )
 
     def with_numbers(self) -> list[Scaled]:
-        """Return the function with its learnt and normalizing numbers.
+        """Return the function with its learned and normalizing numbers.
 
         Returns:
             One function; with scales per channel, one per channel.
@@ -229,7 +230,7 @@ class Activation(nn.Module):
     def why_not_fused(self) -> str | None:
         """Why the function is not compiled; None if it is, or need not be."""
         if self.fused and self.scales is not None:
-            return "its scales are learnt"
+            return "its scales are learned"
         if not self._can_be_fused:
             return None
         return _fused(str(self.expression), self.normalize).why_not
@@ -279,7 +280,7 @@ class Activation(nn.Module):
         """Prepare for ``torch.jit.script``, which calls this."""
         if self.scales is not None:
             raise ExpressionError(
-                "a function with learnt scales cannot be scripted; use torch.compile or "
+                "a function with learned scales cannot be scripted; use torch.compile or "
                 "torch.export"
             )
         if "_script" not in vars(self):

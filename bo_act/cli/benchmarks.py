@@ -107,7 +107,7 @@ def show(
 
 @bench.command(epilog="Example: bo-act bench fetch https://example.org/act_bench_cnn.json.gz")
 def fetch(
-    url: Annotated[str, typer.Argument(help="URL of a benchmark file.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="URL of a benchmark file.")],
     *,
     folder: Annotated[Path, typer.Option("--to", help="Folder to download to.")] = Path("data"),
     sha256: Annotated[str | None, typer.Option(help="Expected checksum of the file.")] = None,
@@ -129,7 +129,7 @@ def fetch(
 def compare(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="A comparison as a .toml file, instead of options."),
+        typer.Argument(metavar="FILE", help="A comparison as a .toml file, instead of options."),
     ] = None,
     *,
     benchmark: Annotated[

@@ -85,10 +85,10 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("ok", "CPU", f"{cores} cores, {torch.get_num_threads()} threads for torch")
+    yield Finding("ok", "CPU", f"cores: {cores}; torch threads: {torch.get_num_threads()}")
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        why = f"torch is built for CUDA {built}, but finds no device" if built else "torch has none"
+        why = f"torch is built for CUDA {built} but finds no device" if built else "torch has none"
         advice = "training runs on the CPU; to use a GPU, check its driver (nvidia-smi)"
         yield Finding("warning", "GPU", f"none: {why}", advice)
         return
@@ -198,7 +198,7 @@ def _storage(spec: Any) -> Iterator[Finding]:
     except BoActError as error:
         yield Finding("problem", "storage", "cannot be opened", str(error))
         return
-    yield Finding("ok", "storage", f"reachable, {count} studies")
+    yield Finding("ok", "storage", f"reachable; studies: {count}")
 
 
 def _data(spec: Any) -> Iterator[Finding]:

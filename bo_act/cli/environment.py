@@ -54,7 +54,7 @@ def doctor(
     study: Annotated[
         str | None,
         typer.Argument(
-            metavar="[STUDY]",
+            metavar="STUDY",
             help="Check this study's needs, too.",
             autocompletion=completing("studies"),
         ),

@@ -25,7 +25,9 @@ def _targets(incomplete: str) -> list[str]:
     rich_help_panel=Panel.RESULTS,
 )
 def export(
-    expression: Annotated[str, typer.Argument(help="A function, e.g. 'max(relu(x),tanh(x))'.")],
+    expression: Annotated[
+        str, typer.Argument(metavar="FUNCTION", help="A function, e.g. 'max(relu(x),tanh(x))'.")
+    ],
     *,
     to: Annotated[
         str,

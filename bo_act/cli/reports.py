@@ -97,7 +97,12 @@ _OF_COMPARISONS = (Kind.regret, Kind.ranks, Kind.suggestion_times)
 )
 def plot(
     kind: Annotated[
-        Kind, typer.Argument(help="Plot to draw; the last three need a comparison's folder.")
+        Kind,
+        typer.Argument(
+            metavar="KIND",
+            help="Figure: progress, map, gallery, spectra or calibration of a study; regret, "
+            "ranks or suggestion_times of a comparison's folder.",
+        ),
     ],
     study: Subject = None,
     *,

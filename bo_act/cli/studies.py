@@ -301,7 +301,9 @@ def _number(trial: str | None) -> int:
     rich_help_panel=Panel.FUNCTIONS,
 )
 def show(
-    expression: Annotated[str, typer.Argument(help="A function, e.g. 'max(relu(x),tanh(x))'.")],
+    expression: Annotated[
+        str, typer.Argument(metavar="FUNCTION", help="A function, e.g. 'max(relu(x),tanh(x))'.")
+    ],
     png: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="Save the plot as a PNG file.")
     ] = None,

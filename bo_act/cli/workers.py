@@ -102,7 +102,7 @@ def status(
 @commands.command(epilog="Example: bo-act release quickstart 17", rich_help_panel=Panel.ENVIRONMENT)
 def release(
     study: StudyName,
-    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
+    trial: Annotated[int, typer.Argument(min=0, metavar="TRIAL", help="Number of the trial.")],
     *,
     force: Annotated[
         bool, typer.Option("--force", help="Release the trial even if its process is alive.")

@@ -306,8 +306,8 @@ def remarks(summed: Mapping[str, Any]) -> list[str]:
     ]
     if summed["searches_were_told"] == "run":
         sentences.append(
-            "Searches observed one run of each function; the mean of the other runs judges their "
-            "choice, and the best function that regret is relative to (itself selected by luck)"
+            "Searches observed one run of each function. The mean of the other runs judges their "
+            "choice and defines the best function that regret refers to (with selection bias)"
         )
         sentences += [
             f"{name}: only {counts['repeated']:,} of {counts['measured']:,} functions have several "

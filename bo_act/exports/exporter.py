@@ -34,7 +34,7 @@ def export(
 
     Args:
         expression: a text such as ``"mul(sigmoid(x),erf(x))"``, or a parsed tree: its canonical
-            form is exported; or an ``Activation``, with the scales of a layer that it has learnt
+            form is exported; or an ``Activation``, with the scales of a layer that it has learned
             and the numbers that normalize it.
         to: ``torch`` (a function and an ``nn.Module``), ``jax``, ``keras`` (Keras 3), ``latex``
             (a formula), or ``onnx`` (a model).

@@ -61,7 +61,7 @@ class Source:
     @property
     def _numbers(self) -> str:
         is_plain = self.scaled == Scaled(self.expression)
-        return "" if is_plain else ", here with its learnt or normalizing numbers"
+        return "" if is_plain else ", here with its learned or normalizing numbers"
 
     @cached_property
     def limits(self) -> list[str]:

@@ -34,7 +34,7 @@ the sums;
 - strided convolutions with "same" padding were aligned differently;
 - a layer without a gradient was left out, which shifted all later ones (here: zeros).
 
-Compare only vectors of one source; across both, see "Beside released data" in
+Compare only vectors of one source; across both, see "Comparison with released vectors" in
 ``docs/concepts/features.md``.
 """
 

@@ -172,7 +172,7 @@ def _open_store(key: Mapping[str, Any], root: Path | None) -> FeatureStore | Non
     try:
         return FeatureStore(key, root=root)
     except FeatureError as error:
-        warnings.warn(f"{error}; this process goes on without", stacklevel=3)
+        warnings.warn(f"{error}; this process continues without saving spectra", stacklevel=3)
         return None
 
 

@@ -170,7 +170,9 @@ class FeatureStore:
         except FeatureError as error:
             if not self._unkept:
                 self._unkept = True
-                warnings.warn(f"{error}; this process goes on without", stacklevel=2)
+                warnings.warn(
+                    f"{error}; this process continues without saving spectra", stacklevel=2
+                )
 
     def shards(self) -> Iterator[Shard]:
         """Yield the valid shards in the manifest's order."""

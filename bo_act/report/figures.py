@@ -24,7 +24,7 @@ _MARKS = {
     "random": ("s", COLOURS[3], "random"),
     "acquisition": ("o", COLOURS[0], "proposed"),
     "strategy": ("o", COLOURS[0], "proposed"),
-    "enqueued": ("*", COLOURS[2], "by a person"),
+    "enqueued": ("*", COLOURS[2], "enqueued"),
 }
 
 

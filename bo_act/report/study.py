@@ -159,11 +159,11 @@ def _hero(data: ReportData) -> dict[str, Any] | None:
         value, label = _value(best.value, data), f"best {data.metric.name}"
         numbers_.append((label, value, f"trial {best.number}, one run"))
     if price := _cost(text, data):
-        numbers_.append(("cost of the function", f"{price} ReLU", "operator by operator"))
+        numbers_.append(("cost of the function", f"{price} ReLU", "estimated from its operators"))
     seconds = _seconds(data)
     if text in seconds and seconds.get(REFERENCE):
         ratio = seconds[text] / seconds[REFERENCE]
-        numbers_.append(("time of a training", f"{ratio:.2f}x ReLU", "median, as measured"))
+        numbers_.append(("training time", f"{ratio:.2f}x ReLU", "median, measured"))
     return {
         "text": text,
         "functions": functions_of(text),

@@ -44,7 +44,7 @@ Settings = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Configurations:
-    """n configurations.
+    """n configurations: functions and settings of other parameters.
 
     Attributes:
         functions: (n, K) indices in the catalogue.

@@ -11,7 +11,7 @@ from bo_act.specs import AcquisitionSpec, EmbeddingSpec, Spec, StrategySpec, Sur
 
 
 class MethodSpec(Spec):
-    """A way to search.
+    """A search method of a comparison.
 
     Attributes:
         optuna: one of Optuna's own samplers on the slots of the space, instead of everything below.
@@ -40,8 +40,8 @@ class MethodSpec(Spec):
     def _evaluates_once(self) -> MethodSpec:
         if self.acquisition.repeats:
             raise ValueError(
-                "expected repeat = 'never' in a comparison, whose benchmarks tell the same value "
-                "of a function each time, got 'auto'; leave acquisition.repeat out"
+                "expected repeat = 'never' in a comparison, because a benchmark has one value per "
+                "function, got 'auto'; leave acquisition.repeat out"
             )
         return self
 

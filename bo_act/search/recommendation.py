@@ -69,8 +69,8 @@ def forecast(gains: Floats, variances: Floats | None = None) -> Forecast:
     sources = gains.shape[1]
     if sources < FEWEST:
         raise SearchError(
-            f"expected gains on at least {FEWEST} tasks, got {sources}; one alone does not tell "
-            "how much tasks differ"
+            f"expected gains on at least {FEWEST} tasks, got {sources}; a single task does not "
+            "show how much tasks differ"
         )
     mean = gains.mean(axis=1)
     known = np.flatnonzero(np.isfinite(mean))

@@ -100,9 +100,9 @@ class Searcher:
             )
         if self.repeats and self.surrogate.name != "gp":
             raise SearchError(
-                "acquisition.repeat = 'auto' needs to know how noisy a measurement is, which the "
-                f"surrogate 'gp' fits, got {self.surrogate.name!r}; choose that surrogate, or "
-                "leave repeat out"
+                "acquisition.repeat = 'auto' needs the surrogate 'gp', which fits the noise of a "
+                f"measurement, got {self.surrogate.name!r}; choose that surrogate, or leave repeat "
+                "out"
             )
 
     @property
@@ -173,8 +173,8 @@ class Searcher:
         if self.repeats:
             if not observations.is_plain:
                 raise SearchError(
-                    "acquisition.repeat = 'auto' needs one objective without constraints, whose "
-                    "mean a repeated function counts by; leave repeat out"
+                    "acquisition.repeat = 'auto' supports one objective without constraints; "
+                    "leave repeat out"
                 )
             others = Configurations.join(observations.pruned, pending)
             free, waiting = embedding.valid.copy(), Taken(others, observations.closed).functions
@@ -263,7 +263,7 @@ class Searcher:
         """
         if observations.others.shape[1]:
             raise SearchError(
-                "the expected improvement is that of one objective, and the study has "
+                "expected improvement needs a single objective, and the study has "
                 f"{1 + observations.others.shape[1]}"
             )
         usable = observations.measured.placed(embedding)

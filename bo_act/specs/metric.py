@@ -20,7 +20,7 @@ class MetricSpec(Spec):
         direction: whether larger values are better, or smaller ones.
         unit: ``percent`` for fractions shown in percent, ``plain``, or a text after the number,
             such as ``nats`` or ``per token``.
-        worst: value of your own objective's diverged trainings, if known.
+        worst: value of your own objective's diverged training runs, if known.
 
     Examples:
         >>> MetricSpec(name="validation loss", direction="minimize").measured(own=True).sign

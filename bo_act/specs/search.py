@@ -63,7 +63,7 @@ class FeaturesSpec(Spec):
     @model_validator(mode="after")
     def _spectra_of_something(self) -> FeaturesSpec:
         if self.of is not None and not self.fim:
-            raise ValueError("of names the network of Fisher spectra, and fim = false has none")
+            raise ValueError("of names a network for Fisher spectra, which fim = false turns off")
         return self
 
 
@@ -150,9 +150,9 @@ class SurrogateSpec(MethodPart):
             (``forest``), or ``FILE.py:FUNCTION``, which makes a BoTorch model.
         targets: transformation of the values: lower tail winsorized and values far above the rest
             pulled closer, ranks mapped to normal quantiles, or standardized.
-        noise: for ``gp`` and your own: standard deviation between trainings of one function with
-            different seeds, in units of the value, if it is known; a lower bound for the fitted
-            noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
+        noise: for ``gp`` and your own: standard deviation between training runs of one function
+            with different seeds, in units of the value, if it is known; a lower bound for the
+            fitted noise. None: fitted only. Ranks have no unit, so ``rank_normal`` takes none.
         kernel: for ``gp``: of each feature block, Matérn of smoothness 5/2, 3/2 or 1/2, or squared
             exponential (``rbf``).
         ard: for ``gp``: a length scale for each coordinate, instead of one for each block.
@@ -214,12 +214,13 @@ class AcquisitionSpec(MethodPart):
     """The acquisition function, maximized over the candidates to choose the next one.
 
     Attributes:
-        name: max-value entropy (GIBBON), upper confidence bound, logarithm of the expected
-            improvement, of the same with noise in the incumbent (``log_nei``) or of the
-            probability of improvement, one draw of the posterior (``thompson``), the expected
-            increase of the largest mean (``knowledge_gradient``), the mean alone (``greedy``); or
-            the expected hypervolume improvement of value and inference cost (``hypervolume``); or
-            ``FILE.py:FUNCTION``, which makes a BoTorch acquisition function.
+        name: ``max_value_entropy`` (GIBBON); upper confidence bound (``ucb``); log of the
+            expected improvement (``log_ei``), also with a noisy incumbent (``log_nei``); log of
+            the probability of improvement (``log_pi``); one draw of the posterior (``thompson``);
+            expected increase of the largest mean (``knowledge_gradient``); the mean alone
+            (``greedy``); expected hypervolume improvement of value and inference cost
+            (``hypervolume``); or ``FILE.py:FUNCTION``, which returns a BoTorch acquisition
+            function.
         beta: for ``ucb``: mean + beta · standard deviation, in units of the warped target.
         per_second: divide the gain of an evaluation (entropy, improvement) by its predicted
             seconds of training.
@@ -247,8 +248,8 @@ class AcquisitionSpec(MethodPart):
             )
         if self.repeats and (self.name != "max_value_entropy" or self.per_second):
             raise ValueError(
-                "expected repeat = 'auto' with 'max_value_entropy', which knows what one more "
-                f"noisy measurement tells, and without per_second, got {self.name!r}"
+                "expected repeat = 'auto' with 'max_value_entropy', without per_second, got "
+                f"{self.name!r}"
                 f"{' per second' if self.per_second else ''}; leave repeat out"
             )
         return self

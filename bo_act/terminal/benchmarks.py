@@ -64,14 +64,14 @@ def show(
     rows = {
         "space": f"{benchmark.space.name} ({len(benchmark):,} functions)",
         "metric": escape(str(benchmark.metric)),
-        "measured": f"{content['measured']:,}, {_runs(benchmark)} each",
+        "measured": f"{content['measured']:,} functions, {_runs(benchmark)} each",
         "diverged": f"{diverged['runs']:,} of {content['runs']:,} runs ({diverged['share']:.1%}), "
-        f"{diverged['functions']:,} of the functions in every run"
+        f"{diverged['functions']:,} functions in every run"
         if benchmark.seeds > 1
         else f"{diverged['runs']:,} functions ({diverged['share']:.1%})",
         "Fisher spectra": f"{content['with_spectra']:,}",
         "learning curves": f"{content['epochs']} epochs" if content["epochs"] else "none",
-        "time of all runs": terminal.duration(content["seconds"]) if content["seconds"] else "?",
+        "total training time": terminal.duration(content["seconds"]) if content["seconds"] else "?",
         "hash": benchmark.hash[:16],
     }
     if benchmark.unmatched:
@@ -206,9 +206,9 @@ def _selection_bias(bias: dict[str, Any], benchmark: Benchmark) -> None:
         "one run against the mean of the others": f"Spearman {bias['correlation']:.2f} over all"
         + (f", {top:.2f} within the best fifth" if np.isfinite(top) else ""),
         "s.d. of runs in that fifth": f"{_amount(bias['deviation'], metric)}{unit} (median)",
-        "chosen by the other runs": f"{metric.text(bias['chosen'])} there, "
+        "best by the other runs": f"{metric.text(bias['chosen'])} there, "
         f"{metric.text(bias['held_out'])} in the held-out run: {lucky} "
-        + ("were luck" if bias["shrinkage"] >= 0 else "better there"),
+        + ("of selection bias" if bias["shrinkage"] >= 0 else "better there"),
         "regret": f"{_amount(bias['regret_of_mean'], metric)}{unit} worse than the best by all "
         "runs",
     }
@@ -258,8 +258,8 @@ def comparison(result: Comparison) -> None:
         single = len(result.benchmarks) == 1
         over = "of this benchmark alone" if single else "over similar benchmarks"
         terminal.key_values(
-            f"Probability that {escape(first)} beats, {when} (95% {over}; p against one half, "
-            f"Holm-adjusted for {len(rows)})",
+            f"Probability that {escape(first)} beats each method {when} (95% interval {over}; p "
+            f"against one half, Holm-adjusted for {len(rows)})",
             rows,
         )
 

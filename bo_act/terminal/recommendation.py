@@ -25,14 +25,14 @@ def recommendation(advice: Recommendation) -> None:
         return ["-" if gain is None else f"{gain:+.2f}" for gain in gains]
 
     table = Table(
-        title=escape(f"To try on {advice.study}: gain over {advice.over} in {advice.unit}"),
+        title=escape(f"Recommended for {advice.study}: gain over {advice.over} in {advice.unit}"),
         title_justify="left",
     )
     longest = max((len(function.activation) for function in advice.functions), default=0)
     table.add_column("activation", overflow="fold", no_wrap=longest <= _WIDE)
     table.add_column("expected", justify="right", no_wrap=True)
     table.add_column(f"{advice.level:.0%} interval", justify="right", no_wrap=True)
-    table.add_column("better", justify="right", no_wrap=True)
+    table.add_column("P(better)", justify="right", no_wrap=True)
     table.add_column("in each source")
     for function in advice.functions:
         gain, low, high = texts([function.gain, function.low, function.high])
@@ -46,20 +46,20 @@ def recommendation(advice: Recommendation) -> None:
 
 
 def notes(advice: Recommendation) -> list[str]:
-    """Return what has to be known beside the table."""
+    """Return the notes below the table."""
     said = [
-        f"Sources: {', '.join(advice.sources)}. Nothing was trained, and neither this network nor "
-        "its data was read. The first functions hardly differ: train some of them and "
-        f"{advice.over}, with several seeds."
+        f"Sources, in the order of the last column: {', '.join(advice.sources)}. Nothing was "
+        "trained, and neither this network nor its data was read. The first functions hardly "
+        f"differ: train some of them and {advice.over}, with several seeds."
     ]
     if advice.metric is None:
         said.append(
-            "Not all sources measure what this study does, so gains are differences between the "
-            "normal quantiles of ranks: 1 is from the median to the best sixth."
+            "Not all sources measure this study's metric, so gains are differences between normal "
+            "quantiles of ranks: 1 is the difference between the median and the best sixth."
         )
     if advice.left_out:
         said.append(
-            f"Left out, of this very task: {', '.join(advice.left_out)}; bo-act bench show "
-            f"{advice.left_out[0]} has its results."
+            f"Left out, because they measure this very task: {', '.join(advice.left_out)} "
+            f"(see bo-act bench show {advice.left_out[0]})."
         )
     return said

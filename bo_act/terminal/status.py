@@ -29,7 +29,7 @@ def _parts(status: StudyStatus) -> list[Table | str]:
             f"{counts.complete} complete ({counts.diverged} diverged), {counts.pruned} pruned, "
             f"{counts.failed} failed, {counts.running} running"
         ),
-        "rate": "" if status.per_hour is None else f"{status.per_hour:,.3g} trials an hour",
+        "rate": "" if status.per_hour is None else f"{_rounded(status.per_hour)} trials per hour",
         "time left": "none" if status.done else _left(status),
         "best so far": _best(status),
         "measured": escape("; ".join(map(str, status.metrics or (status.metric,)))),
@@ -76,6 +76,11 @@ def _heard(worker: AtWork) -> str:
     if not worker.alive:
         heard.append("[yellow]gone; trial waits for another worker[/]")
     return "\n".join(heard) or "never"
+
+
+def _rounded(rate: float) -> str:
+    """Return a rate with three digits, none of them in an exponent."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _left(status: StudyStatus) -> str:

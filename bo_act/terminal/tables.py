@@ -133,11 +133,11 @@ def _confirmed_table(confirmed: Sequence[Confirmed], metric: Metric) -> Table:
 
 
 _HOW = {
-    "baseline": "given at the start (baseline)",
+    "baseline": "as a baseline",
     "random": "at random",
     "acquisition": "by the acquisition function",
-    "strategy": "by a strategy without a model",
-    "enqueued": "by a person",
+    "strategy": "by the strategy",
+    "enqueued": "by you (enqueued)",
 }
 
 
@@ -175,7 +175,10 @@ def explanation(explained: TrialExplanation) -> None:
     rows["expected"] = escape(
         f"{predicted}, 90% interval {low} to {high}, after {said.observed} functions"
     )
-    rows["because"] = ", ".join(f"{name} {part:+.2f}" for name, part in said.contributions.items())
+    rows["because"] = ", ".join(
+        f"{'interaction' if name == 'together' else name} {part:+.2f}"
+        for name, part in said.contributions.items()
+    )
     key_values(f"Trial {explained.trial}: {explained.activation}", rows)
     table = Table(title="Most similar earlier functions", title_justify="left")
     table.add_column("activation", overflow="fold")

@@ -119,7 +119,7 @@ class SafeState:
                     why, folder = reason(error, "do without"), self.checkpoint.path.parent
                     self.notes.append(f"no checkpoint can be written to {folder}: {why}")
                     warnings.warn(
-                        f"{self.notes[0]}; training goes on, and one that is killed starts over",
+                        f"{self.notes[0]}; training continues; if it is killed, it starts over",
                         stacklevel=2,
                     )
         self.kept_at = time.perf_counter()
@@ -134,7 +134,7 @@ class SafeState:
 
 def warn_of(path: Path, why: str) -> None:
     """Warn of an unused checkpoint."""
-    warnings.warn(f"the checkpoint {path} is not used, training starts over: {why}", stacklevel=3)
+    warnings.warn(f"the checkpoint {path} is ignored; training starts over: {why}", stacklevel=3)
 
 
 def on_cpu(state: Any) -> Any:

@@ -57,7 +57,7 @@ def compiled(
 
 def _told(why: str) -> str:
     note = f"not compiled: {' '.join(why.split())[:300]}"
-    warnings.warn(f"training.compile: {note}; training goes on without", stacklevel=3)
+    warnings.warn(f"training.compile: {note}; training continues uncompiled", stacklevel=3)
     return note
 
 

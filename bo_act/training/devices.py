@@ -24,8 +24,8 @@ def pick_device(name: str) -> torch.device:
     count = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
     if (device.index or 0) >= count[device.type]:
         raise SpecError(
-            f"training.device: expected a device that is there, got {name!r} with "
-            f"{count[device.type]} {device.type} devices; use 'auto' or 'cpu'"
+            f"training.device: expected an available device, got {name!r} on a machine "
+            f"with {count[device.type]} {device.type} devices; use 'auto' or 'cpu'"
         )
     return device
 

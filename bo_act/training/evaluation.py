@@ -45,7 +45,7 @@ def metric_name(data: Data, metric: str | None) -> str:
     if metric not in fit:
         raise SpecError(
             f"metric.name: {metric!r} does not fit the targets of {data.name!r}, which are "
-            f"{data.kind}; those that do: {', '.join(fit)}"
+            f"{data.kind}; metrics that fit: {', '.join(fit)}"
         )
     if metric == "auroc":
         y = data.validation.targets

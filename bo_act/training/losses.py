@@ -36,7 +36,7 @@ def loss_name(data: Data, spec: TrainingSpec) -> Loss:
     if loss not in fit:
         raise SpecError(
             f"training.loss = {loss!r} does not fit the targets of {data.name!r}, which are "
-            f"{data.kind}; those that do: {', '.join(fit)}"
+            f"{data.kind}; losses that fit: {', '.join(fit)}"
         )
     if spec.label_smoothing and loss != "cross_entropy":
         raise SpecError(
@@ -49,8 +49,8 @@ def loss_name(data: Data, spec: TrainingSpec) -> Loss:
         )
     if spec.channels_last and not data.of_images:
         raise SpecError(
-            f"training.channels_last is for images (n, c, h, w), which {data.name!r} has none of; "
-            "leave it out"
+            f"training.channels_last is for images (n, c, h, w), but {data.name!r} has none; leave "
+            "it out"
         )
     return cast(Loss, loss)
 

@@ -14,7 +14,7 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class Diverged(Exception):
-    """Raise this in your own training function: a result, as bad as the worst.
+    """Raise this in your own training function if it diverged: the trial counts as the worst.
 
     Examples:
         >>> import bo_act

@@ -250,7 +250,7 @@ def test_torch_compile_trains_scales_like_eager():
 
 def test_it_is_not_fused_and_says_so():
     one = Activation("mul(x,sigmoid(x))", fused=True, learnable="layer")
-    assert one.why_not_fused == "its scales are learnt"
+    assert one.why_not_fused == "its scales are learned"
     assert torch.equal(one(inputs(3)), Activation("mul(x,sigmoid(x))")(inputs(3)))
     assert Activation("mul(x,sigmoid(x))").why_not_fused is None
 
@@ -330,7 +330,7 @@ def test_exports_carry_the_values(text, normalize):
         torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), one(x).detach(),
         rtol=1e-5, atol=1e-5,
     )  # fmt: skip
-    assert "its learnt or normalizing numbers" in " ".join(bo_act.export(one, to="jax").split())
+    assert "its learned or normalizing numbers" in " ".join(bo_act.export(one, to="jax").split())
     if bo_act.export(one, to="latex") == bo_act.export(text, to="latex"):
         pytest.fail("the formula has no numbers")
 
@@ -352,7 +352,7 @@ def test_scales_for_channels_are_exported_with_their_network():
         with pytest.raises(ExportError, match=r"4 channels; export the network"):
             bo_act.export(one, to=target)
     single = changed(Activation("tanh(x)", learnable="channel"), (3, 1))
-    assert "its learnt or normalizing numbers" in bo_act.export(single)
+    assert "its learned or normalizing numbers" in bo_act.export(single)
 
 
 def test_what_was_learnt_is_kept_and_read():

@@ -181,7 +181,7 @@ def left(uncovered: list[str]) -> str:
 def table(rows: dict[tuple[str, str], dict[str, Any]]) -> str:
     """Return the results as a table of a page."""
     lines = [
-        "| network | parameters | replaced | trained a step | spectra cover | but for |",
+        "| network | parameters | replaced | trained a step | spectra cover | except |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for (library, name), row in rows.items():

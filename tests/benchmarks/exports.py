@@ -89,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    print("| target | dtype | functions | agree | worst value | worst slope | ours |")
+    print("| target | dtype | functions | agree | worst value | worst slope | bo-act itself |")
     print("|---|---|---|---|---|---|---|")
     for target, dtype in RUNS:
         if arguments.target not in (None, target):

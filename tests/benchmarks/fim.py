@@ -225,17 +225,20 @@ def table(results: Sequence[Result], agreements: Sequence[Agreement]) -> Table:
     """Return the results as a table, two lines a network."""
     shown = Table()
     for column in (
-        "network", "parameters", "way", "layers", "first, s", "later, s (min to max)",
+        "network", "parameters", "implementation", "layers", "first, s",
+        "later, s (min to max)",
         "ratio", "peak, MB", "quantiles", "trace",
     ):  # fmt: skip
-        shown.add_column(column, justify="left" if column in {"network", "way"} else "right")
+        shown.add_column(
+            column, justify="left" if column in {"network", "implementation"} else "right"
+        )
     for ours, plain, agreement in zip(results[::2], results[1::2], agreements, strict=True):
         for result in (ours, plain):
             times, mine = result.later, result is ours
             shown.add_row(
                 result.network if mine else "",
                 f"{result.parameters:,}" if mine else "",
-                result.way,
+                "bo-act" if mine else result.way,
                 str(result.layers),
                 f"{result.first:.3f}",
                 f"{median(times):.3f} ({min(times):.3f} to {max(times):.3f})",

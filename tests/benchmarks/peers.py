@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--method", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--evaluations", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     given = parser.parse_args()
     peers = {"ax": ax, "smac": smac, "hebo": hebo}
@@ -208,6 +209,7 @@ def main() -> None:
         {name: peers.get(name, name) for name in given.method},
         seeds=given.seeds,
         evaluations=given.evaluations,
+        workers=given.workers,
         out=given.out,
     )
     print(markdown(found.table, found.summary["comparisons"]))

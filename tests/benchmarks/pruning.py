@@ -89,7 +89,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kept = Kept(options.out)
     shown = " | ".join(map(str, SHOWN))
-    print(f"| benchmark | pruner | {shown} | pruned of 100 | trainings' worth of 100 |")
+    print(f"| benchmark | pruner | {shown} | pruned of 100 | cost of 100 in training runs |")
     print("|---|---|" + "---:|" * (len(SHOWN) + 2))
     for benchmark in map(open_benchmark, BENCHMARKS):
         for name in PRUNERS:

@@ -1,6 +1,6 @@
 """How good recommendations are: each shipped benchmark's task in turn, from the others' results.
 
-Prints the tables of docs/results/search.md#recommendations:
+Prints the tables of docs/results/search.md#in-which-order-should-functions-be-recommended:
 
 - of the first functions: regret of the best of five, the mean gain over ReLU (a loss counts at most
   5 points), the share better than ReLU beside the chance that was said, and the share of the

@@ -91,7 +91,7 @@ def test_results_show_the_verdict_and_every_function():
     assert "is better than ReLU: +2.00 ±1.00" in page
     assert page.count("<svg") == 3
     assert "learning_rate 0.1" in page
-    assert "with its own tuning it may be better" in page
+    assert "tuned on its own, it may be better" in page
     alone = StudyResult("s", "x.db", Counts(complete=9), found, found, (found,))._repr_html_()
     assert "not confirmed" in alone
     assert "95.00%" in alone

@@ -314,9 +314,9 @@ def test_what_a_caveat_says_of_luck():
     ]
     rows = [*found, confirmed_row("relu(x)", relu, role="baseline")]
     said = " ".join(caveats(rows))
-    assert "with fresh seeds: no luck of the seed." in said
+    assert "with fresh seeds: the same as in the search." in said
     assert "p < 0.001, adjusted < 0.001" in said
-    assert "tanh(x) is the best of 2 found by validation with the same trainings" in said
+    assert "tanh(x) was chosen among 2 by the validation values of the same training runs" in said
     assert "the best of" not in " ".join(caveats([rows[0], rows[2]]))
 
 

@@ -173,7 +173,7 @@ def test_a_study_of_ones_own(own):
     assert "The search used output features only" in page
     assert "Not confirmed yet." in page
     assert shown["progress"]["state"][11] == "pruned"
-    assert "has not noted what it ran on" in page
+    assert "did not record its environment" in page
 
 
 def test_a_study_that_minimizes():
@@ -226,7 +226,7 @@ def test_studies_without_any_result(state, says):
     assert data_of(page)["progress"]["from"] is None
     with_sampler = LoadedStudy(study, sampler=searched(load_space("classic"), trials=1).sampler)
     page = study_report(with_sampler)
-    assert "Too little was evaluated to predict anything" in page
+    assert "There are too few evaluations for a prediction" in page
     for draw in (figures.progress, figures.calibration, figures.spectra, figures.gallery_of):
         with pytest.raises(SearchError):
             draw(ReportData(with_sampler))
@@ -236,7 +236,7 @@ def test_studies_without_any_result(state, says):
 def test_an_empty_study():
     page = study_report(LoadedStudy(optuna.create_study(study_name="empty")))
     assert "no trials" in page
-    assert "Nothing has been tried yet." in page
+    assert "There are no trials yet." in page
     assert data_of(page)["progress"] is None
 
 

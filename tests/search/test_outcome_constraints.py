@@ -225,7 +225,7 @@ def test_what_is_not_told_of_a_constraint_is_unknown():
 def test_other_surrogates_know_constraints_but_not_several_objectives(name):
     searcher = Searcher(surrogate=SurrogateSpec(name=name))
     assert searcher.propose(EMBEDDING, observed(START, constrained=True), number=8).feasible
-    with pytest.raises(SearchError, match="several objectives need to know"):
+    with pytest.raises(SearchError, match="several objectives need a joint posterior"):
         searcher.propose(EMBEDDING, observed(START, several=True), number=8)
 
 
@@ -250,16 +250,16 @@ def test_botorchs_functions_of_your_own():
             searcher = Searcher(acquisition=bo_act.OwnAcquisition(make))
             assert searcher.propose(EMBEDDING, observed(START, **kinds), number=8).score is not None
     blind = Searcher(acquisition=bo_act.OwnAcquisition(lambda model, best_f: None, name="blind"))
-    with pytest.raises(SearchError, match="'blind' asks for no 'constraints'"):
+    with pytest.raises(SearchError, match="'blind' takes no 'constraints'"):
         blind.propose(EMBEDDING, observed(START, constrained=True), number=8)
 
 
 @pytest.mark.parametrize(
     ("options", "kinds", "said"),
     [
-        ({"name": "ucb"}, {"constrained": True}, "'ucb' knows no constraints"),
-        ({"name": "log_ei"}, {"several": True}, "'log_ei' is of one objective"),
-        ({"name": "hypervolume"}, {"several": True}, "'hypervolume' is of one objective"),
+        ({"name": "ucb"}, {"constrained": True}, "'ucb' does not support constraints"),
+        ({"name": "log_ei"}, {"several": True}, "'log_ei' supports one objective"),
+        ({"name": "hypervolume"}, {"several": True}, "'hypervolume' supports one objective"),
     ],
 )
 def test_what_cannot_be_had_says_so(options, kinds, said):
@@ -272,7 +272,7 @@ def test_evolution_and_expected_improvement_are_of_one_value():
     searcher = Searcher(strategy=Evolution(bo_act.load_space("classic")))
     with pytest.raises(SearchError, match="evolution chooses parents by one value"):
         searcher.propose(EMBEDDING, observed(START, several=True), number=8)
-    with pytest.raises(SearchError, match="that of one objective"):
+    with pytest.raises(SearchError, match="needs a single objective"):
         Searcher().expected_improvement(EMBEDDING, observed(START, several=True))
     assert Searcher().expected_improvement(EMBEDDING, observed(START, constrained=True)) > 0
 

@@ -80,7 +80,9 @@ def test_gains_that_were_predicted_widen_the_interval():
 
 
 def test_one_task_alone_does_not_tell_how_tasks_differ():
-    with pytest.raises(SearchError, match="at least 2 tasks, got 1; one alone does not tell how"):
+    with pytest.raises(
+        SearchError, match="at least 2 tasks, got 1; a single task does not show how"
+    ):
         forecast(np.ones((3, 1)))
 
 

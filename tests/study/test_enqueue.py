@@ -362,4 +362,4 @@ def test_a_study_file_goes_on_with_what_is_enqueued(bo_act, tmp_path, monkeypatc
     ]
     code, out, _ = bo_act("why", "s.toml", "4")
     assert code == 0
-    assert "by a person" in out
+    assert "by you (enqueued)" in out

@@ -36,7 +36,7 @@ def test_what_is_learnt_is_kept_and_drawn(learnable, channels):
     assert [one.channels for one in found] == channels
     assert any(abs(after.output - 1) > 1e-3 for one in found for after in one.after)
     page = study_report(load_for_report(spec))
-    assert f"What the functions of trial {best.number} learnt" in page
+    assert f"Learned scales of trial {best.number}" in page
     for one in found:
         assert f"<code>{one.place}</code>" in page
     assert ("5 of 16 channels" in page) == (learnable == "channel")
@@ -46,7 +46,7 @@ def test_a_plain_study_has_nothing_of_it():
     spec = make(**SMALL)
     run_study(spec)
     assert not any(LEARNT in trial.user_attrs for trial in load_study(spec).trials)
-    assert "learnt</h3>" not in study_report(load_for_report(spec))
+    assert "Learned scales" not in study_report(load_for_report(spec))
     with pytest.raises(StorageError, match=r"activation\.learnable"):
         run_study(make(**SMALL, activation={"learnable": "layer"}))
 

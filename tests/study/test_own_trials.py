@@ -196,7 +196,7 @@ def test_a_trial_of_a_source_is_not_explained(both):
     with pytest.raises(SearchError, match=r"trial 3 .* source 'two', .* own trials begin at 30"):
         why(study, sampler, 3)
     assert why(study, sampler, 30).trial == 30
-    with pytest.raises(SearchError, match="no trial 38; it has 38, from 0"):
+    with pytest.raises(SearchError, match="no trial 38; its trials are 0 to 37"):
         why(study, sampler, 38)
 
 

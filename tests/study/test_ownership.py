@@ -166,7 +166,7 @@ def test_what_a_trial_that_was_taken_over_came_to_is_left_out(body):
     assert result.trials.failed == 0
     assert not {"status", "failure", "seconds"} & trials[1].user_attrs.keys()
     assert trials[1].system_attrs[OWNER] == ELSEWHERE
-    assert events.waited[0].startswith("waiting for trial 1 of host-b (pid 12), heard ")
+    assert events.waited[0].startswith("waiting for trial 1 of host-b (pid 12), last heartbeat ")
 
 
 @pytest.mark.parametrize("body", ["return 0.9", "trial.report(0.1, 0)\n    return 0.9"])
@@ -235,10 +235,10 @@ def test_waiting_says_for_whom_and_until_when(study):
     whom = "waiting for trial {} of host-b (pid 12), "
     release = "bo-act release STUDY"
     assert found == {
-        heard: ("alive", whom.format(0) + "heard 4 s ago"),
+        heard: ("alive", whom.format(0) + "last heartbeat 4 s ago"),
         silent: (
             "silent",
-            whom.format(1) + "silent for 45 s; taken over in 20 s unless a heartbeat arrives",
+            whom.format(1) + "no heartbeat for 45 s; taken over in 20 s unless a heartbeat arrives",
         ),
         never: (
             "silent",
@@ -246,7 +246,7 @@ def test_waiting_says_for_whom_and_until_when(study):
         ),
         mute: (
             "mute",
-            f"{whom.format(3)}which sends no heartbeats; to give it back: {release} 3",
+            f"{whom.format(3)}which sends no heartbeats; to release it: {release} 3",
         ),
         here: (
             "alive",
@@ -256,11 +256,11 @@ def test_waiting_says_for_whom_and_until_when(study):
     beats_of(study).beat(study.trials[here]._trial_id)
     set_back(study, here, 300)
     (stopped,) = [one.text for one in awaited(study) if one.trial == here]
-    said = f"alive here but silent for 300 s; to give it back: {release} 4 --force"
+    said = f"alive here but without a heartbeat for 300 s; to release it: {release} 4 --force"
     assert stopped.endswith(said)
     nobodys = study.ask().number  # begun by a program that does not say who it is
     (text,) = [one.text for one in awaited(study) if one.trial == nobodys]
-    assert text.endswith(f"of an unknown process; to give it back: {release} 6")
+    assert text.endswith(f"of an unknown process; to release it: {release} 6")
 
 
 def set_back(study: optuna.Study, number: int, seconds: float) -> None:
@@ -292,7 +292,9 @@ def test_a_log_says_whom_is_waited_for_once(study, monkeypatch):
         events.waiting(awaited(study))  # anew
     text = page.getvalue().splitlines()
     assert len(text) == 5
-    assert text[2].startswith(f"waiting for trial {number} of host-b (pid 12), silent for 40 s; ta")
+    assert text[2].startswith(
+        f"waiting for trial {number} of host-b (pid 12), no heartbeat for 40 s; ta"
+    )
 
 
 def test_the_live_view_says_whom_is_waited_for(study, monkeypatch):

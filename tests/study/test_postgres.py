@@ -91,7 +91,7 @@ def test_a_study_goes_on_after_an_outage_with_nothing_lost(server, caplog):
 
     run_study(spec, callbacks=[restart])
     restarts[0].join()
-    assert "is away" in caplog.text
+    assert "is unreachable" in caplog.text
     assert "the database is back" in caplog.text
 
     def told(spec):

@@ -219,8 +219,8 @@ def test_the_own_task_is_left_out_and_said(bo_act, tmp_path, monkeypatch):
     code, out, err = bo_act("recommend", "digits_mlp", "--top", "2")
     assert (code, err) == (0, "")
     words = " ".join(out.split())
-    assert "Sources: digits_small_cnn, fashion_mlp_adam, fashion_mnist_small_cnn." in words
-    assert "Left out, of this very task: digits_mlp" in words
+    assert "last column: digits_small_cnn, fashion_mlp_adam, fashion_mnist_small_cnn." in words
+    assert "Left out, because they measure this very task: digits_mlp" in words
     assert max(map(len, out.splitlines())) <= 80
     code, out, err = bo_act("recommend", "digits_mlp", "--top", "2", "--json")
     assert (code, err) == (0, "")

@@ -120,7 +120,7 @@ def test_it_needs_an_acquisition_that_knows_noise():
         AcquisitionSpec(name="ucb", repeat="auto")
     with pytest.raises(ValueError, match="per second"):
         AcquisitionSpec(per_second=True, repeat="auto")
-    with pytest.raises(ValueError, match="benchmarks tell the same value"):
+    with pytest.raises(ValueError, match="a benchmark has one value per function"):
         bo_act.MethodSpec(acquisition={"repeat": "auto"})
 
 

@@ -121,11 +121,11 @@ def test_a_diverged_trial_is_the_worst_in_each_objective(bad):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"warm_start": [], "metric": Metric("accuracy")}, "a metric is of one objective"),
-        ({"acquisition": bo_act.AcquisitionSpec(name="ucb")}, "'ucb' is of one objective"),
+        ({"warm_start": [], "metric": Metric("accuracy")}, "a metric supports one objective"),
+        ({"acquisition": bo_act.AcquisitionSpec(name="ucb")}, "'ucb' supports one objective"),
         ({"surrogate": bo_act.SurrogateSpec(noise=0.1)}, "the noise of a measurement"),
-        ({"warm_start": ["digits_mlp"]}, "a warm start is of one objective"),
-        ({"strategy": "evolution"}, "evolution is of one objective"),
+        ({"warm_start": ["digits_mlp"]}, "a warm start supports one objective"),
+        ({"strategy": "evolution"}, "evolution supports one objective"),
     ],
 )
 def test_what_is_of_one_objective_says_so_and_leaves_no_trial_running(options, said):
@@ -330,7 +330,7 @@ def test_what_knows_no_constraints_is_refused_at_once():
         EmbeddingSampler(POINTS, constraints_func=3)  # type: ignore[arg-type]
     with pytest.raises(SearchError, match="a strategy has none"):
         by_func(strategy=RandomSearch())
-    with pytest.raises(SearchError, match="'thompson' knows no constraints"):
+    with pytest.raises(SearchError, match="'thompson' does not support constraints"):
         by_func(acquisition=bo_act.AcquisitionSpec(name="thompson"))
     assert by_func(acquisition=bo_act.AcquisitionSpec(name="log_pi"))
 

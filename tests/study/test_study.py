@@ -560,7 +560,7 @@ def test_the_winner_is_compared_with_every_baseline_and_its_luck_is_said():
     said = " ".join(caveats(result.confirmed))
     assert "Shrinkage" in said
     assert "gelu(x) " in said
-    assert "makes 4 comparisons" in said
+    assert "Of the table's 4 comparisons" in said
 
 
 def test_holms_adjustment():

@@ -317,7 +317,7 @@ def test_a_study_file_with_parameters(study_file, bo_act):
     code, out, _ = bo_act("best", str(study_file))
     assert code == 0
     assert "learning_rate" in out
-    assert "with its own tuning" in " ".join(out.split())
+    assert "tuned on its own" in " ".join(out.split())
     code, out, _ = bo_act("why", str(study_file), "15")
     assert code == 0
     assert "training.learning_rate" in out

@@ -110,8 +110,8 @@ def test_studies_of_any_kind_run_to_the_end(kind, metric, training, loss):
 @pytest.mark.parametrize(
     ("kind", "metric", "training", "says"),
     [
-        ("numbers", None, {}, "metric.name: 'accuracy' does not fit .* do: mse, r2"),
-        ("classes", "mse", {}, "those that do: accuracy, balanced_accuracy, auroc, log_loss"),
+        ("numbers", None, {}, "metric.name: 'accuracy' does not fit .*metrics that fit: mse, r2"),
+        ("classes", "mse", {}, "metrics that fit: accuracy, balanced_accuracy, auroc, log_loss"),
         ("numbers", "mse", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("tokens", "accuracy", {"collapse_epochs": 1}, "collapse_epochs looks for the accuracy"),
         ("classes", "accuracy", {"loss": "binary_cross_entropy"}, "of zeros and ones"),
@@ -132,7 +132,7 @@ def test_a_network_of_ones_own_may_be_of_tokens():
     spec = StudySpec.model_validate(spec | {"model": {"name": "net.py"}})
     check_before_search(Task.load(spec))
     other = Task.load(spec.model_copy(update={"metric": study("tokens", "auroc").metric}))
-    with pytest.raises(SpecError, match="those that do: bits_per_token, perplexity, accuracy"):
+    with pytest.raises(SpecError, match="metrics that fit: bits_per_token, perplexity, accuracy"):
         check_before_search(other)
 
 

@@ -102,7 +102,7 @@ def test_a_loss_below_that_of_relu_is_better(screen):
     assert "tanh(x), the best by validation, is better than ReLU: -0.030 ±0.010" in text
     assert "in test loss against ReLU" in text
     assert "tanh(x) had 1.9 nats validation loss in the search and has 2 nats with fresh" in text
-    assert "0.1 was luck" in text
+    assert "0.1 of selection bias" in text
     assert "accuracy" not in text
     assert "%" not in text.replace("95%", "")
 

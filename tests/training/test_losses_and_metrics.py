@@ -219,16 +219,16 @@ def test_a_metric_that_does_not_fit_is_told_with_those_that_do(kind, metric):
         assert result.status == "completed"
         assert data_of(kind).worst(metric) is not None
         return
-    with pytest.raises(SpecError, match=f"those that do: {', '.join(FITTING[kind])}$"):
+    with pytest.raises(SpecError, match=f"metrics that fit: {', '.join(FITTING[kind])}$"):
         train(network_of(kind), data_of(kind), TrainingSpec(**CPU), metric=metric, seed=0)
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "says"),
     [
-        ("numbers", {"loss": "cross_entropy"}, "which are numbers; those that do: mse, mae"),
-        ("classes", {"loss": "mse"}, "which are classes; those that do: cross_entropy"),
-        ("tokens", {"loss": "binary_cross_entropy"}, "those that do: cross_entropy"),
+        ("numbers", {"loss": "cross_entropy"}, "which are numbers; losses that fit: mse, mae"),
+        ("classes", {"loss": "mse"}, "which are classes; losses that fit: cross_entropy"),
+        ("tokens", {"loss": "binary_cross_entropy"}, "losses that fit: cross_entropy"),
         ("numbers", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("labels", {"label_smoothing": 0.1}, "label_smoothing is for cross-entropy"),
         ("tokens", {"collapse_epochs": 2}, "collapse_epochs looks for the accuracy of guessing"),

@@ -161,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once(data, tmp_path, monkey
     told = [str(one.message) for one in caught]
     assert len(told) == 1
     assert f"no checkpoint can be written to {folder}: " in told[0]
-    assert "training goes on" in told[0]
+    assert "training continues" in told[0]
     assert told[0].startswith(result.notes[0])
     assert numbers(result) == numbers(train(network(), data, recipe(), seed=0))
     assert folder.is_file() or list(folder.iterdir()) == []
@@ -374,7 +374,9 @@ def test_a_compiler_that_fails_is_told_of_and_done_without(data, monkeypatch, wh
     plain = train(build(), data, recipe(), seed=0)
     monkeypatch.setattr(torch, "compile", broken)
     _fused.cache_clear()
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler was found; training goes on without"):
+    with pytest.warns(
+        UserWarning, match="no C\\+\\+ compiler was found; training continues uncompiled"
+    ):
         result = train(build(), data, recipe(compile=what), seed=0)
     _fused.cache_clear()
     assert numbers(result) == numbers(plain)

@@ -305,7 +305,7 @@ def test_a_failing_baseline_stands_beside_the_verdict(bo_act):
     assert "tanh(x)" not in [row["activation"] for row in found["confirmed"]]
     assert [one["phase"] for one in found["failures"]] == ["search", "confirmation"]
     said = " ".join(found["notes"])
-    assert "Not confirmed, because all trainings failed: tanh(x)" in said
+    assert "Not confirmed, because all training runs failed: tanh(x)" in said
     assert bo_act("report", "net.toml", "-o", "r.html")[0] == 0
     assert "The baseline tanh(x) failed" in Path("r.html").read_text()
     code, told, _ = bo_act("best", "net.toml")
@@ -584,7 +584,7 @@ def test_one_whose_every_training_fails_is_left_out():
     _, result = confirmed(lambda text, _: text == "gelu(x)")
     assert "gelu(x)" not in {row.activation for row in result.confirmed}
     assert {row.seeds for row in result.confirmed} == {3}
-    assert "all trainings failed: gelu(x)" in " ".join(result.notes)
+    assert "all training runs failed: gelu(x)" in " ".join(result.notes)
 
 
 def test_without_relu_there_is_a_table_and_no_comparison():
@@ -599,7 +599,7 @@ def test_without_relu_there_is_a_table_and_no_comparison():
 def test_a_confirmation_in_which_all_fails_ends(monkeypatch):
     spec = net(confirm={"top": 1, "seeds": 3})
     failing(monkeypatch, lambda *_: True)
-    with pytest.raises(SearchError, match="5 trainings of the confirmation failed"):
+    with pytest.raises(SearchError, match="5 training runs of the confirmation failed"):
         run_study(spec)
     result = read_result(spec)
     assert result.confirmed == ()

@@ -242,12 +242,12 @@ OK, BAD = ("completed", 0.9), ("diverged", 0.1)
         (
             "nothing",
             {"erf(x)": [BAD] * 2, "relu(x)": [BAD] * 2, "gelu(x)": [BAD] * 2},
-            "all trainings of the best functions diverged",
+            "all training runs of the best functions diverged",
         ),
         (
             "found",
             {"erf(x)": [BAD] * 2, "relu(x)": [OK] * 2, "gelu(x)": [OK] * 2},
-            "all trainings of the best functions diverged",
+            "all training runs of the best functions diverged",
         ),
         (
             "relu",
@@ -365,5 +365,7 @@ def test_a_study_of_one_trial_is_confirmed_and_shown(bo_act):
     result = run_study(read_study("one.toml"))
     assert result.trials.complete == 1
     assert verdict(result.confirmed).kind == "reference"
+    said = verdict(result.confirmed).text
+    assert said == "ReLU itself has the best fresh validation accuracy of the functions found."
     for command in (["best"], ["status"], ["why", "0"], ["report", "-o", "r.html", "-q"]):
         assert bo_act(command[0], "one.toml", *command[1:])[0] == 0

@@ -210,7 +210,7 @@ def test_what_is_said_while_a_database_is_away(server, monkeypatch, caplog):
             study.set_user_attr("a", 1)
     finally:
         server.start()
-    assert "is away" in caplog.text
+    assert "is unreachable" in caplog.text
     assert "user=guarded" in caplog.text
     assert PW not in caplog.text + str(caught.value)
 

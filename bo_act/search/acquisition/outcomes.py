@@ -72,21 +72,22 @@ def check_outcomes(spec: AnyAcquisition, *, objectives: int, constrained: bool) 
         asked = inspect.signature(spec.make).parameters if constrained else {}
         if constrained and "constraints" not in asked and not takes_any(asked.values()):
             raise SearchError(
-                f"the acquisition {spec.name!r} asks for no 'constraints', which the trials of "
-                "this study have; let it take model, objective and constraints, as BoTorch's own do"
+                f"the acquisition function {spec.name!r} takes no 'constraints', but the trials of "
+                "this study have some; give it the arguments model, objective and constraints, as "
+                "BoTorch's own have"
             )
         return
     if objectives > 1 and (spec.name != _DEFAULT or spec.per_second):
         raise SearchError(
-            f"the acquisition function {_named(spec)} is of one objective, and the study has "
-            f"{objectives}; leave acquisition out, which takes the noisy expected hypervolume "
-            "improvement, or give a function that makes one of BoTorch's"
+            f"the acquisition function {_named(spec)} supports one objective, and the study has "
+            f"{objectives}; leave acquisition out, for noisy expected hypervolume improvement, or "
+            "give a function that returns one of BoTorch's"
         )
     if constrained and (spec.name not in _CONSTRAINED or spec.per_second):
         raise SearchError(
-            f"the acquisition function {_named(spec)} knows no constraints, and the trials of this "
-            "study have some; leave acquisition out, choose log_ei or log_pi, or give a function "
-            "that makes one of BoTorch's"
+            f"the acquisition function {_named(spec)} does not support constraints, and the trials "
+            "of this study have some; leave acquisition out, choose log_ei or log_pi, or give a "
+            "function that returns one of BoTorch's"
         )
 
 
@@ -117,7 +118,7 @@ class ScoringOutcomes:
         joint = all(isinstance(model, GaussianProcess | BoTorchSurrogate) for model in self._models)
         if not joint and (self._objectives > 1 or isinstance(self.spec, OwnAcquisition)):
             raise SearchError(
-                "several objectives need to know how values vary together, which the surrogate "
+                "several objectives need a joint posterior, which the surrogate "
                 "'gp' does; choose that surrogate, or one of your own"
             )
 

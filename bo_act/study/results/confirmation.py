@@ -61,7 +61,7 @@ def confirm(
         The found functions in their order, then the baselines; empty if none was found.
 
     Raises:
-        SearchError: several trainings in a row fail.
+        SearchError: several training runs in a row fail.
     """
     if not best:
         return []
@@ -85,8 +85,8 @@ def confirm(
         in_a_row = in_a_row + 1 if failed else 0
         if in_a_row >= _FAILURES_IN_A_ROW:
             raise SearchError(
-                f"{in_a_row} trainings of the confirmation failed in a row; the last: "
-                f"{Failure.read(row['failure'])}; finished trainings are saved, and the same "
+                f"{in_a_row} training runs of the confirmation failed in a row; the last: "
+                f"{Failure.read(row['failure'])}; finished training runs are saved, and the same "
                 "command repeats the others"
             )
         done += 1
@@ -99,7 +99,7 @@ def takes_fresh_seeds(task: Task) -> bool:
     """Tell whether a study has a confirmation.
 
     Your own objective is confirmed only if the study file has a table ``[confirm]``, since its
-    trainings may be expensive, and if it takes ``seed``: otherwise all runs would be the same.
+    training runs may be expensive, and if it takes ``seed``: otherwise all runs would be the same.
     """
     spec = task.spec
     if task.objective is None or not spec.confirm.seeds:
@@ -130,7 +130,7 @@ def read_confirmed(
 ) -> list[Confirmed]:
     """Return the confirmed functions, over the seeds that all of them have so far.
 
-    A function is left out if all its trainings failed.
+    A function is left out if all its training runs failed.
     """
     if not best:
         return []
@@ -189,7 +189,7 @@ def _rows(
     def failed(key: str) -> bool:
         return key not in saved and _failed(key) in saved
 
-    # A function whose trainings all failed would leave no seed in common.
+    # A function whose training runs all failed would leave no seed in common.
     rows: dict[str, list[dict[str, Any]]] = {
         text: []
         for text, run_keys in keys.items()

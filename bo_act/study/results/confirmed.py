@@ -76,7 +76,7 @@ class Confirmed:
         settings: values of the study's other parameters.
         tried: number of settings that the search tried with it.
         role: ``found`` by the search, or a ``baseline``.
-        seeds: number of trainings.
+        seeds: number of training runs.
         diverged: how many diverged; they count as networks that learn nothing.
         test, validation: values of the metric; an accuracy is a fraction.
         on: ``test``; or ``validation``, if your objective returns no test value.

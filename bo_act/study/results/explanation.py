@@ -118,7 +118,7 @@ def why(
     outcomes: tuple[Outcome, ...] = ()
     if further:
         outcomes = _outcomes(trial, (metric, *further), proposal.get("expected"))
-        sampler, lacking = None, "predictions are explained of one objective, not of several"
+        sampler, lacking = None, "only predictions of a single objective can be explained"
     explanation: Explanation | None = None
     similar: tuple[str, ...] = ()
     if sampler is not None:

@@ -135,7 +135,7 @@ def nothing_found(trials: Sequence[FrozenTrial], *, objective: bool = False) -> 
 
 
 def _when(trials: Sequence[FrozenTrial], *, objective: bool) -> str:
-    """Return when the diverged trainings diverged, in brackets."""
+    """Return when the diverged training runs diverged, in brackets."""
     diverged = [trial for trial in trials if is_diverged(trial)]
     if objective:
         return " (the values are not finite)"

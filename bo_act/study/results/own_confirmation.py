@@ -97,7 +97,7 @@ def confirm(
             mean that the training diverged.
         space: of the study.
         top: number of functions, the best ones.
-        seeds: trainings per function.
+        seeds: training runs per function.
         baselines: functions to compare with.
 
     Returns:

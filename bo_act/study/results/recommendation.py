@@ -91,7 +91,7 @@ class Recommendation:
 
     @property
     def level(self) -> float:
-        """The share of intervals that is to hold."""
+        """Nominal coverage of the intervals."""
         return LEVEL
 
     def as_json(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _listed(study: StudySpec | Space) -> Space:
     """Return the space of a study, whose functions must be listed."""
     if isinstance(study, StudySpec) and study.activations:
         raise SpecError(
-            f"recommendations are of one function for the whole network, and {study.name!r} has "
+            f"recommendations need one activation for the whole network, and {study.name!r} has "
             f"{len(study.activations)} activations ({', '.join(study.activations)}); leave "
             "activations out of the study"
         )

@@ -62,8 +62,8 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
     gain = best.minus_relu
     if best.diverged == best.seeds:
         text = (
-            "With fresh seeds, all trainings of the best functions diverged, so nothing is "
-            "confirmed: the search's values, or its seed, were luck."
+            "With fresh seeds, all training runs of the best functions diverged, so nothing is "
+            "confirmed: the values of the search were luck of its seed."
         )
         return Verdict("open", best, text, note)
     if gain is None and any(row.activation == REFERENCE for row in confirmed):
@@ -71,13 +71,13 @@ def verdict(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> Verdic
         return Verdict("reference", best, text, note)
     if gain is None:
         text = (
-            f"{best.activation} is the best by validation; ReLU's trainings failed, so there is "
-            "no comparison."
+            f"{best.activation} is the best by validation; ReLU's training runs failed, so there "
+            "is no comparison."
         )
         return Verdict("open", best, text, note)
     unit = f"points of {best.of(metric)}" if metric.in_percent else f"in {best.of(metric)}"
     difference = f"{with_interval(gain, metric, signed=True)} {unit} against ReLU"
-    shown = f"{difference} (95%, {sampled([gain])})"
+    shown = f"{difference} (95% interval {sampled([gain])})"
     name = f"{best.activation}, the best by validation,"
     if gain.low is None or gain.high is None:
         text = f"{name} has {difference}; one seed gives no interval (confirm.seeds)."
@@ -121,8 +121,8 @@ def sampled(of: Sequence[Sampled]) -> str:
     if not any(part.intervals for part in of):
         return "over seeds alone"
     if any(part.over == "both" for part in of):
-        return "over seeds, and test examples where that is wider"
-    return "over seeds, which is wider than with test examples"
+        return "over seeds, or over seeds and test examples if that is wider"
+    return "over seeds, wider than over seeds and test examples"
 
 
 def _unequal(confirmed: Sequence[Confirmed]) -> str:
@@ -132,8 +132,8 @@ def _unequal(confirmed: Sequence[Confirmed]) -> str:
         return ""
     times = "once" if relu.tried == 1 else f"{relu.tried} times"
     return (
-        f"Settings are searched too, and ReLU was tried {times}: with its own tuning it may be "
-        "better than here."
+        f"Other parameters are searched too, and ReLU was tried {times}: tuned on its own, it may "
+        "be better than here."
     )
 
 
@@ -147,15 +147,12 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         shrunk = metric.sign * (best.searched - best.validation.mean)
         amount = metric.difference(abs(shrunk)).lstrip("+")
         if metric.in_percent:
-            lucky = "were luck of the seed it was chosen by"
             amount = f"{amount} points"
-        else:
-            lucky = "was luck of the seed it was chosen by"
-        what = lucky if shrunk > 0 else "worse than it deserved"
+        changed = f"{amount} {'of selection bias' if shrunk > 0 else 'better than in the search'}"
         sentences.append(
             f"Shrinkage: {best.activation} had {metric.text(best.searched)} validation "
             f"{metric.name} in the search and has {metric.text(best.validation.mean)} with fresh "
-            f"seeds: {f'{amount} {what}' if shrunk else 'no luck of the seed'}."
+            f"seeds: {changed if shrunk else 'the same as in the search'}."
         )
     tested = {name: gain for name, gain in best.minus.items() if gain.p is not None}
     if tested:
@@ -167,25 +164,26 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
         )
         over = sampled(list(tested.values()))
         sentences.append(
-            f"{best.activation} against (paired; p: how often as large a difference would be seen "
-            f"by chance {over}, on these training data; adjusted by Holm): {pairs}."
+            f"Paired differences of {best.activation} from each baseline, with 95% intervals "
+            f"{over} (p: how likely at least such a difference is by chance, for these training "
+            f"data; adjusted by Holm): {pairs}."
         )
         found = [row for row in confirmed if row.role == "found"]
         comparisons = sum(len(row.minus) for row in found)
         sentences.append(
-            f"The table makes {comparisons} comparisons: {0.05 * comparisons:.1f} of them would "
-            "exclude zero by chance alone."
+            f"Of the table's {comparisons} comparisons, {0.05 * comparisons:.1f} would exclude "
+            "zero by chance alone."
         )
         if len(found) > 1:
             sentences.append(
-                f"{best.activation} is the best of {len(found)} found by validation with the same "
-                "trainings: lucky seeds help it in both, which no p here is adjusted for."
+                f"{best.activation} was chosen among {len(found)} by the validation values of "
+                "the same training runs. Lucky seeds improve both; no p is adjusted for this."
             )
     trained = [row for row in confirmed if row.diverged < row.seeds and row.test.low is not None]
     if any(not row.test.intervals for row in trained):
         sentences.append(
-            f"The intervals cover seeds only, for this {best.on} set, since the runs have no "
-            "values per example: over other examples too they would be wider."
+            f"The intervals are over seeds only, for this {best.on} set, because the runs have no "
+            "values per example; over further examples they would be wider."
         )
     return sentences
 
@@ -193,7 +191,7 @@ def caveats(confirmed: Sequence[Confirmed], metric: Metric = ACCURACY) -> list[s
 def notes_on_failures(
     groups: Sequence[FailureGroup], confirmed: Sequence[Confirmed], *, seeds: int
 ) -> list[str]:
-    """Return the caveats of a confirmation with failed trainings.
+    """Return the caveats of a confirmation with failed training runs.
 
     Args:
         groups: its failures.
@@ -204,15 +202,15 @@ def notes_on_failures(
         return []
     reasons = "; ".join(f"{group.functions}: {group.reason}" for group in groups[:2])
     count = sum(group.count for group in groups)
-    notes = [f"Failed trainings of the confirmation: {count} ({reasons})."]
+    notes = [f"Failed training runs of the confirmation: {count} ({reasons})."]
     confirmed_texts = {row.activation for row in confirmed}
     without = sorted({text for group in groups for text in group.activations} - confirmed_texts)
     if confirmed and without:
         missing = ", ".join(without)
-        notes.append(f"Not confirmed, because all trainings failed: {missing}.")
+        notes.append(f"Not confirmed, because all training runs failed: {missing}.")
     if confirmed and confirmed[0].seeds < seeds:
         notes.append(
             f"The table is over the {confirmed[0].seeds} of {seeds} seeds that all rows share; "
-            "the same command repeats the failed trainings."
+            "the same command repeats the failed training runs."
         )
     return notes

@@ -19,7 +19,7 @@ def awaited(study: optuna.Study) -> list[Awaited]:
     for trial in running:
         owner = Owner.read(trial.system_attrs.get(OWNER))
         silence = silent.get(trial.number)
-        free = f"to give it back: bo-act release STUDY {trial.number}"
+        free = f"to release it: bo-act release STUDY {trial.number}"
         kind, text = "mute", f"of an unknown process; {free}"
         if owner is not None and silence is not None:
             kind, text = _state(owner, silence.seconds, silence.left, free)
@@ -34,10 +34,10 @@ def _state(owner: Owner, seconds: float | None, left: float | None, free: str) -
     if owner.is_alive():
         if seconds is None or seconds <= (owner.patience or 0.0):
             return "alive", "a process that is alive on this machine"
-        return "silent", f"alive here but silent for {seconds:.0f} s; {free} --force"
+        return "silent", f"alive here but without a heartbeat for {seconds:.0f} s; {free} --force"
     if seconds is not None and seconds <= usual:
-        return "alive", f"heard {seconds:.0f} s ago"
+        return "alive", f"last heartbeat {seconds:.0f} s ago"
     if left is None:
         return "mute", f"which sends no heartbeats; {free}"
-    heard = "no heartbeat so far" if seconds is None else f"silent for {seconds:.0f} s"
+    heard = "no heartbeat so far" if seconds is None else f"no heartbeat for {seconds:.0f} s"
     return "silent", f"{heard}; taken over in {max(0.0, left):.0f} s unless a heartbeat arrives"

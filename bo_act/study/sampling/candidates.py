@@ -155,7 +155,7 @@ def listed_candidates(
             raise SearchError(
                 f"expected the costs of the {len(catalogue)} functions of the space "
                 f"{space.name!r}, finite and above 0, got "
-                + ("others" if fits else f"an array of shape {costs.shape}")
+                + ("other values" if fits else f"an array of shape {costs.shape}")
             )
     start = [catalogue.index(function) for function in baselines]
     if sources:

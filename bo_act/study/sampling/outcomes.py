@@ -53,7 +53,7 @@ def check_several(study: Study, searcher: Searcher, *, metric: bool, warm: bool)
     for option, (is_given, advice) in single.items():
         if is_given:
             raise SearchError(
-                f"{option} is of one objective, and the study {study.study_name!r} has "
+                f"{option} supports one objective, and the study {study.study_name!r} has "
                 f"{len(study.directions)}; {advice}"
             )
     if searcher.strategy is None:

@@ -27,7 +27,7 @@ from bo_act.study.sampling.sampler import ActivationSampler
 
 
 class EmbeddingSampler(ActivationSampler):
-    """Searches a finite set of anything (molecules, prompts, layers) by coordinates that you have.
+    """Searches a finite set of items (molecules, prompts, layers) by your own coordinates.
 
     A Gaussian process over the points proposes which item to evaluate next. Everything else is as
     in ``ActivationSampler``, which does this with the functions of a space: no item is proposed

@@ -67,8 +67,8 @@ class ActivationSampler(BaseSampler):
     only on the study and on ``seed``, never on the process, so a resumed study continues as an
     uninterrupted one would have.
 
-    A study may have several directions, as accuracy and inference time: proposals then enlarge the
-    hypervolume that its Pareto front dominates.
+    A study may have several directions, such as accuracy and inference time: proposals then
+    maximize the hypervolume dominated by the Pareto front.
 
     Several processes or threads may work on one study: each records ownership of its function in
     the storage and yields to any other owner.

@@ -59,7 +59,7 @@ def own_trial(study: Study, number: int) -> FrozenTrial:
     """
     trials = study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
-        others = f"it has {len(trials)}, from 0" if trials else "it has none yet"
+        others = f"its trials are 0 to {len(trials) - 1}" if trials else "it has none yet"
         raise SearchError(f"the study {study.study_name!r} has no trial {number}; {others}")
     trial = trials[number]
     if not own([trial]):

@@ -182,7 +182,10 @@ class PatientDatabase(RDBStorage):
                         "same command resumes when it is back"
                     ) from error
                 _log.warning(
-                    "the database %s is away (%s); next attempt in %.1f s", where, reason, pause
+                    "the database %s is unreachable (%s); next attempt in %.1f s",
+                    where,
+                    reason,
+                    pause,
                 )
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
