@@ -274,7 +274,7 @@ def test_only_the_best_are_repeated(built, tmp_path, bo_act, monkeypatch):
     save(found, tmp_path / "best.parquet")
     code, out, err = bo_act("bench", "show", "best.parquet")
     assert code == 0, err
-    assert f"{count}, 1 to 2 runs each" in out
+    assert f"{count} functions, 1 to 2 runs each" in out
     assert "Selection bias of the best, among the 6 functions with all runs" in out
     # A search that observes the second run may propose the other functions, too.
     for run in (0, 1):
