@@ -475,7 +475,10 @@ def test_an_interval_of_one_benchmark_is_of_it_alone(one, capsys):
     steps = pd.concat(
         [pd.DataFrame(rows | {"benchmark": n, "method": m}) for n in names for m in "ab"]
     )
-    for some, said in ((names[:1], "95% interval of this benchmark alone"), (names, "similar benchmarks")):
+    for some, said in (
+        (names[:1], "95% interval of this benchmark alone"),
+        (names, "similar benchmarks"),
+    ):
         benchmarks = dict.fromkeys(some, one)
         part = steps[steps["benchmark"].isin(some)]
         found = Comparison(part, benchmarks, summary(part, benchmarks))
