@@ -82,7 +82,8 @@ NOT_RUN = {
         "python tests/benchmarks/null_space.py --root FOLDER_OF_FASHION_MNIST": "needs the data",
     },
     "docs/results/benchmarks.md": {
-        "python tests/benchmarks/peers.py --seeds 10": "needs Ax, SMAC3 and HEBO, and hours",
+        "python tests/benchmarks/peers.py --seeds 2 --workers 2": "needs Ax, SMAC3 and HEBO, and "
+        "an hour",
         "python tests/benchmarks/intervals.py": "takes a minute; test_metrics.py has a part",
         "python tests/benchmarks/repetition.py --seeds 30": "takes half an hour",
         "python tests/benchmarks/repetition.py --first-seed 30 --seeds 30 "
