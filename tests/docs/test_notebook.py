@@ -82,7 +82,7 @@ def confirmed(name: str, gain: Difference | None, role: str = "found") -> Confir
 
 def test_results_show_the_verdict_and_every_function():
     rows = (
-        confirmed("early: tanh(x), late: mul(x,erf(x))", Difference(0.02, 0.01, 0.03)),
+        confirmed("early: tanh(x), late: mul(x,erf(x))", Difference(0.02, 0.01, 0.03, p=0.01)),
         confirmed("relu(x)", None, "baseline"),
     )
     found = Found("tanh(x)", 0.95, 7)

@@ -32,7 +32,7 @@ def row(name: str, test: float, validation: float, gain: tuple | None, role="fou
         diverged=1 if name == "exp(x)" else 0,
         test=Interval(test, test - 0.01, test + 0.01),
         validation=Interval(validation, validation - 0.01, validation + 0.01),
-        minus={} if gain is None else {"relu(x)": Difference(*gain)},
+        minus={} if gain is None else {"relu(x)": Difference(*gain, p=0.01)},
     )
 
 
