@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 
 help:
 	@echo "make quickstart   set up and run a first search (digits, a small network, two minutes)"
-	@echo "make test         set up and run the tests (eight minutes on two idle cores)"
+	@echo "make test         set up and run the tests (seven minutes on two idle cores)"
 	@echo "make test-all     the tests, those that take minutes included, and their coverage"
 	@echo "make compare      compare search methods on the benchmarks (under ten minutes on two cores)"
 	@echo "make compare-all  all methods, acquisition functions and warm starts, 30 seeds (half an hour)"
