@@ -16,7 +16,7 @@ help:
 	@echo "make test         set up and run the tests (seven minutes on two idle cores)"
 	@echo "make test-all     the tests, those that take minutes included, and their coverage"
 	@echo "make compare      compare search methods on the benchmarks (under ten minutes on two cores)"
-	@echo "make compare-all  all methods, acquisition functions and warm starts, 30 seeds (half an hour)"
+	@echo "make compare-all  all methods, acquisition functions and warm starts, 30 seeds (two hours)"
 	@echo "make check        style, types, and the order of the rooms"
 	@echo "make format       put the style right"
 	@echo "make benchmark-fim  time the Fisher spectra (minutes; ARGS=--help shows the options)"
