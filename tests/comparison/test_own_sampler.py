@@ -456,7 +456,8 @@ def test_a_function_that_a_worker_cannot_find_is_said_to_be_one(files):
             def make_sampler(seed):
                 return optuna.samplers.RandomSampler(seed)
 
-            bo_act.compare(["one.parquet"], {"mine": make_sampler}, seeds=2, workers=2)
+            methods = {"mine": make_sampler}
+            bo_act.compare(["one.parquet"], methods, evaluations=12, seeds=2, workers=2)
         """,
     )
     done = subprocess.run(

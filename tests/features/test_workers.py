@@ -321,7 +321,8 @@ def test_nothing_is_lost_by_kill_9_of_the_command(tmp_path, workers):
                 time.sleep(0.01)
             if workers > 1:
                 crew = sorted(descendants(process.pid) - {process.pid})
-                crew = [p for p in crew if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+                # Workers, or the server that they are forked from.
+                crew = [p for p in crew if b"forkserver" in Path(f"/proc/{p}/cmdline").read_bytes()]
                 os.kill(randomness.choice(crew), signal.SIGKILL)
                 worker_kills += 1
         time.sleep(randomness.uniform(0, 0.1) * whole)
