@@ -214,6 +214,9 @@ def test_a_working_folder_that_was_removed(folder, tmp_path):
 
 
 def test_no_place_for_temporary_files(folder, tmp_path):
+    if Path(__file__).is_relative_to("/tmp") or Path(__file__).is_relative_to("/var/tmp"):
+        pytest.skip("the checkout itself is among temporary files")
+
     def set_up() -> None:
         mounts_of_its_own()
         os.chdir(folder.parent)
